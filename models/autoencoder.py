@@ -1,0 +1,114 @@
+"""Training of a small temporal autoencoder (diffusers' AutoencoderKLTemporalDecoder) from scratch.
+
+Loss: L1 + squared error + L1 of image gradients + a light KL term. Started from the default initialisation such a network
+sits at one colour for hundreds of steps, so every residual branch begins near zero and the last temporal convolution
+begins as the identity.
+"""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from diffusers import AutoencoderKLTemporalDecoder
+from diffusers.models.resnet import ResnetBlock2D, TemporalResnetBlock
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Progress = Callable[[int, dict[str, float]], None]
+
+
+def new_autoencoder(widths: tuple[int, ...] = (64, 64, 64), latent_channels: int = 4) -> AutoencoderKLTemporalDecoder:
+    """An untrained autoencoder; each width past the first halves the resolution once. Widths are multiples of 32."""
+    vae = AutoencoderKLTemporalDecoder(
+        down_block_types=("DownEncoderBlock2D",) * len(widths),
+        block_out_channels=widths,
+        layers_per_block=1,
+        latent_channels=latent_channels,
+        scaling_factor=1.0,
+        force_upcast=False,
+    )
+    for block in vae.modules():
+        if isinstance(block, ResnetBlock2D | TemporalResnetBlock):
+            block.conv2.weight.data.mul_(0.01)
+            nn.init.zeros_(block.conv2.bias)
+    # A narrow posterior from the first step: sampled at unit deviation, the latent is mostly noise.
+    vae.quant_conv.weight.data[latent_channels:] *= 0.1
+    nn.init.constant_(vae.quant_conv.bias[latent_channels:].data, -6.0)
+    last = vae.decoder.time_conv_out
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    last.weight.data[range(3), range(3), 1, 0, 0] = 1.0
+    return vae
+
+
+def train_autoencoder(
+    vae: AutoencoderKLTemporalDecoder,
+    clips: Iterator[Tensor],
+    steps: int,
+    learning_rate: float = 2e-3,
+    kl_weight: float = 1e-5,
+    ema_decay: float = 0.995,
+    progress: Progress | None = None,
+) -> AutoencoderKLTemporalDecoder:
+    """Fit `vae` to clips, float32 [batch, frames, 3, height, width] in -1..1; returns its weights' moving average."""
+    optimiser = torch.optim.AdamW(vae.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, total_steps=steps, pct_start=0.05)
+    average = torch.optim.swa_utils.AveragedModel(
+        vae, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(ema_decay)
+    )
+    vae.train()
+    for step in range(steps):
+        with torch.autocast("cpu", torch.bfloat16):
+            loss, facts = _loss(vae, next(clips), kl_weight)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+        average.update_parameters(vae)
+        if progress:
+            progress(step, facts)
+    trained: AutoencoderKLTemporalDecoder = average.module
+    return trained.eval()
+
+
+def normalise_latents(vae: AutoencoderKLTemporalDecoder, clips: list[Tensor]) -> None:
+    """Fold each latent channel's mean and deviation into the layers around the latent, in place.
+
+    Afterwards latents have zero mean and unit deviation with `scaling_factor` 1. Folded, because the picture's latent
+    conditions the denoiser unscaled.
+    """
+    latents = torch.cat([encode_frames(vae, clip.flatten(0, 1)) for clip in clips])
+    mean, deviation = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
+    channels = len(mean)
+    quant, decode_in = vae.quant_conv, vae.decoder.conv_in
+    with torch.no_grad():
+        # The first half of the channels are means, the second half log variances.
+        quant.weight[:channels] /= deviation[:, None, None, None]
+        quant.bias[:channels] = (quant.bias[:channels] - mean) / deviation
+        quant.bias[channels:] -= 2 * deviation.log()
+        _absorb_affine(decode_in, mean, deviation)
+
+
+def _absorb_affine(conv: nn.Conv2d, mean: Tensor, deviation: Tensor) -> None:
+    """Let `conv` see deviation * z + mean; at the border, zero padding leaves a small error that training removes."""
+    bias = conv.bias
+    assert bias is not None
+    bias += (conv.weight.sum((2, 3)) * mean).sum(1)
+    conv.weight *= deviation[None, :, None, None]
+
+
+@torch.no_grad()
+def encode_frames(vae: AutoencoderKLTemporalDecoder, frames: Tensor) -> Tensor:
+    """Latents (the distribution's mode, unscaled) [frames, channels, h, w] of frames [frames, 3, H, W] in -1..1."""
+    return vae.encode(frames).latent_dist.mode()
+
+
+def _loss(vae: AutoencoderKLTemporalDecoder, clip: Tensor, kl_weight: float) -> tuple[Tensor, dict[str, float]]:
+    frames = clip.flatten(0, 1)
+    posterior = vae.encode(frames).latent_dist
+    decoded = vae.decode(posterior.sample(), num_frames=clip.shape[1]).sample.float()
+    absolute, squared = F.l1_loss(decoded, frames), F.mse_loss(decoded, frames)
+    edges = sum(F.l1_loss(decoded.diff(dim=d), frames.diff(dim=d)) for d in (-1, -2))
+    loss = absolute + squared + edges + kl_weight * posterior.kl().mean()
+    psnr = 10 * torch.log10(4 / squared.detach())
+    return loss, {"loss": loss.item(), "psnr_db": psnr.item()}

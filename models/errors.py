@@ -1,0 +1,40 @@
+"""Every error Reelmill raises on purpose; each message says which item, what is wrong and what to do.
+
+ReelmillError
+├── BadInput          what the caller gave cannot be used: a path, an option, a table
+├── BadMedia          a video or picture cannot be read
+│   ├── DecodeCrash   the decoder's process died on it
+│   └── DecodeTimeout the decoder took longer than its limit
+├── BadModel          weights or configuration of a model are missing or do not fit
+└── BadManifest       a manifest does not have the columns its step declares
+"""
+
+
+class ReelmillError(Exception):
+    """Root of the tree; `code` is the stable word that stands in a manifest's `error_code` column."""
+
+    code = "error"
+
+
+class BadInput(ReelmillError):
+    code = "bad_input"
+
+
+class BadMedia(ReelmillError):
+    code = "bad_media"
+
+
+class DecodeCrash(BadMedia):
+    code = "decoder_crashed"
+
+
+class DecodeTimeout(BadMedia):
+    code = "decoder_timeout"
+
+
+class BadModel(ReelmillError):
+    code = "bad_model"
+
+
+class BadManifest(ReelmillError):
+    code = "bad_manifest"

@@ -1,0 +1,47 @@
+"""The model a process works with: loaded once, shared by the steps of a flow, lent to one sampler at a time."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+
+from models.errors import BadInput
+from models.lora import lora_applied
+from models.svd import TINY, VideoModel, load_model
+
+_LOADING, _SAMPLING = threading.Lock(), threading.Lock()
+
+
+def model_folder(name: str) -> Path:
+    """The folder of a model given by path, or of the embedded one as "tiny"; raises BadInput when there is none."""
+    folder = TINY if name == "tiny" else Path(name)
+    if not (folder / "model_index.json").is_file():
+        raise BadInput(f"{name}: no model there (a folder with model_index.json). Use 'tiny' for the embedded one.")
+    return folder
+
+
+def loaded_model(name: str) -> VideoModel:
+    """The model, from memory while its files are the same. Its autoencoder may be used by several threads."""
+    with _LOADING:
+        return _load(name, _stamp(model_folder(name)))
+
+
+@contextmanager
+def model_with_lora(name: str, lora: Path | None, strength: float = 1.0) -> Iterator[VideoModel]:
+    """The model for the length of a block, with a LoRA on it if one is given; no one else samples meanwhile."""
+    with _SAMPLING:
+        model = loaded_model(name)
+        with lora_applied(model, lora, strength):
+            yield model
+
+
+@lru_cache(maxsize=1)
+def _load(name: str, stamp: tuple[tuple[str, int, int], ...]) -> VideoModel:
+    return load_model(name)
+
+
+def _stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """Names, sizes and times of a model's files: what tells a changed model without reading it."""
+    facts = ((path, path.stat()) for path in sorted(folder.rglob("*")) if path.is_file())
+    return tuple((str(path.relative_to(folder)), stat.st_size, stat.st_mtime_ns) for path, stat in facts)

@@ -1,0 +1,105 @@
+"""LoRA on the temporal attention of a spatio-temporal UNet, as the Stable Video Diffusion paper's camera-motion LoRAs.
+
+A LoRA file is safetensors with peft's names and, as metadata, its rank, alpha and lineage: enough to load it anywhere.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diffusers import UNetSpatioTemporalConditionModel
+from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from models.errors import BadInput, BadModel
+from models.svd import VideoModel
+
+TEMPORAL_ATTENTION = r".*temporal_transformer_blocks\.\d+\.attn[12]\.to_(q|k|v|out\.0)"
+
+
+@dataclass(frozen=True)
+class LoraFacts:
+    """What a LoRA file says of itself."""
+
+    rank: int
+    alpha: float
+    lineage: dict[str, Any]
+
+
+def add_lora(unet: UNetSpatioTemporalConditionModel, rank: int = 16, alpha: float = 16.0) -> None:
+    """Put a fresh LoRA on the temporal attention of `unet`, in place; only its weights train afterwards."""
+    unet.requires_grad_(False)
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=TEMPORAL_ATTENTION), unet)
+
+
+def remove_lora(unet: UNetSpatioTemporalConditionModel) -> None:
+    """Take the LoRA off again: the UNet is what it was before."""
+    for name, module in list(unet.named_modules()):
+        if isinstance(module, LoraLayer):
+            parent, _, child = name.rpartition(".")
+            setattr(unet.get_submodule(parent), child, module.base_layer)
+    if hasattr(unet, "peft_config"):
+        del unet.peft_config
+
+
+def lora_weights(unet: UNetSpatioTemporalConditionModel) -> dict[str, Tensor]:
+    """The LoRA's weights by peft's names."""
+    return {name: weight.detach().clone().contiguous() for name, weight in get_peft_model_state_dict(unet).items()}
+
+
+def save_lora(path: Path, weights: Mapping[str, Tensor], facts: LoraFacts) -> None:
+    """Write a LoRA with its facts in the file's metadata."""
+    metadata = {
+        "rank": str(facts.rank),
+        "alpha": str(facts.alpha),
+        "lineage": json.dumps(facts.lineage, sort_keys=True),
+    }
+    save_file(dict(weights), path, metadata=metadata)
+
+
+def load_lora(path: Path) -> tuple[dict[str, Tensor], LoraFacts]:
+    """A LoRA's weights and facts; raises BadInput when there is no such file and BadModel when it is not a LoRA."""
+    if not path.is_file():
+        raise BadInput(f"{path}: no LoRA file there.")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        facts = LoraFacts(int(metadata["rank"]), float(metadata["alpha"]), json.loads(metadata.get("lineage", "{}")))
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise BadModel(f"{path}: not a LoRA made by Reelmill ({error}).") from error
+    return weights, facts
+
+
+def apply_lora(model: VideoModel, path: Path, strength: float = 1.0) -> LoraFacts:
+    """Put the LoRA at `path` on the model's UNet, in place, its effect multiplied by `strength`.
+
+    Raises BadModel when its weights do not fit the model.
+    """
+    weights, facts = load_lora(path)
+    add_lora(model.unet, facts.rank, facts.alpha * strength)
+    outcome = set_peft_model_state_dict(model.unet, weights)
+    expected = set(get_peft_model_state_dict(model.unet))
+    if outcome.unexpected_keys or expected - set(weights):
+        remove_lora(model.unet)
+        raise BadModel(f"{path}: the LoRA was made for a model of another shape.")
+    return facts
+
+
+@contextmanager
+def lora_applied(model: VideoModel, path: Path | None, strength: float = 1.0) -> Iterator[None]:
+    """The model with the LoRA at `path`, if any, for the length of a block."""
+    if path is None:
+        yield
+        return
+    apply_lora(model, path, strength)
+    try:
+        yield
+    finally:
+        remove_lora(model.unet)

@@ -1,0 +1,122 @@
+"""Pictures of any kind as uint8 RGB of the size a model takes: upright, opaque, eight bits a channel.
+
+Animated pictures give their first frame. Values follow the file; an embedded colour profile is not applied.
+"""
+
+import struct
+import warnings
+import zlib
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from models.errors import BadInput, BadMedia
+
+Picture = NDArray[np.uint8]
+Fit = Literal["crop", "pad", "stretch"]
+Background = Literal["black", "white"]
+
+PICTURE_SUFFIXES = frozenset(
+    (
+        ".png",
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".webp",
+        ".bmp",
+        ".tif",
+        ".tiff",
+        ".gif",
+        ".avif",
+        ".ppm",
+        ".pgm",
+        ".tga",
+    )
+)
+
+_UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    OverflowError,
+    IndexError,
+    struct.error,
+    zlib.error,
+)
+
+
+def prepare_picture(
+    path: Path,
+    width: int,
+    height: int,
+    fit: Fit = "crop",
+    background: Background = "white",
+) -> Picture:
+    """The picture at `path` as uint8 RGB [height, width, 3].
+
+    fit: "crop" fills the frame and cuts what hangs over, evenly on both sides; "pad" shows the whole picture on
+    `background`; "stretch" ignores its proportions. Raises BadInput when there is no such file and BadMedia when it
+    cannot be read as a picture.
+    """
+    if not path.is_file():
+        raise BadInput(f"{path.name}: no such file.")
+    return np.asarray(fit_picture(_read(path, background), width, height, fit, background))
+
+
+def fit_picture(picture: Image.Image, width: int, height: int, fit: Fit, background: Background) -> Image.Image:
+    """An RGB picture resized to (width, height) by Lanczos, as `fit` says."""
+    if fit == "crop":
+        return ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
+    if fit == "pad":
+        return ImageOps.pad(picture, (width, height), Image.Resampling.LANCZOS, color=background)
+    return picture.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def as_tensor_values(picture: Picture) -> NDArray[np.float32]:
+    """Pixels uint8 RGB [height, width, 3] as float32 [3, height, width] in -1..1."""
+    return (picture.astype(np.float32) / 127.5 - 1).transpose(2, 0, 1)
+
+
+def _read(path: Path, background: Background) -> Image.Image:
+    """The picture as RGB, turned as its EXIF orientation says; Pillow's limit on pixels is kept, as an error."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as picture:
+                picture.load()
+                return _opaque(ImageOps.exif_transpose(picture), background, path.name)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        limit = (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
+        raise BadMedia(f"{path.name}: has more than {limit} million pixels; make it smaller.") from error
+    except _UNREADABLE as error:
+        raise BadMedia(f"{path.name}: cannot be read as a picture ({_reason(error)}).") from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "its content is of no known picture format"
+    return str(error).strip().rstrip(".") or type(error).__name__
+
+
+def _opaque(picture: Image.Image, background: Background, name: str) -> Image.Image:
+    """Any mode as RGB; what is transparent shows the background."""
+    if picture.mode == "F":
+        raise BadMedia(f"{name}: holds floating-point values of unknown range; save it with 8 or 16 bits.")
+    if picture.mode.startswith("I"):
+        return _from_wide(picture).convert("RGB")
+    if not picture.has_transparency_data:
+        return picture.convert("RGB")
+    layer = picture.convert("RGBA")
+    canvas = Image.new("RGBA", layer.size, background)
+    return Image.alpha_composite(canvas, layer).convert("RGB")
+
+
+def _from_wide(picture: Image.Image) -> Image.Image:
+    """A 16-bit grey picture as 8 bits, rounded."""
+    values = np.asarray(picture).astype(np.float64)
+    return Image.fromarray((values.clip(0, 65535) / 257).round().astype(np.uint8))

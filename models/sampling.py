@@ -1,0 +1,64 @@
+"""Image-to-video sampling of a Stable-Video-Diffusion-shaped model: pictures and noise in, latents out, frames after.
+
+The noise is handed in, never drawn here, so that an item's clip depends on its own noise alone.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.edm import euler, guidance_per_frame, karras_sigmas
+from models.svd import Conditions, VideoModel, context_of, denoise, embed_pictures, encode_pictures
+
+
+@torch.no_grad()
+def sample_latents(
+    model: VideoModel,
+    pictures: Tensor,
+    noise: Tensor,
+    augmentation: Tensor,
+    motions: Sequence[str | None],
+    steps: int = 25,
+    fps: float | None = None,
+    motion_buckets: Sequence[int] | None = None,
+    guidance: tuple[float, float] | None = None,
+    noise_aug: float | None = None,
+) -> Tensor:
+    """Latents [batch, frames, channels, h, w], scaled as the autoencoder's `scaling_factor` says, of a clip per picture.
+
+    pictures: [batch, 3, H, W] in -1..1; noise: [batch, frames, channels, h, w] and augmentation: [batch, 3, H, W], both
+    standard normal; motions: a camera motion for each item, or None. What is None is as in the model's facts.
+    """
+    facts = model.facts
+    aug = facts.noise_aug if noise_aug is None else noise_aug
+    buckets = motion_buckets or [facts.motion_bucket] * len(pictures)
+    conditions = Conditions(
+        context=context_of(embed_pictures(model, pictures), model.words, motions),
+        picture=encode_pictures(model, pictures + aug * augmentation),
+        ids=torch.tensor([[(fps or facts.fps) - 1, bucket, aug] for bucket in buckets]),
+    )
+    sigmas = karras_sigmas(steps, model.scheduler.config.sigma_min, model.scheduler.config.sigma_max)
+    low, high = guidance or facts.guidance
+    strength = guidance_per_frame(noise.shape[1], low, high)[None, :, None, None, None]
+
+    def guided(noisy: Tensor, sigma: Tensor) -> Tensor:
+        level = sigma.expand(len(noisy))
+        wanted = denoise(model.unet, noisy, level, conditions)
+        if low == high == 1.0:
+            return wanted
+        free = denoise(model.unet, noisy, level, conditions.dropped())
+        return free + strength * (wanted - free)
+
+    # The noisiest latent is the noise itself, at the deviation of signal and noise together.
+    start = noise * (sigmas[0] ** 2 + 1).sqrt()
+    return euler(guided, start, sigmas)
+
+
+@torch.no_grad()
+def decode_latents(model: VideoModel, latents: Tensor) -> NDArray[np.uint8]:
+    """Frames, uint8 RGB [frames, height, width, 3], of the scaled latents [frames, channels, h, w] of one clip."""
+    frames = model.vae.decode(latents / model.vae.config.scaling_factor, num_frames=len(latents)).sample
+    return ((frames.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()

@@ -1,0 +1,237 @@
+"""A Stable-Video-Diffusion-shaped model: its parts, its folder on disk, and how a picture and a motion condition it.
+
+The folder is the one diffusers' StableVideoDiffusionPipeline reads, with two files more: `reelmill.json` (the model's
+native numbers and where it came from) and `motion_words.safetensors` (one learned context token for each camera motion
+the model knows by name). Without a word the model is asked exactly as Stable Video Diffusion is.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKLTemporalDecoder,
+    EulerDiscreteScheduler,
+    StableVideoDiffusionPipeline,
+    UNetSpatioTemporalConditionModel,
+)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
+
+from models.edm import broadcast, c_in, c_noise, c_out, c_skip
+from models.errors import BadInput, BadModel
+
+TINY = Path(__file__).parent / "tiny"
+
+FACTS_FILE, WORDS_FILE, FIGURES_FILE = "reelmill.json", "motion_words.safetensors", "eval.json"
+
+PARTS = ("unet", "vae", "image_encoder")
+
+BUCKETS_PER_SPEED = 170.0
+"""Motion buckets for one short side per second of mean optical flow: SVD's usual bucket, 127, is 0.75 sides/s."""
+
+
+class ModelFacts(BaseModel):
+    """A model's native numbers: what it was trained at, and what generation uses unless told otherwise."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    frames: int = Field(25, description="Frames of a clip")
+    width: int = Field(1024, description="Width of a clip in pixels")
+    height: int = Field(576, description="Height of a clip in pixels")
+    fps: float = Field(7.0, description="Frames per second")
+    motion_bucket: int = Field(127, description="Amount of motion, 0 to 255")
+    noise_aug: float = Field(0.02, description="Deviation of the noise added to the picture")
+    guidance: tuple[float, float] = Field((1.0, 3.0), description="Guidance at the first and at the last frame")
+    lineage: dict[str, Any] = Field(default_factory=dict, description="The run and the data that made the model")
+
+
+@dataclass(frozen=True)
+class VideoModel:
+    """The parts of a loaded model. `revision` is the digest of its weights; `words` are [context width] tokens."""
+
+    unet: UNetSpatioTemporalConditionModel
+    vae: AutoencoderKLTemporalDecoder
+    image_encoder: CLIPVisionModelWithProjection
+    feature_extractor: CLIPImageProcessor
+    scheduler: EulerDiscreteScheduler
+    words: dict[str, Tensor]
+    facts: ModelFacts
+    revision: str
+
+    @property
+    def latent_scale(self) -> int:
+        """Pixels per latent cell, along one side."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
+        """[frames, channels, h, w] of the latents of a clip of that size."""
+        scale = self.latent_scale
+        return frames, self.vae.config.latent_channels, height // scale, width // scale
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What the denoiser is told beside the noisy latents.
+
+    context: [batch, 1 or 2, width], the picture's embedding and perhaps a motion word. picture: [batch, channels, h, w],
+    the picture's latent, unscaled. ids: [batch, 3], frames per second less one, motion bucket, augmentation noise.
+    """
+
+    context: Tensor
+    picture: Tensor
+    ids: Tensor
+
+    def dropped(self) -> "Conditions":
+        """The unconditional branch of guidance: no picture, neither as embedding nor as latent, and no motion word."""
+        return Conditions(torch.zeros_like(self.context[:, :1]), torch.zeros_like(self.picture), self.ids)
+
+
+def load_model(name: str) -> VideoModel:
+    """Load the model at a folder, or the embedded one as "tiny". Weights are float32 on the CPU, from safetensors only.
+
+    Raises BadInput when there is no such folder and BadModel when a part is missing or does not fit.
+    """
+    folder = TINY if name == "tiny" else Path(name)
+    if not (folder / "model_index.json").is_file():
+        raise BadInput(f"{name}: no model there (a folder with model_index.json). Use 'tiny' for the embedded one.")
+    load = {"use_safetensors": True, "local_files_only": True, "torch_dtype": torch.float32}
+    try:
+        return VideoModel(
+            unet=UNetSpatioTemporalConditionModel.from_pretrained(folder / "unet", **load).eval(),
+            vae=AutoencoderKLTemporalDecoder.from_pretrained(folder / "vae", **load).eval(),
+            image_encoder=_load_image_encoder(folder / "image_encoder"),
+            feature_extractor=CLIPImageProcessor.from_pretrained(folder / "feature_extractor", local_files_only=True),
+            scheduler=EulerDiscreteScheduler.from_pretrained(folder / "scheduler", local_files_only=True),
+            words=load_words(folder),
+            facts=load_facts(folder),
+            revision=weights_digest(folder),
+        )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise BadModel(f"{name}: the model cannot be loaded ({error}).") from error
+
+
+def save_model(model: VideoModel, folder: Path, half: bool = False) -> None:
+    """Write the model as a diffusers pipeline folder; `half` stores float16, which loads back as float32."""
+    dtype = torch.float16 if half else torch.float32
+    pipeline = StableVideoDiffusionPipeline(
+        vae=model.vae, image_encoder=model.image_encoder, unet=model.unet,
+        scheduler=model.scheduler, feature_extractor=model.feature_extractor,
+    )  # fmt: skip
+    modules = (model.vae, model.image_encoder, model.unet)
+    for module in modules:
+        module.to(dtype)
+    try:
+        pipeline.save_pretrained(folder, safe_serialization=True)
+    finally:
+        for module in modules:
+            module.to(torch.float32)
+    words = {name: word.detach().to(dtype).contiguous() for name, word in model.words.items()}
+    if words:
+        save_file(words, folder / WORDS_FILE)
+    text = json.dumps(model.facts.model_dump(mode="json"), indent=2) + "\n"
+    (folder / FACTS_FILE).write_text(text, encoding="utf-8")
+
+
+def load_facts(folder: Path) -> ModelFacts:
+    """A model's native numbers: from reelmill.json, or as Stable Video Diffusion has them."""
+    path = folder / FACTS_FILE
+    if not path.is_file():
+        unet = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))
+        return ModelFacts(frames=unet.get("num_frames", 25))
+    try:
+        return ModelFacts.model_validate_json(path.read_text(encoding="utf-8"))
+    except ValidationError as error:
+        raise BadModel(f"{path}: {error.errors()[0]['msg']}.") from error
+
+
+def load_words(folder: Path) -> dict[str, Tensor]:
+    """The motion words of a model folder, by camera motion; none where the model has none."""
+    path = folder / WORDS_FILE
+    return {name: word.float() for name, word in load_file(path).items()} if path.is_file() else {}
+
+
+def weights_digest(folder: Path) -> str:
+    """SHA-256 over the folder's weights and configurations, by name and content."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in (".safetensors", ".json") and path.name not in (FACTS_FILE, FIGURES_FILE):
+            digest.update(path.relative_to(folder).as_posix().encode())
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def encoders_digest(model: VideoModel) -> str:
+    """SHA-256 over the weights of the autoencoder and the image encoder: what latents and embeddings depend on."""
+    digest = hashlib.sha256()
+    for part in (model.vae, model.image_encoder):
+        for name, weight in sorted(part.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(weight.float().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def motion_bucket(motion_score: float) -> int:
+    """The motion bucket, 0 to 255, of a clip whose mean optical flow is `motion_score` short sides per second."""
+    return max(0, min(255, round(BUCKETS_PER_SPEED * motion_score)))
+
+
+@torch.no_grad()
+def embed_pictures(model: VideoModel, pictures: Tensor) -> Tensor:
+    """Image embeddings [batch, width] of pictures [batch, 3, H, W] in -1..1."""
+    side = model.image_encoder.config.image_size
+    # Antialiased, so that a large picture and its small copy look alike to the encoder.
+    small = F.interpolate(pictures, (side, side), mode="bicubic", antialias=True, align_corners=False)
+    mean, deviation = (torch.tensor(v)[:, None, None] for v in _normalisation(model.feature_extractor))
+    return model.image_encoder(((small.clamp(-1, 1) + 1) / 2 - mean) / deviation).image_embeds
+
+
+@torch.no_grad()
+def encode_pictures(model: VideoModel, pictures: Tensor) -> Tensor:
+    """Unscaled latents [batch, channels, h, w] (the distribution's mode) of pictures [batch, 3, H, W] in -1..1."""
+    return model.vae.encode(pictures).latent_dist.mode()
+
+
+def context_of(embeddings: Tensor, words: Mapping[str, Tensor], motions: Sequence[str | None]) -> Tensor:
+    """The context [batch, 1 or 2, width]: a second token where motions are asked; all items ask for one, or none does.
+
+    Raises BadInput for a motion the model has no word for.
+    """
+    unknown = sorted({m for m in motions if m is not None and m not in words})
+    if unknown:
+        known = ", ".join(sorted(words)) or "none"
+        raise BadInput(f"The model has no word for the camera motion {', '.join(unknown)}; it knows: {known}.")
+    tokens = [words[m] for m in motions if m is not None]
+    if not tokens:
+        return embeddings[:, None]
+    if len(tokens) != len(embeddings):
+        raise BadInput("Clips with and without an asked camera motion cannot share a batch.")
+    return torch.stack([embeddings, torch.stack(tokens)], dim=1)
+
+
+def denoise(unet: UNetSpatioTemporalConditionModel, noisy: Tensor, sigma: Tensor, conditions: Conditions) -> Tensor:
+    """The denoised latents D [batch, frames, channels, h, w] of `noisy` at noise levels sigma [batch]."""
+    frames = noisy.shape[1]
+    level = broadcast(sigma, noisy)
+    picture = conditions.picture[:, None].expand(-1, frames, -1, -1, -1)
+    seen = torch.cat([c_in(level) * noisy, picture], dim=2)
+    predicted = unet(seen, c_noise(sigma), conditions.context, conditions.ids, return_dict=False)[0]
+    return c_skip(level) * noisy + c_out(level) * predicted
+
+
+def _load_image_encoder(folder: Path) -> CLIPVisionModelWithProjection:
+    return CLIPVisionModelWithProjection.from_pretrained(
+        folder, use_safetensors=True, local_files_only=True, dtype=torch.float32
+    ).eval()
+
+
+def _normalisation(extractor: CLIPImageProcessor) -> tuple[list[float], list[float]]:
+    return list(extractor.image_mean), list(extractor.image_std)

@@ -1,0 +1,81 @@
+"""Where a picture shows text: boxes as four corners, from rapidocr's text detector (PP-OCRv6, DBNet) alone.
+
+The weights are those in rapidocr's wheel; nothing is downloaded and nothing is read or classified.
+"""
+
+import hashlib
+import threading
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from models.errors import BadModel
+
+WEIGHTS = "PP-OCRv6_det_small.onnx"
+
+MAX_ENLARGEMENT = 3.0
+"""Pictures are not enlarged more than this: enlarged further, shapes without any text pass for giant letters."""
+
+LOWEST_SCORE = 0.3
+"""The detector's own limit; what callers ask for lies above."""
+
+_building = threading.Lock()
+
+
+def find_text_boxes(
+    picture: NDArray[np.uint8], working_side: int = 256, min_score: float = 0.66, max_line: float = 0.5
+) -> NDArray[np.float32]:
+    """The corners [boxes, 4, 2] of the text lines in a uint8 RGB picture, (x, y) in pixels, clockwise from top left.
+
+    The picture is brought to a short side of `working_side`. `min_score`, 0..1, is the least mean text probability
+    in a box. A box more than `max_line` of the short side thick is a shape that looks like a letter, not a line.
+    """
+    height, width = picture.shape[:2]
+    scale = min(working_side / min(height, width), MAX_ENLARGEMENT)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    resized = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    found = _detector()(cv2.cvtColor(resized, cv2.COLOR_RGB2BGR), use_det=True, use_cls=False, use_rec=False)
+    if found.boxes is None or not len(found.boxes):
+        return np.empty((0, 4, 2), np.float32)
+    boxes, scores = np.asarray(found.boxes, np.float32), np.asarray(found.scores)
+    thickness = np.array([min(cv2.minAreaRect(box)[1]) for box in boxes]) / min(size)
+    good = boxes[(scores >= min_score) & (thickness <= max_line)]
+    return good * np.array([width / size[0], height / size[1]], np.float32)
+
+
+@lru_cache(maxsize=1)
+def weights_revision() -> str:
+    """The weights' name and the first digits of their SHA-256: what the boxes depend on besides the picture."""
+    digest = hashlib.sha256(_weights().read_bytes()).hexdigest()
+    return f"{WEIGHTS}:{digest[:12]}"
+
+
+def _detector() -> Any:
+    """The one detector of this process, built when first asked for."""
+    with _building:
+        return _build()
+
+
+@lru_cache(maxsize=1)
+def _build() -> Any:
+    from rapidocr import RapidOCR
+
+    threads = {f"EngineConfig.onnxruntime.{kind}_op_num_threads": 1 for kind in ("intra", "inter")}
+    # The detector must not enlarge the picture again: its own least side is for scanned pages.
+    sizes = {"Det.limit_side_len": 32, "Global.min_side_len": 32}
+    quiet = {"Global.log_level": "critical"}
+    scores = {"Det.model_path": str(_weights()), "Det.box_thresh": LOWEST_SCORE}
+    return RapidOCR(params={**threads, **sizes, **quiet, **scores})
+
+
+def _weights() -> Path:
+    import rapidocr
+
+    path = Path(rapidocr.__file__).parent / "models" / WEIGHTS
+    if not path.is_file():
+        raise BadModel(f"{path}: the text detector's weights are missing. Install rapidocr from its wheel again.")
+    return path

@@ -1,0 +1,1 @@
+"""Finetuning: clips to latents, latents to a model or a LoRA."""

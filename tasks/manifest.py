@@ -1,0 +1,189 @@
+"""Manifests: Parquet tables with a declared schema, a content digest and their lineage; and files that appear whole.
+
+A manifest's digest covers its rows and column types, not its lineage: two ways to the same rows give the same digest,
+so whatever depends on them does not run again.
+"""
+
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field
+
+from models.errors import BadManifest
+
+ERROR_FIELDS: tuple[pa.Field, ...] = (
+    pa.field("error_code", pa.string()),
+    pa.field("error_message", pa.string()),
+    pa.field("attempt", pa.int32()),
+)
+"""Every step's schema ends with these: null code and message when the item succeeded, `attempt` from 1."""
+
+_LINEAGE, _DIGEST = b"reelmill.lineage", b"reelmill.digest"
+
+_ASIDE = re.compile(r"\..+\.(?P<pid>\d+)-[0-9a-f]{8}(\.\w+)?")
+"""The names that `publish` gives to unfinished files."""
+
+
+class Lineage(BaseModel):
+    """Where a manifest comes from: the step, its parameters, and the digests of what it read."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    step: str
+    version: int
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    inputs: tuple[str, ...] = ()
+    model_revision: str | None = None
+
+
+class ManifestRef(BaseModel):
+    """What flows pass around instead of tables: a path, the digest of the rows, their number, and whether it was
+    found (`cached`) or made."""
+
+    model_config = ConfigDict(frozen=True)
+
+    path: Path
+    digest: str
+    rows: int
+    cached: bool = False
+
+
+def write_manifest(path: Path, rows: pa.Table, lineage: Lineage) -> ManifestRef:
+    """Write `rows` with their digest and lineage; the file appears whole or not at all."""
+    digest = table_digest(rows)
+    metadata = {_LINEAGE: lineage.model_dump_json().encode(), _DIGEST: digest.encode()}
+    with publish(path) as aside:
+        pq.write_table(rows.replace_schema_metadata(metadata), aside, compression="zstd")
+    return ManifestRef(path=path, digest=digest, rows=rows.num_rows)
+
+
+def read_manifest(manifest: ManifestRef | Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """The rows of a manifest; raises BadManifest when the file cannot be read or lacks a column."""
+    path = manifest.path if isinstance(manifest, ManifestRef) else manifest
+    try:
+        with pq.ParquetFile(path) as file:
+            names = list(columns) if columns is not None else file.schema_arrow.names
+            missing = ", ".join(sorted(set(names) - set(file.schema_arrow.names)))
+            if missing:
+                raise BadManifest(f"{path}: the columns {missing} are missing. Was it made by an older step?")
+            return file.read(columns=names).select(names).replace_schema_metadata(None)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise BadManifest(f"{path}: not a readable manifest ({error}). Delete it and run again.") from error
+
+
+def read_rows(manifest: ManifestRef | Path, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """The rows of a manifest as dictionaries."""
+    return read_manifest(manifest, columns).to_pylist()
+
+
+def read_lineage(path: Path) -> Lineage:
+    """The lineage a manifest carries; raises BadManifest when it has none."""
+    return Lineage.model_validate_json(_metadata(path)[_LINEAGE])
+
+
+def manifest_ref(path: Path, cached: bool = False) -> ManifestRef:
+    """The reference of a manifest on disk, from its footer alone."""
+    facts = _metadata(path)
+    return ManifestRef(path=path, digest=facts[_DIGEST].decode(), rows=int(facts[b"rows"]), cached=cached)
+
+
+def table_of(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
+    """Rows as a table of exactly `schema`: a column that no schema declares, or a wrong type, raises BadManifest."""
+    unknown = {name for row in rows for name in row} - set(schema.names)
+    if unknown:
+        raise BadManifest(f"The columns {', '.join(sorted(unknown))} are not in the step's schema.")
+    try:
+        return pa.Table.from_pylist(list(rows), schema=schema)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise BadManifest(f"A row does not fit its step's schema: {error}") from error
+
+
+def table_digest(table: pa.Table) -> str:
+    """SHA-256 of a table's values and types, whatever its chunks and metadata."""
+    sink = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata(None).combine_chunks(), sink, compression="none", store_schema=False)
+    return hashlib.sha256(sink.getbuffer()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def publish(path: Path) -> Iterator[Path]:
+    """Yield a path to write to; on success it is synced and renamed to `path`, on an error it is removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}{path.suffix}")
+    try:
+        yield aside
+        with aside.open("rb") as file:
+            os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def remove_asides(folder: Path) -> None:
+    """Delete what processes that are no more left half written anywhere below `folder`."""
+    for path in list(folder.rglob(".*")):
+        left = _ASIDE.fullmatch(path.name)
+        if left and not _is_alive(int(left["pid"])):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+@contextmanager
+def publish_folder(folder: Path) -> Iterator[Path]:
+    """Yield a folder to write into; on success it is renamed to `folder`, replacing what stood there."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = folder.with_name(f".{folder.name}.{os.getpid()}-{os.urandom(4).hex()}")
+    aside.mkdir()
+    try:
+        yield aside
+        shutil.rmtree(folder, ignore_errors=True)
+        aside.replace(folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def publish_text(path: Path, text: str) -> None:
+    """Write a text file that appears whole or not at all."""
+    with publish(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+def publish_json(path: Path, value: Any) -> None:
+    """Write a JSON file, indented, that appears whole or not at all."""
+    publish_text(path, json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _metadata(path: Path) -> dict[bytes, bytes]:
+    try:
+        footer = pq.read_metadata(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise BadManifest(f"{path}: not a readable manifest ({error}). Delete it and run again.") from error
+    facts = dict(footer.metadata or {})
+    if _DIGEST not in facts or _LINEAGE not in facts:
+        raise BadManifest(f"{path}: not a Reelmill manifest, it carries no lineage.")
+    return facts | {b"rows": str(footer.num_rows).encode()}

@@ -1,0 +1,1 @@
+"""The embedded model, from nothing: rendered footage, its two encoders, and the figures of the finished model."""

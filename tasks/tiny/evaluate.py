@@ -1,0 +1,212 @@
+"""What a model makes of pictures it never saw: is the picture kept, is the asked camera motion obeyed, what are later
+frames worth.
+
+Each held-out scene is rendered with each motion at a known speed, so that there is a true clip to compare with. PSNR is
+in dB over frames of uint8, higher is better; "copy" is the PSNR of repeating the picture instead. The camera motion is
+measured on the decoded frames as curation measures it. Speeds are the mean optical flow, in short sides per second.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from prefect import task
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from models.camera import measure_motion
+from models.loaded import loaded_model
+from models.noise import item_noise, stack_noise
+from models.sampling import decode_latents, sample_latents
+from models.svd import VideoModel, encode_pictures, motion_bucket
+from tasks.caching import Step, cached
+from tasks.footage import Camera, Motion, Scene, render_shot
+from tasks.manifest import ManifestRef, read_rows, table_of
+
+VERSION = 1
+
+HELD_OUT = 10_000_000
+"""Scenes from this seed on are never trained on."""
+
+SUPERSAMPLED = 2
+"""Scenes are rendered so many times larger than the model's pictures, and shrunk, as training saw them."""
+
+MEAN_RADIUS = 0.38
+
+SCHEMA = pa.schema(
+    [
+        pa.field("scene", pa.int32()),
+        pa.field("asked", pa.string()),
+        pa.field("measured", pa.string()),
+        pa.field("speed_asked", pa.float64()),
+        pa.field("speed_measured", pa.float64()),
+        pa.field("reconstruction_error", pa.float64()),
+        pa.field("errors", pa.list_(pa.float64())),
+        pa.field("copy_errors", pa.list_(pa.float64())),
+    ]
+)
+
+STEP = Step("evaluate", VERSION, SCHEMA)
+
+
+class EvaluateConfig(BaseModel):
+    """How many clips the figures rest on, and how they are sampled."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    pictures: int = Field(42, ge=1, description="Held-out scenes")
+    motions: tuple[Motion, ...] = Field(
+        ("static", "pan_left", "pan_right", "tilt_up", "tilt_down", "zoom_in", "zoom_out"),
+        description="Camera motions asked of each",
+    )
+    speed: float = Field(0.5, gt=0, description="Speed of the camera asked for, short sides per second")
+    steps: int = Field(20, ge=1, description="Sampling steps")
+    batch: int = Field(7, ge=1, description="Clips sampled together")
+    seed: int = Field(0, ge=0, description="Seed of the noise")
+
+
+def true_clip(scene: int, motion: Motion, speed: float, model: VideoModel) -> NDArray[np.uint8]:
+    """Held-out scene number `scene` filmed with a motion, at the model's size: uint8 RGB [frames, height, width, 3]."""
+    facts = model.facts
+    size = (facts.width * SUPERSAMPLED, facts.height * SUPERSAMPLED)
+    large = render_shot(Scene(HELD_OUT + scene), Camera.doing(motion, speed), facts.frames, facts.fps, size)
+    blocks = large.reshape(facts.frames, facts.height, SUPERSAMPLED, facts.width, SUPERSAMPLED, 3)
+    return blocks.mean((2, 4)).round().astype(np.uint8)
+
+
+def mean_flow(motion: Motion, speed: float) -> float:
+    """The mean optical flow of a camera at `speed`, in short sides per second."""
+    return {"static": 0.0, "zoom_in": MEAN_RADIUS * speed, "zoom_out": MEAN_RADIUS * speed}.get(motion, speed)
+
+
+def frame_errors(frames: NDArray[np.uint8], truth: NDArray[np.uint8]) -> list[float]:
+    """Mean squared error of each frame, in squared gray levels."""
+    return ((frames.astype(np.float32) - truth) ** 2).mean((1, 2, 3)).tolist()
+
+
+def psnr(squared_error: float) -> float:
+    """Peak signal-to-noise ratio of 8-bit values, in dB."""
+    return float(10 * np.log10(255**2 / max(squared_error, 1e-6)))
+
+
+def evaluate_batch(
+    model: VideoModel, config: EvaluateConfig, asked: Sequence[tuple[int, Motion]]
+) -> Iterator[dict[str, Any]]:
+    """Generate a clip for each (scene, motion) and compare it with the true one: a row each."""
+    facts = model.facts
+    truths = [true_clip(scene, motion, config.speed, model) for scene, motion in asked]
+    pictures = torch.stack([_to_tensor(truth[0]) for truth in truths])
+    shape = model.latent_shape(facts.frames, facts.height, facts.width)
+    noise = stack_noise(
+        [item_noise(config.seed, f"{scene} {motion}", 0, shape, (facts.height, facts.width)) for scene, motion in asked]
+    )
+    latents = sample_latents(
+        model,
+        pictures,
+        noise.latents,
+        noise.augmentation,
+        motions=[motion for _, motion in asked],
+        steps=config.steps,
+        motion_buckets=[motion_bucket(mean_flow(motion, config.speed)) for _, motion in asked],
+    )
+    times = [i / facts.fps for i in range(facts.frames)]
+    for (scene, motion), truth, clip in zip(asked, truths, latents, strict=True):
+        frames = decode_latents(model, clip)
+        measured = measure_motion(frames, times)
+        yield {
+            "scene": scene,
+            "asked": motion,
+            "measured": measured.motion,
+            "speed_asked": mean_flow(motion, config.speed),
+            "speed_measured": measured.magnitude,
+            "reconstruction_error": float(np.mean(frame_errors(_reconstructed(model, truth), truth))),
+            "errors": frame_errors(frames, truth),
+            "copy_errors": frame_errors(np.repeat(truth[:1], len(truth), axis=0), truth),
+        }
+
+
+def figures(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The figures of an evaluation, in dB, shares and counts; see the module's docstring."""
+    errors, copies = np.array([r["errors"] for r in rows]), np.array([r["copy_errors"] for r in rows])
+    return {
+        "pictures": len({row["scene"] for row in rows}),
+        "clips": len(rows),
+        "autoencoder_psnr_db": _mean_db([row["reconstruction_error"] for row in rows]),
+        "first_frame_psnr_db": _mean_db(errors[:, 0]),
+        "last_frame_psnr_db": _mean_db(errors[:, -1]),
+        "copy_last_frame_psnr_db": _mean_db(copies[:, -1]),
+        "frame_psnr_db": [_mean_db(column) for column in errors.T],
+        "copy_frame_psnr_db": [_mean_db(column) for column in copies.T],
+        "obeyed": float(np.mean([row["asked"] == row["measured"] for row in rows])),
+        "by_motion": {motion: _of_motion(rows, motion) for motion in dict.fromkeys(row["asked"] for row in rows)},
+    }
+
+
+def _of_motion(rows: Sequence[dict[str, Any]], motion: str) -> dict[str, Any]:
+    those = [row for row in rows if row["asked"] == motion]
+    errors, copies = np.array([r["errors"] for r in those]), np.array([r["copy_errors"] for r in those])
+    return {
+        "asked": len(those),
+        "right": sum(row["measured"] == motion for row in those),
+        "measured": dict(sorted(Counter(row["measured"] for row in those).items())),
+        "speed_asked": float(np.mean([row["speed_asked"] for row in those])),
+        "speed_measured": float(np.mean([row["speed_measured"] for row in those])),
+        "last_frame_psnr_db": _mean_db(errors[:, -1]),
+        "copy_last_frame_psnr_db": _mean_db(copies[:, -1]),
+    }
+
+
+def as_text(found: dict[str, Any]) -> str:
+    """The figures as a person reads them."""
+    head = [
+        f"{found['clips']} clips from {found['pictures']} pictures never trained on",
+        f"autoencoder            {found['autoencoder_psnr_db']:6.2f} dB",
+        f"first frame            {found['first_frame_psnr_db']:6.2f} dB against the picture",
+        f"last frame             {found['last_frame_psnr_db']:6.2f} dB against the true one; "
+        f"copying the picture {found['copy_last_frame_psnr_db']:.2f} dB",
+        f"motion asked=measured  {100 * found['obeyed']:6.1f} %",
+    ]
+    rows = [
+        f"  {motion:<10} {facts['right']:3d} of {facts['asked']:3d}   speed asked {facts['speed_asked']:.2f}, measured "
+        f"{facts['speed_measured']:.2f}   last frame {facts['last_frame_psnr_db']:.1f} dB, copy "
+        f"{facts['copy_last_frame_psnr_db']:.1f} dB   measured {json.dumps(facts['measured'])}"
+        for motion, facts in found["by_motion"].items()
+    ]
+    return "\n".join([*head, *rows])
+
+
+@task(name="evaluate")
+def evaluate_model(run: Path, config: EvaluateConfig, model: str) -> ManifestRef:
+    """A row for each clip that the model made of a held-out picture."""
+    loaded = loaded_model(model)
+    return cached(STEP, run, config, [], lambda _: table_of(_rows(loaded, config), SCHEMA), loaded.revision)
+
+
+def evaluation(manifest: ManifestRef) -> dict[str, Any]:
+    """The figures of an evaluation's manifest."""
+    return figures(read_rows(manifest))
+
+
+def _rows(model: VideoModel, config: EvaluateConfig) -> list[dict[str, Any]]:
+    asked = [(scene, motion) for scene in range(config.pictures) for motion in config.motions]
+    batches = (asked[i : i + config.batch] for i in range(0, len(asked), config.batch))
+    return [row for batch in batches for row in evaluate_batch(model, config, batch)]
+
+
+def _reconstructed(model: VideoModel, clip: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    latents = encode_pictures(model, torch.stack([_to_tensor(frame) for frame in clip]))
+    return decode_latents(model, latents * model.vae.config.scaling_factor)
+
+
+def _to_tensor(frame: NDArray[np.uint8]) -> Tensor:
+    return torch.from_numpy(frame).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def _mean_db(squared_errors: Sequence[float] | NDArray[np.floating]) -> float:
+    return float(np.mean([psnr(error) for error in squared_errors]))
