@@ -167,7 +167,7 @@ def _step(first: Real, second: Real, alignment: Alignment, points: NDArray[np.co
     error = (first - back)[seen]
     if len(error) < 16:
         return Alignment()
-    scale = max(1.5 * float(np.median(np.abs(error - np.median(error)))), 0.1)
+    scale = max(1.5 * float(np.median(np.abs(error))), 0.1)
     trust = 1 / (1 + (error / scale) ** 2) ** 2
     normal = system.T @ (system * trust[:, None]) + np.diag(np.full(5, 1e-6, np.float32) * len(error))
     grow, turn, dx, dy, _ = np.linalg.solve(normal, system.T @ (trust * error)).tolist()
@@ -184,7 +184,7 @@ def _shrunk(before: Gray, after: Gray, side: int) -> tuple[Real, Real, float]:
 
 
 def _evened(picture: NDArray[Any]) -> Real:
-    """A picture less its local mean, over its local deviation: every textured place counts alike, whatever its light."""
+    """A picture less its local mean, over its local deviation, so that texture counts alike in any light."""
     smooth = cv2.GaussianBlur(picture.astype(np.float32), (0, 0), 0.8)
     reach = min(picture.shape) / 8
     detail = smooth - cv2.GaussianBlur(smooth, (0, 0), reach)

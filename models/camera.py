@@ -128,7 +128,8 @@ def classify(
 ) -> MotionClass:
     """The class of a motion given by its speeds, the mean displacement `strength`, and the frame's mean radius.
 
-    `steadiness`, 0 to 1, is the share of the motion that adds up over the clip. A component's displacement is what it gives the average pixel: |pan|, |tilt|, radius * |zoom|, radius * |roll|.
+    `steadiness`, 0 to 1, is the share of the motion that adds up over the clip. A component's displacement is what it
+    gives the average pixel: |pan|, |tilt|, radius * |zoom|, radius * |roll|.
     """
     parts: dict[MotionClass, float] = {
         "pan_right" if pan > 0 else "pan_left": abs(pan),

@@ -43,10 +43,11 @@ def flow_size(height: int, width: int) -> tuple[int, int]:
 
 def _farneback(before: Gray, after: Gray) -> Flow:
     """OpenCV's flow, with the pictures mirrored past their borders: there it sees motion even in a still."""
-    wide = [cv2.copyMakeBorder(p, MARGIN, MARGIN, MARGIN, MARGIN, cv2.BORDER_REFLECT_101) for p in (before, after)]
+    first, second = (np.pad(picture, MARGIN, mode="reflect") for picture in (before, after))
     flow = cv2.calcOpticalFlowFarneback(
-        *wide,
-        np.zeros((*wide[0].shape, 2), np.float32),
+        first,
+        second,
+        np.zeros((*first.shape, 2), np.float32),
         pyr_scale=0.5,
         levels=4,
         winsize=15,

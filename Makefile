@@ -1,0 +1,51 @@
+# Everything here needs python3, git and make, nothing else.
+PYTHON ?= python3
+BIN := .venv/bin
+UV := $(BIN)/uv
+INSTALLED := .venv/.installed
+PIP_COMPILE := pip compile pyproject.toml --extra dev --universal --generate-hashes --overrides overrides.txt \
+	--python-version 3.11 --no-emit-index-url --no-header --no-annotate
+
+.PHONY: install demo test check format pin tiny-model tiny-eval lock clean
+
+install: $(INSTALLED)
+
+$(INSTALLED): requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	test -x $(UV) || $(BIN)/python -m pip install --quiet uv
+	$(UV) pip install --python $(BIN)/python --no-deps --require-hashes -r requirements.lock
+	$(UV) pip install --python $(BIN)/python --no-deps --no-build-isolation -e .
+	touch $@
+
+demo: install
+	$(BIN)/reelmill demo --out out/demo
+
+test: install
+	$(BIN)/python -m pytest
+
+check: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+format: install
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# After a step's code changed: refuses while its VERSION is what it was.
+pin: install
+	$(BIN)/python tests/step_digests.py
+
+tiny-model: install
+	$(BIN)/reelmill tiny --out out/tiny-model
+
+tiny-eval: install
+	$(BIN)/reelmill tiny-eval
+
+lock: install
+	$(UV) $(PIP_COMPILE) -o requirements.lock
+
+clean:
+	rm -rf out .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find flows tasks models tests -name __pycache__ -type d -prune -exec rm -rf {} +

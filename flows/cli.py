@@ -1,0 +1,247 @@
+"""The command line: a table of commands, each a flow and its config class, loaded only when asked for.
+
+Exit codes: 0 all done, 1 done but some items failed, 2 could not run, 130 stopped by the keyboard.
+"""
+
+import importlib
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from flows.config import Interface, Outcome
+
+DONE, SOME_FAILED, COULD_NOT_RUN, STOPPED = 0, 1, 2, 130
+
+
+@dataclass(frozen=True)
+class Command:
+    """One row of the table; what it names stands in `module`, which is imported when the command runs.
+
+    `flow` is a Prefect flow or a function of one config object, whose class is `config`; `positional` is its field
+    that is given without a flag. A command that is `watched` runs as a Prefect flow; the others are so short that they
+    are called as they are. `presets`, `stored` and `shortcuts`: see flows.config.Interface. `plan` is called for
+    `--dry-run`.
+    """
+
+    name: str
+    module: str
+    flow: str
+    config: str
+    help: str
+    positional: str | None = None
+    watched: bool = True
+    presets: str | None = None
+    preset_flag: str = "preset"
+    stored: str | None = None
+    plan: str | None = None
+    shortcuts: Mapping[str, str] = field(default_factory=dict)
+
+
+COMMANDS = (
+    Command(
+        name="curate",
+        module="flows.curate",
+        flow="curate",
+        config="CurateConfig",
+        help="footage in, a dataset of measured and chosen clips out",
+        positional="sources",
+        presets="PRESETS",
+    ),
+    Command(
+        name="select",
+        module="flows.reselect",
+        flow="select",
+        config="ReselectConfig",
+        help="decide again which clips a dataset keeps, computing nothing anew",
+        positional="dataset",
+        watched=False,
+        stored="stored",
+    ),
+    Command(
+        name="finetune",
+        module="flows.finetune",
+        flow="finetune",
+        config="FinetuneConfig",
+        help="train a model, or a LoRA on one, on a dataset's kept clips",
+        positional="dataset",
+        presets="RECIPES",
+        preset_flag="recipe",
+        shortcuts={"train.steps": "steps", "train.seed": "seed"},
+    ),
+    Command(
+        name="generate",
+        module="flows.generate",
+        flow="generate",
+        config="GenerateConfig",
+        help="videos from a folder of pictures or a table of jobs",
+        positional="jobs",
+        plan="plan",
+    ),
+    Command(
+        name="evaluate",
+        module="flows.evaluate",
+        flow="evaluate",
+        config="EvaluationConfig",
+        help="measure a model on pictures it never saw",
+        positional="model",
+    ),
+    Command(
+        name="tiny",
+        module="flows.tiny",
+        flow="tiny",
+        config="TinyConfig",
+        help="make the embedded model from nothing",
+    ),
+    Command(
+        name="pipeline",
+        module="flows.pipeline",
+        flow="pipeline",
+        config="PipelineConfig",
+        help="footage and pictures in, a dataset, a motion LoRA and videos out",
+        positional="sources",
+    ),
+    Command(
+        name="demo",
+        module="flows.demo",
+        flow="demo",
+        config="DemoConfig",
+        help="the whole system on rendered footage, offline, with a page to look at",
+    ),
+    Command(
+        name="status",
+        module="flows.results",
+        flow="status",
+        config="ResultsConfig",
+        help="what is done in an output folder, what failed and why",
+        positional="path",
+        watched=False,
+    ),
+    Command(
+        name="retry",
+        module="flows.results",
+        flow="retry",
+        config="ResultsConfig",
+        help="run an output folder's flow again for what failed",
+        positional="path",
+    ),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line and return the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return DONE if arguments else COULD_NOT_RUN
+    if arguments[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"reelmill {version('reelmill')}")
+        return DONE
+    from models.errors import ReelmillError
+
+    debug = "--debug" in arguments
+    try:
+        return run(command_named(arguments[0]), arguments[1:])
+    except SystemExit as ended:
+        return DONE if not ended.code else COULD_NOT_RUN
+    except ReelmillError as error:
+        if debug:
+            raise
+        print(f"reelmill: {error}", file=sys.stderr)
+        return COULD_NOT_RUN
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        print("reelmill: stopped. The same command goes on from here.", file=sys.stderr)
+        return STOPPED
+    except Exception as error:
+        if debug:
+            raise
+        what = str(error) or type(error).__name__
+        print(f"reelmill: unexpected {type(error).__name__}: {what} Run with --debug for more.", file=sys.stderr)
+        return COULD_NOT_RUN
+
+
+def usage() -> str:
+    """The text of `reelmill --help`."""
+    rows = "\n".join(f"  {command.name:<10} {command.help}" for command in COMMANDS)
+    return (
+        "usage: reelmill COMMAND ...\n\nFrom raw footage to curated clips, finetuned video models and generated videos."
+        f"\n\ncommands:\n{rows}\n\n`reelmill COMMAND --help` lists every setting of a command."
+    )
+
+
+def command_named(name: str) -> Command:
+    """The row of the table; raises BadInput with the nearest name."""
+    from flows.config import nearest
+    from models.errors import BadInput
+
+    table = {command.name: command for command in COMMANDS}
+    if name in table:
+        return table[name]
+    close = nearest(name, table)
+    raise BadInput(f"Unknown command {name}{f': did you mean {close}?' if close else '.'} See `reelmill --help`.")
+
+
+def run(command: Command, arguments: Sequence[str]) -> int:
+    """Parse, run, print the result; the exit code."""
+    from flows.config import dump, invocation
+    from flows.console import show_log
+    from flows.local_server import ensure_server, settle_environment
+
+    settle_environment()
+    if command.watched and not {"-h", "--help", "--dry-run"} & set(arguments):
+        ensure_server()
+    module = importlib.import_module(command.module)
+    asked = invocation(interface(command, module), arguments)
+    if asked.dry_run and not command.plan:
+        print(dump(asked.config), end="")
+        return DONE
+    show_log(asked.debug)
+    run_or_plan = call if not asked.dry_run else planned
+    result = run_or_plan(command, module, asked.config)
+    print(result)
+    return SOME_FAILED if result.failed else DONE
+
+
+def interface(command: Command, module: ModuleType) -> "Interface":
+    """How the command's config class shows, with what its module provides."""
+    from flows.config import Interface
+
+    return Interface(
+        prog=f"reelmill {command.name}",
+        config=getattr(module, command.config),
+        positional=command.positional,
+        shortcuts=command.shortcuts,
+        presets=getattr(module, command.presets) if command.presets else {},
+        preset_flag=command.preset_flag,
+        stored=getattr(module, command.stored) if command.stored else None,
+    )
+
+
+def planned(command: Command, module: ModuleType, config: "BaseModel") -> "Outcome":
+    """What the flow would do, by the command's own plan."""
+    assert command.plan
+    return getattr(module, command.plan)(config)
+
+
+def call(command: Command, module: ModuleType, config: "BaseModel") -> "Outcome":
+    """Run the flow, or call the plain function, that a command stands for."""
+    entry = getattr(module, command.flow)
+    if not hasattr(entry, "fn"):
+        return entry(config)
+    if not command.watched:
+        return entry.fn(config)
+    from flows.running import run_flow
+
+    return run_flow(entry, config)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

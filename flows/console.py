@@ -1,0 +1,34 @@
+"""What a person sees of work going on: log lines and progress, on standard error. Results go to standard output."""
+
+import logging
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+CONSOLE = Console(stderr=True)
+
+
+def show_log(debug: bool) -> None:
+    """Send our log to standard error: coloured on a terminal, above the progress bars; plain lines anywhere else."""
+    on_terminal = RichHandler(console=CONSOLE, show_time=False, show_path=debug, show_level=debug)
+    handler = on_terminal if CONSOLE.is_terminal else logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s" if CONSOLE.is_terminal else "reelmill: %(message)s"))
+    handler.name = "reelmill"
+    log = logging.getLogger("reelmill")
+    log.handlers = [other for other in log.handlers if other.name != "reelmill"]
+    log.setLevel(logging.DEBUG if debug else logging.INFO)
+    log.addHandler(handler)
+    log.propagate = False
+
+
+def progress() -> Progress:
+    """Bars with counts, time spent and time left, on a terminal only."""
+    columns = (
+        TextColumn("{task.description:>10}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=CONSOLE, disable=not CONSOLE.is_terminal)

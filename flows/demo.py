@@ -1,0 +1,103 @@
+"""The whole system in one command, offline: render footage, curate it, train a motion LoRA on it, generate, show.
+
+The LoRA learns from the clips that curation itself labelled with the motion; nobody told it which those are. Videos are
+made three ways from the same pictures and noise: by the plain model, by the model with the LoRA, and by the model asked
+for the motion by name.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+from pydantic import Field
+
+from flows.config import FlowConfig, Outcome
+from flows.generate import GenerateConfig, generate
+from flows.pipeline import PipelineConfig, pipeline
+from flows.running import running
+from models.errors import BadModel
+from models.svd import FIGURES_FILE, TINY
+from tasks.demo.footage import FOLDER, FootageConfig, held_out_pictures, render_footage
+from tasks.demo.page import write_page
+from tasks.finetune.train import TrainConfig
+from tasks.footage import Motion
+from tasks.generate.jobs import JobsConfig
+from tasks.manifest import manifest_ref
+
+
+class DemoConfig(FlowConfig):
+    """How much the demo makes; the settings given are right for a laptop."""
+
+    out: Path = Field(default=Path("out/demo"), description="Folder of everything the demo makes")
+    motion: Motion = Field(default="pan_right", description="Camera motion that the LoRA learns")
+    pictures: int = Field(default=6, ge=1, description="Held-out pictures that videos are made from")
+    sampling_steps: int = Field(default=20, ge=1, description="Denoising steps of each video")
+    footage: FootageConfig = Field(default_factory=FootageConfig, description="The rendered films")
+    train: TrainConfig = Field(
+        default=TrainConfig(
+            steps=150, batch=8, crop=8, learning_rate=4e-3, log_sigma_mean=2.0, log_sigma_deviation=1.2
+        ),
+        description="The LoRA's training",
+    )
+
+
+class DemoOutcome(Outcome):
+    """Where the page is; `failed` counts what the footage was broken for."""
+
+    clips_kept: int
+    page: Path
+
+
+@flow(name="demo")
+def demo(config: DemoConfig) -> DemoOutcome:
+    """Render, curate, finetune, generate three ways, and write one page."""
+    with running(config.out, "demo", config) as run:
+        run.whole(render_footage, config.footage)
+        pictures = config.out / "pictures"
+        held_out_pictures(pictures, config.pictures)
+        made = pipeline(chain(config, pictures))
+        plain = generate(videos(config, pictures, "plain", motion=None))
+        asked = generate(videos(config, pictures, "asked", motion=config.motion))
+        outputs = {"plain": plain.outputs, "LoRA": made.made.outputs, "asked by name": asked.outputs}
+        page = write_page(
+            config.out,
+            manifest_ref(made.curated.clips),
+            manifest_ref(made.tuned.log),
+            {name: manifest_ref(path) for name, path in outputs.items()},
+            embedded_figures(),
+        )
+        return DemoOutcome(clips_kept=made.curated.funnel.kept, page=page)
+
+
+def chain(config: DemoConfig, pictures: Path) -> PipelineConfig:
+    """The three flows over the rendered footage."""
+    return PipelineConfig(
+        sources=(str(config.out / FOLDER),),
+        jobs=pictures,
+        out=config.out,
+        train=config.train.model_copy(update={"motions": (config.motion,)}),
+        generate=JobsConfig(motion=config.motion, steps=config.sampling_steps),
+        workers=config.workers,
+        runner=config.runner,
+    )
+
+
+def videos(config: DemoConfig, pictures: Path, name: str, motion: Motion | None) -> GenerateConfig:
+    """One more batch from the same pictures and noise, without the LoRA."""
+    return GenerateConfig(
+        jobs=pictures,
+        out=config.out / f"videos-{name}",
+        motion=motion,
+        steps=config.sampling_steps,
+        workers=config.workers,
+        runner=config.runner,
+    )
+
+
+def embedded_figures() -> dict[str, Any]:
+    """The embedded model's figures, as `make tiny-eval` measured them."""
+    path = TINY / FIGURES_FILE
+    if not path.is_file():
+        raise BadModel(f"{path}: the embedded model was never measured. Run `make tiny-eval`.")
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -1,0 +1,45 @@
+"""Measure a model on pictures it never saw; `reelmill evaluate tiny` gives the embedded model's figures."""
+
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+from pydantic import Field
+
+from flows.config import FlowConfig, Outcome
+from flows.running import running
+from tasks.manifest import publish_json
+from tasks.tiny.evaluate import EvaluateConfig, as_text, evaluate_model, evaluation
+
+
+class EvaluationConfig(FlowConfig, EvaluateConfig):
+    """Which model is measured, and on how many clips."""
+
+    model: str = Field(default="tiny", description="The model: a folder, or 'tiny' for the embedded one")
+    out: Path = Field(default=Path("out/tiny-eval"), description="Folder of the measurements")
+    figures: Path | None = Field(default=None, description="File the figures are written to, as JSON")
+
+    @property
+    def settings(self) -> EvaluateConfig:
+        """The part that the measurements depend on."""
+        return EvaluateConfig(**{name: getattr(self, name) for name in EvaluateConfig.model_fields})
+
+
+class EvaluationOutcome(Outcome):
+    """The figures of tasks.tiny.evaluate.figures."""
+
+    found: dict[str, Any]
+
+    def __str__(self) -> str:
+        """The figures as a person reads them."""
+        return as_text(self.found)
+
+
+@flow(name="evaluate")
+def evaluate(config: EvaluationConfig) -> EvaluationOutcome:
+    """Generate clips of held-out pictures, compare each with the true one, and sum up."""
+    with running(config.out, "evaluate", config) as run:
+        found = evaluation(run.whole(evaluate_model, config.settings, config.model))
+        if config.figures:
+            publish_json(config.figures, found)
+        return EvaluationOutcome(found=found)

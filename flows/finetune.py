@@ -1,0 +1,105 @@
+"""Finetune a video model on a curated dataset: encode the kept clips once, train, keep weights that know their origin."""
+
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+from pydantic import Field
+
+from flows.config import FlowConfig, Outcome
+from flows.running import Run, running
+from models.errors import BadInput
+from tasks.finetune.encode import ClipSpan, EncodeConfig, SourceClips, encode_clips
+from tasks.finetune.train import TrainConfig, train_model
+from tasks.manifest import ManifestRef, manifest_ref, publish_json, read_rows
+
+ENCODE_SHARE = 0.4
+"""Seconds on one core to decode and encode one clip for the embedded model."""
+
+
+class FinetuneConfig(FlowConfig):
+    """Everything a finetuning depends on."""
+
+    dataset: Path = Field(description="Folder of a curated dataset")
+    out: Path = Field(description="Folder of the run")
+    base: str = Field(default="tiny", description="The model to start from: a folder, or 'tiny' for the embedded one")
+    encode: EncodeConfig = Field(default=EncodeConfig(), description="How clips become latents")
+    train: TrainConfig = Field(default=TrainConfig(), description="What trains, and how long")
+
+
+class FinetuneOutcome(Outcome):
+    """Where the weights and the training's log are."""
+
+    weights: Path
+    log: Path
+
+
+def motion_lora() -> dict[str, Any]:
+    """A camera-motion LoRA on temporal attention (SVD, section 4.4); name the motion by --train.motions."""
+    return {"train": {"parameters": "lora", "learning_rate": 4e-3, "log_sigma_mean": 2.0, "log_sigma_deviation": 1.2}}
+
+
+def full() -> dict[str, Any]:
+    """The whole UNet, gently."""
+    return {"train": {"parameters": "all", "learning_rate": 2e-4, "steps": 400, "ema": 0.998}}
+
+
+RECIPES = {"motion-lora": motion_lora, "full": full}
+
+
+@flow(name="finetune")
+def finetune(config: FinetuneConfig) -> FinetuneOutcome:
+    """Encode a dataset's kept clips once, and train on them."""
+    with running(config.out, "finetune", config) as run:
+        encoded = encode(run, config, kept_clips(config))
+        clips = manifest_ref(config.dataset / "clips.parquet")
+        log = run.whole(train_model, config.train, config.dataset, config.base, encoded, clips)
+        return FinetuneOutcome(failed=failures(encoded), weights=publish_weights(config, log), log=log.path)
+
+
+def encode(run: Run, config: FinetuneConfig, sources: list[SourceClips]) -> list[ManifestRef]:
+    """The latents of every source's clips; they lie beside the dataset, for every run that shares the encoders."""
+    return run.at(config.dataset).chunks(
+        encode_clips, config.encode, sources, [ENCODE_SHARE * len(s.clips) for s in sources]
+    )
+
+
+def kept_clips(config: FinetuneConfig) -> list[SourceClips]:
+    """The clips a dataset keeps, by source; raises BadInput when there is no dataset or it keeps none."""
+    dataset = config.dataset
+    if not (dataset / "clips.parquet").is_file():
+        raise BadInput(f"{dataset}: not a dataset, it has no clips.parquet. Make one with `reelmill curate`.")
+    digests = {row["video_id"]: row["digest"] for row in read_rows(dataset / "videos.parquet", ("video_id", "digest"))}
+    rows = read_rows(dataset / "clips.parquet", ("clip_id", "video_id", "source", "start_s", "end_s", "keep"))
+    spans: dict[tuple[str, str], list[ClipSpan]] = {}
+    for row in rows:
+        if row["keep"]:
+            span = ClipSpan(row["clip_id"], row["start_s"], row["end_s"])
+            spans.setdefault((row["source"], row["video_id"]), []).append(span)
+    if not spans:
+        raise BadInput(
+            f"{dataset}: none of its {len(rows)} clips is kept. Loosen the thresholds with `reelmill select`."
+        )
+    return [
+        SourceClips(dataset / source, digests[video], tuple(sorted(clips, key=lambda c: c.start_s)), config.base)
+        for (source, video), clips in spans.items()
+    ]
+
+
+def failures(encoded: list[ManifestRef]) -> int:
+    """How many clips could not be encoded."""
+    return sum(row["error_code"] is not None for manifest in encoded for row in read_rows(manifest, ("error_code",)))
+
+
+def publish_weights(config: FinetuneConfig, log: ManifestRef) -> Path:
+    """Point `out`/lora.safetensors, or `out`/model, at this run's weights, and describe the run in run.json."""
+    named = config.out / read_rows(log, ("weights",))[0]["weights"]
+    weights = named if named.name == "lora.safetensors" else named.parent
+    shown = config.out / weights.name
+    aside = shown.with_name(f".{shown.name}.link")
+    aside.unlink(missing_ok=True)
+    aside.symlink_to(weights.relative_to(config.out), target_is_directory=weights.is_dir())
+    aside.replace(shown)
+    facts = {"weights": weights.name, "log": log.path.relative_to(config.out).as_posix(), "digest": log.digest}
+    publish_json(config.out / "run.json", facts | {"config": config.model_dump(mode="json")})
+    return shown

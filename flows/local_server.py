@@ -1,0 +1,103 @@
+"""A Prefect server for the length of one command, for those who run none: it dies with the command, even by kill -9.
+
+Prefect starts such a server too, but leaves it behind when its client is killed, and loads the server's code in the
+client as well. Here the command opens the port, hands it to the server's process and goes on; requests wait in the
+port's queue until the server is up. Where the user names a server, by PREFECT_API_URL or a profile, nothing starts.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+
+QUIET: Mapping[str, str] = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "reelmill",
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+    "PREFECT_API_REQUEST_TIMEOUT": "180",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "DIFFUSERS_VERBOSITY": "error",
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
+"""Set where the user set nothing: no telemetry, no log lines of Prefect's own on the terminal (its server keeps them),
+our log lines in its UI, and silent model loaders. OpenMP's threads sleep while they wait: spinning, two busy processes
+slow one another down fivefold."""
+
+_started: list[subprocess.Popen[bytes]] = []
+"""Kept, so that their pipes stay open: Prefect sends its last log lines when the interpreter ends."""
+
+
+def settle_environment() -> None:
+    """Put the quiet settings into the environment; before Prefect is imported."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+
+
+def configured_api() -> str | None:
+    """The address of the Prefect server that the user chose, by environment variable or by profile."""
+    if url := os.environ.get("PREFECT_API_URL"):
+        return url
+    home = Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser()
+    path = Path(os.environ.get("PREFECT_PROFILES_PATH", home / "profiles.toml"))
+    if not path.is_file():
+        return None
+    profiles = tomllib.loads(path.read_text(encoding="utf-8"))
+    active = os.environ.get("PREFECT_PROFILE", profiles.get("active", ""))
+    return profiles.get("profiles", {}).get(active, {}).get("PREFECT_API_URL")
+
+
+def ensure_server() -> None:
+    """See that there is a Prefect server: the user's own, or one that ends with this process.
+
+    Sets PREFECT_API_URL, so call it before Prefect is imported.
+    """
+    if configured_api():
+        return
+    with socket.create_server(("127.0.0.1", 0)) as port:
+        os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port.getsockname()[1]}/api"
+        start(port)
+
+
+def start(port: socket.socket) -> subprocess.Popen[bytes]:
+    """Start a server on an open port; it ends when its standard input closes, so at the latest with this process."""
+    environment = os.environ | {"PREFECT_UI_ENABLED": "0", "PREFECT_API_BLOCKS_REGISTER_ON_START": "false"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flows.local_server", str(port.fileno())],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        pass_fds=[port.fileno()],
+        env=environment,
+        start_new_session=True,
+    )
+    _started.append(process)
+    return process
+
+
+def serve(descriptor: int) -> None:
+    """Serve Prefect's API on an open socket until standard input closes."""
+    import uvicorn
+    from prefect.server.api.server import create_app
+
+    server = uvicorn.Server(
+        uvicorn.Config(create_app(ephemeral=True, final=True), log_level="critical", timeout_graceful_shutdown=5)
+    )
+    server.run(sockets=[socket.socket(fileno=descriptor)])
+
+
+def _end_with_parent() -> None:
+    sys.stdin.buffer.read()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    serve(int(sys.argv[1]))

@@ -1,0 +1,84 @@
+"""The whole method, and the file to read first: footage to clips, clips to a model, pictures to videos."""
+
+from pathlib import Path
+
+from prefect import flow
+from pydantic import Field
+
+from flows.config import FlowConfig, Outcome
+from flows.curate import CurateConfig, CurateOutcome, Source, curate
+from flows.finetune import FinetuneConfig, FinetuneOutcome, finetune, motion_lora
+from flows.generate import GenerateConfig, GenerateOutcome, generate
+from tasks.curate.select import SelectConfig
+from tasks.curate.split import SplitConfig
+from tasks.finetune.train import TrainConfig
+from tasks.generate.jobs import JobsConfig
+
+
+class PipelineConfig(FlowConfig):
+    """Footage and pictures in; a dataset, a camera-motion LoRA and videos out."""
+
+    sources: tuple[Source, ...] = Field(min_length=1, description="Footage: video files, folders of them, or globs")
+    jobs: Path = Field(description="Pictures: a folder, or a table of jobs")
+    out: Path = Field(description="Folder of the dataset, the run and the videos")
+    base: str = Field(default="tiny", description="The model to start from: a folder, or 'tiny' for the embedded one")
+    split: SplitConfig = Field(default_factory=SplitConfig, description="Where shots end, how long clips are")
+    select: SelectConfig = Field(default_factory=SelectConfig, description="Which clips are kept")
+    train: TrainConfig = Field(
+        default_factory=lambda: TrainConfig(**motion_lora()["train"]), description="What trains, and how long"
+    )
+    generate: JobsConfig = Field(default_factory=JobsConfig, description="What clips are made with")
+
+
+class PipelineOutcome(Outcome):
+    """What the three flows made."""
+
+    curated: CurateOutcome
+    tuned: FinetuneOutcome
+    made: GenerateOutcome
+
+
+@flow(name="pipeline")
+def pipeline(config: PipelineConfig) -> PipelineOutcome:
+    """Curate the footage, finetune on the clips it keeps, generate with what was learned."""
+    curated = curate(clips_of(config))
+    tuned = finetune(weights_of(config))
+    made = generate(videos_of(config, tuned.weights))
+    failed = curated.failed + tuned.failed + made.failed
+    return PipelineOutcome(failed=failed, curated=curated, tuned=tuned, made=made)
+
+
+def clips_of(config: PipelineConfig) -> CurateConfig:
+    """What curation is told."""
+    return CurateConfig(
+        sources=config.sources,
+        out=config.out / "dataset",
+        split=config.split,
+        select=config.select,
+        workers=config.workers,
+        runner=config.runner,
+    )
+
+
+def weights_of(config: PipelineConfig) -> FinetuneConfig:
+    """What finetuning is told: the dataset that curation wrote."""
+    return FinetuneConfig(
+        dataset=config.out / "dataset",
+        out=config.out / "run",
+        base=config.base,
+        train=config.train,
+        workers=config.workers,
+        runner=config.runner,
+    )
+
+
+def videos_of(config: PipelineConfig, weights: Path) -> GenerateConfig:
+    """What generation is told: the base with the LoRA that was trained, or the model that was."""
+    with_weights = {"lora": str(weights), "model": config.base} if weights.suffix else {"model": str(weights)}
+    return GenerateConfig(
+        **config.generate.model_dump() | with_weights,
+        jobs=config.jobs,
+        out=config.out / "videos",
+        workers=config.workers,
+        runner=config.runner,
+    )

@@ -1,0 +1,171 @@
+"""What an output folder holds: its state, its failures, another attempt at those, and its page."""
+
+import fcntl
+import importlib
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field
+
+from flows.cli import COMMANDS, Command
+from flows.config import Outcome, read_settings
+from models.errors import BadInput
+from tasks.caching import set_aside
+from tasks.manifest import read_manifest, read_rows
+
+REASONS = ("error_message", "error")
+"""Columns that say why an item failed."""
+
+NAMES = ("source", "clip_id", "name", "picture")
+"""Columns that name an item, the first that is there."""
+
+
+class ResultsConfig(BaseModel):
+    """Which output folder is meant."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: Path = Field(description="A folder that a flow wrote: a dataset, a training run, generated videos.")
+
+
+class StatusOutcome(Outcome):
+    """A folder's flow, who works in it, its steps' manifests, and its tables with their failures."""
+
+    path: Path
+    flow: str
+    at_work: str | None
+    steps: dict[str, str]
+    tables: dict[str, str]
+    failures: tuple[str, ...]
+
+    def __str__(self) -> str:
+        state = f"at work (process {self.at_work})" if self.at_work else "nobody at work"
+        steps = [f"  {name:<10} {text}" for name, text in self.steps.items()]
+        tables = [f"{name}: {text}" for name, text in self.tables.items()] or ["no table yet: the same command goes on"]
+        return "\n".join([f"{self.path}: {self.flow}, {state}", *steps, *tables, *map("  {}".format, self.failures)])
+
+
+class RetryOutcome(Outcome):
+    """What the flow said after the failed manifests were set aside."""
+
+    retried: int
+    result: str
+
+    def __str__(self) -> str:
+        return f"retried: {self.retried}\n{self.result}" if self.retried else self.result
+
+
+class ReportOutcome(Outcome):
+    """Where the page is."""
+
+    report: Path
+
+
+def status(config: ResultsConfig) -> StatusOutcome:
+    """What is done in a folder, what failed and why."""
+    path = config.path
+    flows = commands_of(path)
+    tables = {table.name: _described(table) for table in sorted(path.glob("[!.]*.parquet"))}
+    failures = [failure for table in sorted(path.glob("[!.]*.parquet")) for failure in failures_in(table)]
+    return StatusOutcome(
+        failed=len(failures),
+        path=path,
+        flow=" and ".join(command.name for command in flows),
+        at_work=_holder(path),
+        steps=_steps(path),
+        tables=tables,
+        failures=tuple(failures),
+    )
+
+
+def retry(config: ResultsConfig) -> RetryOutcome:
+    """Set the manifests with failed rows aside, and run the folder's flow again; all else is found."""
+    from flows.running import exclusive, run_flow
+
+    command = commands_of(config.path)[-1]
+    failed = failed_manifests(config.path)
+    if not failed:
+        return RetryOutcome(retried=0, result=f"{config.path}: nothing failed.")
+    module = importlib.import_module(command.module)
+    settings = read_settings(config.path / f"{command.name}.yaml")
+    with exclusive(config.path):
+        for manifest in failed:
+            set_aside(manifest)
+        result: Outcome = run_flow(
+            getattr(module, command.flow), getattr(module, command.config).model_validate(settings)
+        )
+    return RetryOutcome(failed=result.failed, retried=len(failed), result=str(result))
+
+
+def commands_of(path: Path) -> list[Command]:
+    """The commands that wrote into `path`, the last one last; raises BadInput when none did."""
+    if not path.is_dir():
+        raise BadInput(f"{path}: no such folder. Name one that a command wrote with --out.")
+    written = [(path / f"{command.name}.yaml", command) for command in COMMANDS]
+    known = [(file.stat().st_mtime_ns, command) for file, command in written if file.is_file()]
+    if not known:
+        raise BadInput(f"{path}: no output folder, it has no settings of a command in it.")
+    return [command for _, command in sorted(known, key=lambda pair: pair[0])]
+
+
+def failed_manifests(path: Path) -> list[Path]:
+    """The steps' manifests in which a row failed."""
+    return [file for file in sorted(path.glob("manifests/*/[!.]*.parquet")) if _failed_rows(file)]
+
+
+def failures_in(table: Path) -> list[str]:
+    """A line for each failed row of a table: the item and the reason."""
+    columns = pq.read_schema(table).names
+    reason = next((name for name in REASONS if name in columns), None)
+    item = next((name for name in NAMES if name in columns), None)
+    if reason is None:
+        return []
+    rows = read_rows(table, (reason, *([item] if item else [])))
+    return [_line(row, item, reason) for row in rows if row[reason]]
+
+
+def _line(row: dict[str, Any], item: str | None, reason: str) -> str:
+    named = str(row[item]) if item and row[item] else ""
+    return row[reason] if named in row[reason] else f"{named}: {row[reason]}"
+
+
+def _failed_rows(manifest: Path) -> int:
+    if "error_code" not in pq.read_schema(manifest).names:
+        return 0
+    codes = read_manifest(manifest, ("error_code",))["error_code"]
+    return len(codes) - codes.null_count
+
+
+def _steps(path: Path) -> dict[str, str]:
+    manifests = sorted(path.glob("manifests/*/[!.]*.parquet"), key=lambda file: file.stat().st_mtime_ns)
+    made = Counter(file.parent.name for file in manifests)
+    failed: Counter[str] = Counter()
+    for file in manifests:
+        failed[file.parent.name] += _failed_rows(file)
+    return {
+        name: f"{count} manifest{'s' if count > 1 else ''}" + (f", {failed[name]} failed rows" if failed[name] else "")
+        for name, count in made.items()
+    }
+
+
+def _described(table: Path) -> str:
+    columns = pq.read_schema(table).names
+    rows = pq.read_metadata(table).num_rows
+    if "keep" in columns:
+        return f"{rows} rows, {sum(row['keep'] for row in read_rows(table, ('keep',)))} kept"
+    return f"{rows} rows"
+
+
+def _holder(path: Path) -> str | None:
+    """The process that works in the folder, if one does."""
+    lock = path / ".reelmill.lock"
+    if not lock.is_file():
+        return None
+    with lock.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return file.read().strip()
+    return None

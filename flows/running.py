@@ -1,0 +1,241 @@
+"""How a flow runs its steps: chunks of about half a minute of work, a bounded number at a time, one lock per folder.
+
+Work is given in seconds on one core, as the flow estimates it. A chunk is one Prefect task run, so that Prefect's own
+cost stays under two percent of the work. A run never uses a folder that another one is writing to.
+"""
+
+import fcntl
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import wraps
+from itertools import accumulate, islice
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+from prefect import Flow, Task
+from prefect.cache_policies import NO_CACHE
+from prefect.futures import PrefectFuture
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+from prefect.states import Completed
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
+from pydantic import BaseModel
+from rich.progress import Progress
+
+from flows.config import FlowConfig, dump
+from flows.console import progress
+from models.errors import BadInput
+from tasks.manifest import ManifestRef, publish_text, remove_asides
+
+log = logging.getLogger("reelmill")
+
+T = TypeVar("T")
+
+CHUNK_S = 30.0
+"""Work in one chunk where there is plenty, in seconds on one core."""
+
+MAX_CHUNKS = 40
+"""Most chunks of one step: seven steps stay below the 300 task runs that Prefect's SQLite bears in one flow."""
+
+LOCK = ".reelmill.lock"
+
+_held: ContextVar[frozenset[Path]] = ContextVar("_held", default=frozenset())
+
+
+def cores() -> int:
+    """The processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def threads(workers: int | None = None) -> TaskRunner[Any]:
+    """A bounded pool of threads for chunks; the steps' heavy work leaves the interpreter or runs in children."""
+    return ThreadPoolTaskRunner(max_workers=workers or cores())
+
+
+def run_flow(flow: Flow[..., T], config: BaseModel) -> T:
+    """Run a flow in this process, on the runner its config names, without the heartbeat that holds its end up."""
+    runner = _runner(config) if isinstance(config, FlowConfig) else threads()
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        return flow.with_options(task_runner=runner)(config)
+
+
+def chunks_of(items: Sequence[T], seconds: Sequence[float], workers: int) -> list[list[T]]:
+    """Cut `items`, in order, into chunks of about CHUNK_S by the seconds each takes.
+
+    At most MAX_CHUNKS of them, and as many as there are workers where the items suffice; none is empty.
+    """
+    if not items:
+        return []
+    total = sum(seconds)
+    size = max(min(CHUNK_S, total / workers), total / MAX_CHUNKS) or 1.0
+    ends = accumulate(seconds)
+    numbers = [min(int((end - s / 2) / size), MAX_CHUNKS - 1) for end, s in zip(ends, seconds, strict=True)]
+    chunks = [[i for i, n in enumerate(numbers) if n == number] for number in sorted(set(numbers))]
+    while len(chunks) < min(workers, len(items)):
+        chunks = _halve_longest(chunks, seconds)
+    return [[items[i] for i in chunk] for chunk in chunks]
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock; raises BadInput while another run holds it. It ends with the process, however that ends.
+
+    A flow that this one calls may take it again.
+    """
+    folder = folder.resolve()
+    if folder in _held.get():
+        yield
+        return
+    with _lock_file(folder).open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            raise BadInput(
+                f"{folder}: another run (process {holder}) is working in this folder. Wait for it, or stop it."
+            ) from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        token = _held.set(_held.get() | {folder})
+        try:
+            yield
+        finally:
+            _held.reset(token)
+
+
+@contextmanager
+def running(folder: Path, flow: str, config: FlowConfig) -> Iterator["Run"]:
+    """A flow's run on its output folder: locked, its resolved settings in FLOW.yaml, with progress on a terminal."""
+    with exclusive(folder), progress() as bars:
+        remove_asides(folder)
+        publish_text(folder / f"{flow}.yaml", dump(config))
+        yield Run(folder, config.workers or cores(), bars)
+
+
+class Run:
+    """Runs steps for one flow, in chunks, and says of each what ran and what was found."""
+
+    def __init__(self, folder: Path, workers: int, bars: Progress) -> None:
+        self.folder, self.workers, self.bars = folder, workers, bars
+
+    def at(self, folder: Path) -> "Run":
+        """The same run, working in another folder."""
+        return Run(folder, self.workers, self.bars)
+
+    def whole(self, step: Task[..., T], *arguments: Any) -> T:
+        """One call of a step that takes everything at once: of its folder and `arguments`."""
+        started, bar = time.monotonic(), self.bars.add_task(step.name, total=None)
+        made = reporting(step).submit(self.folder, *arguments).result()
+        self.bars.update(bar, total=1, completed=1)
+        _say(step.name, _manifests(made), started)
+        return made
+
+    def chunks(
+        self,
+        step: Task[..., list[ManifestRef]],
+        config: BaseModel,
+        items: Sequence[Any],
+        seconds: Sequence[float],
+    ) -> list[ManifestRef]:
+        """A step over `items`, which take `seconds` each on one core; a manifest for each, in the items' order."""
+        started, bar = time.monotonic(), self.bars.add_task(step.name, total=len(items))
+        chunks = chunks_of(items, seconds, self.workers)
+        submit = self._submit(step, config)
+        made: dict[int, list[ManifestRef]] = {}
+        for number, manifests in _windowed(submit, chunks, self.workers):
+            made[number] = manifests
+            self.bars.advance(bar, len(chunks[number]))
+        manifests = [manifest for number in range(len(chunks)) for manifest in made[number]]
+        _say(step.name, manifests, started)
+        return manifests
+
+    def _submit(self, step: Task[..., Any], config: BaseModel) -> Callable[[list[Any]], PrefectFuture[Any]]:
+        task = reporting(step)
+        return lambda chunk: task.submit(self.folder, config, chunk)
+
+
+def reporting(step: Task[..., T]) -> Task[..., T]:
+    """The step with its state named "Cached" when every manifest was found, and with caching left to tasks.caching."""
+    compute = step.fn
+
+    @wraps(compute)
+    def call(*arguments: Any, **named: Any) -> Any:
+        made = compute(*arguments, **named)
+        manifests = _manifests(made)
+        found = bool(manifests) and all(manifest.cached for manifest in manifests)
+        return Completed(name="Cached", message="Every manifest was found.", data=made) if found else made
+
+    copy = step.with_options(cache_policy=NO_CACHE, persist_result=False)
+    copy.fn = call
+    return copy
+
+
+def _windowed(
+    submit: Callable[[T], PrefectFuture[list[ManifestRef]]], chunks: Sequence[T], workers: int
+) -> Iterator[tuple[int, list[ManifestRef]]]:
+    """Submit chunks, never more than `workers` at a time; yields their numbers and results as they end."""
+    ended: SimpleQueue[tuple[int, PrefectFuture[list[ManifestRef]]]] = SimpleQueue()
+    waiting = iter(enumerate(chunks))
+
+    def start(batch: Iterable[tuple[int, T]]) -> None:
+        for number, chunk in batch:
+            submit(chunk).add_done_callback(lambda future, number=number: ended.put((number, future)))
+
+    start(islice(waiting, workers))
+    for _ in chunks:
+        number, future = ended.get()
+        yield number, future.result()
+        start(islice(waiting, 1))
+
+
+def _halve_longest(chunks: list[list[int]], seconds: Sequence[float]) -> list[list[int]]:
+    divisible = [c for c in range(len(chunks)) if len(chunks[c]) > 1]
+    longest = max(divisible, key=lambda c: sum(seconds[i] for i in chunks[c]))
+    chunk = chunks[longest]
+    middle = len(chunk) // 2
+    return [*chunks[:longest], chunk[:middle], chunk[middle:], *chunks[longest + 1 :]]
+
+
+def _lock_file(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = f"{folder}: the output folder cannot be made ({error.strerror}). Choose another --out."
+        raise BadInput(reason) from error
+    return folder / LOCK
+
+
+def _runner(config: FlowConfig) -> TaskRunner[Any]:
+    if config.runner == "threads":
+        return threads(config.workers)
+    try:
+        if config.runner == "dask":
+            from prefect_dask import DaskTaskRunner  # pyright: ignore[reportMissingImports]
+
+            return DaskTaskRunner()
+        from prefect_ray import RayTaskRunner  # pyright: ignore[reportMissingImports]
+
+        return RayTaskRunner()
+    except ImportError as error:
+        raise BadInput(
+            f"--runner {config.runner} needs a package that is not installed: uv pip install '.[{config.runner}]'."
+        ) from error
+
+
+def _manifests(made: Any) -> list[ManifestRef]:
+    return [each for each in (made if isinstance(made, list) else [made]) if isinstance(each, ManifestRef)]
+
+
+def _say(step: str, manifests: Sequence[ManifestRef], started: float) -> None:
+    spent = time.monotonic() - started
+    found = sum(manifest.cached for manifest in manifests)
+    if manifests:
+        log.info("%s: %d ran, %d found (%.1f s)", step, len(manifests) - found, found, spent)
+    else:
+        log.info("%s: ran (%.1f s)", step, spent)

@@ -1,0 +1,128 @@
+"""Functions that run in a child process with a time limit, so that a file on which the decoder crashes or hangs costs
+that file alone.
+
+A fork server with the heavy libraries loaded makes each child in some 20 ms, whatever threads the caller has.
+"""
+
+import multiprocessing
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from types import ModuleType
+from typing import Any, TypeVar
+
+from models.errors import DecodeCrash, DecodeTimeout, ReelmillError
+
+START_LIMIT_S = 120.0
+"""How long a child may take to start; the first one waits until the fork server has loaded its libraries."""
+
+END_LIMIT_S = 5.0
+"""How long a child may take to end after it has answered."""
+
+ORPHAN_GRACE_S = 10.0
+"""How long past its limit a child lives when nobody is left to end it."""
+
+T = TypeVar("T")
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["av", "cv2", "ffmpeg", "pandas", "prefect.flows", "pyarrow.parquet"])
+_starting = threading.Lock()
+
+
+def run_in_child(function: Callable[..., T], *args: Any, limit_s: float, item: str | None = None) -> T:
+    """Call a module-level function in a process of its own and return its value.
+
+    `item` is what messages call the work, by default the first argument. Raises DecodeTimeout when the call lasts
+    longer than `limit_s` seconds, DecodeCrash when its process dies or it raises what is not a ReelmillError, and the
+    function's own ReelmillError as it is.
+    """
+    item = item or str(args[0] if args else function.__name__)
+    receiver, sender = _context.Pipe(duplex=False)
+    child = _context.Process(target=_child, args=(sender, limit_s, function, args), daemon=True)
+    try:
+        _start(child)
+        sender.close()
+        return _answer(receiver, child, limit_s, item)
+    finally:
+        receiver.close()
+        _end(child)
+
+
+def _answer(receiver: Connection, child: BaseProcess, limit_s: float, item: str) -> Any:
+    try:
+        for limit in (START_LIMIT_S, limit_s):
+            if not receiver.poll(limit):
+                child.kill()
+                raise DecodeTimeout(f"{item}: not done after {limit:g} s and given up. Retry it with a higher limit.")
+            word, value = receiver.recv()
+    except EOFError as error:
+        child.join(END_LIMIT_S)
+        raise DecodeCrash(f"{item}: its process died ({_cause(child.exitcode)}). The file may be damaged.") from error
+    if word == "value":
+        return value
+    if word == "error":
+        raise value
+    unexpected = DecodeCrash(f"{item}: {value.strip().splitlines()[-1]}")
+    unexpected.add_note(value)
+    raise unexpected
+
+
+def _cause(exitcode: int | None) -> str:
+    if exitcode is not None and exitcode < 0:
+        return signal.strsignal(-exitcode) or f"signal {-exitcode}"
+    return f"exit code {exitcode}"
+
+
+def _start(child: BaseProcess) -> None:
+    """Start the child without importing the program that runs us into it, guarded by `__name__` or not."""
+    with _starting:
+        here = multiprocessing.current_process()
+        if here.daemon:
+            here.daemon = False  # Dask's workers are daemons, which may not have children.
+        program = sys.modules["__main__"]
+        sys.modules["__main__"] = _Program(program)
+        try:
+            child.start()
+        finally:
+            sys.modules["__main__"] = program
+
+
+class _Program(ModuleType):
+    """The running program as multiprocessing shall see it: the same names, but no file and no spec to import."""
+
+    def __init__(self, program: ModuleType) -> None:
+        super().__init__("__main__")
+        self._program = program
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "__file__":
+            raise AttributeError(name)
+        return getattr(self._program, name)
+
+
+def _end(child: BaseProcess) -> None:
+    if child.pid is None:
+        return
+    child.join(END_LIMIT_S)
+    child.kill()
+    child.join()
+    child.close()
+
+
+def _child(sender: Connection, limit_s: float, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, limit_s + ORPHAN_GRACE_S)
+    with suppress(BrokenPipeError):
+        sender.send(("started", None))
+        try:
+            sender.send(("value", function(*args)))
+        except ReelmillError as error:
+            sender.send(("error", error))
+        except Exception as error:
+            sender.send(("unexpected", traceback.format_exc()))
+            raise SystemExit(1) from error

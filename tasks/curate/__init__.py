@@ -1,0 +1,1 @@
+"""Curation: from source files to clips with measurements, one module per step."""

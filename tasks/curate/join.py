@@ -1,0 +1,195 @@
+"""Join: everything measured of each clip in one table, and everything known of each source file in videos.parquet.
+
+`change` is the mean over a clip of the scan's signal of that name, 0 to 255: 0 for identical frames. What a step could
+not measure is null and stands in `error`, as "step: message". Nothing is decided here.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from tasks.caching import Step, cached, lineage_of
+from tasks.manifest import ERROR_FIELDS, ManifestRef, read_lineage, read_manifest, read_rows, table_of, write_manifest
+
+VERSION = 1
+
+FACTS_OF_SCAN = ("frames", "lost", "dropped", "decodes", "frame_store", "error_code", "error_message")
+"""Columns of the scan that go into videos.parquet."""
+
+SCHEMA = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("video_id", pa.string()),
+        ("source", pa.string()),
+        ("start_s", pa.float64()),
+        ("end_s", pa.float64()),
+        ("start_pts", pa.int64()),
+        ("end_pts", pa.int64()),
+        ("shot_start_s", pa.float64()),
+        ("shot_end_s", pa.float64()),
+        ("shot_start_pts", pa.int64()),
+        ("shot_end_pts", pa.int64()),
+        ("time_base", pa.string()),
+        ("fps", pa.float64()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("frames", pa.int64()),
+        ("change", pa.float32()),
+        ("brightness", pa.float32()),
+        ("contrast", pa.float32()),
+        ("colours", pa.list_(pa.string())),
+        ("motion_score", pa.float32()),
+        ("camera_motion", pa.string()),
+        ("camera_strength", pa.float32()),
+        ("camera_pan", pa.float32()),
+        ("camera_tilt", pa.float32()),
+        ("camera_zoom", pa.float32()),
+        ("camera_roll", pa.float32()),
+        ("object_motion", pa.float32()),
+        ("text_area", pa.float32()),
+        ("text_area_max", pa.float32()),
+        ("text_boxes", pa.int32()),
+        ("caption", pa.string()),
+        ("caption_image", pa.string()),
+        ("caption_video", pa.string()),
+        ("caption_engine", pa.string()),
+        ("clip_similarity", pa.float32()),
+        ("aesthetic", pa.float32()),
+        ("phash", pa.list_(pa.string())),
+        ("dedup_group", pa.string()),
+        ("error", pa.string()),
+    ]
+)
+"""What is known of a clip; a column that no step has measured is null."""
+
+STEP = Step("join", VERSION, SCHEMA)
+
+VIDEOS = Step("videos", VERSION, pa.schema([]))
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def join_clips(
+    ingest: Rows, split: pa.Table, changes: NDArray[np.floating], measures: Mapping[str, pa.Table]
+) -> pa.Table:
+    """One row of SCHEMA for each clip of the split, sorted by source and start.
+
+    `changes` [clips] are null where NaN; `measures` are the rows of the other steps by the steps' names.
+    """
+    sources = {row["video_id"]: row["source"] for row in ingest if row["status"] == "ok"}
+    clip_ids = split["clip_id"].to_pylist()
+    columns = {name: split[name] for name in split.column_names}
+    columns["source"] = pa.array([sources[video] for video in split["video_id"].to_pylist()], pa.string())
+    columns["change"] = pa.array(changes, pa.float32(), from_pandas=True)
+    for table in measures.values():
+        rows = _rows_of(clip_ids, table)
+        columns |= {name: table[name].take(rows) for name in table.column_names if name != "clip_id"}
+    columns["error"] = pa.array(_errors(clip_ids, measures), pa.string())
+    arrays = [columns.get(field.name, pa.nulls(len(split), field.type)) for field in SCHEMA]
+    return pa.table(arrays, SCHEMA).sort_by([("source", "ascending"), ("start_pts", "ascending")])
+
+
+def mean_changes(scan: ManifestRef, split: pa.Table) -> list[float]:
+    """The mean `change` of each clip of one video over its frames but the first, whose change is from what came before
+    the clip; NaN for a clip of one frame."""
+    if not len(split):
+        return []
+    row = read_rows(scan, ("pts", "change"))[0]
+    pts, change = np.array(row["pts"]), np.array(row["change"])
+    spans = zip(split["start_pts"].to_pylist(), split["end_pts"].to_pylist(), strict=True)
+    parts = (change[np.searchsorted(pts, start, side="right") : np.searchsorted(pts, end)] for start, end in spans)
+    return [float(part.mean()) if len(part) else np.nan for part in parts]
+
+
+def join_videos(ingest: Rows, scans: Rows, clips: pa.Table) -> list[dict[str, Any]]:
+    """One row per source file: as ingested, with what the scan says of it and its number of clips.
+
+    A file whose scan failed becomes `unreadable`, with the scan's error.
+    """
+    scanned = {row["video_id"]: row for row in scans}
+    counts = {row["values"]: row["counts"] for row in clips["video_id"].value_counts().to_pylist()}
+    return [
+        _with_scan(dict(row), scanned[row["video_id"]], counts.get(row["video_id"], 0))
+        if row["status"] == "ok" and row["video_id"] in scanned
+        else dict(row)
+        for row in ingest
+    ]
+
+
+def _with_scan(row: dict[str, Any], scan: Mapping[str, Any], clips: int) -> dict[str, Any]:
+    facts = {name: scan[name] for name in FACTS_OF_SCAN}
+    return row | facts | {"clips": clips} | ({"status": "unreadable"} if scan["error_code"] else {})
+
+
+def videos_schema(ingest: pa.Schema) -> pa.Schema:
+    """The columns of videos.parquet: those of the ingest, with the scan's facts before the error's."""
+    errors = {field.name for field in ERROR_FIELDS}
+    counts = [(name, pa.int64()) for name in ("frames", "lost", "dropped")]
+    added = [*counts, ("decodes", pa.int32()), ("frame_store", pa.string())]
+    known = [field for field in ingest if field.name not in errors]
+    return pa.schema([*known, *(pa.field(*column) for column in added), pa.field("clips", pa.int64()), *ERROR_FIELDS])
+
+
+@task(name="join", cache_policy=NO_CACHE)
+def join_measures(
+    root: Path,
+    ingest: ManifestRef,
+    scans: list[ManifestRef],
+    splits: list[ManifestRef],
+    measures: list[list[ManifestRef]],
+) -> ManifestRef:
+    """Write videos.parquet below `root` and return the joined clips.
+
+    `scans` and `splits` are those of the same videos in the same order. `measures` has a list of manifests for each
+    further step, in any order: their rows are found by clip_id.
+    """
+
+    def compute(_: str) -> pa.Table:
+        tables = [read_manifest(split) for split in splits]
+        changes = [c for scan, table in zip(scans, tables, strict=True) for c in mean_changes(scan, table)]
+        named = {
+            read_lineage(step[0].path).step: pa.concat_tables(map(read_manifest, step)) for step in measures if step
+        }
+        split = pa.concat_tables(tables) if tables else SCHEMA.empty_table()
+        return join_clips(read_rows(ingest), split, np.array(changes), named)
+
+    digests = [ingest.digest, *map(_digest_of, (scans, splits, *measures))]
+    clips = cached(STEP, root, None, digests, compute)
+    _write_videos(root, ingest, scans, clips)
+    return clips
+
+
+def _write_videos(root: Path, ingest: ManifestRef, scans: list[ManifestRef], clips: ManifestRef) -> None:
+    files = read_manifest(ingest)
+    facts = [row for scan in scans for row in read_rows(scan, ("video_id", *FACTS_OF_SCAN))]
+    rows = join_videos(files.to_pylist(), facts, read_manifest(clips, ("video_id",)))
+    lineage = lineage_of(VIDEOS, None, (ingest.digest, _digest_of(scans), clips.digest))
+    write_manifest(root / "videos.parquet", table_of(rows, videos_schema(files.schema)), lineage)
+
+
+def _rows_of(clip_ids: Sequence[str], table: pa.Table) -> pa.Array:
+    """The row of each clip in `table`, null where it has none."""
+    where = {clip_id: row for row, clip_id in enumerate(table["clip_id"].to_pylist())}
+    return pa.array([where.get(clip_id) for clip_id in clip_ids], pa.int64())
+
+
+def _errors(clip_ids: Sequence[str], measures: Mapping[str, pa.Table]) -> list[str | None]:
+    """For each clip the steps' error messages as "step: message; step: message", None without any."""
+    messages: dict[str, list[str]] = {}
+    for step, table in measures.items():
+        for clip_id, message in zip(table["clip_id"].to_pylist(), table["error_message"].to_pylist(), strict=True):
+            if message:
+                messages.setdefault(clip_id, []).append(f"{step}: {message}")
+    return ["; ".join(messages[clip_id]) if clip_id in messages else None for clip_id in clip_ids]
+
+
+def _digest_of(manifests: Sequence[ManifestRef]) -> str:
+    """One digest for a step's manifests, in their order."""
+    return hashlib.sha256("".join(manifest.digest for manifest in manifests).encode()).hexdigest()

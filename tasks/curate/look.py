@@ -1,0 +1,139 @@
+"""Look: what a clip's picture is like, from its first, middle and last stored frame.
+
+`brightness` and `contrast` are the mean and the deviation of luma, 0 to 255, the contrast that of the most contrasty
+frame: below about 2 the picture is flat. `colours` names the middle frame's colours, the most of it first. `phash` is a
+perceptual hash of each of the three frames, 16 hexadecimal digits: frames that look alike differ in few of 64 bits
+(the lowest frequencies against their median: Zauner, "Implementation and Benchmarking of Perceptual Image Hash
+Functions", 2010).
+"""
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from pydantic import BaseModel, ConfigDict, Field
+
+from models.errors import ReelmillError
+from tasks.caching import Step, cached
+from tasks.frames import Frames, first_middle_last
+from tasks.manifest import ERROR_FIELDS, ManifestRef, read_rows, table_of
+
+VERSION = 1
+
+NEEDS_OF_SCAN = ("frame_store",)
+
+NEEDS = ("clip_id", "start_pts", "end_pts")
+"""Columns of the split that this step reads."""
+
+SCHEMA = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("brightness", pa.float32()),
+        ("contrast", pa.float32()),
+        ("colours", pa.list_(pa.string())),
+        ("phash", pa.list_(pa.string())),
+        *ERROR_FIELDS,
+    ]
+)
+
+STEP = Step("look", VERSION, SCHEMA)
+
+PALETTE = {
+    "black": (15, 15, 15),
+    "grey": (125, 125, 125),
+    "white": (245, 245, 245),
+    "red": (200, 35, 40),
+    "orange": (235, 130, 35),
+    "yellow": (240, 215, 60),
+    "green": (65, 150, 65),
+    "teal": (35, 145, 150),
+    "blue": (45, 80, 190),
+    "light blue": (150, 195, 235),
+    "purple": (125, 55, 165),
+    "pink": (240, 145, 185),
+    "brown": (110, 70, 40),
+    "beige": (220, 200, 165),
+}
+"""The colours that have a name here, sRGB."""
+
+
+class LookConfig(BaseModel):
+    """Which colours are named."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_colours: int = Field(default=2, ge=1, description="At most so many colours are named.")
+    min_colour_share: float = Field(default=0.15, ge=0, le=1, description="A further colour covers at least so much.")
+
+
+def luma(frame: Frames) -> NDArray[np.float32]:
+    """The luma, 0 to 255, of an RGB frame."""
+    return cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.float32)
+
+
+def perceptual_hash(frame: Frames) -> str:
+    """64 bits as 16 hexadecimal digits: which of the 8x8 lowest cosine frequencies of the luma exceed their median."""
+    small = cv2.resize(luma(frame), (32, 32), interpolation=cv2.INTER_AREA)
+    lowest = cv2.dct(small)[:8, :8].ravel()
+    bits = lowest > np.median(lowest)
+    return np.packbits(bits).tobytes().hex()
+
+
+def named_colours(frame: Frames, config: LookConfig) -> list[str]:
+    """The names of a frame's colours, each pixel's by the nearest of PALETTE in CIELAB, the most frequent first."""
+    small = cv2.resize(frame, (48, 48), interpolation=cv2.INTER_AREA)
+    distances = np.linalg.norm(_lab(small).reshape(-1, 1, 3) - _lab(_palette()).reshape(1, -1, 3), axis=-1)
+    shares = np.bincount(distances.argmin(axis=1), minlength=len(PALETTE)) / len(distances)
+    order = np.argsort(-shares, kind="stable")[: config.max_colours]
+    names = list(PALETTE)
+    return [names[i] for rank, i in enumerate(order) if rank == 0 or shares[i] >= config.min_colour_share]
+
+
+def columns_of(frames: Frames, config: LookConfig) -> dict[str, Any]:
+    """The measured columns of a clip from its first, middle and last frame, uint8 RGB [1 to 3, height, width, 3]."""
+    lumas = [luma(frame) for frame in frames]
+    return {
+        "brightness": float(np.mean(lumas)),
+        "contrast": float(max(picture.std() for picture in lumas)),
+        "colours": named_colours(frames[len(frames) // 2], config),
+        "phash": [perceptual_hash(frames[round(i * (len(frames) - 1) / 2)]) for i in range(3)],
+    }
+
+
+def _lab(picture: NDArray[Any]) -> NDArray[np.float32]:
+    return cv2.cvtColor(picture.astype(np.float32) / 255, cv2.COLOR_RGB2Lab).astype(np.float32)
+
+
+def _palette() -> Frames:
+    return np.array([list(PALETTE.values())], np.uint8)
+
+
+def measure_clip(store: Path, clip: dict[str, Any], config: LookConfig) -> dict[str, Any]:
+    """The row of one clip of the split, from its frames in `store`; nulls and the reason when it cannot be measured."""
+    row = {"clip_id": clip["clip_id"], "attempt": 1}
+    try:
+        return row | columns_of(first_middle_last(store, clip["start_pts"], clip["end_pts"]), config)
+    except ReelmillError as error:
+        return row | {"error_code": error.code, "error_message": str(error)}
+
+
+def measure_video(root: Path, config: LookConfig, scan: ManifestRef, split: ManifestRef) -> ManifestRef:
+    """The look of one video's clips below `root`: found, or measured."""
+
+    def compute(_: str) -> pa.Table:
+        stores = [root / row["frame_store"] for row in read_rows(scan, NEEDS_OF_SCAN) if row["frame_store"]]
+        rows = [measure_clip(store, clip, config) for store in stores for clip in read_rows(split, NEEDS)]
+        return table_of(rows, SCHEMA)
+
+    return cached(STEP, root, config, [scan, split], compute)
+
+
+@task(name="look", cache_policy=NO_CACHE)
+def measure_look(root: Path, config: LookConfig, videos: list[tuple[ManifestRef, ManifestRef]]) -> list[ManifestRef]:
+    """Measure the clips of a chunk of videos, each given by its scan and its split."""
+    return [measure_video(root, config, scan, split) for scan, split in videos]

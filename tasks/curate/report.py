@@ -1,0 +1,168 @@
+"""The report of a dataset: one page with what was kept, what was dropped and why, for a person to look at and tune.
+
+It holds everything it shows and opens from disk. Its size is bounded: of each group it shows some clips and says how
+many there are.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+from markupsafe import Markup
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from pydantic import BaseModel, ConfigDict, Field
+
+from tasks.manifest import ManifestRef, publish_text
+from tasks.pages.dataset import Dataset, Funnel, decoding, funnel_of, ordered, read_dataset, titled
+from tasks.pages.page import duration, render, words
+from tasks.pages.sheets import Sheet, grouped, kept_sheets, sheet_of
+
+VERSION = 1
+
+PAGE = Path("report/index.html")
+
+TEMPLATE = Path(__file__).with_name("report.html.j2")
+
+DISTRIBUTIONS = (
+    ("motion_score", "Motion", "motion score, short sides per second", ("min_motion", "max_motion")),
+    ("text_area", "Text", "share of the picture covered by text", ("max_text_area",)),
+)
+"""Columns whose distribution is shown, with a title, a label, and the settings of `select` that bound them."""
+
+
+class ReportConfig(BaseModel):
+    """How much the page shows."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kept_per_motion: int = Field(12, ge=0, description="Kept clips shown for each class of camera motion")
+    dropped_per_reason: int = Field(8, ge=0, description="Dropped clips shown for each reason")
+    duplicate_groups: int = Field(12, ge=0, description="Groups of duplicates shown")
+    rows: int = Field(300, ge=0, description="Rows shown of each table")
+
+
+def figures(dataset: Dataset, funnel: Funnel) -> list[tuple[str, str, str]]:
+    """The page's headline: names, values, and words beside them."""
+    used = dataset.videos.filter(pc.field("status") == "ok")
+    unused = len(dataset.videos) - len(used)
+    return [
+        ("files", f"{len(dataset.videos):,}", f"{unused:,} not used" if unused else ""),
+        ("footage", duration(sum(used["duration_s"].drop_null().to_pylist())), ""),
+        ("shots", f"{dataset.shots:,}", ""),
+        ("clips kept", f"{funnel.kept:,}", f"of {funnel.clips:,}"),
+        ("kept footage", duration(funnel.kept_seconds), ""),
+    ]
+
+
+def charts(dataset: Dataset) -> list[tuple[str, Markup]]:
+    """The distributions of what was measured, with titles."""
+    from tasks.pages.charts import bars, histogram
+
+    keep, made = dataset.keep, []
+    for column, title, label, settings in DISTRIBUTIONS:
+        values = dataset.clips[column].to_numpy().astype(float)
+        limits = [dataset.thresholds[name] for name in settings if dataset.thresholds.get(name) is not None]
+        made.append((title, histogram(column, values[keep], values[~keep], label, limits)))
+    shortest = dataset.thresholds.get("min_clip_s")
+    limits = [] if shortest is None else [shortest]
+    made.append(("Length", histogram("length", dataset.seconds[keep], dataset.seconds[~keep], "seconds", limits)))
+    return [*made, ("Camera motion", bars("camera", motion_counts(dataset), "clips"))]
+
+
+def motion_counts(dataset: Dataset) -> list[tuple[str, int, int]]:
+    """Each class of camera motion with its kept and its dropped clips, the most frequent first."""
+    kept, dropped = (grouped(dataset, "camera_motion", among) for among in (dataset.keep, ~dataset.keep))
+    counts = [(words(name), len(kept.get(name, ())), len(dropped.get(name, ()))) for name in {*kept, *dropped}]
+    return sorted(counts, key=lambda row: (-row[1] - row[2], row[0]))
+
+
+def remarks(dataset: Dataset) -> list[str]:
+    """What the figures rest on: who wrote the captions, and what nobody measured."""
+    engines = sorted(set(dataset.clips["caption_engine"].drop_null().to_pylist()))
+    captions = {"attributes": "Captions are sentences composed from these measurements; no network saw the pictures."}
+    lines = [captions.get(engine, f"Captions are by {engine}.") for engine in engines]
+    optional = {"clip_similarity": "likeness of caption and picture (CLIP)", "aesthetic": "the aesthetic score"}
+    missing = [label for name, label in optional.items() if dataset.clips[name].null_count == len(dataset.clips)]
+    if missing:
+        lines.append(f"Not measured: {' and '.join(missing)}. They need weights that this run did without.")
+    return lines
+
+
+def dropped_sheets(dataset: Dataset, cap: int) -> list[tuple[str, str, Sheet]]:
+    """Dropped clips by the first rule they fail: its title, its threshold, and the clips; duplicates have their own
+    place."""
+    groups = grouped(dataset, "drop_reason", ~dataset.keep)
+    sheets = []
+    for reason in ordered(name for name in groups if name != "duplicate"):
+        sheet = sheet_of(dataset, reason, groups[reason], cap)
+        for clip in sheet.cards:
+            others = [name for name in clip["drop_reasons"] if name != reason]
+            clip["others"] = [titled(name, dataset.thresholds)[0].lower() for name in others]
+        sheets.append((*titled(reason, dataset.thresholds), sheet))
+    return sheets
+
+
+def duplicate_groups(dataset: Dataset, cap: int) -> tuple[list[Sheet], int]:
+    """Up to `cap` groups of clips that look alike, with at most four clips of each, and how many groups are left."""
+    groups = grouped(dataset, "dedup_group", dataset.clips["dedup_group"].is_valid().to_numpy())
+    shown = list(groups.items())[:cap]
+    return [sheet_of(dataset, name, rows, 4) for name, rows in shown], len(groups) - len(shown)
+
+
+def failures(dataset: Dataset) -> Iterator[tuple[str, str]]:
+    """Files that could not be read and clips that could not be measured, each with the reason."""
+    unread = dataset.videos.filter(pc.field("status") == "unreadable")
+    for row in unread.select(["source", "error_message"]).to_pylist():
+        yield Path(row["source"]).name, row["error_message"].removeprefix(f"{row['source']}: ")
+    wrong = dataset.clips.filter(dataset.clips["error"].is_valid())
+    for row in wrong.select(["source", "start_s", "error"]).to_pylist():
+        yield f"{Path(row['source']).name} at {row['start_s']:.1f} s", row["error"]
+
+
+def files(dataset: Dataset, rows: int) -> list[dict[str, Any]]:
+    """The first `rows` source files, with their numbers of shots and of kept clips."""
+    clips = dataset.clips.select(["video_id", "shot_start_pts", "keep"])
+    shots = clips.group_by(["video_id", "shot_start_pts"]).aggregate([])["video_id"].value_counts().to_pylist()
+    kept = clips.filter(dataset.keep)["video_id"].value_counts().to_pylist()
+    named = [{count["values"]: count["counts"] for count in counts} for counts in (shots, kept)]
+    return [
+        row | {"shots": count(row, named[0]), "kept": count(row, named[1])}
+        for row in dataset.videos.slice(0, rows).to_pylist()
+    ]
+
+
+def count(file: dict[str, Any], counts: dict[str, int]) -> int | str:
+    """The number that belongs to a file; nothing for a file that was not used."""
+    return counts.get(file["video_id"], 0) if file["status"] == "ok" else ""
+
+
+def report_html(dataset: Dataset, config: ReportConfig) -> str:
+    """The page."""
+    funnel, failed = funnel_of(dataset), list(failures(dataset))
+    duplicates, more_duplicates = duplicate_groups(dataset, config.duplicate_groups)
+    return render(
+        TEMPLATE,
+        name=dataset.root.resolve().name,
+        lede=decoding(dataset),
+        figures=figures(dataset, funnel),
+        funnel=funnel,
+        charts=charts(dataset),
+        remarks=remarks(dataset),
+        kept=kept_sheets(dataset, config.kept_per_motion),
+        dropped=dropped_sheets(dataset, config.dropped_per_reason),
+        duplicates=duplicates,
+        more_duplicates=more_duplicates,
+        failures=failed[: config.rows],
+        more_failures=max(0, len(failed) - config.rows),
+        files=files(dataset, config.rows),
+        more_files=max(0, len(dataset.videos) - config.rows),
+    )
+
+
+@task(name="report", cache_policy=NO_CACHE)
+def write_report(root: Path, config: ReportConfig, clips: ManifestRef) -> Path:
+    """Write the page of the dataset at `root`, whose clips.parquet is `clips`; its path."""
+    publish_text(root / PAGE, report_html(read_dataset(clips), config))
+    return root / PAGE

@@ -1,0 +1,247 @@
+"""Scan: one decode of each source, which yields the time and the cheap signals of every frame, and the frame store.
+
+Signals, one value per frame, 0 to 255: `change` is the mean absolute difference to the frame before, as the mean over
+the shrunk planes Y, U and V (see tasks/signals.py), 0 for the first frame; `change_2` is the same to the frame before
+that; `luma` is the mean luma. `damaged` marks frames that the decoder repaired, up to the next keyframe. `lost` counts
+packets that gave no picture, `dropped` frames without a usable time, `decodes` the decoders opened for the row.
+
+The signals follow PySceneDetect's ContentDetector, on the planes as decoded instead of HSV.
+"""
+
+import logging
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from pydantic import BaseModel, ConfigDict, Field
+
+from models.errors import BadMedia
+from tasks.caching import Step, cached
+from tasks.children import run_in_child
+from tasks.frames import FrameWriter, frame_writer
+from tasks.manifest import ERROR_FIELDS, ManifestRef, table_of
+from tasks.signals import Planes, difference, neighbours, small_planes
+from tasks.video import FullPass, SourceVideo, decoders_opened, open_video, shown_size, upright
+
+log = logging.getLogger("reelmill")
+
+VERSION = 1
+
+SCHEMA = pa.schema(
+    [
+        ("video_id", pa.string()),
+        ("source_digest", pa.string()),
+        ("time_base", pa.string()),
+        ("frames", pa.int64()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("duration_s", pa.float64()),
+        ("end_pts", pa.int64()),
+        ("pts", pa.list_(pa.int64())),
+        ("change", pa.list_(pa.float32())),
+        ("change_2", pa.list_(pa.float32())),
+        ("luma", pa.list_(pa.float32())),
+        ("damaged", pa.list_(pa.bool_())),
+        ("lost", pa.int64()),
+        ("dropped", pa.int64()),
+        ("frame_store", pa.string()),
+        ("decodes", pa.int32()),
+        *ERROR_FIELDS,
+    ]
+)
+
+STEP = Step("scan", VERSION, SCHEMA, files=("frame_store",))
+
+
+class Sampling(BaseModel):
+    """What the scan's result depends on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    frames_per_s: float = Field(default=2.0, gt=0, description="Frames kept in the frame store for each second.")
+    short_side: int = Field(default=360, ge=16, description="Longest short side of stored frames, in pixels.")
+    jpeg_quality: int = Field(default=90, ge=1, le=100, description="JPEG quality of stored frames.")
+    peak_change: float = Field(
+        default=2.0, ge=0, description="Least change, 0 to 255, for storing the frames on both sides."
+    )
+    peak_ratio: float = Field(
+        default=1.25, ge=1, description="The same, as a multiple of the mean of the two changes before."
+    )
+    max_damage: float = Field(
+        default=0.05, ge=0, le=1, description="Share of lost or damaged frames that fails the video."
+    )
+
+
+class ScanConfig(Sampling):
+    """Sampling, and how long a decode may take, which no result depends on."""
+
+    limit_factor: float = Field(default=20.0, gt=0, description="Time limit of a decode, in durations of the video.")
+    limit_floor_s: float = Field(default=120.0, gt=0, description="Least time limit of a decode, in seconds.")
+
+
+@dataclass
+class Signals:
+    """What one pass collects, an entry for each frame: see the module's docstring."""
+
+    pts: list[int] = field(default_factory=list)
+    change: list[float] = field(default_factory=list)
+    change_2: list[float] = field(default_factory=list)
+    luma: list[float] = field(default_factory=list)
+    damaged: list[bool] = field(default_factory=list)
+    _before: tuple[Planes, ...] = ()
+
+    def add(self, pts: int, planes: Planes, damaged: bool) -> None:
+        """Measure the next frame against the two before it."""
+        changes = [difference(planes, before) for before in self._before]
+        self.pts.append(pts)
+        self.change.append(changes[0] if changes else 0.0)
+        self.change_2.append(changes[-1] if changes else 0.0)
+        self.luma.append(float(planes[0].mean()))
+        self.damaged.append(damaged)
+        self._before = (planes, *self._before[:1])
+
+
+def is_peak(change: list[float], config: Sampling) -> bool:
+    """Whether the newest change stands out from those before it, so that a cut may lie there.
+
+    A cut that is r times the mean of two neighbours on each side is at least r/2 times the mean of the two before it:
+    every cut that `split` finds at a threshold of twice `peak_ratio` or more is among these.
+    """
+    newest, before = change[-1], np.array(change[-2:-8:-1])
+    usual = neighbours(before, newest, window=2).mean()
+    return bool(newest >= config.peak_change and newest >= config.peak_ratio * usual)
+
+
+class Sampler:
+    """Decides which frames go into the store: the first and the last, some each second, and both sides of each peak."""
+
+    def __init__(self, writer: FrameWriter, config: Sampling, stream: VideoStream) -> None:
+        self._writer, self._config = writer, config
+        self._time_base = stream.time_base or Fraction(1)
+        self._pixel_aspect = stream.codec_context.sample_aspect_ratio or Fraction(1)
+        self._rate = Fraction(config.frames_per_s).limit_denominator(1000)
+        self._start: Fraction | None = None
+        self._next_tick = 0
+        self._previous: VideoFrame | None = None
+
+    def see(self, frame: VideoFrame, peak: bool) -> None:
+        """Take the next frame; a `peak` lies between it and the one before."""
+        time = (frame.pts or 0) * self._time_base
+        self._start = time if self._start is None else self._start
+        tick = int((time - self._start) * self._rate)
+        if peak:
+            self.finish()
+        self._previous = frame
+        if peak or tick >= self._next_tick:
+            self._next_tick = tick + 1
+            self.finish()
+
+    def finish(self) -> None:
+        """Store the last frame seen, unless it is there already."""
+        if self._previous is None:
+            return
+        pts = self._previous.pts or 0
+        picture = upright(self._previous, self._config.short_side, self._pixel_aspect)
+        self._writer.add(pts, float(pts * self._time_base), picture)
+        self._previous = None
+
+
+def scan_file(path: Path, store: Path, config: Sampling) -> dict[str, Any]:
+    """Decode `path` once, write its frame store, and return the measured columns; raises BadMedia.
+
+    Runs in a child process. Memory does not grow with the video's length, but for some 100 bytes of signals a frame.
+    """
+    cv2.setNumThreads(1)
+    with open_video(path, threads=2, skip_loop_filter="all") as (container, stream):
+        decoding, signals, sizes = FullPass(container, stream), Signals(), set[tuple[int, int]]()
+        with frame_writer(store, config.jpeg_quality) as writer:
+            sampler = Sampler(writer, config, stream)
+            for frame, damaged in decoding.frames():
+                sizes.add(shown_size(frame))
+                if len(sizes) > 1:
+                    raise BadMedia(f"{path}: its picture changes size on the way ({sizes}). Convert it to one size.")
+                signals.add(frame.pts or 0, small_planes(frame), damaged)
+                if not damaged:
+                    sampler.see(frame, is_peak(signals.change, config) or any(signals.damaged[-2:]))
+            sampler.finish()
+            _check_damage(path, signals, decoding, config)
+        return _columns(signals, decoding, stream, sizes.pop())
+
+
+def _check_damage(path: Path, signals: Signals, decoding: FullPass, config: Sampling) -> None:
+    good, repaired = signals.damaged.count(False), signals.damaged.count(True)
+    frames = good + repaired + decoding.lost + decoding.dropped
+    if not good or frames - good > config.max_damage * frames:
+        raise BadMedia(
+            f"{path}: only {good} of {frames} frames can be used ({decoding.lost} lost, {repaired} damaged, "
+            f"{decoding.dropped} without a time). It is damaged or cut short; copy it again."
+        )
+
+
+def _columns(signals: Signals, decoding: FullPass, stream: VideoStream, size: tuple[int, int]) -> dict[str, Any]:
+    time_base = stream.time_base or Fraction(1)
+    end_pts = signals.pts[-1] + _last_duration(signals.pts, stream)
+    return {
+        "time_base": f"{time_base.numerator}/{time_base.denominator}",
+        "frames": len(signals.pts),
+        "width": size[0],
+        "height": size[1],
+        "duration_s": float((end_pts - signals.pts[0]) * time_base),
+        "end_pts": end_pts,
+        "pts": signals.pts,
+        "change": signals.change,
+        "change_2": signals.change_2,
+        "luma": signals.luma,
+        "damaged": signals.damaged,
+        "lost": decoding.lost,
+        "dropped": decoding.dropped,
+        "decodes": decoders_opened(),
+    }
+
+
+def _last_duration(pts: list[int], stream: VideoStream) -> int:
+    """How long the last frame is shown: as long as most are, since few files say it."""
+    if len(pts) > 1:
+        return int(np.median(np.diff(pts)))
+    return round(1 / (stream.average_rate * stream.time_base)) if stream.average_rate and stream.time_base else 1
+
+
+def scan_video(root: Path, config: ScanConfig, video: SourceVideo) -> ManifestRef:
+    """The scan of one video below `root`: found, or made; a video that cannot be decoded gives a row that says why."""
+    sampling = Sampling(**config.model_dump(include=set(Sampling.model_fields)))
+    limit_s = max(config.limit_floor_s, config.limit_factor * (video.duration_s or 0.0))
+
+    def compute(key: str) -> pa.Table:
+        store = Path("frames") / f"{video.video_id}.{key[:8]}.parquet"
+        row = {"video_id": video.video_id, "source_digest": video.digest, "attempt": 1}
+        try:
+            measured = run_in_child(scan_file, video.path, root / store, sampling, limit_s=limit_s)
+        except BadMedia as error:
+            return table_of([row | {"error_code": error.code, "error_message": str(error)}], SCHEMA)
+        finally:
+            _sweep(root / store)
+        if measured["lost"] or measured["dropped"] or any(measured["damaged"]):
+            log.warning("%s: some of its frames are lost, damaged or without a time; they are left out.", video.path)
+        return table_of([row | measured | {"frame_store": store.as_posix()}], SCHEMA)
+
+    return cached(STEP, root, sampling, [video.digest], compute)
+
+
+def _sweep(store: Path) -> None:
+    """Remove what a killed process has left beside the store it was writing."""
+    for left in store.parent.glob(f".{store.name}.*"):
+        left.unlink(missing_ok=True)
+
+
+@task(name="scan", cache_policy=NO_CACHE)
+def scan_videos(root: Path, config: ScanConfig, videos: list[SourceVideo]) -> list[ManifestRef]:
+    """Scan a chunk of videos, one after the other."""
+    return [scan_video(root, config, video) for video in videos]

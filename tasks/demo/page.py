@@ -1,0 +1,256 @@
+"""The demo's page: what became of the footage, what was trained on it, and what the model then made of new pictures.
+
+Every figure is as measured. The page holds all its pictures and videos; the dataset's report and the galleries, which
+lie beside it, are linked.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+import numpy as np
+from markupsafe import Markup
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from tasks.manifest import ManifestRef, publish_text, read_lineage, read_manifest, read_rows
+from tasks.pages.dataset import Dataset, Funnel, decoding, funnel_of, read_dataset
+from tasks.pages.page import data_uri, plural, render, words
+from tasks.pages.sheets import kept_sheets
+
+VERSION = 1
+
+PAGE = Path("index.html")
+
+TEMPLATE = Path(__file__).with_name("page.html.j2")
+
+NEEDS = (
+    "name",
+    "take",
+    "status",
+    "picture",
+    "video",
+    "motion_asked",
+    "motion_measured",
+    "camera_strength",
+    "error_message",
+)
+"""Columns read of the generated clips."""
+
+CLIPS_PER_MOTION = 3
+"""Kept clips shown for each class of camera motion; the dataset's report shows more."""
+
+PICTURES = 24
+"""Most pictures shown with their videos."""
+
+REPORT = Path("report/index.html")
+"""Where a dataset's report and a run's gallery lie in their folders."""
+
+Clips = Mapping[str, Any]
+
+
+class Trial(NamedTuple):
+    """One way of asking the model: its name, its folder, and the rows of its clips."""
+
+    name: str
+    folder: Path
+    clips: list[dict[str, Any]]
+
+
+class Asked(NamedTuple):
+    """One motion asked in one way: of `clips` clips `met` showed it, `others` what else was seen, most often first.
+    `motion` is None where none was asked; speed: the camera's mean, in short sides per second."""
+
+    trial: str
+    motion: str | None
+    clips: int
+    met: int
+    others: list[tuple[str, int]]
+    speed: float
+
+
+def read_trials(outputs: Mapping[str, ManifestRef]) -> list[Trial]:
+    """The generated clips of each run, by the runs' names."""
+    return [Trial(name, ref.path.parent, read_rows(ref, NEEDS)) for name, ref in outputs.items()]
+
+
+def asked_and_measured(trial: Trial) -> list[Asked]:
+    """What one way of asking gave, a row for each motion asked."""
+    made = [clip for clip in trial.clips if clip["status"] == "ok"]
+    asked = sorted({clip["motion_asked"] for clip in made}, key=lambda motion: motion or "")
+    return [_asked(trial.name, motion, [c for c in made if c["motion_asked"] == motion]) for motion in asked]
+
+
+def _asked(trial: str, motion: str | None, clips: Sequence[Clips]) -> Asked:
+    seen = Counter(words(clip["motion_measured"]) for clip in clips)
+    met = seen.pop(words(motion), 0) if motion else 0
+    others = sorted(seen.items(), key=lambda pair: (-pair[1], pair[0]))
+    speeds = [clip["camera_strength"] for clip in clips if clip["camera_strength"] is not None]
+    return Asked(trial, motion, len(clips), met, others, float(np.mean(speeds)) if speeds else 0.0)
+
+
+def rows_of_pictures(trials: Sequence[Trial], cap: int = PICTURES) -> list[dict[str, Any]]:
+    """For each picture, by name, its address and one cell for each trial: the clip with its video's address, or why
+    there is none."""
+    by_name = [{clip["name"]: clip for clip in reversed(trial.clips) if not clip["take"]} for trial in trials]
+    names = sorted({name for clips in by_name for name in clips})[:cap]
+    return [
+        {
+            "name": name,
+            "picture": _picture(name, trials, by_name),
+            "cells": [_cell(trial, clips.get(name)) for trial, clips in zip(trials, by_name, strict=True)],
+        }
+        for name in names
+    ]
+
+
+def _picture(name: str, trials: Sequence[Trial], by_name: Sequence[Mapping[str, Clips]]) -> str | None:
+    found = (t.folder / clips[name]["picture"] for t, clips in zip(trials, by_name, strict=True) if _has(clips, name))
+    path = next(found, None)
+    return data_uri(path.read_bytes(), "image/png") if path else None
+
+
+def _has(clips: Mapping[str, Clips], name: str) -> bool:
+    return name in clips and bool(clips[name]["picture"])
+
+
+def _cell(trial: Trial, clip: Clips | None) -> dict[str, Any]:
+    if clip is None or clip["status"] != "ok":
+        reason = clip["error_message"] if clip else "not asked for"
+        return {"trial": trial.name, "video": None, "reason": reason}
+    asked, measured = clip["motion_asked"], clip["motion_measured"]
+    video = data_uri((trial.folder / clip["video"]).read_bytes(), "video/mp4")
+    met = asked is not None and asked == measured
+    return {"trial": trial.name, "video": video, "measured": measured, "met": met, "speed": clip["camera_strength"]}
+
+
+def confusion(evaluation: Mapping[str, Any]) -> tuple[list[str], list[dict[str, Any]]]:
+    """The classes that were measured, and for each motion asked its counts and shares in their order."""
+    by_motion = evaluation["by_motion"]
+    seen = {name for facts in by_motion.values() for name in facts["measured"]}
+    columns = [*by_motion, *sorted(seen - set(by_motion))]
+    rows = [
+        {
+            "motion": motion,
+            **{name: facts[name] for name in ("asked", "right", "speed_asked", "speed_measured")},
+            "cells": [(name == motion, _share(facts, name)) for name in columns],
+        }
+        for motion, facts in by_motion.items()
+    ]
+    return columns, rows
+
+
+def _share(facts: Mapping[str, Any], name: str) -> float:
+    return facts["measured"].get(name, 0) / max(facts["asked"], 1)
+
+
+def loss_chart(log: ManifestRef) -> Markup:
+    """The training's loss by step."""
+    from tasks.pages.charts import smoothed_curve
+
+    table = read_manifest(log, ("step", "loss"))
+    steps, losses = (table[name].to_numpy().astype(float) for name in ("step", "loss"))
+    return smoothed_curve("loss", steps, losses, "step", "loss")
+
+
+def frames_chart(evaluation: Mapping[str, Any]) -> Markup | None:
+    """How near each generated frame is to the true one, against repeating the picture; None without such figures."""
+    from tasks.pages.charts import curves
+
+    if not evaluation.get("frame_psnr_db"):
+        return None
+    lines = {"generated": evaluation["frame_psnr_db"], "picture repeated": evaluation["copy_frame_psnr_db"]}
+    # The first frame of the copy is the picture itself, and would squeeze all others to the bottom.
+    spans = {"generated": 0, "picture repeated": 1}
+    points = {n: (np.arange(spans[n], len(v)) + 1.0, np.array(v[spans[n] :], float)) for n, v in lines.items()}
+    return curves("frames", points, "frame", "PSNR, dB")
+
+
+def figures(funnel: Funnel, dataset: Dataset, trials: Sequence[Trial], lineage: Mapping[str, Any]) -> list[tuple]:
+    """The page's headline: names, values, and words beside them."""
+    asked = [row for trial in trials for row in asked_and_measured(trial) if row.motion]
+    made = sum(clip["status"] == "ok" for trial in trials for clip in trial.clips)
+    return [
+        ("source files", str(len(dataset.videos)), ""),
+        ("clips kept", str(funnel.kept), f"of {funnel.clips}"),
+        ("training steps", str(lineage.get("steps", "")), ""),
+        ("videos made", str(made), ""),
+        ("moved as asked", str(sum(row.met for row in asked)), f"of {sum(row.clips for row in asked)}"),
+    ]
+
+
+def training_figures(log: ManifestRef, lineage: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """What the training was, as headline figures; what its settings do not say is left out."""
+    losses = read_manifest(log, ("loss",))["loss"].to_pylist()
+    named = [("steps", "steps"), ("clips per step", "batch"), ("rank", "rank")]
+    known = [(title, str(lineage[name]), "") for title, name in named if lineage.get(name) is not None]
+    return [*known, ("loss at the end", f"{losses[-1]:.3f}", f"from {losses[0]:.3f}")] if losses else known
+
+
+def trained_on(dataset: Dataset, lineage: Mapping[str, Any]) -> str:
+    """What the LoRA learned from, in words: "13 clips that curation labelled pan right"."""
+    motions = lineage.get("motions") or ()
+    labels = dataset.clips["camera_motion"].to_pylist()
+    used = sum(keep and (not motions or label in motions) for keep, label in zip(dataset.keep, labels, strict=True))
+    return plural(used, "clip") + (f" that curation labelled {' or '.join(map(words, motions))}" if motions else "")
+
+
+def links(out: Path, clips: ManifestRef, trials: Sequence[Trial]) -> list[tuple[str, str]]:
+    """Names and addresses, relative to the page, of the report and of the galleries."""
+    folders = {"The dataset's report": clips.path.parent} | {f"Gallery: {t.name}": t.folder for t in trials}
+    return [(name, _address(out, folder / REPORT)) for name, folder in folders.items()]
+
+
+def _address(out: Path, target: Path) -> str:
+    return quote(Path(os.path.relpath(target.resolve(), out.resolve())).as_posix())
+
+
+def page_html(
+    out: Path,
+    clips: ManifestRef,
+    train_log: ManifestRef,
+    outputs: Mapping[str, ManifestRef],
+    evaluation: Mapping[str, Any],
+) -> str:
+    """The page, to lie in `out`; see `write_page`."""
+    dataset, trials = read_dataset(clips), read_trials(outputs)
+    lineage, funnel = read_lineage(train_log.path).parameters, funnel_of(dataset)
+    columns, matrix = confusion(evaluation) if evaluation else ([], [])
+    return render(
+        TEMPLATE,
+        figures=figures(funnel, dataset, trials, lineage),
+        decoding=decoding(dataset),
+        funnel=funnel,
+        kept=kept_sheets(dataset, CLIPS_PER_MOTION),
+        trained_on=trained_on(dataset, lineage),
+        training=training_figures(train_log, lineage),
+        loss=loss_chart(train_log),
+        trials=[trial.name for trial in trials],
+        pictures=rows_of_pictures(trials),
+        asked=[row for trial in trials for row in asked_and_measured(trial)],
+        evaluation=evaluation,
+        frames=frames_chart(evaluation),
+        columns=columns,
+        matrix=matrix,
+        links=links(out, clips, trials),
+    )
+
+
+@task(name="demo page", cache_policy=NO_CACHE)
+def write_page(
+    out: Path,
+    clips: ManifestRef,
+    train_log: ManifestRef,
+    outputs: dict[str, ManifestRef],
+    evaluation: dict[str, Any],
+) -> Path:
+    """Write `out`/index.html; its path.
+
+    `clips` is a dataset's clips.parquet, `train_log` the manifest of a training, `outputs` the tables of runs of
+    generate by the names to show them under, in order; `evaluation` the figures of tasks/tiny/evaluate.py, or nothing.
+    """
+    publish_text(out / PAGE, page_html(out, clips, train_log, outputs, evaluation))
+    return out / PAGE

@@ -1,0 +1,138 @@
+"""The frame store: sampled frames of one video as JPEG in one Parquet file, a row per frame in order of time.
+
+Whatever looks at pictures after the scan reads them here, by pts, and never decodes the video again.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from models.errors import BadManifest
+from tasks.manifest import publish
+
+Frames = NDArray[np.uint8]
+
+SCHEMA = pa.schema([("pts", pa.int64()), ("time_s", pa.float64()), ("jpeg", pa.binary())])
+
+JPEG_QUALITY = 90
+
+ROWS_PER_GROUP = 32
+"""Frames held in memory while writing, and read at least when a few of them are asked for."""
+
+
+class StoredFrames(NamedTuple):
+    """Frames of a stretch of video in order of time: `pictures` is uint8 RGB [frames, height, width, 3]."""
+
+    pts: list[int]
+    times_s: list[float]
+    pictures: Frames
+
+
+class FrameWriter:
+    """Appends frames to a store, in order of time; a frame that is already there is left out. See `frame_writer`."""
+
+    def __init__(self, file: pq.ParquetWriter, quality: int = JPEG_QUALITY) -> None:
+        self._file = file
+        self._quality = quality
+        self._rows: list[dict[str, int | float | bytes]] = []
+        self.last_pts: int | None = None
+
+    def add(self, pts: int, time_s: float, picture: Frames) -> None:
+        """Append one uint8 RGB picture [height, width, 3]; raises ValueError when it is older than the last one."""
+        if self.last_pts is not None and pts <= self.last_pts:
+            raise ValueError(f"Frame {pts} comes after frame {self.last_pts}.")
+        self._rows.append({"pts": pts, "time_s": time_s, "jpeg": _to_jpeg(picture, self._quality)})
+        self.last_pts = pts
+        if len(self._rows) == ROWS_PER_GROUP:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is held in memory."""
+        if self._rows:
+            self._file.write_table(pa.Table.from_pylist(self._rows, schema=SCHEMA))
+        self._rows.clear()
+
+
+@contextmanager
+def frame_writer(path: Path, quality: int = JPEG_QUALITY) -> Iterator[FrameWriter]:
+    """Yield a writer for the store at `path`; the file appears whole when the block ends well, or not at all."""
+    with publish(path) as aside, pq.ParquetWriter(aside, SCHEMA, compression="none") as file:
+        writer = FrameWriter(file, quality)
+        yield writer
+        writer.flush()
+
+
+def write_frames(path: Path, frames: Iterable[tuple[int, float, Frames]], quality: int = JPEG_QUALITY) -> None:
+    """Write a store from (pts, time in seconds, uint8 RGB picture) in order of time."""
+    with frame_writer(path, quality) as writer:
+        for pts, time_s, picture in frames:
+            writer.add(pts, time_s, picture)
+
+
+def read_frame_times(path: Path) -> list[tuple[int, float]]:
+    """The (pts, time in seconds) of every stored frame, in order; raises BadManifest."""
+    table = _read(path, ["pts", "time_s"])
+    return list(zip(table["pts"].to_pylist(), table["time_s"].to_pylist(), strict=True))
+
+
+def load_frames(path: Path, pts: Sequence[int]) -> Frames:
+    """The stored frames of these pts, in the order asked for, as uint8 RGB [frames, height, width, 3].
+
+    Raises BadManifest when one of them is not in the store.
+    """
+    table = _read(path, ["pts", "jpeg"], [("pts", "in", set(pts))]) if pts else SCHEMA.empty_table()
+    pictures = {row["pts"]: _from_jpeg(row["jpeg"]) for row in table.to_pylist()}
+    missing = set(pts) - set(pictures)
+    if missing:
+        raise BadManifest(f"{path}: has no frame at pts {min(missing)}. Delete the file and run the scan again.")
+    return _stack([pictures[p] for p in pts])
+
+
+def frames_in(path: Path, start_pts: int, end_pts: int) -> StoredFrames:
+    """The stored frames of [start_pts, end_pts), the end excluded; raises BadManifest when the store is unreadable."""
+    table = _read(path, SCHEMA.names, [("pts", ">=", start_pts), ("pts", "<", end_pts)])
+    pictures = _stack([_from_jpeg(jpeg) for jpeg in table["jpeg"].to_pylist()])
+    return StoredFrames(table["pts"].to_pylist(), table["time_s"].to_pylist(), pictures)
+
+
+def first_middle_last(path: Path, start_pts: int, end_pts: int) -> Frames:
+    """The first, the middle and the last stored frame of [start_pts, end_pts), each once, as `load_frames` gives them.
+
+    Raises BadManifest when no frame of it is stored.
+    """
+    stored = [frame for frame in read_frame_times(path) if start_pts <= frame[0] < end_pts]
+    if not stored:
+        raise BadManifest(f"{path}: has no frame from pts {start_pts} to {end_pts}. Delete it and run the scan again.")
+    middle_s = (stored[0][1] + stored[-1][1]) / 2
+    middle, _ = min(stored, key=lambda frame: abs(frame[1] - middle_s))
+    return load_frames(path, sorted({stored[0][0], middle, stored[-1][0]}))
+
+
+def _read(path: Path, columns: list[str], filters: list[tuple] | None = None) -> pa.Table:
+    try:
+        return pq.read_table(path, columns=columns, filters=filters)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise BadManifest(f"{path}: not a readable frame store ({error}). Delete it and run the scan again.") from error
+
+
+def _stack(pictures: list[Frames]) -> Frames:
+    return np.stack(pictures) if pictures else np.empty((0, 0, 0, 3), np.uint8)
+
+
+def _to_jpeg(picture: Frames, quality: int) -> bytes:
+    _, jpeg = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return jpeg.tobytes()
+
+
+def _from_jpeg(jpeg: bytes) -> Frames:
+    picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB)
+    if picture is None:
+        raise BadManifest("A stored frame is not a JPEG. Delete the frame store and run the scan again.")
+    return picture.astype(np.uint8, copy=False)

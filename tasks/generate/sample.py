@@ -1,0 +1,272 @@
+"""Sampling: the latents of every job, written before anything is decoded.
+
+Items that ask for the same sampling share a batch. An item's noise never depends on its batch; its latents do in the
+last bits. So each item's row names its batch, and a batch that was interrupted while it was being written is sampled
+again as it was: a run killed at any moment ends with the same bits as one that was not.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from PIL import Image
+from prefect import task
+from pydantic import BaseModel, ConfigDict, Field
+from safetensors.torch import save_file
+from torch import Tensor
+
+from models.errors import BadModel, ReelmillError
+from models.loaded import model_with_lora
+from models.noise import item_noise, stack_noise
+from models.pictures import as_tensor_values
+from models.sampling import sample_latents
+from models.svd import VideoModel
+from tasks.caching import Step, cached, find, key_of, lineage_of
+from tasks.manifest import ERROR_FIELDS, ManifestRef, publish, read_rows, table_of, write_manifest
+
+VERSION = 1
+
+SCHEMA = pa.schema(
+    [
+        pa.field("item_key", pa.string()),
+        pa.field("latents", pa.string()),
+        pa.field("latents_sha256", pa.string()),
+        pa.field("batch", pa.list_(pa.string())),
+        *ERROR_FIELDS,
+    ]
+)
+"""`latents_sha256` is of the float32 values, not of the file; `batch` has the item keys sampled together, in order."""
+
+STEP = Step("sample", VERSION, SCHEMA, files=("latents",))
+
+FAILED = Step("sample_failed", VERSION, SCHEMA)
+"""Where failures are kept, apart: they count attempts, and the next run tries again."""
+
+log = logging.getLogger("reelmill")
+
+
+class SampleConfig(BaseModel):
+    """How many clips are sampled together; an item's key does not depend on it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    batch: int = Field(default=1, ge=1, le=256, description="Clips sampled together; more need more memory")
+
+
+class ItemSettings(BaseModel):
+    """What decides an item's latents: these columns of its job, and its picture."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key: str
+    picture_sha256: str
+    seed: int
+    take: int
+    word: str | None
+    steps: int
+    fps: float
+    motion_bucket: int
+    guidance_min: float
+    guidance_max: float
+    noise_aug: float
+    frames: int
+    width: int
+    height: int
+    lora_sha256: str | None
+    lora_strength: float | None
+
+
+NEEDS = ("status", "item_key", "name", "picture", "model", "model_revision", "lora", *ItemSettings.model_fields)
+
+SHARED = ("steps", "fps", "guidance_min", "guidance_max", "noise_aug", "frames", "width", "height")
+"""What the items of a batch have in common, beside the model, the LoRA and whether they ask for a motion by name."""
+
+
+Batch = tuple[ManifestRef, tuple[str, ...]]
+"""The jobs' manifest, and the keys of those of its items that are sampled together."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One job to sample: its settings, where its picture and weights lie, and the key of its manifest."""
+
+    item_key: str
+    name: str
+    picture: str
+    model: str
+    model_revision: str
+    lora: str | None
+    settings: ItemSettings
+
+    @property
+    def key(self) -> str:
+        """The name of the item's manifest and of its latents."""
+        return key_of(lineage_of(STEP, self.settings, [self.item_key], self.model_revision))
+
+    @property
+    def shared(self) -> tuple[Any, ...]:
+        """What must be equal for two items to share a batch."""
+        own = self.settings
+        told = own.word is not None
+        return self.model_revision, own.lora_sha256, own.lora_strength, told, *(getattr(own, n) for n in SHARED)
+
+
+def item_of(row: Mapping[str, Any]) -> Item:
+    """The item of a job's row."""
+    settings = ItemSettings(**{name: row[name] for name in ItemSettings.model_fields})
+    own = ("item_key", "name", "picture", "model", "model_revision", "lora")
+    return Item(**{name: row[name] for name in own}, settings=settings)
+
+
+def ready_items(jobs: ManifestRef) -> list[Item]:
+    """The jobs that can be made, in their order."""
+    return [item_of(row) for row in read_rows(jobs, NEEDS) if row["status"] == "ready"]
+
+
+def batches_of(jobs: ManifestRef, config: SampleConfig) -> list[Batch]:
+    """The batches that all of the jobs make, whatever is done of them: what `sample_jobs` takes, in chunks."""
+    return [(jobs, tuple(item.item_key for item in batch)) for batch in fill_batches(ready_items(jobs), config.batch)]
+
+
+def plan_batches(items: Sequence[Item], done: Mapping[str, Sequence[str]], size: int) -> list[list[Item]]:
+    """The batches that make what is missing of `items`; `done` has the batch of each item that is not, by item key.
+
+    A batch of which some items are done is planned again as it was, if it still can be; others are filled in order.
+    """
+    known = {item.item_key: item for item in items}
+    missing = {key: item for key, item in known.items() if key not in done}
+    plans = []
+    for batch in dict.fromkeys(tuple(batch) for batch in done.values()):
+        if len(batch) <= size and set(batch) <= set(known) and set(batch) & set(missing):
+            plans.append([known[key] for key in batch])
+            missing = {key: item for key, item in missing.items() if key not in batch}
+    return plans + fill_batches(list(missing.values()), size)
+
+
+def fill_batches(items: Sequence[Item], size: int) -> list[list[Item]]:
+    """Batches of up to `size` items that may share one, in order."""
+    groups: dict[tuple[Any, ...], list[Item]] = {}
+    for item in items:
+        groups.setdefault(item.shared, []).append(item)
+    return [group[i : i + size] for group in groups.values() for i in range(0, len(group), size)]
+
+
+def sample_batch(root: Path, model: VideoModel, items: Sequence[Item]) -> Tensor:
+    """Latents [batch, frames, channels, h, w] of items that may share a batch; pictures are read below `root`."""
+    first = items[0].settings
+    shape = model.latent_shape(first.frames, first.height, first.width)
+    own = [item.settings for item in items]
+    noise = stack_noise([item_noise(s.seed, s.key, s.take, shape, (s.height, s.width)) for s in own])
+    return sample_latents(
+        model,
+        torch.stack([_picture(root / item.picture) for item in items]),
+        noise.latents,
+        noise.augmentation,
+        [s.word for s in own],
+        steps=first.steps,
+        fps=first.fps,
+        motion_buckets=[s.motion_bucket for s in own],
+        guidance=(first.guidance_min, first.guidance_max),
+        noise_aug=first.noise_aug,
+    )
+
+
+def latents_digest(latents: Tensor) -> str:
+    """SHA-256 of latents' float32 values in C order."""
+    return hashlib.sha256(latents.contiguous().numpy().tobytes()).hexdigest()
+
+
+def _picture(path: Path) -> Tensor:
+    with Image.open(path) as picture:
+        return torch.from_numpy(as_tensor_values(np.asarray(picture)).copy())
+
+
+def _sample(root: Path, items: Sequence[Item]) -> Tensor:
+    """The batch's latents from the model its items name; raises BadModel when that is no longer the model planned."""
+    first = items[0]
+    strength = 1.0 if first.settings.lora_strength is None else first.settings.lora_strength
+    with model_with_lora(first.model, Path(first.lora) if first.lora else None, strength) as model:
+        if model.revision != first.model_revision:
+            raise BadModel(f"{first.model}: the model's files changed while it was in use. Start the run again.")
+        return sample_batch(root, model, items)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why an item has no latents."""
+
+    code: str
+    message: str
+
+
+def _attempts(root: Path, items: Sequence[Item]) -> Iterator[tuple[Item, Sequence[Item], Tensor | Failure]]:
+    """Each item with the batch it was sampled in and its latents, or what went wrong with it alone."""
+    try:
+        latents = _sample(root, items)
+    except (ReelmillError, RuntimeError, ValueError, OSError, MemoryError) as error:
+        if len(items) == 1:
+            yield items[0], items, _failure(items[0], error)
+            return
+        log.warning("A batch of %d clips failed (%s); its clips are sampled one by one.", len(items), error)
+        for item in items:
+            yield from _attempts(root, [item])
+        return
+    for item, own in zip(items, latents, strict=True):
+        yield item, items, own if own.isfinite().all() else _not_finite(item)
+
+
+def _failure(item: Item, error: Exception) -> Failure:
+    if isinstance(error, ReelmillError):
+        return Failure(error.code, str(error))
+    code = "out_of_memory" if isinstance(error, torch.OutOfMemoryError | MemoryError) else "sampling_failed"
+    return Failure(code, f"{item.name}: sampling failed ({str(error).strip() or type(error).__name__}).")
+
+
+def _not_finite(item: Item) -> Failure:
+    return Failure("not_finite", f"{item.name}: the latents are not finite numbers; try other steps or guidance.")
+
+
+def _keep(root: Path, item: Item, batch: Sequence[Item], latents: Tensor) -> ManifestRef:
+    """The item's manifest; latents that are there already stay."""
+    keys = [i.item_key for i in batch]
+
+    def compute(key: str) -> pa.Table:
+        name = f"latents/{key}.safetensors"
+        # One entry, because safetensors writes several in an order that changes from run to run.
+        facts = item.settings.model_dump() | {"item_key": item.item_key, "model_revision": item.model_revision}
+        with publish(root / name) as aside:
+            about = {"reelmill": json.dumps(facts | {"batch": keys}, sort_keys=True)}
+            save_file({"latents": latents.contiguous()}, aside, metadata=about)
+        row = {"item_key": item.item_key, "latents": name, "latents_sha256": latents_digest(latents)}
+        return table_of([row | {"batch": keys, "attempt": 1}], SCHEMA)
+
+    return cached(STEP, root, item.settings, [item.item_key], compute, item.model_revision)
+
+
+def _keep_failure(root: Path, item: Item, failure: Failure) -> ManifestRef:
+    before = find(FAILED, root, item.key)
+    attempt = read_rows(before)[0]["attempt"] + 1 if before else 1
+    row = {"item_key": item.item_key, "error_code": failure.code, "error_message": failure.message, "attempt": attempt}
+    lineage = lineage_of(FAILED, item.settings, [item.item_key], item.model_revision)
+    return write_manifest(FAILED.path(root, item.key), table_of([row], SCHEMA), lineage)
+
+
+@task(name="sample")
+def sample_jobs(root: Path, config: SampleConfig, batches: list[Batch]) -> list[ManifestRef]:
+    """The latents of batches of jobs: one manifest for each item, in their order. What is there stays."""
+    items = {item.item_key: item for jobs in dict(batches) for item in ready_items(jobs)}
+    chunk = [items[key] for _, keys in batches for key in keys]
+    made = {item.item_key: found for item in chunk if (found := find(STEP, root, item.key))}
+    done = {key: read_rows(found, ("batch",))[0]["batch"] for key, found in made.items()}
+    for batch in plan_batches(chunk, done, config.batch):
+        for item, together, outcome in _attempts(root, batch):
+            failed = isinstance(outcome, Failure)
+            made[item.item_key] = _keep_failure(root, item, outcome) if failed else _keep(root, item, together, outcome)
+    return [made[item.item_key] for item in chunk]

@@ -1,0 +1,143 @@
+"""Lists of items as people give them: a folder of files, one file, or a table that names files.
+
+A table is CSV, JSON lines or Parquet. Its rows are named values; a cell left empty is no value. The files it names lie
+below its own folder.
+"""
+
+import csv
+import json
+import math
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from models.errors import BadInput
+
+TABLE_SUFFIXES = (".csv", ".jsonl", ".ndjson", ".parquet")
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One row: its values by column, without the empty ones; or what is wrong with it as a row."""
+
+    values: Mapping[str, Any] = field(default_factory=dict)
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The rows of a list, unchecked, and the folder that the files they name may not leave."""
+
+    folder: Path
+    rows: list[TableRow]
+
+
+def read_listing(path: Path, suffixes: Collection[str], column: str, columns: Collection[str]) -> Listing:
+    """The list at `path`: the files with `suffixes` in a folder (by name), one such file, or a table.
+
+    `column` is the one that names a row's file; `columns` are all that a table may have. Raises BadInput.
+    """
+    if path.is_dir():
+        names = sorted(p.name for p in path.iterdir() if _has_suffix(p, suffixes) and not p.is_dir())
+        if not names:
+            raise BadInput(f"{path}: no file with a fitting name in this folder ({', '.join(sorted(suffixes))}).")
+        return Listing(path, [TableRow({column: name}) for name in names])
+    if not path.is_file():
+        raise BadInput(f"{path}: no such folder or file.")
+    if _has_suffix(path, suffixes):
+        return Listing(path.parent, [TableRow({column: path.name})])
+    if path.suffix.lower() not in TABLE_SUFFIXES:
+        kinds = ", ".join(sorted((*suffixes, *TABLE_SUFFIXES)))
+        raise BadInput(f"{path}: neither a folder nor a file of a known kind ({kinds}).")
+    return Listing(path.parent, _checked(path, read_table(path), column, columns))
+
+
+def _has_suffix(path: Path, suffixes: Collection[str]) -> bool:
+    return path.suffix.lower() in suffixes and not path.name.startswith(".")
+
+
+def _checked(path: Path, rows: list[TableRow], column: str, columns: Collection[str]) -> list[TableRow]:
+    if not rows:
+        raise BadInput(f"{path}: the table has no rows.")
+    found = {name for row in rows for name in row.values}
+    unknown = sorted(str(name) for name in found - set(columns))
+    if unknown:
+        raise BadInput(f"{path}: unknown column {', '.join(unknown)}. Known: {', '.join(columns)}.")
+    if column not in found:
+        raise BadInput(f"{path}: the table needs a column '{column}' with the files' paths.")
+    return rows
+
+
+def locate(folder: Path, name: str) -> Path:
+    """The file that a list in `folder` names; raises BadInput when it is missing or outside the folder."""
+    try:
+        path, home = (folder / name).resolve(), folder.resolve()
+        inside, found = path.is_relative_to(home), path.is_file()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise BadInput(f"{name!r}: not a usable path ({error}).") from error
+    if not inside:
+        raise BadInput(f"{name}: lies outside {folder}; put it below that folder.")
+    if not found:
+        raise BadInput(f"{name}: no such file in {folder}.")
+    return path
+
+
+def read_table(path: Path) -> list[TableRow]:
+    """The rows of a table, in order; the kind follows the suffix. Raises BadInput when the file is no such table."""
+    readers = {
+        ".csv": _read_csv,
+        ".parquet": _read_parquet,
+        ".jsonl": _read_json_lines,
+        ".ndjson": _read_json_lines,
+    }
+    try:
+        return list(readers[path.suffix.lower()](path))
+    except (OSError, UnicodeDecodeError, csv.Error, pa.ArrowException) as error:
+        raise BadInput(f"{path}: cannot be read as a {path.suffix[1:]} table ({error}).") from error
+
+
+def _read_csv(path: Path) -> Iterator[TableRow]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file, strict=True, skipinitialspace=True)
+        columns = [name.strip() for name in reader.fieldnames or []]
+        repeated = sorted({name for name in columns if columns.count(name) > 1})
+        if repeated:
+            raise BadInput(f"{path}: the column {', '.join(repeated)} stands there twice.")
+        reader.fieldnames = columns
+        for row in reader:
+            if None in row:
+                yield TableRow(problem=f"line {reader.line_num} has more fields than the header.")
+            else:
+                yield TableRow(_filled({name: (value or "").strip() for name, value in row.items()}))
+
+
+def _read_json_lines(path: Path) -> Iterator[TableRow]:
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            values = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            yield TableRow(problem=f"line {number} is not JSON ({error}).")
+            continue
+        if isinstance(values, dict):
+            yield TableRow(_filled(values))
+        else:
+            yield TableRow(problem=f"line {number} is not a JSON object.")
+
+
+def _read_parquet(path: Path) -> Iterator[TableRow]:
+    for values in pq.ParquetFile(path).read().to_pylist():
+        yield TableRow(_filled(values))
+
+
+def _filled(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if not _is_empty(value)}
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))

@@ -1,0 +1,161 @@
+"""Charts as inline SVG: pure functions of numbers, the same bytes for the same numbers.
+
+Their colours are the page's, so that they follow its light and dark look; their text is the page's font. `name` must be
+one word, and another one for each chart of a page: it keeps the charts' inner ids apart.
+"""
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup, escape
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+Values = NDArray[np.floating]
+
+COLOURS = {
+    "#010101": "var(--ink)",
+    "#020202": "var(--soft)",
+    "#030303": "var(--line)",
+    "#040404": "var(--accent)",
+    "#050505": "var(--faint)",
+}
+"""Colours that matplotlib draws with, and what stands for them in the page."""
+
+INK, SOFT, LINE, ACCENT, FAINT = COLOURS
+
+SIZE = (4.4, 2.45)
+"""Width and height in inches; the page stretches a chart to its place."""
+
+BINS = 24
+
+SETTINGS: Any = {"svg.fonttype": "none", "font.size": 9.6, "axes.linewidth": 0.8, "path.simplify": False}
+
+
+def histogram(name: str, kept: Values, dropped: Values, x_label: str, limits: Sequence[float] = ()) -> Markup:
+    """How many clips have which value: kept ones below, dropped ones stacked on them, thresholds as lines.
+
+    Values that are not finite are left out; what lies past the 99th percentile is counted in the last bar.
+    """
+    kept, dropped = kept[np.isfinite(kept)], dropped[np.isfinite(dropped)]
+    values = np.concatenate([kept, dropped])
+    if not len(values):
+        return _nothing(name, x_label)
+    top = max(float(np.percentile(values, 99)), 1.2 * max(limits, default=0.0)) or 1.0
+    edges = np.linspace(min(0.0, float(values.min())), top, BINS + 1)
+    figure, axes = _new(SIZE)
+    bars = [np.histogram(np.minimum(part, top), edges)[0] for part in (kept, dropped)]
+    width = edges[1] - edges[0]
+    axes.bar(edges[:-1], bars[0], width * 0.86, align="edge", color=ACCENT)
+    axes.bar(edges[:-1], bars[1], width * 0.86, bars[0], align="edge", color=FAINT)
+    for limit in limits:
+        axes.axvline(limit, color=INK, linewidth=1.0, linestyle=(0, (3, 2)))
+    axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axes.set(xlabel=x_label, xlim=(edges[0], edges[-1]))
+    return _svg(figure, name, f"Clips by {x_label}: {len(kept)} kept, {len(dropped)} dropped")
+
+
+def bars(name: str, rows: Sequence[tuple[str, int, int]], title: str) -> Markup:
+    """A horizontal bar for each (label, kept, dropped), the first on top, dropped stacked on kept."""
+    if not rows:
+        return _nothing(name, title)
+    labels, kept, dropped = zip(*rows, strict=True)
+    figure, axes = _new((SIZE[0], max(SIZE[1], 0.4 + 0.21 * len(rows))))
+    places = np.arange(len(rows))[::-1]
+    axes.barh(places, kept, 0.62, color=ACCENT)
+    axes.barh(places, dropped, 0.62, kept, color=FAINT)
+    for place, *counts in zip(places, kept, dropped, strict=True):
+        axes.annotate(
+            str(sum(counts)), (sum(counts), place), (4, 0), textcoords="offset points", va="center", color=SOFT
+        )
+    axes.set_yticks(places, labels)
+    axes.set(
+        xlabel=title, ylim=(-0.6, len(rows) - 0.4), xlim=(0, 1.12 * max(map(sum, zip(kept, dropped, strict=True))))
+    )
+    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axes.grid(visible=False)
+    return _svg(figure, name, f"{title}: " + ", ".join(f"{row[0]} {row[1] + row[2]}" for row in rows))
+
+
+def curves(name: str, lines: Mapping[str, tuple[Values, Values]], x_label: str, y_label: str) -> Markup:
+    """Lines by their names, each from its x and y; the first one in the accent colour."""
+    figure, axes = _new(SIZE)
+    for rank, (label, (x, y)) in enumerate(lines.items()):
+        style = (
+            {"color": ACCENT, "linewidth": 2.0} if rank == 0 else {"color": SOFT, "linewidth": 1.4, "linestyle": "--"}
+        )
+        axes.plot(x, y, label=label, **style)
+    axes.set(xlabel=x_label, ylabel=y_label)
+    axes.margins(x=0.01)
+    if len(lines) > 1:
+        axes.legend(frameon=False, labelcolor=SOFT, fontsize="medium")
+    return _svg(figure, name, f"{y_label} by {x_label}: {', '.join(lines)}")
+
+
+def smoothed_curve(name: str, x: Values, y: Values, x_label: str, y_label: str) -> Markup:
+    """One noisy line, faint, and over it its mean over about a tenth of its points."""
+    figure, axes = _new(SIZE)
+    axes.plot(x, y, color=FAINT, linewidth=1.0)
+    axes.plot(x, smoothed(y, max(1, len(y) // 20)), color=ACCENT, linewidth=2.0)
+    axes.set(xlabel=x_label, ylabel=y_label)
+    axes.set_ylim(bottom=0)
+    axes.margins(x=0.01)
+    first, last = (float(y[0]), float(y[-1])) if len(y) else (0.0, 0.0)
+    return _svg(figure, name, f"{y_label} by {x_label}: from {first:.3f} to {last:.3f}")
+
+
+def smoothed(values: Values, reach: int) -> Values:
+    """The mean of each value and its neighbours up to `reach` away; at the ends, of as many as there are."""
+    sums = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
+    index = np.arange(len(values))
+    start, end = np.maximum(index - reach, 0), np.minimum(index + reach + 1, len(values))
+    return (sums[end] - sums[start]) / (end - start)
+
+
+def _new(inches: tuple[float, float]) -> tuple[Figure, Axes]:
+    with rc_context(SETTINGS):
+        figure = Figure(figsize=inches, layout="constrained")
+        axes = figure.add_subplot()
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(LINE)
+    axes.tick_params(colors=SOFT, length=0)
+    axes.xaxis.label.set_color(SOFT)
+    axes.yaxis.label.set_color(SOFT)
+    axes.set_axisbelow(True)
+    axes.grid(axis="y", color=LINE, linewidth=0.8)
+    axes.patch.set_visible(False)
+    figure.patch.set_visible(False)
+    return figure, axes
+
+
+def _nothing(name: str, label: str) -> Markup:
+    figure, axes = _new(SIZE)
+    axes.text(0.5, 0.5, "nothing measured", transform=axes.transAxes, ha="center", va="center", color=SOFT)
+    axes.set(xlabel=label, xticks=[], yticks=[])
+    return _svg(figure, name, f"{label}: nothing measured")
+
+
+def _svg(figure: Figure, name: str, title: str) -> Markup:
+    """The figure as an element of the page: no fixed size, no colours, fonts or dates of its own."""
+    sink = io.StringIO()
+    with rc_context({**SETTINGS, "svg.hashsalt": name}):
+        figure.savefig(sink, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    text = sink.getvalue()
+    text = text[text.index("<svg") :].strip()
+    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
+    text = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{name}-", text)
+    text = re.sub(r"font-family: [^;\"]*;? ?", "", text)
+    text = re.sub(r"#0[1-5]0[1-5]0[1-5]\b", lambda colour: COLOURS.get(colour[0], colour[0]), text)
+    text = re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', _opening(title), text, count=1)
+    return Markup(text)  # noqa: S704 -- matplotlib escapes what it writes
+
+
+def _opening(title: str) -> str:
+    safe = str(escape(title)).replace("\\", r"\\")
+    return rf'<svg class="chart" role="img" aria-label="{safe}" \1 xmlns:xlink="http://www.w3.org/1999/xlink">'

@@ -1,0 +1,79 @@
+"""A page: one HTML file that needs nothing beside it, in one look, with whatever people wrote escaped.
+
+A step keeps its template beside its module; the template extends base.html.j2 and may import parts.html.j2.
+"""
+
+import base64
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+SHARED = Path(__file__).parent
+"""Where the templates and the stylesheet that pages share lie."""
+
+
+def render(template: Path, **values: Any) -> str:
+    """The page that `template` makes of `values`; the same values give the same bytes."""
+    environment = Environment(
+        loader=FileSystemLoader([template.parent, SHARED]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "words": words,
+        "duration": duration,
+        "clock": clock,
+        "number": number,
+        "plural": plural,
+        "file_size": file_size,
+    }
+    return environment.get_template(template.name).render(**values)
+
+
+def data_uri(content: bytes, kind: str) -> str:
+    """Bytes of MIME type `kind` as an address that holds them."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def words(name: str | None) -> str:
+    """A name such as pan_right as words; "not measured" for null."""
+    return name.replace("_", " ") if name else "not measured"
+
+
+def number(count: float) -> str:
+    """A count with its thousands apart."""
+    return f"{count:,.0f}"
+
+
+def plural(count: int, noun: str) -> str:
+    """A count with its noun: "1 clip", "2 clips"."""
+    return f"{number(count)} {noun}{'' if count == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """A length for people: "12.4 s", "3.5 min" or "2 h 05 min"."""
+    if seconds < 99.95:
+        return f"{seconds:.1f} s"
+    minutes = seconds / 60
+    return f"{minutes:.1f} min" if minutes < 99.95 else f"{int(minutes // 60)} h {int(minutes % 60):02d} min"
+
+
+def clock(seconds: float) -> str:
+    """A place in a video: "0:04.7" or "1:02:33.0"."""
+    tenths = round(seconds * 10)
+    minutes, rest = divmod(tenths, 600)
+    head = f"{minutes // 60}:{minutes % 60:02d}" if minutes >= 60 else f"{minutes}"
+    return f"{head}:{rest // 10:02d}.{rest % 10}"
+
+
+def file_size(count: int) -> str:
+    """Bytes for people: "0 bytes", "12 kB", "3.4 MB" or "1.2 GB"."""
+    if count < 1000:
+        return plural(count, "byte")
+    for unit, size in (("kB", 1e3), ("MB", 1e6), ("GB", 1e9)):
+        if count < 999.5 * size or unit == "GB":
+            return f"{count / size:.0f} {unit}" if unit == "kB" else f"{count / size:.1f} {unit}"
+    raise AssertionError("the last unit takes everything")

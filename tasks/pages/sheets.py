@@ -1,0 +1,111 @@
+"""Contact sheets: clips of a dataset as strips of their stored frames, so that a page shows motion without a video."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from models.errors import BadManifest
+from tasks.frames import Frames, load_frames, read_frame_times
+from tasks.pages.dataset import Dataset
+from tasks.pages.page import data_uri
+
+log = logging.getLogger("reelmill")
+
+FRAMES_OF_STRIP = 6
+
+CELL_SIDE = 256
+"""Longer side of a strip's frames, in pixels."""
+
+JPEG_QUALITY = 72
+
+
+class Strip(NamedTuple):
+    """Frames of a clip side by side in one picture: its address, their number, and the width and height of each."""
+
+    url: str
+    frames: int
+    width: int
+    height: int
+
+    @property
+    def rest(self) -> float:
+        """Where the middle frame lies, as CSS counts background positions: 0 the first, 100 the last, in percent."""
+        return 100.0 * ((self.frames - 1) // 2) / max(self.frames - 1, 1)
+
+
+class Sheet(NamedTuple):
+    """Some clips of a group: the rows of those shown, each with its `strip`, and how many there are."""
+
+    name: str
+    cards: list[dict[str, Any]]
+    clips: int
+
+    @property
+    def more(self) -> int:
+        """How many are not shown."""
+        return self.clips - len(self.cards)
+
+
+def spread(rows: Sequence[int], cap: int) -> list[int]:
+    """At most `cap` of the rows, evenly taken from them all, the first and the last among them."""
+    if len(rows) <= cap:
+        return list(rows)
+    return [rows[round(i)] for i in np.linspace(0, len(rows) - 1, cap)]
+
+
+def grouped(dataset: Dataset, column: str, among: NDArray[np.bool_]) -> dict[Any, list[int]]:
+    """The rows `among` the clips by their value in `column`, the values in the order of first appearance."""
+    groups: dict[Any, list[int]] = {}
+    values = dataset.clips[column].to_pylist()
+    for row in np.flatnonzero(among).tolist():
+        groups.setdefault(values[row], []).append(row)
+    return groups
+
+
+def sheet_of(dataset: Dataset, name: str, rows: Sequence[int], cap: int, frames: int = FRAMES_OF_STRIP) -> Sheet:
+    """A sheet of at most `cap` of these rows, evenly taken."""
+    shown = dataset.clips.take(spread(rows, cap)).to_pylist()
+    return Sheet(name, [clip | {"strip": strip_of(dataset, clip, frames)} for clip in shown], len(rows))
+
+
+def kept_sheets(dataset: Dataset, cap: int) -> list[Sheet]:
+    """The kept clips by their camera's motion, the largest group first."""
+    groups = grouped(dataset, "camera_motion", dataset.keep)
+    by_size = sorted(groups.items(), key=lambda group: (-len(group[1]), group[0] or ""))
+    return [sheet_of(dataset, name or "", rows, cap) for name, rows in by_size]
+
+
+def strip_of(dataset: Dataset, clip: Mapping[str, Any], frames: int = FRAMES_OF_STRIP) -> Strip | None:
+    """The strip of a clip from its stored frames; None, with a word in the log, when there are none."""
+    store = dataset.root / dataset.stores.get(clip["video_id"], "")
+    try:
+        stored = [frame for frame in read_frame_times(store) if clip["start_pts"] <= frame[0] < clip["end_pts"]]
+        pictures = load_frames(store, [stored[i][0] for i in evenly([time for _, time in stored], frames)])
+    except BadManifest as error:
+        log.warning("%s: shown without pictures. %s", clip["clip_id"], error)
+        return None
+    return joined(pictures) if len(pictures) else None
+
+
+def evenly(times_s: Sequence[float], number: int) -> list[int]:
+    """Indices of at most `number` frames nearest to evenly spaced times, the first and the last among them."""
+    if not times_s:
+        return []
+    times = np.asarray(times_s)
+    ticks = np.linspace(times[0], times[-1], number)
+    return sorted({int(np.abs(times - tick).argmin()) for tick in ticks})
+
+
+def joined(pictures: Frames, side: int = CELL_SIDE) -> Strip:
+    """Frames, uint8 RGB [frames, height, width, 3], shrunk to `side` if larger and put side by side in one JPEG."""
+    height, width = pictures.shape[1:3]
+    scale = min(1.0, side / max(height, width))
+    cell = max(1, round(width * scale)), max(1, round(height * scale))
+    cells = [cv2.resize(picture, cell, interpolation=cv2.INTER_AREA) for picture in pictures]
+    strip = cv2.cvtColor(np.hstack(cells), cv2.COLOR_RGB2BGR)
+    _, jpeg = cv2.imencode(".jpg", strip, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    return Strip(data_uri(jpeg.tobytes(), "image/jpeg"), len(cells), *cell)

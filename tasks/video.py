@@ -1,0 +1,258 @@
+"""Reading and writing video: the one place that opens a decoder or starts ffmpeg.
+
+Times are exact: a frame is known by its pts and the stream's time base, never by an index over an average rate.
+"""
+
+import codecs
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from fractions import Fraction
+from functools import cache
+from pathlib import Path
+
+import av
+import ffmpeg
+import numpy as np
+from av.container import InputContainer
+from av.error import FFmpegError, InvalidDataError
+from av.stream import Disposition
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from models.errors import BadMedia
+from tasks.manifest import publish
+
+Frames = NDArray[np.uint8]
+
+ENCODE_LIMIT_S = 600.0
+
+_opened: list[Path] = []
+
+
+@cache
+def ffmpeg_exe() -> str:
+    """The system's ffmpeg, or the one that comes with imageio-ffmpeg."""
+    found = shutil.which("ffmpeg")
+    if found:
+        return found
+    import imageio_ffmpeg
+
+    return imageio_ffmpeg.get_ffmpeg_exe()
+
+
+def write_video(path: Path, frames: Frames, fps: float, crf: int = 16, tags: Mapping[str, str] | None = None) -> None:
+    """Encode uint8 RGB [frames, height, width, 3] as H.264 mp4; sides are made even by repeating the last line.
+
+    The same frames give the same bytes: no clock and no encoder string is written. Raises BadMedia with ffmpeg's words.
+    """
+    _, height, width, _ = frames.shape
+    source = ffmpeg.input("pipe:", format="rawvideo", pix_fmt="rgb24", s=f"{width}x{height}", r=fps)
+    even = source.filter("pad", "ceil(iw/2)*2", "ceil(ih/2)*2")
+    with publish(path) as aside:
+        options = {f"metadata:g:{i}": f"{name}={value}" for i, (name, value) in enumerate((tags or {}).items())}
+        command = (
+            even.output(
+                str(aside),
+                vcodec="libx264",
+                pix_fmt="yuv420p",
+                crf=crf,
+                preset="medium",
+                threads=1,
+                fflags="+bitexact",
+                movflags="+faststart+use_metadata_tags",
+                **options,
+            )
+            .global_args("-hide_banner", "-loglevel", "error", "-nostdin")
+            .overwrite_output()
+            .compile(cmd=ffmpeg_exe())
+        )
+        run_ffmpeg(command, frames.tobytes(), str(path))
+
+
+def run_ffmpeg(command: list[str], stdin: bytes | None, item: str, limit_s: float = ENCODE_LIMIT_S) -> bytes:
+    """Run one ffmpeg command and return its standard output; raises BadMedia when it fails or outlasts the limit."""
+    try:
+        done = subprocess.run(command, input=stdin, capture_output=True, timeout=limit_s, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise BadMedia(f"{item}: ffmpeg did not finish within {limit_s:.0f} s.") from error
+    if done.returncode:
+        reason = done.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
+        raise BadMedia(f"{item}: ffmpeg failed: {reason[-1]}")
+    return done.stdout
+
+
+class SourceVideo(BaseModel):
+    """A source file that can be read, as flows pass it around; width and height are those of the picture as shown."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    video_id: str
+    path: Path
+    digest: str
+    duration_s: float | None
+    width: int
+    height: int
+
+
+@contextmanager
+def open_video(path: Path, threads: int = 2, **options: str) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """Open a file's main video stream for decoding with `threads` threads and options of its codec.
+
+    Raises BadMedia, also for what the decoder raises inside the block.
+    """
+    _refuse_what_is_no_video(path)
+    try:
+        with av.open(str(path.absolute()), metadata_errors="replace") as container:
+            yield container, _video_stream(container, path, threads, options)
+    except FFmpegError as error:
+        raise BadMedia(f"{path}: cannot be read as a video ({error.strerror}). Is it whole? Copy it again.") from error
+
+
+class _Clock:
+    """Times as ffmpeg guesses them: a frame's pts, or its dts in files whose pts run backwards more often (libav's
+    guess_correct_pts; H.264 in AVI is one)."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, int] = {}
+        self._faults = {"pts": 0, "dts": 0}
+
+    def set_time(self, frame: VideoFrame) -> int | None:
+        """Put the time to use into the frame's pts, and return it."""
+        given = {"pts": frame.pts, "dts": frame.dts}
+        for name, time in given.items():
+            if time is not None:
+                self._faults[name] += time <= self._last.get(name, time - 1)
+                self._last[name] = time
+        if given["pts"] is None or (given["dts"] is not None and self._faults["pts"] > self._faults["dts"]):
+            frame.pts = given["dts"]
+        return frame.pts
+
+
+class FullPass:
+    """One decode of an opened video from start to end.
+
+    While it runs it counts `lost` packets, which are missing or have no picture in them that can be decoded, and
+    `dropped` frames, which have no time or not a later one than the frame before.
+    """
+
+    def __init__(self, container: InputContainer, stream: VideoStream) -> None:
+        self._container, self._stream = container, stream
+        self._clock = _Clock()
+        self._last_pts: int | None = None
+        self._damage_pts: int | None = None
+        self.lost = 0
+        self.dropped = 0
+
+    def frames(self) -> Iterator[tuple[VideoFrame, bool]]:
+        """Every frame with a usable time, in order, and whether it is damaged: repaired by the decoder, or shown
+        between such damage and the next keyframe."""
+        indexed = sum(entry.size > 0 for entry in self._stream.index_entries)
+        packets = 0
+        for packet in self._container.demux(self._stream):
+            packets += bool(packet.size)
+            for frame in self._decode(packet):
+                pts = self._clock.set_time(frame)
+                if pts is None or (self._last_pts is not None and pts <= self._last_pts):
+                    self.dropped += 1
+                    continue
+                self._last_pts = pts
+                yield frame, self._is_damaged(frame, pts)
+        self.lost += max(0, indexed - packets)
+
+    def _decode(self, packet: av.Packet) -> list[VideoFrame]:
+        try:
+            return packet.decode()
+        except InvalidDataError:
+            self.lost += 1
+            times = (packet.pts, packet.dts, self._last_pts, 0)
+            self._damage_pts = next(time for time in times if time is not None)
+            return []
+
+    def _is_damaged(self, frame: VideoFrame, pts: int) -> bool:
+        if frame.is_corrupt:
+            self._damage_pts = pts
+        elif self._damage_pts is not None and frame.key_frame and pts > self._damage_pts:
+            self._damage_pts = None
+        return self._damage_pts is not None
+
+
+def decoders_opened() -> int:
+    """How many decoders this process has opened so far."""
+    return len(_opened)
+
+
+def shown_size(frame: VideoFrame) -> tuple[int, int]:
+    """The frame's (width, height) in pixels after its rotation."""
+    return (frame.height, frame.width) if frame.rotation % 180 else (frame.width, frame.height)
+
+
+def upright(frame: VideoFrame, short_side: int | None = None, pixel_aspect: Fraction = Fraction(1)) -> Frames:
+    """The frame as shown: uint8 RGB [height, width, 3], rotated, with square pixels (`pixel_aspect` is their width
+    over their height), and shrunk when its short side is longer than `short_side` pixels."""
+    wide = frame.width * pixel_aspect
+    scale = min(Fraction(1), Fraction(short_side or 1 << 30) / min(wide, frame.height))
+    size = {"width": max(1, round(wide * scale)), "height": max(1, round(frame.height * scale))}
+    picture = frame.reformat(**size, format="rgb24", interpolation="AREA").to_ndarray()
+    return np.ascontiguousarray(np.rot90(picture, round(frame.rotation / 90)), dtype=np.uint8)
+
+
+def read_frames(
+    path: Path, start_s: Fraction | float = 0, end_s: Fraction | float | None = None
+) -> Iterator[tuple[Fraction, av.VideoFrame]]:
+    """Decode the frames shown in [start_s, end_s): their times in seconds and the frames, in order of presentation.
+
+    Seeks to the keyframe before the start, so that only the span asked for is decoded. Raises BadMedia.
+    """
+    with open_video(path) as (container, stream):
+        time_base = stream.time_base or Fraction(1)
+        if start_s > 0:
+            container.seek(int(start_s / time_base), stream=stream)
+        clock = _Clock()
+        for frame in container.decode(stream):
+            pts = clock.set_time(frame)
+            if pts is None:
+                continue
+            time = pts * time_base
+            if end_s is not None and time >= end_s:
+                return
+            if time >= start_s:
+                yield time, frame
+
+
+def _refuse_what_is_no_video(path: Path) -> None:
+    """Text is refused before libav sees it: a playlist would have it open whatever addresses are written there."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(4096)
+    except OSError as error:
+        raise BadMedia(f"{path}: cannot be opened ({error.strerror}). Check the path and its permissions.") from error
+    if not head:
+        raise BadMedia(f"{path}: is empty (0 bytes). Copy it again.")
+    if _is_text(head):
+        raise BadMedia(f"{path}: is a text file, not a video. Remove it or give the video it stands for.")
+
+
+def _is_text(head: bytes) -> bool:
+    try:
+        text = codecs.getincrementaldecoder("utf-8-sig")().decode(head)
+    except UnicodeDecodeError:
+        return False
+    return all(letter.isprintable() or letter.isspace() for letter in text)
+
+
+def _video_stream(container: InputContainer, path: Path, threads: int, options: Mapping[str, str]) -> VideoStream:
+    streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    if not streams:
+        raise BadMedia(f"{path}: has no video stream, only sound or pictures. Remove it.")
+    stream = streams[0]
+    if stream.codec_context is None:
+        raise BadMedia(f"{path}: its codec is not known here. Convert it to H.264.")
+    stream.codec_context.options = dict(options)
+    stream.codec_context.thread_count = threads
+    stream.thread_type = "AUTO"
+    _opened.append(path)
+    return stream

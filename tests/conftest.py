@@ -1,0 +1,52 @@
+"""What all tests share: a Prefect home of their own, a Prefect server for those that ask, no network."""
+
+import os
+import socket
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from flows.local_server import settle_environment, start
+
+_HOME = tempfile.TemporaryDirectory(prefix="reelmill-prefect-", ignore_cleanup_errors=True)
+_PORT = socket.socket()
+_PORT.bind(("127.0.0.1", 0))
+
+# Before anything imports Prefect. The port answers only in tests that ask for the server: without it, a flow fails at
+# once instead of starting a server of its own.
+for name in [name for name in os.environ if name.startswith("PREFECT_")]:
+    del os.environ[name]
+os.environ["PREFECT_HOME"] = _HOME.name
+os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{_PORT.getsockname()[1]}/api"
+os.environ["HF_HUB_OFFLINE"] = "1"
+settle_environment()
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> str:
+    """The address of a Prefect server that ends with the tests."""
+    _PORT.listen()
+    start(_PORT)
+    _PORT.close()
+    return os.environ["PREFECT_API_URL"]
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection to anywhere but this machine fails."""
+    connect = socket.socket.connect
+
+    def local_only(self: socket.socket, address: object) -> None:
+        host = address[0] if isinstance(address, tuple) else "localhost"
+        if host not in ("127.0.0.1", "::1", "localhost"):
+            raise OSError(f"Tests use no network, not even {host}.")
+        connect(self, address)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(socket.socket, "connect", local_only)
+
+
+@pytest.fixture
+def repository() -> Path:
+    """The root of the checkout."""
+    return Path(__file__).parents[1]

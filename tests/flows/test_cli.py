@@ -1,0 +1,207 @@
+"""The command line: what it lists, what it loads, what it prints when something is wrong, and its exit codes."""
+
+import dataclasses
+import importlib
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from pydantic import BaseModel, Field
+
+from flows import cli
+from flows.cli import COMMANDS, Command, command_named, interface, main, usage
+from flows.config import Outcome, option_names
+from models.errors import BadInput
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    code = main(arguments)
+    printed = capsys.readouterr()
+    return code, printed.out, printed.err
+
+
+def is_one_sentence(text: str) -> bool:
+    return text.startswith("reelmill: ") and text.endswith("\n") and text.count("\n") == 1
+
+
+LOADED = """
+import json, os, sys
+from flows.cli import main
+main(["--help"])
+print(json.dumps([sorted(sys.modules), sum(os.times()[:2])]), file=sys.stderr)
+"""
+
+
+def test_help_lists_every_command_quickly_and_loads_nothing(repository: Path):
+    done = subprocess.run([sys.executable, "-c", LOADED], cwd=repository, capture_output=True, text=True, check=True)
+    modules, seconds = json.loads(done.stderr)
+    assert done.stdout.strip() == usage()
+    assert all(f"\n  {command.name} " in done.stdout for command in COMMANDS)
+    assert not {"torch", "prefect", "pydantic", "pyarrow", "numpy"} & set(modules)
+    assert seconds < 0.5
+
+
+def test_no_command_prints_the_usage_and_could_not_run(capsys: pytest.CaptureFixture[str]):
+    assert said(capsys) == (2, usage() + "\n", "")
+
+
+def test_an_unknown_command_names_the_near_one(capsys: pytest.CaptureFixture[str]):
+    code, _, error = said(capsys, "crate")
+    assert (code, error) == (2, "reelmill: Unknown command crate: did you mean curate? See `reelmill --help`.\n")
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_what_the_table_names_is_there_and_its_help_lists_every_setting(
+    command: Command, capsys: pytest.CaptureFixture[str]
+):
+    module = importlib.import_module(command.module)
+    shown = interface(command, module)
+    assert callable(getattr(module, command.flow))
+    assert set(command.shortcuts) <= set(option_names(shown.config))
+    assert command.plan is None or callable(getattr(module, command.plan))
+    code, out, _ = said(capsys, command.name, "--help")
+    assert code == 0
+    for name in option_names(shown.config):
+        flag = f"--{name.replace('_', '-')}"
+        assert flag in out or name == command.positional, flag
+    assert out.startswith(f"usage: reelmill {command.name}")
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_every_setting_is_described(command: Command):
+    config = interface(command, importlib.import_module(command.module)).config
+    assert [name for name, field in config.model_fields.items() if not field.description] == []
+
+
+def test_a_missing_folder_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str], prefect_server: str):
+    code, out, error = said(capsys, "curate", str(tmp_path / "none"), "--out", str(tmp_path / "out"))
+    assert (code, out) == (2, "")
+    assert is_one_sentence(error)
+    assert f"{tmp_path}/none: no such file or folder" in error
+
+
+def test_an_empty_folder_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str], prefect_server: str):
+    (tmp_path / "empty").mkdir()
+    code, out, error = said(capsys, "curate", str(tmp_path / "empty"), "--out", str(tmp_path / "out"))
+    assert (code, out) == (2, "")
+    assert is_one_sentence(error)
+    assert "no video in this folder" in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--split.tresh", "3"], "Unknown option --split.tresh: did you mean --split.threshold?"),
+        (["--split.threshold", "soon"], "--split.threshold: input should be a valid number"),
+        (["--scan.frames-per-s", "0"], "--scan.frames-per-s: input should be greater than 0"),
+        (["--preset", "trainig"], "Unknown preset 'trainig': did you mean training?"),
+        (["--config", "missing.yaml"], "missing.yaml: the config file cannot be read"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_sentence(
+    arguments: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    code, out, error = said(capsys, "curate", "a", "--out", str(tmp_path / "out"), *arguments)
+    assert (code, out) == (2, "")
+    assert is_one_sentence(error)
+    assert says in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_typo_in_a_config_file_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    file = tmp_path / "my.yaml"
+    file.write_text("select: {max_text_aria: 0.1}")
+    code, _, error = said(capsys, "curate", "a", "--out", str(tmp_path / "out"), "--config", str(file))
+    assert code == 2
+    assert error == f"reelmill: {file}: unknown setting 'select.max_text_aria': did you mean 'select.max_text_area'?\n"
+
+
+def test_a_dry_run_prints_settings_that_a_config_file_may_hold(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    code, first, _ = said(capsys, "curate", "a", "--out", "b", "--split.max-clip-s", "4", "--dry-run")
+    (tmp_path / "again.yaml").write_text(first)
+    assert (code, first) == (0, said(capsys, "curate", "--config", str(tmp_path / "again.yaml"), "--dry-run")[1])
+    assert "max_clip_s: 4.0" in first
+
+
+class FakeConfig(BaseModel):
+    """Settings of a command that does what it is told."""
+
+    does: str = Field(default="", description="What happens.")
+
+
+class FakeOutcome(Outcome):
+    """What the command made."""
+
+    made: int = 3
+
+
+def fake(config: FakeConfig) -> FakeOutcome:
+    if config.does == "interrupt":
+        raise KeyboardInterrupt
+    if config.does == "error":
+        raise BadInput("film.mp4: too long. Cut it.")
+    if config.does == "bug":
+        raise ZeroDivisionError("division by zero")
+    return FakeOutcome(failed=int(config.does or 0))
+
+
+@pytest.fixture
+def fake_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("flows.fake")
+    vars(module).update(fake=fake, FakeConfig=FakeConfig)
+    monkeypatch.setitem(sys.modules, "flows.fake", module)
+    command = Command("fake", "flows.fake", "fake", "FakeConfig", "does as told", positional="does", watched=False)
+    monkeypatch.setattr(cli, "COMMANDS", (*COMMANDS, command))
+
+
+@pytest.mark.usefixtures("fake_command")
+@pytest.mark.parametrize(
+    ("does", "code", "out", "error"),
+    [
+        ("", 0, "made: 3\n", ""),
+        ("2", 1, "failed: 2\nmade: 3\n", ""),
+        ("error", 2, "", "reelmill: film.mp4: too long. Cut it.\n"),
+        ("bug", 2, "", "reelmill: unexpected ZeroDivisionError: division by zero. Run with --debug for more.\n"),
+        ("interrupt", 130, "", "reelmill: stopped. The same command goes on from here.\n"),
+    ],
+)
+def test_the_exit_code_says_how_it_ended(
+    does: str, code: int, out: str, error: str, capsys: pytest.CaptureFixture[str]
+):
+    assert said(capsys, "fake", *([does] if does else [])) == (code, out, error)
+
+
+@pytest.mark.usefixtures("fake_command")
+def test_debug_shows_the_traceback():
+    with pytest.raises(ZeroDivisionError):
+        main(["fake", "bug", "--debug"])
+
+
+@pytest.mark.usefixtures("fake_command")
+def test_a_command_is_found_by_its_name():
+    assert command_named("fake").module == "flows.fake"
+    assert dataclasses.replace(command_named("fake"), name="x").name == "x"
+
+
+def test_a_run_stopped_by_the_keyboard_says_that_it_can_go_on(tmp_path: Path, repository: Path, prefect_server: str):
+    from tasks.footage import Camera, Scene, render_shot
+    from tasks.video import write_video
+
+    for seed in range(6):
+        write_video(tmp_path / "in" / f"{seed}.mp4", render_shot(Scene(seed), Camera(), 24, 12.0, (96, 64)), 12.0)
+    command = [sys.executable, "-m", "flows.cli", "curate", str(tmp_path / "in"), "--out", str(tmp_path / "out")]
+    with subprocess.Popen(command, cwd=repository, stderr=subprocess.PIPE, text=True) as process:
+        until = time.monotonic() + 90
+        while not (tmp_path / "out" / "curate.yaml").exists():
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert error.endswith("reelmill: stopped. The same command goes on from here.\n")
+    assert "Traceback" not in error

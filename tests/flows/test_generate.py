@@ -1,0 +1,205 @@
+"""Generation end to end: pictures in, videos and one table out, whatever is bad among them or kills the run."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pydantic import ValidationError
+
+from flows.config import Interface, invocation
+from flows.generate import GenerateConfig, generate, plan
+from flows.running import run_flow
+from models.autoencoder import new_autoencoder
+from models.errors import BadInput
+from models.image_encoder import new_feature_extractor, new_image_encoder
+from models.svd import ModelFacts, VideoModel, save_model
+from tasks.generate.outputs import SCHEMA
+from tasks.manifest import read_manifest, read_rows
+from tasks.tiny.encoders import new_scheduler, new_unet
+
+FACTS = {"frames": 4, "width": 32, "height": 32}
+
+SETTLED = ("latents", "videos", "pictures", "manifests")
+
+SCRIPT = """
+import sys
+import torch
+torch.set_num_threads(1)
+from flows.generate import GenerateConfig, generate
+from flows.running import run_flow
+run_flow(generate, GenerateConfig.model_validate_json(sys.argv[1]))
+"""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("model")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        made = VideoModel(
+            unet=new_unet(),
+            vae=new_autoencoder((32, 32, 32)),
+            image_encoder=new_image_encoder(),
+            feature_extractor=new_feature_extractor(),
+            scheduler=new_scheduler(),
+            words={"pan_left": torch.randn(64)},
+            facts=ModelFacts.model_validate(FACTS),
+            revision="",
+        )
+    save_model(made, folder)
+    return str(folder)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Seven pictures of noise."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name in "abcdefg":
+        Image.fromarray(rng.integers(0, 256, (40, 48, 3), dtype=np.uint8)).save(folder / f"{name}.png")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+def config(jobs: Path, out: Path, model: str, **settings: Any) -> GenerateConfig:
+    return GenerateConfig(**{"jobs": jobs, "out": out, "model": model, "steps": 2, "batch": 2, "workers": 2} | settings)
+
+
+def files_of(out: Path) -> dict[str, bytes]:
+    """Everything a run leaves below its folder, but for the lock."""
+    paths = (path for path in out.rglob("*") if path.is_file() and path.name not in (".reelmill.lock", "generate.yaml"))
+    return {str(path.relative_to(out)): path.read_bytes() for path in paths}
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_folder_of_pictures_becomes_videos_a_table_and_a_page(tmp_path, pictures, model):
+    (pictures / "broken.png").write_text("no picture")
+    shutil.copy(pictures / "a.png", pictures / "same.png")
+    outcome = run_flow(generate, config(pictures, tmp_path / "out", model))
+    assert (outcome.clips, outcome.failed, outcome.duplicates) == (7, 1, 1)
+    assert outcome.outputs == tmp_path / "out" / "outputs.parquet"
+    assert read_manifest(outcome.outputs).schema == SCHEMA
+    rows = {row["name"]: row for row in read_rows(outcome.outputs)}
+    assert list(rows) == ["a", "b", "broken", "c", "d", "e", "f", "g", "same"]
+    assert rows["broken"]["error_code"] == "bad_media"
+    assert rows["same"]["status"] == "duplicate"
+    made = [row for row in rows.values() if row["status"] == "ok"]
+    assert all((tmp_path / "out" / row["video"]).is_file() for row in made)
+    assert len({row["latents_sha256"] for row in made}) == 7
+    assert outcome.page.read_text().count("<video") == 7
+
+    again = run_flow(generate, config(pictures, tmp_path / "out", model))
+    assert again == outcome
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_mended_jobs_are_made_and_the_others_left(tmp_path, pictures, model):
+    good = (pictures / "c.png").read_bytes()
+    (pictures / "c.png").write_bytes(good[:200])
+    out = tmp_path / "out"
+    assert run_flow(generate, config(pictures, out, model)).failed == 1
+    before = {path: path.stat().st_mtime_ns for path in (out / "videos").iterdir()}
+    (pictures / "c.png").write_bytes(good)
+    assert run_flow(generate, config(pictures, out, model)).failed == 0
+    after = {path: path.stat().st_mtime_ns for path in (out / "videos").iterdir()}
+    assert {path: after[path] for path in before} == before
+    assert len([path for path in after.keys() - before.keys() if path.suffix == ".mp4"]) == 1
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_run_killed_while_sampling_and_again_while_decoding_ends_as_one_that_was_not(tmp_path, pictures, model):
+    settings = {"steps": 6, "motion": "pan_left"}
+    run_flow(generate, config(pictures, tmp_path / "undisturbed", model, **settings))
+    out = tmp_path / "killed"
+    killed_when(config(pictures, out, model, **settings), lambda: count(out / "latents") >= 3)
+    assert 3 <= count(out / "latents") < 7
+    left_half_written(out / "latents", "x.safetensors")
+    killed_when(config(pictures, out, model, **settings), lambda: count(out / "videos", ".mp4") >= 2)
+    assert 2 <= count(out / "videos", ".mp4") < 7
+    outcome = run_flow(generate, config(pictures, out, model, **settings))
+    assert (outcome.clips, outcome.failed) == (7, 0)
+    undisturbed, killed = files_of(tmp_path / "undisturbed"), files_of(out)
+    assert sorted(killed) == sorted(undisturbed), "nothing twice, nothing missing, nothing half written"
+    assert killed["outputs.parquet"] == undisturbed["outputs.parquet"]
+    assert killed == undisturbed
+
+
+def count(folder: Path, suffix: str = ".safetensors") -> int:
+    """Whole files of one kind in a folder that may not be there yet."""
+    return sum(1 for path in folder.glob(f"[!.]*{suffix}")) if folder.is_dir() else 0
+
+
+def left_half_written(folder: Path, name: str) -> None:
+    (folder / f".{name}.4711-0a1b2c3d.safetensors").write_bytes(b"half")
+
+
+def killed_when(config: GenerateConfig, reached: Callable[[], bool]) -> None:
+    """Run the flow in a process of its own and kill it, without a chance to tidy up, as soon as `reached`."""
+    said = config.out.with_name("said.txt")
+    with said.open("w") as file:
+        process = subprocess.Popen([sys.executable, "-c", SCRIPT, config.model_dump_json()], stdout=file, stderr=file)
+    deadline = time.monotonic() + 120
+    while not reached():
+        assert process.poll() is None, said.read_text()
+        assert time.monotonic() < deadline, f"the run did not come as far as this: {said.read_text()}"
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def test_a_plan_checks_every_job_and_writes_nothing(tmp_path, pictures, model):
+    (pictures / "broken.png").write_text("no picture")
+    shutil.copy(pictures / "a.png", pictures / "same.png")
+    planned = plan(config(pictures, tmp_path / "out", model))
+    assert (planned.failed, planned.ready, planned.batches) == (1, 7, 4)
+    assert str(planned).splitlines() == [
+        "ready: 7 clips in 4 batches",
+        f"each: 4 frames of 32x32, 2 steps, by {model}",
+        "job 2: broken.png: cannot be read as a picture (its content is of no known picture format).",
+        "job 8: same: asks for the same clip as job 0; give it another seed or key for another clip.",
+    ]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_plan_of_nothing_but_bad_jobs_says_so(tmp_path, pictures, model):
+    (pictures / "jobs.csv").write_text("image\ngone.png\n")
+    planned = plan(config(pictures / "jobs.csv", tmp_path / "out", model))
+    assert (planned.failed, planned.ready, planned.each) == (1, 0, "")
+
+
+@pytest.mark.parametrize("name", ["gone", "empty", "notes.txt"])
+def test_jobs_that_are_none_are_refused_in_one_sentence(tmp_path, model, name):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.txt").write_text("words")
+    with pytest.raises(BadInput, match=name):
+        plan(config(tmp_path / name, tmp_path / "out", model))
+
+
+def test_the_flags_are_the_config(tmp_path):
+    interface = Interface(prog="reelmill generate", config=GenerateConfig, positional="jobs")
+    asked = invocation(interface, ["pics", "--out", "o", "--steps", "5", "--motion", "pan_left", "--dry-run"])
+    assert asked.dry_run
+    assert asked.config == GenerateConfig(jobs=Path("pics"), out=Path("o"), steps=5, motion="pan_left")
+    with pytest.raises(BadInput, match="--fit"):
+        invocation(interface, ["pics", "--out", "o", "--fit", "squeeze"])
+
+
+def test_a_config_is_frozen_and_knows_its_fields(tmp_path):
+    with pytest.raises(ValidationError, match="extra_forbidden"):
+        GenerateConfig.model_validate({"jobs": "j", "out": "o", "colour": "red"})
+    assert GenerateConfig(jobs=Path("j"), out=Path("o")).model == "tiny"

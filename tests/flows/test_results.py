@@ -1,0 +1,96 @@
+"""Status and retry of output folders, on folders made by hand."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from flows.cli import main
+from flows.results import ResultsConfig, commands_of, failed_manifests, failures_in, retry, status
+from models.errors import BadInput
+from tasks.manifest import ERROR_FIELDS, Lineage, table_of, write_manifest
+
+SCHEMA = pa.schema([("source", pa.string()), *ERROR_FIELDS])
+FAILED = {"source": "/in/b.mp4", "error_code": "bad_media", "error_message": "/in/b.mp4: cannot be read.", "attempt": 1}
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    (tmp_path / "curate.yaml").write_text("out: x\n")
+    for key, rows in (("k1", [{"source": "/in/a.mp4", "attempt": 1}]), ("k2", [FAILED])):
+        write_manifest(
+            tmp_path / "manifests/scan" / f"{key}.parquet", table_of(rows, SCHEMA), Lineage(step="scan", version=1)
+        )
+    (tmp_path / "manifests/scan/.k3.parquet.1-0a1b2c3d.parquet").write_bytes(b"half")
+    pq.write_table(table_of([{"source": "/in/a.mp4"}, FAILED], SCHEMA), tmp_path / "videos.parquet")
+    clips = {"clip_id": ["c1", "c2"], "keep": [True, False], "error": [None, "motion: too short"]}
+    pq.write_table(pa.table(clips), tmp_path / "clips.parquet")
+    return tmp_path
+
+
+def test_status_tells_the_steps_the_tables_and_each_failure(dataset: Path):
+    outcome = status(ResultsConfig(path=dataset))
+    assert outcome.failed == 2
+    assert str(outcome).splitlines() == [
+        f"{dataset}: curate, nobody at work",
+        "  scan       2 manifests, 1 failed rows",
+        "clips.parquet: 2 rows, 1 kept",
+        "videos.parquet: 2 rows",
+        "  c2: motion: too short",
+        "  /in/b.mp4: cannot be read.",
+    ]
+
+
+def test_status_of_a_folder_that_was_only_begun(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "generate.yaml").write_text("")
+    assert main(["status", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"{tmp_path}: generate, nobody at work\nno table yet: the same command goes on\n"
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from flows.running import exclusive
+with exclusive(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_status_names_the_process_at_work(dataset: Path, repository: Path):
+    command = [sys.executable, "-c", HOLD, str(dataset)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=repository) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        assert status(ResultsConfig(path=dataset)).at_work == str(holder.pid)
+        holder.kill()
+    assert status(ResultsConfig(path=dataset)).at_work is None
+
+
+def test_a_folder_no_command_wrote_is_refused(tmp_path: Path):
+    with pytest.raises(BadInput, match="no output folder"):
+        status(ResultsConfig(path=tmp_path))
+    with pytest.raises(BadInput, match="no such folder"):
+        status(ResultsConfig(path=tmp_path / "none"))
+
+
+def test_the_command_that_wrote_last_is_last(dataset: Path):
+    (dataset / "finetune.yaml").write_text("")
+    assert [command.name for command in commands_of(dataset)] == ["curate", "finetune"]
+
+
+def test_only_manifests_with_a_failed_row_are_taken_up_again(dataset: Path):
+    assert [path.name for path in failed_manifests(dataset)] == ["k2.parquet"]
+
+
+def test_a_table_without_reasons_has_no_failures(tmp_path: Path):
+    pq.write_table(pa.table({"a": [1]}), tmp_path / "t.parquet")
+    assert failures_in(tmp_path / "t.parquet") == []
+
+
+def test_there_is_nothing_to_retry_where_nothing_failed(dataset: Path):
+    (dataset / "manifests/scan/k2.parquet").unlink()
+    assert str(retry(ResultsConfig(path=dataset))) == f"{dataset}: nothing failed."

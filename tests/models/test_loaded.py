@@ -1,0 +1,93 @@
+"""A process holds one model, sees when its files change, and lends it to one sampler at a time."""
+
+import shutil
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from models import loaded
+from models.autoencoder import new_autoencoder
+from models.errors import BadInput
+from models.image_encoder import new_feature_extractor, new_image_encoder
+from models.loaded import loaded_model, model_folder, model_with_lora
+from models.lora import LoraFacts, add_lora, lora_weights, save_lora
+from models.svd import ModelFacts, VideoModel, load_model, save_model
+from tasks.tiny.encoders import new_scheduler, new_unet
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    parts = {"vae": new_autoencoder((32, 32)), "unet": new_unet(), "image_encoder": new_image_encoder()}
+    facts = ModelFacts.model_validate({"frames": 4, "width": 32, "height": 32})
+    rest = {"feature_extractor": new_feature_extractor(), "scheduler": new_scheduler(), "words": {}, "revision": ""}
+    save_model(VideoModel(**parts, facts=facts, **rest), folder)
+    return folder
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "model"))
+
+
+def test_a_model_is_loaded_once_while_its_files_stay(folder: Path):
+    assert loaded_model(str(folder)) is loaded_model(str(folder))
+
+
+def test_a_model_whose_files_changed_is_loaded_again(folder: Path):
+    before = loaded_model(str(folder))
+    (folder / "reelmill.json").write_text('{"frames": 6, "width": 32, "height": 32}')
+    after = loaded_model(str(folder))
+    assert (before.facts.frames, after.facts.frames) == (4, 6)
+
+
+def test_a_folder_without_a_model_is_named(tmp_path: Path):
+    with pytest.raises(BadInput, match=f"{tmp_path}: no model there"):
+        loaded_model(str(tmp_path))
+
+
+def test_tiny_is_the_embedded_model(folder: Path, monkeypatch):
+    monkeypatch.setattr(loaded, "TINY", folder)
+    assert model_folder("tiny") == folder
+    assert model_folder(str(folder)) == folder
+
+
+def test_a_lora_is_on_the_model_for_the_block_only(folder: Path, tmp_path: Path):
+    unet = load_model(str(folder)).unet
+    add_lora(unet, rank=2, alpha=2.0)
+    save_lora(tmp_path / "l.safetensors", lora_weights(unet), LoraFacts(2, 2.0, {}))
+    names = set(loaded_model(str(folder)).unet.state_dict())
+    for _ in range(2):
+        with model_with_lora(str(folder), tmp_path / "l.safetensors") as model:
+            assert any("lora_A" in name for name in model.unet.state_dict())
+        assert set(loaded_model(str(folder)).unet.state_dict()) == names
+
+
+def test_a_fault_in_the_block_still_takes_the_lora_off_and_frees_the_model(folder: Path):
+    with pytest.raises(RuntimeError, match="fault"), model_with_lora(str(folder), None):
+        raise RuntimeError("fault")
+    with model_with_lora(str(folder), None) as model:
+        assert isinstance(model.unet.conv_in, torch.nn.Conv2d)
+
+
+def test_two_samplers_take_turns(folder: Path):
+    inside, most = 0, 0
+
+    def sample() -> None:
+        nonlocal inside, most
+        for _ in range(20):
+            with model_with_lora(str(folder), None):
+                inside += 1
+                most = max(most, inside)
+                time.sleep(0.001)
+                inside -= 1
+
+    threads = [threading.Thread(target=sample) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == 1

@@ -1,0 +1,174 @@
+"""Pictures of every kind come out upright, opaque and eight bits deep, or are refused with a reason."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from models.errors import BadInput, BadMedia
+from models.pictures import as_tensor_values, prepare_picture
+
+RED, BLUE = (230, 20, 30), (10, 40, 220)
+
+
+def halves(width: int = 40, height: int = 20) -> Image.Image:
+    """Red on the left, blue on the right."""
+    picture = Image.new("RGB", (width, height), RED)
+    picture.paste(BLUE, (width // 2, 0, width, height))
+    return picture
+
+
+def saved(picture: Image.Image, path: Path, **options) -> Path:
+    picture.save(path, **options)
+    return path
+
+
+def near(pixel: np.ndarray, colour: tuple[int, int, int], tolerance: int = 3) -> bool:
+    return bool((np.abs(pixel.astype(int) - colour) <= tolerance).all())
+
+
+def test_crop_fills_the_frame_and_keeps_the_middle(tmp_path: Path):
+    striped = Image.new("RGB", (60, 20), RED)
+    striped.paste(BLUE, (20, 0, 40, 20))
+    pixels = prepare_picture(saved(striped, tmp_path / "a.png"), 16, 16, "crop")
+    assert pixels.shape == (16, 16, 3)
+    assert pixels.dtype == np.uint8
+    assert all(near(pixels[y, x], BLUE) for y in (0, 8, 15) for x in (2, 8, 13))
+
+
+def test_pad_shows_the_whole_picture_on_the_background(tmp_path: Path):
+    path = saved(halves(), tmp_path / "a.png")
+    white, black = (prepare_picture(path, 16, 16, "pad", colour) for colour in ("white", "black"))
+    assert near(white[0, 8], (255, 255, 255))
+    assert near(black[0, 8], (0, 0, 0))
+    assert near(white[8, 2], RED)
+    assert near(white[8, 13], BLUE)
+
+
+def test_stretch_ignores_the_proportions(tmp_path: Path):
+    pixels = prepare_picture(saved(halves(), tmp_path / "a.png"), 16, 16, "stretch")
+    assert near(pixels[0, 2], RED)
+    assert near(pixels[15, 13], BLUE)
+
+
+def test_a_picture_of_the_right_size_is_not_touched(tmp_path: Path):
+    rng = np.random.default_rng(0)
+    values = rng.integers(0, 256, (16, 24, 3), dtype=np.uint8)
+    path = saved(Image.fromarray(values), tmp_path / "a.png")
+    for fit in ("crop", "pad", "stretch"):
+        assert np.array_equal(prepare_picture(path, 24, 16, fit), values)
+
+
+@pytest.mark.parametrize(("orientation", "left"), [(1, RED), (2, BLUE), (3, BLUE)])
+def test_exif_orientation_is_followed(tmp_path: Path, orientation: int, left: tuple[int, int, int]):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = saved(halves(), tmp_path / "a.jpg", exif=exif, quality=98, subsampling=0)
+    assert near(prepare_picture(path, 40, 20)[10, 4], left, 6)
+
+
+def test_a_picture_lying_on_its_side_is_stood_up_before_it_is_cropped(tmp_path: Path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = saved(halves(40, 20), tmp_path / "a.jpg", exif=exif, quality=98, subsampling=0)
+    upright = prepare_picture(path, 20, 40)
+    assert near(upright[4, 10], RED, 6)
+    assert near(upright[36, 10], BLUE, 6)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
+def test_what_is_transparent_shows_the_background(tmp_path: Path, mode: str):
+    picture = Image.new("RGBA", (16, 16), (*RED, 0))
+    picture.paste((200, 200, 200, 255), (0, 0, 8, 16))
+    path = saved(picture.convert(mode), tmp_path / ("a.tif" if mode == "PA" else "a.png"))
+    assert near(prepare_picture(path, 16, 16, background="white")[8, 12], (255, 255, 255))
+    assert near(prepare_picture(path, 16, 16, background="black")[8, 12], (0, 0, 0))
+    assert near(prepare_picture(path, 16, 16, background="black")[8, 3], (200, 200, 200))
+
+
+def test_half_transparent_pixels_are_mixed(tmp_path: Path):
+    path = saved(Image.new("RGBA", (16, 16), (0, 0, 0, 128)), tmp_path / "a.png")
+    assert near(prepare_picture(path, 16, 16, background="white")[8, 8], (127, 127, 127))
+
+
+def test_a_palette_with_one_transparent_colour_is_opaque_afterwards(tmp_path: Path):
+    picture = halves(16, 16).convert("P", palette=Image.Palette.ADAPTIVE, colors=4)
+    see_through = picture.getpixel((12, 8))
+    path = saved(picture, tmp_path / "a.png", transparency=see_through)
+    assert near(prepare_picture(path, 16, 16)[8, 12], (255, 255, 255))
+    assert near(prepare_picture(path, 16, 16)[8, 3], RED)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path, suffix: str):
+    values = np.full((16, 16), 32768, np.uint16)
+    values[:, 8:] = 65535
+    pixels = prepare_picture(saved(Image.fromarray(values), tmp_path / f"a{suffix}"), 16, 16)
+    assert near(pixels[8, 2], (128, 128, 128), 1)
+    assert near(pixels[8, 14], (255, 255, 255), 0)
+
+
+@pytest.mark.parametrize(("mode", "value"), [("L", 90), ("1", 1)])
+def test_grey_and_black_and_white_become_rgb(tmp_path: Path, mode: str, value: int):
+    pixels = prepare_picture(saved(Image.new(mode, (16, 16), value), tmp_path / "a.png"), 16, 16)
+    assert near(pixels[8, 8], (90, 90, 90) if mode == "L" else (255, 255, 255))
+
+
+def test_cmyk_becomes_rgb(tmp_path: Path):
+    path = saved(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), tmp_path / "a.jpg", quality=98, subsampling=0)
+    assert near(prepare_picture(path, 16, 16)[8, 8], (255, 0, 0), 6)
+
+
+def test_an_animation_gives_its_first_frame(tmp_path: Path):
+    frames = [Image.new("RGB", (16, 16), colour) for colour in (RED, BLUE)]
+    path = saved(frames[0], tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert near(prepare_picture(path, 16, 16)[8, 8], RED, 12)
+
+
+def test_a_single_pixel_is_enough(tmp_path: Path):
+    pixels = prepare_picture(saved(Image.new("RGB", (1, 1), RED), tmp_path / "a.png"), 16, 16)
+    assert near(pixels[15, 15], RED)
+
+
+def test_a_missing_picture_is_named(tmp_path: Path):
+    with pytest.raises(BadInput, match=r"gone\.png: no such file"):
+        prepare_picture(tmp_path / "gone.png", 16, 16)
+
+
+def test_text_renamed_to_a_picture_is_refused(tmp_path: Path):
+    (tmp_path / "a.png").write_text("these are words")
+    with pytest.raises(BadMedia, match=r"a\.png: cannot be read as a picture \(its content is of no known"):
+        prepare_picture(tmp_path / "a.png", 16, 16)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif", ".gif"])
+def test_a_truncated_picture_is_refused(tmp_path: Path, suffix: str):
+    values = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    path = saved(Image.fromarray(values), tmp_path / f"a{suffix}")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(BadMedia, match="cannot be read as a picture"):
+        prepare_picture(path, 16, 16)
+
+
+def test_a_picture_with_more_pixels_than_pillow_allows_is_refused_before_it_is_decoded(tmp_path: Path, monkeypatch):
+    path = saved(Image.new("RGB", (64, 64)), tmp_path / "a.png")
+    for limit in (3000, 1000):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        with pytest.raises(BadMedia, match="million pixels"):
+            prepare_picture(path, 16, 16)
+
+
+def test_floating_point_pictures_are_refused_because_their_range_is_unknown(tmp_path: Path):
+    path = saved(Image.fromarray(np.ones((16, 16), np.float32)), tmp_path / "a.tif")
+    with pytest.raises(BadMedia, match="floating-point values"):
+        prepare_picture(path, 16, 16)
+
+
+def test_tensor_values_span_minus_one_to_one():
+    pixels = np.zeros((2, 3, 3), np.uint8)
+    pixels[..., 2] = 255
+    values = as_tensor_values(pixels)
+    assert values.shape == (3, 2, 3)
+    assert values[0].max() == -1
+    assert values[2].min() == 1

@@ -1,0 +1,104 @@
+from typing import Any
+
+import pytest
+
+from models.camera import MOTIONS
+from tasks.curate.caption import CaptionConfig, camera_phrase, caption_clips, compose
+from tasks.curate.look import LookConfig, measure_look
+from tasks.curate.motion import MotionConfig, measure_motion
+from tasks.curate.text import TextConfig, find_text
+from tasks.footage import Camera, Scene, render_shot, text_card
+from tasks.manifest import read_rows
+
+MEASURED: dict[str, Any] = {
+    "start_s": 2.0,
+    "end_s": 5.5,
+    "camera_motion": "pan_left",
+    "camera_strength": 0.3,
+    "camera_roll": 0.0,
+    "object_motion": 0.02,
+    "brightness": 40.0,
+    "contrast": 30.0,
+    "colours": ["blue", "grey"],
+    "text_area": 0.0,
+}
+
+
+@pytest.mark.parametrize(
+    ("measured", "sentence"),
+    [
+        ({}, "For 3.5 seconds, the camera pans left across a dark scene in blue and grey where little else moves."),
+        (
+            {"camera_motion": "static", "brightness": 200.0, "colours": ["white"], "object_motion": 0.0},
+            "For 3.5 seconds, the camera stands still before a bright scene in white where nothing else moves.",
+        ),
+        (
+            {"camera_strength": 0.05, "brightness": 100.0, "colours": [], "object_motion": 0.2, "text_area": 0.1},
+            "For 3.5 seconds, the camera slowly pans left across a scene where much else moves, with text on screen.",
+        ),
+        (
+            {"camera_motion": "zoom_in", "camera_strength": 0.7},
+            "For 3.5 seconds, the camera quickly zooms in on a dark scene in blue and grey where little else moves.",
+        ),
+        (
+            {"contrast": 0.5, "brightness": 100.0, "colours": []},
+            "For 3.5 seconds, the camera pans left across an empty picture where little else moves.",
+        ),
+    ],
+)
+def test_the_sentence_says_what_was_measured(measured: dict[str, Any], sentence: str):
+    assert compose(MEASURED | measured) == sentence
+
+
+def test_what_is_null_is_left_out():
+    nothing = dict.fromkeys(MEASURED) | {"start_s": 0.0, "end_s": 1.0}
+    assert compose(nothing) == "For 1.0 seconds, the camera shows a scene."
+    assert compose({"start_s": 0.0, "end_s": 1.0}) == "For 1.0 seconds, the camera shows a scene."
+
+
+@pytest.mark.parametrize(("roll", "sense"), [(20.0, "clockwise"), (-20.0, "counter-clockwise")])
+def test_a_roll_says_its_sense(roll: float, sense: str):
+    assert (
+        camera_phrase({"camera_motion": "roll", "camera_strength": 0.2, "camera_roll": roll}) == f"rolls {sense} over"
+    )
+
+
+def test_every_class_of_motion_has_words_of_its_own():
+    phrases = {camera_phrase({"camera_motion": motion, "camera_strength": 0.3}) for motion in MOTIONS}
+    assert len(phrases) == len(MOTIONS)
+
+
+def caption(dataset, *videos):
+    """The captions of videos given by scan and split, through the steps whose measures they are made of."""
+    root, listed = dataset.root, list(videos)
+    looks = measure_look.fn(root, LookConfig(), listed)
+    motions = measure_motion.fn(root, MotionConfig(), listed)
+    texts = find_text.fn(root, TextConfig(), listed)
+    splits = [split for _, split in listed]
+    return caption_clips.fn(root, CaptionConfig(), list(zip(splits, looks, motions, texts, strict=True)))
+
+
+def test_clips_are_captioned_from_their_own_measures(dataset):
+    pan = render_shot(Scene(2), Camera(pan=0.3), 48, size=(96, 64))
+    card = text_card(["HELLO", "WORLD"], 12, (96, 64))
+    (ref,) = caption(dataset, dataset.add("a", [pan, card], every=12))
+    first, second = read_rows(ref)
+    assert first["caption"].startswith("For 2.0 seconds, the camera pans right across a ")
+    assert "text" not in first["caption"]
+    assert second["caption"].startswith("For 0.5 seconds, the camera stands still before a ")
+    assert second["caption"].endswith("with text on screen.")
+    assert {first[name] for name in ("caption_image", "caption_video", "error_code")} == {None}
+    assert {row["caption_engine"] for row in (first, second)} == {"attributes"}
+
+
+def test_a_clip_that_could_not_be_measured_still_has_a_caption(dataset, flat):
+    gone = dataset.add("a", [flat(24)])
+    (dataset.root / "frames" / "a.parquet").unlink()
+    first, second = caption(dataset, gone, dataset.failed("b"))
+    assert [row["caption"] for row in read_rows(first)] == ["For 1.0 seconds, the camera shows a scene."]
+    assert second.rows == 0
+
+
+def test_captions_are_found_again(dataset, flat):
+    video = dataset.add("a", [flat(12)])
+    assert [caption(dataset, video)[0].cached for _ in range(2)] == [False, True]

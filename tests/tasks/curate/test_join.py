@@ -1,0 +1,151 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from tasks.caching import Step, lineage_of
+from tasks.curate import ingest
+from tasks.curate.join import SCHEMA, join_measures, mean_changes, videos_schema
+from tasks.manifest import ERROR_FIELDS, ManifestRef, read_lineage, read_manifest, read_rows, table_of, write_manifest
+
+FIXED_NAMES = {
+    *("clip_id", "video_id", "source", "time_base", "fps", "width", "height", "frames"),
+    *("start_s", "end_s", "start_pts", "end_pts", "shot_start_s", "shot_end_s"),
+    *("motion_score", "camera_motion", "text_area", "caption", "caption_image", "caption_video"),
+    *("clip_similarity", "aesthetic", "dedup_group"),
+}
+
+
+def ingested(root: Path, *rows: dict[str, Any]) -> ManifestRef:
+    """An ingest of files given by what matters of them: by default all can be read."""
+    whole = [{"status": "ok", "digest": row["video_id"], "attempt": 1} | row for row in rows]
+    path = root / "manifests" / "ingest" / "all.parquet"
+    return write_manifest(path, table_of(whole, ingest.SCHEMA), lineage_of(ingest.STEP, None, []))
+
+
+def measured(root: Path, name: str, column: pa.Field, rows: list[dict[str, Any]]) -> ManifestRef:
+    """The manifest of a step that measures one column."""
+    step = Step(name, 1, pa.schema([("clip_id", pa.string()), column, *ERROR_FIELDS]))
+    path = root / "manifests" / name / f"{len(rows)}.parquet"
+    return write_manifest(path, table_of(rows, step.schema), lineage_of(step, None, []))
+
+
+SCORE = pa.field("motion_score", pa.float32())
+AREA = pa.field("text_area", pa.float32())
+
+
+def test_every_fixed_name_is_a_column_whoever_measured(dataset, flat):
+    scan, split = dataset.add("v", [flat(4)])
+    files = ingested(dataset.root, {"video_id": "v", "source": "/a.mp4"})
+    joined = read_manifest(join_measures.fn(dataset.root, files, [scan], [split], []))
+    assert joined.schema == SCHEMA
+    assert set(SCHEMA.names) >= FIXED_NAMES
+    (row,) = joined.to_pylist()
+    assert (row["source"], row["frames"], row["width"], row["height"]) == ("/a.mp4", 4, 64, 48)
+    assert {row[name] for name in ("motion_score", "caption", "clip_similarity", "aesthetic", "error")} == {None}
+
+
+def test_measures_are_found_by_clip_whatever_their_order(dataset, flat):
+    scan, split = dataset.add("v", [flat(4), flat(6), flat(5)])
+    names = [row["clip_id"] for row in read_rows(split)]
+    scores = measured(dataset.root, "motion", SCORE, [{"clip_id": names[i], "motion_score": i} for i in (2, 0)])
+    areas = measured(dataset.root, "text", AREA, [{"clip_id": n, "text_area": 0.5} for n in names])
+    files = ingested(dataset.root, {"video_id": "v", "source": "/a.mp4"})
+    rows = read_rows(join_measures.fn(dataset.root, files, [scan], [split], [[areas], [scores]]))
+    assert [row["motion_score"] for row in rows] == [0, None, 2]
+    assert [row["text_area"] for row in rows] == [0.5] * 3
+
+
+def test_clips_are_sorted_by_source_and_time(dataset, flat):
+    videos = [dataset.add(name, [flat(4), flat(4)]) for name in ("v", "w")]
+    files = ingested(dataset.root, {"video_id": "v", "source": "/z.mp4"}, {"video_id": "w", "source": "/b.mp4"})
+    scans, splits = (list(refs) for refs in zip(*videos, strict=True))
+    rows = read_rows(join_measures.fn(dataset.root, files, scans, splits, []))
+    assert [(row["source"], row["start_pts"]) for row in rows] == [
+        ("/b.mp4", 0),
+        ("/b.mp4", 167),
+        ("/z.mp4", 0),
+        ("/z.mp4", 167),
+    ]
+
+
+def test_the_errors_of_all_steps_are_told(dataset, flat):
+    scan, split = dataset.add("v", [flat(4), flat(4)])
+    failed, fine = (row["clip_id"] for row in read_rows(split))
+    scores = measured(
+        dataset.root, "motion", SCORE, [{"clip_id": failed, "error_code": "x", "error_message": "too dark."}]
+    )
+    areas = measured(
+        dataset.root,
+        "text",
+        AREA,
+        [{"clip_id": failed, "error_code": "x", "error_message": "no frame."}, {"clip_id": fine, "text_area": 0.0}],
+    )
+    files = ingested(dataset.root, {"video_id": "v", "source": "/a.mp4"})
+    rows = read_rows(join_measures.fn(dataset.root, files, [scan], [split], [[scores], [areas]]))
+    assert [row["error"] for row in rows] == ["motion: too dark.; text: no frame.", None]
+
+
+def test_the_change_of_a_clip_leaves_out_the_cut_before_it(dataset, flat):
+    still, moving = flat(5, 200), np.concatenate([flat(1, level) for level in (0, 10, 20, 30)])
+    scan, split = dataset.add("v", [still, moving, flat(1, 99)])
+    assert mean_changes(scan, read_manifest(split)) == pytest.approx([0, 10, np.nan], nan_ok=True)
+    assert mean_changes(*(dataset.failed("w")[0], read_manifest(dataset.failed("w")[1]))) == []
+
+
+def test_every_source_file_is_a_row_of_videos(dataset, flat):
+    good, broken = dataset.add("v", [flat(4), flat(4)]), dataset.failed("w")
+    files = ingested(
+        dataset.root,
+        {"video_id": "v", "source": "/good.mp4"},
+        {"video_id": "v", "source": "/copy.mp4", "status": "duplicate"},
+        {"video_id": "w", "source": "/cut.mp4"},
+        {
+            "video_id": "x",
+            "source": "/text.mp4",
+            "status": "unreadable",
+            "error_code": "bad_media",
+            "error_message": "no.",
+        },
+    )
+    join_measures.fn(dataset.root, files, [good[0], broken[0]], [good[1], broken[1]], [])
+    rows = {Path(row["source"]).stem: row for row in read_rows(dataset.root / "videos.parquet")}
+    found = {name: (row["status"], row["clips"], row["decodes"], row["error_message"]) for name, row in rows.items()}
+    assert found == {
+        "good": ("ok", 2, 1, None),
+        "copy": ("duplicate", None, None, None),
+        "cut": ("unreadable", 0, None, "w: broken."),
+        "text": ("unreadable", None, None, "no."),
+    }
+
+
+def test_both_tables_say_where_they_come_from(dataset, flat):
+    scan, split = dataset.add("v", [flat(4)])
+    files = ingested(dataset.root, {"video_id": "v", "source": "/a.mp4"})
+    joined = join_measures.fn(dataset.root, files, [scan], [split], [])
+    assert (read_lineage(joined.path).step, read_lineage(dataset.root / "videos.parquet").step) == ("join", "videos")
+    assert read_lineage(joined.path).inputs[0] == files.digest
+    assert joined.digest in read_lineage(dataset.root / "videos.parquet").inputs
+
+
+def test_a_dataset_without_clips_has_empty_tables(dataset):
+    files = ingested(dataset.root, {"video_id": "x", "source": "/text.mp4", "status": "unreadable"})
+    joined = join_measures.fn(dataset.root, files, [], [], [[], []])
+    assert read_manifest(joined).schema == SCHEMA
+    assert joined.rows == 0
+    assert len(read_rows(dataset.root / "videos.parquet")) == 1
+
+
+def test_the_same_inputs_are_joined_once(dataset, flat):
+    scan, split = dataset.add("v", [flat(4)])
+    files = ingested(dataset.root, {"video_id": "v", "source": "/a.mp4"})
+    refs = [join_measures.fn(dataset.root, files, [scan], [split], []) for _ in range(2)]
+    assert [ref.cached for ref in refs] == [False, True]
+
+
+def test_the_error_stands_last_in_videos():
+    names = videos_schema(ingest.SCHEMA).names
+    assert names[-3:] == [field.name for field in ERROR_FIELDS]
+    assert len(names) == len(set(names))

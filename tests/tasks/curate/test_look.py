@@ -1,0 +1,96 @@
+import cv2
+import numpy as np
+import pytest
+
+from tasks.curate.look import PALETTE, LookConfig, columns_of, measure_look, named_colours, perceptual_hash
+from tasks.footage import Camera, Scene, render_shot
+from tasks.manifest import read_rows
+
+CONFIG = LookConfig()
+
+
+def scene(seed: int, size: tuple[int, int] = (160, 96)) -> np.ndarray:
+    return render_shot(Scene(seed), Camera(), 1, size=size)[0]
+
+
+def distance(one: str, other: str) -> int:
+    return (int(one, 16) ^ int(other, 16)).bit_count()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_hash_survives_what_copies_go_through(seed: int):
+    frame = scene(seed)
+    smaller = cv2.resize(frame, (120, 72), interpolation=cv2.INTER_AREA)
+    lighter = np.clip(frame * 1.1 + 8, 0, 255).astype(np.uint8)
+    _, jpeg = cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, 25])
+    compressed = np.array(cv2.imdecode(jpeg, cv2.IMREAD_COLOR)).astype(np.uint8)
+    own = perceptual_hash(frame)
+    assert [distance(own, perceptual_hash(copy)) <= 6 for copy in (smaller, lighter, compressed)] == [True] * 3
+
+
+def test_different_pictures_have_distant_hashes():
+    hashes = [perceptual_hash(scene(seed)) for seed in range(8)]
+    distances = [distance(a, b) for i, a in enumerate(hashes) for b in hashes[:i]]
+    assert min(distances) > 14
+    assert 24 < np.mean(distances) < 40
+
+
+def test_a_hash_has_sixteen_hexadecimal_digits():
+    assert len(perceptual_hash(scene(0))) == 16
+    assert perceptual_hash(np.zeros((9, 9, 3), np.uint8)) == perceptual_hash(np.zeros((64, 80, 3), np.uint8))
+
+
+@pytest.mark.parametrize(("name", "rgb"), PALETTE.items())
+def test_every_colour_is_called_by_its_name(name: str, rgb: tuple[int, int, int]):
+    assert named_colours(np.full((20, 30, 3), rgb, np.uint8), CONFIG) == [name]
+
+
+def test_colours_come_in_order_of_their_share():
+    frame = np.full((60, 100, 3), PALETTE["blue"], np.uint8)
+    frame[:, :30] = PALETTE["orange"]
+    frame[:6, :] = PALETTE["white"]
+    assert named_colours(frame, CONFIG) == ["blue", "orange"]
+    assert named_colours(frame, LookConfig(max_colours=1)) == ["blue"]
+    assert named_colours(frame, LookConfig(min_colour_share=0.5)) == ["blue"]
+    assert named_colours(frame, LookConfig(max_colours=3, min_colour_share=0.05)) == ["blue", "orange", "white"]
+
+
+def test_brightness_and_contrast_are_those_of_luma():
+    frames = np.zeros((3, 40, 60, 3), np.uint8)
+    frames[1, :, 30:] = 200
+    found = columns_of(frames, CONFIG)
+    assert found["brightness"] == pytest.approx(100 / 3, abs=0.01)
+    assert found["contrast"] == pytest.approx(100, abs=0.01)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_there_are_three_hashes_whatever_the_number_of_frames(count: int):
+    frames = render_shot(Scene(2), Camera(pan=1.0), count, 2.0, (96, 64))
+    hashes = columns_of(frames, CONFIG)["phash"]
+    assert len(hashes) == 3
+    assert hashes[0] == perceptual_hash(frames[0])
+    assert hashes[2] == perceptual_hash(frames[-1])
+
+
+def test_a_flat_clip_is_told_from_a_picture(dataset, flat):
+    (ref,) = measure_look.fn(
+        dataset.root, CONFIG, [dataset.add("a", [flat(3, 128), np.stack([scene(3, (64, 48))] * 3)])]
+    )
+    grey, picture = read_rows(ref)
+    assert grey["contrast"] < 1 < picture["contrast"]
+    assert grey["brightness"] == pytest.approx(128, abs=1)
+    assert grey["colours"] == ["grey"]
+
+
+def test_what_cannot_be_measured_is_null_with_the_reason(dataset, flat):
+    gone, failed = dataset.add("a", [flat(2)]), dataset.failed("b")
+    (dataset.root / "frames" / "a.parquet").unlink()
+    first, second = measure_look.fn(dataset.root, CONFIG, [gone, failed])
+    (row,) = read_rows(first)
+    assert (row["phash"], row["contrast"], row["colours"], row["error_code"]) == (None, None, None, "bad_manifest")
+    assert second.rows == 0
+
+
+def test_the_same_call_is_found(dataset, flat):
+    video = dataset.add("a", [flat(2)])
+    assert [measure_look.fn(dataset.root, CONFIG, [video])[0].cached for _ in range(2)] == [False, True]

@@ -1,0 +1,123 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from models.camera import measure_motion as measure_frames
+from tasks.curate.motion import SCHEMA, MotionConfig, evenly_spaced, measure_motion
+from tasks.footage import Camera, Scene, render_shot
+from tasks.manifest import ManifestRef, read_manifest, read_rows
+
+CONFIG = MotionConfig()
+
+
+def shot(
+    seed: int, camera: Camera, frames: int = 48, fps: float = 24.0, size: tuple[int, int] = (96, 64), movers: int = 0
+):
+    return render_shot(Scene(seed, movers), camera, frames, fps, size)
+
+
+def rows(root: Path, video: tuple[ManifestRef, ManifestRef], config: MotionConfig = CONFIG) -> list[dict[str, Any]]:
+    return read_rows(measure_motion.fn(root, config, [video])[0])
+
+
+def test_a_pan_of_three_pixels_a_frame_has_its_speed_in_sides_per_second(dataset):
+    height, fps = 192, 24.0
+    speed = 3 * fps / height
+    video = dataset.add("a", [shot(1, Camera(pan=speed), size=(320, height))], fps, every=12)
+    (row,) = rows(dataset.root, video)
+    assert row["motion_score"] == pytest.approx(speed, rel=0.1)
+    assert row["camera_pan"] == pytest.approx(speed, rel=0.03)
+    assert row["camera_motion"] == "pan_right"
+    assert row["error_code"] is None
+
+
+@pytest.mark.parametrize(("size", "fps"), [((96, 64), 24.0), ((256, 144), 24.0), ((96, 64), 60.0), ((96, 64), 10.0)])
+def test_the_score_depends_on_neither_resolution_nor_frame_rate(dataset, size: tuple[int, int], fps: float):
+    video = dataset.add("a", [shot(2, Camera(tilt=0.3), int(2 * fps), fps, size)], fps, every=int(fps / 2))
+    (row,) = rows(dataset.root, video)
+    assert row["motion_score"] == pytest.approx(0.3, rel=0.07)
+
+
+def test_motion_that_cancels_out_counts_as_motion(dataset):
+    """The mean of magnitudes: the mean of signed flow would be nothing for a zoom."""
+    (row,) = rows(dataset.root, dataset.add("a", [shot(3, Camera(zoom=0.4))], every=12))
+    assert row["motion_score"] > 0.15
+    assert abs(row["camera_pan"]) + abs(row["camera_tilt"]) < 0.02
+
+
+def test_frames_are_measured_at_full_working_size_not_at_sixteen_pixels(dataset):
+    """A drift of a hundredth of a side is a sixth of a pixel at short side 16, and lost there."""
+    still, drift = (shot(4, Camera(pan=speed), size=(160, 128)) for speed in (0.0, 0.02))
+    scores = [row["motion_score"] for row in rows(dataset.root, dataset.add("a", [still, drift], every=12))]
+    assert scores[0] < 0.001
+    assert scores[1] == pytest.approx(0.02, rel=0.2)
+
+
+def test_a_still_does_not_move_and_a_shape_in_it_does(dataset):
+    still, busy = rows(dataset.root, dataset.add("a", [shot(5, Camera()), shot(5, Camera(), movers=3)], every=12))
+    assert (still["motion_score"], still["camera_motion"]) == (pytest.approx(0, abs=1e-4), "static")
+    assert busy["camera_motion"] == "static"
+    assert busy["object_motion"] > 0.005
+
+
+def test_each_clip_is_measured_on_its_own_frames(dataset):
+    shots = [shot(6, Camera.doing(motion, 0.4)) for motion in ("pan_left", "tilt_up", "zoom_out", "roll")]
+    found = rows(dataset.root, dataset.add("a", shots, every=12))
+    assert [row["camera_motion"] for row in found] == ["pan_left", "tilt_up", "zoom_out", "roll"]
+    assert found[3]["camera_roll"] == pytest.approx(24, rel=0.05)
+
+
+def test_a_clip_of_one_frame_has_nulls_and_the_reason(dataset):
+    clips = [shot(7, Camera(), 1), shot(7, Camera(pan=0.3), 24)]
+    lone, pan = rows(dataset.root, dataset.add("a", clips, every=12))
+    measured = set(SCHEMA.names) - {"clip_id", "error_code", "error_message", "attempt"}
+    assert {lone[name] for name in measured} == {None}
+    assert lone["error_code"] == "bad_media"
+    assert lone["clip_id"] in lone["error_message"]
+    assert pan["camera_motion"] == "pan_right"
+
+
+def test_a_missing_frame_store_is_an_error_of_its_clips_alone(dataset):
+    gone, fine = (dataset.add(name, [shot(8, Camera(pan=0.3), 24)], every=12) for name in ("a", "b"))
+    (dataset.root / "frames" / "a.parquet").unlink()
+    broken, whole = (read_rows(ref)[0] for ref in measure_motion.fn(dataset.root, CONFIG, [gone, fine]))
+    assert broken["error_code"] == "bad_manifest"
+    assert broken["motion_score"] is None
+    assert whole["error_code"] is None
+
+
+def test_a_video_that_failed_has_no_rows(dataset):
+    (ref,) = measure_motion.fn(dataset.root, CONFIG, [dataset.failed("a")])
+    assert read_manifest(ref).schema == SCHEMA
+    assert ref.rows == 0
+
+
+def test_the_same_call_is_found_and_another_density_is_not(dataset):
+    video = dataset.add("a", [shot(9, Camera(pan=0.3), 24)], every=6)
+    first, again = (measure_motion.fn(dataset.root, CONFIG, [video])[0] for _ in range(2))
+    denser = measure_motion.fn(dataset.root, MotionConfig(frames_per_s=4.0), [video])[0]
+    assert (first.cached, again.cached, denser.cached) == (False, True, False)
+    assert first.digest == again.digest
+
+
+def test_frames_are_taken_evenly_whatever_else_is_stored():
+    times = [0.0, 0.04, 0.1, 0.5, 0.6, 1.1, 1.6, 1.7]
+    assert [times[i] for i in evenly_spaced(times, 2.0)] == [0.0, 0.5, 1.1, 1.7]
+    assert evenly_spaced([3.0, 3.04], 2.0) == [0, 1]
+    assert evenly_spaced([3.0], 2.0) == [0]
+    assert evenly_spaced([], 2.0) == []
+
+
+def test_an_uneven_last_step_does_not_change_the_speed(dataset):
+    video = dataset.add("a", [shot(10, Camera(pan=0.3), 40)], every=12)
+    assert rows(dataset.root, video)[0]["motion_score"] == pytest.approx(0.3, rel=0.05)
+
+
+def test_stored_frames_give_what_the_frames_themselves_give(dataset):
+    frames = shot(11, Camera(pan=0.25, tilt=0.05), 25)
+    (row,) = rows(dataset.root, dataset.add("a", [frames], every=12))
+    direct = measure_frames(frames[::12], [i / 24 for i in range(0, 25, 12)])
+    assert row["motion_score"] == pytest.approx(direct.magnitude, rel=0.03)
+    assert np.hypot(row["camera_pan"], row["camera_tilt"]) == pytest.approx(direct.strength, rel=0.03)

@@ -1,0 +1,281 @@
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tasks.curate.scan import SCHEMA, Sampling, ScanConfig, Signals, is_peak, scan_videos
+from tasks.footage import Camera, Scene, render_shot
+from tasks.frames import load_frames, read_frame_times
+from tasks.manifest import ManifestRef, file_digest, read_lineage, read_rows
+from tasks.video import SourceVideo, ffmpeg_exe, run_ffmpeg, write_video
+
+TICKS = 512
+"""Ticks of a frame at 24 frames per second in a time base of 1/12288."""
+
+
+@pytest.fixture(scope="module")
+def footage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two shots with a hard cut at frame 40; 70 frames at 24 frames per second."""
+    path = tmp_path_factory.mktemp("source") / "cut at 40.mp4"
+    shots = [
+        render_shot(Scene(seed, movers=0), Camera.doing("pan_left"), n, size=(96, 64)) for seed, n in ((1, 40), (2, 30))
+    ]
+    write_video(path, np.concatenate(shots), 24)
+    return path
+
+
+@pytest.fixture(scope="module")
+def scanned(footage: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ManifestRef]:
+    root = tmp_path_factory.mktemp("dataset")
+    return root, scan(root, footage)
+
+
+def source(path: Path) -> SourceVideo:
+    digest = file_digest(path)
+    return SourceVideo(video_id=digest[:16], path=path, digest=digest, duration_s=3.0, width=96, height=64)
+
+
+def scan(root: Path, path: Path, config: ScanConfig | None = None) -> ManifestRef:
+    (ref,) = scan_videos.fn(root, config or ScanConfig(), [source(path)])
+    return ref
+
+
+def row_of(root: Path, path: Path, config: ScanConfig | None = None) -> dict[str, Any]:
+    (row,) = read_rows(scan(root, path, config))
+    return row
+
+
+def convert(path: Path, name: str, *options: str, before: tuple[str, ...] = ()) -> Path:
+    target = path.with_name(name)
+    run_ffmpeg([ffmpeg_exe(), "-loglevel", "error", "-y", *before, "-i", str(path), *options, str(target)], None, name)
+    return target
+
+
+def test_a_row_says_what_was_seen(scanned: tuple[Path, ManifestRef], footage: Path):
+    (row,) = read_rows(scanned[1])
+    assert set(row) == set(SCHEMA.names)
+    assert (
+        row
+        | {
+            "video_id": file_digest(footage)[:16],
+            "source_digest": file_digest(footage),
+            "time_base": "1/12288",
+            "frames": 70,
+            "width": 96,
+            "height": 64,
+            "duration_s": 70 / 24,
+            "end_pts": 70 * TICKS,
+            "pts": [i * TICKS for i in range(70)],
+            "damaged": [False] * 70,
+            "lost": 0,
+            "dropped": 0,
+            "error_code": None,
+            "attempt": 1,
+        }
+        == row
+    )
+
+
+def test_one_decode_is_counted(scanned: tuple[Path, ManifestRef]):
+    assert read_rows(scanned[1])[0]["decodes"] == 1
+
+
+def test_the_change_peaks_at_the_cut(scanned: tuple[Path, ManifestRef]):
+    (row,) = read_rows(scanned[1])
+    change = np.array(row["change"])
+    assert change.argmax() == 40
+    assert change[40] > 5 * np.delete(change, 40).max()
+    assert change[0] == 0
+    assert {len(row[name]) for name in ("change", "change_2", "luma", "damaged")} == {70}
+
+
+def test_change_over_two_frames_spans_the_cut_twice(scanned: tuple[Path, ManifestRef]):
+    (row,) = read_rows(scanned[1])
+    assert sorted(np.argsort(row["change_2"])[-2:].tolist()) == [40, 41]
+
+
+def test_signals_have_known_values_on_flat_pictures():
+    signals = Signals()
+    for pts, level in enumerate((10.0, 40.0, 10.0)):
+        signals.add(pts, [np.full((4, 6), level, np.float32), *[np.zeros((2, 3), np.float32)] * 2], damaged=False)
+    assert signals.change == [0, 10, 10]
+    assert signals.change_2 == [0, 10, 0]
+    assert signals.luma == [10, 40, 10]
+
+
+def test_the_store_has_two_frames_a_second_the_ends_and_both_sides_of_the_cut(scanned: tuple[Path, ManifestRef]):
+    root, ref = scanned
+    (row,) = read_rows(ref)
+    times = read_frame_times(root / row["frame_store"])
+    frames = [pts // TICKS for pts, _ in times]
+    assert {0, 12, 24, 36, 39, 40, 48, 60, 69} <= set(frames)
+    assert len(frames) <= 13
+    assert all(time_s == pts / 12288 for pts, time_s in times)
+
+
+def test_stored_frames_show_the_picture(scanned: tuple[Path, ManifestRef]):
+    root, ref = scanned
+    (row,) = read_rows(ref)
+    before, after = load_frames(root / row["frame_store"], [39 * TICKS, 40 * TICKS]).astype(int)
+    truth = [
+        render_shot(Scene(seed, movers=0), Camera.doing("pan_left"), n, size=(96, 64)) for seed, n in ((1, 40), (2, 1))
+    ]
+    assert np.abs(before - truth[0][39]).mean() < 12
+    assert np.abs(after - truth[1][0]).mean() < 12
+
+
+def test_stored_frames_are_shrunk_and_thinned_as_asked(tmp_path: Path, footage: Path):
+    row = row_of(tmp_path, footage, ScanConfig(short_side=32, frames_per_s=1.0))
+    store = tmp_path / row["frame_store"]
+    pts = [pts for pts, _ in read_frame_times(store)]
+    assert load_frames(store, pts).shape[1:] == (32, 48, 3)
+    assert {pts // TICKS for pts in pts} >= {0, 24, 39, 40, 48, 69}
+    assert len(pts) <= 10
+
+
+def test_a_variable_rate_is_sampled_by_time_and_not_by_index(tmp_path: Path, footage: Path):
+    path = convert(footage, "variable.mp4", "-vf", "setpts='if(lt(N,24),N,24+(N-24)*4)/24/TB'", "-fps_mode", "vfr")
+    row = row_of(tmp_path, path)
+    assert row["pts"] == [TICKS * (i if i < 24 else 24 + (i - 24) * 4) for i in range(70)]
+    times = [time_s for _, time_s in read_frame_times(tmp_path / row["frame_store"])]
+    assert len(times) >= 2 * row["duration_s"]
+    assert max(np.diff(times)) < 0.67
+    assert row["change"][40] == max(row["change"])
+
+
+@pytest.mark.parametrize(("turn", "size"), [("90", (64, 96)), ("180", (96, 64))])
+def test_a_rotated_video_is_stored_upright(tmp_path: Path, footage: Path, turn: str, size: tuple[int, int]):
+    plain = row_of(tmp_path, footage)
+    path = convert(footage, f"turned{turn}.mp4", "-c", "copy", before=("-display_rotation", turn))
+    turned = row_of(tmp_path, path)
+    assert (turned["width"], turned["height"]) == size
+    (a,), (b,) = (load_frames(tmp_path / row["frame_store"], [0]).astype(int) for row in (plain, turned))
+    assert np.abs(np.rot90(a, int(turn) // 90) - b).mean() < 4
+
+
+def test_pixels_that_are_not_square_are_stored_square(tmp_path: Path, footage: Path):
+    path = convert(footage, "wide.mp4", "-vf", "setsar=2/1", "-frames:v", "8")
+    row = row_of(tmp_path, path)
+    assert (row["width"], row["height"]) == (96, 64)
+    assert load_frames(tmp_path / row["frame_store"], [0]).shape == (1, 64, 192, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("ten.mp4", ("-c:v", "libx264", "-pix_fmt", "yuv420p10le")),
+        ("rgb.mkv", ("-c:v", "libx264rgb")),
+        ("half.mp4", ("-c:v", "libx264", "-pix_fmt", "yuv422p")),
+        ("full.mkv", ("-c:v", "mjpeg", "-q:v", "2", "-pix_fmt", "yuvj420p")),
+    ],
+)
+def test_every_pixel_format_gives_the_same_signals(
+    tmp_path: Path, scanned: tuple[Path, ManifestRef], footage: Path, name: str, options: tuple[str, ...]
+):
+    (plain,) = read_rows(scanned[1])
+    row = row_of(tmp_path, convert(footage, name, *options))
+    assert row["error_message"] is None
+    assert np.abs(np.array(row["change"]) - plain["change"]).max() < 0.06 * plain["change"][40]
+    assert np.abs(np.array(row["luma"]) - plain["luma"]).max() < 3
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_a_cut_file_is_an_error_row_that_says_how_much_is_left(tmp_path: Path, footage: Path, share: float):
+    path = tmp_path / "cut.mp4"
+    path.write_bytes(footage.read_bytes()[: int(footage.stat().st_size * share)])
+    row = row_of(tmp_path / "data", path)
+    assert row["error_code"] == "bad_media"
+    assert "cut.mp4: only" in row["error_message"]
+    assert "cut short" in row["error_message"]
+    assert [row[name] for name in ("pts", "frames", "frame_store", "change", "duration_s")] == [None] * 5
+    assert list((tmp_path / "data" / "frames").iterdir()) == []
+
+
+def test_a_little_damage_is_marked_and_the_rest_is_kept(tmp_path: Path, footage: Path):
+    path = tmp_path / "scratched.mp4"
+    content = bytearray(footage.read_bytes())
+    middle = len(content) * 2 // 3
+    content[middle : middle + 40] = bytes(40)
+    path.write_bytes(content)
+    row = row_of(tmp_path / "data", path, ScanConfig(max_damage=0.9))
+    assert row["error_code"] is None
+    assert 0 < sum(row["damaged"]) + row["lost"] < 60
+    stored = {pts for pts, _ in read_frame_times(tmp_path / "data" / row["frame_store"])}
+    assert not stored & {pts for pts, bad in zip(row["pts"], row["damaged"], strict=True) if bad}
+    assert row_of(tmp_path / "data", path)["error_code"] == "bad_media"
+
+
+def test_a_decode_that_takes_too_long_is_an_error_row_and_leaves_no_file(tmp_path: Path, footage: Path):
+    row = row_of(tmp_path, footage, ScanConfig(limit_factor=1e-9, limit_floor_s=1e-6))
+    assert row["error_code"] == "decoder_timeout"
+    assert footage.name in row["error_message"]
+    assert not any((tmp_path / "frames").glob("*"))
+
+
+def test_one_bad_video_does_not_stop_the_others(tmp_path: Path, footage: Path):
+    bad = tmp_path / "bad.mp4"
+    bad.write_bytes(footage.read_bytes()[:9000])
+    refs = scan_videos.fn(tmp_path, ScanConfig(), [source(bad), source(footage)])
+    assert [read_rows(ref)[0]["error_code"] for ref in refs] == ["bad_media", None]
+
+
+def test_a_video_that_is_gone_is_an_error_row(tmp_path: Path, footage: Path):
+    video = source(footage).model_copy(update={"path": tmp_path / "gone.mp4"})
+    (ref,) = scan_videos.fn(tmp_path, ScanConfig(), [video])
+    assert "gone.mp4" in read_rows(ref)[0]["error_message"]
+
+
+def test_hard_names_are_scanned(tmp_path: Path, footage: Path):
+    path = shutil.copy(footage, tmp_path / 'it\'s "a" 🎬 %d.mp4')
+    assert row_of(tmp_path / "data", Path(path))["frames"] == 70
+
+
+def test_a_second_run_is_found_until_the_frame_store_is_gone(tmp_path: Path, footage: Path):
+    first = scan(tmp_path, footage)
+    assert [first.cached, scan(tmp_path, footage).cached] == [False, True]
+    store = tmp_path / read_rows(first)[0]["frame_store"]
+    content = store.read_bytes()
+    store.unlink()
+    left_by_a_killed_run = store.with_name(f".{store.name}.123-abcd.parquet")
+    left_by_a_killed_run.touch()
+    again = scan(tmp_path, footage)
+    assert list(store.parent.iterdir()) == [store]
+    assert (again.cached, again.digest) == (False, first.digest)
+    assert store.read_bytes() == content
+
+
+def test_a_second_root_gets_an_equal_manifest_of_its_own(
+    tmp_path: Path, scanned: tuple[Path, ManifestRef], footage: Path
+):
+    root, first = scanned
+    second = scan(tmp_path, footage)
+    assert not second.cached
+    assert second.path.relative_to(tmp_path) == first.path.relative_to(root)
+    assert second.path.read_bytes() == first.path.read_bytes()
+
+
+def test_a_copy_of_the_file_elsewhere_is_found(tmp_path: Path, footage: Path):
+    scan(tmp_path, footage)
+    assert scan(tmp_path, Path(shutil.copy(footage, tmp_path / "copy.mp4"))).cached
+
+
+def test_only_what_changes_the_result_is_in_the_key(tmp_path: Path, footage: Path):
+    first = scan(tmp_path, footage)
+    assert scan(tmp_path, footage, ScanConfig(limit_floor_s=500)).cached
+    assert not scan(tmp_path, footage, ScanConfig(jpeg_quality=50)).cached
+    assert set(read_lineage(first.path).parameters) == set(Sampling.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [([0.0], False), ([0.0, 9.0], True), ([0, 1.0, 1.0, 9.0], True), ([0, 8.0, 8.0, 9.0], False), ([0, 0, 1.5], False)],
+)
+def test_a_peak_stands_out_from_what_came_before(change: list[float], expected: bool):
+    assert is_peak(change, Sampling()) is expected
+
+
+def test_a_scan_prints_nothing(tmp_path: Path, footage: Path, capfd: pytest.CaptureFixture[str]):
+    scan(tmp_path, footage)
+    assert capfd.readouterr() == ("", "")

@@ -1,0 +1,82 @@
+"""The table of a run has a row for every job and take, whatever became of it."""
+
+from typing import Any
+
+from tasks.generate import decode, jobs, sample
+from tasks.generate.outputs import CLIP_COLUMNS, JOB_COLUMNS, SAMPLE_COLUMNS, SCHEMA, collect_outputs, output_rows
+from tasks.manifest import Lineage, manifest_ref, read_manifest, table_of, write_manifest
+
+ERRORS = {"error_code": None, "error_message": None, "attempt": 1}
+
+
+def job(number: int, key: str | None, **changes: Any) -> dict[str, Any]:
+    row: dict[str, Any] = dict.fromkeys(jobs.SCHEMA.names) | ERRORS
+    return row | {"job": number, "take": 0, "name": f"p{number}", "item_key": key, "status": "ready"} | changes
+
+
+def sampled(key: str, **changes: Any) -> dict[str, Any]:
+    return (
+        {"item_key": key, "latents": f"latents/{key}", "latents_sha256": "d" + key, "batch": [key]} | ERRORS | changes
+    )
+
+
+def decoded(key: str, **changes: Any) -> dict[str, Any]:
+    return dict.fromkeys(decode.SCHEMA.names) | ERRORS | {"item_key": key, "video": f"videos/{key}.mp4"} | changes
+
+
+FAULT = {"error_code": "bad", "error_message": "why", "attempt": 3}
+
+JOBS = [
+    job(0, "a", motion="pan_left"),
+    job(1, None, status="failed", error_code="bad_media", error_message="broken"),
+    job(2, "a", status="duplicate", error_code="duplicate", error_message="again"),
+    job(3, "b"),
+    job(4, "c", take=1),
+    job(4, "d", take=0),
+]
+SAMPLES = [sampled("a"), sampled("b", latents=None, latents_sha256=None, **FAULT), sampled("c"), sampled("d")]
+CLIPS = [decoded("d", video=None, **FAULT), decoded("a", motion_measured="static"), decoded("c")]
+
+
+def test_every_job_has_a_row_in_order_with_its_state_and_the_step_that_failed():
+    rows = output_rows(JOBS, SAMPLES, CLIPS)
+    assert [(r["job"], r["take"], r["status"], r["stage"], r["error_code"]) for r in rows] == [
+        (0, 0, "ok", None, None),
+        (1, 0, "failed", "jobs", "bad_media"),
+        (2, 0, "duplicate", "jobs", "duplicate"),
+        (3, 0, "failed", "sample", "bad"),
+        (4, 0, "failed", "decode", "bad"),
+        (4, 1, "ok", None, None),
+    ]
+    assert [row["attempt"] for row in rows] == [1, 1, 1, 3, 3, 1]
+
+
+def test_asked_and_measured_stand_side_by_side_and_files_are_named():
+    first, *_, last = output_rows(JOBS, SAMPLES, CLIPS)
+    assert (first["motion_asked"], first["motion_measured"]) == ("pan_left", "static")
+    assert (first["video"], first["latents"], first["latents_sha256"]) == ("videos/a.mp4", "latents/a", "da")
+    assert last["video"] == "videos/c.mp4"
+
+
+def test_a_clip_that_was_sampled_but_not_decoded_keeps_its_latents():
+    row = output_rows(JOBS, SAMPLES, CLIPS)[4]
+    assert (row["latents"], row["video"]) == ("latents/d", None)
+
+
+def test_the_columns_that_steps_share_have_the_same_names_and_types():
+    for columns, schema in ((JOB_COLUMNS, jobs.SCHEMA), (SAMPLE_COLUMNS, sample.SCHEMA), (CLIP_COLUMNS, decode.SCHEMA)):
+        assert [schema.field(column.name) for column in columns] == list(columns)
+
+
+def test_the_table_is_the_same_bytes_whatever_the_order_of_the_manifests_rows(tmp_path):
+    def manifest(name: str, rows: list[dict[str, Any]], schema) -> Any:
+        return write_manifest(tmp_path / name, table_of(rows, schema), Lineage(step=name, version=1))
+
+    listed = manifest("jobs", JOBS, jobs.SCHEMA)
+    one = [manifest(f"s{i}", [row], sample.SCHEMA) for i, row in enumerate(SAMPLES)]
+    clips = [manifest(f"c{i}", [row], decode.SCHEMA) for i, row in enumerate(CLIPS)]
+    first = collect_outputs.fn(tmp_path, listed, one, clips).path.read_bytes()
+    again = collect_outputs.fn(tmp_path, listed, one, clips)
+    assert again.path.read_bytes() == first
+    assert read_manifest(again).schema == SCHEMA
+    assert manifest_ref(tmp_path / "outputs.parquet").rows == 6

@@ -1,0 +1,235 @@
+"""The cache: every way in which a cache can be wrong, as a test of its own."""
+
+import logging
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel, ConfigDict
+
+from models.errors import BadManifest
+from tasks.caching import Step, attempts_of, cached, find, key_of, lineage_of, set_aside
+from tasks.manifest import ManifestRef, file_digest, read_lineage, read_rows, table_of
+
+SCHEMA = pa.schema([("value", pa.string()), ("picture", pa.string()), ("attempt", pa.int32())])
+STEP = Step("measure", 1, SCHEMA, files=("picture",))
+
+
+class Config(BaseModel):
+    """Parameters of the step under test."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rate: float = 2.0
+    names: tuple[str, ...] = ("a",)
+
+
+class Counted:
+    """A step's work that counts how often it runs and writes one file."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.runs = root, 0
+
+    def __call__(self, key: str) -> pa.Table:
+        self.runs += 1
+        picture = Path("pictures") / f"{key[:8]}.txt"
+        (self.root / picture).parent.mkdir(parents=True, exist_ok=True)
+        (self.root / picture).write_text(key)
+        return table_of([{"value": "v", "picture": str(picture), "attempt": 1}, {"value": "w"}], SCHEMA)
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Counted:
+    return Counted(tmp_path)
+
+
+def run(work: Counted, inputs: tuple[Any, ...] = ("d1",), config: Config | None = None, **options: Any) -> ManifestRef:
+    return cached(options.pop("step", STEP), work.root, config or Config(), inputs, work, **options)
+
+
+def test_the_same_call_runs_once(work: Counted):
+    first, second = run(work), run(work)
+    assert work.runs == 1
+    assert (first.cached, second.cached) == (False, True)
+    assert second == first.model_copy(update={"cached": True})
+
+
+def test_the_same_path_with_new_content_runs_again(work: Counted, tmp_path: Path):
+    film = tmp_path / "film.mp4"
+    for content in (b"one", b"two", b"one"):
+        film.write_bytes(content)
+        run(work, (file_digest(film),))
+    assert work.runs == 2
+
+
+def test_another_path_with_the_same_content_is_found(work: Counted, tmp_path: Path):
+    for name in ("a.mp4", "b.mp4"):
+        (tmp_path / name).write_bytes(b"one")
+        run(work, (file_digest(tmp_path / name),))
+    assert work.runs == 1
+
+
+def test_a_raised_version_runs_again(work: Counted):
+    run(work)
+    run(work, step=Step("measure", 2, SCHEMA))
+    assert work.runs == 2
+
+
+def test_a_changed_parameter_runs_again_and_the_old_value_is_still_found(work: Counted):
+    for rate in (2.0, 3.0, 2.0, 3.0):
+        run(work, config=Config(rate=rate))
+    assert work.runs == 2
+
+
+def test_another_revision_of_the_model_runs_again(work: Counted):
+    for revision in (None, "r1", "r2", "r1"):
+        run(work, revision=revision)
+    assert work.runs == 3
+
+
+def test_a_deleted_output_file_runs_again(work: Counted):
+    first = run(work)
+    (work.root / read_rows(first)[0]["picture"]).unlink()
+    assert not run(work).cached
+    assert work.runs == 2
+    assert run(work).cached
+
+
+def test_a_deleted_manifest_runs_again(work: Counted):
+    run(work).path.unlink()
+    run(work)
+    assert work.runs == 2
+
+
+def test_a_second_data_root_is_filled_by_itself(work: Counted, tmp_path: Path):
+    run(work)
+    other = Counted(tmp_path / "other")
+    made = run(other)
+    assert other.runs == 1
+    assert made.path.is_relative_to(other.root)
+    assert (other.root / read_rows(made)[0]["picture"]).is_file()
+
+
+def test_a_copied_data_root_needs_nothing_new(work: Counted, tmp_path: Path):
+    run(work)
+    moved = Counted(tmp_path.with_name(tmp_path.name + "-moved"))
+    tmp_path.rename(moved.root)
+    assert run(moved).cached
+
+
+IN_ANOTHER_PROCESS = """
+import os, sys
+from pathlib import Path
+sys.path.insert(0, os.getcwd())
+import importlib.util
+spec = importlib.util.spec_from_file_location("steps", sys.argv[1])
+steps = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(steps)
+work = steps.Counted(Path(sys.argv[2]))
+made = steps.run(work)
+print(made.cached, work.runs, made.path.stem)
+"""
+
+
+def test_a_second_run_in_another_process_finds_what_the_first_made(tmp_path: Path, repository: Path):
+    command = [sys.executable, "-c", IN_ANOTHER_PROCESS, __file__, str(tmp_path)]
+    outputs = [
+        subprocess.run(
+            command, capture_output=True, text=True, cwd=repository, check=True, env={"PYTHONHASHSEED": seed}
+        )
+        for seed in ("1", "2")
+    ]
+    first, second = (output.stdout.split() for output in outputs)
+    assert (first[:2], second[:2]) == (["False", "1"], ["True", "0"])
+    assert first[2] == second[2]
+
+
+def test_upstream_rows_that_come_out_the_same_let_what_follows_be_found(work: Counted, tmp_path: Path):
+    upstream = Step("upstream", 1, pa.schema([("cut", pa.int64())]))
+
+    def cuts(rate: float) -> ManifestRef:
+        table = table_of([{"cut": 40}], upstream.schema)
+        return cached(upstream, tmp_path, Config(rate=rate), (), lambda _: table)
+
+    run(work, (cuts(2.0),))
+    run(work, (cuts(3.0),))
+    assert work.runs == 1
+
+
+def test_work_that_fails_leaves_no_manifest(tmp_path: Path):
+    def fail(_: str) -> pa.Table:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        cached(STEP, tmp_path, Config(), ("d1",), fail)
+    assert list(tmp_path.rglob("*.parquet")) == []
+
+
+def test_rows_that_are_not_the_declared_schema_are_refused(tmp_path: Path):
+    with pytest.raises(BadManifest, match=r"measure: its rows have \['value'\], its schema says"):
+        cached(STEP, tmp_path, Config(), (), lambda _: pa.table({"value": ["v"]}))
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda _: b"", lambda b: b"x" * len(b)])
+def test_a_damaged_manifest_is_made_again_and_said_so(
+    work: Counted, caplog: pytest.LogCaptureFixture, damage: Callable[[bytes], bytes]
+):
+    path = run(work).path
+    path.write_bytes(damage(path.read_bytes()))
+    with caplog.at_level(logging.WARNING, logger="reelmill"):
+        assert not run(work).cached
+    assert work.runs == 2
+    assert "It is made again." in caplog.text
+
+
+def test_a_manifest_carries_what_made_it(work: Counted):
+    made = run(work, ("d1", "d2"), Config(rate=3.0), revision="r1")
+    lineage = read_lineage(made.path)
+    assert (lineage.step, lineage.version, lineage.inputs, lineage.model_revision) == ("measure", 1, ("d1", "d2"), "r1")
+    assert lineage.parameters == {"rate": 3.0, "names": ["a"]}
+    assert key_of(lineage) == made.path.stem
+
+
+def test_a_manifest_lies_below_its_step(work: Counted):
+    made = run(work)
+    assert made.path == work.root / "manifests" / "measure" / made.path.name
+    assert find(STEP, work.root, made.path.stem) == made.model_copy(update={"cached": True})
+
+
+def test_a_manifest_set_aside_is_made_again_as_the_next_attempt(work: Counted):
+    made = [run(work)]
+    for _ in range(2):
+        set_aside(made[-1].path)
+        made.append(run(work))
+    assert [[row["attempt"] for row in read_rows(m)] for m in (made[0],)] == [[3, 3]]
+    assert (work.runs, attempts_of(made[0].path)) == (3, 2)
+
+
+def test_a_step_without_attempts_can_be_set_aside_too(tmp_path: Path):
+    step = Step("plain", 1, pa.schema([("cut", pa.int64())]))
+    made = cached(step, tmp_path, None, (), lambda _: table_of([{"cut": 1}], step.schema))
+    set_aside(made.path)
+    assert cached(step, tmp_path, None, (), lambda _: table_of([{"cut": 2}], step.schema)).rows == 1
+
+
+@given(
+    st.lists(st.text(max_size=3), max_size=3),
+    st.lists(st.text(max_size=3), max_size=3),
+    st.floats(allow_nan=False),
+    st.floats(allow_nan=False),
+)
+def test_keys_are_equal_exactly_when_inputs_and_parameters_are(a: list[str], b: list[str], x: float, y: float):
+    keys = [key_of(lineage_of(STEP, Config(rate=rate), digests)) for digests, rate in ((a, x), (b, y))]
+    assert (keys[0] == keys[1]) == ((a, repr(x)) == (b, repr(y)))
+
+
+def test_the_order_of_inputs_means_something(work: Counted):
+    run(work, ("d1", "d2"))
+    run(work, ("d2", "d1"))
+    assert work.runs == 2

@@ -1,0 +1,101 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from models.errors import BadMedia, DecodeCrash, DecodeTimeout
+from tasks.children import run_in_child
+from tasks.probe import probe
+
+UNGUARDED = """
+import os, threading
+from tasks.children import run_in_child
+answers = []
+caller = threading.Thread(target=lambda: answers.append(run_in_child(os.getpid, limit_s=60)))
+caller.start(); caller.join()
+print("ran", answers[0] != os.getpid())
+"""
+
+
+def test_the_value_comes_from_another_process():
+    assert run_in_child(os.getpid, limit_s=30) not in (os.getpid(), run_in_child(os.getpid, limit_s=30))
+
+
+def test_a_large_value_comes_back_whole():
+    assert run_in_child(bytes, 3_000_000, limit_s=30) == bytes(3_000_000)
+
+
+def test_a_hanging_child_is_killed_at_its_limit():
+    started = time.monotonic()
+    with pytest.raises(DecodeTimeout, match=r"film\.mp4: not done after 0\.3 s"):
+        run_in_child(time.sleep, 60, limit_s=0.3, item="film.mp4")
+    assert time.monotonic() - started < 30
+
+
+@pytest.mark.parametrize(("number", "words"), [(signal.SIGKILL, "Killed"), (signal.SIGSEGV, "Segmentation fault")])
+def test_a_dying_child_is_an_error_that_names_the_signal(number: int, words: str):
+    with pytest.raises(DecodeCrash, match=rf"film\.mp4: its process died \({words}\)"):
+        run_in_child(signal.raise_signal, number, limit_s=30, item="film.mp4")
+
+
+def test_a_child_that_leaves_without_an_answer_is_a_crash():
+    with pytest.raises(DecodeCrash, match="exit code 3"):
+        run_in_child(os._exit, 3, limit_s=30)
+
+
+def test_the_childs_own_error_is_raised_as_it_is(tmp_path: Path):
+    with pytest.raises(BadMedia) as caught:
+        run_in_child(probe, tmp_path / "missing.mp4", limit_s=30)
+    assert type(caught.value) is BadMedia
+    assert "missing.mp4" in str(caught.value)
+
+
+def test_an_unexpected_error_is_a_crash_that_carries_the_traceback():
+    with pytest.raises(DecodeCrash, match="forty: ValueError: invalid literal") as caught:
+        run_in_child(int, "forty", limit_s=30)
+    assert "Traceback" in caught.value.__notes__[0]
+
+
+def test_threads_can_run_children_side_by_side():
+    with ThreadPoolExecutor(4) as pool:
+        squares = list(pool.map(lambda number: run_in_child(pow, number, 2, limit_s=30), range(12)))
+    assert squares == [number**2 for number in range(12)]
+
+
+def test_a_crash_in_one_thread_leaves_the_others_alone():
+    def work(number: int) -> object:
+        try:
+            return run_in_child(os._exit, 1, limit_s=30) if number % 2 else run_in_child(abs, -number, limit_s=30)
+        except DecodeCrash:
+            return "crash"
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(work, range(6))) == [0, "crash", 2, "crash", 4, "crash"]
+
+
+def test_a_child_may_have_children_though_it_is_a_daemon():
+    assert run_in_child(partial(run_in_child, abs, -7, limit_s=30), limit_s=60, item="outer") == 7
+
+
+def test_no_child_and_no_open_file_is_left_behind():
+    run_in_child(abs, -1, limit_s=30)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        run_in_child(abs, -1, limit_s=30)
+        with pytest.raises(DecodeTimeout):
+            run_in_child(time.sleep, 60, limit_s=0.05)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_program_without_a_main_guard_runs_once(tmp_path: Path):
+    program = tmp_path / "program.py"
+    program.write_text(UNGUARDED)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, program], capture_output=True, text=True, env=environment, check=False)
+    assert (done.stdout, done.stderr) == ("ran True\n", "")

@@ -1,0 +1,112 @@
+"""Lists of items: folders and tables become the same rows, and what is wrong is said with its place."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from models.errors import BadInput
+from tasks.listing import Listing, TableRow, locate, read_listing, read_table
+
+SUFFIXES, COLUMNS = (".png",), ("image", "seed", "motion")
+
+
+def listed(path: Path) -> Listing:
+    return read_listing(path, SUFFIXES, "image", COLUMNS)
+
+
+def values(path: Path) -> list[dict]:
+    return [dict(row.values) for row in listed(path).rows]
+
+
+def written(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_folder_gives_its_files_by_name_and_leaves_out_others(tmp_path: Path):
+    for name in ("b.png", "a.PNG", ".hidden.png", "notes.txt"):
+        (tmp_path / name).touch()
+    (tmp_path / "folder.png").mkdir()
+    assert values(tmp_path) == [{"image": "a.PNG"}, {"image": "b.png"}]
+
+
+def test_one_file_is_a_list_of_one(tmp_path: Path):
+    (tmp_path / "a.png").touch()
+    assert listed(tmp_path / "a.png") == Listing(tmp_path, [TableRow({"image": "a.png"})])
+
+
+def test_the_three_kinds_of_table_give_the_same_rows(tmp_path: Path):
+    frame = pd.DataFrame({"image": ["a.png", "b.png"], "seed": [3, None], "motion": [None, "pan_left"]})
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    frame.to_json(tmp_path / "t.jsonl", orient="records", lines=True)
+    frame.to_parquet(tmp_path / "t.parquet")
+    expected = [{"image": "a.png", "seed": 3.0}, {"image": "b.png", "motion": "pan_left"}]
+    assert values(tmp_path / "t.parquet") == expected
+    assert values(tmp_path / "t.jsonl") == expected
+    assert values(tmp_path / "t.csv") == [{"image": "a.png", "seed": "3.0"}, expected[1]]
+
+
+def test_spaces_and_a_byte_order_mark_are_no_part_of_names_or_values(tmp_path: Path):
+    path = written(tmp_path / "t.csv", "\ufeffimage, motion\n a.png , pan_left \n\n")
+    assert values(path) == [{"image": "a.png", "motion": "pan_left"}]
+
+
+def test_a_broken_line_is_a_row_with_its_problem_and_the_others_stay(tmp_path: Path):
+    lines = written(tmp_path / "t.jsonl", '{"image": "a.png"}\n{"image": \n[1]\n{"image": "b.png"}\n')
+    rows = listed(lines).rows
+    assert [row.values.get("image") for row in rows] == ["a.png", None, None, "b.png"]
+    assert "line 2 is not JSON" in (rows[1].problem or "")
+    assert rows[2].problem == "line 3 is not a JSON object."
+    commas = written(tmp_path / "t.csv", "image,seed\na.png,1,2\nb.png,2\n")
+    assert listed(commas).rows[0].problem == "line 2 has more fields than the header."
+    assert dict(listed(commas).rows[1].values) == {"image": "b.png", "seed": "2"}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [
+        ("t.csv", "image,sede\na.png,1\n", "unknown column sede. Known: image, seed, motion"),
+        ("t.csv", "seed\n1\n", "needs a column 'image'"),
+        ("t.csv", "image,image\na,b\n", "the column image stands there twice"),
+        ("t.csv", "image\n", "the table has no rows"),
+        ("t.csv", "", "the table has no rows"),
+        ("t.jsonl", '{"image": "a", "x": 1}\n', "unknown column x"),
+        ("t.parquet", "not parquet", "cannot be read as a parquet table"),
+        ("t.xlsx", "", "neither a folder nor a file of a known kind"),
+    ],
+)
+def test_a_table_that_cannot_be_used_is_refused_in_one_sentence(tmp_path: Path, name: str, text: str, sentence: str):
+    with pytest.raises(BadInput, match=sentence):
+        listed(written(tmp_path / name, text))
+
+
+def test_a_table_in_another_encoding_is_refused(tmp_path: Path):
+    (tmp_path / "t.csv").write_bytes("image\nm\u00fcll.png\n".encode("latin-1"))
+    with pytest.raises(BadInput, match="cannot be read as a csv table"):
+        read_table(tmp_path / "t.csv")
+
+
+def test_missing_and_empty_folders_are_refused(tmp_path: Path):
+    with pytest.raises(BadInput, match="no such folder or file"):
+        listed(tmp_path / "gone")
+    with pytest.raises(BadInput, match=r"no file with a fitting name in this folder \(.png\)"):
+        listed(tmp_path)
+
+
+def test_a_named_file_is_found_below_the_folder_only(tmp_path: Path):
+    home = tmp_path / "home"
+    (home / "deep").mkdir(parents=True)
+    (home / "deep" / "a.png").touch()
+    (tmp_path / "secret.png").touch()
+    (home / "link.png").symlink_to(tmp_path / "secret.png")
+    assert locate(home, "deep/a.png") == (home / "deep" / "a.png").resolve()
+    assert locate(home, str(home / "deep" / "a.png")) == (home / "deep" / "a.png").resolve()
+    for name in ("../secret.png", str(tmp_path / "secret.png"), "link.png", "deep/../../secret.png"):
+        with pytest.raises(BadInput, match="lies outside"):
+            locate(home, name)
+    for name in ("gone.png", "deep"):
+        with pytest.raises(BadInput, match="no such file"):
+            locate(home, name)
+    with pytest.raises(BadInput, match="not a usable path"):
+        locate(home, "a\0.png")

@@ -1,0 +1,202 @@
+"""Manifests: what is written is read, digests see rows alone, and files appear whole or not at all."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.errors import BadManifest
+from tasks.manifest import (
+    ERROR_FIELDS,
+    Lineage,
+    file_digest,
+    manifest_ref,
+    publish,
+    publish_folder,
+    publish_json,
+    publish_text,
+    read_lineage,
+    read_manifest,
+    read_rows,
+    table_digest,
+    table_of,
+    write_manifest,
+)
+
+SCHEMA = pa.schema([("name", pa.string()), ("pts", pa.list_(pa.int64())), ("score", pa.float32()), *ERROR_FIELDS])
+ROWS = [{"name": "a", "pts": [1, 2], "score": 0.5, "attempt": 1}, {"name": "b", "pts": None, "score": None}]
+LINEAGE = Lineage(step="scan", version=3, parameters={"rate": 2.0, "names": ["x"]}, inputs=("d1", "d2"))
+
+
+def test_rows_lineage_and_digest_survive_the_disk(tmp_path: Path):
+    table = table_of(ROWS, SCHEMA)
+    written = write_manifest(tmp_path / "m.parquet", table, LINEAGE)
+    assert read_manifest(written).equals(table)
+    assert read_lineage(written.path) == LINEAGE
+    assert manifest_ref(written.path) == written
+    assert (written.rows, written.digest) == (2, table_digest(table))
+
+
+def test_columns_can_be_read_alone(tmp_path: Path):
+    written = write_manifest(tmp_path / "m.parquet", table_of(ROWS, SCHEMA), LINEAGE)
+    assert read_rows(written, ("score", "name")) == [{"score": 0.5, "name": "a"}, {"score": None, "name": "b"}]
+
+
+def test_the_digest_does_not_depend_on_the_lineage(tmp_path: Path):
+    table = table_of(ROWS, SCHEMA)
+    one = write_manifest(tmp_path / "one.parquet", table, LINEAGE)
+    two = write_manifest(tmp_path / "two.parquet", table, LINEAGE.model_copy(update={"version": 4}))
+    assert one.digest == two.digest
+
+
+CELLS = st.tuples(
+    st.none() | st.text(max_size=5),
+    st.none() | st.lists(st.integers(-9, 9), max_size=3),
+    st.none() | st.floats(width=32),
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(CELLS, max_size=12), st.data())
+def test_the_digest_does_not_depend_on_how_the_rows_are_chunked(rows: list, data: st.DataObject):
+    schema = pa.schema([("name", pa.string()), ("pts", pa.list_(pa.int64())), ("score", pa.float32())])
+    table = table_of([dict(zip(schema.names, row, strict=True)) for row in rows], schema)
+    cut = data.draw(st.integers(0, len(rows)))
+    pieces = pa.concat_tables([table.slice(0, cut), table.slice(cut)])
+    rebuilt = pa.concat_tables([table_of(table.slice(i, 1).to_pylist(), schema) for i in range(len(rows))] or [table])
+    padded = pa.concat_tables([table, table]).slice(len(rows))
+    assert {table_digest(t) for t in (pieces, rebuilt, padded)} == {table_digest(table)}
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(CELLS, min_size=1, max_size=6))
+def test_the_digest_changes_with_any_row(rows: list):
+    schema = pa.schema([("name", pa.string()), ("pts", pa.list_(pa.int64())), ("score", pa.float32())])
+    named = [dict(zip(schema.names, row, strict=True)) for row in rows]
+    changed = [*named[:-1], {**named[-1], "name": f"{named[-1]['name']}!"}]
+    assert len({table_digest(table_of(r, schema)) for r in (named, changed, named[:-1])}) == 3
+
+
+def test_the_digest_sees_types_and_column_names():
+    tables = [
+        pa.table({"a": pa.array([1], pa.int32())}),
+        pa.table({"a": pa.array([1], pa.int64())}),
+        pa.table({"b": pa.array([1], pa.int32())}),
+    ]
+    assert len({table_digest(table) for table in tables}) == 3
+
+
+def test_the_digest_of_what_was_read_is_that_of_what_was_written(tmp_path: Path):
+    written = write_manifest(tmp_path / "m.parquet", table_of(ROWS, SCHEMA), LINEAGE)
+    assert table_digest(read_manifest(written)) == written.digest
+
+
+def test_the_same_rows_give_the_same_bytes(tmp_path: Path):
+    one, two = (write_manifest(tmp_path / n, table_of(ROWS, SCHEMA), LINEAGE) for n in ("1.parquet", "2.parquet"))
+    assert one.path.read_bytes() == two.path.read_bytes()
+
+
+def test_a_column_no_schema_declares_is_named():
+    with pytest.raises(BadManifest, match=r"The columns colour, size are not in the step's schema\."):
+        table_of([{"name": "a", "size": 3}, {"colour": "red"}], SCHEMA)
+
+
+def test_a_value_of_the_wrong_type_is_refused():
+    with pytest.raises(BadManifest, match="A row does not fit its step's schema"):
+        table_of([{"score": "high"}], SCHEMA)
+
+
+def test_a_missing_column_is_named(tmp_path: Path):
+    written = write_manifest(tmp_path / "m.parquet", table_of(ROWS, SCHEMA), LINEAGE)
+    with pytest.raises(BadManifest, match="the columns colour are missing"):
+        read_manifest(written, ("name", "colour"))
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"not a table at all", b"PAR1" + b"x" * 100 + b"PAR1"])
+def test_a_broken_manifest_says_what_to_do(tmp_path: Path, content: bytes):
+    (tmp_path / "m.parquet").write_bytes(content)
+    for read in (read_manifest, manifest_ref, read_lineage):
+        with pytest.raises(BadManifest, match=r"m\.parquet: not a readable manifest .* Delete it and run again\."):
+            read(tmp_path / "m.parquet")
+
+
+def test_a_table_without_lineage_is_no_manifest(tmp_path: Path):
+    pq.write_table(pa.table({"a": [1]}), tmp_path / "m.parquet")
+    with pytest.raises(BadManifest, match="it carries no lineage"):
+        manifest_ref(tmp_path / "m.parquet")
+
+
+def test_a_files_digest_is_that_of_its_bytes(tmp_path: Path):
+    (tmp_path / "a").write_bytes(b"abc")
+    assert file_digest(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_a_file_whose_writing_fails_does_not_appear_and_leaves_nothing(tmp_path: Path):
+    with pytest.raises(ZeroDivisionError), publish(tmp_path / "deep" / "a.txt") as aside:
+        aside.write_text("half")
+        raise ZeroDivisionError
+    assert list((tmp_path / "deep").iterdir()) == []
+
+
+def test_a_file_whose_writing_fails_leaves_the_old_one(tmp_path: Path):
+    publish_text(tmp_path / "a.txt", "old")
+    with pytest.raises(ZeroDivisionError), publish(tmp_path / "a.txt") as aside:
+        aside.write_text("half")
+        raise ZeroDivisionError
+    assert (tmp_path / "a.txt").read_text() == "old"
+
+
+def test_a_file_is_written_aside_under_its_own_ending(tmp_path: Path):
+    with publish(tmp_path / "a.mp4") as aside:
+        assert (aside.suffix, aside.parent) == (".mp4", tmp_path)
+        assert aside.name.startswith(".")
+        aside.touch()
+
+
+KILLED_WHILE_WRITING = """
+import sys, time
+from pathlib import Path
+from tasks.manifest import publish
+with publish(Path(sys.argv[1])) as aside:
+    with aside.open("w") as file:
+        file.write("half")
+        file.flush()
+        print("writing", flush=True)
+        time.sleep(60)
+"""
+
+
+def test_a_file_does_not_appear_when_its_writer_is_killed(tmp_path: Path, repository: Path):
+    target = tmp_path / "a.txt"
+    publish_text(target, "old")
+    command = [sys.executable, "-c", KILLED_WHILE_WRITING, str(target)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=repository) as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "writing\n"
+        os.kill(writer.pid, signal.SIGKILL)
+    assert target.read_text() == "old"
+    publish_text(target, "new")
+    assert target.read_text() == "new"
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path):
+    with pytest.raises(ZeroDivisionError), publish_folder(tmp_path / "model") as aside:
+        (aside / "weights").write_text("half")
+        raise ZeroDivisionError
+    assert list(tmp_path.iterdir()) == []
+    for text in ("old", "new"):
+        with publish_folder(tmp_path / "model") as aside:
+            (aside / text).write_text(text)
+    assert [p.name for p in tmp_path.rglob("*")] == ["model", "new"]
+
+
+def test_json_keeps_letters_as_they_are(tmp_path: Path):
+    publish_json(tmp_path / "a.json", {"name": "Dämmerung", "path": Path("x")})
+    assert (tmp_path / "a.json").read_text(encoding="utf-8") == '{\n  "name": "Dämmerung",\n  "path": "x"\n}\n'

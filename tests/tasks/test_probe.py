@@ -1,0 +1,142 @@
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+
+from models.errors import BadMedia
+from tasks.footage import Camera, Scene, render_shot
+from tasks.probe import VideoFacts, probe
+from tasks.video import ffmpeg_exe, run_ffmpeg, write_video
+
+FACTS = VideoFacts(
+    container="mov,mp4,m4a,3gp,3g2,mj2",
+    codec="h264",
+    pix_fmt="yuv420p",
+    width=96,
+    height=64,
+    rotation=0,
+    fps=24.0,
+    fps_nominal=24.0,
+    variable_rate=False,
+    time_base=Fraction(1, 12288),
+    duration_s=1.5,
+    has_audio=False,
+)
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("source") / "plain.mp4"
+    write_video(path, render_shot(Scene(1), Camera.doing("pan_left"), 36, size=(96, 64)), 24)
+    return path
+
+
+def convert(source: Path, name: str, *options: str, before: tuple[str, ...] = ()) -> Path:
+    """Another file made from `source` by ffmpeg, beside it."""
+    target = source.with_name(name)
+    command = [ffmpeg_exe(), "-loglevel", "error", "-y", *before, "-i", str(source), *options, str(target)]
+    run_ffmpeg(command, None, name)
+    return target
+
+
+def test_the_facts_of_a_plain_video(video: Path):
+    assert probe(video) == FACTS
+
+
+@pytest.mark.parametrize(
+    "name", ["two words.mp4", 'it\'s "quoted".mp4', "film 🎬 é.mp4", "50%d.mp4", "a:b.mp4", "-x.mp4"]
+)
+def test_any_name_will_do(video: Path, tmp_path: Path, name: str):
+    path = tmp_path / name
+    path.write_bytes(video.read_bytes())
+    assert probe(path) == FACTS
+
+
+def test_a_relative_path_is_no_address(video: Path, monkeypatch: pytest.MonkeyPatch):
+    (video.parent / "pipe:0").write_bytes(video.read_bytes())
+    monkeypatch.chdir(video.parent)
+    assert probe(Path("pipe:0")) == FACTS
+
+
+@pytest.mark.parametrize(("turn", "rotation"), [("-90", 90), ("180", 180), ("90", 270)])
+def test_a_rotated_video_has_the_size_it_is_shown_in(video: Path, turn: str, rotation: int):
+    path = convert(video, f"turned{turn}.mp4", "-c", "copy", before=("-display_rotation", turn))
+    size = {"width": 64, "height": 96} if rotation != 180 else {}
+    assert probe(path) == replace(FACTS, rotation=rotation, **size)
+
+
+def test_a_variable_rate_is_seen(video: Path):
+    slower = "setpts='if(lt(N,18),N,18+(N-18)*3)/24/TB'"
+    facts = probe(convert(video, "variable.mp4", "-vf", slower, "-fps_mode", "vfr"))
+    assert facts.variable_rate is True
+    assert facts.fps == pytest.approx(36 / 3, rel=0.1)
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "a.ts", "a.mov"])
+def test_rounding_to_a_coarse_time_base_is_no_variable_rate(video: Path, name: str):
+    facts = probe(convert(video, name, "-r", "24000/1001"))
+    assert facts.variable_rate is False
+    assert facts.fps == pytest.approx(24000 / 1001, abs=0.01)
+
+
+def test_sound_is_mentioned(video: Path):
+    path = convert(video, "sound.mp4", "-f", "lavfi", "-i", "sine=d=1", "-c:v", "copy")
+    assert probe(path).has_audio
+
+
+@pytest.mark.parametrize(("name", "pix_fmt"), [("ten.mp4", "yuv420p10le"), ("wide.mov", "yuv422p")])
+def test_the_pixel_format_is_that_of_the_frames(video: Path, name: str, pix_fmt: str):
+    assert probe(convert(video, name, "-pix_fmt", pix_fmt)).pix_fmt == pix_fmt
+
+
+def test_sound_alone_is_no_video(video: Path):
+    path = convert(video, "alone.m4a", "-f", "lavfi", "-i", "sine=d=1", "-vn")
+    with pytest.raises(BadMedia, match=r"alone\.m4a: has no video stream"):
+        probe(path)
+
+
+def test_a_cover_picture_is_no_video(video: Path):
+    sound = ("-f", "lavfi", "-i", "sine=d=1", "-map", "1:a", "-map", "0:v", "-frames:v", "1")
+    path = convert(video, "cover.mp3", *sound, "-c:v", "mjpeg", "-disposition:v", "attached_pic")
+    with pytest.raises(BadMedia, match="has no video stream"):
+        probe(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", r"is empty \(0 bytes\)"),
+        (b"hello\n" * 1000, "is a text file"),
+        ("ünïcödé, written at length\n".encode() * 400, "is a text file"),
+        (b"#EXTM3U\n#EXTINF:1,\nhttp://example.com/a.ts\n", "is a text file"),
+        (bytes(range(256)) * 50, "cannot be read as a video"),
+    ],
+)
+def test_what_is_no_video_is_refused_with_its_reason(tmp_path: Path, content: bytes, reason: str):
+    path = tmp_path / "renamed.mp4"
+    path.write_bytes(content)
+    with pytest.raises(BadMedia, match=f"renamed.mp4: {reason}") as caught:
+        probe(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path):
+    with pytest.raises(BadMedia, match="No such file"):
+        probe(tmp_path / "gone.mp4")
+    with pytest.raises(BadMedia, match="Is a directory"):
+        probe(tmp_path)
+
+
+def test_a_video_cut_before_its_index_is_refused(video: Path):
+    path = convert(video, "index-last.mp4", "-c", "copy")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(BadMedia, match="Is it whole"):
+        probe(path)
+
+
+def test_a_video_cut_within_its_first_frame_is_refused(video: Path, tmp_path: Path):
+    path = tmp_path / "stub.mp4"
+    path.write_bytes(video.read_bytes()[:1500])
+    with pytest.raises(BadMedia):
+        probe(path)

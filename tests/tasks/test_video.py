@@ -1,0 +1,187 @@
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from av.error import InvalidDataError
+
+from models.errors import BadMedia
+from tasks.footage import Camera, Scene, render_shot
+from tasks.video import (
+    FullPass,
+    decoders_opened,
+    ffmpeg_exe,
+    open_video,
+    read_frames,
+    run_ffmpeg,
+    shown_size,
+    upright,
+    write_video,
+)
+
+QUARTERS = np.zeros((64, 96, 3), np.uint8)
+QUARTERS[:32, :48], QUARTERS[:32, 48:], QUARTERS[32:, :48] = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+"""Red top left, green top right, blue bottom left, black bottom right."""
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("source") / "plain.mp4"
+    write_video(path, render_shot(Scene(1), Camera.doing("pan_left"), 96, size=(96, 64)), 24)
+    return path
+
+
+@pytest.fixture(scope="module")
+def with_keyframes(video: Path) -> Path:
+    return convert(video, "keyframes.mp4", "-g", "24", "-sc_threshold", "0", "-movflags", "+faststart")
+
+
+def convert(source: Path, name: str, *options: str, before: tuple[str, ...] = ()) -> Path:
+    """Another file made from `source` by ffmpeg, beside it."""
+    target = source.with_name(name)
+    run_ffmpeg(
+        [ffmpeg_exe(), "-loglevel", "error", "-y", *before, "-i", str(source), *options, str(target)], None, name
+    )
+    return target
+
+
+def full_pass(path: Path) -> tuple[list[Fraction], list[bool], FullPass]:
+    with open_video(path) as (container, stream):
+        decoding = FullPass(container, stream)
+        seen = [((frame.pts or 0) * (stream.time_base or 0), damaged) for frame, damaged in decoding.frames()]
+    return [Fraction(time) for time, _ in seen], [damaged for _, damaged in seen], decoding
+
+
+def colours(picture: np.ndarray) -> list[str]:
+    """The names of the corners' colours: top left, top right, bottom left, bottom right."""
+    height, width, _ = picture.shape
+    corners = [picture[y, x] for y in (height // 4, height * 3 // 4) for x in (width // 4, width * 3 // 4)]
+    return ["black" if corner.max() < 60 else ("red", "green", "blue")[int(corner.argmax())] for corner in corners]
+
+
+def test_the_same_frames_give_the_same_bytes(tmp_path: Path):
+    frames = render_shot(Scene(2), Camera(), 4, size=(64, 48))
+    for name in ("a.mp4", "b.mp4"):
+        write_video(tmp_path / name, frames, 24, tags={"title": 'it\'s "a" title'})
+    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+
+
+def test_odd_sides_are_made_even(tmp_path: Path):
+    write_video(tmp_path / "odd.mp4", np.zeros((2, 33, 65, 3), np.uint8), 24)
+    assert [shown_size(frame) for _, frame in read_frames(tmp_path / "odd.mp4")] == [(66, 34)] * 2
+
+
+def test_a_failing_ffmpeg_says_why():
+    with pytest.raises(BadMedia, match=r"film\.mp4: ffmpeg failed: .*No such file"):
+        run_ffmpeg([ffmpeg_exe(), "-loglevel", "error", "-i", "/nowhere.mp4", "-f", "null", "-"], None, "film.mp4")
+
+
+def test_a_slow_ffmpeg_is_ended():
+    endless = [ffmpeg_exe(), "-loglevel", "error", "-re", "-f", "lavfi", "-i", "testsrc", "-f", "null", "-"]
+    with pytest.raises(BadMedia, match="did not finish within"):
+        run_ffmpeg(endless, None, "film.mp4", limit_s=0.5)
+
+
+def test_frames_are_read_with_exact_times(video: Path):
+    assert [time for time, _ in read_frames(video)] == [Fraction(n, 24) for n in range(96)]
+
+
+def test_a_span_is_read_without_its_end(with_keyframes: Path):
+    times = [time for time, _ in read_frames(with_keyframes, Fraction(30, 24), Fraction(54, 24))]
+    assert times == [Fraction(n, 24) for n in range(30, 54)]
+
+
+def test_a_variable_rate_keeps_its_times(video: Path):
+    path = convert(video, "variable.mp4", "-vf", "setpts='if(lt(N,48),N,48+(N-48)*3)/24/TB'", "-fps_mode", "vfr")
+    times, _, _ = full_pass(path)
+    assert times == [Fraction(n if n < 48 else 48 + (n - 48) * 3, 24) for n in range(96)]
+
+
+@pytest.mark.parametrize(
+    ("turn", "corners"),
+    [
+        ("0", ["red", "green", "blue", "black"]),
+        ("90", ["green", "black", "red", "blue"]),
+        ("180", ["black", "blue", "green", "red"]),
+        ("-90", ["blue", "red", "black", "green"]),
+    ],
+)
+def test_a_picture_is_turned_as_ffmpeg_shows_it(tmp_path: Path, turn: str, corners: list[str]):
+    write_video(tmp_path / "plain.mp4", QUARTERS[None], 24)
+    path = convert(tmp_path / "plain.mp4", "turned.mp4", "-c", "copy", before=("-display_rotation", turn))
+    shown = convert(path, "shown.mp4")
+    (_, turned), (_, reference) = next(read_frames(path)), next(read_frames(shown))
+    assert shown_size(turned) == shown_size(reference)
+    assert colours(upright(turned)) == colours(upright(reference)) == corners
+
+
+def test_a_picture_is_shrunk_but_never_enlarged(video: Path):
+    _, frame = next(read_frames(video))
+    assert upright(frame, short_side=32).shape == (32, 48, 3)
+    assert upright(frame, short_side=500).shape == (64, 96, 3)
+
+
+def test_pixels_that_are_not_square_are_made_square(video: Path):
+    _, frame = next(read_frames(video))
+    assert upright(frame, pixel_aspect=Fraction(4, 3)).shape == (64, 128, 3)
+    assert upright(frame, short_side=32, pixel_aspect=Fraction(1, 2)).shape == (43, 32, 3)
+
+
+def test_a_whole_video_loses_nothing(video: Path):
+    times, damaged, decoding = full_pass(video)
+    assert (len(times), sum(damaged), decoding.lost, decoding.dropped) == (96, 0, 0, 0)
+
+
+def test_each_pass_counts_as_one_decoder(video: Path):
+    before = decoders_opened()
+    full_pass(video)
+    assert decoders_opened() == before + 1
+
+
+def with_hole(path: Path, packet: int) -> Path:
+    """A copy in which the second half of one packet is zeros."""
+    with open_video(path) as (container, stream):
+        packets = [(packet.pos or 0, packet.size) for packet in container.demux(stream) if packet.size]
+    position, size = packets[packet]
+    content = bytearray(path.read_bytes())
+    content[position + size // 2 : position + size] = bytes(size - size // 2)
+    target = path.with_name(f"hole{packet}.mp4")
+    target.write_bytes(content)
+    return target
+
+
+@pytest.mark.parametrize("packet", [24, 25])
+def test_damage_lasts_until_the_next_keyframe(with_keyframes: Path, packet: int):
+    times, damaged, _ = full_pass(with_hole(with_keyframes, packet))
+    assert not any(bad for time, bad in zip(times, damaged, strict=True) if time < 0.8 or time >= 2)
+    late = [bad for time, bad in zip(times, damaged, strict=True) if 1.3 < time < 2]
+    assert late == [True] * len(late)
+    assert len(late) > 10
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_what_a_cut_file_lacks_is_counted(with_keyframes: Path, share: float):
+    path = with_keyframes.with_name("cut.mp4")
+    whole = with_keyframes.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * share)])
+    times, _, decoding = full_pass(path)
+    assert 0 < len(times) < 96
+    assert len(times) + decoding.lost >= 92
+
+
+def test_times_run_forward_even_in_h264_in_avi(video: Path):
+    path = convert(video, "reordered.avi", "-c:v", "libx264", "-bf", "2")
+    times, _, decoding = full_pass(path)
+    assert times == sorted(set(times))
+    assert decoding.dropped <= 2
+    assert float(times[-1] - times[0]) == pytest.approx(95 / 24, abs=0.1)
+
+
+def test_what_the_decoder_raises_inside_the_block_is_bad_media(video: Path):
+    with pytest.raises(BadMedia, match="cannot be read as a video"), open_video(video):
+        raise InvalidDataError(1, "Invalid data found")
+
+
+def test_what_others_raise_inside_the_block_is_left_alone(video: Path):
+    with pytest.raises(OSError, match="No space left"), open_video(video):
+        raise OSError(28, "No space left on device")
