@@ -37,11 +37,13 @@ format: install
 pin: install
 	$(BIN)/python tests/step_digests.py
 
+# Makes the embedded model again, from nothing, and measures it.
 tiny-model: install
-	$(BIN)/reelmill tiny --out out/tiny-model
+	$(BIN)/reelmill tiny --out out/tiny-model --install models/tiny
+	$(BIN)/reelmill evaluate tiny --out out/tiny-eval --figures models/tiny/eval.json
 
 tiny-eval: install
-	$(BIN)/reelmill tiny-eval
+	$(BIN)/reelmill evaluate tiny --out out/tiny-eval
 
 lock: install
 	$(UV) $(PIP_COMPILE) -o requirements.lock

@@ -129,6 +129,15 @@ COMMANDS = (
         help="run an output folder's flow again for what failed",
         positional="path",
     ),
+    Command(
+        name="report",
+        module="flows.results",
+        flow="report",
+        config="ResultsConfig",
+        help="write the page of a dataset or of generated videos again",
+        positional="path",
+        watched=False,
+    ),
 )
 
 
@@ -163,8 +172,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if debug:
             raise
-        what = str(error) or type(error).__name__
-        print(f"reelmill: unexpected {type(error).__name__}: {what} Run with --debug for more.", file=sys.stderr)
+        what = f"{type(error).__name__}: {error}".strip(".: ")
+        print(f"reelmill: unexpected {what}. Run with --debug for more.", file=sys.stderr)
         return COULD_NOT_RUN
 
 

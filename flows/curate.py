@@ -21,8 +21,9 @@ from tasks.curate.ingest import IngestConfig, ingest_videos, source_videos
 from tasks.curate.join import join_measures
 from tasks.curate.look import LookConfig, measure_look
 from tasks.curate.motion import MotionConfig, measure_motion
+from tasks.curate.report import ReportConfig, write_report
 from tasks.curate.scan import ScanConfig, scan_videos
-from tasks.curate.select import Funnel, SelectConfig, select_clips
+from tasks.curate.select import Funnel, SelectConfig, Selection, select_clips
 from tasks.curate.split import SplitConfig, split_videos
 from tasks.curate.text import TextConfig, find_text
 from tasks.manifest import read_rows
@@ -57,6 +58,7 @@ class CurateConfig(FlowConfig):
     caption: CaptionConfig = Field(default_factory=CaptionConfig, description="Who writes captions.")
     dedup: DedupConfig = Field(default_factory=DedupConfig, description="What counts as a repetition.")
     select: SelectConfig = Field(default_factory=SelectConfig, description="Which clips are kept.")
+    report: ReportConfig = Field(default_factory=ReportConfig, description="How much the page shows.")
 
 
 def keep_all() -> Mapping[str, Any]:
@@ -82,10 +84,11 @@ class CurateOutcome(Outcome):
     videos: int
     funnel: Funnel
     clips: Path
+    page: Path
 
     def __str__(self) -> str:
         failed = f", {self.failed} failed" if self.failed else ""
-        return f"videos: {self.videos}{failed}\n{described(self.funnel)}\ntable: {self.clips}"
+        return f"videos: {self.videos}{failed}\n{described(self.funnel)}\ntable: {self.clips}\npage: {self.page}"
 
 
 @flow(name="curate", task_runner=threads())
@@ -105,7 +108,8 @@ def curate(config: CurateConfig) -> CurateOutcome:
         groups = run.whole(group_duplicates, config.dedup, list(zip(splits, looks, strict=True)))
         clips = run.whole(join_measures, files, scans, splits, [looks, motions, texts, captions, [groups]])
         selection = run.whole(select_clips, config.select, clips)
-        return outcome(config.out, selection.funnel)
+        page = run.whole(write_report, config.report, selection.clips)
+        return outcome(config.out, selection, page)
 
 
 def work(videos: Sequence[SourceVideo], cost: float) -> list[float]:
@@ -113,7 +117,7 @@ def work(videos: Sequence[SourceVideo], cost: float) -> list[float]:
     return [cost * (v.duration_s or 60.0) * max(v.width * v.height / (1280 * 720), 0.05) for v in videos]
 
 
-def outcome(dataset: Path, funnel: Funnel) -> CurateOutcome:
+def outcome(dataset: Path, selection: Selection, page: Path) -> CurateOutcome:
     """What the dataset's tables say; the failures are logged, each with its reason."""
     videos = read_rows(dataset / "videos.parquet", ("error_message",))
     clips = read_rows(dataset / "clips.parquet", ("clip_id", "error"))
@@ -123,7 +127,9 @@ def outcome(dataset: Path, funnel: Funnel) -> CurateOutcome:
         log.warning("%s", failure)
     if len(failures) > SHOWN_FAILURES:
         log.warning("and %d more: see `reelmill status %s`", len(failures) - SHOWN_FAILURES, dataset)
-    return CurateOutcome(failed=len(failures), videos=len(videos), funnel=funnel, clips=dataset / "clips.parquet")
+    return CurateOutcome(
+        failed=len(failures), videos=len(videos), funnel=selection.funnel, clips=selection.clips.path, page=page
+    )
 
 
 def described(funnel: Funnel) -> str:

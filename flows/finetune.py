@@ -1,4 +1,4 @@
-"""Finetune a video model on a curated dataset: encode the kept clips once, train, keep weights that know their origin."""
+"""Finetune a model on a dataset: encode the kept clips once, train, and keep weights that know their origin."""
 
 from pathlib import Path
 from typing import Any

@@ -1,6 +1,7 @@
 """The whole method, and the file to read first: footage to clips, clips to a model, pictures to videos."""
 
 from pathlib import Path
+from typing import Any
 
 from prefect import flow
 from pydantic import Field
@@ -75,8 +76,9 @@ def weights_of(config: PipelineConfig) -> FinetuneConfig:
 def videos_of(config: PipelineConfig, weights: Path) -> GenerateConfig:
     """What generation is told: the base with the LoRA that was trained, or the model that was."""
     with_weights = {"lora": str(weights), "model": config.base} if weights.suffix else {"model": str(weights)}
+    settings: dict[str, Any] = config.generate.model_dump() | with_weights
     return GenerateConfig(
-        **config.generate.model_dump() | with_weights,
+        **settings,
         jobs=config.jobs,
         out=config.out / "videos",
         workers=config.workers,

@@ -13,7 +13,7 @@ from flows.cli import COMMANDS, Command
 from flows.config import Outcome, read_settings
 from models.errors import BadInput
 from tasks.caching import set_aside
-from tasks.manifest import read_manifest, read_rows
+from tasks.manifest import manifest_ref, read_manifest, read_rows
 
 REASONS = ("error_message", "error")
 """Columns that say why an item failed."""
@@ -60,7 +60,7 @@ class RetryOutcome(Outcome):
 class ReportOutcome(Outcome):
     """Where the page is."""
 
-    report: Path
+    page: Path
 
 
 def status(config: ResultsConfig) -> StatusOutcome:
@@ -97,6 +97,22 @@ def retry(config: ResultsConfig) -> RetryOutcome:
             getattr(module, command.flow), getattr(module, command.config).model_validate(settings)
         )
     return RetryOutcome(failed=result.failed, retried=len(failed), result=str(result))
+
+
+def report(config: ResultsConfig) -> ReportOutcome:
+    """Write the page of a dataset, or of generated videos, from the tables as they are now."""
+    from tasks.curate.report import ReportConfig, write_report
+    from tasks.generate.gallery import write_gallery
+
+    path = config.path
+    if (path / "clips.parquet").is_file():
+        settings = read_settings(path / "curate.yaml").get("report", {}) if (path / "curate.yaml").is_file() else {}
+        page = write_report.fn(path, ReportConfig.model_validate(settings), manifest_ref(path / "clips.parquet"))
+    elif (path / "outputs.parquet").is_file():
+        page = write_gallery.fn(path, manifest_ref(path / "outputs.parquet"))
+    else:
+        raise BadInput(f"{path}: nothing to show, it has neither clips.parquet nor outputs.parquet.")
+    return ReportOutcome(page=page)
 
 
 def commands_of(path: Path) -> list[Command]:

@@ -1,14 +1,17 @@
 """Training of a small temporal autoencoder (diffusers' AutoencoderKLTemporalDecoder) from scratch.
 
-Loss: L1 + squared error + L1 of image gradients + a light KL term. Started from the default initialisation such a network
+Loss: L1 + squared error + L1 of image gradients + a light KL term. From the default initialisation such a network
 sits at one colour for hundreds of steps, so every residual branch begins near zero and the last temporal convolution
 begins as the identity.
 """
 
 from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import torch
 from diffusers import AutoencoderKLTemporalDecoder
+from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
+from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from diffusers.models.resnet import ResnetBlock2D, TemporalResnetBlock
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -19,8 +22,8 @@ Progress = Callable[[int, dict[str, float]], None]
 def new_autoencoder(widths: tuple[int, ...] = (64, 64, 64), latent_channels: int = 4) -> AutoencoderKLTemporalDecoder:
     """An untrained autoencoder; each width past the first halves the resolution once. Widths are multiples of 32."""
     vae = AutoencoderKLTemporalDecoder(
-        down_block_types=("DownEncoderBlock2D",) * len(widths),
-        block_out_channels=widths,
+        down_block_types=cast(Any, ("DownEncoderBlock2D",) * len(widths)),
+        block_out_channels=cast(Any, widths),
         layers_per_block=1,
         latent_channels=latent_channels,
         scaling_factor=1.0,
@@ -29,13 +32,13 @@ def new_autoencoder(widths: tuple[int, ...] = (64, 64, 64), latent_channels: int
     for block in vae.modules():
         if isinstance(block, ResnetBlock2D | TemporalResnetBlock):
             block.conv2.weight.data.mul_(0.01)
-            nn.init.zeros_(block.conv2.bias)
+            nn.init.zeros_(_bias(block.conv2))
     # A narrow posterior from the first step: sampled at unit deviation, the latent is mostly noise.
     vae.quant_conv.weight.data[latent_channels:] *= 0.1
-    nn.init.constant_(vae.quant_conv.bias[latent_channels:].data, -6.0)
+    nn.init.constant_(_bias(vae.quant_conv).data[latent_channels:], -6.0)
     last = vae.decoder.time_conv_out
     nn.init.zeros_(last.weight)
-    nn.init.zeros_(last.bias)
+    nn.init.zeros_(_bias(last))
     last.weight.data[range(3), range(3), 1, 0, 0] = 1.0
     return vae
 
@@ -67,8 +70,7 @@ def train_autoencoder(
         average.update_parameters(vae)
         if progress:
             progress(step, facts)
-    trained: AutoencoderKLTemporalDecoder = average.module
-    return trained.eval()
+    return cast(AutoencoderKLTemporalDecoder, average.module).eval()
 
 
 def normalise_latents(vae: AutoencoderKLTemporalDecoder, clips: list[Tensor]) -> None:
@@ -84,31 +86,44 @@ def normalise_latents(vae: AutoencoderKLTemporalDecoder, clips: list[Tensor]) ->
     with torch.no_grad():
         # The first half of the channels are means, the second half log variances.
         quant.weight[:channels] /= deviation[:, None, None, None]
-        quant.bias[:channels] = (quant.bias[:channels] - mean) / deviation
-        quant.bias[channels:] -= 2 * deviation.log()
+        bias = _bias(quant)
+        bias[:channels] = (bias[:channels] - mean) / deviation
+        bias[channels:] -= 2 * deviation.log()
         _absorb_affine(decode_in, mean, deviation)
 
 
 def _absorb_affine(conv: nn.Conv2d, mean: Tensor, deviation: Tensor) -> None:
     """Let `conv` see deviation * z + mean; at the border, zero padding leaves a small error that training removes."""
-    bias = conv.bias
-    assert bias is not None
-    bias += (conv.weight.sum((2, 3)) * mean).sum(1)
+    _bias(conv).add_((conv.weight.sum((2, 3)) * mean).sum(1))
     conv.weight *= deviation[None, :, None, None]
+
+
+def encoded(vae: AutoencoderKLTemporalDecoder, frames: Tensor) -> DiagonalGaussianDistribution:
+    """The distribution of the unscaled latents [frames, channels, h, w] of frames [frames, 3, H, W] in -1..1."""
+    return cast(AutoencoderKLOutput, vae.encode(frames)).latent_dist
+
+
+def decoded(vae: AutoencoderKLTemporalDecoder, latents: Tensor, frames: int) -> Tensor:
+    """Frames [.., 3, H, W], about -1..1, of the unscaled latents [.., channels, h, w] of clips of `frames` frames."""
+    return cast(DecoderOutput, vae.decode(latents, num_frames=frames)).sample
 
 
 @torch.no_grad()
 def encode_frames(vae: AutoencoderKLTemporalDecoder, frames: Tensor) -> Tensor:
     """Latents (the distribution's mode, unscaled) [frames, channels, h, w] of frames [frames, 3, H, W] in -1..1."""
-    return vae.encode(frames).latent_dist.mode()
+    return encoded(vae, frames).mode()
+
+
+def _bias(conv: nn.Conv2d | nn.Conv3d) -> nn.Parameter:
+    return cast(nn.Parameter, conv.bias)
 
 
 def _loss(vae: AutoencoderKLTemporalDecoder, clip: Tensor, kl_weight: float) -> tuple[Tensor, dict[str, float]]:
     frames = clip.flatten(0, 1)
-    posterior = vae.encode(frames).latent_dist
-    decoded = vae.decode(posterior.sample(), num_frames=clip.shape[1]).sample.float()
-    absolute, squared = F.l1_loss(decoded, frames), F.mse_loss(decoded, frames)
-    edges = sum(F.l1_loss(decoded.diff(dim=d), frames.diff(dim=d)) for d in (-1, -2))
+    posterior = encoded(vae, frames)
+    shown = decoded(vae, posterior.sample(), clip.shape[1]).float()
+    absolute, squared = F.l1_loss(shown, frames), F.mse_loss(shown, frames)
+    edges = sum(F.l1_loss(shown.diff(dim=d), frames.diff(dim=d)) for d in (-1, -2))
     loss = absolute + squared + edges + kl_weight * posterior.kl().mean()
     psnr = 10 * torch.log10(4 / squared.detach())
     return loss, {"loss": loss.item(), "psnr_db": psnr.item()}

@@ -6,6 +6,7 @@ latent is D = c_skip * (x + sigma * noise) + c_out * F.
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -52,7 +53,7 @@ def karras_sigmas(steps: int, sigma_min: float = 0.002, sigma_max: float = 700.0
 
 def euler(denoise: Denoiser, noisy: Tensor, sigmas: Tensor) -> Tensor:
     """Integrate the probability-flow ODE from `noisy` at sigmas[0] to sigmas[-1] by Euler's method (EDM, alg. 1)."""
-    for sigma, following in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for sigma, following in pairwise(sigmas):
         slope = (noisy - denoise(noisy, sigma)) / sigma
         noisy = noisy + (following - sigma) * slope
     return noisy

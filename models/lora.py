@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from diffusers import UNetSpatioTemporalConditionModel
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
@@ -35,7 +35,7 @@ class LoraFacts:
 def add_lora(unet: UNetSpatioTemporalConditionModel, rank: int = 16, alpha: float = 16.0) -> None:
     """Put a fresh LoRA on the temporal attention of `unet`, in place; only its weights train afterwards."""
     unet.requires_grad_(False)
-    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=TEMPORAL_ATTENTION), unet)
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=cast(int, alpha), target_modules=TEMPORAL_ATTENTION), unet)
 
 
 def remove_lora(unet: UNetSpatioTemporalConditionModel) -> None:

@@ -36,25 +36,15 @@ def item_generator(run_seed: int, item_key: str, take: int, stream: Stream) -> t
 
 
 def item_noise(
-    run_seed: int,
-    item_key: str,
-    take: int,
-    latents: tuple[int, int, int, int],
-    picture: tuple[int, int],
+    run_seed: int, item_key: str, take: int, latents: tuple[int, int, int, int], picture: tuple[int, int]
 ) -> Noise:
     """The noise of one item for latents of shape [frames, channels, h, w] and a picture of (height, width)."""
     return Noise(
         latents=torch.randn(latents, generator=item_generator(run_seed, item_key, take, "latents")),
-        augmentation=torch.randn(
-            (3, *picture),
-            generator=item_generator(run_seed, item_key, take, "augmentation"),
-        ),
+        augmentation=torch.randn((3, *picture), generator=item_generator(run_seed, item_key, take, "augmentation")),
     )
 
 
 def stack_noise(items: Sequence[Noise]) -> Noise:
     """The noise of a batch, with the batch as first dimension of both."""
-    return Noise(
-        torch.stack([i.latents for i in items]),
-        torch.stack([i.augmentation for i in items]),
-    )
+    return Noise(torch.stack([i.latents for i in items]), torch.stack([i.augmentation for i in items]))

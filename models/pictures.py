@@ -38,24 +38,11 @@ PICTURE_SUFFIXES = frozenset(
     )
 )
 
-_UNREADABLE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    OverflowError,
-    IndexError,
-    struct.error,
-    zlib.error,
-)
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, OverflowError, IndexError, struct.error, zlib.error)
 
 
 def prepare_picture(
-    path: Path,
-    width: int,
-    height: int,
-    fit: Fit = "crop",
-    background: Background = "white",
+    path: Path, width: int, height: int, fit: Fit = "crop", background: Background = "white"
 ) -> Picture:
     """The picture at `path` as uint8 RGB [height, width, 3].
 

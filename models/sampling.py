@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.autoencoder import decoded
 from models.edm import euler, guidance_per_frame, karras_sigmas
-from models.svd import Conditions, VideoModel, context_of, denoise, embed_pictures, encode_pictures
+from models.svd import Conditions, VideoModel, context_of, denoise, embed_pictures, encode_pictures, setting
 
 
 @torch.no_grad()
@@ -27,7 +28,7 @@ def sample_latents(
     guidance: tuple[float, float] | None = None,
     noise_aug: float | None = None,
 ) -> Tensor:
-    """Latents [batch, frames, channels, h, w], scaled as the autoencoder's `scaling_factor` says, of a clip per picture.
+    """Latents [batch, frames, channels, h, w] of a clip per picture, scaled by the autoencoder's `scaling_factor`.
 
     pictures: [batch, 3, H, W] in -1..1; noise: [batch, frames, channels, h, w] and augmentation: [batch, 3, H, W], both
     standard normal; motions: a camera motion for each item, or None. What is None is as in the model's facts.
@@ -40,7 +41,7 @@ def sample_latents(
         picture=encode_pictures(model, pictures + aug * augmentation),
         ids=torch.tensor([[(fps or facts.fps) - 1, bucket, aug] for bucket in buckets]),
     )
-    sigmas = karras_sigmas(steps, model.scheduler.config.sigma_min, model.scheduler.config.sigma_max)
+    sigmas = karras_sigmas(steps, setting(model.scheduler, "sigma_min"), setting(model.scheduler, "sigma_max"))
     low, high = guidance or facts.guidance
     strength = guidance_per_frame(noise.shape[1], low, high)[None, :, None, None, None]
 
@@ -60,5 +61,5 @@ def sample_latents(
 @torch.no_grad()
 def decode_latents(model: VideoModel, latents: Tensor) -> NDArray[np.uint8]:
     """Frames, uint8 RGB [frames, height, width, 3], of the scaled latents [frames, channels, h, w] of one clip."""
-    frames = model.vae.decode(latents / model.vae.config.scaling_factor, num_frames=len(latents)).sample
+    frames = decoded(model.vae, latents / setting(model.vae, "scaling_factor"), len(latents))
     return ((frames.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()

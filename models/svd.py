@@ -10,21 +10,23 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers import (
     AutoencoderKLTemporalDecoder,
+    ConfigMixin,
     EulerDiscreteScheduler,
     StableVideoDiffusionPipeline,
     UNetSpatioTemporalConditionModel,
 )
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
+from models.autoencoder import encoded
 from models.edm import broadcast, c_in, c_noise, c_out, c_skip
 from models.errors import BadInput, BadModel
 
@@ -43,13 +45,13 @@ class ModelFacts(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    frames: int = Field(25, description="Frames of a clip")
-    width: int = Field(1024, description="Width of a clip in pixels")
-    height: int = Field(576, description="Height of a clip in pixels")
-    fps: float = Field(7.0, description="Frames per second")
-    motion_bucket: int = Field(127, description="Amount of motion, 0 to 255")
-    noise_aug: float = Field(0.02, description="Deviation of the noise added to the picture")
-    guidance: tuple[float, float] = Field((1.0, 3.0), description="Guidance at the first and at the last frame")
+    frames: int = Field(default=25, description="Frames of a clip")
+    width: int = Field(default=1024, description="Width of a clip in pixels")
+    height: int = Field(default=576, description="Height of a clip in pixels")
+    fps: float = Field(default=7.0, description="Frames per second")
+    motion_bucket: int = Field(default=127, description="Amount of motion, 0 to 255")
+    noise_aug: float = Field(default=0.02, description="Deviation of the noise added to the picture")
+    guidance: tuple[float, float] = Field(default=(1.0, 3.0), description="Guidance at the first and at the last frame")
     lineage: dict[str, Any] = Field(default_factory=dict, description="The run and the data that made the model")
 
 
@@ -69,20 +71,20 @@ class VideoModel:
     @property
     def latent_scale(self) -> int:
         """Pixels per latent cell, along one side."""
-        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return 2 ** (len(setting(self.vae, "block_out_channels")) - 1)
 
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """[frames, channels, h, w] of the latents of a clip of that size."""
         scale = self.latent_scale
-        return frames, self.vae.config.latent_channels, height // scale, width // scale
+        return frames, setting(self.vae, "latent_channels"), height // scale, width // scale
 
 
 @dataclass(frozen=True)
 class Conditions:
     """What the denoiser is told beside the noisy latents.
 
-    context: [batch, 1 or 2, width], the picture's embedding and perhaps a motion word. picture: [batch, channels, h, w],
-    the picture's latent, unscaled. ids: [batch, 3], frames per second less one, motion bucket, augmentation noise.
+    context: [batch, 1 or 2, width], the picture's embedding and perhaps a motion word. picture: [batch, channels, h,
+    w], the picture's latent, unscaled. ids: [batch, 3], frames per second less one, motion bucket, augmentation noise.
     """
 
     context: Tensor
@@ -109,7 +111,10 @@ def load_model(name: str) -> VideoModel:
             vae=AutoencoderKLTemporalDecoder.from_pretrained(folder / "vae", **load).eval(),
             image_encoder=_load_image_encoder(folder / "image_encoder"),
             feature_extractor=CLIPImageProcessor.from_pretrained(folder / "feature_extractor", local_files_only=True),
-            scheduler=EulerDiscreteScheduler.from_pretrained(folder / "scheduler", local_files_only=True),
+            scheduler=cast(
+                EulerDiscreteScheduler,
+                EulerDiscreteScheduler.from_pretrained(folder / "scheduler", local_files_only=True),
+            ),
             words=load_words(folder),
             facts=load_facts(folder),
             revision=weights_digest(folder),
@@ -127,12 +132,12 @@ def save_model(model: VideoModel, folder: Path, half: bool = False) -> None:
     )  # fmt: skip
     modules = (model.vae, model.image_encoder, model.unet)
     for module in modules:
-        module.to(dtype)
+        nn.Module.to(module, dtype)
     try:
         pipeline.save_pretrained(folder, safe_serialization=True)
     finally:
         for module in modules:
-            module.to(torch.float32)
+            nn.Module.to(module, torch.float32)
     words = {name: word.detach().to(dtype).contiguous() for name, word in model.words.items()}
     if words:
         save_file(words, folder / WORDS_FILE)
@@ -187,7 +192,7 @@ def motion_bucket(motion_score: float) -> int:
 @torch.no_grad()
 def embed_pictures(model: VideoModel, pictures: Tensor) -> Tensor:
     """Image embeddings [batch, width] of pictures [batch, 3, H, W] in -1..1."""
-    side = model.image_encoder.config.image_size
+    side: int = model.image_encoder.config.image_size  # pyright: ignore[reportAssignmentType]
     # Antialiased, so that a large picture and its small copy look alike to the encoder.
     small = F.interpolate(pictures, (side, side), mode="bicubic", antialias=True, align_corners=False)
     mean, deviation = (torch.tensor(v)[:, None, None] for v in _normalisation(model.feature_extractor))
@@ -197,7 +202,7 @@ def embed_pictures(model: VideoModel, pictures: Tensor) -> Tensor:
 @torch.no_grad()
 def encode_pictures(model: VideoModel, pictures: Tensor) -> Tensor:
     """Unscaled latents [batch, channels, h, w] (the distribution's mode) of pictures [batch, 3, H, W] in -1..1."""
-    return model.vae.encode(pictures).latent_dist.mode()
+    return encoded(model.vae, pictures).mode()
 
 
 def context_of(embeddings: Tensor, words: Mapping[str, Tensor], motions: Sequence[str | None]) -> Tensor:
@@ -225,6 +230,11 @@ def denoise(unet: UNetSpatioTemporalConditionModel, noisy: Tensor, sigma: Tensor
     seen = torch.cat([c_in(level) * noisy, picture], dim=2)
     predicted = unet(seen, c_noise(sigma), conditions.context, conditions.ids, return_dict=False)[0]
     return c_skip(level) * noisy + c_out(level) * predicted
+
+
+def setting(part: ConfigMixin, name: str) -> Any:
+    """A value of the configuration that a part of a model was built with."""
+    return getattr(part.config, name)
 
 
 def _load_image_encoder(folder: Path) -> CLIPVisionModelWithProjection:

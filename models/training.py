@@ -53,8 +53,8 @@ def diffusion_loss(
 ) -> Tensor:
     """The weighted squared error of the denoised latents, a scalar.
 
-    Conditions are dropped as generation will miss them: the picture per clip, the motion word for the whole batch, since
-    a context without a word is one token long.
+    Conditions are dropped as generation will miss them: the picture per clip, the motion word for the whole batch,
+    since a context without a word is one token long.
     """
     latents, pictures = random_crop(batch.latents, batch.pictures, settings.crop, generator)
     sigma = draw_sigma(len(latents), settings.log_sigma_mean, settings.log_sigma_deviation, generator)

@@ -1,4 +1,4 @@
-"""Steps that run once: a manifest is named by the digest of everything that went into it, and is looked up by that name.
+"""Steps that run once: a manifest is named by the digest of all that went into it, and is looked up by that name.
 
 The key covers the inputs' digests, the canonical parameters, the step's version and the model's revision. No path, no
 clock and no run id is in it. A manifest counts as found only below the root asked for, and only while every file that

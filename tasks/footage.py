@@ -121,7 +121,8 @@ def _film(scene: Scene, camera: Camera, frames: int, fps: float, size: tuple[int
         centre = (start + np.array([camera.pan, -camera.tilt]) * t) * unit
         to_canvas = _view(centre, np.exp(-camera.zoom * t) * OVERSAMPLING, -np.deg2rad(camera.roll * t), size)
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        yield cv2.warpAffine(canvas, to_canvas, size, flags=flags, borderMode=cv2.BORDER_REFLECT)
+        shown = cv2.warpAffine(canvas, to_canvas, size, flags=flags, borderMode=cv2.BORDER_REFLECT)
+        yield shown.astype(np.uint8, copy=False)
 
 
 def _view(centre: NDArray, scale: float, angle: float, size: tuple[int, int]) -> NDArray:

@@ -88,12 +88,7 @@ def locate(folder: Path, name: str) -> Path:
 
 def read_table(path: Path) -> list[TableRow]:
     """The rows of a table, in order; the kind follows the suffix. Raises BadInput when the file is no such table."""
-    readers = {
-        ".csv": _read_csv,
-        ".parquet": _read_parquet,
-        ".jsonl": _read_json_lines,
-        ".ndjson": _read_json_lines,
-    }
+    readers = {".csv": _read_csv, ".parquet": _read_parquet, ".jsonl": _read_json_lines, ".ndjson": _read_json_lines}
     try:
         return list(readers[path.suffix.lower()](path))
     except (OSError, UnicodeDecodeError, csv.Error, pa.ArrowException) as error:

@@ -4,7 +4,6 @@ It holds everything it shows and opens from disk. Its size is bounded: of each g
 many there are.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.manifest import ManifestRef, publish_text
 from tasks.pages.dataset import Dataset, Funnel, decoding, funnel_of, ordered, read_dataset, titled
-from tasks.pages.page import duration, render, words
+from tasks.pages.page import clock, duration, file_name, render, words
 from tasks.pages.sheets import Sheet, grouped, kept_sheets, sheet_of
 
 VERSION = 1
@@ -37,10 +36,10 @@ class ReportConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kept_per_motion: int = Field(12, ge=0, description="Kept clips shown for each class of camera motion")
-    dropped_per_reason: int = Field(8, ge=0, description="Dropped clips shown for each reason")
-    duplicate_groups: int = Field(12, ge=0, description="Groups of duplicates shown")
-    rows: int = Field(300, ge=0, description="Rows shown of each table")
+    kept_per_motion: int = Field(default=12, ge=0, description="Kept clips shown for each class of camera motion")
+    dropped_per_reason: int = Field(default=8, ge=0, description="Dropped clips shown for each reason")
+    duplicate_groups: int = Field(default=12, ge=0, description="Groups of duplicates shown")
+    rows: int = Field(default=300, ge=0, description="Rows shown of each table")
 
 
 def figures(dataset: Dataset, funnel: Funnel) -> list[tuple[str, str, str]]:
@@ -111,14 +110,21 @@ def duplicate_groups(dataset: Dataset, cap: int) -> tuple[list[Sheet], int]:
     return [sheet_of(dataset, name, rows, 4) for name, rows in shown], len(groups) - len(shown)
 
 
-def failures(dataset: Dataset) -> Iterator[tuple[str, str]]:
-    """Files that could not be read and clips that could not be measured, each with the reason."""
-    unread = dataset.videos.filter(pc.field("status") == "unreadable")
-    for row in unread.select(["source", "error_message"]).to_pylist():
-        yield Path(row["source"]).name, row["error_message"].removeprefix(f"{row['source']}: ")
-    wrong = dataset.clips.filter(dataset.clips["error"].is_valid())
-    for row in wrong.select(["source", "start_s", "error"]).to_pylist():
-        yield f"{Path(row['source']).name} at {row['start_s']:.1f} s", row["error"]
+def failures(dataset: Dataset, rows: int) -> tuple[list[tuple[str, str]], int]:
+    """The first `rows` files that could not be read and clips that could not be measured, each with the reason, and
+    how many more there are."""
+    unread = dataset.videos.filter(pc.field("status") == "unreadable").select(["source", "error_message"])
+    wrong = dataset.clips.filter(pc.field("error").is_valid()).select(["source", "start_s", "error"])
+    files = [
+        (file_name(row["source"]), row["error_message"].removeprefix(f"{row['source']}: "))
+        for row in unread.slice(0, rows).to_pylist()
+    ]
+    clips = [
+        (f"{file_name(row['source'])} at {clock(row['start_s'])}", row["error"])
+        for row in wrong.slice(0, rows).to_pylist()
+    ]
+    shown = [*files, *clips][:rows]
+    return shown, len(unread) + len(wrong) - len(shown)
 
 
 def files(dataset: Dataset, rows: int) -> list[dict[str, Any]]:
@@ -140,7 +146,8 @@ def count(file: dict[str, Any], counts: dict[str, int]) -> int | str:
 
 def report_html(dataset: Dataset, config: ReportConfig) -> str:
     """The page."""
-    funnel, failed = funnel_of(dataset), list(failures(dataset))
+    funnel = funnel_of(dataset)
+    failed, more_failures = failures(dataset, config.rows)
     duplicates, more_duplicates = duplicate_groups(dataset, config.duplicate_groups)
     return render(
         TEMPLATE,
@@ -154,8 +161,8 @@ def report_html(dataset: Dataset, config: ReportConfig) -> str:
         dropped=dropped_sheets(dataset, config.dropped_per_reason),
         duplicates=duplicates,
         more_duplicates=more_duplicates,
-        failures=failed[: config.rows],
-        more_failures=max(0, len(failed) - config.rows),
+        failures=failed,
+        more_failures=more_failures,
         files=files(dataset, config.rows),
         more_files=max(0, len(dataset.videos) - config.rows),
     )

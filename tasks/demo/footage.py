@@ -59,10 +59,10 @@ class FootageConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    width: int = Field(256, ge=32, description="Width in pixels")
-    height: int = Field(192, ge=32, description="Height in pixels")
-    fps: float = Field(24.0, gt=0, description="Frames per second")
-    seed: int = Field(5_000_000, ge=0, description="The first shot's scene; each further shot has the next one")
+    width: int = Field(default=256, ge=32, description="Width in pixels")
+    height: int = Field(default=192, ge=32, description="Height in pixels")
+    fps: float = Field(default=24.0, gt=0, description="Frames per second")
+    seed: int = Field(default=5_000_000, ge=0, description="The first shot's scene; each further shot has the next one")
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,8 @@ class Asked(NamedTuple):
 
 def read_trials(outputs: Mapping[str, ManifestRef]) -> list[Trial]:
     """The generated clips of each run, by the runs' names."""
-    return [Trial(name, ref.path.parent, read_rows(ref, NEEDS)) for name, ref in outputs.items()]
+    titles = ((name[:1].upper() + name[1:], ref) for name, ref in outputs.items())
+    return [Trial(title, ref.path.parent, read_rows(ref, NEEDS)) for title, ref in titles]
 
 
 def asked_and_measured(trial: Trial) -> list[Asked]:

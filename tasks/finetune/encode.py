@@ -28,7 +28,7 @@ from models.loaded import loaded_model
 from models.svd import VideoModel, embed_pictures, encode_pictures, encoders_digest
 from tasks.caching import Step, cached
 from tasks.manifest import ERROR_FIELDS, ManifestRef, publish, table_of
-from tasks.video import read_frames
+from tasks.video import read_frames, upright
 
 VERSION = 1
 
@@ -53,10 +53,10 @@ class EncodeConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    windows_per_clip: int = Field(4, ge=1, description="At most so many examples from one clip, spread over it")
-    condition_draws: int = Field(4, ge=1, description="Noised copies of each picture's latent")
-    noise_log_mean: float = Field(-3.0, description="Mean of ln(sigma) of the picture's noise")
-    noise_log_deviation: float = Field(0.5, ge=0, description="Deviation of ln(sigma) of the picture's noise")
+    windows_per_clip: int = Field(default=4, ge=1, description="At most so many examples from one clip, spread over it")
+    condition_draws: int = Field(default=4, ge=1, description="Noised copies of each picture's latent")
+    noise_log_mean: float = Field(default=-3.0, description="Mean of ln(sigma) of the picture's noise")
+    noise_log_deviation: float = Field(default=0.5, ge=0, description="Deviation of ln(sigma) of the picture's noise")
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def cover(frame: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8
     size = (max(width, round(w * scale)), max(height, round(h * scale)))
     resized = cv2.resize(frame, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
     left, top = (size[0] - width) // 2, (size[1] - height) // 2
-    return resized[top : top + height, left : left + width]
+    return resized[top : top + height, left : left + width].astype(np.uint8, copy=False)
 
 
 def noised_pictures(pictures: Tensor, config: EncodeConfig, seed: int) -> tuple[Tensor, Tensor]:
@@ -151,7 +151,7 @@ def _windows_of(
     times, frames = [], []
     for time, frame in read_frames(source, clip.start_s, clip.end_s):
         times.append(time)
-        frames.append(cover(frame.to_ndarray(format="rgb24"), facts.width, facts.height))
+        frames.append(cover(upright(frame), facts.width, facts.height))
     if not frames:
         raise BadMedia(f"{clip.clip_id}: no frame is shown between {clip.start_s:.2f} and {clip.end_s:.2f} s.")
     for start in starts:
@@ -186,7 +186,7 @@ def encode_clips(root: Path, config: EncodeConfig, sources: list[SourceClips]) -
 
 
 def encode_cached(root: Path, config: EncodeConfig, group: SourceClips) -> ManifestRef:
-    """The encoded clips of one source: found, or made. What they depend on of the model is its encoders and its size."""
+    """The encoded clips of one source: found, or made. Of the model they depend on its encoders and its size."""
     model = loaded_model(group.encoders)
     facts = model.facts
     revision = f"{encoders_digest(model)}-{facts.frames}x{facts.width}x{facts.height}@{facts.fps}"

@@ -1,9 +1,9 @@
 """Training on encoded clips: the whole UNet, or a LoRA on its temporal attention.
 
 The loss is the EDM loss with v-scaling (models/edm.py). Every few hundred steps the whole state is kept, and a training
-that was killed goes on from there to the same weights. The log has the loss, and where clips were held out, the error on
-them at three noise levels: with the motion they show asked for, with the opposite one, and for a copy of the picture.
-A model that follows has the first well below the second.
+that was killed goes on from there to the same weights. The log has the loss, and where clips were held out, the error
+on them at three noise levels: with the motion they show asked for, with the opposite one, and for a copy of the
+picture. A model that follows has the first well below the second.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from models.errors import BadInput
 from models.loaded import model_folder
 from models.lora import LoraFacts, add_lora, lora_weights, remove_lora, save_lora
-from models.svd import VideoModel, load_model, motion_bucket, save_model, weights_digest
+from models.svd import VideoModel, load_model, motion_bucket, save_model, setting, weights_digest
 from models.training import (
     Batch,
     StepSettings,
@@ -68,25 +68,27 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    parameters: Literal["lora", "all"] = Field("lora", description="A LoRA on temporal attention, or the whole UNet")
-    motions: tuple[str, ...] | None = Field(None, description="Train on clips of these camera motions only")
-    min_speed: float = Field(
-        0.0, ge=0, description="Leave out moving clips slower than this, in short sides per second"
+    parameters: Literal["lora", "all"] = Field(
+        default="lora", description="A LoRA on temporal attention, or all of the UNet"
     )
-    steps: int = Field(200, ge=1, description="Optimiser steps")
-    batch: int = Field(8, ge=1, description="Clips per step")
-    learning_rate: float = Field(2e-3, gt=0, description="Peak learning rate; it falls to a twentieth by a cosine")
-    log_sigma_mean: float = Field(0.7, description="Mean of ln(sigma); more frames and pixels want more")
-    log_sigma_deviation: float = Field(1.6, ge=0, description="Deviation of ln(sigma)")
-    drop_picture: float = Field(0.1, ge=0, le=1, description="Share of clips whose picture is hidden, for guidance")
-    drop_word: float = Field(0.25, ge=0, le=1, description="Share of batches whose camera motion is not told")
-    words: bool = Field(False, description="Learn a context token for each camera motion; with parameters = all")
-    crop: int | None = Field(None, ge=4, description="Train on random squares of so many latent cells a side")
-    rank: int = Field(16, ge=1, description="Rank of the LoRA")
-    alpha: float = Field(16.0, gt=0, description="Scale of the LoRA; alpha / rank multiplies it")
-    ema: float = Field(0.99, ge=0, lt=1, description="Decay of the weights' moving average, which is what is kept")
-    checkpoint_every: int = Field(200, ge=1, description="Steps between saved states")
-    seed: int = Field(0, ge=0, description="Seed of batches and noise")
+    motions: tuple[str, ...] | None = Field(default=None, description="Only clips of these camera motions")
+    min_speed: float = Field(default=0.0, ge=0, description="Leave out moving clips slower than this, sides/s")
+    steps: int = Field(default=200, ge=1, description="Optimiser steps")
+    batch: int = Field(default=8, ge=1, description="Clips per step")
+    learning_rate: float = Field(default=2e-3, gt=0, description="Peak learning rate, falling by a cosine")
+    log_sigma_mean: float = Field(default=0.7, description="Mean of ln(sigma); more frames and pixels want more")
+    log_sigma_deviation: float = Field(default=1.6, ge=0, description="Deviation of ln(sigma)")
+    drop_picture: float = Field(
+        default=0.1, ge=0, le=1, description="Share of clips without their picture, for guidance"
+    )
+    drop_word: float = Field(default=0.25, ge=0, le=1, description="Share of batches whose motion is not told")
+    words: bool = Field(default=False, description="Learn a context token for each camera motion")
+    crop: int | None = Field(default=None, ge=4, description="Side of the random squares trained on, in latent cells")
+    rank: int = Field(default=16, ge=1, description="Rank of the LoRA")
+    alpha: float = Field(default=16.0, gt=0, description="Scale of the LoRA; alpha / rank multiplies it")
+    ema: float = Field(default=0.99, ge=0, lt=1, description="Decay of the weights' moving average, which is kept")
+    checkpoint_every: int = Field(default=200, ge=1, description="Steps between saved states")
+    seed: int = Field(default=0, ge=0, description="Seed of batches and noise")
 
 
 @dataclass(frozen=True)
@@ -198,7 +200,7 @@ class Training:
         return new_state(chosen, config.ema)
 
     def _word_parameters(self) -> dict[str, nn.Parameter]:
-        width = self.model.unet.config.cross_attention_dim
+        width = setting(self.model.unet, "cross_attention_dim")
         generator = torch.Generator().manual_seed(self.config.seed)
         names = sorted({e.motion for e in self.examples.all} | set(self.words))
         fresh = {name: torch.randn(width, generator=generator) for name in names}
@@ -263,7 +265,7 @@ class Training:
 
 
 def _seed_lora(unet: nn.Module, seed: int) -> None:
-    """Draw the LoRA's first factors from the run's seed; the second ones are zero, so that training starts at the base."""
+    """Draw the LoRA's first factors from the run's seed; the second ones are zero: training starts at the base."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in unet.named_parameters():
         if ".lora_A." in name:

@@ -83,20 +83,12 @@ class JobsConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str = Field(default="tiny", description="The model's folder, or 'tiny' for the embedded model")
-    seed: int = Field(
-        default=0,
-        ge=0,
-        lt=2**63,
-        description="The run's seed; each item draws its own noise from it",
-    )
+    seed: int = Field(default=0, ge=0, lt=2**63, description="The run's seed; each item draws its own noise from it")
     takes: int = Field(default=1, ge=1, le=64, description="Clips of each job, each from its own noise")
     motion: str | None = Field(default=None, description="Camera motion asked of every clip, for example pan_left")
     steps: int = Field(default=25, ge=1, le=1000, description="Denoising steps")
     fps: float | None = Field(
-        default=None,
-        gt=1,
-        le=240,
-        description="Frames per second; as the model was trained if not given",
+        default=None, gt=1, le=240, description="Frames per second; as the model was trained if not given"
     )
     motion_bucket: int | None = Field(
         default=None, ge=0, le=255, description="Amount of motion; the model's own if not given"
@@ -109,8 +101,7 @@ class JobsConfig(BaseModel):
     lora_strength: float = Field(default=1.0, ge=-10, le=10, description="The LoRA's effect, 1 as trained")
     fit: Fit = Field(default="crop", description="How a picture comes to the model's size")
     background: Background = Field(
-        default="white",
-        description="What shows through transparent pictures and beside padded ones",
+        default="white", description="What shows through transparent pictures and beside padded ones"
     )
 
 
@@ -159,12 +150,7 @@ class Asking:
     def job(self, number: int, row: TableRow) -> dict[str, Any]:
         """The manifest row of job `number` but for its picture; where it cannot be made, with the reason."""
         image = str(row.values.get("image") or "")
-        known = {
-            "job": number,
-            "name": safe_name(Path(image).stem),
-            "image": image or None,
-            "attempt": 1,
-        }
+        known = {"job": number, "name": safe_name(Path(image).stem), "image": image or None, "attempt": 1}
         try:
             return known | self._resolve(row) | {"status": "ready"}
         except ReelmillError as error:
@@ -176,11 +162,7 @@ class Asking:
         line = _parse(row)
         path = locate(self.listing.folder, line.image)
         digest = self._digest(path)
-        source = {
-            "name": safe_name(line.key or path.stem),
-            "image": str(path),
-            "image_sha256": digest,
-        }
+        source = {"name": safe_name(line.key or path.stem), "image": str(path), "image_sha256": digest}
         return source | {"key": line.key or digest} | self._settings(line) | {"model": self.config.model}
 
     def _settings(self, line: JobLine) -> dict[str, Any]:
@@ -202,11 +184,8 @@ class Asking:
         }
 
     def _motion_and_lora(self, line: JobLine) -> dict[str, Any]:
-        motion, path, lineages = (
-            line.motion or self.config.motion,
-            self._lora_path(line),
-            {},
-        )
+        motion, path = line.motion or self.config.motion, self._lora_path(line)
+        lineages: dict[str, Any] = {}
         made_by_lora: tuple[str, ...] = ()
         chosen: dict[str, Any] = {}
         if self.card.facts.lineage:
@@ -216,11 +195,7 @@ class Asking:
             made_by_lora = tuple((facts.lineage.get("train") or {}).get("motions") or ())
             lineages["lora"] = _short(facts.lineage)
             strength = _first(line.lora_strength, self.config.lora_strength)
-            chosen = {
-                "lora": str(path),
-                "lora_sha256": digest,
-                "lora_strength": strength,
-            }
+            chosen = {"lora": str(path), "lora_sha256": digest, "lora_strength": strength}
         if motion is None and len(made_by_lora) == 1:
             motion = made_by_lora[0]
         # A motion LoRA learns, and so is used, without the word for its motion.
@@ -264,12 +239,7 @@ def _short(lineage: Mapping[str, Any]) -> dict[str, Any]:
 
 def failed(error: ReelmillError) -> dict[str, Any]:
     """The columns of a job that cannot be made."""
-    return {
-        "status": "failed",
-        "error_code": error.code,
-        "error_message": str(error),
-        "attempt": 1,
-    }
+    return {"status": "failed", "error_code": error.code, "error_message": str(error), "attempt": 1}
 
 
 def safe_name(text: str) -> str:
@@ -279,14 +249,7 @@ def safe_name(text: str) -> str:
 
 def with_picture(root: Path, row: Mapping[str, Any], fit: Fit, background: Background) -> dict[str, Any]:
     """The row with its picture at the model's size, written below `root` if it is not there; failed if it cannot be."""
-    recipe = [
-        row["image_sha256"],
-        row["width"],
-        row["height"],
-        fit,
-        background,
-        VERSION,
-    ]
+    recipe = [row["image_sha256"], row["width"], row["height"], fit, background, VERSION]
     name = f"pictures/{_digest(recipe)[:32]}.png"
     try:
         if not (root / name).is_file():
@@ -320,12 +283,7 @@ def mark_duplicates(rows: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any
             reason = (
                 f"{row['name']}: asks for the same clip as job {first}; give it another seed or key for another clip."
             )
-            yield {
-                **row,
-                "status": "duplicate",
-                "error_code": "duplicate",
-                "error_message": reason,
-            }
+            yield {**row, "status": "duplicate", "error_code": "duplicate", "error_message": reason}
 
 
 def _digest(value: Any) -> str:

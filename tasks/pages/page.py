@@ -29,6 +29,7 @@ def render(template: Path, **values: Any) -> str:
         "number": number,
         "plural": plural,
         "file_size": file_size,
+        "file_name": file_name,
     }
     return environment.get_template(template.name).render(**values)
 
@@ -67,6 +68,11 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(tenths, 600)
     head = f"{minutes // 60}:{minutes % 60:02d}" if minutes >= 60 else f"{minutes}"
     return f"{head}:{rest // 10:02d}.{rest % 10}"
+
+
+def file_name(source: str) -> str:
+    """The last part of a path or address, of whatever system it comes from."""
+    return source.replace("\\", "/").rstrip("/").split("/")[-1]
 
 
 def file_size(count: int) -> str:

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.autoencoder import Progress, encode_frames, new_autoencoder, normalise_latents, train_autoencoder
+from models.autoencoder import Progress, decoded, encode_frames, new_autoencoder, normalise_latents, train_autoencoder
 from models.edm import signal_to_noise_db
 from models.image_encoder import new_feature_extractor, new_image_encoder, train_image_encoder
 from models.svd import ModelFacts, VideoModel, save_model
@@ -50,12 +50,12 @@ class EncodersConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    clips: int = Field(1000, ge=8, description="Clips kept in memory to learn from")
-    frame_steps: int = Field(1800, ge=1, description="Steps of the autoencoder on single frames")
-    clip_steps: int = Field(400, ge=1, description="Steps of the autoencoder on whole clips")
-    crop: int = Field(32, ge=16, description="Side of the random squares it learns on, in pixels")
-    match_steps: int = Field(200, ge=1, description="Steps of the image encoder")
-    seed: int = Field(0, ge=0, description="Seed of initial weights and batches")
+    clips: int = Field(default=1000, ge=8, description="Clips kept in memory to learn from")
+    frame_steps: int = Field(default=1800, ge=1, description="Steps of the autoencoder on single frames")
+    clip_steps: int = Field(default=400, ge=1, description="Steps of the autoencoder on whole clips")
+    crop: int = Field(default=32, ge=16, description="Side of the random squares it learns on, in pixels")
+    match_steps: int = Field(default=200, ge=1, description="Steps of the image encoder")
+    seed: int = Field(default=0, ge=0, description="Seed of initial weights and batches")
 
 
 def new_unet() -> UNetSpatioTemporalConditionModel:
@@ -137,8 +137,8 @@ def reconstruction_db(vae: AutoencoderKLTemporalDecoder, clips: Tensor) -> float
     """Peak signal-to-noise ratio, in dB, of clips, uint8 [clips, frames, 3, H, W], after the autoencoder."""
     squared = []
     for clip in clips.float() / 127.5 - 1:
-        decoded = vae.decode(encode_frames(vae, clip), num_frames=len(clip)).sample.clamp(-1, 1)
-        squared.append((decoded - clip).square().mean().item())
+        shown = decoded(vae, encode_frames(vae, clip), len(clip)).clamp(-1, 1)
+        squared.append((shown - clip).square().mean().item())
     return signal_to_noise_db(float(np.mean(squared)))
 
 

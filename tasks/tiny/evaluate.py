@@ -24,7 +24,7 @@ from models.camera import measure_motion
 from models.loaded import loaded_model
 from models.noise import item_noise, stack_noise
 from models.sampling import decode_latents, sample_latents
-from models.svd import VideoModel, encode_pictures, motion_bucket
+from models.svd import VideoModel, encode_pictures, motion_bucket, setting
 from tasks.caching import Step, cached
 from tasks.footage import Camera, Motion, Scene, render_shot
 from tasks.manifest import ManifestRef, read_rows, table_of
@@ -60,15 +60,15 @@ class EvaluateConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    pictures: int = Field(42, ge=1, description="Held-out scenes")
+    pictures: int = Field(default=42, ge=1, description="Held-out scenes")
     motions: tuple[Motion, ...] = Field(
-        ("static", "pan_left", "pan_right", "tilt_up", "tilt_down", "zoom_in", "zoom_out"),
+        default=("static", "pan_left", "pan_right", "tilt_up", "tilt_down", "zoom_in", "zoom_out"),
         description="Camera motions asked of each",
     )
-    speed: float = Field(0.5, gt=0, description="Speed of the camera asked for, short sides per second")
-    steps: int = Field(20, ge=1, description="Sampling steps")
-    batch: int = Field(7, ge=1, description="Clips sampled together")
-    seed: int = Field(0, ge=0, description="Seed of the noise")
+    speed: float = Field(default=0.5, gt=0, description="Speed of the camera asked for, short sides per second")
+    steps: int = Field(default=20, ge=1, description="Sampling steps")
+    batch: int = Field(default=7, ge=1, description="Clips sampled together")
+    seed: int = Field(default=0, ge=0, description="Seed of the noise")
 
 
 def true_clip(scene: int, motion: Motion, speed: float, model: VideoModel) -> NDArray[np.uint8]:
@@ -168,8 +168,8 @@ def as_text(found: dict[str, Any]) -> str:
         f"{found['clips']} clips from {found['pictures']} pictures never trained on",
         f"autoencoder            {found['autoencoder_psnr_db']:6.2f} dB",
         f"first frame            {found['first_frame_psnr_db']:6.2f} dB against the picture",
-        f"last frame             {found['last_frame_psnr_db']:6.2f} dB against the true one; "
-        f"copying the picture {found['copy_last_frame_psnr_db']:.2f} dB",
+        f"last frame             {found['last_frame_psnr_db']:6.2f} dB against the true one",
+        f"  copying the picture  {found['copy_last_frame_psnr_db']:6.2f} dB",
         f"motion asked=measured  {100 * found['obeyed']:6.1f} %",
     ]
     rows = [
@@ -194,14 +194,14 @@ def evaluation(manifest: ManifestRef) -> dict[str, Any]:
 
 
 def _rows(model: VideoModel, config: EvaluateConfig) -> list[dict[str, Any]]:
-    asked = [(scene, motion) for scene in range(config.pictures) for motion in config.motions]
+    asked: list[tuple[int, Motion]] = [(s, motion) for s in range(config.pictures) for motion in config.motions]
     batches = (asked[i : i + config.batch] for i in range(0, len(asked), config.batch))
     return [row for batch in batches for row in evaluate_batch(model, config, batch)]
 
 
 def _reconstructed(model: VideoModel, clip: NDArray[np.uint8]) -> NDArray[np.uint8]:
     latents = encode_pictures(model, torch.stack([_to_tensor(frame) for frame in clip]))
-    return decode_latents(model, latents * model.vae.config.scaling_factor)
+    return decode_latents(model, latents * setting(model.vae, "scaling_factor"))
 
 
 def _to_tensor(frame: NDArray[np.uint8]) -> Tensor:

@@ -1,8 +1,8 @@
 """The footage that the embedded model learns from: rendered scenes whose camera motion is known, not measured.
 
 Every scene is filmed once and shown twice, forwards and backwards: the same pictures with the opposite motion, so that
-nothing but the motion tells the two apart. Unit of speed: short sides per second; `motion_score` is the mean flow of the
-camera alone (a zoom of 1 e-fold per second moves a square picture by 0.38 sides per second on average).
+nothing but the motion tells the two apart. Unit of speed: short sides per second; `motion_score` is the mean flow of
+the camera alone (a zoom of 1 e-fold per second moves a square picture by 0.38 sides per second on average).
 """
 
 from collections.abc import Iterator, Sequence
@@ -48,14 +48,14 @@ class RenderConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    scenes: int = Field(1000, ge=1, description="Scenes, each shown forwards and backwards")
-    scenes_per_file: int = Field(40, ge=1, description="Scenes joined by hard cuts in one file")
-    frames: int = Field(8, ge=2, description="Frames of a shot")
-    fps: float = Field(7.0, gt=0, description="Frames per second")
-    side: int = Field(128, ge=32, description="Width and height of the footage in pixels")
-    slowest: float = Field(0.25, gt=0, description="Slowest camera, short sides per second")
-    fastest: float = Field(0.75, gt=0, description="Fastest camera, short sides per second")
-    seed: int = Field(0, ge=0, description="First scene's seed")
+    scenes: int = Field(default=1000, ge=1, description="Scenes, each shown forwards and backwards")
+    scenes_per_file: int = Field(default=40, ge=1, description="Scenes joined by hard cuts in one file")
+    frames: int = Field(default=8, ge=2, description="Frames of a shot")
+    fps: float = Field(default=7.0, gt=0, description="Frames per second")
+    side: int = Field(default=128, ge=32, description="Width and height of the footage in pixels")
+    slowest: float = Field(default=0.25, gt=0, description="Slowest camera, short sides per second")
+    fastest: float = Field(default=0.75, gt=0, description="Fastest camera, short sides per second")
+    seed: int = Field(default=0, ge=0, description="First scene's seed")
 
 
 def filmed(index: int, config: RenderConfig) -> tuple[Motion, float, Frames]:

@@ -153,7 +153,7 @@ def killed_when(config: GenerateConfig, reached: Callable[[], bool]) -> None:
     said = config.out.with_name("said.txt")
     with said.open("w") as file:
         process = subprocess.Popen([sys.executable, "-c", SCRIPT, config.model_dump_json()], stdout=file, stderr=file)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 280
     while not reached():
         assert process.poll() is None, said.read_text()
         assert time.monotonic() < deadline, f"the run did not come as far as this: {said.read_text()}"

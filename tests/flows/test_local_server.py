@@ -72,7 +72,7 @@ def test_the_server_answers_and_ends_when_its_command_is_killed(home: Path, repo
     with subprocess.Popen(command, cwd=repository, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         url, pid = process.stdout.readline().split()
-        assert httpx.get(f"{url}/health", timeout=120).json() is True
+        assert httpx.get(f"{url}/health", timeout=300).json() is True
         os.kill(process.pid, signal.SIGKILL)
     until = time.monotonic() + 30
     while is_running(int(pid)):

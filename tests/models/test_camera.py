@@ -55,7 +55,7 @@ def mistaken(cases: list[tuple[Motion, float, int]], frames: int, fps: float, si
 
 @pytest.mark.parametrize(
     ("frames", "fps", "size", "scenes"),
-    [(8, 7.0, (64, 64), (0, 1)), (8, 7.0, (96, 64), (3,)), (4, 2.0, (320, 192), (4,)), (13, 24.0, (128, 96), (5,))],
+    [(8, 7.0, (64, 64), (0, 1)), (5, 7.0, (96, 64), (3,)), (4, 2.0, (240, 144), (4,)), (13, 24.0, (128, 96), (5,))],
     ids=["tiny", "wide", "two a second", "every frame"],
 )
 def test_every_camera_motion_is_named_right(frames: int, fps: float, size: tuple[int, int], scenes: tuple[int, ...]):
@@ -121,6 +121,14 @@ def test_uneven_times_give_the_same_speed():
     found = measure_motion(film[chosen], [i / 24 for i in chosen])
     assert found.pan == pytest.approx(0.3, rel=0.05)
     assert found.magnitude == pytest.approx(0.3, rel=0.05)
+
+
+def test_noise_does_not_count_more_at_a_higher_frame_rate():
+    film = degraded(np.repeat(render_shot(Scene(17, 0), Camera(), 1, size=(64, 64)), 25, axis=0), 8.0, 0.0)
+    fast = measure_motion(film, [i / 24 for i in range(25)])
+    slow = measure_motion(film[::3], [i / 8 for i in range(9)])
+    assert fast.motion == slow.motion == "static"
+    assert fast.magnitude == pytest.approx(slow.magnitude, rel=0.01)
 
 
 @pytest.mark.parametrize("level", [0, 90])

@@ -1,0 +1,202 @@
+"""The rules of the house: who imports whom, what is pinned, what the lock and the commands say."""
+
+import ast
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.step_digests import PLUMBING, Pin, Project, current_pins, problems, read_pins
+
+PACKAGES = ("flows", "tasks", "models")
+
+
+@pytest.fixture
+def copy(tmp_path: Path, repository: Path) -> Path:
+    """The project's code in a folder of its own, to be broken."""
+    for package in PACKAGES:
+        shutil.copytree(
+            repository / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__", "*.safetensors")
+        )
+    shutil.copy(repository / "pyproject.toml", tmp_path)
+    return tmp_path
+
+
+def lint_imports(folder: Path) -> tuple[int, str]:
+    """The exit code and the output of the import rule's check."""
+    tool = Path(sys.executable).with_name("lint-imports")
+    done = subprocess.run([tool, "--no-cache"], cwd=folder, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def add(file: Path, text: str) -> None:
+    file.write_text(file.read_text() + f"\n{text}\n")
+
+
+def test_the_import_rule_holds(copy: Path):
+    code, output = lint_imports(copy)
+    assert code == 0, output
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "broken"),
+    [
+        ("models/edm.py", "import prefect", "models know nothing of Prefect or Parquet"),
+        ("models/edm.py", "import pyarrow.parquet", "models know nothing of Prefect or Parquet"),
+        ("models/edm.py", "from tasks.manifest import publish", "flows -> tasks -> models"),
+        ("tasks/curate/motion.py", "from tasks.curate.split import SCHEMA as s", "none imports another"),
+        ("tasks/curate/motion.py", "import tasks.generate.decode", "the folders of steps know nothing of one another"),
+        ("tasks/manifest.py", "from tasks.caching import Step", "steps -> what they share"),
+        ("tasks/video.py", "from tasks.curate.scan import STEP", "steps -> what they share"),
+        ("tasks/caching.py", "import flows.config", "flows -> tasks -> models"),
+    ],
+)
+def test_an_import_against_the_rule_turns_the_check_red(copy: Path, file: str, line: str, broken: str):
+    add(copy / file, line)
+    code, output = lint_imports(copy)
+    assert code == 1
+    assert any(broken in shown and shown.endswith("BROKEN") for shown in output.splitlines()), output
+
+
+def test_each_steps_code_is_pinned_beside_its_version(repository: Path):
+    now, pinned = current_pins(repository), read_pins(repository)
+    assert problems(now, pinned) == []
+    assert now == pinned, "Run `make pin` and commit tests/step_digests.json."
+
+
+def changed_steps(before: dict[str, Pin], folder: Path) -> set[str]:
+    return {step for step, pin in current_pins(folder).items() if pin.digest != before[step].digest}
+
+
+def replace(file: Path, old: str, new: str) -> None:
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+
+
+def test_a_changed_helper_changes_the_digest_of_the_steps_that_reach_it_and_of_no_other(copy: Path):
+    before = current_pins(copy)
+    replace(copy / "models/flow.py", "def farneback(", "def farneback(unused=None, *")
+    changed = changed_steps(before, copy)
+    assert "tasks.curate.motion" in changed
+    assert not {"tasks.curate.split", "tasks.curate.text", "tasks.tiny.render"} & changed
+
+
+def test_a_changed_step_under_its_old_version_is_named(copy: Path):
+    before = current_pins(copy)
+    add(copy / "tasks/curate/split.py", "EXTRA = 3")
+    version = before["tasks.curate.split"].version
+    said = f"tasks.curate.split: its code changed and its VERSION is still {version}. Raise it, then `make pin`."
+    assert problems(current_pins(copy), before) == [said]
+    source = (copy / "tasks/curate/split.py").read_text()
+    (copy / "tasks/curate/split.py").write_text(re.sub(r"^VERSION = \d+$", "VERSION = 99", source, flags=re.MULTILINE))
+    assert problems(current_pins(copy), before) == []
+
+
+def test_comments_docstrings_layout_and_plumbing_change_no_digest(copy: Path):
+    before = current_pins(copy)
+    for file in [*copy.glob("tasks/*/*.py"), *copy.glob("models/*.py")]:
+        tree = ast.parse(file.read_text())
+        if tree.body and ast.get_docstring(tree):
+            tree.body[0] = ast.parse('"""Said otherwise."""').body[0]
+        file.write_text("# a comment\n" + ast.unparse(tree))
+    add(copy / "tasks/manifest.py", "EXTRA = 3")
+    assert changed_steps(before, copy) == set()
+
+
+def test_every_step_has_a_version_and_a_schema_and_every_module_a_docstring(repository: Path):
+    project = Project(repository)
+    tasks = [name for name, module in project.modules.items() if "STEP" in module.definitions]
+    assert [name for name in tasks if project.modules[name].version is None] == []
+    for file in [f for package in PACKAGES for f in (repository / package).rglob("*.py") if f.read_text().strip()]:
+        assert ast.get_docstring(ast.parse(file.read_text())), file
+    assert set(project.modules) >= PLUMBING
+
+
+def test_no_file_is_longer_than_a_person_reads_at_once(repository: Path):
+    long = [
+        f for package in PACKAGES for f in (repository / package).rglob("*.py") if len(f.read_text().splitlines()) > 400
+    ]
+    assert long == []
+
+
+def test_there_is_no_drawer_for_odds_and_ends(repository: Path):
+    names = {f.stem for package in PACKAGES for f in (repository / package).rglob("*.py")}
+    assert not {"utils", "common", "core", "base", "helpers", "misc"} & names
+
+
+def test_no_flow_file_is_named_like_a_package(repository: Path):
+    flows = {file.stem for file in (repository / "flows").glob("*.py")} - {"__init__"}
+    assert not flows & (set(sys.stdlib_module_names) | set(packages_distributions()))
+
+
+def test_the_lock_names_versions_and_hashes_and_no_address(repository: Path):
+    lock = (repository / "requirements.lock").read_text()
+    assert "://" not in lock
+    assert "--index" not in lock
+    assert "--find-links" not in lock
+    pins = re.findall(r"^([a-z0-9._-]+)==\S+", lock, re.MULTILINE)
+    entries = re.split(r"\n(?=\S)", lock.strip())
+    assert len(pins) == len(entries) > 100
+    assert all("--hash=sha256:" in entry for entry in entries)
+    assert "opencv-python" not in pins
+    assert "opencv-python-headless" in pins
+
+
+def test_the_lock_has_every_dependency_that_is_declared(repository: Path):
+    project = tomllib.loads((repository / "pyproject.toml").read_text())["project"]
+    declared = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    lock = (repository / "requirements.lock").read_text()
+    for requirement in declared:
+        name = re.split(r"[\[<>=;, ]", requirement)[0].lower()
+        assert re.search(rf"^{re.escape(name)}==", lock, re.MULTILINE), name
+
+
+def test_the_makefile_has_the_promised_targets(repository: Path):
+    makefile = (repository / "Makefile").read_text()
+    for target in ("install", "demo", "test", "check", "tiny-model", "tiny-eval", "lock", "clean"):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_ci_runs_the_commands_of_a_contributor(repository: Path):
+    script = (repository / ".ci/run").read_text()
+    assert "set -euo pipefail" in script
+    assert [line for line in script.splitlines() if line.startswith("make ")] == [
+        "make install",
+        "make check",
+        'make test | tee "$log"',
+    ]
+    assert (repository / ".ci/run").stat().st_mode & 0o111
+
+
+def test_every_deployment_names_a_flow_its_parameters_fit_and_no_active_schedule(repository: Path):
+    from prefect.flows import load_flow_from_entrypoint
+
+    deployments = yaml.safe_load((repository / "prefect.yaml").read_text())["deployments"]
+    for deployment in deployments:
+        path, name = deployment["entrypoint"].split(":")
+        loaded = load_flow_from_entrypoint(f"{repository / path}:{name}", use_placeholder_flow=False)
+        loaded.validate_parameters(json.loads(json.dumps(deployment["parameters"])))
+        assert not any(schedule["active"] for schedule in deployment.get("schedules", []))
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "ARCHITECTURE.md"])
+def test_the_commands_in_the_documents_exist(document: str, repository: Path):
+    from flows.cli import COMMANDS
+
+    text = (repository / document).read_text(encoding="utf-8")
+    blocks = "\n".join(re.findall(r"^```(?:sh|bash|console)?\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
+    spoken = re.findall(r"`([^`\n]+)`", text)
+    lines = [line.strip().removeprefix("$ ") for line in [*blocks.splitlines(), *spoken]]
+    commands = {line.split()[1] for line in lines if re.match(r"reelmill [a-z]", line)}
+    targets = {line.split()[1] for line in lines if re.match(r"make [a-z]", line)}
+    makefile = (repository / "Makefile").read_text()
+    assert commands <= {command.name for command in COMMANDS}
+    assert {target for target in targets if not re.search(rf"^{target}:", makefile, re.MULTILINE)} == set()
