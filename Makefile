@@ -13,7 +13,7 @@ install: $(INSTALLED)
 $(INSTALLED): requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	test -x $(UV) || $(BIN)/python -m pip install --quiet uv
-	$(UV) pip install --python $(BIN)/python --no-deps --require-hashes -r requirements.lock
+	$(UV) pip install --python $(BIN)/python --no-deps --compile-bytecode --require-hashes -r requirements.lock
 	$(UV) pip install --python $(BIN)/python --no-deps --no-build-isolation -e .
 	touch $@
 

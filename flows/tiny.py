@@ -46,7 +46,7 @@ def all_directions() -> TrainConfig:
 
 def whole_pictures() -> TrainConfig:
     """Every motion, zooms among them, on whole latents and at the lower noise where detail is decided."""
-    changes = {"motions": None, "steps": 400, "batch": 8, "crop": None, "learning_rate": 1e-3}
+    changes = {"motions": None, "steps": 600, "batch": 8, "crop": None, "learning_rate": 1e-3}
     return first_pair().model_copy(update=changes | {"log_sigma_mean": 1.3, "log_sigma_deviation": 1.5})
 
 

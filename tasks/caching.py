@@ -11,12 +11,13 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from pydantic import BaseModel
 
 from models.errors import BadManifest
-from tasks.manifest import Lineage, ManifestRef, manifest_ref, read_manifest, write_manifest
+from tasks.manifest import Lineage, ManifestRef, manifest_ref, read_manifest, read_rows, write_manifest
 
 log = logging.getLogger("reelmill")
 
@@ -72,7 +73,7 @@ def cached(
     table = compute(key)
     if table.schema != step.schema:
         raise BadManifest(f"{step.name}: its rows have {table.schema.names}, its schema says {step.schema.names}.")
-    return write_manifest(path, _counted(table, attempts_of(path) + 1), lineage)
+    return write_manifest(path, _counted(table, path), lineage)
 
 
 def find(step: Step, root: Path, key: str) -> ManifestRef | None:
@@ -89,8 +90,8 @@ def find(step: Step, root: Path, key: str) -> ManifestRef | None:
 
 
 def set_aside(path: Path) -> None:
-    """Take a manifest out of the cache, so that its step runs again; the new rows count one more `attempt`."""
-    path.rename(path.with_suffix(f".{attempts_of(path) + 1}.failed"))
+    """Take a manifest out of the cache, so that its step runs again; rows that then differ count one more `attempt`."""
+    path.rename(_aside(path, attempts_of(path) + 1))
 
 
 def attempts_of(path: Path) -> int:
@@ -98,11 +99,23 @@ def attempts_of(path: Path) -> int:
     return len(list(path.parent.glob(f"{path.stem}.*.failed")))
 
 
-def _counted(table: pa.Table, attempt: int) -> pa.Table:
-    if attempt == 1 or "attempt" not in table.column_names:
+def _aside(path: Path, attempt: int) -> Path:
+    return path.with_suffix(f".{attempt}.failed")
+
+
+def _counted(table: pa.Table, path: Path) -> pa.Table:
+    """The rows with their `attempt`: one more than before, but for those that had succeeded and are the same."""
+    before = attempts_of(path)
+    if not before or "attempt" not in table.column_names:
         return table
+    former = {_identity(row): row["attempt"] for row in read_rows(_aside(path, before)) if not row.get("error_code")}
+    attempts = [former.get(_identity(row), before + 1) for row in table.to_pylist()]
     column = table.schema.get_field_index("attempt")
-    return table.set_column(column, table.schema.field(column), pa.array([attempt] * len(table), pa.int32()))
+    return table.set_column(column, table.schema.field(column), pa.array(attempts, pa.int32()))
+
+
+def _identity(row: dict[str, Any]) -> str:
+    return repr({name: value for name, value in row.items() if name != "attempt"})
 
 
 def _files_exist(step: Step, root: Path, manifest: ManifestRef) -> bool:

@@ -1,6 +1,6 @@
 """The documents are held against the code: commands, tables, columns, files, links and figures.
 
-Run as a script, it prints the README's rows of figures from models/tiny/eval.json.
+`python -m tests.test_docs` prints the README's rows of figures from models/tiny/eval.json.
 """
 
 import importlib
@@ -85,12 +85,27 @@ def understood(line: str) -> None:
         invocation(asked, arguments)
 
 
+def mistakes() -> dict[str, str]:
+    """The README's commands that are shown for the message they end with, with that message."""
+    parts = [part for block in blocks(read("README.md"), "console") for part in re.split(r"^\$ ", block, flags=re.M)]
+    shown = [part.splitlines() for part in parts]
+    return {p[0]: p[1].removeprefix("reelmill: ") for p in shown if len(p) == 2 and p[1].startswith("reelmill: ")}
+
+
 @pytest.mark.parametrize(("document", "line"), named_commands())
 def test_every_command_in_the_documents_is_understood(document: str, line: str):
     if line.startswith("make "):
         assert re.search(rf"^{re.escape(line.split()[1])}:", read("Makefile"), re.MULTILINE), f"{document}: {line}"
-    else:
+    elif line not in mistakes():
         understood(line)
+
+
+def test_the_mistakes_shown_are_answered_as_shown():
+    assert mistakes()
+    for line, message in mistakes().items():
+        with pytest.raises(BadInput) as caught:
+            understood(line)
+        assert str(caught.value) == message
 
 
 def test_a_wrong_command_in_a_document_would_be_seen():
@@ -131,7 +146,7 @@ def shown_outputs() -> list[tuple[str, list[str]]]:
         for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
             line, *output = part.splitlines()
             words = shlex.split(line)
-            if words[0] == "reelmill" and words[1] in OUTCOMES and "--dry-run" not in words:
+            if words[0] == "reelmill" and words[1] in OUTCOMES and line not in mistakes():
                 found.append((words[1], [each for each in output if not each.startswith("reelmill: ")]))
     return found
 
@@ -145,7 +160,7 @@ def test_the_results_shown_have_the_lines_that_the_commands_print():
 
 
 def test_the_reasons_shown_are_reasons_of_select():
-    shown = re.findall(r"\d+ (\w+)", "".join(re.findall(r"^dropped: .*$", read("README.md"), re.MULTILINE)))
+    shown = re.findall(r"\d+ (\w+)", " ".join(re.findall(r"^dropped: .*$", read("README.md"), re.MULTILINE)))
     assert shown
     assert set(shown) <= set(REASONS)
 
@@ -312,7 +327,7 @@ def test_the_readme_has_the_embedded_models_figures_as_they_were_measured():
         assert TODO in section, "Measure the embedded model: `make tiny-model`."
     else:
         rows = [line for line in section.splitlines() if re.match(r"^\| .*\d", line)]
-        assert rows == figure_rows(found), "Paste the rows that `python tests/test_docs.py` prints."
+        assert rows == figure_rows(found), "Paste the rows that `python -m tests.test_docs` prints."
         assert TODO not in section
 
 

@@ -84,7 +84,7 @@ def output_row(job: Mapping[str, Any], samples: Rows, clips: Rows) -> dict[str, 
     names = ("job", "take", "name", "image", "item_key", "status", *(f.name for f in (*JOB_COLUMNS, *ERROR_FIELDS)))
     row = {name: job[name] for name in names} | {"motion_asked": job["motion"]}
     if job["status"] != "ready":
-        return row
+        return row | {"stage": "jobs"}
     sample, clip = samples.get(job["item_key"], {}), clips.get(job["item_key"], {})
     row |= {f.name: sample.get(f.name) for f in SAMPLE_COLUMNS} | {f.name: clip.get(f.name) for f in CLIP_COLUMNS}
     if clip.get("video"):

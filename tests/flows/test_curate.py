@@ -185,6 +185,18 @@ def test_select_decides_again_and_keeps_the_other_thresholds(
     assert names(copy, "clips.parquet", "drop_reasons") == names(undisturbed, "clips.parquet", "drop_reasons")
 
 
+def test_the_page_is_written_again_from_the_tables(
+    undisturbed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    copy = shutil.copytree(undisturbed, tmp_path / "copy")
+    (copy / "report/index.html").unlink()
+    assert main(["report", str(copy)]) == 0
+    assert capsys.readouterr().out == f"page: {copy}/report/index.html\n"
+    assert "<html" in (copy / "report/index.html").read_text()
+    (copy / "clips.parquet").unlink()
+    assert main(["report", str(copy)]) == 2
+
+
 def test_select_needs_a_dataset(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["select", str(tmp_path / "nowhere")]) == 2
     assert not (tmp_path / "nowhere").exists()
@@ -213,7 +225,8 @@ def test_retrying_what_stays_broken_says_so_again(
     dataset = tmp_path / "dataset"
     assert main(["curate", str(mixed), "--out", str(dataset)]) == 1
     assert main(["retry", str(dataset)]) == 1
-    assert names(dataset, "videos.parquet", "attempt")["text.mp4"] == [2]
+    attempts = names(dataset, "videos.parquet", "attempt")
+    assert (attempts["text.mp4"], attempts["b pan.mp4"]) == ([2], [1])
     assert "retried: 1" in capsys.readouterr().out
     assert main(["status", str(dataset)]) == 1
     status = capsys.readouterr().out

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from models.errors import BadManifest
 from tasks.caching import Step, attempts_of, cached, find, key_of, lineage_of, set_aside
-from tasks.manifest import ManifestRef, file_digest, read_lineage, read_rows, table_of
+from tasks.manifest import ERROR_FIELDS, ManifestRef, file_digest, read_lineage, read_rows, table_of
 
 SCHEMA = pa.schema([("value", pa.string()), ("picture", pa.string()), ("attempt", pa.int32())])
 STEP = Step("measure", 1, SCHEMA, files=("picture",))
@@ -202,13 +202,17 @@ def test_a_manifest_lies_below_its_step(work: Counted):
     assert find(STEP, work.root, made.path.stem) == made.model_copy(update={"cached": True})
 
 
-def test_a_manifest_set_aside_is_made_again_as_the_next_attempt(work: Counted):
-    made = [run(work)]
-    for _ in range(2):
-        set_aside(made[-1].path)
-        made.append(run(work))
-    assert [[row["attempt"] for row in read_rows(m)] for m in (made[0],)] == [[3, 3]]
-    assert (work.runs, attempts_of(made[0].path)) == (3, 2)
+def test_what_failed_counts_its_attempts_and_what_had_succeeded_keeps_its_own(tmp_path: Path):
+    step = Step("try", 1, pa.schema([("item", pa.string()), *ERROR_FIELDS]))
+    good = {"item": "a", "attempt": 1}
+    bad = {"item": "b", "attempt": 1, "error_code": "bad_media"}
+    found = []
+    for second in (bad, bad, good | {"item": "b"}):
+        made = cached(step, tmp_path, None, (), lambda _, row=second: table_of([good, row], step.schema))
+        found.append([row["attempt"] for row in read_rows(made)])
+        set_aside(made.path)
+    assert found == [[1, 1], [1, 2], [1, 3]]
+    assert attempts_of(made.path) == 3
 
 
 def test_a_step_without_attempts_can_be_set_aside_too(tmp_path: Path):
