@@ -87,7 +87,9 @@ def understood(line: str) -> None:
 
 def mistakes() -> dict[str, str]:
     """The README's commands that are shown for the message they end with, with that message."""
-    parts = [part for block in blocks(read("README.md"), "console") for part in re.split(r"^\$ ", block, flags=re.M)]
+    parts = [
+        part for block in blocks(read("README.md"), "console") for part in re.split(r"^\$ ", block, flags=re.MULTILINE)
+    ]
     shown = [part.splitlines() for part in parts]
     return {p[0]: p[1].removeprefix("reelmill: ") for p in shown if len(p) == 2 and p[1].startswith("reelmill: ")}
 
