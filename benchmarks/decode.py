@@ -1,0 +1,112 @@
+"""Decoding with Stable Video Diffusion's full-size temporal decoder (random weights, CPU, float32): how far each way is
+from decoding the clip whole, what memory it peaks at and what it costs.
+
+    .venv/bin/python benchmarks/decode.py [--large]
+
+Each row runs in a process of its own. `--large` adds 14 frames of 576x1024 (about half an hour on two cores).
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, cast
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLTemporalDecoder
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from models.exact_decode import Room, decode_exactly
+
+MIB = 2**20
+
+SMALL, LARGE = (8, 256, 448), (14, 576, 1024)
+
+
+def full_size() -> AutoencoderKLTemporalDecoder:
+    """SVD's autoencoder, with seeded weights."""
+    torch.manual_seed(0)
+    vae = AutoencoderKLTemporalDecoder(
+        down_block_types=cast(Any, ("DownEncoderBlock2D",) * 4),
+        block_out_channels=cast(Any, (128, 256, 512, 512)),
+        layers_per_block=2,
+        latent_channels=4,
+    )
+    for name, value in vae.named_parameters():
+        if name.endswith("mix_factor"):
+            value.data.fill_(0.5)
+    return vae.eval()
+
+
+@torch.no_grad()
+def run(way: str, size: tuple[int, int, int], folder: Path, out: Path) -> dict[str, float]:
+    """Decode in this process: MiB at the peak, MiB before, seconds of CPU."""
+    frames, height, width = size
+    vae = full_size()
+    latents = torch.randn(frames, 4, height // 8, width // 8, generator=torch.Generator().manual_seed(1))
+    before, started = _peak(), time.process_time()
+    kind, _, number = way.partition(" ")
+    if kind == "exact":
+        made = decode_exactly(vae, latents, Room(int(number) * MIB, folder))
+    else:
+        size_of_chunk = int(number or frames)
+        chunks = latents.split(size_of_chunk)
+        made = torch.cat([vae.decode(cast(Any, c), num_frames=len(c)).sample for c in chunks])
+    facts = {"peak": _peak(), "before": before, "seconds": time.process_time() - started}
+    np.save(out, made.numpy())
+    return facts
+
+
+def _peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def measured(way: str, size: tuple[int, int, int], folder: Path) -> tuple[dict[str, float], np.ndarray]:
+    """A way's figures and frames, from a process of its own."""
+    out = folder / "frames.npy"
+    command = [sys.executable, __file__, "--child", json.dumps([way, size, str(folder), str(out)])]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return json.loads(done.stdout.splitlines()[-1]), np.load(out)
+
+
+def table(size: tuple[int, int, int], ways: list[str]) -> list[str]:
+    """A Markdown table; the first way is what the others are compared with."""
+    frames, height, width = size
+    lines = [f"\n## {frames} frames of {width}x{height}\n"]
+    lines += ["| way | largest difference | mean, in deviations | peak, MiB | CPU, s |", "|---|---|---|---|---|"]
+    truth: np.ndarray | None = None
+    with TemporaryDirectory(dir=Path.cwd()) as folder:
+        for way in ways:
+            facts, made = measured(way, size, Path(folder))
+            truth = made if truth is None else truth
+            apart = np.abs(made - truth)
+            share = f"{apart.max():.1e} | {apart.mean() / truth.std():.3f}"
+            lines.append(f"| {way} | {share} | {facts['peak']:.0f} | {facts['seconds']:.0f} |")
+            print(lines[-1], flush=True)
+    return lines
+
+
+def main() -> None:
+    """Measure, print and write benchmarks/decode.md."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--child")
+    parser.add_argument("--large", action="store_true")
+    asked = parser.parse_args()
+    if asked.child:
+        way, size, folder, out = json.loads(asked.child)
+        print(json.dumps(run(way, tuple(size), Path(folder), Path(out))))
+        return
+    lines = table(SMALL, ["whole", "chunks 4", "chunks 2", "exact 64", "exact 256", "exact 1024"])
+    if asked.large:
+        lines += table(LARGE, ["exact 512", "exact 1024"])
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
