@@ -57,7 +57,7 @@ def run(way: str, size: tuple[int, int, int], folder: Path, out: Path) -> dict[s
     else:
         size_of_chunk = int(number or frames)
         chunks = latents.split(size_of_chunk)
-        made = torch.cat([vae.decode(cast(Any, c), num_frames=len(c)).sample for c in chunks])
+        made = torch.cat([cast(Any, vae.decode(cast(Any, c), num_frames=len(c))).sample for c in chunks])
     facts = {"peak": _peak(), "before": before, "seconds": time.process_time() - started}
     np.save(out, made.numpy())
     return facts
