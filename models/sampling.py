@@ -12,6 +12,7 @@ from torch import Tensor
 
 from models.autoencoder import decoded
 from models.edm import euler, guidance_per_frame, karras_sigmas
+from models.exact_decode import Room, decode_exactly
 from models.svd import Conditions, VideoModel, context_of, denoise, embed_pictures, encode_pictures, setting
 
 
@@ -59,7 +60,11 @@ def sample_latents(
 
 
 @torch.no_grad()
-def decode_latents(model: VideoModel, latents: Tensor) -> NDArray[np.uint8]:
-    """Frames, uint8 RGB [frames, height, width, 3], of the scaled latents [frames, channels, h, w] of one clip."""
-    frames = decoded(model.vae, latents / setting(model.vae, "scaling_factor"), len(latents))
+def decode_latents(model: VideoModel, latents: Tensor, room: Room | None = None) -> NDArray[np.uint8]:
+    """Frames, uint8 RGB [frames, height, width, 3], of the scaled latents [frames, channels, h, w] of one clip.
+
+    Decoded whole, or in the strips that `room` allows.
+    """
+    unscaled = latents / setting(model.vae, "scaling_factor")
+    frames = decode_exactly(model.vae, unscaled, room) if room else decoded(model.vae, unscaled, len(latents))
     return ((frames.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
