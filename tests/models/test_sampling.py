@@ -148,7 +148,7 @@ def test_the_embedded_model_keeps_a_picture_through_its_latents(tiny):
 
 @DIFFUSERS_WARNS
 def test_diffusers_own_pipeline_loads_the_embedded_model_and_runs():
-    pipeline = StableVideoDiffusionPipeline.from_pretrained(TINY, torch_dtype=torch.float32, local_files_only=True)
+    pipeline = StableVideoDiffusionPipeline.from_pretrained(TINY, dtype=torch.float32, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     frame = render_shot(Scene(10_000_002, movers=0), Camera(), 1, size=(64, 64))[0]
     picture = Image.fromarray(np.ascontiguousarray(frame))
