@@ -34,7 +34,8 @@ def load_part(kind: type[Part], folder: Path) -> Part:
             "Copy the folder again."
         )
     # Not part.to: diffusers' own complains of a change of precision.
-    return nn.Module.to(part, torch.float32).eval()
+    nn.Module.to(part, torch.float32)
+    return part.eval()
 
 
 def first_sentence(error: Exception) -> str:

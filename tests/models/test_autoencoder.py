@@ -71,7 +71,6 @@ def test_it_learns_to_show_what_it_saw(vae, clips):
     corner = clips[0][0, ..., :16, :16]
     shown = decoded(trained, encode_frames(trained, corner), 4).detach()
     blank = corner.mean((0, 2, 3))[None, :, None, None]
-    print([f["psnr_db"] for f in told][::4], (shown - corner).square().mean(), (blank - corner).square().mean())
     assert (shown - corner).square().mean() < (blank - corner).square().mean(), "better than one colour"
     assert shown.abs().max() < 2, "about -1..1"
 

@@ -42,7 +42,8 @@ def noises(model: VideoModel, count: int, seed: int = 0) -> list[Noise]:
 def sample(model: VideoModel, pictures: Tensor, items: list[Noise], motion: str | None = None, **asked: Any) -> Tensor:
     noise = stack_noise(items)
     motions = [motion] * len(items)
-    return sample_latents(model, pictures, noise.latents, noise.augmentation, motions, **({"steps": 2} | asked))
+    settings: dict[str, Any] = {"steps": 2} | asked
+    return sample_latents(model, pictures, noise.latents, noise.augmentation, motions, **settings)
 
 
 def test_an_items_latents_are_the_same_in_a_batch_and_alone(model, pictures):
