@@ -80,15 +80,15 @@ def load_lora(path: Path) -> tuple[dict[str, Tensor], LoraFacts]:
 def apply_lora(model: VideoModel, path: Path, strength: float = 1.0) -> LoraFacts:
     """Put the LoRA at `path` on the model's UNet, in place, its effect multiplied by `strength`.
 
-    Raises BadModel when its weights do not fit the model.
+    Raises BadModel, and leaves the model as it was, when the weights do not fit it.
     """
     weights, facts = load_lora(path)
     add_lora(model.unet, facts.rank, facts.alpha * strength)
-    outcome = set_peft_model_state_dict(model.unet, weights)
-    expected = set(get_peft_model_state_dict(model.unet))
-    if outcome.unexpected_keys or expected - set(weights):
+    expected = get_peft_model_state_dict(model.unet)
+    if {name: w.shape for name, w in expected.items()} != {name: w.shape for name, w in weights.items()}:
         remove_lora(model.unet)
-        raise BadModel(f"{path}: the LoRA was made for a model of another shape.")
+        raise BadModel(f"{path}: the LoRA was made for a model of another shape. Use it with its own base model.")
+    set_peft_model_state_dict(model.unet, weights)
     return facts
 
 

@@ -10,10 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.autoencoder import decoded
+from models.autoencoder import decoded, encode_frames
 from models.edm import euler, guidance_per_frame, karras_sigmas
+from models.errors import BadInput
 from models.exact_decode import Room, decode_exactly
-from models.svd import Conditions, VideoModel, context_of, denoise, embed_pictures, encode_pictures, setting
+from models.svd import Conditions, VideoModel, context_of, denoise, embed_pictures, setting
 
 
 @torch.no_grad()
@@ -33,13 +34,15 @@ def sample_latents(
 
     pictures: [batch, 3, H, W] in -1..1; noise: [batch, frames, channels, h, w] and augmentation: [batch, 3, H, W], both
     standard normal; motions: a camera motion for each item, or None. What is None is as in the model's facts.
+    Raises BadInput when the shapes do not belong together or the model cannot make pictures of that size.
     """
+    _check_shapes(model, pictures, noise, augmentation)
     facts = model.facts
     aug = facts.noise_aug if noise_aug is None else noise_aug
     buckets = motion_buckets or [facts.motion_bucket] * len(pictures)
     conditions = Conditions(
         context=context_of(embed_pictures(model, pictures), model.words, motions),
-        picture=encode_pictures(model, pictures + aug * augmentation),
+        picture=encode_frames(model.vae, pictures + aug * augmentation),
         ids=torch.tensor([[(fps or facts.fps) - 1, bucket, aug] for bucket in buckets]),
     )
     sigmas = karras_sigmas(steps, setting(model.scheduler, "sigma_min"), setting(model.scheduler, "sigma_max"))
@@ -57,6 +60,19 @@ def sample_latents(
     # The noisiest latent is the noise itself, at the deviation of signal and noise together.
     start = noise * (sigmas[0] ** 2 + 1).sqrt()
     return euler(guided, start, sigmas)
+
+
+def _check_shapes(model: VideoModel, pictures: Tensor, noise: Tensor, augmentation: Tensor) -> None:
+    height, width = pictures.shape[-2:]
+    unit = model.size_unit
+    if height % unit or width % unit:
+        raise BadInput(f"Pictures of {width}x{height} do not fit the model: use sides that are multiples of {unit}.")
+    wanted = (len(pictures), *model.latent_shape(noise.shape[1], height, width))
+    if noise.shape != wanted or augmentation.shape != pictures.shape:
+        raise BadInput(
+            f"{len(pictures)} pictures of {width}x{height} need latent noise of {list(wanted)} and picture noise of "
+            f"{list(pictures.shape)}, not {list(noise.shape)} and {list(augmentation.shape)}."
+        )
 
 
 @torch.no_grad()

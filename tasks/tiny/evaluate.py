@@ -20,11 +20,12 @@ from prefect import task
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from models.autoencoder import encode_frames
 from models.camera import measure_motion
 from models.loaded import loaded_model
 from models.noise import item_noise, stack_noise
 from models.sampling import decode_latents, sample_latents
-from models.svd import VideoModel, encode_pictures, motion_bucket, setting
+from models.svd import VideoModel, motion_bucket, setting
 from tasks.caching import Step, cached
 from tasks.footage import Camera, Motion, Scene, render_shot
 from tasks.manifest import ManifestRef, read_rows, table_of
@@ -200,7 +201,7 @@ def _rows(model: VideoModel, config: EvaluateConfig) -> list[dict[str, Any]]:
 
 
 def _reconstructed(model: VideoModel, clip: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    latents = encode_pictures(model, torch.stack([_to_tensor(frame) for frame in clip]))
+    latents = encode_frames(model.vae, torch.stack([_to_tensor(frame) for frame in clip]))
     return decode_latents(model, latents * setting(model.vae, "scaling_factor"))
 
 
