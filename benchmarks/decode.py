@@ -3,8 +3,8 @@ from decoding the clip whole, what memory it peaks at and what it costs.
 
     .venv/bin/python benchmarks/decode.py [--large]
 
-Each row runs in a process of its own. The truth is `exact` in float64, which is the whole decode in
-float64 to 1e-13 where that fits: decoding whole in float32 has an error of its own. `--large` adds 14 frames of 576x1024 (about half an hour on two cores).
+Each row runs in a process of its own. The truth is `exact` in float64 (the whole decode in float64 is the same to
+1e-13): decoding whole in float32 has an error of its own. `--large` adds 14 frames of 576x1024 (about half an hour).
 """
 
 import argparse

@@ -54,13 +54,9 @@ def lora_weights(unet: UNetSpatioTemporalConditionModel) -> dict[str, Tensor]:
 
 
 def save_lora(path: Path, weights: Mapping[str, Tensor], facts: LoraFacts) -> None:
-    """Write a LoRA with its facts in the file's metadata."""
-    metadata = {
-        "rank": str(facts.rank),
-        "alpha": str(facts.alpha),
-        "lineage": json.dumps(facts.lineage, sort_keys=True),
-    }
-    save_file(dict(weights), path, metadata=metadata)
+    """Write a LoRA with its facts in the file's metadata: the same LoRA is the same bytes."""
+    # One entry: safetensors writes several in any order.
+    save_file(dict(weights), path, metadata={"reelmill": json.dumps(vars(facts), sort_keys=True)})
 
 
 def load_lora(path: Path) -> tuple[dict[str, Tensor], LoraFacts]:
@@ -71,8 +67,8 @@ def load_lora(path: Path) -> tuple[dict[str, Tensor], LoraFacts]:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        facts = LoraFacts(int(metadata["rank"]), float(metadata["alpha"]), json.loads(metadata.get("lineage", "{}")))
-    except (SafetensorError, KeyError, ValueError) as error:
+        facts = LoraFacts(**json.loads(metadata["reelmill"]))
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise BadModel(f"{path}: not a LoRA made by Reelmill ({error}).") from error
     return weights, facts
 

@@ -27,7 +27,7 @@ from models.noise import item_noise, stack_noise
 from models.sampling import decode_latents, sample_latents
 from models.svd import VideoModel, motion_bucket, setting
 from tasks.caching import Step, cached
-from tasks.footage import Camera, Motion, Scene, render_shot
+from tasks.footage import Camera, Motion, Scene, mean_flow, render_shot
 from tasks.manifest import ManifestRef, read_rows, table_of
 
 VERSION = 1
@@ -37,8 +37,6 @@ HELD_OUT = 10_000_000
 
 SUPERSAMPLED = 2
 """Scenes are rendered so many times larger than the model's pictures, and shrunk, as training saw them."""
-
-MEAN_RADIUS = 0.38
 
 SCHEMA = pa.schema(
     [
@@ -79,11 +77,6 @@ def true_clip(scene: int, motion: Motion, speed: float, model: VideoModel) -> ND
     large = render_shot(Scene(HELD_OUT + scene), Camera.doing(motion, speed), facts.frames, facts.fps, size)
     blocks = large.reshape(facts.frames, facts.height, SUPERSAMPLED, facts.width, SUPERSAMPLED, 3)
     return blocks.mean((2, 4)).round().astype(np.uint8)
-
-
-def mean_flow(motion: Motion, speed: float) -> float:
-    """The mean optical flow of a camera at `speed`, in short sides per second."""
-    return {"static": 0.0, "zoom_in": MEAN_RADIUS * speed, "zoom_out": MEAN_RADIUS * speed}.get(motion, speed)
 
 
 def frame_errors(frames: NDArray[np.uint8], truth: NDArray[np.uint8]) -> list[float]:

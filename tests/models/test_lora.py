@@ -98,7 +98,7 @@ def test_a_saved_lora_is_loaded_bit_for_bit_with_its_facts(model, tmp_path):
     assert loaded.keys() == weights.keys()
     assert all(torch.equal(loaded[name], weights[name]) for name in weights)
     with safe_open(path, "pt") as file:
-        assert json.loads(file.metadata()["lineage"])["dataset"] == "beach"
+        assert json.loads(file.metadata()["reelmill"])["lineage"]["dataset"] == "beach"
 
 
 def test_an_applied_lora_has_the_files_weights_and_the_papers_effect(model, lora):
