@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
 
+from models.autoencoder import encode_frames
 from models.image_encoder import new_image_encoder
 from models.loaded import loaded_model
-from models.svd import VideoModel, embed_pictures, encode_pictures, load_model, save_model
+from models.svd import VideoModel, embed_pictures, load_model, save_model
 from tasks.finetune.encode import (
     SCHEMA,
     ClipSpan,
@@ -109,8 +110,8 @@ def test_what_training_reads_is_the_models_own_encoding(model: str):
     }  # fmt: skip
     assert {t.dtype for t in encoded.values()} == {torch.float16}
     frames = torch.from_numpy(windows[1]).permute(0, 3, 1, 2).float() / 127.5 - 1
-    assert_close(encoded["latents"][1], encode_pictures(loaded, frames))
-    assert_close(encoded["pictures"][1, 2], encode_pictures(loaded, frames[:1])[0])
+    assert_close(encoded["latents"][1], encode_frames(loaded.vae, frames))
+    assert_close(encoded["pictures"][1, 2], encode_frames(loaded.vae, frames[:1])[0])
     assert_close(encoded["embeddings"][1], embed_pictures(loaded, frames[:1])[0])
 
 
