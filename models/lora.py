@@ -85,6 +85,7 @@ def apply_lora(model: VideoModel, path: Path, strength: float = 1.0) -> LoraFact
         remove_lora(model.unet)
         raise BadModel(f"{path}: the LoRA was made for a model of another shape. Use it with its own base model.")
     set_peft_model_state_dict(model.unet, weights)
+    model.unet.requires_grad_(False)
     return facts
 
 

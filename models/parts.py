@@ -16,7 +16,8 @@ Part = TypeVar("Part", bound=nn.Module)
 
 
 def load_part(kind: type[Part], folder: Path) -> Part:
-    """The network of a folder of diffusers or transformers, in float32 on the CPU, ready for inference.
+    """The network of a folder of diffusers or transformers, in float32 on the CPU, ready for inference: its weights are
+    frozen, for torch multiplies by a matrix in another order of sums while that may be trained, in last bits.
 
     Raises BadModel when its configuration or weights are missing, broken, pickled or of another shape.
     """
@@ -35,7 +36,7 @@ def load_part(kind: type[Part], folder: Path) -> Part:
         )
     # Not part.to: diffusers' own complains of a change of precision.
     nn.Module.to(part, torch.float32)
-    return part.eval()
+    return part.eval().requires_grad_(False)
 
 
 def first_sentence(error: Exception) -> str:

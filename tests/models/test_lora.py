@@ -23,7 +23,8 @@ from models.lora import (
     remove_lora,
     save_lora,
 )
-from models.svd import VideoModel
+from models.sampling import sample_latents
+from models.svd import VideoModel, load_model
 
 FACTS = LoraFacts(rank=2, alpha=4.0, lineage={"dataset": "beach", "clips": ["a", "b"]})
 
@@ -156,3 +157,17 @@ def test_files_that_are_no_lora_are_refused(tmp_path, lora):
     for name in ("plain", "pickled", "cut"):
         with pytest.raises(BadModel, match=rf"{name}\.safetensors: not a LoRA made by Reelmill"):
             load_lora(tmp_path / f"{name}.safetensors")
+
+
+@pytest.mark.parametrize("clips", [1, 2])
+def test_a_model_that_had_a_lora_makes_the_bits_it_made_before(tmp_path: Path, clips: int):
+    """Torch sums in another order where weights may be trained: a LoRA must leave them as frozen as they were."""
+    model = load_model("tiny")
+    assert not any(weight.requires_grad for weight in model.unet.parameters())
+    write_lora(tmp_path / "lora.safetensors", load_model("tiny").unet)
+    shape = model.latent_shape(8, 64, 64)
+    inputs = (torch.rand(clips, 3, 64, 64) * 2 - 1, torch.randn(clips, *shape), torch.randn(clips, 3, 64, 64))
+    before = sample_latents(model, *inputs, [None] * clips, steps=3)
+    with lora_applied(model, tmp_path / "lora.safetensors"):
+        assert not any(weight.requires_grad for weight in model.unet.parameters())
+    assert torch.equal(sample_latents(model, *inputs, [None] * clips, steps=3), before)
