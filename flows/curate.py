@@ -8,10 +8,10 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from prefect import flow
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from flows.config import FlowConfig, Outcome
 from flows.running import running, threads
@@ -60,18 +60,26 @@ class CurateConfig(FlowConfig):
     select: SelectConfig = Field(default_factory=SelectConfig, description="Which clips are kept.")
     report: ReportConfig = Field(default_factory=ReportConfig, description="How much the page shows.")
 
+    @model_validator(mode="after")
+    def _one_shortest_length(self) -> Self:
+        """What decides is select.min_clip_s; where it is not given, it is split.min_clip_s."""
+        if "min_clip_s" not in self.select.model_fields_set:
+            chosen = self.select.model_copy(update={"min_clip_s": self.split.min_clip_s})
+            object.__setattr__(self, "select", chosen)
+        return self
+
 
 def keep_all() -> Mapping[str, Any]:
     """Every clip that could be measured: the thresholds are set later, by `reelmill select`."""
-    off = {"min_clip_s": None, "min_contrast": None, "max_text_area": None, "min_motion": None}
-    return {"select": {**off, "drop_duplicates": False}}
+    off = {"min_contrast": None, "max_text_area": None, "min_motion": None}
+    return {"split": {"min_clip_s": 0.0}, "select": {**off, "drop_duplicates": False}}
 
 
 def training() -> Mapping[str, Any]:
     """Clips for training: between 2 and 10 seconds, clearly moving, free of text."""
     return {
-        "split": {"max_clip_s": 10.0},
-        "select": {"min_clip_s": 2.0, "min_motion": 0.02, "max_text_area": 0.03},
+        "split": {"min_clip_s": 2.0, "max_clip_s": 10.0},
+        "select": {"min_motion": 0.02, "max_text_area": 0.03},
     }
 
 

@@ -36,6 +36,8 @@ SCHEMA = pa.schema(
         ("shot_end_s", pa.float64()),
         ("shot_start_pts", pa.int64()),
         ("shot_end_pts", pa.int64()),
+        ("shot_begins", pa.string()),
+        ("shot_ends", pa.string()),
         ("time_base", pa.string()),
         ("fps", pa.float64()),
         ("width", pa.int32()),
