@@ -27,7 +27,7 @@ def find_craft_boxes(
     link_threshold: float = 0.4,
     low_text: float = 0.4,
 ) -> list[NDArray[np.float32]]:
-    """The corners [boxes, 4, 2], (x, y) in pixels, of the text in each of uint8 RGB pictures [pictures, height, width, 3].
+    """The corners [boxes, 4, 2], (x, y) in pixels, of the text in each picture, uint8 RGB [pictures, height, width, 3].
 
     A picture's long side is shrunk to `canvas_side`. A box holds a pixel whose score, 0 to 1, for text is above
     `text_threshold`, and reaches as far as the score is above `low_text`, or that for links between letters is above
@@ -46,7 +46,7 @@ def find_craft_boxes(
 
 @lru_cache(maxsize=1)
 def load_craft(weights: Path) -> Any:
-    """CRAFT as easyocr builds it, with the weights of a safetensors file, ready to run; raises BadModel when they do not fit."""
+    """CRAFT as easyocr builds it, with the weights of a safetensors file; raises BadModel when they do not fit."""
     from easyocr.craft import CRAFT
 
     tensors = {name.removeprefix("module."): tensor for name, tensor in read_weights(weights).items()}

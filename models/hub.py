@@ -26,7 +26,7 @@ CONVERTING = "docs/weights.md"
 """Says how published weights become safetensors."""
 
 
-def _given(name: str) -> str:
+def given_name(name: str) -> str:
     """A name as it stands in settings: paths absolute; hub names, and names in the folder of weights, as they are."""
     if not name.strip():
         raise ValueError("a model has a name: ID@REVISION of the hub, or a path")
@@ -34,7 +34,7 @@ def _given(name: str) -> str:
     return str(Path(name).expanduser().absolute()) if is_path else name
 
 
-ModelName = Annotated[str, AfterValidator(_given)]
+ModelName = Annotated[str, AfterValidator(given_name)]
 """The type of a setting that names a model: ID@REVISION, a path, or a bare name in the folder of weights."""
 
 
