@@ -40,7 +40,7 @@ class Clip:
         import torch
 
         tokens = self.tokenizer(
-            list(captions) or [""],
+            list(captions) or ["."],
             padding=True,
             truncation=True,
             max_length=self.network.config.text_config.max_position_embeddings,

@@ -7,10 +7,10 @@ never part of a message.
 
 import base64
 import random
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from time import sleep
 from typing import Any
 
 import cv2
@@ -78,7 +78,7 @@ class Endpoint:
         for attempt in range(self.attempts):
             if attempt:
                 pause = min(self.pause_s * 2 ** (attempt - 1), LONGEST_PAUSE_S)
-                time.sleep(max(pause * random.uniform(0.75, 1.25), said.pause_s))
+                sleep(max(pause * random.uniform(0.75, 1.25), said.pause_s))
             said = self._ask_once(client, body)
             if not isinstance(said, _Later):
                 return said

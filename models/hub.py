@@ -30,7 +30,7 @@ def given_name(name: str) -> str:
     """A name as it stands in settings: paths absolute; hub names, and names in the folder of weights, as they are."""
     if not name.strip():
         raise ValueError("a model has a name: ID@REVISION of the hub, or a path")
-    is_path = not HUB_NAME.fullmatch(name) and len(Path(name).parts) > 1
+    is_path = "/" in name and not HUB_NAME.fullmatch(name)
     return str(Path(name).expanduser().absolute()) if is_path else name
 
 
@@ -52,7 +52,7 @@ class Model:
 
 def located(name: str, weights: Path) -> str:
     """A bare name as a path in the folder `weights`; any other name as it is."""
-    return name if HUB_NAME.fullmatch(name) or len(Path(name).parts) > 1 else str(weights / name)
+    return name if "/" in name or HUB_NAME.fullmatch(name) else str(weights / name)
 
 
 def find_model(name: str) -> Model:
