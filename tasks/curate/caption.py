@@ -273,12 +273,11 @@ def row_of(clip: Mapping[str, Any], told: Mapping[str, Answer | None], config: C
     writers = {f"{name}_model": writers_of(config)[name] if texts[name] else None for name in COLUMNS}
     wrong = {name: error for name, error in told.items() if isinstance(error, ReelmillError)}
     reasons = {
-        "error_code": next(iter(wrong.values())).code,
-        "error_message": "; ".join(f"{name}: {error}" for name, error in wrong.items()),
+        "error_code": next((error.code for error in wrong.values()), None),
+        "error_message": "; ".join(f"{name}: {error}" for name, error in wrong.items()) or None,
     }
     engine = config.engine if texts["caption"] else None
-    row = {"clip_id": clip["clip_id"], **texts, "caption_engine": engine, **writers, "attempt": 1}
-    return row | (reasons if wrong else {})
+    return {"clip_id": clip["clip_id"], **texts, "caption_engine": engine, **writers, **reasons, "attempt": 1}
 
 
 def writers_of(config: CaptionConfig) -> dict[str, str | None]:
