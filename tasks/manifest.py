@@ -82,6 +82,15 @@ def read_manifest(manifest: ManifestRef | Path, columns: Sequence[str] | None = 
         raise BadManifest(f"{path}: not a readable manifest ({error}). Delete it and run again.") from error
 
 
+def column_names(manifest: ManifestRef) -> list[str]:
+    """The names of a manifest's columns, from its footer alone; raises BadManifest."""
+    try:
+        return pq.read_schema(manifest.path).names
+    except (OSError, pa.ArrowInvalid) as error:
+        reason = f"{manifest.path}: not a readable manifest ({error}). Delete it and run again."
+        raise BadManifest(reason) from error
+
+
 def read_rows(manifest: ManifestRef | Path, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """The rows of a manifest as dictionaries."""
     return read_manifest(manifest, columns).to_pylist()
