@@ -10,11 +10,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from prefect import flow
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
 from pydantic import AfterValidator, Field
 
 from flows.config import FlowConfig, Outcome
+from flows.deciding import described
 from flows.running import running, threads
+from tasks.curate import select
 from tasks.curate.caption import CaptionConfig, caption_clips
 from tasks.curate.dedup import DedupConfig, group_duplicates
 from tasks.curate.ingest import IngestConfig, ingest_videos, source_videos
@@ -23,10 +26,11 @@ from tasks.curate.look import LookConfig, measure_look
 from tasks.curate.motion import MotionConfig, measure_motion
 from tasks.curate.report import ReportConfig, write_report
 from tasks.curate.scan import ScanConfig, scan_videos
-from tasks.curate.select import Funnel, SelectConfig, Selection, select_clips
+from tasks.curate.select import Selection
 from tasks.curate.split import SplitConfig, split_videos
 from tasks.curate.text import TextConfig, find_text
 from tasks.manifest import read_rows
+from tasks.rules import Funnel, SelectConfig, keep_all, paper, training
 from tasks.video import SourceVideo
 
 log = logging.getLogger("reelmill")
@@ -61,21 +65,25 @@ class CurateConfig(FlowConfig):
     report: ReportConfig = Field(default_factory=ReportConfig, description="How much the page shows.")
 
 
-def keep_all() -> Mapping[str, Any]:
-    """Every clip that could be measured: the thresholds are set later, by `reelmill select`."""
-    off = {"min_clip_s": None, "min_contrast": None, "max_text_area": None, "min_motion": None}
-    return {"select": {**off, "drop_duplicates": False}}
+def all_clips() -> Mapping[str, Any]:
+    """Every clip that was found: the thresholds are set later, by `reelmill select`."""
+    return {"select": keep_all()}
 
 
-def training() -> Mapping[str, Any]:
+def for_training() -> Mapping[str, Any]:
     """Clips for training: between 2 and 10 seconds, clearly moving, free of text."""
-    return {
-        "split": {"max_clip_s": 10.0},
-        "select": {"min_clip_s": 2.0, "min_motion": 0.02, "max_text_area": 0.03},
-    }
+    return {"split": {"max_clip_s": 10.0}, "select": training()}
 
 
-PRESETS = {"keep-all": keep_all, "training": training}
+def paper_filters() -> Mapping[str, Any]:
+    """The filters that the Stable Video Diffusion paper chose; those whose scores are not measured rest."""
+    return {"select": paper()}
+
+
+PRESETS = {"keep-all": all_clips, "training": for_training, "paper-filters": paper_filters}
+
+select_clips = task(select.select_clips, name="select", cache_policy=NO_CACHE)
+"""Made here and not beside its function, which `reelmill select` calls without Prefect."""
 
 
 class CurateOutcome(Outcome):
@@ -127,13 +135,8 @@ def outcome(dataset: Path, selection: Selection, page: Path) -> CurateOutcome:
         log.warning("%s", failure)
     if len(failures) > SHOWN_FAILURES:
         log.warning("and %d more: see `reelmill status %s`", len(failures) - SHOWN_FAILURES, dataset)
+    for rest in selection.funnel.skipped:
+        log.warning("%s.", rest)
     return CurateOutcome(
         failed=len(failures), videos=len(videos), funnel=selection.funnel, clips=selection.clips.path, page=page
     )
-
-
-def described(funnel: Funnel) -> str:
-    """The funnel in two lines."""
-    dropped = ", ".join(f"{reason.first} {reason.reason}" for reason in funnel.reasons if reason.first)
-    kept = f"clips: {funnel.clips}, {funnel.kept} kept ({funnel.kept_seconds:.1f} of {funnel.seconds:.1f} s)"
-    return f"{kept}\ndropped: {dropped or 'none'}"
