@@ -82,7 +82,7 @@ def paper_filters() -> Mapping[str, Any]:
 
 PRESETS = {"keep-all": all_clips, "training": for_training, "paper-filters": paper_filters}
 
-select_clips = task(select.select_clips, name="select", cache_policy=NO_CACHE)
+select_clips = task(name="select", cache_policy=NO_CACHE)(select.select_clips)
 """Made here and not beside its function, which `reelmill select` calls without Prefect."""
 
 

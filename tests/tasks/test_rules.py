@@ -191,7 +191,7 @@ def test_pairs_of_rules_count_the_clips_that_fail_both():
 @given(st.lists(st.tuples(*[st.floats(0, 1, width=32)] * 3, st.floats(0.1, 3)), min_size=1, max_size=40))
 def test_every_count_is_what_counting_by_hand_gives(rows: list[tuple[float, ...]]):
     clips = table(*({"text_area": t, "motion_score": m, "aesthetic": a, "end_s": s} for t, m, a, s in rows))
-    config = {"max_text_area": 0.5, "motion_quantile": 0.3, "aesthetic_quantile": 0.2}
+    config: dict[str, Any] = {"max_text_area": 0.5, "motion_quantile": 0.3, "aesthetic_quantile": 0.2}
     decided = decide(clips, SelectConfig(**config))
     every = decided["drop_reasons"].to_pylist()
     found = funnel(clips, **config)
@@ -273,7 +273,7 @@ def test_of_alike_clips_the_largest_picture_is_kept_before_the_longest():
 
 def test_the_papers_set_is_a_quarter_by_motion_aesthetics_and_text_and_half_by_similarity():
     rng = np.random.default_rng(0)
-    columns = ("motion_score", "aesthetic", "text_area", "clip_similarity")
+    columns: tuple[str, ...] = ("motion_score", "aesthetic", "text_area", "clip_similarity")
     drawn = rng.random((400, 4)).astype(np.float32) * [1, 10, 0.06, 1]
     clips = table(*(dict(zip(columns, row, strict=True)) for row in drawn.tolist()))
     failing = {c.reason: c.failing for c in funnel(clips, **paper().model_dump()).reasons if c.failing}
@@ -289,7 +289,7 @@ def test_the_levels_of_the_papers_search_are_presets(name: str, share: float):
 
 
 def test_keeping_all_keeps_what_nobody_measured():
-    worst = dict.fromkeys(("contrast", "text_area", "motion_score", "change", "camera_motion"))
+    worst: dict[str, Any] = dict.fromkeys(("contrast", "text_area", "motion_score", "change", "camera_motion"))
     clips = table(worst, {"end_s": 0.01, "text_area": 1.0}, *[{"dedup_group": "g"}] * 2)
     assert verdict_of(clips, keep_all()).bits.tolist() == [0, 0, 0, 0]
 
