@@ -275,7 +275,8 @@ def test_the_papers_set_is_a_quarter_by_motion_aesthetics_and_text_and_half_by_s
     rng = np.random.default_rng(0)
     columns: tuple[str, ...] = ("motion_score", "aesthetic", "text_area", "clip_similarity")
     drawn = rng.random((400, 4)).astype(np.float32) * [1, 10, 0.06, 1]
-    clips = table(*(dict(zip(columns, row, strict=True)) for row in drawn.tolist()))
+    rows: list[dict[str, Any]] = [dict(zip(columns, row, strict=True)) for row in drawn.tolist()]
+    clips = table(*rows)
     failing = {c.reason: c.failing for c in funnel(clips, **paper().model_dump()).reasons if c.failing}
     assert failing == {"low_motion": 100, "low_aesthetic": 100, "too_much_text": 100, "low_similarity": 200}
     assert paper().max_text_area == 0.07
