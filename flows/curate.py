@@ -10,14 +10,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from prefect import flow
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
 from pydantic import AfterValidator, Field, model_validator
 
 from flows.config import FlowConfig, Outcome, merged
+from flows.deciding import described
 from flows.running import running, threads
 from models.errors import BadModel
 from models.hub import located, missing_models
-from tasks.curate import caption, motion, similarity, text
+from tasks.curate import caption, motion, select, similarity, text
 from tasks.curate.caption import CaptionConfig, caption_clips
 from tasks.curate.dedup import DedupConfig, group_duplicates
 from tasks.curate.ingest import IngestConfig, ingest_videos, source_videos
@@ -26,12 +28,13 @@ from tasks.curate.look import LookConfig, measure_look
 from tasks.curate.motion import MotionConfig, measure_motion
 from tasks.curate.report import ReportConfig, write_report
 from tasks.curate.scan import ScanConfig, scan_videos
-from tasks.curate.select import Funnel, SelectConfig, Selection, select_clips
+from tasks.curate.select import Selection
 from tasks.curate.similarity import SimilarityConfig, measure_similarity
 from tasks.curate.split import SplitConfig, split_videos
 from tasks.curate.text import TextConfig, find_text
 from tasks.manifest import read_rows
 from tasks.pages.page import plural
+from tasks.rules import Funnel, SelectConfig, paper
 from tasks.video import SourceVideo
 
 log = logging.getLogger("reelmill")
@@ -97,9 +100,9 @@ def offline() -> Mapping[str, Any]:
 
 
 def paper_offline() -> Mapping[str, Any]:
-    """What Stable Video Diffusion's paper does as far as it needs no weights: Farneback's flow at 2 frames per second,
-    text on at most 7 % of the picture (appendix C)."""
-    return {"motion": {"frames_per_s": 2.0}, "select": {"max_text_area": 0.07}}
+    """What Stable Video Diffusion's paper does as far as it needs no weights: a cascade of detectors, Farneback's flow
+    at 2 frames per second (appendix C), and its filters (appendix E); those on scores that need weights rest."""
+    return {"split": {"detector": "cascade"}, "motion": {"frames_per_s": 2.0}, "select": paper()}
 
 
 def svd() -> Mapping[str, Any]:
@@ -126,6 +129,9 @@ def svd() -> Mapping[str, Any]:
 
 
 PRESETS = {"offline": offline, "paper-offline": paper_offline, "svd": svd}
+
+select_clips = task(name="select", cache_policy=NO_CACHE)(select.select_clips)
+"""Made here and not beside its function, which `reelmill select` calls without Prefect."""
 
 
 class CurateOutcome(Outcome):
@@ -204,13 +210,8 @@ def outcome(dataset: Path, selection: Selection, page: Path) -> CurateOutcome:
         log.warning("%s", failure)
     if len(failures) > SHOWN_FAILURES:
         log.warning("and %d more: see `reelmill status %s`", len(failures) - SHOWN_FAILURES, dataset)
+    for rest in selection.funnel.skipped:
+        log.warning("%s.", rest)
     return CurateOutcome(
         failed=len(failures), videos=len(videos), funnel=selection.funnel, clips=selection.clips.path, page=page
     )
-
-
-def described(funnel: Funnel) -> str:
-    """The funnel in two lines."""
-    dropped = ", ".join(f"{reason.first} {reason.reason}" for reason in funnel.reasons if reason.first)
-    kept = f"clips: {funnel.clips}, {funnel.kept} kept ({funnel.kept_seconds:.1f} of {funnel.seconds:.1f} s)"
-    return f"{kept}\ndropped: {dropped or 'none'}"
