@@ -54,12 +54,13 @@ COMMANDS = (
     ),
     Command(
         name="select",
-        module="flows.reselect",
-        flow="select",
+        module="flows.deciding",
+        flow="decide_again",
         config="ReselectConfig",
         help="decide again which clips a dataset keeps, computing nothing anew",
         positional="dataset",
         watched=False,
+        presets="PRESETS",
         stored="stored",
     ),
     Command(

@@ -6,15 +6,20 @@ rest of each clip, and only then decide. Each source is decoded once, by the sca
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from prefect import flow
-from pydantic import AfterValidator, Field
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from pydantic import AfterValidator, Field, model_validator
 
-from flows.config import FlowConfig, Outcome
+from flows.config import FlowConfig, Outcome, merged
+from flows.deciding import described
 from flows.running import running, threads
+from models.errors import BadModel
+from models.hub import located, missing_models
+from tasks.curate import caption, motion, select, similarity, text
 from tasks.curate.caption import CaptionConfig, caption_clips
 from tasks.curate.dedup import DedupConfig, group_duplicates
 from tasks.curate.ingest import IngestConfig, ingest_videos, source_videos
@@ -23,18 +28,34 @@ from tasks.curate.look import LookConfig, measure_look
 from tasks.curate.motion import MotionConfig, measure_motion
 from tasks.curate.report import ReportConfig, write_report
 from tasks.curate.scan import ScanConfig, scan_videos
-from tasks.curate.select import Funnel, SelectConfig, Selection, select_clips
+from tasks.curate.select import Selection
+from tasks.curate.similarity import SimilarityConfig, measure_similarity
 from tasks.curate.split import SplitConfig, split_videos
 from tasks.curate.text import TextConfig, find_text
 from tasks.manifest import read_rows
+from tasks.pages.page import plural
+from tasks.rules import Funnel, SelectConfig, paper
 from tasks.video import SourceVideo
 
 log = logging.getLogger("reelmill")
 
-SCAN, SPLIT, LOOK, MOTION, TEXT, CAPTION = 0.15, 0.001, 0.02, 0.05, 0.1, 0.001
+SCAN, SPLIT, LOOK, MOTION, TEXT, CAPTION, SIMILARITY = 0.15, 0.001, 0.02, 0.05, 0.1, 0.001, 0.001
 """Seconds of work on one core for one second of 720p footage; they set the chunks' size and nothing else."""
 
+NETWORK = 1.0
+"""The same for a step that asks a large network or a server."""
+
 SHOWN_FAILURES = 10
+
+WEIGHTS = Path("~/.cache/reelmill/weights")
+
+MODELS: Mapping[str, Callable[[Any], Mapping[str, str]]] = {
+    "motion": motion.models_of,
+    "text": text.models_of,
+    "caption": caption.models_of,
+    "similarity": similarity.models_of,
+}
+"""The steps that may need models, by the name of their settings."""
 
 
 def _absolute(source: str) -> str:
@@ -49,6 +70,9 @@ class CurateConfig(FlowConfig):
 
     sources: tuple[Source, ...] = Field(min_length=1, description="Video files, folders of them, or globs.")
     out: Path = Field(description="Folder of the dataset.")
+    weights: Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())] = Field(
+        default=WEIGHTS, description="Folder of the weights that a setting names without a folder."
+    )
     ingest: IngestConfig = Field(default_factory=IngestConfig, description="Which files count.")
     scan: ScanConfig = Field(default_factory=ScanConfig, description="What the one decode keeps.")
     split: SplitConfig = Field(default_factory=SplitConfig, description="Where shots end, how long clips are.")
@@ -56,26 +80,58 @@ class CurateConfig(FlowConfig):
     motion: MotionConfig = Field(default_factory=MotionConfig, description="How motion is measured.")
     text: TextConfig = Field(default_factory=TextConfig, description="What counts as text.")
     caption: CaptionConfig = Field(default_factory=CaptionConfig, description="Who writes captions.")
+    similarity: SimilarityConfig = Field(default_factory=SimilarityConfig, description="Which networks compare.")
     dedup: DedupConfig = Field(default_factory=DedupConfig, description="What counts as a repetition.")
     select: SelectConfig = Field(default_factory=SelectConfig, description="Which clips are kept.")
     report: ReportConfig = Field(default_factory=ReportConfig, description="How much the page shows.")
 
+    @model_validator(mode="after")
+    def _one_shortest_length(self) -> Self:
+        """What decides is select.min_clip_s; where it is not given, it is split.min_clip_s."""
+        if "min_clip_s" not in self.select.model_fields_set:
+            chosen = self.select.model_copy(update={"min_clip_s": self.split.min_clip_s})
+            object.__setattr__(self, "select", chosen)
+        return self
 
-def keep_all() -> Mapping[str, Any]:
-    """Every clip that could be measured: the thresholds are set later, by `reelmill select`."""
-    off = {"min_clip_s": None, "min_contrast": None, "max_text_area": None, "min_motion": None}
-    return {"select": {**off, "drop_duplicates": False}}
+
+def offline() -> Mapping[str, Any]:
+    """What a fresh install can do: the defaults."""
+    return {}
 
 
-def training() -> Mapping[str, Any]:
-    """Clips for training: between 2 and 10 seconds, clearly moving, free of text."""
-    return {
-        "split": {"max_clip_s": 10.0},
-        "select": {"min_clip_s": 2.0, "min_motion": 0.02, "max_text_area": 0.03},
+def paper_offline() -> Mapping[str, Any]:
+    """What Stable Video Diffusion's paper does as far as it needs no weights: a cascade of detectors, Farneback's flow
+    at 2 frames per second (appendix C), and its filters (appendix E); those on scores that need weights rest."""
+    return {"split": {"detector": "cascade"}, "motion": {"frames_per_s": 2.0}, "select": paper()}
+
+
+def svd() -> Mapping[str, Any]:
+    """All that the paper measures, with public models in the places of those it does not publish.
+
+    Models of the hub are pinned to a commit, but for the video captioner, which is the snapshot of `main` in the local
+    cache, whose commit is written to each row. CRAFT, RAFT and the aesthetic head are not published as safetensors:
+    docs/weights.md makes them, in the folder of `--weights`.
+    """
+    captions = {
+        "engine": "transformers",
+        "model": "Qwen/Qwen2.5-1.5B-Instruct@989aa7980e4cf806f80c7fef2b1adb7bc71aa306",
+        "image_engine": "transformers",
+        "image_model": "Salesforce/blip-image-captioning-large@2227ac38c9f16105cb0412e7cab4759978a8fd90",
+        "video_engine": "transformers",
+        "video_model": "microsoft/git-base-vatex@main",
     }
+    compared = {
+        "clip_model": "openai/clip-vit-large-patch14@32bd64288804d66eefd0ccbe215aa642df71cc41",
+        "aesthetic_head": "aesthetic.safetensors",
+    }
+    engines = {"text": {"engine": "easyocr"}, "motion": {"engine": "raft"}, "caption": captions, "similarity": compared}
+    return merged([paper_offline(), engines])
 
 
-PRESETS = {"keep-all": keep_all, "training": training}
+PRESETS = {"offline": offline, "paper-offline": paper_offline, "svd": svd}
+
+select_clips = task(name="select", cache_policy=NO_CACHE)(select.select_clips)
+"""Made here and not beside its function, which `reelmill select` calls without Prefect."""
 
 
 class CurateOutcome(Outcome):
@@ -94,7 +150,8 @@ class CurateOutcome(Outcome):
 @flow(name="curate", task_runner=threads())
 def curate(config: CurateConfig) -> CurateOutcome:
     """Find, scan, split, measure, compare and choose."""
-    with running(config.out, "curate", config) as run:
+    asked, config = config, ready(config)
+    with running(config.out, "curate", asked) as run:
         files = run.whole(ingest_videos, config.ingest, list(config.sources))
         videos = source_videos(files)
         scans = run.chunks(scan_videos, config.scan, videos, work(videos, SCAN))
@@ -103,13 +160,39 @@ def curate(config: CurateConfig) -> CurateOutcome:
         looks = run.chunks(measure_look, config.look, scanned, work(videos, LOOK))
         motions = run.chunks(measure_motion, config.motion, scanned, work(videos, MOTION))
         texts = run.chunks(find_text, config.text, scanned, work(videos, TEXT))
-        measured = list(zip(splits, looks, motions, texts, strict=True))
-        captions = run.chunks(caption_clips, config.caption, measured, work(videos, CAPTION))
+        measured = list(zip(scans, splits, looks, motions, texts, strict=True))
+        captions = run.chunks(caption_clips, config.caption, measured, work(videos, cost_of(config.caption, CAPTION)))
+        captioned = list(zip(scans, splits, captions, strict=True))
+        similarities = run.chunks(
+            measure_similarity, config.similarity, captioned, work(videos, cost_of(config.similarity, SIMILARITY))
+        )
         groups = run.whole(group_duplicates, config.dedup, list(zip(splits, looks, strict=True)))
-        clips = run.whole(join_measures, files, scans, splits, [looks, motions, texts, captions, [groups]])
+        measures = [looks, motions, texts, captions, similarities, [groups]]
+        clips = run.whole(join_measures, files, scans, splits, measures)
         selection = run.whole(select_clips, config.select, clips)
         page = run.whole(write_report, config.report, selection.clips)
         return outcome(config.out, selection, page)
+
+
+def ready(config: CurateConfig) -> CurateConfig:
+    """The settings with every model by its place on this machine; raises BadModel before any work, with a line for each
+    that is missing and for what brings it."""
+    weights = config.weights.expanduser()
+    steps = {group: getattr(config, group) for group in MODELS}
+    named = {
+        group: {setting: located(name, weights) for setting, name in MODELS[group](step).items()}
+        for group, step in steps.items()
+    }
+    names = [(f"{group}.{setting}", name) for group, found in named.items() for setting, name in found.items()]
+    missing = [*missing_models(names), *caption.missing_key(config.caption)]
+    if missing:
+        raise BadModel("\n  ".join([f"{plural(len(missing), 'thing')} asked for cannot be found:", *missing]))
+    return config.model_copy(update={group: step.model_copy(update=named[group]) for group, step in steps.items()})
+
+
+def cost_of(config: CaptionConfig | SimilarityConfig, plain: float) -> float:
+    """The cost of a step: `plain`, or that of the networks which its settings ask."""
+    return plain if config in (CaptionConfig(), SimilarityConfig()) else NETWORK
 
 
 def work(videos: Sequence[SourceVideo], cost: float) -> list[float]:
@@ -127,13 +210,8 @@ def outcome(dataset: Path, selection: Selection, page: Path) -> CurateOutcome:
         log.warning("%s", failure)
     if len(failures) > SHOWN_FAILURES:
         log.warning("and %d more: see `reelmill status %s`", len(failures) - SHOWN_FAILURES, dataset)
+    for rest in selection.funnel.skipped:
+        log.warning("%s.", rest)
     return CurateOutcome(
         failed=len(failures), videos=len(videos), funnel=selection.funnel, clips=selection.clips.path, page=page
     )
-
-
-def described(funnel: Funnel) -> str:
-    """The funnel in two lines."""
-    dropped = ", ".join(f"{reason.first} {reason.reason}" for reason in funnel.reasons if reason.first)
-    kept = f"clips: {funnel.clips}, {funnel.kept} kept ({funnel.kept_seconds:.1f} of {funnel.seconds:.1f} s)"
-    return f"{kept}\ndropped: {dropped or 'none'}"

@@ -4,13 +4,11 @@ Work is given in seconds on one core, as the flow estimates it. A chunk is one P
 cost stays under two percent of the work. A run never uses a folder that another one is writing to.
 """
 
-import fcntl
 import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from functools import wraps
 from itertools import accumulate, islice
 from pathlib import Path
@@ -28,6 +26,7 @@ from rich.progress import Progress
 
 from flows.config import FlowConfig, dump
 from flows.console import progress
+from flows.locking import exclusive
 from models.errors import BadInput
 from tasks.manifest import ManifestRef, publish_text, remove_asides
 
@@ -40,10 +39,6 @@ CHUNK_S = 30.0
 
 MAX_CHUNKS = 40
 """Most chunks of one step: seven steps stay below the 300 task runs that Prefect's SQLite bears in one flow."""
-
-LOCK = ".reelmill.lock"
-
-_held: ContextVar[frozenset[Path]] = ContextVar("_held", default=frozenset())
 
 
 def cores() -> int:
@@ -78,35 +73,6 @@ def chunks_of(items: Sequence[T], seconds: Sequence[float], workers: int) -> lis
     while len(chunks) < min(workers, len(items)):
         chunks = _halve_longest(chunks, seconds)
     return [[items[i] for i in chunk] for chunk in chunks]
-
-
-@contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock; raises BadInput while another run holds it. It ends with the process, however that ends.
-
-    A flow that this one calls may take it again.
-    """
-    folder = folder.resolve()
-    if folder in _held.get():
-        yield
-        return
-    with _lock_file(folder).open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            holder = file.read().strip() or "unknown"
-            raise BadInput(
-                f"{folder}: another run (process {holder}) is working in this folder. Wait for it, or stop it."
-            ) from error
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        token = _held.set(_held.get() | {folder})
-        try:
-            yield
-        finally:
-            _held.reset(token)
 
 
 @contextmanager
@@ -201,15 +167,6 @@ def _halve_longest(chunks: list[list[int]], seconds: Sequence[float]) -> list[li
     chunk = chunks[longest]
     middle = len(chunk) // 2
     return [*chunks[:longest], chunk[:middle], chunk[middle:], *chunks[longest + 1 :]]
-
-
-def _lock_file(folder: Path) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason = f"{folder}: the output folder cannot be made ({error.strerror}). Choose another --out."
-        raise BadInput(reason) from error
-    return folder / LOCK
 
 
 def _runner(config: FlowConfig) -> TaskRunner[Any]:

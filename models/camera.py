@@ -5,7 +5,7 @@ logarithm of magnification per second; roll is in degrees per second, clockwise 
 when it pans right the picture slides to the left, when it tilts up the picture slides down.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, get_args
@@ -78,18 +78,29 @@ class _Step:
     magnitude: float
 
 
-def measure_motion(frames: NDArray[np.uint8], times_s: Sequence[float]) -> CameraMotion:
+FlowOfFrames = Callable[[NDArray[np.uint8], NDArray[np.uint8]], Flow]
+"""The flow between two uint8 RGB frames, [height, width, 2] in pixels of the size in which flow is measured."""
+
+
+def measure_motion(
+    frames: NDArray[np.uint8], times_s: Sequence[float], finer_flow: FlowOfFrames | None = None
+) -> CameraMotion:
     """Measure a clip: uint8 RGB [frames, height, width, 3], shown at the rising times `times_s`.
 
-    Raises BadInput when there are fewer than two frames, or not one time for each.
+    The flow is Farneback's, if `finer_flow` gives no other. Raises BadInput when there are fewer than two frames, or
+    not one time for each.
     """
     if len(frames) != len(times_s) or len(frames) < 2:
         raise BadInput(f"Motion needs two or more frames and a time for each, not {len(frames)} and {len(times_s)}.")
     chosen = _spaced(times_s)
-    grays = [to_gray(frames[i]) for i in chosen]
+    grays = {i: to_gray(frames[i]) for i in chosen}
     steps = [
-        _measure_step(before, after, times_s[j] - times_s[i])
-        for (before, i), (after, j) in pairwise(zip(grays, chosen, strict=True))
+        _measure_step(
+            grays[i],
+            finer_flow(frames[i], frames[j]) if finer_flow else farneback(grays[i], grays[j]),
+            times_s[j] - times_s[i],
+        )
+        for i, j in pairwise(chosen)
     ]
     return _summary(steps, mean_radius(*grays[0].shape))
 
@@ -158,8 +169,7 @@ def _spaced(times_s: Sequence[float]) -> list[int]:
     return chosen if len(chosen) > 1 else [0, len(times_s) - 1]
 
 
-def _measure_step(before: Gray, after: Gray, seconds: float) -> _Step:
-    flow = farneback(before, after)
+def _measure_step(before: Gray, flow: Flow, seconds: float) -> _Step:
     seen = stays_inside(flow)
     turn, shift = fit_similarity(flow, texture(before) * seen)
     side = min(before.shape)

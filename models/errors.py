@@ -6,6 +6,7 @@ ReelmillError
 │   ├── DecodeCrash   the decoder's process died on it
 │   └── DecodeTimeout the decoder took longer than its limit
 ├── BadModel          weights or configuration of a model are missing or do not fit
+├── EndpointFailed    a server of models did not give an answer that can be used
 └── BadManifest       a manifest does not have the columns its step declares
 """
 
@@ -34,6 +35,10 @@ class DecodeTimeout(BadMedia):
 
 class BadModel(ReelmillError):
     code = "bad_model"
+
+
+class EndpointFailed(ReelmillError):
+    code = "endpoint_failed"
 
 
 class BadManifest(ReelmillError):

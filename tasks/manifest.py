@@ -62,10 +62,14 @@ class ManifestRef(BaseModel):
 def write_manifest(path: Path, rows: pa.Table, lineage: Lineage) -> ManifestRef:
     """Write `rows` with their digest and lineage; the file appears whole or not at all."""
     digest = table_digest(rows)
-    metadata = {_LINEAGE: lineage.model_dump_json().encode(), _DIGEST: digest.encode()}
     with publish(path) as aside:
-        pq.write_table(rows.replace_schema_metadata(metadata), aside, compression="zstd")
+        pq.write_table(rows.replace_schema_metadata(manifest_metadata(lineage, digest)), aside, compression="zstd")
     return ManifestRef(path=path, digest=digest, rows=rows.num_rows)
+
+
+def manifest_metadata(lineage: Lineage, digest: str) -> dict[bytes | str, bytes | str]:
+    """What a manifest's Parquet file carries beside its rows: their digest and where they come from."""
+    return {_LINEAGE: lineage.model_dump_json().encode(), _DIGEST: digest.encode()}
 
 
 def read_manifest(manifest: ManifestRef | Path, columns: Sequence[str] | None = None) -> pa.Table:
@@ -80,6 +84,15 @@ def read_manifest(manifest: ManifestRef | Path, columns: Sequence[str] | None = 
             return file.read(columns=names).select(names).replace_schema_metadata(None)
     except (OSError, pa.ArrowInvalid) as error:
         raise BadManifest(f"{path}: not a readable manifest ({error}). Delete it and run again.") from error
+
+
+def column_names(manifest: ManifestRef) -> list[str]:
+    """The names of a manifest's columns, from its footer alone; raises BadManifest."""
+    try:
+        return pq.read_schema(manifest.path).names
+    except (OSError, pa.ArrowInvalid) as error:
+        reason = f"{manifest.path}: not a readable manifest ({error}). Delete it and run again."
+        raise BadManifest(reason) from error
 
 
 def read_rows(manifest: ManifestRef | Path, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:

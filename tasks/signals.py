@@ -2,7 +2,16 @@
 
 Luma is 0 (black) to 255 (white), chroma -128 to 128, whatever range the video is coded in. At 720p a frame costs some
 0.3 ms this way; through swscale to RGB it costs ten times as much.
+
+A frame's signals are its `change` to the frame before (mean absolute difference, the mean of the three planes', 0 to
+255; 0 for the first), its mean `luma`, the `deviation` of luma, its `detail` (mean square of luma less its
+mean over 5x5 pixels) and a `thumbnail`: the planes shrunk to THUMBNAIL_SIZES, one byte a value, chroma 128 higher.
 """
+
+from array import array
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,6 +26,11 @@ PLANES_OF_8_BITS = frozenset({"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv
 SHORT_SIDES = (64, 32, 32)
 """About how many pixels are left of each plane's short side."""
 
+THUMBNAIL_SIZES = ((16, 12), (8, 6), (8, 6))
+"""Width and height of each plane of a thumbnail, whatever the picture's shape."""
+
+THUMBNAIL_BYTES = sum(width * height for width, height in THUMBNAIL_SIZES)
+
 HELD = 0.1
 """A frame that changes by less than this share of another's change is held in comparison: drawings are shown for two or
 three frames each, and slow footage repeats frames."""
@@ -26,6 +40,75 @@ REACH = 3
 
 FULL_RANGE = 2
 """libav's AVCOL_RANGE_JPEG: black is 0, not 16."""
+
+
+@dataclass(frozen=True)
+class Signals:
+    """The signals of all frames of a video, arrays [frames]; `thumbnails` is uint8 [frames, THUMBNAIL_BYTES], and
+    `seconds` are the times at which the frames are shown."""
+
+    seconds: NDArray[np.floating]
+    change: NDArray[np.floating]
+    luma: NDArray[np.floating]
+    deviation: NDArray[np.floating]
+    detail: NDArray[np.floating]
+    thumbnails: NDArray[np.uint8]
+
+
+COLUMNS = ("pts", "change", "luma", "deviation", "detail", "thumbnails")
+"""The names under which a `Recorder` gives its signals."""
+
+
+def signals_of(columns: dict[str, Any], time_base: Fraction) -> Signals:
+    """The signals from the COLUMNS of a recorder, as they are or as a manifest gives them back."""
+    change, luma, deviation, detail = (np.asarray(columns[name], np.float32) for name in COLUMNS[1:5])
+    thumbnails = np.frombuffer(columns["thumbnails"], np.uint8).reshape(-1, THUMBNAIL_BYTES)
+    seconds = np.asarray(columns["pts"], np.int64) * float(time_base)
+    return Signals(seconds, change, luma, deviation, detail, thumbnails)
+
+
+@dataclass
+class Recorder:
+    """Collects the signals of frame after frame: some 320 bytes each, and the planes of the last one."""
+
+    pts: "array[int]" = field(default_factory=lambda: array("q"))
+    change: "array[float]" = field(default_factory=lambda: array("f"))
+    luma: "array[float]" = field(default_factory=lambda: array("f"))
+    deviation: "array[float]" = field(default_factory=lambda: array("f"))
+    detail: "array[float]" = field(default_factory=lambda: array("f"))
+    thumbnails: bytearray = field(default_factory=bytearray)
+    _before: Planes | None = None
+
+    def add(self, pts: int, planes: Planes) -> None:
+        """Measure the next frame, and compare it with the one before."""
+        mean, deviation = cv2.meanStdDev(planes[0])
+        self.pts.append(pts)
+        self.change.append(difference(planes, self._before) if self._before else 0.0)
+        self.luma.append(float(mean[0, 0]))
+        self.deviation.append(float(deviation[0, 0]))
+        self.detail.append(fine_detail(planes[0]))
+        self.thumbnails += thumbnail(planes)
+        self._before = planes
+
+    def columns(self) -> dict[str, Any]:
+        """The signals by name: arrays [frames], and the thumbnails as bytes."""
+        lists = {name: np.array(getattr(self, name)) for name in COLUMNS[:5]}
+        return lists | {"thumbnails": bytes(self.thumbnails)}
+
+
+def thumbnail(planes: Planes) -> bytes:
+    """The planes shrunk to THUMBNAIL_SIZES, one after the other, THUMBNAIL_BYTES long."""
+    shrunk = [
+        cv2.resize(p, size, interpolation=cv2.INTER_AREA) for p, size in zip(planes, THUMBNAIL_SIZES, strict=True)
+    ]
+    values = np.concatenate([shrunk[0].ravel(), shrunk[1].ravel() + 128, shrunk[2].ravel() + 128])
+    return np.clip(np.rint(values), 0, 255).astype(np.uint8).tobytes()
+
+
+def fine_detail(luma: NDArray[np.float32]) -> float:
+    """The mean square of the difference of each pixel and the mean of the 5x5 pixels around it."""
+    fine = cv2.subtract(luma, cv2.blur(luma, (5, 5)))
+    return float(cv2.norm(fine, cv2.NORM_L2SQR) / fine.size)
 
 
 def small_planes(frame: VideoFrame) -> Planes:

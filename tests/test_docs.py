@@ -17,16 +17,16 @@ import pytest
 from flows.cli import COMMANDS, command_named, interface
 from flows.config import Outcome, invocation
 from flows.curate import CurateOutcome
+from flows.deciding import SelectOutcome
 from flows.finetune import FinetuneOutcome
 from flows.generate import GenerateOutcome
-from flows.reselect import SelectOutcome
 from flows.results import ReportOutcome
 from models.errors import BadInput
 from models.svd import FIGURES_FILE, TINY
 from tasks.curate import ingest, join, select
-from tasks.curate.select import REASONS, Funnel, ReasonCount
 from tasks.generate import outputs
 from tasks.manifest import ERROR_FIELDS
+from tasks.rules import REASONS, Funnel, ReasonCount
 from tests.step_digests import Project
 
 ROOT = Path(__file__).parents[1]

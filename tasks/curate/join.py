@@ -16,7 +16,16 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.caching import Step, cached, lineage_of
-from tasks.manifest import ERROR_FIELDS, ManifestRef, read_lineage, read_manifest, read_rows, table_of, write_manifest
+from tasks.manifest import (
+    ERROR_FIELDS,
+    ManifestRef,
+    column_names,
+    read_lineage,
+    read_manifest,
+    read_rows,
+    table_of,
+    write_manifest,
+)
 
 VERSION = 1
 
@@ -36,6 +45,8 @@ SCHEMA = pa.schema(
         ("shot_end_s", pa.float64()),
         ("shot_start_pts", pa.int64()),
         ("shot_end_pts", pa.int64()),
+        ("shot_begins", pa.string()),
+        ("shot_ends", pa.string()),
         ("time_base", pa.string()),
         ("fps", pa.float64()),
         ("width", pa.int32()),
@@ -55,13 +66,20 @@ SCHEMA = pa.schema(
         ("object_motion", pa.float32()),
         ("text_area", pa.float32()),
         ("text_area_max", pa.float32()),
+        ("text_static_area", pa.float32()),
         ("text_boxes", pa.int32()),
         ("caption", pa.string()),
         ("caption_image", pa.string()),
         ("caption_video", pa.string()),
         ("caption_engine", pa.string()),
+        ("caption_model", pa.string()),
+        ("caption_image_model", pa.string()),
+        ("caption_video_model", pa.string()),
         ("clip_similarity", pa.float32()),
+        ("clip_similarity_image", pa.float32()),
+        ("clip_similarity_video", pa.float32()),
         ("aesthetic", pa.float32()),
+        ("similarity_note", pa.string()),
         ("phash", pa.list_(pa.string())),
         ("dedup_group", pa.string()),
         ("error", pa.string()),
@@ -155,7 +173,7 @@ def join_measures(
         tables = [read_manifest(split) for split in splits]
         changes = [c for scan, table in zip(scans, tables, strict=True) for c in mean_changes(scan, table)]
         named = {
-            read_lineage(step[0].path).step: pa.concat_tables(map(read_manifest, step)) for step in measures if step
+            read_lineage(step[0].path).step: pa.concat_tables(map(_read_wanted, step)) for step in measures if step
         }
         split = pa.concat_tables(tables) if tables else SCHEMA.empty_table()
         return join_clips(read_rows(ingest), split, np.array(changes), named)
@@ -172,6 +190,12 @@ def _write_videos(root: Path, ingest: ManifestRef, scans: list[ManifestRef], cli
     rows = join_videos(files.to_pylist(), facts, read_manifest(clips, ("video_id",)))
     lineage = lineage_of(VIDEOS, None, (ingest.digest, _digest_of(scans), clips.digest))
     write_manifest(root / "videos.parquet", table_of(rows, videos_schema(files.schema)), lineage)
+
+
+def _read_wanted(manifest: ManifestRef) -> pa.Table:
+    """Of a step's manifest what is joined; its bulk, such as embeddings, stays where it is."""
+    wanted = {*SCHEMA.names, "error_message"}
+    return read_manifest(manifest, [name for name in column_names(manifest) if name in wanted])
 
 
 def _rows_of(clip_ids: Sequence[str], table: pa.Table) -> pa.Array:

@@ -2,12 +2,15 @@
 
 `motion_score` is the mean magnitude of the flow over time and space, in short sides of the frame per second: 0 is a
 freeze, and higher is faster. It depends neither on the resolution nor on the frame rate. Source: Stable Video Diffusion
-(arXiv 2311.15127, C.3): Farneback's flow at 2 frames per second. The camera's columns are those of models/camera.py.
+(arXiv 2311.15127, C.3): Farneback's flow at 2 frames per second, and RAFT at 800x450 for the last stage, which is the
+engine `raft`. Both see stored frames, so that neither decodes, and both give the same units. The camera's columns are
+those of models/camera.py.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -15,9 +18,11 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.camera import CameraMotion
+from models.camera import CameraMotion, FlowOfFrames
 from models.camera import measure_motion as measure_frames
 from models.errors import BadMedia, ReelmillError
+from models.hub import ModelName, find_model
+from models.raft import raft_flow
 from tasks.caching import Step, cached
 from tasks.frames import load_frames, read_frame_times
 from tasks.manifest import ERROR_FIELDS, ManifestRef, read_rows, table_of
@@ -48,13 +53,41 @@ STEP = Step("motion", VERSION, SCHEMA)
 
 
 class MotionConfig(BaseModel):
-    """How densely motion is measured."""
+    """How densely motion is measured, and by which optical flow."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     frames_per_s: float = Field(
         default=2.0, gt=0, description="Frames measured for each second, as far as they are stored."
     )
+    engine: Literal["farneback", "raft"] = Field(
+        default="farneback",
+        description="The optical flow: OpenCV's Farneback, or torchvision's RAFT, finer and slower.",
+    )
+    raft_weights: ModelName = Field(
+        default="raft_large.safetensors", description="raft: the weights, of torchvision's raft_large or raft_small."
+    )
+    raft_short_side: int = Field(default=450, ge=128, description="raft: short side of the pictures it looks at.")
+
+
+def models_of(config: MotionConfig) -> dict[str, str]:
+    """The models that the settings ask for, by the setting that names them."""
+    return {"raft_weights": config.raft_weights} if config.engine == "raft" else {}
+
+
+def keyed(config: MotionConfig) -> tuple[MotionConfig, str | None]:
+    """The settings that the engine reads, the others as they are by default, and the revision of its weights."""
+    if config.engine == "farneback":
+        return MotionConfig(frames_per_s=config.frames_per_s), None
+    revision = find_model(config.raft_weights).revision
+    return config.model_copy(update={"raft_weights": revision}), revision
+
+
+def flow_of(config: MotionConfig) -> FlowOfFrames | None:
+    """The finer flow that is asked for, if one is."""
+    if config.engine == "farneback":
+        return None
+    return partial(raft_flow, find_model(config.raft_weights).path, short_side=config.raft_short_side)
 
 
 def evenly_spaced(times_s: Sequence[float], frames_per_s: float) -> list[int]:
@@ -93,7 +126,7 @@ def measure_clip(store: Path, clip: dict[str, Any], config: MotionConfig) -> dic
         if len(chosen) < 2:
             raise BadMedia(f"{clip['clip_id']}: {len(chosen)} stored frames are too few to see motion, two are needed.")
         frames = load_frames(store, [pts for pts, _ in chosen])
-        return row | columns_of(measure_frames(frames, [time for _, time in chosen]))
+        return row | columns_of(measure_frames(frames, [time for _, time in chosen], flow_of(config)))
     except ReelmillError as error:
         return row | {"error_code": error.code, "error_message": str(error)}
 
@@ -106,7 +139,8 @@ def measure_video(root: Path, config: MotionConfig, scan: ManifestRef, split: Ma
         rows = [measure_clip(store, clip, config) for store in stores for clip in read_rows(split, NEEDS)]
         return table_of(rows, SCHEMA)
 
-    return cached(STEP, root, config, [scan, split], compute)
+    settings, revision = keyed(config)
+    return cached(STEP, root, settings, [scan, split], compute, revision)
 
 
 @task(name="motion", cache_policy=NO_CACHE)

@@ -8,27 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
-from markupsafe import Markup
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.manifest import ManifestRef, publish_text
-from tasks.pages.dataset import Dataset, Funnel, decoding, funnel_of, ordered, read_dataset, titled
-from tasks.pages.page import clock, duration, file_name, render, words
-from tasks.pages.sheets import Sheet, grouped, kept_sheets, sheet_of
+from tasks.pages.dataset import RULES, Dataset, Funnel, decoding, funnel_of, read_dataset, titled
+from tasks.pages.page import clock, duration, file_name, render
+from tasks.pages.sheets import Reel, Sheet, grouped, kept_sheets, sheet_of
+from tasks.pages.tuning import panel
 
 VERSION = 1
 
 PAGE = Path("report/index.html")
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
-
-DISTRIBUTIONS = (
-    ("motion_score", "Motion", "motion score, short sides per second", ("min_motion", "max_motion")),
-    ("text_area", "Text", "share of the picture covered by text", ("max_text_area",)),
-)
-"""Columns whose distribution is shown, with a title, a label, and the settings of `select` that bound them."""
 
 
 class ReportConfig(BaseModel):
@@ -39,6 +33,7 @@ class ReportConfig(BaseModel):
     kept_per_motion: int = Field(default=12, ge=0, description="Kept clips shown for each class of camera motion")
     dropped_per_reason: int = Field(default=8, ge=0, description="Dropped clips shown for each reason")
     duplicate_groups: int = Field(default=12, ge=0, description="Groups of duplicates shown")
+    previews: int = Field(default=32, ge=0, description="Clips pictured for each axis of the tuning panel")
     rows: int = Field(default=300, ge=0, description="Rows shown of each table")
 
 
@@ -55,28 +50,6 @@ def figures(dataset: Dataset, funnel: Funnel) -> list[tuple[str, str, str]]:
     ]
 
 
-def charts(dataset: Dataset) -> list[tuple[str, Markup]]:
-    """The distributions of what was measured, with titles."""
-    from tasks.pages.charts import bars, histogram
-
-    keep, made = dataset.keep, []
-    for column, title, label, settings in DISTRIBUTIONS:
-        values = dataset.clips[column].to_numpy().astype(float)
-        limits = [dataset.thresholds[name] for name in settings if dataset.thresholds.get(name) is not None]
-        made.append((title, histogram(column, values[keep], values[~keep], label, limits)))
-    shortest = dataset.thresholds.get("min_clip_s")
-    limits = [] if shortest is None else [shortest]
-    made.append(("Length", histogram("length", dataset.seconds[keep], dataset.seconds[~keep], "seconds", limits)))
-    return [*made, ("Camera motion", bars("camera", motion_counts(dataset), "clips"))]
-
-
-def motion_counts(dataset: Dataset) -> list[tuple[str, int, int]]:
-    """Each class of camera motion with its kept and its dropped clips, the most frequent first."""
-    kept, dropped = (grouped(dataset, "camera_motion", among) for among in (dataset.keep, ~dataset.keep))
-    counts = [(words(name), len(kept.get(name, ())), len(dropped.get(name, ()))) for name in {*kept, *dropped}]
-    return sorted(counts, key=lambda row: (-row[1] - row[2], row[0]))
-
-
 def remarks(dataset: Dataset) -> list[str]:
     """What the figures rest on: who wrote the captions, and what nobody measured."""
     engines = sorted(set(dataset.clips["caption_engine"].drop_null().to_pylist()))
@@ -89,25 +62,24 @@ def remarks(dataset: Dataset) -> list[str]:
     return lines
 
 
-def dropped_sheets(dataset: Dataset, cap: int) -> list[tuple[str, str, Sheet]]:
+def dropped_sheets(reel: Reel, cap: int) -> list[tuple[str, str, Sheet]]:
     """Dropped clips by the first rule they fail: its title, its threshold, and the clips; duplicates have their own
     place."""
-    groups = grouped(dataset, "drop_reason", ~dataset.keep)
+    groups = grouped(reel.dataset, "drop_reason", ~reel.dataset.keep)
     sheets = []
-    for reason in ordered(name for name in groups if name != "duplicate"):
-        sheet = sheet_of(dataset, reason, groups[reason], cap)
+    for reason in (name for name in RULES if name in groups and name != "duplicate"):
+        sheet = sheet_of(reel, reason, groups[reason], cap)
         for clip in sheet.cards:
-            others = [name for name in clip["drop_reasons"] if name != reason]
-            clip["others"] = [titled(name, dataset.thresholds)[0].lower() for name in others]
-        sheets.append((*titled(reason, dataset.thresholds), sheet))
+            clip["others"] = [RULES[name].title.lower() for name in clip["drop_reasons"] if name != reason]
+        sheets.append((*titled(reason, reel.dataset.limits), sheet))
     return sheets
 
 
-def duplicate_groups(dataset: Dataset, cap: int) -> tuple[list[Sheet], int]:
+def duplicate_groups(reel: Reel, cap: int) -> tuple[list[Sheet], int]:
     """Up to `cap` groups of clips that look alike, with at most four clips of each, and how many groups are left."""
-    groups = grouped(dataset, "dedup_group", dataset.clips["dedup_group"].is_valid().to_numpy())
+    groups = grouped(reel.dataset, "dedup_group", reel.dataset.clips["dedup_group"].is_valid().to_numpy())
     shown = list(groups.items())[:cap]
-    return [sheet_of(dataset, name, rows, 4) for name, rows in shown], len(groups) - len(shown)
+    return [sheet_of(reel, name, rows, 4) for name, rows in shown], len(groups) - len(shown)
 
 
 def failures(dataset: Dataset, rows: int) -> tuple[list[tuple[str, str]], int]:
@@ -146,19 +118,19 @@ def count(file: dict[str, Any], counts: dict[str, int]) -> int | str:
 
 def report_html(dataset: Dataset, config: ReportConfig) -> str:
     """The page."""
-    funnel = funnel_of(dataset)
+    funnel, reel = funnel_of(dataset), Reel(dataset)
     failed, more_failures = failures(dataset, config.rows)
-    duplicates, more_duplicates = duplicate_groups(dataset, config.duplicate_groups)
+    duplicates, more_duplicates = duplicate_groups(reel, config.duplicate_groups)
     return render(
         TEMPLATE,
         name=dataset.root.resolve().name,
         lede=decoding(dataset),
         figures=figures(dataset, funnel),
         funnel=funnel,
-        charts=charts(dataset),
+        tuning=panel(dataset, reel, config.previews),
         remarks=remarks(dataset),
-        kept=kept_sheets(dataset, config.kept_per_motion),
-        dropped=dropped_sheets(dataset, config.dropped_per_reason),
+        kept=kept_sheets(reel, config.kept_per_motion),
+        dropped=dropped_sheets(reel, config.dropped_per_reason),
         duplicates=duplicates,
         more_duplicates=more_duplicates,
         failures=failed,

@@ -1,15 +1,14 @@
 """Scan: one decode of each source, which yields the time and the cheap signals of every frame, and the frame store.
 
-Signals, one value per frame, 0 to 255: `change` is the mean absolute difference to the frame before, as the mean over
-the shrunk planes Y, U and V (see tasks/signals.py), 0 for the first frame; `change_2` is the same to the frame before
-that; `luma` is the mean luma. `damaged` marks frames that the decoder repaired, up to the next keyframe. `lost` counts
-packets that gave no picture, `dropped` frames without a usable time, `decodes` the decoders opened for the row.
-
-The signals follow PySceneDetect's ContentDetector, on the planes as decoded instead of HSV.
+`change`, `luma`, `deviation` and `detail` are signals with one value per frame, and `thumbnails` has as many bytes for
+each as tasks/signals.py says. They are all that `split` needs to find the shots, at whatever rate it looks. `damaged`
+marks frames that the decoder repaired, up to the next keyframe. `lost` counts packets that gave no picture, `dropped`
+frames without a usable time, `decodes` the decoders opened for the row.
 """
 
 import logging
-from dataclasses import dataclass, field
+from array import array
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from tasks.caching import Step, cached
 from tasks.children import run_in_child
 from tasks.frames import FrameWriter, frame_writer
 from tasks.manifest import ERROR_FIELDS, ManifestRef, remove_asides, table_of
-from tasks.signals import Planes, difference, neighbours, small_planes
+from tasks.signals import Recorder, neighbours, small_planes
 from tasks.video import FullPass, SourceVideo, decoders_opened, open_video, shown_size, upright
 
 log = logging.getLogger("reelmill")
@@ -47,8 +46,10 @@ SCHEMA = pa.schema(
         ("end_pts", pa.int64()),
         ("pts", pa.list_(pa.int64())),
         ("change", pa.list_(pa.float32())),
-        ("change_2", pa.list_(pa.float32())),
         ("luma", pa.list_(pa.float32())),
+        ("deviation", pa.list_(pa.float32())),
+        ("detail", pa.list_(pa.float32())),
+        ("thumbnails", pa.large_binary()),
         ("damaged", pa.list_(pa.bool_())),
         ("lost", pa.int64()),
         ("dropped", pa.int64()),
@@ -87,29 +88,7 @@ class ScanConfig(Sampling):
     limit_floor_s: float = Field(default=120.0, gt=0, description="Least time limit of a decode, in seconds.")
 
 
-@dataclass
-class Signals:
-    """What one pass collects, an entry for each frame: see the module's docstring."""
-
-    pts: list[int] = field(default_factory=list)
-    change: list[float] = field(default_factory=list)
-    change_2: list[float] = field(default_factory=list)
-    luma: list[float] = field(default_factory=list)
-    damaged: list[bool] = field(default_factory=list)
-    _before: tuple[Planes, ...] = ()
-
-    def add(self, pts: int, planes: Planes, damaged: bool) -> None:
-        """Measure the next frame against the two before it."""
-        changes = [difference(planes, before) for before in self._before]
-        self.pts.append(pts)
-        self.change.append(changes[0] if changes else 0.0)
-        self.change_2.append(changes[-1] if changes else 0.0)
-        self.luma.append(float(planes[0].mean()))
-        self.damaged.append(damaged)
-        self._before = (planes, *self._before[:1])
-
-
-def is_peak(change: list[float], config: Sampling) -> bool:
+def is_peak(change: Sequence[float], config: Sampling) -> bool:
     """Whether the newest change stands out from those before it, so that a cut may lie there.
 
     A cut that is r times the mean of two neighbours on each side is at least r/2 times the mean of the two before it:
@@ -157,27 +136,29 @@ class Sampler:
 def scan_file(path: Path, store: Path, config: Sampling) -> dict[str, Any]:
     """Decode `path` once, write its frame store, and return the measured columns; raises BadMedia.
 
-    Runs in a child process. Memory does not grow with the video's length, but for some 100 bytes of signals a frame.
+    Runs in a child process. Memory does not grow with the video's length, but for some 320 bytes of signals a frame.
     """
     cv2.setNumThreads(1)
     with open_video(path, threads=2, skip_loop_filter="all") as (container, stream):
-        decoding, signals, sizes = FullPass(container, stream), Signals(), set[tuple[int, int]]()
+        decoding, signals, sizes = FullPass(container, stream), Recorder(), set[tuple[int, int]]()
+        damages = array("b")
         with frame_writer(store, config.jpeg_quality) as writer:
             sampler = Sampler(writer, config, stream)
             for frame, damaged in decoding.frames():
                 sizes.add(shown_size(frame))
                 if len(sizes) > 1:
                     raise BadMedia(f"{path}: its picture changes size on the way ({sizes}). Convert it to one size.")
-                signals.add(frame.pts or 0, small_planes(frame), damaged)
+                signals.add(frame.pts or 0, small_planes(frame))
+                damages.append(damaged)
                 if not damaged:
-                    sampler.see(frame, is_peak(signals.change, config) or any(signals.damaged[-2:]))
+                    sampler.see(frame, is_peak(signals.change, config) or any(damages[-2:]))
             sampler.finish()
-            _check_damage(path, signals, decoding, config)
-        return _columns(signals, decoding, stream, sizes.pop())
+            _check_damage(path, damages, decoding, config)
+        return _columns(signals, damages, decoding, stream, sizes.pop())
 
 
-def _check_damage(path: Path, signals: Signals, decoding: FullPass, config: Sampling) -> None:
-    good, repaired = signals.damaged.count(False), signals.damaged.count(True)
+def _check_damage(path: Path, damages: "array[int]", decoding: FullPass, config: Sampling) -> None:
+    good, repaired = damages.count(0), damages.count(1)
     frames = good + repaired + decoding.lost + decoding.dropped
     if not good or frames - good > config.max_damage * frames:
         raise BadMedia(
@@ -186,7 +167,9 @@ def _check_damage(path: Path, signals: Signals, decoding: FullPass, config: Samp
         )
 
 
-def _columns(signals: Signals, decoding: FullPass, stream: VideoStream, size: tuple[int, int]) -> dict[str, Any]:
+def _columns(
+    signals: Recorder, damages: "array[int]", decoding: FullPass, stream: VideoStream, size: tuple[int, int]
+) -> dict[str, Any]:
     time_base = stream.time_base or Fraction(1)
     end_pts = signals.pts[-1] + _last_duration(signals.pts, stream)
     return {
@@ -196,18 +179,14 @@ def _columns(signals: Signals, decoding: FullPass, stream: VideoStream, size: tu
         "height": size[1],
         "duration_s": float((end_pts - signals.pts[0]) * time_base),
         "end_pts": end_pts,
-        "pts": signals.pts,
-        "change": signals.change,
-        "change_2": signals.change_2,
-        "luma": signals.luma,
-        "damaged": signals.damaged,
+        "damaged": np.array(damages, bool),
         "lost": decoding.lost,
         "dropped": decoding.dropped,
         "decodes": decoders_opened(),
-    }
+    } | signals.columns()
 
 
-def _last_duration(pts: list[int], stream: VideoStream) -> int:
+def _last_duration(pts: Sequence[int], stream: VideoStream) -> int:
     """How long the last frame is shown: as long as most are, since few files say it."""
     if len(pts) > 1:
         return int(np.median(np.diff(pts)))
@@ -228,7 +207,7 @@ def scan_video(root: Path, config: ScanConfig, video: SourceVideo) -> ManifestRe
             return table_of([row | {"error_code": error.code, "error_message": str(error)}], SCHEMA)
         finally:
             remove_asides(root / store)
-        if measured["lost"] or measured["dropped"] or any(measured["damaged"]):
+        if measured["lost"] or measured["dropped"] or measured["damaged"].any():
             log.warning("%s: some of its frames are lost, damaged or without a time; they are left out.", video.path)
         return table_of([row | measured | {"frame_store": store.as_posix()}], SCHEMA)
 

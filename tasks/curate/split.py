@@ -1,12 +1,9 @@
-"""Split: hard cuts from the scan's signals, and the clips between them. No video is read.
+"""Split: the shots between the boundaries that a detector finds in the scan's signals, and the clips they are cut into.
 
-A cut lies before a frame whose `change` is at least `threshold` times the mean change of the `window` frames on either
-side (held frames are passed over), the largest among them, at least `floor`, and at least `relative_floor` times the
-brighter picture's mean luma. Fast pans change much, but evenly; dark pictures change little. One foreign frame, as a
-photographer's flash, is no cut: the pictures on its two sides must differ too (`change_2`). Damaged frames belong to no
-shot.
-
-Modelled on PySceneDetect's AdaptiveDetector, with times in pts. Dissolves and fades are not looked for.
+A hard cut lies before a frame; a dissolve, a fade or a wipe takes frames, which belong to no shot, and neither do
+damaged ones. `shot_begins` and `shot_ends` say by what: cut, dissolve, fade, wipe or damage, and the video's own start
+and end. So the frames between two shots are those of what ends the first. No video is read: another threshold decides
+anew from the same signals, and the same one alike. The detectors are in tasks/detectors.
 """
 
 from bisect import bisect_left
@@ -14,18 +11,20 @@ from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from prefect import task
 from prefect.cache_policies import NO_CACHE
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from tasks.caching import Step, cached
+from tasks.detectors.boundary import Boundary, Span
+from tasks.detectors.cascade import DetectorSettings, find_boundaries
 from tasks.manifest import ERROR_FIELDS, ManifestRef, read_rows, table_of
-from tasks.signals import neighbours
+from tasks.signals import COLUMNS, signals_of
 
 VERSION = 1
 
@@ -35,10 +34,7 @@ NEEDS = (
     "width",
     "height",
     "end_pts",
-    "pts",
-    "change",
-    "change_2",
-    "luma",
+    *COLUMNS,
     "damaged",
     "error_code",
 )
@@ -57,6 +53,8 @@ SCHEMA = pa.schema(
         ("shot_end_pts", pa.int64()),
         ("shot_start_s", pa.float64()),
         ("shot_end_s", pa.float64()),
+        ("shot_begins", pa.string()),
+        ("shot_ends", pa.string()),
         ("fps", pa.float64()),
         ("frames", pa.int64()),
         ("width", pa.int32()),
@@ -67,26 +65,21 @@ SCHEMA = pa.schema(
 
 STEP = Step("split", VERSION, SCHEMA)
 
-Signal = NDArray[np.floating]
-Span = tuple[int, int]
-"""Frame indices [start, end), the end excluded."""
+
+class Shot(NamedTuple):
+    """The frames [start, end) of one shot, and what it begins and ends with."""
+
+    start: int
+    end: int
+    begins: str
+    ends: str
 
 
-class SplitConfig(BaseModel):
-    """Where cuts are seen, and how long clips may be."""
+class SplitConfig(DetectorSettings):
+    """Where shots end, and how long clips may be."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    threshold: float = Field(
-        default=3.0, gt=1, description="A cut's change as a multiple of its neighbours' mean; more: fewer."
-    )
-    window: int = Field(default=2, ge=1, description="Frames on either side that count as neighbours.")
-    floor: float = Field(default=2.0, ge=0, description="Least change of a cut, 0 to 255; more: fewer cuts.")
-    relative_floor: float = Field(
-        default=0.06, ge=0, description="Least change as a share of the brighter frame's mean luma."
-    )
     min_clip_s: float = Field(
-        default=0.5, ge=0, description="Shorter clips stay rows here; `select` drops them as too short."
+        default=1.0, ge=0, description="Shorter clips are dropped as too_short, where select.min_clip_s is not given."
     )
     max_clip_s: float | None = Field(
         default=None, gt=0, description="Longer shots are cut into equal clips; null: whole shots."
@@ -99,53 +92,32 @@ class SplitConfig(BaseModel):
         return self
 
 
-def find_cuts(change: Signal, change_2: Signal, luma: Signal, config: SplitConfig) -> list[int]:
-    """Indices of the frames that begin a new shot, the very first frame excluded.
-
-    change, change_2 and luma, [frames], are the scan's signals; see the module's docstring for the rule.
-    """
-    brighter = np.maximum(luma[1:], luma[:-1])
-    floors = np.concatenate([[np.inf], np.maximum(config.floor, config.relative_floor * brighter)])
-    return [
-        int(i)
-        for i in np.flatnonzero(change >= floors[: len(change)])
-        if stands_out(change, int(i), config) and lasts(change_2, int(i), floors[i])
-    ]
-
-
-def stands_out(change: Signal, i: int, config: SplitConfig) -> bool:
-    """Whether frame i changes more than all its neighbours, and `threshold` times as much as they do on average."""
-    before = neighbours(change[i - 1 : 0 : -1], change[i], config.window)
-    after = neighbours(change[i + 1 :], change[i], config.window)
-    usual = (before.mean() + after.mean()) / 2
-    first_of_equals = change[i] > before.max() and change[i] >= after.max()
-    return bool(change[i] >= config.threshold * usual and first_of_equals)
-
-
-def lasts(change_2: Signal, i: int, floor: float) -> bool:
-    """Whether the picture before frame i differs from the one after it, and the one before that from frame i."""
-    return bool((i < 2 or change_2[i] >= floor) and (i + 1 >= len(change_2) or change_2[i + 1] >= floor))
-
-
-def shots_between(cuts: Sequence[int], damaged: NDArray[np.bool_]) -> list[Span]:
-    """The spans of whole frames between cuts; damaged frames are left out and end a shot."""
+def shots_between(boundaries: Sequence[Boundary], damaged: NDArray[np.bool_]) -> list[Shot]:
+    """The shots between boundaries; damaged frames are left out and end a shot."""
+    edges = [Boundary(0, 0, "start"), *sorted(boundaries), Boundary(len(damaged), len(damaged), "end")]
     shots = []
-    for start, end in zip([0, *cuts], [*cuts, len(damaged)], strict=True):
-        whole = np.concatenate([[False], ~damaged[start:end], [False]])
-        edges = np.flatnonzero(np.diff(whole)) + start
-        shots += [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
+    for before, after in pairwise(edges):
+        for start, end in _whole(damaged, before.end, after.start):
+            begins = before.kind if start == before.end else "damage"
+            shots.append(Shot(start, end, begins, after.kind if end == after.start else "damage"))
     return shots
 
 
-def clips_of(shot: Span, times: Sequence[Fraction], max_clip_s: float | None) -> list[Span]:
+def _whole(damaged: NDArray[np.bool_], start: int, end: int) -> list[Span]:
+    """The spans in [start, end) of frames that are not damaged."""
+    whole = np.concatenate([[False], ~damaged[start:end], [False]])
+    return [(int(a), int(b)) for a, b in (np.flatnonzero(np.diff(whole)) + start).reshape(-1, 2)]
+
+
+def clips_of(shot: Shot, times: Sequence[Fraction], max_clip_s: float | None) -> list[Span]:
     """A shot as clips of at most `max_clip_s` seconds (to the frame), all of about the same length.
 
     `times` are the frames' times and the end of the last one: one more than there are frames.
     """
-    start, end = shot
+    start, end = shot.start, shot.end
     length = times[end] - times[start]
     if max_clip_s is None or length <= max_clip_s:
-        return [shot]
+        return [(start, end)]
     pieces = -(-length // Fraction(max_clip_s).limit_denominator(10**6))
     inner = [bisect_left(times, times[start] + length * piece / pieces, start, end) for piece in range(1, pieces)]
     return list(pairwise(sorted({start, *inner, end})))
@@ -157,15 +129,14 @@ def split_signals(scan: dict[str, Any], config: SplitConfig) -> Iterator[dict[st
         return
     edges, time_base = [*scan["pts"], scan["end_pts"]], Fraction(scan["time_base"])
     times = [pts * time_base for pts in edges]
-    change, change_2, luma = (np.array(scan[signal]) for signal in ("change", "change_2", "luma"))
-    cuts = find_cuts(change, change_2, luma, config)
-    for shot in shots_between(cuts, np.array(scan["damaged"], bool)):
+    boundaries = find_boundaries(signals_of(scan, time_base), config)
+    for shot in shots_between(boundaries, np.array(scan["damaged"], bool)):
         for clip in clips_of(shot, times, config.max_clip_s):
             yield _row(scan, shot, clip, edges, times)
 
 
-def _row(scan: dict[str, Any], shot: Span, clip: Span, edges: list[int], times: list[Fraction]) -> dict[str, Any]:
-    (start, end), (shot_start, shot_end) = clip, shot
+def _row(scan: dict[str, Any], shot: Shot, clip: Span, edges: list[int], times: list[Fraction]) -> dict[str, Any]:
+    start, end = clip
     return {
         "clip_id": f"{scan['video_id']}-{edges[start]}-{edges[end]}",
         "video_id": scan["video_id"],
@@ -174,10 +145,12 @@ def _row(scan: dict[str, Any], shot: Span, clip: Span, edges: list[int], times: 
         "end_pts": edges[end],
         "start_s": float(times[start]),
         "end_s": float(times[end]),
-        "shot_start_pts": edges[shot_start],
-        "shot_end_pts": edges[shot_end],
-        "shot_start_s": float(times[shot_start]),
-        "shot_end_s": float(times[shot_end]),
+        "shot_start_pts": edges[shot.start],
+        "shot_end_pts": edges[shot.end],
+        "shot_start_s": float(times[shot.start]),
+        "shot_end_s": float(times[shot.end]),
+        "shot_begins": shot.begins,
+        "shot_ends": shot.ends,
         "fps": float((end - start) / (times[end] - times[start])),
         "frames": end - start,
         "width": scan["width"],

@@ -1,12 +1,14 @@
 """Text: how much of a clip's picture is covered by text, in its first, middle and last stored frame.
 
 `text_area` is the mean over these frames, and `text_area_max` the largest, of the share of the picture, 0 to 1, covered
-by the union of the text boxes; `text_boxes` is the largest number of boxes on one of them. Source: Stable Video
-Diffusion (arXiv 2311.15127, C.4), with rapidocr's detector in the place of CRAFT.
+by the union of the text boxes; `text_boxes` is the largest number of boxes on one of them. `text_static_area` is the
+share covered by boxes that stay in place on all of these frames, as watermarks and subtitles do. Source: Stable Video
+Diffusion (arXiv 2311.15127, C.4), whose detector CRAFT is the engine `easyocr`; `rapidocr` brings its own weights.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -16,10 +18,12 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field
 
+from models.craft import find_craft_boxes
 from models.errors import ReelmillError
+from models.hub import ModelName, find_model
 from models.text_boxes import find_text_boxes, weights_revision
 from tasks.caching import Step, cached
-from tasks.frames import first_middle_last
+from tasks.frames import Frames, first_middle_last
 from tasks.manifest import ERROR_FIELDS, ManifestRef, read_rows, table_of
 
 VERSION = 1
@@ -34,6 +38,7 @@ SCHEMA = pa.schema(
         ("clip_id", pa.string()),
         ("text_area", pa.float32()),
         ("text_area_max", pa.float32()),
+        ("text_static_area", pa.float32()),
         ("text_boxes", pa.int32()),
         *ERROR_FIELDS,
     ]
@@ -44,20 +49,45 @@ STEP = Step("text", VERSION, SCHEMA)
 MASK_SIDE = 1024
 """Longer side of the mask in which boxes are united, in pixels."""
 
+STAYS = 0.7
+"""Of the smaller of two boxes, the share that must lie in the other one for them to be in the same place."""
+
+READS = {
+    "rapidocr": ("working_side", "min_score", "max_line"),
+    "easyocr": ("canvas_side", "text_threshold", "link_threshold", "low_text"),
+}
+"""The settings that each engine reads."""
+
+Boxes = NDArray[np.floating]
+"""Corners [boxes, corners, 2], (x, y) in pixels."""
+
 
 class TextConfig(BaseModel):
-    """What counts as text; see models/text_boxes.py."""
+    """What counts as text; see models/text_boxes.py (rapidocr) and models/craft.py (easyocr)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    working_side: int = Field(default=256, ge=32, description="Short side of the pictures in which text is looked for.")
-    min_score: float = Field(default=0.66, ge=0.3, le=1, description="Least mean probability of text in a box.")
-    max_line: float = Field(
-        default=0.5, gt=0, le=1, description="Thickest line of text, in short sides; thicker is a shape."
+    engine: Literal["rapidocr", "easyocr"] = Field(
+        default="rapidocr", description="The detector: rapidocr's, with its own weights, or easyocr's CRAFT."
     )
+    working_side: int = Field(default=256, ge=32, description="rapidocr: short side of the pictures it looks at.")
+    min_score: float = Field(default=0.66, ge=0.3, le=1, description="rapidocr: least mean probability of text.")
+    max_line: float = Field(
+        default=0.5, gt=0, le=1, description="rapidocr: thickest line of text, in short sides; thicker is a shape."
+    )
+    craft_weights: ModelName = Field(default="craft.safetensors", description="easyocr: CRAFT's weights.")
+    canvas_side: int = Field(default=1280, ge=32, description="easyocr: longest side of the pictures it looks at.")
+    text_threshold: float = Field(default=0.7, ge=0, le=1, description="easyocr: score that every text reaches.")
+    link_threshold: float = Field(default=0.4, ge=0, le=1, description="easyocr: score of what links two letters.")
+    low_text: float = Field(default=0.4, ge=0, le=1, description="easyocr: score up to which a text reaches.")
 
 
-def union_area(boxes: NDArray[np.floating], height: int, width: int) -> float:
+def models_of(config: TextConfig) -> dict[str, str]:
+    """The models that the settings ask for, by the setting that names them."""
+    return {"craft_weights": config.craft_weights} if config.engine == "easyocr" else {}
+
+
+def union_area(boxes: Boxes, height: int, width: int) -> float:
     """The share, 0 to 1, of a height x width picture that boxes [boxes, corners, 2] cover together.
 
     Corners are (x, y) in pixels; what lies outside the picture does not count, and overlaps count once.
@@ -71,9 +101,39 @@ def union_area(boxes: NDArray[np.floating], height: int, width: int) -> float:
     return float(mask.mean())
 
 
-def columns_of(areas: list[float], counts: list[int]) -> dict[str, Any]:
-    """The measured columns from each frame's area and number of boxes."""
-    return {"text_area": float(np.mean(areas)), "text_area_max": max(areas), "text_boxes": max(counts)}
+def boxes_that_stay(found: Sequence[Boxes]) -> Boxes:
+    """Of the boxes on the middle one of some frames, those with a box in the same place on every other frame."""
+    middle = found[len(found) // 2]
+    stays = [all(any(_same_place(box, other) for other in boxes) for boxes in found) for box in middle]
+    return middle[np.array(stays, bool)]
+
+
+def _same_place(box: NDArray[np.floating], other: NDArray[np.floating]) -> bool:
+    """Whether two boxes [corners, 2] lie in each other, but for what the longer text has more."""
+    first, second = box.astype(np.float32), other.astype(np.float32)
+    shared, _ = cv2.intersectConvexConvex(first, second)
+    return shared >= STAYS * min(cv2.contourArea(first), cv2.contourArea(second)) > 0
+
+
+def columns_of(found: Sequence[Boxes], height: int, width: int) -> dict[str, Any]:
+    """The measured columns from the boxes on each of a clip's frames, height x width."""
+    areas = [union_area(boxes, height, width) for boxes in found]
+    return {
+        "text_area": float(np.mean(areas)),
+        "text_area_max": max(areas),
+        "text_static_area": union_area(boxes_that_stay(found), height, width),
+        "text_boxes": max(len(boxes) for boxes in found),
+    }
+
+
+def find_boxes(frames: Frames, config: TextConfig) -> list[Boxes]:
+    """The boxes on each of uint8 RGB frames [frames, height, width, 3], by the engine that is asked for."""
+    if config.engine == "rapidocr":
+        limits = {"min_score": config.min_score, "max_line": config.max_line}
+        return [find_text_boxes(frame, config.working_side, **limits) for frame in frames]
+    thresholds = (config.text_threshold, config.link_threshold, config.low_text)
+    weights = find_model(config.craft_weights).path
+    return list(find_craft_boxes(weights, frames, config.canvas_side, *thresholds))
 
 
 def measure_clip(store: Path, clip: dict[str, Any], config: TextConfig) -> dict[str, Any]:
@@ -81,11 +141,18 @@ def measure_clip(store: Path, clip: dict[str, Any], config: TextConfig) -> dict[
     row = {"clip_id": clip["clip_id"], "attempt": 1}
     try:
         frames = first_middle_last(store, clip["start_pts"], clip["end_pts"])
-        found = [find_text_boxes(frame, **config.model_dump()) for frame in frames]
-        areas = [union_area(boxes, *frame.shape[:2]) for boxes, frame in zip(found, frames, strict=True)]
-        return row | columns_of(areas, [len(boxes) for boxes in found])
+        return row | columns_of(find_boxes(frames, config), *frames.shape[1:3])
     except ReelmillError as error:
         return row | {"error_code": error.code, "error_message": str(error)}
+
+
+def keyed(config: TextConfig) -> tuple[TextConfig, str]:
+    """The settings that the engine reads, the others as they are by default, and the revision of its weights."""
+    read = TextConfig(**config.model_dump(include={"engine", *READS[config.engine]}))
+    if config.engine == "rapidocr":
+        return read, weights_revision()
+    revision = find_model(config.craft_weights).revision
+    return read.model_copy(update={"craft_weights": revision}), revision
 
 
 def measure_video(root: Path, config: TextConfig, scan: ManifestRef, split: ManifestRef) -> ManifestRef:
@@ -96,7 +163,8 @@ def measure_video(root: Path, config: TextConfig, scan: ManifestRef, split: Mani
         rows = [measure_clip(store, clip, config) for store in stores for clip in read_rows(split, NEEDS)]
         return table_of(rows, SCHEMA)
 
-    return cached(STEP, root, config, [scan, split], compute, weights_revision())
+    settings, revision = keyed(config)
+    return cached(STEP, root, settings, [scan, split], compute, revision)
 
 
 @task(name="text", cache_policy=NO_CACHE)

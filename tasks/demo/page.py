@@ -19,7 +19,7 @@ from prefect.cache_policies import NO_CACHE
 from tasks.manifest import ManifestRef, publish_text, read_lineage, read_manifest, read_rows
 from tasks.pages.dataset import Dataset, Funnel, decoding, funnel_of, read_dataset
 from tasks.pages.page import data_uri, plural, render, words
-from tasks.pages.sheets import kept_sheets
+from tasks.pages.sheets import Reel, kept_sheets
 
 VERSION = 1
 
@@ -225,7 +225,7 @@ def page_html(
         figures=figures(funnel, dataset, trials, lineage),
         decoding=decoding(dataset),
         funnel=funnel,
-        kept=kept_sheets(dataset, CLIPS_PER_MOTION),
+        kept=kept_sheets(Reel(dataset), CLIPS_PER_MOTION),
         trained_on=trained_on(dataset, lineage),
         training=training_figures(train_log, lineage),
         loss=loss_chart(train_log),

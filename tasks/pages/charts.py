@@ -6,7 +6,7 @@ one word, and another one for each chart of a page: it keeps the charts' inner i
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,6 @@ from markupsafe import Markup, escape
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 Values = NDArray[np.floating]
@@ -36,51 +35,6 @@ SIZE = (4.4, 2.45)
 BINS = 24
 
 SETTINGS: Any = {"svg.fonttype": "none", "font.size": 9.6, "axes.linewidth": 0.8, "path.simplify": False}
-
-
-def histogram(name: str, kept: Values, dropped: Values, x_label: str, limits: Sequence[float] = ()) -> Markup:
-    """How many clips have which value: kept ones below, dropped ones stacked on them, thresholds as lines.
-
-    Values that are not finite are left out; what lies past the 99th percentile is counted in the last bar.
-    """
-    kept, dropped = kept[np.isfinite(kept)], dropped[np.isfinite(dropped)]
-    values = np.concatenate([kept, dropped])
-    if not len(values):
-        return _nothing(name, x_label)
-    top = max(float(np.percentile(values, 99)), 1.2 * max(limits, default=0.0)) or 1.0
-    edges = np.linspace(min(0.0, float(values.min())), top, BINS + 1)
-    figure, axes = _new(SIZE)
-    bars = [np.histogram(np.minimum(part, top), edges)[0] for part in (kept, dropped)]
-    width = edges[1] - edges[0]
-    axes.bar(edges[:-1], bars[0], width * 0.86, align="edge", color=ACCENT)
-    axes.bar(edges[:-1], bars[1], width * 0.86, bars[0], align="edge", color=FAINT)
-    for limit in limits:
-        axes.axvline(limit, color=INK, linewidth=1.0, linestyle=(0, (3, 2)))
-    axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-    axes.set(xlabel=x_label, xlim=(edges[0], edges[-1]))
-    return _svg(figure, name, f"Clips by {x_label}: {len(kept)} kept, {len(dropped)} dropped")
-
-
-def bars(name: str, rows: Sequence[tuple[str, int, int]], title: str) -> Markup:
-    """A horizontal bar for each (label, kept, dropped), the first on top, dropped stacked on kept."""
-    if not rows:
-        return _nothing(name, title)
-    labels, kept, dropped = zip(*rows, strict=True)
-    figure, axes = _new((SIZE[0], max(SIZE[1], 0.4 + 0.21 * len(rows))))
-    places = np.arange(len(rows))[::-1]
-    axes.barh(places, kept, 0.62, color=ACCENT)
-    axes.barh(places, dropped, 0.62, kept, color=FAINT)
-    for place, *counts in zip(places, kept, dropped, strict=True):
-        axes.annotate(
-            str(sum(counts)), (sum(counts), place), (4, 0), textcoords="offset points", va="center", color=SOFT
-        )
-    axes.set_yticks(places, labels)
-    axes.set(
-        xlabel=title, ylim=(-0.6, len(rows) - 0.4), xlim=(0, 1.12 * max(map(sum, zip(kept, dropped, strict=True))))
-    )
-    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-    axes.grid(visible=False)
-    return _svg(figure, name, f"{title}: " + ", ".join(f"{row[0]} {row[1] + row[2]}" for row in rows))
 
 
 def curves(name: str, lines: Mapping[str, tuple[Values, Values]], x_label: str, y_label: str) -> Markup:

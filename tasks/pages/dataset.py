@@ -3,7 +3,7 @@
 Everything comes from clips.parquet and videos.parquet; nothing is measured or decided here.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,8 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from tasks import rules
 from tasks.manifest import ManifestRef, read_lineage, read_manifest
 from tasks.pages.page import plural
 
@@ -39,7 +41,14 @@ NEEDS_OF_CLIPS = (
     "drop_reason",
     "drop_reasons",
     "error",
+    "width",
+    "height",
+    "contrast",
+    "change",
 )
+
+ALSO_OF_CLIPS = ("sharpness",)
+"""Columns of clips.parquet that are shown where a dataset has them."""
 
 NEEDS_OF_VIDEOS = (
     "video_id",
@@ -59,20 +68,23 @@ NEEDS_OF_VIDEOS = (
 
 
 class Words(NamedTuple):
-    """A rule for readers: its title, and its threshold's setting and sentence."""
+    """A rule for readers: its title, and its limit as a sentence: 0 is the number, 1 in percent."""
 
     title: str
-    setting: str = ""
     limit: str = ""
 
 
 RULES = {
-    "too_short": Words("Too short", "min_clip_s", "under {:g} s"),
+    "too_short": Words("Too short", "under {0:g} s"),
     "measurement_failed": Words("Could not be measured"),
-    "no_picture": Words("No picture", "min_contrast", "contrast under {:g}"),
-    "too_much_text": Words("Too much text", "max_text_area", "over {:.0%} of the picture"),
-    "no_motion": Words("Nothing moves", "min_motion", "under {:g} sides/s"),
-    "too_much_motion": Words("Too much motion", "max_motion", "over {:g} sides/s"),
+    "no_picture": Words("No picture", "contrast under {0:g}"),
+    "too_much_text": Words("Too much text", "over {1:.3g}% of the picture"),
+    "no_motion": Words("Nothing moves", "under {0:g} sides/s"),
+    "low_motion": Words("Little motion", "under {0:.3g} sides/s"),
+    "too_much_motion": Words("Too much motion", "over {0:.3g} sides/s"),
+    "low_aesthetic": Words("Low aesthetic score", "under {0:.3g}"),
+    "low_similarity": Words("Caption and picture differ", "likeness under {0:.3g}"),
+    "not_sharp": Words("Not sharp", "under {0:.3g}"),
     "unwanted_motion": Words("Unwanted camera motion"),
     "duplicate": Words("Looks like another clip"),
 }
@@ -95,7 +107,10 @@ class Stage(NamedTuple):
 
 
 class Funnel(NamedTuple):
-    """From all clips to those kept; `idle` are the titles of rules that no clip failed."""
+    """From all clips to those kept; `idle` are the titles of rules that no clip failed.
+
+    `together[i][j]` is the number of clips that fail both stage i and stage j.
+    """
 
     clips: int
     kept: int
@@ -103,6 +118,7 @@ class Funnel(NamedTuple):
     kept_seconds: float
     stages: list[Stage]
     idle: list[str]
+    together: list[list[int]]
 
 
 @dataclass(frozen=True)
@@ -125,6 +141,14 @@ class Dataset:
         return self.clips["keep"].to_numpy().astype(bool)
 
     @cached_property
+    def limits(self) -> dict[str, float]:
+        """The number that each rule in use cuts at, by its reason, quantiles resolved."""
+        config = rules.SelectConfig.model_validate(dict(self.thresholds))
+        single = {"too_short": config.min_clip_s, "no_motion": config.max_still_motion}
+        found = rules.limits_of(self.clips, config)[0]
+        return found | {reason: limit for reason, limit in single.items() if limit is not None}
+
+    @cached_property
     def shots(self) -> int:
         """How many shots the clips come from."""
         return len(self.clips.group_by(["video_id", "shot_start_pts"]).aggregate([]))
@@ -139,9 +163,10 @@ class Dataset:
 def read_dataset(clips: ManifestRef) -> Dataset:
     """The dataset that this clips.parquet belongs to; raises BadManifest when it lacks what pages show."""
     root = clips.path.parent
+    columns = pq.read_schema(clips.path).names
     return Dataset(
         root,
-        read_manifest(clips, NEEDS_OF_CLIPS),
+        read_manifest(clips, (*NEEDS_OF_CLIPS, *(name for name in ALSO_OF_CLIPS if name in columns))),
         read_manifest(root / "videos.parquet", NEEDS_OF_VIDEOS),
         read_lineage(clips.path).parameters,
     )
@@ -158,34 +183,32 @@ def decoding(dataset: Dataset) -> str:
 
 def funnel_of(dataset: Dataset) -> Funnel:
     """How many clips each rule removes, alone and together with the others."""
-    every = dataset.clips["drop_reasons"].combine_chunks()
-    first = dataset.clips["drop_reason"].combine_chunks()
-    lone = pa.array(np.diff(every.offsets.to_numpy()) == 1)
-    failing, removed, only = (_counts(reasons) for reasons in (every.flatten(), first, first.filter(lone)))
-    stages, left, clips = [], len(dataset.clips), max(len(dataset.clips), 1)
-    for reason in ordered(failing):
-        gone = removed.get(reason, 0)
-        left -= gone
-        title, limit = titled(reason, dataset.thresholds)
-        counts = (failing[reason], gone, only.get(reason, 0), left)
-        stages.append(Stage(reason, title, limit, *counts, left / clips, gone / clips))
-    idle = [words.title.lower() for reason, words in RULES.items() if reason not in failing]
-    seconds = float(dataset.seconds.sum()), float(dataset.seconds[dataset.keep].sum())
-    return Funnel(len(dataset.clips), int(dataset.keep.sum()), *seconds, stages, idle)
+    counted = rules.funnel_of(rules.Verdict(rules.bits_of(dataset.clips["drop_reasons"])), dataset.seconds)
+    stages, left, clips = [], counted.clips, max(counted.clips, 1)
+    used = [place for place, count in enumerate(counted.reasons) if count.failing]
+    for count in (counted.reasons[place] for place in used):
+        left -= count.first
+        title, limit = titled(count.reason, dataset.limits)
+        stages.append(
+            Stage(
+                count.reason,
+                title,
+                limit,
+                count.failing,
+                count.first,
+                count.only,
+                left,
+                left / clips,
+                count.first / clips,
+            )
+        )
+    idle = [words.title.lower() for reason, words in RULES.items() if reason not in {stage.reason for stage in stages}]
+    together = [[counted.together[i][j] for j in used] for i in used]
+    return Funnel(counted.clips, counted.kept, counted.seconds, counted.kept_seconds, stages, idle, together)
 
 
-def ordered(reasons: Iterable[str]) -> list[str]:
-    """Reasons in the order in which they are asked, unknown ones last by name."""
-    known = list(RULES)
-    return sorted(reasons, key=lambda reason: (known.index(reason) if reason in RULES else len(known), reason))
-
-
-def titled(reason: str, thresholds: Mapping[str, Any]) -> tuple[str, str]:
-    """A reason for readers: its title and its threshold, empty where there is none."""
-    words = RULES.get(reason, Words(reason.replace("_", " ").capitalize()))
-    threshold = thresholds.get(words.setting)
-    return words.title, "" if threshold is None else words.limit.format(threshold)
-
-
-def _counts(reasons: pa.Array) -> dict[str, int]:
-    return {count["values"]: count["counts"] for count in reasons.value_counts().to_pylist() if count["values"]}
+def titled(reason: str, limits: Mapping[str, float]) -> tuple[str, str]:
+    """A reason for readers: its title and what it was cut at, empty where there is no number."""
+    words = RULES[reason]
+    limit = limits.get(reason)
+    return words.title, "" if limit is None else words.limit.format(limit, 100 * limit)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from models.errors import BadManifest
@@ -17,7 +18,7 @@ log = logging.getLogger("reelmill")
 
 FRAMES_OF_STRIP = 6
 
-CELL_SIDE = 256
+CELL_SIDE = 192
 """Longer side of a strip's frames, in pixels."""
 
 JPEG_QUALITY = 72
@@ -66,29 +67,39 @@ def grouped(dataset: Dataset, column: str, among: NDArray[np.bool_]) -> dict[Any
     return groups
 
 
-def sheet_of(dataset: Dataset, name: str, rows: Sequence[int], cap: int, frames: int = FRAMES_OF_STRIP) -> Sheet:
+class Reel:
+    """The pictures of a dataset's clips, as strips; each frame store's index is read once."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+        self._times: dict[str, list[tuple[int, float]]] = {}
+
+    def strip(self, clip: Mapping[str, Any], frames: int = FRAMES_OF_STRIP, side: int = CELL_SIDE) -> Strip | None:
+        """The strip of a clip from its stored frames; None, with a word in the log, when there are none."""
+        name = self.dataset.stores.get(clip["video_id"], "")
+        store = self.dataset.root / name
+        try:
+            if name not in self._times:
+                self._times[name] = read_frame_times(store)
+            stored = [frame for frame in self._times[name] if clip["start_pts"] <= frame[0] < clip["end_pts"]]
+            pictures = load_frames(store, [stored[i][0] for i in evenly([time for _, time in stored], frames)])
+        except BadManifest as error:
+            log.warning("%s: shown without pictures. %s", clip["clip_id"], error)
+            return None
+        return joined(pictures, side) if len(pictures) else None
+
+
+def sheet_of(reel: Reel, name: str, rows: Sequence[int], cap: int) -> Sheet:
     """A sheet of at most `cap` of these rows, evenly taken."""
-    shown = dataset.clips.take(spread(rows, cap)).to_pylist()
-    return Sheet(name, [clip | {"strip": strip_of(dataset, clip, frames)} for clip in shown], len(rows))
+    shown = reel.dataset.clips.take(pa.array(spread(rows, cap), pa.int64())).to_pylist()
+    return Sheet(name, [clip | {"strip": reel.strip(clip)} for clip in shown], len(rows))
 
 
-def kept_sheets(dataset: Dataset, cap: int) -> list[Sheet]:
+def kept_sheets(reel: Reel, cap: int) -> list[Sheet]:
     """The kept clips by their camera's motion, the largest group first."""
-    groups = grouped(dataset, "camera_motion", dataset.keep)
+    groups = grouped(reel.dataset, "camera_motion", reel.dataset.keep)
     by_size = sorted(groups.items(), key=lambda group: (-len(group[1]), group[0] or ""))
-    return [sheet_of(dataset, name or "", rows, cap) for name, rows in by_size]
-
-
-def strip_of(dataset: Dataset, clip: Mapping[str, Any], frames: int = FRAMES_OF_STRIP) -> Strip | None:
-    """The strip of a clip from its stored frames; None, with a word in the log, when there are none."""
-    store = dataset.root / dataset.stores.get(clip["video_id"], "")
-    try:
-        stored = [frame for frame in read_frame_times(store) if clip["start_pts"] <= frame[0] < clip["end_pts"]]
-        pictures = load_frames(store, [stored[i][0] for i in evenly([time for _, time in stored], frames)])
-    except BadManifest as error:
-        log.warning("%s: shown without pictures. %s", clip["clip_id"], error)
-        return None
-    return joined(pictures) if len(pictures) else None
+    return [sheet_of(reel, name or "", rows, cap) for name, rows in by_size]
 
 
 def evenly(times_s: Sequence[float], number: int) -> list[int]:

@@ -10,10 +10,11 @@ from tasks.caching import lineage_of
 from tasks.curate.ingest import SCHEMA as INGEST
 from tasks.curate.join import SCHEMA as CLIPS
 from tasks.curate.join import videos_schema
-from tasks.curate.select import STEP, SelectConfig, decide
+from tasks.curate.select import STEP
 from tasks.footage import Camera, Scene, render_shot
 from tasks.frames import write_frames
 from tasks.manifest import Lineage, ManifestRef, table_of, write_manifest
+from tasks.rules import SelectConfig, decide
 
 Rows = Sequence[dict[str, Any]]
 Curated = Callable[..., ManifestRef]

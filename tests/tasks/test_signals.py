@@ -1,9 +1,22 @@
+from fractions import Fraction
+
 import av
 import numpy as np
 import pytest
 
 from tasks.footage import Camera, Scene, render_shot
-from tasks.signals import difference, neighbours, shrink, small_planes, stretch
+from tasks.signals import (
+    THUMBNAIL_BYTES,
+    Recorder,
+    difference,
+    fine_detail,
+    neighbours,
+    shrink,
+    signals_of,
+    small_planes,
+    stretch,
+    thumbnail,
+)
 
 SIZE = (96, 64)
 
@@ -81,6 +94,47 @@ def test_the_difference_is_the_mean_over_the_planes_of_absolute_differences():
     b = [np.array([[8, 6]], np.float32), np.array([[5]], np.float32), np.array([[4]], np.float32)]
     assert difference(a, b) == pytest.approx((6 + 0 + 9) / 3)
     assert difference(b, a) == difference(a, b)
+
+
+def recorded(levels: list[float]) -> Recorder:
+    recorder = Recorder()
+    for pts, level in enumerate(levels):
+        recorder.add(pts, [np.full((24, 32), level, np.float32), *[np.zeros((12, 16), np.float32)] * 2])
+    return recorder
+
+
+def test_signals_have_known_values_on_flat_pictures():
+    recorder = recorded([10.0, 40.0, 10.0])
+    assert list(recorder.change) == [0, 10, 10]
+    assert list(recorder.luma) == [10, 40, 10]
+    assert list(recorder.deviation) == [0, 0, 0]
+    assert list(recorder.detail) == [0, 0, 0]
+
+
+def test_recorded_signals_come_back_with_their_times():
+    signals = signals_of(recorded([10.0, 40.0, 10.0]).columns(), Fraction(1, 4))
+    assert signals.seconds.tolist() == [0, 0.25, 0.5]
+    assert signals.change.tolist() == [0, 10, 10]
+    assert signals.thumbnails.shape == (3, THUMBNAIL_BYTES)
+    assert signals.thumbnails[1].tolist() == [40] * 192 + [128] * 96
+
+
+def test_a_thumbnail_is_the_mean_of_areas_whatever_the_pictures_shape():
+    luma = np.repeat(np.arange(16, dtype=np.float32), 4)[None].repeat(24, axis=0) * 10
+    chroma = np.full((12, 32), -28.4, np.float32)
+    values = np.frombuffer(thumbnail([luma, chroma, -chroma]), np.uint8)
+    assert values[:192].reshape(12, 16).tolist() == [[10 * i for i in range(16)]] * 12
+    assert set(values[192:240].tolist()) == {100}
+    assert set(values[240:].tolist()) == {156}
+
+
+def test_the_deviation_and_the_detail_of_stripes_are_known():
+    stripes = np.tile(np.array([0, 100], np.float32), (20, 10))
+    recorder = Recorder()
+    recorder.add(0, [stripes, *[np.zeros((10, 10), np.float32)] * 2])
+    assert recorder.deviation[0] == pytest.approx(50)
+    assert fine_detail(stripes) == pytest.approx(40**2)
+    assert fine_detail(np.full((9, 9), 7, np.float32)) == 0
 
 
 def test_neighbours_are_the_nearest_frames_that_move():

@@ -1,81 +1,39 @@
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
-from models.camera import MOTIONS
-from tasks.curate.caption import CaptionConfig, camera_phrase, caption_clips, compose
+from models.errors import BadModel
+from tasks.curate.caption import (
+    CaptionConfig,
+    EndpointConfig,
+    answered,
+    caption_clips,
+    missing_key,
+    models_of,
+    spread,
+)
 from tasks.curate.look import LookConfig, measure_look
 from tasks.curate.motion import MotionConfig, measure_motion
 from tasks.curate.text import TextConfig, find_text
 from tasks.footage import Camera, Scene, render_shot, text_card
 from tasks.manifest import read_rows
-
-MEASURED: dict[str, Any] = {
-    "start_s": 2.0,
-    "end_s": 5.5,
-    "camera_motion": "pan_left",
-    "camera_strength": 0.3,
-    "camera_roll": 0.0,
-    "object_motion": 0.02,
-    "brightness": 40.0,
-    "contrast": 30.0,
-    "colours": ["blue", "grey"],
-    "text_area": 0.0,
-}
+from tests.chat_server import Server, said, serving
+from tests.small_models import save_image_captioner, save_video_captioner, save_writer
 
 
-@pytest.mark.parametrize(
-    ("measured", "sentence"),
-    [
-        ({}, "For 3.5 seconds, the camera pans left across a dark scene in blue and grey where little else moves."),
-        (
-            {"camera_motion": "static", "brightness": 200.0, "colours": ["white"], "object_motion": 0.0},
-            "For 3.5 seconds, the camera stands still before a bright scene in white where nothing else moves.",
-        ),
-        (
-            {"camera_strength": 0.05, "brightness": 100.0, "colours": [], "object_motion": 0.2, "text_area": 0.1},
-            "For 3.5 seconds, the camera slowly pans left across a scene where much else moves, with text on screen.",
-        ),
-        (
-            {"camera_motion": "zoom_in", "camera_strength": 0.7},
-            "For 3.5 seconds, the camera quickly zooms in on a dark scene in blue and grey where little else moves.",
-        ),
-        (
-            {"contrast": 0.5, "brightness": 100.0, "colours": []},
-            "For 3.5 seconds, the camera pans left across an empty picture where little else moves.",
-        ),
-    ],
-)
-def test_the_sentence_says_what_was_measured(measured: dict[str, Any], sentence: str):
-    assert compose(MEASURED | measured) == sentence
-
-
-def test_what_is_null_is_left_out():
-    nothing = dict.fromkeys(MEASURED) | {"start_s": 0.0, "end_s": 1.0}
-    assert compose(nothing) == "For 1.0 seconds, the camera shows a scene."
-    assert compose({"start_s": 0.0, "end_s": 1.0}) == "For 1.0 seconds, the camera shows a scene."
-
-
-@pytest.mark.parametrize(("roll", "sense"), [(20.0, "clockwise"), (-20.0, "counter-clockwise")])
-def test_a_roll_says_its_sense(roll: float, sense: str):
-    assert (
-        camera_phrase({"camera_motion": "roll", "camera_strength": 0.2, "camera_roll": roll}) == f"rolls {sense} over"
-    )
-
-
-def test_every_class_of_motion_has_words_of_its_own():
-    phrases = {camera_phrase({"camera_motion": motion, "camera_strength": 0.3}) for motion in MOTIONS}
-    assert len(phrases) == len(MOTIONS)
-
-
-def caption(dataset, *videos):
+def caption(dataset, *videos, config: CaptionConfig | None = None):
     """The captions of videos given by scan and split, through the steps whose measures they are made of."""
     root, listed = dataset.root, list(videos)
     looks = measure_look.fn(root, LookConfig(), listed)
     motions = measure_motion.fn(root, MotionConfig(), listed)
     texts = find_text.fn(root, TextConfig(), listed)
-    splits = [split for _, split in listed]
-    return caption_clips.fn(root, CaptionConfig(), list(zip(splits, looks, motions, texts, strict=True)))
+    scans, splits = zip(*listed, strict=True)
+    measured = list(zip(scans, splits, looks, motions, texts, strict=True))
+    return caption_clips.fn(root, config or CaptionConfig(), measured)
 
 
 def test_clips_are_captioned_from_their_own_measures(dataset):
@@ -87,7 +45,7 @@ def test_clips_are_captioned_from_their_own_measures(dataset):
     assert "text" not in first["caption"]
     assert second["caption"].startswith("For 0.5 seconds, the camera stands still before a ")
     assert second["caption"].endswith("with text on screen.")
-    assert {first[name] for name in ("caption_image", "caption_video", "error_code")} == {None}
+    assert {first[name] for name in ("caption_image", "caption_video", "caption_model", "error_code")} == {None}
     assert {row["caption_engine"] for row in (first, second)} == {"attributes"}
 
 
@@ -102,3 +60,175 @@ def test_a_clip_that_could_not_be_measured_still_has_a_caption(dataset, flat):
 def test_captions_are_found_again(dataset, flat):
     video = dataset.add("a", [flat(12)])
     assert [caption(dataset, video)[0].cached for _ in range(2)] == [False, True]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an image captioner, a video captioner and a language model."""
+    folder = tmp_path_factory.mktemp("models")
+    save_image_captioner(folder / "image", word="dog")
+    save_video_captioner(folder / "video", word="pans", frames=6)
+    save_writer(folder / "writer", answer="the camera pans left")
+    return folder
+
+
+def in_process(models: Path, **settings: Any) -> CaptionConfig:
+    named = {"model": "writer", "image_model": "image", "video_model": "video"}
+    engines = dict.fromkeys(("engine", "image_engine", "video_engine"), "transformers")
+    return CaptionConfig(**engines | {name: str(models / folder) for name, folder in named.items()} | settings)
+
+
+def test_networks_write_the_three_captions_each_with_its_model_and_revision(dataset, flat, models: Path):
+    (ref,) = caption(dataset, dataset.add("a", [flat(12), flat(2, 200)]), config=in_process(models))
+    for row in read_rows(ref):
+        assert set(row["caption_image"].split()) == {"dog"}
+        assert set(row["caption_video"].split()) == {"pans"}
+        assert row["caption"] == "the camera pans left"
+        assert row["caption_engine"] == "transformers"
+        assert row["caption_model"].startswith("writer:")
+        assert row["caption_image_model"].startswith("image:")
+        assert row["caption_video_model"].startswith("video:")
+        assert row["error_code"] is None
+
+
+def test_a_picture_may_be_described_beside_a_sentence_of_attributes(dataset, flat, models: Path):
+    config = CaptionConfig(image_engine="transformers", image_model=str(models / "image"))
+    (row,) = read_rows(caption(dataset, dataset.add("a", [flat(12)]), config=config)[0])
+    assert row["caption"].startswith("For 0.5 seconds")
+    assert (row["caption_engine"], row["caption_model"], row["caption_video"]) == ("attributes", None, None)
+    assert row["caption_image"].startswith("dog")
+
+
+def test_a_model_moved_elsewhere_is_the_same_and_another_one_is_not(dataset, flat, models: Path, tmp_path: Path):
+    video = dataset.add("a", [flat(12)])
+    config = in_process(models)
+    moved = shutil.copytree(models, tmp_path / "moved")
+    assert not caption(dataset, video, config=config)[0].cached
+    assert caption(dataset, video, config=in_process(Path(moved)))[0].cached
+    other = save_image_captioner(tmp_path / "image", word="beach")
+    (ref,) = caption(dataset, video, config=config.model_copy(update={"image_model": str(other)}))
+    assert not ref.cached
+    assert read_rows(ref)[0]["caption_image"].startswith("beach")
+
+
+def test_a_model_that_says_nothing_is_an_error_and_the_other_captions_stay(dataset, flat, models: Path, tmp_path: Path):
+    silent = save_image_captioner(tmp_path / "silent", word="[SEP]")
+    config = in_process(models, image_model=str(silent))
+    (row,) = read_rows(caption(dataset, dataset.add("a", [flat(12)]), config=config)[0])
+    assert row["caption_image"] is None
+    assert row["caption_image_model"] is None
+    assert row["caption"] is None
+    assert row["caption_video"].startswith("pans")
+    assert row["error_code"] == "bad_model"
+    assert row["error_message"] == "caption_image: the model said nothing."
+
+
+def test_a_clip_without_frames_is_its_own_error(dataset, flat, models: Path):
+    gone, fine = dataset.add("a", [flat(12)]), dataset.add("b", [flat(12)])
+    (dataset.root / "frames" / "a.parquet").unlink()
+    broken, whole = (read_rows(ref)[0] for ref in caption(dataset, gone, fine, config=in_process(models)))
+    assert (broken["caption"], broken["caption_image"], broken["error_code"]) == (None, None, "bad_manifest")
+    assert whole["caption"] == "the camera pans left"
+
+
+def test_the_middle_frame_is_described_and_the_video_by_frames_spread_over_it():
+    times = [0.0, 0.04, 0.5, 1.0, 1.5, 2.0]
+    assert spread(times, 1) == [3]
+    assert spread(times, 3) == [0, 3, 5]
+    assert spread(times, 5) == [0, 2, 3, 4, 5]
+    assert spread([1.0], 4) == [0, 0, 0, 0]
+
+
+def test_errors_and_nothing_are_not_asked_about():
+    failed = BadModel("no.")
+    assert answered(["a", None, failed, "b"], lambda items: [item.upper() for item in items]) == [
+        "A",
+        None,
+        failed,
+        "B",
+    ]
+
+
+def test_what_goes_wrong_with_all_is_told_of_each():
+    def broken(items: object) -> list[str]:
+        raise BadModel("not a model.")
+
+    assert [str(answer) for answer in answered(["a", None, "b"], broken)] == ["not a model.", "None", "not a model."]
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with serving() as server:
+        yield server
+
+
+def at(server: Server, **settings: Any) -> CaptionConfig:
+    """All three captions from one server."""
+    engines = dict.fromkeys(("engine", "image_engine", "video_engine"), "endpoint")
+    named = {"model": "org/writer", "image_model": "org/seer", "video_model": "org/watcher"}
+    endpoint = {"base_url": server.url, "attempts": 2, "pause_s": 0.01, "concurrency": 1} | settings
+    return CaptionConfig(**engines, **named, endpoint=EndpointConfig(**endpoint))
+
+
+def test_a_server_writes_the_three_captions(dataset, flat, server: Server):
+    server.answers = [said("A dog."), said("A dog runs."), said("A dog runs on the beach.")]
+    (row,) = read_rows(caption(dataset, dataset.add("a", [flat(12)]), config=at(server))[0])
+    assert [row[name] for name in ("caption_image", "caption_video", "caption")] == [
+        "A dog.",
+        "A dog runs.",
+        "A dog runs on the beach.",
+    ]
+    assert row["caption_model"] == f"org/writer at {server.url}"
+    assert [body["model"] for body in server.asked] == ["org/seer", "org/watcher", "org/writer"]
+    pictures = [body["messages"][0]["content"] for body in server.asked]
+    assert [len(content) for content in pictures[:2]] == [2, 7]
+    assert "A dog.\nOf the whole: A dog runs." in pictures[2]
+
+
+def test_what_the_server_refuses_is_an_error_of_that_clip(dataset, flat, server: Server):
+    config = CaptionConfig(image_engine="endpoint", image_model="seer", endpoint=at(server).endpoint)
+    server.answers = [said("One."), (400, {"error": "too dark"}), said("Three.")]
+    rows = read_rows(caption(dataset, dataset.add("a", [flat(12), flat(12, 9), flat(12)]), config=config)[0])
+    assert [row["caption_image"] for row in rows] == ["One.", None, "Three."]
+    assert [row["error_code"] for row in rows] == [None, "endpoint_failed", None]
+    assert "too dark" in rows[1]["error_message"]
+    assert all(row["caption"] for row in rows)
+
+
+def test_the_key_comes_from_the_environment_and_is_written_nowhere(
+    dataset, flat, server: Server, monkeypatch: pytest.MonkeyPatch
+):
+    config = at(server, key_env="CAPTION_KEY")
+    assert ["CAPTION_KEY" in line for line in missing_key(config)] == [True]
+    monkeypatch.setenv("CAPTION_KEY", "very-secret")
+    assert missing_key(config) == []
+    caption(dataset, dataset.add("a", [flat(12)]), config=config)
+    assert {headers["authorization"] for headers in server.headers} == {"Bearer very-secret"}
+    written = [path.read_bytes() for path in dataset.root.rglob("*") if path.is_file()]
+    assert written
+    assert not any(b"very-secret" in content for content in written)
+
+
+def test_how_patiently_a_server_is_asked_changes_no_caption(dataset, flat, server: Server):
+    video = dataset.add("a", [flat(12)])
+    assert not caption(dataset, video, config=at(server))[0].cached
+    assert caption(dataset, video, config=at(server, timeout_s=5.0, concurrency=3))[0].cached
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"engine": "transformers"}, "needs model"),
+        ({"image_engine": "endpoint"}, "needs image_model"),
+        ({"engine": "endpoint", "model": "m"}, "both image_engine and video_engine are needed"),
+        ({"endpoint": {"base_url": "http://me:key@host/v1"}}, "base_url"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], message: str):
+    with pytest.raises(ValidationError, match=message):
+        CaptionConfig(**settings)
+
+
+def test_models_of_this_process_are_named_and_a_servers_are_not(models: Path, server: Server):
+    assert set(models_of(in_process(models))) == {"model", "image_model", "video_model"}
+    assert models_of(at(server)) == models_of(CaptionConfig()) == {}

@@ -1,14 +1,44 @@
+"""Clips that look alike are found, all of them and no others, without comparing each with each."""
+
+from itertools import combinations
+from typing import Any
+
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.curate.dedup import SCHEMA, DedupConfig, alike_pairs, group_clips, group_duplicates, hashes_of, linked
+from tasks.caching import lineage_of
+from tasks.curate import split
+from tasks.curate.dedup import (
+    SCHEMA,
+    Band,
+    DedupConfig,
+    Links,
+    bands_for,
+    candidates,
+    group_clips,
+    group_duplicates,
+    hashes_of,
+    link_embeddings,
+    link_hashes,
+)
 from tasks.curate.look import LookConfig, measure_look
 from tasks.footage import Camera, Scene, render_shot
-from tasks.manifest import read_manifest, read_rows
+from tasks.manifest import read_manifest, read_rows, write_manifest
 
 CONFIG = DedupConfig()
+
+COLUMNS = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("video_id", pa.string()),
+        ("shot_start_pts", pa.int64()),
+        ("phash", pa.list_(pa.string())),
+        ("embedding", pa.list_(pa.float32())),
+    ]
+)
 
 
 def clip(name: str, *hashes: int, video: str = "", shot: int = 0) -> dict:
@@ -20,8 +50,20 @@ def clip(name: str, *hashes: int, video: str = "", shot: int = 0) -> dict:
     }
 
 
-def groups(*clips: dict, config: DedupConfig = CONFIG) -> dict[str, str | None]:
-    return {row["clip_id"]: row["dedup_group"] for row in group_clips(clips, config)}
+def groups(*clips: dict[str, Any], config: DedupConfig = CONFIG) -> dict[str, str | None]:
+    found = group_clips(pa.Table.from_pylist(list(clips), COLUMNS), config)
+    assert found.schema == SCHEMA
+    return dict(zip(found["clip_id"].to_pylist(), found["dedup_group"].to_pylist(), strict=True))
+
+
+def components(count: int, pairs: list[tuple[int, int]]) -> list[int]:
+    """For each item the first one that it is connected with, by the plainest means."""
+    reach = np.eye(count, dtype=bool)
+    for a, b in pairs:
+        reach[a, b] = reach[b, a] = True
+    for _ in range(count.bit_length()):
+        reach = reach @ reach
+    return [int(np.flatnonzero(row)[0]) for row in reach]
 
 
 def test_clips_alike_in_all_three_frames_have_the_first_ones_name():
@@ -53,26 +95,106 @@ def test_a_clip_without_hashes_is_like_no_other():
 
 
 def test_hashes_are_read_as_sixty_four_bits():
-    assert hashes_of([["ffffffffffffffff", "0" * 16, "8000000000000000"]]).tolist() == [[2**64 - 1, 0, 2**63]]
+    column = pa.chunked_array([[["ffffffffffffffff", "0" * 16, "8000000000000000"]]], pa.list_(pa.string()))
+    assert hashes_of(column).tolist() == [[2**64 - 1, 0, 2**63]]
 
 
 @settings(deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=12))
-def test_linked_items_are_the_connected_ones(pairs: list[tuple[int, int]]):
-    count = 10
-    reach = np.eye(count, dtype=bool)
-    for a, b in pairs:
-        reach[a, b] = reach[b, a] = True
-    for _ in range(count):
-        reach = reach @ reach
-    assert linked(count, pairs) == [int(np.flatnonzero(row)[0]) for row in reach]
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=12), st.integers(1, 4))
+def test_linked_items_are_the_connected_ones_however_they_come(pairs: list[tuple[int, int]], at_once: int):
+    links = Links(10)
+    for start in range(0, len(pairs), at_once):
+        links.add(*np.array(pairs[start : start + at_once]).T)
+    assert links.label.tolist() == components(10, pairs)
+    assert set(np.flatnonzero(links.linked)) == {i for pair in pairs for i in pair}
 
 
-def test_pairs_are_those_that_a_plain_comparison_finds():
-    rng = np.random.default_rng(0)
-    hashes = rng.integers(0, 2**64, (40, 3), dtype=np.uint64)
-    hashes[20:] = hashes[:20] ^ (np.uint64(1) << rng.integers(0, 64, (20, 3), dtype=np.uint64))
-    assert alike_pairs(hashes, range(40), 1) == [(i, i + 20) for i in range(20)]
+def alike(hashes: np.ndarray, shots: list[int], limit: int) -> list[tuple[int, int]]:
+    return [
+        (i, j)
+        for i, j in combinations(range(len(hashes)), 2)
+        if shots[i] != shots[j] and np.bitwise_count(hashes[i] ^ hashes[j]).max() <= limit
+    ]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data(), st.integers(1, 60), st.sampled_from([0, 1, 3, 10, 31]), st.integers(1, 3))
+def test_groups_are_those_that_comparing_each_with_each_gives(data: st.DataObject, count: int, limit: int, frames: int):
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    centres = rng.integers(0, 2**64, (5, frames), dtype=np.uint64)
+    hashes = centres[rng.integers(0, 5, count)]
+    for _ in range(data.draw(st.integers(0, limit + 2))):
+        hashes = hashes ^ (np.uint64(1) << rng.integers(0, 64, hashes.shape, dtype=np.uint64))
+    shots = rng.integers(0, data.draw(st.integers(1, 40)), count)
+    pairs = alike(hashes, shots.tolist(), limit)
+    links = link_hashes(hashes, shots, limit)
+    assert links.label.tolist() == components(count, pairs)
+    assert set(np.flatnonzero(links.linked)) == {i for pair in pairs for i in pair}
+
+
+@pytest.mark.parametrize("count", [10, 10_000, 1_000_000])
+@pytest.mark.parametrize("limit", range(0, 32, 5))
+def test_bands_cover_the_hash_and_let_no_alike_pair_through(count: int, limit: int):
+    bands = bands_for(count, limit)
+    assert [band.start for band in bands] == np.cumsum([0, *(band.width for band in bands)])[:-1].tolist()
+    assert sum(band.width for band in bands) == 64
+    # Were every band further apart than its radius, the hashes would be further apart than the limit.
+    assert sum(band.radius + 1 for band in bands) == limit + 1
+
+
+def test_candidates_are_the_pairs_of_near_buckets_each_once():
+    values = np.sort(np.random.default_rng(5).integers(0, 64, 50))
+    chunks = candidates(values, Band(0, 6, 2))
+    found = [tuple(sorted(pair)) for a, b in chunks for pair in zip(a.tolist(), b.tolist(), strict=True)]
+    near = [(i, j) for i, j in combinations(range(50), 2) if np.bitwise_count(values[i] ^ values[j]) <= 2]
+    assert sorted(found) == near
+
+
+def test_many_clips_of_the_same_picture_are_one_group_at_once():
+    count = 20_000
+    links = link_hashes(np.zeros((count, 3), np.uint64), np.arange(count), 10)
+    assert links.linked.all()
+    assert not links.label.any()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 40), st.sampled_from([0.5, 0.9, 0.99]))
+def test_embeddings_are_linked_as_comparing_each_with_each_gives(seed: int, count: int, limit: float):
+    rng = np.random.default_rng(seed)
+    vectors = rng.normal(size=(4, 8))[rng.integers(0, 4, count)] + 0.2 * rng.normal(size=(count, 8))
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    pairs = [(i, j) for i, j in combinations(range(count), 2) if unit[i] @ unit[j] >= limit]
+    assert link_embeddings(3 * vectors, np.arange(count), limit).label.tolist() == components(count, pairs)
+
+
+def test_embeddings_link_clips_whose_hashes_do_not():
+    far, east, north = 2**64 - 1, [1.0, 0.0], [0.0, 2.0]
+    clips = [
+        clip("a") | {"embedding": east},
+        clip("b", far, far, far) | {"embedding": [5.0, 0.1]},
+        clip("c", 0, far, 0) | {"embedding": north},
+        clip("d", far, 0, far) | {"embedding": None},
+        clip("e", 0, far, 0),
+    ]
+    assert groups(*clips) == {"a": "a", "b": "a", "c": "c", "d": None, "e": "c"}
+
+
+def test_embeddings_come_from_a_third_manifest(dataset):
+    videos = [
+        dataset.add(name, [render_shot(Scene(seed), Camera(pan=0.3), 24)], every=6)
+        for name, seed in (("a", 1), ("b", 2))
+    ]
+    looks = measure_look.fn(dataset.root, LookConfig(), videos)
+    triples = []
+    for (_, cut), look in zip(videos, looks, strict=True):
+        rows = {"clip_id": read_manifest(cut)["clip_id"], "embedding": pa.array([[1.0, 1.0]], pa.list_(pa.float32()))}
+        path = dataset.root / "manifests" / "similarity" / cut.path.name
+        triples.append((cut, look, write_manifest(path, pa.table(rows), lineage_of(split.STEP, None, [cut.digest]))))
+    without = group_duplicates.fn(dataset.root, CONFIG, [video[:2] for video in triples])
+    assert [row["dedup_group"] for row in read_rows(without)] == [None, None]
+    found = [row["dedup_group"] for row in read_rows(group_duplicates.fn(dataset.root, CONFIG, triples))]
+    assert found[0] is not None
+    assert found[0] == found[1]
 
 
 def test_a_copy_smaller_lighter_and_compressed_is_found_in_another_file(dataset):

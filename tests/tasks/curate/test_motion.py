@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 from models.camera import measure_motion as measure_frames
-from tasks.curate.motion import SCHEMA, MotionConfig, evenly_spaced, measure_motion
+from tasks.curate.motion import SCHEMA, MotionConfig, evenly_spaced, measure_motion, models_of
 from tasks.footage import Camera, Scene, render_shot
 from tasks.manifest import ManifestRef, read_manifest, read_rows
+from tests.small_models import save_raft
 
 CONFIG = MotionConfig()
 
@@ -125,3 +126,31 @@ def test_stored_frames_give_what_the_frames_themselves_give(dataset):
     direct = measure_frames(frames[::12], [i / 24 for i in range(0, 25, 12)])
     assert row["motion_score"] == pytest.approx(direct.magnitude, rel=0.03)
     assert np.hypot(row["camera_pan"], row["camera_tilt"]) == pytest.approx(direct.strength, rel=0.03)
+
+
+@pytest.fixture(scope="module")
+def raft(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights that see everything move by 9.6 pixels to the left and 4.8 up."""
+    return save_raft(tmp_path_factory.mktemp("raft") / "raft.safetensors", step=(-0.1, -0.05))
+
+
+def test_raft_measures_stored_frames_in_the_same_units(dataset, raft: Path):
+    video = dataset.add("a", [shot(12, Camera(), 13)], every=12)
+    (row,) = rows(dataset.root, video, MotionConfig(engine="raft", raft_weights=str(raft), raft_short_side=192))
+    assert row["motion_score"] == pytest.approx(np.hypot(9.6, 4.8) / 192 / 0.5, rel=0.02)
+    assert row["camera_pan"] == pytest.approx(9.6 / 192 / 0.5, rel=0.02)
+    assert row["camera_tilt"] == pytest.approx(-4.8 / 192 / 0.5, rel=0.02)
+    assert row["error_code"] is None
+
+
+def test_the_flows_are_kept_apart_and_found_again(dataset, raft: Path):
+    video = dataset.add("a", [shot(13, Camera(), 13)], every=12)
+    config = MotionConfig(engine="raft", raft_weights=str(raft), raft_short_side=128)
+    found = [measure_motion.fn(dataset.root, c, [video])[0].cached for c in (CONFIG, config, config)]
+    assert found == [False, False, True]
+    assert measure_motion.fn(dataset.root, MotionConfig(raft_short_side=300), [video])[0].cached
+
+
+def test_models_are_named_by_the_engine_that_needs_them():
+    assert models_of(CONFIG) == {}
+    assert models_of(MotionConfig(engine="raft")) == {"raft_weights": "raft_large.safetensors"}

@@ -5,10 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks.curate.scan import SCHEMA, Sampling, ScanConfig, Signals, is_peak, scan_videos
+from tasks.curate.scan import SCHEMA, Sampling, ScanConfig, is_peak, scan_videos
 from tasks.footage import Camera, Scene, render_shot
 from tasks.frames import load_frames, read_frame_times
 from tasks.manifest import ManifestRef, file_digest, read_lineage, read_rows
+from tasks.signals import THUMBNAIL_BYTES
 from tasks.video import SourceVideo, ffmpeg_exe, run_ffmpeg, write_video
 
 TICKS = 512
@@ -88,21 +89,8 @@ def test_the_change_peaks_at_the_cut(scanned: tuple[Path, ManifestRef]):
     assert change.argmax() == 40
     assert change[40] > 5 * np.delete(change, 40).max()
     assert change[0] == 0
-    assert {len(row[name]) for name in ("change", "change_2", "luma", "damaged")} == {70}
-
-
-def test_change_over_two_frames_spans_the_cut_twice(scanned: tuple[Path, ManifestRef]):
-    (row,) = read_rows(scanned[1])
-    assert sorted(np.argsort(row["change_2"])[-2:].tolist()) == [40, 41]
-
-
-def test_signals_have_known_values_on_flat_pictures():
-    signals = Signals()
-    for pts, level in enumerate((10.0, 40.0, 10.0)):
-        signals.add(pts, [np.full((4, 6), level, np.float32), *[np.zeros((2, 3), np.float32)] * 2], damaged=False)
-    assert signals.change == [0, 10, 10]
-    assert signals.change_2 == [0, 10, 0]
-    assert signals.luma == [10, 40, 10]
+    assert {len(row[name]) for name in ("change", "luma", "deviation", "detail", "damaged")} == {70}
+    assert len(row["thumbnails"]) == 70 * THUMBNAIL_BYTES
 
 
 def test_the_store_has_two_frames_a_second_the_ends_and_both_sides_of_the_cut(scanned: tuple[Path, ManifestRef]):

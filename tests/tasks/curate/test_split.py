@@ -4,36 +4,21 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from av.video.frame import VideoFrame
 from pydantic import ValidationError
 
 from tasks.caching import lineage_of
 from tasks.curate.scan import SCHEMA as SCAN_SCHEMA
 from tasks.curate.scan import STEP as SCAN
-from tasks.curate.scan import Signals
-from tasks.curate.split import SCHEMA, SplitConfig, clips_of, find_cuts, shots_between, split_signals, split_videos
-from tasks.footage import Camera, Motion, Scene, dissolve, fade_through, render_shot
+from tasks.curate.split import SCHEMA, Shot, SplitConfig, clips_of, shots_between, split_signals, split_videos
+from tasks.detectors.boundary import Boundary
 from tasks.manifest import ManifestRef, read_rows, table_of, write_manifest
-from tasks.signals import small_planes
+from tasks.signals import THUMBNAIL_BYTES
 
 CONFIG = SplitConfig()
-MOTIONS: tuple[Motion, ...] = ("static", "pan_left", "tilt_up", "zoom_in", "zoom_out", "roll")
 
 
-def film(seed: int, motion: Motion = "static", frames: int = 40, speed: float = 0.4) -> np.ndarray:
-    return render_shot(Scene(seed, movers=3), Camera.doing(motion, speed), frames, size=(96, 64))
-
-
-def measured(frames: np.ndarray) -> Signals:
-    signals = Signals()
-    for pts, picture in enumerate(frames):
-        signals.add(pts, small_planes(VideoFrame.from_ndarray(picture)), damaged=False)
-    return signals
-
-
-def cuts_in(frames: np.ndarray, config: SplitConfig = CONFIG) -> list[int]:
-    signals = measured(frames)
-    return find_cuts(np.array(signals.change), np.array(signals.change_2), np.array(signals.luma), config)
+def shot_of(frame: int, cuts: tuple[int, ...]) -> int:
+    return sum(cut <= frame for cut in cuts)
 
 
 def scan_row(frames: int = 48, cuts: tuple[int, ...] = (), **columns: Any) -> dict[str, Any]:
@@ -47,8 +32,10 @@ def scan_row(frames: int = 48, cuts: tuple[int, ...] = (), **columns: Any) -> di
         "pts": [512 * i for i in range(frames)],
         "end_pts": 512 * frames,
         "change": change,
-        "change_2": [20.0 if i in cuts or i - 1 in cuts else 1.5 for i in range(frames)],
         "luma": [100.0] * frames,
+        "deviation": [50.0] * frames,
+        "detail": [10.0] * frames,
+        "thumbnails": b"".join(bytes([60 + 40 * (shot_of(i, cuts) % 4)]) * THUMBNAIL_BYTES for i in range(frames)),
         "damaged": [False] * frames,
         "error_code": None,
     }
@@ -59,101 +46,40 @@ def spans(scan: dict[str, Any], config: SplitConfig = CONFIG) -> list[tuple[floa
     return [(clip["start_s"], clip["end_s"]) for clip in split_signals(scan, config)]
 
 
-@pytest.mark.parametrize("motion", MOTIONS)
-def test_a_hard_cut_at_frame_40_is_found_at_frame_40(motion: Motion):
-    assert cuts_in(np.concatenate([film(1, motion), film(2, "pan_right", 30)])) == [40]
-
-
-def test_several_cuts_are_all_found():
-    shots = [film(seed, motion, 15) for seed, motion in enumerate(MOTIONS)]
-    assert cuts_in(np.concatenate(shots)) == [15, 30, 45, 60, 75]
-
-
-@pytest.mark.parametrize("motion", MOTIONS)
-@pytest.mark.parametrize("speed", [0.3, 2.0])
-def test_one_shot_has_no_cut_however_fast_the_camera(motion: Motion, speed: float):
-    assert cuts_in(film(3, motion, speed=speed)) == []
-
-
-def test_a_camera_that_starts_at_full_speed_is_no_cut():
-    pan = film(4, "pan_left", 20, speed=1.5)
-    assert cuts_in(np.concatenate([np.repeat(pan[:1], 20, axis=0), pan])) == []
-
-
-def test_a_cut_in_a_still_scene_is_found():
-    assert cuts_in(np.repeat(np.stack([film(5)[0], film(6)[0]]), 20, axis=0)) == [20]
-
-
-def test_a_cut_in_the_dark_is_found():
-    dark = [(shot // 8) for shot in (film(7), film(8))]
-    assert cuts_in(np.concatenate(dark)) == [40]
-
-
-@pytest.mark.parametrize("each", [2, 3, 4])
-def test_frames_shown_several_times_are_no_cuts(each: int):
-    assert cuts_in(np.repeat(film(9, "pan_left", 20, speed=1.0), each, axis=0)) == []
-
-
-def test_a_cut_among_frames_shown_three_times_is_found():
-    shots = np.concatenate([film(9, "pan_left", 10), film(10, "pan_left", 10)])
-    assert cuts_in(np.repeat(shots, 3, axis=0)) == [30]
-
-
-def test_a_flash_of_one_frame_is_no_cut():
-    frames = film(11, "pan_left")
-    frames[20] = 255
-    assert cuts_in(frames) == []
-
-
-def test_a_frame_that_blends_two_shots_gives_one_cut():
-    before, after = film(12), film(13)
-    blend = (before[-1:] // 2) + (after[:1] // 2)
-    assert cuts_in(np.concatenate([before, blend, after])) in ([40], [41])
-
-
-def test_of_two_equal_changes_the_first_is_the_cut():
-    change, luma = np.array([0, 1, 1, 20, 20, 1, 1.0]), np.full(7, 100.0)
-    assert find_cuts(change, np.full(7, 20.0), luma, CONFIG) == [3]
-
-
-def test_dissolves_and_fades_are_left_to_others():
-    before, after = film(14, "pan_left"), film(15)
-    assert cuts_in(dissolve(before, after, 10)) == []
-    assert cuts_in(fade_through(before, after, 10)) == []
-
-
-@pytest.mark.parametrize("frames", [0, 1, 2, 3])
-def test_very_short_videos_have_no_cut(frames: int):
-    signal = np.zeros(frames)
-    assert find_cuts(signal, signal, signal, CONFIG) == []
-
-
-def test_a_cut_is_found_near_either_end():
-    assert cuts_in(np.concatenate([film(1, frames=1), film(2, frames=20), film(3, frames=1)])) == [1, 21]
-
-
-def test_higher_thresholds_find_fewer_cuts():
-    frames = np.concatenate([film(1, "pan_left", speed=1.0), film(2, "pan_left", speed=1.0)])
-    assert cuts_in(frames) == [40]
-    assert cuts_in(frames, SplitConfig(floor=250)) == []
-    assert cuts_in(frames, SplitConfig(relative_floor=2)) == []
-    assert cuts_in(frames, SplitConfig(threshold=10)) == []
-
-
 def test_damaged_frames_belong_to_no_shot():
     damaged = np.zeros(20, bool)
     damaged[[0, 5, 6, 19]] = True
-    assert shots_between([10], damaged) == [(1, 5), (7, 10), (10, 19)]
+    assert shots_between([Boundary(10, 10, "cut")], damaged) == [
+        (1, 5, "damage", "damage"),
+        (7, 10, "damage", "cut"),
+        (10, 19, "cut", "damage"),
+    ]
     assert shots_between([], np.ones(4, bool)) == []
 
 
-def test_shots_cover_every_frame_once():
-    assert shots_between([3, 7], np.zeros(9, bool)) == [(0, 3), (3, 7), (7, 9)]
+def test_cut_shots_cover_every_frame_once():
+    cuts = [Boundary(3, 3, "cut"), Boundary(7, 7, "cut")]
+    assert [shot[:2] for shot in shots_between(cuts, np.zeros(9, bool))] == [(0, 3), (3, 7), (7, 9)]
+
+
+def test_the_frames_of_a_gradual_transition_belong_to_no_shot():
+    boundaries = [Boundary(30, 40, "dissolve"), Boundary(0, 4, "fade"), Boundary(50, 60, "wipe")]
+    assert shots_between(boundaries, np.zeros(60, bool)) == [(4, 30, "fade", "dissolve"), (40, 50, "dissolve", "wipe")]
+    assert shots_between([], np.zeros(5, bool)) == [(0, 5, "start", "end")]
+
+
+def test_rows_say_what_a_shot_begins_and_ends_with():
+    rows = list(split_signals(scan_row(48, cuts=(12, 30)), CONFIG))
+    assert [(row["shot_begins"], row["shot_ends"]) for row in rows] == [
+        ("start", "cut"),
+        ("cut", "cut"),
+        ("cut", "end"),
+    ]
 
 
 def test_a_long_shot_is_cut_into_equal_clips():
     times = [i / 24 for i in range(101)]
-    assert clips_of((0, 100), times, None) == [(0, 100)]  # pyright: ignore[reportArgumentType]
+    assert clips_of(Shot(0, 100, "start", "end"), times, None) == [(0, 100)]  # pyright: ignore[reportArgumentType]
     clips = list(split_signals(scan_row(100), SplitConfig(max_clip_s=1.5)))
     assert [clip["frames"] for clip in clips] == [34, 33, 33]
     assert {(clip["shot_start_pts"], clip["shot_end_pts"]) for clip in clips} == {(0, 51200)}

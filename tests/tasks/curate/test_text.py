@@ -1,9 +1,14 @@
+import shutil
+from pathlib import Path
+
+import cv2
 import numpy as np
 import pytest
 
-from tasks.curate.text import SCHEMA, TextConfig, columns_of, find_text, union_area
+from tasks.curate.text import SCHEMA, TextConfig, boxes_that_stay, columns_of, find_text, models_of, union_area
 from tasks.footage import Camera, Scene, render_shot, text_card
 from tasks.manifest import read_rows
+from tests.small_models import save_craft
 
 CONFIG = TextConfig()
 SIZE = (160, 96)
@@ -43,9 +48,89 @@ def test_no_box_covers_nothing():
     assert union_area(np.empty((0, 4, 2)), 100, 100) == 0
 
 
+NO_BOX = np.empty((0, 4, 2))
+
+LINE = box(10, 80, 60, 90)
+
+
 def test_the_area_is_the_mean_over_frames_and_the_rest_the_most():
-    found = columns_of([0.3, 0.0, 0.06], [2, 0, 1])
-    assert found == {"text_area": pytest.approx(0.12), "text_area_max": 0.3, "text_boxes": 2}
+    found = columns_of([np.array([LINE, box(0, 0, 50, 50)]), NO_BOX, np.array([LINE])], 100, 100)
+    assert found["text_area"] == pytest.approx((0.3 + 0 + 0.05) / 3, abs=0.003)
+    assert found["text_area_max"] == pytest.approx(0.3, abs=0.003)
+    assert (found["text_static_area"], found["text_boxes"]) == (0, 2)
+
+
+def test_text_that_is_in_one_place_on_every_frame_stays():
+    moving = [np.array([LINE, box(left, 0, left + 20, 10)]) for left in (0, 30, 60)]
+    assert boxes_that_stay(moving).tolist() == [LINE]
+    assert columns_of(moving, 100, 100)["text_static_area"] == pytest.approx(0.05, abs=0.003)
+
+
+def test_a_subtitle_stays_whatever_its_length():
+    longer = np.array([box(20, 80, 50, 90)]), np.array([LINE]), np.array([box(5, 80, 95, 91)])
+    assert len(boxes_that_stay(longer)) == 1
+
+
+@pytest.mark.parametrize("moved", [box(10, 76, 60, 86), box(30, 80, 80, 90), box(10, 0, 60, 10)])
+def test_a_box_that_moved_does_not_stay(moved: list[list[float]]):
+    assert len(boxes_that_stay([np.array([LINE]), np.array([LINE]), np.array([moved])])) == 0
+
+
+def test_text_on_a_part_of_the_frames_does_not_stay():
+    assert len(boxes_that_stay([np.array([LINE]), np.array([LINE]), NO_BOX])) == 0
+    assert len(boxes_that_stay([np.array([LINE]), NO_BOX, np.array([LINE])])) == 0
+
+
+def test_all_text_of_a_single_frame_stays():
+    assert len(boxes_that_stay([np.array([LINE, box(0, 0, 20, 10)])])) == 2
+
+
+def test_a_watermark_over_a_moving_scene_is_found_in_its_place(dataset):
+    scenes = render_shot(Scene(1), Camera(pan=0.6), 25, size=(320, 192))
+    marked = np.stack(
+        [cv2.putText(frame.copy(), "reelmill", (180, 180), 0, 0.9, (255, 255, 255), 2, cv2.LINE_AA) for frame in scenes]
+    )
+    (ref,) = find_text.fn(dataset.root, CONFIG, [dataset.add("a", [marked], every=12)])
+    (row,) = read_rows(ref)
+    assert row["text_static_area"] == pytest.approx(row["text_area"], rel=0.3)
+    assert row["text_static_area"] > 0.03
+
+
+@pytest.fixture(scope="module")
+def craft(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_craft(tmp_path_factory.mktemp("craft") / "craft.safetensors")
+
+
+def test_easyocr_measures_with_craft_in_the_same_columns(dataset, flat, craft: Path):
+    """These weights take whatever is bright for text: a quarter of the first clip, nothing of the second."""
+    bright = flat(2)
+    bright[:, 12:36, 16:48] = 255
+    config = TextConfig(engine="easyocr", craft_weights=str(craft))
+    (ref,) = find_text.fn(dataset.root, config, [dataset.add("a", [bright, flat(2)])])
+    first, second = read_rows(ref)
+    assert 0.25 <= first["text_area"] < 0.5
+    assert first["text_area"] == pytest.approx(first["text_static_area"])
+    assert (first["text_boxes"], second["text_boxes"], second["text_area"]) == (1, 0, 0)
+
+
+def test_an_engine_measures_again_only_when_what_it_reads_has_changed(dataset, flat, craft: Path, tmp_path: Path):
+    video = dataset.add("a", [flat(2)])
+    config = TextConfig(engine="easyocr", craft_weights=str(craft))
+    moved = Path(shutil.copy(craft, tmp_path / craft.name))
+
+    def is_found(config: TextConfig) -> bool:
+        return find_text.fn(dataset.root, config, [video])[0].cached
+
+    assert not is_found(config)
+    assert is_found(config.model_copy(update={"craft_weights": str(moved), "min_score": 0.9}))
+    assert not is_found(config.model_copy(update={"low_text": 0.3}))
+    assert not is_found(TextConfig())
+    assert is_found(TextConfig(craft_weights="elsewhere.safetensors", low_text=0.3))
+
+
+def test_models_are_named_by_the_engine_that_needs_them():
+    assert models_of(TextConfig()) == {}
+    assert models_of(TextConfig(engine="easyocr")) == {"craft_weights": "craft.safetensors"}
 
 
 def test_a_card_is_mostly_text_and_a_scene_is_not(dataset):

@@ -3,10 +3,9 @@
 import pytest
 
 from models.errors import BadManifest
-from tasks.curate.select import REASONS, SelectConfig
-from tasks.curate.select import funnel_of as funnel_of_select
 from tasks.manifest import Lineage, read_manifest, write_manifest
 from tasks.pages.dataset import RULES, decoding, funnel_of, ordered, read_dataset, titled
+from tasks.rules import REASONS, SelectConfig
 
 SHORT = {"end_s": 0.5, "start_s": 0.0}
 TEXT, STILL = {"text_area": 0.2}, {"motion_score": 0.001, "change": 0.0}
@@ -25,14 +24,6 @@ def test_shares_of_the_bars_add_up(curated):
     stages = funnel_of(read_dataset(curated(MIXED))).stages
     assert [stage.share_left for stage in stages] == [0.75, 0.5, 0.25]
     assert [stage.share_removed for stage in stages] == [0.25, 0.25, 0.25]
-
-
-def test_the_page_and_the_step_count_alike(curated):
-    clips = curated(MIXED)
-    ours, theirs = funnel_of(read_dataset(clips)), funnel_of_select(read_manifest(clips))
-    assert [(s.reason, s.failing, s.removed, s.only) for s in ours.stages] == [
-        (r.reason, r.failing, r.first, r.only) for r in theirs.reasons if r.failing
-    ]
 
 
 def test_a_rule_says_the_threshold_it_was_asked_with(curated):

@@ -1,0 +1,79 @@
+"""Deciding again which clips of a dataset are kept, from their measurements alone; nothing is computed anew.
+
+`reelmill select` is this module and loads no Prefect; flows/reselect.py wraps it as a flow.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field
+
+from flows.config import Outcome, read_settings
+from flows.locking import exclusive
+from models.errors import BadInput
+from tasks import rules
+from tasks.curate.select import reselect
+from tasks.manifest import publish_text
+from tasks.rules import Funnel, SelectConfig
+
+log = logging.getLogger("reelmill")
+
+
+class ReselectConfig(SelectConfig):
+    """The dataset and the thresholds; what is not given stays as it was."""
+
+    dataset: Path = Field(description="Folder of the dataset.")
+
+
+class SelectOutcome(Outcome):
+    """What became of the clips."""
+
+    funnel: Funnel
+    clips: Path
+
+    def __str__(self) -> str:
+        return f"{described(self.funnel)}\ntable: {self.clips}"
+
+
+def _whole(preset: Callable[[], SelectConfig]) -> Callable[[], Mapping[str, Any]]:
+    """A preset that sets every threshold, so that nothing of those last used shines through."""
+    return lambda: preset().model_dump()
+
+
+PRESETS = {name: _whole(preset) for name, preset in rules.PRESETS.items()}
+
+
+def stored(dataset: str) -> Mapping[str, Any]:
+    """The thresholds that a dataset was last decided with."""
+    path = Path(dataset) / "curate.yaml"
+    return read_settings(path).get("select", {}) if path.is_file() else {}
+
+
+def decide_again(config: ReselectConfig) -> SelectOutcome:
+    """Apply the thresholds to every clip and write the verdicts into clips.parquet; raises BadInput, BadManifest."""
+    if not config.dataset.is_dir():
+        raise BadInput(f"{config.dataset}: no such folder. Name a dataset that `reelmill curate` made.")
+    thresholds = SelectConfig(**config.model_dump(exclude={"dataset"}))
+    with exclusive(config.dataset):
+        selection = reselect(config.dataset, thresholds)
+        remember(config.dataset, thresholds)
+    for rest in selection.funnel.skipped:
+        log.warning("%s.", rest)
+    return SelectOutcome(funnel=selection.funnel, clips=selection.clips.path)
+
+
+def remember(dataset: Path, thresholds: SelectConfig) -> None:
+    """Write the thresholds into the dataset's settings, so that a retry decides alike."""
+    path = dataset / "curate.yaml"
+    settings = (read_settings(path) if path.is_file() else {}) | {"select": thresholds.model_dump(mode="json")}
+    publish_text(path, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, width=120))
+
+
+def described(funnel: Funnel) -> str:
+    """The funnel in two lines."""
+    dropped = ", ".join(f"{reason.first} {reason.reason}" for reason in funnel.reasons if reason.first)
+    kept = f"clips: {funnel.clips}, {funnel.kept} kept ({funnel.kept_seconds:.1f} of {funnel.seconds:.1f} s)"
+    return f"{kept}\ndropped: {dropped or 'none'}"

@@ -1,0 +1,72 @@
+"""A sentence about a clip, composed from what was measured of it; no network looks at the picture.
+
+It names the length, the camera's motion, brightness, the main colours, how much else moves, and text on screen. What is
+null is left out.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+MOVES = {
+    "static": "stands still before",
+    "pan_left": "pans left across",
+    "pan_right": "pans right across",
+    "tilt_up": "tilts up over",
+    "tilt_down": "tilts down over",
+    "zoom_in": "zooms in on",
+    "zoom_out": "zooms out of",
+    "roll": "rolls {sense} over",
+    "complex": "moves freely through",
+}
+"""What the camera does to the scene, by class of motion."""
+
+SLOW, FAST = 0.15, 0.5
+"""sides/s: below the first the camera moves slowly, from the second on quickly."""
+
+DARK, BRIGHT = 60.0, 170.0
+"""Mean luma, 0 to 255: below the first a scene is dark, from the second on bright."""
+
+FLAT = 2.0
+"""Deviation of luma, 0 to 255, below which there is no picture to speak of."""
+
+CALM, BUSY = 0.005, 0.05
+"""sides/s of object motion: below the first nothing else moves, from the second on much does."""
+
+VISIBLE_TEXT = 0.005
+"""Share of the picture from which text is worth a word."""
+
+
+def compose(clip: Mapping[str, Any]) -> str:
+    """The caption of a clip: `clip` has the columns of NEEDS, null where a step could not measure."""
+    seconds = f"{clip['end_s'] - clip['start_s']:.1f}"
+    return f"For {seconds} seconds, the camera {camera_phrase(clip)} {scene_phrase(clip)}{detail_phrase(clip)}."
+
+
+def camera_phrase(clip: Mapping[str, Any]) -> str:
+    """What the camera does, as "slowly pans left across"."""
+    motion, strength = clip.get("camera_motion"), clip.get("camera_strength")
+    if motion is None or strength is None:
+        return "shows"
+    sense = "clockwise" if (clip.get("camera_roll") or 0.0) > 0 else "counter-clockwise"
+    verb = MOVES[motion].format(sense=sense)
+    if motion == "static" or SLOW <= strength < FAST:
+        return verb
+    return f"{'slowly' if strength < SLOW else 'quickly'} {verb}"
+
+
+def scene_phrase(clip: Mapping[str, Any]) -> str:
+    """What it is turned to, as "a dark scene in blue and grey"."""
+    brightness, colours = clip.get("brightness"), clip.get("colours") or []
+    tone = "" if brightness is None else "dark " if brightness < DARK else "bright " if brightness >= BRIGHT else ""
+    thing = "empty picture" if (clip.get("contrast") or FLAT) < FLAT else "scene"
+    article = "an" if thing.startswith("e") and not tone else "a"
+    return f"{article} {tone}{thing}" + (f" in {' and '.join(colours)}" if colours else "")
+
+
+def detail_phrase(clip: Mapping[str, Any]) -> str:
+    """What else there is, as " where little else moves, with text on screen"."""
+    moving, text = clip.get("object_motion"), clip.get("text_area")
+    amount = "" if moving is None else "nothing" if moving < CALM else "much" if moving >= BUSY else "little"
+    return (f" where {amount} else moves" if amount else "") + (
+        ", with text on screen" if text is not None and text >= VISIBLE_TEXT else ""
+    )

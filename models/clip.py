@@ -1,0 +1,114 @@
+"""How alike pictures and captions are, and how pleasing pictures are, from one CLIP forward over both.
+
+Likeness is the cosine of the two L2-normalised embeddings, -1 to 1, higher is more alike (Radford et al., arXiv
+2103.00020); no softmax, which over one caption is always 1. The aesthetic score is LAION's: a head of linear layers
+over the picture's L2-normalised embedding, trained on ratings from 1 to 10 (Schuhmann et al., arXiv 2210.08402).
+"""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.errors import BadModel
+from models.hub import load_part, read_weights
+
+Embeddings = NDArray[np.float32]
+"""[items, width], each of length 1."""
+
+_LOADING, _RUNNING = threading.Lock(), threading.Lock()
+
+
+@dataclass(frozen=True)
+class Clip:
+    """CLIP's network with what prepares pictures and captions for it."""
+
+    network: Any
+    pictures: Any
+    tokenizer: Any
+
+    def embed(self, frames: Sequence[NDArray[np.uint8]], captions: Sequence[str]) -> tuple[Embeddings, Embeddings]:
+        """The embeddings of one or more uint8 RGB frames and of any number of captions, in one forward.
+
+        A caption is read as far as the network's text goes: 77 tokens for OpenAI's.
+        """
+        import torch
+
+        tokens = self.tokenizer(
+            list(captions) or ["."],
+            padding=True,
+            truncation=True,
+            max_length=self.network.config.text_config.max_position_embeddings,
+            return_tensors="pt",
+        )
+        prepared = self.pictures(images=list(frames), return_tensors="pt")
+        inputs = {name: tokens[name] for name in ("input_ids", "attention_mask")}
+        inputs["pixel_values"] = prepared["pixel_values"]
+        with _RUNNING, torch.no_grad():
+            found = self.network(**{name: value.to(self.network.device) for name, value in inputs.items()})
+        images, texts = (_normalised(each) for each in (found.image_embeds, found.text_embeds))
+        return images, texts[: len(captions)]
+
+
+def load_clip(folder: Path) -> Clip:
+    """The CLIP model in a folder of transformers' layout, kept in memory; raises BadModel when it is none."""
+    with _LOADING:
+        return _load_clip(folder)
+
+
+@lru_cache(maxsize=1)
+def _load_clip(folder: Path) -> Clip:
+    from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
+
+    network, pictures, tokenizer = (load_part(part, folder) for part in (CLIPModel, CLIPImageProcessor, AutoTokenizer))
+    return Clip(network, pictures, tokenizer)
+
+
+def aesthetic_scores(head: Path, embeddings: Embeddings) -> NDArray[np.float32]:
+    """The score of each embedding by the head in a safetensors file: one linear layer (`weight`, `bias`), or several in
+    the order of their numbers (`layers.0.weight`, ...), without anything between them.
+
+    Raises BadModel when the file holds no such head, or one for embeddings of another width.
+    """
+    layers = _layers(head)
+    width = layers[0][0].shape[1]
+    if width != embeddings.shape[1]:
+        raise BadModel(
+            f"{head}: is for embeddings of {width} numbers, CLIP gives {embeddings.shape[1]}. Name that CLIP's head."
+        )
+    found = embeddings.astype(np.float64)
+    for weight, bias in layers:
+        found = found @ weight.T + bias
+    return found[:, 0].astype(np.float32)
+
+
+def _layers(head: Path) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    tensors = {name: tensor.double().numpy() for name, tensor in read_weights(head).items()}
+    stems = sorted((name.removesuffix("weight") for name in tensors if name.endswith("weight")), key=_number)
+    lacking = [f"{stem}bias" for stem in stems if f"{stem}bias" not in tensors]
+    if not stems or lacking:
+        raise BadModel(
+            f"{head}: no aesthetic head, it has no {lacking[0] if lacking else 'weight'}. See docs/weights.md."
+        )
+    layers = [(np.atleast_2d(tensors[f"{stem}weight"]), tensors[f"{stem}bias"]) for stem in stems]
+    widths = [weight.shape[0] for weight, _ in layers]
+    if widths[-1] != 1 or any(
+        weight.shape[1] != before for (weight, _), before in zip(layers[1:], widths, strict=False)
+    ):
+        raise BadModel(f"{head}: no aesthetic head, its layers do not lead to one score. See docs/weights.md.")
+    return layers
+
+
+def _number(stem: str) -> int:
+    """The number in "layers.6.", 0 without one."""
+    return int("".join(letter for letter in stem if letter.isdigit()) or 0)
+
+
+def _normalised(embeddings: Any) -> Embeddings:
+    found = embeddings.float().cpu().numpy()
+    return found / np.linalg.norm(found, axis=1, keepdims=True)

@@ -1,0 +1,59 @@
+"""Where a picture shows text, by CRAFT: boxes as four corners, from easyocr's own network and its functions for boxes.
+
+Source: Baek et al., "Character Region Awareness for Text Detection" (arXiv 1904.01941), the detector of Stable Video
+Diffusion's curation. easyocr's Reader unpickles its weights; here they come from a safetensors file with the same names
+of tensors, with or without the `module.` that its training put before them.
+"""
+
+import threading
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.errors import BadModel
+from models.hub import best_device, read_weights
+
+_LOADING, _RUNNING = threading.Lock(), threading.Lock()
+
+
+def find_craft_boxes(
+    weights: Path,
+    pictures: NDArray[np.uint8],
+    canvas_side: int = 1280,
+    text_threshold: float = 0.7,
+    link_threshold: float = 0.4,
+    low_text: float = 0.4,
+) -> list[NDArray[np.float32]]:
+    """The corners [boxes, 4, 2], (x, y) in pixels, of the text in each picture, uint8 RGB [pictures, height, width, 3].
+
+    A picture's long side is shrunk to `canvas_side`. A box holds a pixel whose score, 0 to 1, for text is above
+    `text_threshold`, and reaches as far as the score is above `low_text`, or that for links between letters is above
+    `link_threshold`. Raises BadModel when the weights are none of CRAFT.
+    """
+    from easyocr.detection import test_net
+
+    with _LOADING:
+        network = load_craft(weights)
+    with _RUNNING:
+        found, _ = test_net(
+            canvas_side, 1.0, network, pictures, text_threshold, link_threshold, low_text, False, best_device()
+        )
+    return [np.asarray(boxes, np.float32).reshape(-1, 4, 2) for boxes in found]
+
+
+@lru_cache(maxsize=1)
+def load_craft(weights: Path) -> Any:
+    """CRAFT as easyocr builds it, with the weights of a safetensors file; raises BadModel when they do not fit."""
+    from easyocr.craft import CRAFT
+
+    tensors = {name.removeprefix("module."): tensor for name, tensor in read_weights(weights).items()}
+    network = CRAFT()
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise BadModel(f"{weights}: not the weights of CRAFT ({reason}). See docs/weights.md.") from error
+    return network.eval().requires_grad_(False).to(best_device())

@@ -1,0 +1,175 @@
+"""Where the files of a network are: a model named by hub id and pinned revision, or by a path, found without a network.
+
+`ID@REVISION` is a snapshot in Hugging Face's local cache (`hf download ID --revision REVISION` puts it there); anything
+else is a path to a folder, or to one `.safetensors` file. Weights are safetensors, and no model brings its own code.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
+
+from models.errors import BadModel
+
+HUB_NAME = re.compile(r"(?P<id>\w[\w.-]*(/\w[\w.-]*)?)@(?P<revision>\w[\w./-]*)")
+
+READ_SUFFIXES = frozenset({".json", ".safetensors", ".txt", ".jinja", ".model"})
+"""Of a model's folder, what can be read when it is loaded, and so what its content is told by."""
+
+CONVERTING = "docs/weights.md"
+"""Says how published weights become safetensors."""
+
+
+def given_name(name: str) -> str:
+    """A name as it stands in settings: paths absolute; hub names, and names in the folder of weights, as they are."""
+    if not name.strip():
+        raise ValueError("a model has a name: ID@REVISION of the hub, or a path")
+    is_path = "/" in name and not HUB_NAME.fullmatch(name)
+    return str(Path(name).expanduser().absolute()) if is_path else name
+
+
+ModelName = Annotated[str, AfterValidator(given_name)]
+"""The type of a setting that names a model: ID@REVISION, a path, or a bare name in the folder of weights."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that was found: its folder or file, and the revision of its content.
+
+    The revision is ID@COMMIT for a snapshot of the hub, whose commit is the digest of its content, and
+    NAME:DIGITS, the first digits of a SHA-256, for local files.
+    """
+
+    path: Path
+    revision: str
+
+
+def located(name: str, weights: Path) -> str:
+    """A bare name as a path in the folder `weights`; any other name as it is."""
+    return name if "/" in name or HUB_NAME.fullmatch(name) else str(weights / name)
+
+
+def find_model(name: str) -> Model:
+    """The model of a name, from this machine alone; raises BadModel, saying what brings it, when it is not here."""
+    if hub := HUB_NAME.fullmatch(name):
+        return _in_cache(hub["id"], hub["revision"])
+    path = Path(name)
+    if path.is_file() and path.suffix == ".safetensors":
+        return Model(path, f"{path.name}:{_file_digest(path, *_stamp(path))[:12]}")
+    if path.is_dir():
+        _refuse_incomplete(path, name)
+        return Model(path, f"{path.name}:{_folder_digest(path)[:12]}")
+    wrong = "not weights, they end in .safetensors" if path.exists() else "no such file or folder"
+    raise BadModel(f"{name}: {wrong}; {CONVERTING} says how to make it.")
+
+
+def missing_models(names: Iterable[tuple[str, str]]) -> list[str]:
+    """A line for each (setting, model's name) whose model is not on this machine: what is missing, what brings it."""
+    lines = []
+    for setting, name in names:
+        try:
+            find_model(name)
+        except BadModel as error:
+            lines.append(f"{setting}: {error}")
+    return lines
+
+
+def load_part(part: Any, folder: Path, **options: Any) -> Any:
+    """What a class of transformers makes of a model's folder: a network in float32 on the best device, a tokenizer, ...
+
+    Raises BadModel when it cannot, or when the weights leave a part of the network as it was drawn at random.
+    """
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    is_network = not any(word in part.__name__ for word in ("Tokenizer", "Processor"))
+    asked = {"use_safetensors": True, "dtype": "float32", "output_loading_info": True} if is_network else {}
+    try:
+        made = part.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **asked, **options)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise BadModel(
+            f"{folder}: {part.__name__} cannot load it ({reason}). Is it the right kind of model?"
+        ) from error
+    return _whole_network(folder, *made) if is_network else made
+
+
+def read_weights(path: Path) -> dict[str, Any]:
+    """The tensors of one safetensors file by name; raises BadModel when it is none."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise BadModel(
+            f"{path}: not a readable safetensors file ({error}). {CONVERTING} says how to make it."
+        ) from error
+
+
+def best_device() -> str:
+    """Where networks run: "cuda" where there is one, else "cpu"."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _whole_network(folder: Path, network: Any, loading: dict[str, Any]) -> Any:
+    lacking = sorted(str(key) for key in {*loading.get("missing_keys", ()), *loading.get("mismatched_keys", ())})
+    if lacking:
+        more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+        raise BadModel(
+            f"{folder}: its weights lack {lacking[0]}{more} of {type(network).__name__}. Name a model of that kind."
+        )
+    return network.eval().requires_grad_(False).to(best_device())
+
+
+def _in_cache(model_id: str, revision: str) -> Model:
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    name = f"{model_id}@{revision}"
+    bring = f"`hf download {model_id} --revision {revision}`"
+    try:
+        folder = snapshot_download(model_id, revision=revision, cache_dir=constants.HF_HUB_CACHE, local_files_only=True)
+    except LocalEntryNotFoundError as error:
+        raise BadModel(f"{name}: not in Hugging Face's local cache; {bring} brings it.") from error
+    except HFValidationError as error:
+        raise BadModel(f"{name}: not a name of the hub ({error}).") from error
+    path = Path(folder)
+    _refuse_incomplete(path, name, f"; {bring} brings what is missing")
+    return Model(path, f"{model_id}@{path.name}")
+
+
+def _refuse_incomplete(folder: Path, name: str, remedy: str = "") -> None:
+    if not (folder / "config.json").is_file():
+        raise BadModel(f"{name}: it has no config.json{remedy}.")
+    index = folder / "model.safetensors.index.json"
+    shards = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else {"model.safetensors"}
+    missing = sorted(shard for shard in shards if not (folder / shard).is_file())
+    if missing:
+        raise BadModel(f"{name}: it has no {missing[0]}, and weights of another kind are not read{remedy}.")
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns
+
+
+@lru_cache(maxsize=256)
+def _file_digest(path: Path, size: int, changed_ns: int) -> str:
+    """SHA-256 of a file's bytes, read once for each size and time of change."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _folder_digest(folder: Path) -> str:
+    files = sorted(path for path in folder.iterdir() if path.is_file() and path.suffix in READ_SUFFIXES)
+    facts = [f"{path.name} {_file_digest(path, *_stamp(path))}" for path in files]
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()

@@ -1,0 +1,156 @@
+"""Similarity: how well captions fit a clip's pictures, and how pleasing these are, from one CLIP forward.
+
+`clip_similarity` is the mean cosine, -1 to 1, between the embedding of `caption` and those of the first, middle and
+last stored frame; `clip_similarity_image` and `clip_similarity_video` are those of the other two captions, and
+`clip_similarities` has the cosine of `caption` with each frame. `aesthetic` is LAION's score of these frames, about 1
+to 10, their mean. `clip_embeddings` keeps the frames' embeddings. Source: Stable Video Diffusion (arXiv 2311.15127, C.2
+and C.5). All need weights: without them the columns are null, and `similarity_note` says so.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from models.clip import aesthetic_scores, load_clip
+from models.errors import ReelmillError
+from models.hub import ModelName, find_model
+from tasks.caching import Step, cached
+from tasks.frames import first_middle_last
+from tasks.manifest import ERROR_FIELDS, ManifestRef, read_rows, table_of
+
+VERSION = 1
+
+NEEDS_OF_SCAN = ("frame_store",)
+
+NEEDS_OF_SPLIT = ("clip_id", "start_pts", "end_pts")
+
+NEEDS_OF_CAPTIONS = ("clip_id", "caption", "caption_image", "caption_video")
+
+SCHEMA = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("clip_similarity", pa.float32()),
+        ("clip_similarity_image", pa.float32()),
+        ("clip_similarity_video", pa.float32()),
+        ("clip_similarities", pa.list_(pa.float32())),
+        ("aesthetic", pa.float32()),
+        ("similarity_note", pa.string()),
+        ("clip_model", pa.string()),
+        ("clip_embeddings", pa.list_(pa.list_(pa.float16()))),
+        *ERROR_FIELDS,
+    ]
+)
+
+STEP = Step("similarity", VERSION, SCHEMA)
+
+CAPTIONS = {
+    "caption": "clip_similarity",
+    "caption_image": "clip_similarity_image",
+    "caption_video": "clip_similarity_video",
+}
+"""The captions, and the columns of their similarity."""
+
+OFF = "Not measured: no CLIP model is named (similarity.clip_model)."
+
+NO_HEAD = "No aesthetic score: no head is named (similarity.aesthetic_head)."
+
+
+class SimilarityConfig(BaseModel):
+    """Which networks compare; none by default, as their weights are not at hand everywhere."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    clip_model: ModelName | None = Field(
+        default=None, description="CLIP: ID@REVISION or a folder; none measures nothing."
+    )
+    aesthetic_head: ModelName | None = Field(
+        default=None, description="The head of the aesthetic score, a safetensors file made for this CLIP."
+    )
+
+    @model_validator(mode="after")
+    def _head_has_its_model(self) -> Self:
+        if self.aesthetic_head and not self.clip_model:
+            raise ValueError("the aesthetic_head reads CLIP's embeddings, so clip_model is needed")
+        return self
+
+
+def models_of(config: SimilarityConfig) -> dict[str, str]:
+    """The models that the settings ask for, by the setting that names them."""
+    named = {"clip_model": config.clip_model, "aesthetic_head": config.aesthetic_head}
+    return {setting: name for setting, name in named.items() if name}
+
+
+def similarities(frames: NDArray[np.float32], captions: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The cosines [captions, frames] of embeddings [frames, width] and [captions, width], each of length 1."""
+    return captions @ frames.T
+
+
+def columns_of(
+    embeddings: NDArray[np.float32], told: Mapping[str, NDArray[np.float32]], aesthetics: NDArray[np.float32] | None
+) -> dict[str, Any]:
+    """The measured columns from the embeddings [frames, width] of a clip's frames, those of its captions, [width] by
+    the caption's column, and the frames' aesthetic scores."""
+    cosines = {name: similarities(embeddings, embedding[None])[0] for name, embedding in told.items()}
+    means = {CAPTIONS[name]: float(values.mean()) for name, values in cosines.items()}
+    return {
+        **means,
+        "clip_similarities": cosines["caption"].tolist() if "caption" in cosines else None,
+        "aesthetic": None if aesthetics is None else float(aesthetics.mean()),
+        "similarity_note": NO_HEAD if aesthetics is None else None,
+        "clip_embeddings": list(embeddings.astype(np.float16)),
+    }
+
+
+def measure_clip(store: Path, clip: Mapping[str, Any], config: SimilarityConfig) -> dict[str, Any]:
+    """The row of one clip, from its frames in `store` and its captions; nulls and the reason when it cannot be
+    measured."""
+    row = {"clip_id": clip["clip_id"], "attempt": 1}
+    captions = {name: clip[name] for name in CAPTIONS if clip.get(name)}
+    try:
+        model = find_model(config.clip_model or "")
+        frames = first_middle_last(store, clip["start_pts"], clip["end_pts"])
+        embeddings, texts = load_clip(model.path).embed(list(frames), list(captions.values()))
+        head = config.aesthetic_head
+        aesthetics = aesthetic_scores(find_model(head).path, embeddings) if head else None
+        told = dict(zip(captions, texts, strict=True))
+        return row | columns_of(embeddings, told, aesthetics) | {"clip_model": model.revision}
+    except ReelmillError as error:
+        return row | {"error_code": error.code, "error_message": str(error)}
+
+
+def measure_video(
+    root: Path, config: SimilarityConfig, scan: ManifestRef, split: ManifestRef, captions: ManifestRef
+) -> ManifestRef:
+    """The similarity of one video's clips below `root`: found, or measured."""
+    if not config.clip_model:
+        return cached(STEP, root, config, [split], lambda _: _unmeasured(split))
+
+    def compute(_: str) -> pa.Table:
+        told = {row["clip_id"]: row for row in read_rows(captions, NEEDS_OF_CAPTIONS)}
+        stores = [root / row["frame_store"] for row in read_rows(scan, NEEDS_OF_SCAN) if row["frame_store"]]
+        clips = [told.get(clip["clip_id"], {}) | clip for clip in read_rows(split, NEEDS_OF_SPLIT)]
+        return table_of([measure_clip(store, clip, config) for store in stores for clip in clips], SCHEMA)
+
+    revisions = {setting: find_model(name).revision for setting, name in models_of(config).items()}
+    settings = config.model_copy(update=revisions)
+    return cached(STEP, root, settings, [scan, split, captions], compute, " ".join(revisions.values()))
+
+
+def _unmeasured(split: ManifestRef) -> pa.Table:
+    rows = read_rows(split, ("clip_id",))
+    return table_of([{**row, "similarity_note": OFF, "attempt": 1} for row in rows], SCHEMA)
+
+
+@task(name="similarity", cache_policy=NO_CACHE)
+def measure_similarity(
+    root: Path, config: SimilarityConfig, videos: Sequence[tuple[ManifestRef, ManifestRef, ManifestRef]]
+) -> list[ManifestRef]:
+    """Measure the clips of a chunk of videos, each given by its scan, its split and its captions."""
+    return [measure_video(root, config, *manifests) for manifests in videos]

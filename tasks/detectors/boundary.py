@@ -1,0 +1,60 @@
+"""What detectors find, and how they compare the small pictures of a scan."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.signals import THUMBNAIL_SIZES
+
+Floats = NDArray[np.floating]
+Span = tuple[int, int]
+"""Frame indices [start, end), the end excluded."""
+
+Kind = Literal["start", "cut", "dissolve", "fade", "wipe", "end"]
+"""What shots are divided by; `start` and `end` are those of the video."""
+
+LUMA = THUMBNAIL_SIZES[0][0] * THUMBNAIL_SIZES[0][1]
+"""How many of a thumbnail's values are luma; they come first."""
+
+_CHROMA = sum(width * height for width, height in THUMBNAIL_SIZES[1:])
+
+WEIGHTS = np.concatenate([np.full(LUMA, 0.5 / LUMA), np.full(_CHROMA, 0.5 / _CHROMA)]).astype(np.float32)
+"""What each value of a thumbnail counts in a comparison: luma half, chroma half."""
+
+
+@dataclass(frozen=True, order=True)
+class Boundary:
+    """The frames [start, end) that belong to two shots or none; a cut has none, and the next shot begins at `start`."""
+
+    start: int
+    end: int
+    kind: Kind
+
+
+def distance(a: NDArray[Any], b: NDArray[Any]) -> Floats:
+    """The weighted mean absolute difference, 0 to 255, of thumbnails [..., values]."""
+    return np.abs(a.astype(np.float32) - b) @ WEIGHTS
+
+
+def between(boundaries: Iterable[Boundary], frames: int) -> list[Span]:
+    """The spans of frames that no boundary has cut or taken, in order of time."""
+    edges = [0, *(edge for b in sorted(boundaries) for edge in (b.start, b.end)), frames]
+    return [(a, b) for a, b in zip(edges[::2], edges[1::2], strict=True) if a < b]
+
+
+def frames_at(seconds: Floats, rate: float) -> NDArray[np.intp]:
+    """The indices of the frames shown at `rate` times a second, each once; `seconds` are the frames' times."""
+    ticks = np.arange(seconds[0], seconds[-1] + 1 / rate, 1 / rate)
+    return np.unique(np.searchsorted(seconds, ticks, side="right") - 1).clip(0)
+
+
+def without_overlaps(found: Sequence[tuple[float, Boundary]]) -> list[Boundary]:
+    """Of boundaries with a score, those that overlap none of a higher score, in order of time."""
+    kept: list[Boundary] = []
+    for _, boundary in sorted(found, key=lambda scored: (-scored[0], scored[1])):
+        if all(boundary.end <= other.start or other.end <= boundary.start for other in kept):
+            kept.append(boundary)
+    return sorted(kept)

@@ -1,0 +1,76 @@
+"""The detectors by name, and the cascade of them: cuts at the native rate, then fades, wipes and dissolves.
+
+Each detector of the cascade looks only at what those before it have left, so that none compares pictures across a
+boundary that is known already.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from tasks.detectors.boundary import Boundary
+from tasks.detectors.cuts import CutSettings, find_cuts
+from tasks.detectors.dissolves import DissolveSettings, find_dissolves
+from tasks.detectors.fades import FadeSettings, find_fades
+from tasks.detectors.pyscenedetect import LibrarySettings, find_adaptive, find_content
+from tasks.detectors.wipes import WipeSettings, find_wipes
+from tasks.signals import Signals
+
+Detector = Literal["cascade", "adaptive", "content", "fixed"]
+
+
+NEAR = 2
+"""A cut so many frames from the end of a gradual transition belongs to it."""
+
+
+class DetectorSettings(CutSettings, FadeSettings, WipeSettings, DissolveSettings, LibrarySettings):
+    """Which detector, and the settings of each."""
+
+    detector: Detector = Field(
+        default="cascade",
+        description="cascade: cuts, dissolves, fades and wipes; adaptive, content: PySceneDetect's; fixed: a stride.",
+    )
+    stride_s: float = Field(default=10.0, gt=0, description="fixed: length of a shot, in seconds.")
+
+
+def find_boundaries(signals: Signals, settings: DetectorSettings) -> list[Boundary]:
+    """The boundaries between shots that the detector asked for finds, in order of time."""
+    return DETECTORS[settings.detector](signals, settings) if len(signals.seconds) else []
+
+
+def cascade(signals: Signals, settings: DetectorSettings) -> list[Boundary]:
+    """Hard cuts, fades, wipes and dissolves."""
+    found = find_cuts(signals, settings)
+    found = with_gradual(found, find_fades(signals, found, settings))
+    found = with_gradual(found, find_wipes(signals, found, settings))
+    return with_gradual(found, find_dissolves(signals, found, settings))
+
+
+def with_gradual(found: list[Boundary], gradual: list[Boundary]) -> list[Boundary]:
+    """The boundaries found so far and gradual ones, which swallow the cuts inside them and next to their ends: a
+    dissolve may begin with a jump."""
+    wider, swallowed = [], set[Boundary]()
+    for transition in gradual:
+        near = {b for b in found if b.kind == "cut" and transition.start - NEAR <= b.start <= transition.end + NEAR}
+        starts, ends = ([edge(b) for b in (transition, *near)] for edge in (lambda b: b.start, lambda b: b.end))
+        wider.append(Boundary(min(starts), max(ends), transition.kind))
+        swallowed |= near
+    return sorted([*(b for b in found if b not in swallowed), *wider])
+
+
+def fixed(signals: Signals, settings: DetectorSettings) -> list[Boundary]:
+    """A cut every `stride_s` seconds, whatever is shown."""
+    seconds = signals.seconds
+    ticks = np.arange(seconds[0] + settings.stride_s, seconds[-1], settings.stride_s)
+    frames = np.unique(np.searchsorted(seconds, ticks - 1e-9))
+    return [Boundary(int(frame), int(frame), "cut") for frame in frames]
+
+
+DETECTORS: Mapping[Detector, Callable[[Signals, DetectorSettings], list[Boundary]]] = {
+    "cascade": cascade,
+    "adaptive": find_adaptive,
+    "content": find_content,
+    "fixed": fixed,
+}

@@ -1,0 +1,149 @@
+"""Dissolves: for a while, every picture is a mixture of two that have little in common.
+
+Three pictures A, M, B, `reach` steps of a rate apart. Where M = (1-a) A + a B, three things hold that camera and object
+motion do not bring about: M is explained as such a mixture (`residual`, as a share of the difference of A and B); its
+variance dips by a (1-a) times the variance of A - B (`dip`: 1 in a dissolve, about 0 in motion); and the energy of its
+fine detail, in which A and B are not correlated, goes down to (1-a)^2 and a^2 of theirs (`blur`: 1, about 0). The rates
+are the two lower ones of a cascade: the middle one sees dissolves of some frames, the low one those of seconds.
+
+Where the dissolve begins and ends is then fitted at the native rate: the course of variance and of detail that two
+shots of constant ones would show.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from tasks.detectors.boundary import LUMA, WEIGHTS, Boundary, Floats, Span, between, frames_at, without_overlaps
+from tasks.signals import Signals
+
+
+class DissolveSettings(BaseModel):
+    """What makes a dissolve."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    middle_rate: float = Field(default=8.0, gt=0, description="Frames a second that show dissolves of some frames.")
+    low_rate: float = Field(default=2.5, gt=0, description="Frames a second that show dissolves of seconds.")
+    middle_threshold: float = Field(
+        default=0.6, gt=0, description="Least mean of dip and blur, 0 to 1, at the middle rate; more: fewer dissolves."
+    )
+    low_threshold: float = Field(default=0.55, gt=0, description="The same at the low rate.")
+    min_difference: float = Field(
+        default=0.8, ge=0, description="Least difference of the two pictures, as a multiple of their contrast."
+    )
+    max_residual: float = Field(
+        default=0.55,
+        ge=0,
+        description="How much of that difference a mixture may leave unexplained; more: more dissolves.",
+    )
+    min_dissolve_frames: int = Field(default=3, ge=1, description="Shorter mixtures are cuts.")
+
+
+STEPS = (2, 3)
+"""How many steps of its rate the outer two of three pictures are away from the middle one."""
+
+LEAST = 0.3
+"""Dip and blur each reach so much, whatever their mean."""
+
+FIT_S = 1.5
+"""How far around its middle a dissolve is fitted, in seconds."""
+
+BATCH = 4096
+"""Triples of pictures compared at a time, to keep memory small."""
+
+
+def find_dissolves(signals: Signals, taken: list[Boundary], settings: DissolveSettings) -> list[Boundary]:
+    """The dissolves, in order of time; none overlaps a boundary in `taken`, nor compares pictures across one."""
+    free = between(taken, len(signals.seconds))
+    found: list[tuple[float, Boundary]] = []
+    rates = ((settings.middle_rate, settings.middle_threshold), (settings.low_rate, settings.low_threshold))
+    for rate, threshold in rates:
+        for span in free:
+            for score, middle in candidates(signals, span, rate, threshold, settings):
+                dissolve = fitted(signals, span, middle, settings)
+                found += [(score, dissolve)] if dissolve else []
+    return without_overlaps(found)
+
+
+def candidates(
+    signals: Signals, span: Span, rate: float, threshold: float, settings: DissolveSettings
+) -> list[tuple[float, int]]:
+    """(score, frame) of the best frame in each stretch of the span that looks like a dissolve at `rate`."""
+    start, end = span
+    frames = frames_at(signals.seconds[start:end], rate) + start
+    scores = np.zeros(len(frames))
+    for step in STEPS:
+        if len(frames) > 2 * step:
+            here = slice(step, -step)
+            scores[here] = np.maximum(scores[here], scores_of(signals, frames, step, settings))
+    good = np.concatenate([[False], scores >= threshold, [False]])
+    stretches = np.flatnonzero(np.diff(good)).reshape(-1, 2)
+    best = [a + int(np.argmax(scores[a:b])) for a, b in stretches]
+    return [(float(scores[i]), int(frames[i])) for i in best]
+
+
+def scores_of(signals: Signals, frames: NDArray[np.intp], step: int, settings: DissolveSettings) -> Floats:
+    """The mean of dip and blur for all frames but the outer `step` ones; 0 where another condition fails."""
+    triples = np.stack([frames[: -2 * step], frames[step:-step], frames[2 * step :]])
+    batches = [triples[:, i : i + BATCH] for i in range(0, triples.shape[1], BATCH)]
+    return np.concatenate([_score(signals, batch, settings) for batch in batches])
+
+
+def _score(signals: Signals, triples: NDArray[np.intp], settings: DissolveSettings) -> Floats:
+    a, m, b = (signals.thumbnails[i].astype(np.float32) for i in triples)
+    step = b - a
+    squared = np.maximum(step**2 @ WEIGHTS, 1e-6)
+    share = np.clip(((m - a) * step) @ WEIGHTS / squared, 0, 1)
+    residual = np.sqrt((m - a - share[:, None] * step) ** 2 @ WEIGHTS / squared)
+    mixing = np.maximum(share * (1 - share), 1e-3)
+    expected, difference = (1 - share) * variance(a) + share * variance(b), variance(step)
+    dip = (expected - variance(m)) / np.maximum(mixing * difference, 1e-3)
+    detail = signals.detail[triples].astype(np.float64)
+    lost = (1 - share) * detail[0] + share * detail[2] - detail[1]
+    blur = lost / np.maximum(mixing * (detail[0] + detail[2]), 1e-3)
+    apart = np.sqrt(2 * difference / (variance(a) + variance(b) + 1))
+    mixed = (mixing > 0.16) & (residual <= settings.max_residual) & (apart >= settings.min_difference)
+    mixed &= (dip >= LEAST) & (blur >= LEAST)
+    return np.where(mixed, (np.minimum(dip, 1) + np.minimum(blur, 1)) / 2, 0.0)
+
+
+def variance(pictures: Floats) -> Floats:
+    """The weighted variance over the pixels of thumbnails [pictures, values], the planes' together."""
+    luma, chroma = pictures[:, :LUMA], pictures[:, LUMA:].reshape(len(pictures), 2, -1)
+    return luma.var(axis=1) / 2 + chroma.var(axis=2).mean(axis=1) / 2
+
+
+def fitted(signals: Signals, span: Span, middle: int, settings: DissolveSettings) -> Boundary | None:
+    """The dissolve around a frame, its length fitted; None when no length explains the course better than none."""
+    seconds = signals.seconds
+    start = max(span[0], int(np.searchsorted(seconds, seconds[middle] - FIT_S)))
+    end = min(span[1], int(np.searchsorted(seconds, seconds[middle] + FIT_S)))
+    courses = np.stack([signals.deviation[start:end].astype(float) ** 2, signals.detail[start:end]], axis=1)
+    first, last = best_mixture(courses / np.maximum(courses.mean(axis=0), 1e-6), middle - start)
+    if last - first - 1 < settings.min_dissolve_frames:
+        return None
+    return Boundary(start + first + 1, start + last, "dissolve")
+
+
+def best_mixture(courses: Floats, middle: int) -> Span:
+    """The last frame of the one shot and the first of the other that explain the courses [frames, courses] best.
+
+    A course is (1-a)^2 times one constant plus a^2 times another, where a rises in a straight line from 0 to 1.
+    """
+    frame = np.arange(len(courses))
+    pairs = [(s, e) for s in range(middle) for e in range(middle + 1, len(courses))]
+    if not pairs:
+        return middle, middle
+    misfits = [mixture_misfit(courses, np.clip((frame - s) / (e - s), 0, 1)) for s, e in pairs]
+    return pairs[int(np.argmin(misfits))]
+
+
+def mixture_misfit(courses: Floats, share: Floats) -> float:
+    """The squared error of the best two constants, summed over frames and courses."""
+    one, other = (1 - share) ** 2, share**2
+    a, b, c = one @ one, one @ other, other @ other
+    first, second = one @ courses, other @ courses
+    determinant = max(a * c - b * b, 1e-9)
+    x, y = (c * first - b * second) / determinant, (a * second - b * first) / determinant
+    return float((courses**2).sum() - (x * first + y * second).sum())

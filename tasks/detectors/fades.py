@@ -1,0 +1,106 @@
+"""Fades through a flat picture: the contrast falls steadily to nothing, or rises from it, whatever the colour.
+
+PySceneDetect's ThresholdDetector asks for black by its mean; a flat picture by its contrast is black, white or any
+other, and a dark shot is not one. The ramps on both sides belong to the fade: contrast times a share that is 1 in the
+shot and falls in a straight line to 0, fitted by least squares.
+"""
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from tasks.detectors.boundary import Boundary, Floats, Span, between, distance
+from tasks.signals import Signals
+
+AFTER = 10
+"""Frames of the shot itself that a ramp is fitted with."""
+
+
+BACK = 0.3
+"""A picture is back when it differs by less than this share of its difference to the flat picture."""
+
+
+class FadeSettings(BaseModel):
+    """What makes a fade."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    flat_contrast: float = Field(
+        default=4.0, ge=0, description="A picture is flat when its luma deviates by less, 0 to 255."
+    )
+    min_fade_frames: int = Field(default=3, ge=2, description="A shorter ramp to or from a flat picture is a cut.")
+    max_fade_s: float = Field(default=3.0, gt=0, description="Longest ramp that is looked for, in seconds.")
+    fade_misfit: float = Field(
+        default=0.12, ge=0, description="How far contrast may stray from the ramp, as a share of it; more: more fades."
+    )
+    blink_s: float = Field(
+        default=0.4, ge=0, description="A fade from a shot to itself within so many seconds is a flash."
+    )
+
+
+def find_fades(signals: Signals, cuts: list[Boundary], settings: FadeSettings) -> list[Boundary]:
+    """The fades, in order of time; one that begins or ends the video reaches to its first or last frame.
+
+    No ramp reaches over one of the `cuts`.
+    """
+    fades = []
+    for start, end in flat_runs(signals.deviation, settings.flat_contrast):
+        shots = between(cuts, len(signals.deviation))
+        first = next((a for a, b in shots if a < start <= b), start)
+        last = next((b for a, b in shots if a <= end < b), end)
+        before = ramp(signals, (first, start), settings, backwards=True)
+        after = ramp(signals, (end, last), settings, backwards=False)
+        fade = Boundary(start - before, end + after, "fade")
+        if before + after and not is_blink(signals, fade, settings):
+            fades.append(fade)
+    return merged(fades)
+
+
+def flat_runs(contrast: Floats, limit: float) -> list[Span]:
+    """The spans of consecutive frames whose contrast is at most `limit`."""
+    flat = np.concatenate([[False], contrast <= limit, [False]])
+    return [(int(a), int(b)) for a, b in np.flatnonzero(np.diff(flat)).reshape(-1, 2)]
+
+
+def ramp(signals: Signals, shot: Span, settings: FadeSettings, backwards: bool) -> int:
+    """How many frames of a shot beside a flat picture belong to the fade; 0 where the picture is cut instead.
+
+    The shot's frames lie before the flat picture where `backwards`, else after it.
+    """
+    outwards = slice(*shot)
+    course, seconds = signals.deviation[outwards].astype(float), signals.seconds[outwards]
+    if backwards:
+        course, seconds = course[::-1], seconds[::-1]
+    longest = np.count_nonzero(np.abs(seconds - seconds[0]) <= settings.max_fade_s) if len(seconds) else 0
+    misfits = [ramp_misfit(course, length) for length in range(longest)]
+    best = int(np.argmin(misfits)) if misfits else 0
+    return best if best >= settings.min_fade_frames and misfits[best] <= settings.fade_misfit else 0
+
+
+def ramp_misfit(course: Floats, length: int) -> float:
+    """How badly a ramp of `length` frames explains the contrast from a flat picture outwards, as a share of the
+    shot's contrast: the root mean square over the ramp and the ten frames after it."""
+    near = course[: length + AFTER]
+    model = np.minimum(1, np.arange(1, len(near) + 1) / (length + 1))
+    level = model @ near / (model @ model)
+    return float(np.sqrt(np.mean((near - level * model) ** 2)) / max(level, 1e-6))
+
+
+def is_blink(signals: Signals, fade: Boundary, settings: FadeSettings) -> bool:
+    """Whether a short fade goes back to the picture it came from."""
+    before, after = fade.start - 1, fade.end
+    if before < 0 or after >= len(signals.seconds):
+        return False
+    pictures, middle = signals.thumbnails, (fade.start + fade.end) // 2
+    returns = distance(pictures[before], pictures[after]) < BACK * distance(pictures[before], pictures[middle])
+    return bool(returns and signals.seconds[after] - signals.seconds[before] <= settings.blink_s)
+
+
+def merged(fades: list[Boundary]) -> list[Boundary]:
+    """Fades as they are, those that touch or overlap as one."""
+    joined: list[Boundary] = []
+    for fade in fades:
+        if joined and fade.start <= joined[-1].end:
+            joined[-1] = Boundary(joined[-1].start, max(joined[-1].end, fade.end), "fade")
+        else:
+            joined.append(fade)
+    return joined

@@ -1,0 +1,108 @@
+"""Wipes: one picture moves its edge over another: each place changes once, at a time that rises steadily across.
+
+In a window, the moment of the greatest change of each place is fitted by a plane over the picture. In a wipe nearly all
+places keep to it (`share`), it takes some frames from one side to the other, that change is much of what happens at the
+place (`jump`), and the pictures before and after differ nearly everywhere (`places`). Moving cameras and shapes change
+places again and again, what passes by leaves the picture as it was, a cut or a flash changes all at once.
+"""
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from tasks.detectors.boundary import LUMA, Boundary, Floats, Span, between, frames_at, without_overlaps
+from tasks.signals import THUMBNAIL_SIZES, Signals
+
+
+class WipeSettings(BaseModel):
+    """What makes a wipe."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    wipe_rate: float = Field(default=8.0, gt=0, description="How many times a second a wipe is looked for.")
+    wipe_share: float = Field(
+        default=0.9, ge=0, le=1, description="Least share of the change that keeps to the wipe's time; more: fewer."
+    )
+    wipe_jump: float = Field(
+        default=0.35, ge=0, le=1, description="Least share of a place's changes that its greatest is; more: fewer."
+    )
+    wipe_places: float = Field(
+        default=0.65, ge=0, le=1, description="Least share of the picture that differs before and after; more: fewer."
+    )
+    min_wipe_frames: int = Field(default=6, ge=1, description="Shorter wipes are cuts.")
+
+
+REACHES_S = (0.32, 0.64, 0.96)
+"""How far the windows reach on both sides, in seconds."""
+
+DIFFERS = 0.3
+"""A place differs by more than this multiple of the pictures' contrast."""
+
+WITHIN = 2.0
+"""A place keeps to its time when it changes within so many frames of it."""
+
+_WIDTH, _HEIGHT = THUMBNAIL_SIZES[0]
+_Y, _X = np.mgrid[0:_HEIGHT, 0:_WIDTH]
+PLANE = np.stack([np.ones(LUMA), (_X.ravel() + 0.5) / _WIDTH - 0.5, (_Y.ravel() + 0.5) / _HEIGHT - 0.5], axis=1)
+"""[places, 3]: what a plane over the picture is fitted with."""
+
+
+def find_wipes(signals: Signals, taken: list[Boundary], settings: WipeSettings) -> list[Boundary]:
+    """The wipes, in order of time; none overlaps a boundary in `taken`."""
+    found = []
+    for start, end in between(taken, len(signals.seconds)):
+        for middle in frames_at(signals.seconds[start:end], settings.wipe_rate) + start:
+            for reach in REACHES_S:
+                window = _window(signals, int(middle), reach)
+                if window[0] >= start and window[1] <= end:
+                    found += wipe_in(signals, window, settings)
+    return without_overlaps(found)
+
+
+def wipe_in(signals: Signals, window: Span, settings: WipeSettings) -> list[tuple[float, Boundary]]:
+    """The wipe that the window shows, with its share, or nothing."""
+    pictures = signals.thumbnails[window[0] : window[1], :LUMA].astype(np.float32)
+    if len(pictures) < 4 or changed_places(pictures) < settings.wipe_places:
+        return []
+    steps = np.abs(np.diff(pictures, axis=0))
+    pairs = steps[1:] + steps[:-1]
+    share, (first, last) = kept_time(pairs)
+    jump = pairs.max(axis=0).sum() / steps.sum()
+    start, end = window[0] + round(first), window[0] + round(last) + 1
+    if not window[0] <= start <= end - settings.min_wipe_frames < end <= window[1]:
+        return []
+    if share < settings.wipe_share or jump < settings.wipe_jump:
+        return []
+    return [(share, Boundary(start, end, "wipe"))]
+
+
+def changed_places(pictures: Floats) -> float:
+    """The share of places that differ between the first and the last picture."""
+    first, last = pictures[0], pictures[-1]
+    contrast = max((first.std() + last.std()) / 2, 1.0)
+    return float(np.mean(np.abs(last - first) > DIFFERS * contrast))
+
+
+def kept_time(pairs: Floats) -> tuple[float, tuple[float, float]]:
+    """The share of the greatest changes that happen when a plane over the picture says, and when it begins and ends.
+
+    pairs: how much each place changes over two frames, [times, places]; times are counted in frames from the first
+    picture.
+    """
+    greatest, time = pairs.max(axis=0), pairs.argmax(axis=0) + 1.0
+    weights = np.maximum(greatest - 3 * np.median(pairs, axis=0), 0) ** 2 + 1e-3
+    plane = _fit(weights, time)
+    for _ in range(2):
+        plane = _fit(weights / (1 + ((time - plane) / WITHIN) ** 2), time)
+    share = greatest[np.abs(time - plane) < WITHIN].sum() / max(greatest.sum(), 1e-6)
+    return float(share), (float(plane.min()), float(plane.max()))
+
+
+def _fit(weights: Floats, time: Floats) -> Floats:
+    weighted = PLANE * weights[:, None]
+    return PLANE @ np.linalg.solve(PLANE.T @ weighted + 1e-6 * np.eye(3), weighted.T @ time)
+
+
+def _window(signals: Signals, middle: int, reach_s: float) -> Span:
+    here = signals.seconds[middle]
+    first, last = np.searchsorted(signals.seconds, [here - reach_s, here + reach_s])
+    return int(first), int(last) + 1

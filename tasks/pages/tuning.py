@@ -1,0 +1,138 @@
+"""The tuning panel: what a page needs to decide on a dataset's clips again, by itself, as `reelmill select` would.
+
+Numbers go into the page as typed arrays in base64, one value a clip; pictures only of some clips, spread over each axis
+and dense around its present limit. With more clips than `TUNED`, every n-th is taken, and the page says so.
+"""
+
+import base64
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from models.camera import MOTIONS
+from tasks.pages.dataset import RULES, Dataset
+from tasks.pages.page import clock, file_name
+from tasks.pages.sheets import Reel
+from tasks.rules import AXES, PRESETS, REASONS, Axis, SelectConfig, codes, floats, limits_of, seconds_of
+
+TUNED = 200_000
+"""Most clips whose numbers stand in a page: 50 bytes each."""
+
+MARKS = (0.125, 0.25, 0.5)
+"""Quantiles that the Stable Video Diffusion paper tried, offered as marks."""
+
+PREVIEW_FRAMES, PREVIEW_SIDE = 4, 128
+
+NEAR_SHARE = 0.5
+"""Of an axis' previews so many lie next to its present limit, the rest over its whole range."""
+
+UNMEASURED = 255
+"""Stands for a camera motion that is null."""
+
+
+class Shown(NamedTuple):
+    """An axis for readers: its title, its unit, and what one number of it is multiplied with to be said."""
+
+    title: str
+    unit: str
+
+
+SHOWN = {
+    "too_short": Shown("Length", "seconds at least"),
+    "no_picture": Shown("Contrast", "deviation of luma, 0 to 255, at least"),
+    "too_much_text": Shown("Text", "share of the picture, at most"),
+    "low_motion": Shown("Motion", "short sides per second at least"),
+    "too_much_motion": Shown("Motion, upper end", "short sides per second at most"),
+    "low_aesthetic": Shown("Aesthetic score", "at least"),
+    "low_similarity": Shown("Likeness of caption and picture", "cosine at least"),
+    "not_sharp": Shown("Sharpness", "at least"),
+}
+"""The axes of the panel, in the order of the rules."""
+
+LENGTH = Axis("too_short", "seconds", "min_clip_s")
+"""Length is no measured column; the panel treats it like one."""
+
+
+def panel(dataset: Dataset, reel: Reel, previews: int) -> dict[str, Any]:
+    """What the panel's script works on, ready for JSON; `previews` is the number of pictured clips for each axis."""
+    rows = np.unique(np.linspace(0, max(len(dataset.clips) - 1, 0), min(len(dataset.clips), TUNED)).astype(np.int64))
+    clips = dataset.clips.take(pa.array(rows))
+    config = SelectConfig.model_validate(dict(dataset.thresholds))
+    arrays = arrays_of(clips)
+    used = [axis for axis in (LENGTH, *AXES) if np.isfinite(arrays[axis.column]).any()]
+    shown = chosen(clips, arrays, used, config, previews)
+    pictures = [preview for row in shown if (preview := _preview(clips, row, reel))]
+    return {
+        "folder": str(dataset.root.resolve()),
+        "clips": len(dataset.clips),
+        "columns": {name: packed(values) for name, values in arrays.items()},
+        "axes": [vars(axis) for axis in AXES],
+        "cards": [vars(axis) | SHOWN[axis.reason]._asdict() for axis in used],
+        "reasons": REASONS,
+        "titles": {reason: words.title for reason, words in RULES.items()},
+        "motions": MOTIONS,
+        "marks": MARKS,
+        "config": config.model_dump(mode="json"),
+        "presets": {name: preset().model_dump(mode="json") for name, preset in PRESETS.items()},
+        "previews": pictures,
+    }
+
+
+def arrays_of(clips: pa.Table) -> dict[str, NDArray[Any]]:
+    """The columns that the rules read, as arrays; NaN, -1 or UNMEASURED for null."""
+    nothing = np.full(len(clips), np.nan, np.float32)
+    names = dict.fromkeys(axis.column for axis in AXES) | {"change": None}
+    measured = {name: floats(clips, name) if name in clips.column_names else nothing for name in names}
+    motions = [MOTIONS.index(name) if name in MOTIONS else UNMEASURED for name in clips["camera_motion"].to_pylist()]
+    pixels = clips["width"].fill_null(0).to_numpy() * clips["height"].fill_null(0).to_numpy()
+    return {name: values.astype(np.float32) for name, values in measured.items()} | {
+        "seconds": seconds_of(clips),
+        "group": codes(clips, "dedup_group").astype(np.int32),
+        "shot": codes_in_order(codes(clips, "video_id", "shot_start_pts")),
+        "pixels": pixels.astype(np.int32),
+        "sharp": np.nan_to_num(measured["sharpness"].astype(np.float64)),
+        "camera": np.array(motions, np.uint8),
+    }
+
+
+def codes_in_order(values: NDArray[np.int64]) -> NDArray[np.int32]:
+    """The same numbers made small."""
+    return np.unique(values, return_inverse=True)[1].ravel().astype(np.int32)
+
+
+def packed(values: NDArray[Any]) -> dict[str, str]:
+    """An array for a page: the name of its type, little endian, and its bytes in base64."""
+    little = values.astype(values.dtype.newbyteorder("<"))
+    return {"type": little.dtype.str, "bytes": base64.b64encode(little.tobytes()).decode()}
+
+
+def chosen(
+    clips: pa.Table, arrays: Mapping[str, NDArray[Any]], axes: list[Axis], config: SelectConfig, count: int
+) -> list[int]:
+    """Rows of clips to picture: for each axis `count`, some next to its limit, some spread over all ranks."""
+    limits, _ = limits_of(clips, config)
+    if config.min_clip_s is not None:
+        limits["too_short"] = config.min_clip_s
+    rows: set[int] = set()
+    for axis in axes:
+        values = arrays[axis.column]
+        order = np.argsort(values, kind="stable")[: np.isfinite(values).sum()]
+        near = int(count * NEAR_SHARE) if axis.reason in limits else 0
+        place = int(np.searchsorted(values[order], limits.get(axis.reason, 0)))
+        start = max(0, min(place - near // 2, len(order) - near))
+        spread = np.linspace(0, len(order) - 1, min(count - near, len(order))).astype(int)
+        rows |= {*order[start : start + near].tolist(), *order[spread].tolist()}
+    return sorted(rows)
+
+
+def _preview(clips: pa.Table, row: int, reel: Reel) -> dict[str, Any] | None:
+    clip = clips.slice(row, 1).to_pylist()[0]
+    strip = reel.strip(clip, PREVIEW_FRAMES, PREVIEW_SIDE)
+    if strip is None:
+        return None
+    name = f"{file_name(clip['source'])} at {clock(clip['start_s'])}"
+    size = {"frames": strip.frames, "width": strip.width, "height": strip.height}
+    return {"row": row, "name": name, "url": strip.url, **size}

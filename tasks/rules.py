@@ -1,0 +1,398 @@
+"""Which clips to keep: thresholds, and the rules that hold each clip's measurements against them.
+
+Everything here is a pure function of the columns of clips.parquet. It does not load Prefect, whose import takes longer
+than judging a million clips does.
+
+A threshold is a number, or a quantile: the share of all measured clips to drop at that end of the axis, as the Stable
+Video Diffusion paper sets them (arXiv 2311.15127, appendix E). Where both are given, the stricter one holds. Equal
+values are never torn apart: of n different values the lowest floor(q n) are dropped, of ties at the limit none.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from models.camera import MotionClass
+
+Mask = NDArray[np.bool_]
+Bits = NDArray[np.uint16]
+Values = NDArray[np.floating]
+
+GRACE_S = 1e-6
+"""A length that is exact as a fraction may fall short of its threshold by so much in floating point."""
+
+
+def _quantile(reason: str, end: str, of: str) -> Any:
+    return Field(default=None, ge=0, lt=1, description=f"{reason}: the {end} share of clips by {of}, 0 to 1.")
+
+
+class SelectConfig(BaseModel):
+    """The thresholds; null turns one off. Each description begins with the reason that the rule gives."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    min_clip_s: float | None = Field(default=1.0, ge=0, description="too_short: clips shorter than this, in seconds.")
+    min_contrast: float | None = Field(
+        default=2.0, ge=0, description="no_picture: deviation of luma, 0 to 255, below this."
+    )
+    max_text_area: float | None = Field(
+        default=0.07, ge=0, le=1, description="too_much_text: share of the picture above this."
+    )
+    text_area_quantile: float | None = _quantile("too_much_text", "highest", "text area")
+    max_still_motion: float | None = Field(
+        default=0.005, ge=0, description="no_motion: motion score below this, in sides/s, and"
+    )
+    max_still_change: float = Field(
+        default=0.05, ge=0, description="no_motion: frames that change less, 0 to 255: a freeze."
+    )
+    min_motion: float | None = Field(default=None, ge=0, description="low_motion: motion score below this, in sides/s.")
+    motion_quantile: float | None = _quantile("low_motion", "lowest", "motion score")
+    max_motion: float | None = Field(
+        default=None, gt=0, description="too_much_motion: motion score above this, in sides/s."
+    )
+    min_aesthetic: float | None = Field(default=None, description="low_aesthetic: aesthetic score below this.")
+    aesthetic_quantile: float | None = _quantile("low_aesthetic", "lowest", "aesthetic score")
+    min_clip_similarity: float | None = Field(
+        default=None, ge=-1, le=1, description="low_similarity: likeness of caption and picture below this."
+    )
+    clip_similarity_quantile: float | None = _quantile("low_similarity", "lowest", "likeness of caption and picture")
+    min_sharpness: float | None = Field(default=None, ge=0, description="not_sharp: sharpness below this.")
+    sharpness_quantile: float | None = _quantile("not_sharp", "lowest", "sharpness")
+    drop_motions: tuple[MotionClass, ...] = Field(
+        default=(), description="unwanted_motion: clips whose camera moves so."
+    )
+    drop_duplicates: bool = Field(default=True, description="duplicate: all but one shot of those that look alike.")
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A measured column, the settings that cut off one end of it, and the reason they give.
+
+    An `optional` column is one that no step may have measured: then the rule rests, with a word.
+    """
+
+    reason: str
+    column: str
+    limit: str
+    quantile: str | None = None
+    upper: bool = False
+    optional: bool = False
+
+
+AXES = (
+    Axis("no_picture", "contrast", "min_contrast"),
+    Axis("too_much_text", "text_area", "max_text_area", "text_area_quantile", upper=True),
+    Axis("low_motion", "motion_score", "min_motion", "motion_quantile"),
+    Axis("too_much_motion", "motion_score", "max_motion", upper=True),
+    Axis("low_aesthetic", "aesthetic", "min_aesthetic", "aesthetic_quantile", optional=True),
+    Axis("low_similarity", "clip_similarity", "min_clip_similarity", "clip_similarity_quantile", optional=True),
+    Axis("not_sharp", "sharpness", "min_sharpness", "sharpness_quantile", optional=True),
+)
+
+REASONS = (
+    "too_short",
+    "measurement_failed",
+    "no_picture",
+    "too_much_text",
+    "no_motion",
+    "low_motion",
+    "too_much_motion",
+    "low_aesthetic",
+    "low_similarity",
+    "not_sharp",
+    "unwanted_motion",
+    "duplicate",
+)
+"""Every reason, in the order in which they are asked."""
+
+SCHEMA = pa.schema([("keep", pa.bool_()), ("drop_reason", pa.string()), ("drop_reasons", pa.list_(pa.string()))])
+"""The verdict on a clip, as columns."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Which clips fail which rules: bit i of `bits` [clips] stands for REASONS[i], 0 for a clip that is kept.
+
+    `limits` has the number that each axis was cut at, by reason; `skipped` a sentence for each rule that rested.
+    """
+
+    bits: Bits
+    limits: Mapping[str, float] = field(default_factory=dict)
+    skipped: tuple[str, ...] = ()
+
+
+def verdict_of(clips: pa.Table, config: SelectConfig) -> Verdict:
+    """Judge the clips; a needed measurement that is null fails `measurement_failed` and no other rule."""
+    limits, skipped = limits_of(clips, config)
+    failing: dict[str, Mask] = {}
+    needed = [axis.column for axis in AXES if axis.reason in limits]
+    if config.min_clip_s is not None:
+        failing["too_short"] = seconds_of(clips) < config.min_clip_s - GRACE_S
+    for axis in AXES:
+        if axis.reason in limits:
+            values = floats(clips, axis.column)
+            limit = values.dtype.type(limits[axis.reason])
+            failing[axis.reason] = values > limit if axis.upper else values < limit
+    if config.max_still_motion is not None:
+        needed += ["motion_score", "change"]
+        motion, change = floats(clips, "motion_score"), floats(clips, "change")
+        still = motion < motion.dtype.type(config.max_still_motion)
+        failing["no_motion"] = still & (change < change.dtype.type(config.max_still_change))
+    if config.drop_motions:
+        needed.append("camera_motion")
+        failing["unwanted_motion"] = _one_of(clips["camera_motion"], config.drop_motions)
+    failing["measurement_failed"] = _unmeasured(clips, needed)
+    bits = np.zeros(len(clips), np.uint16)
+    for reason, mask in failing.items():
+        bits |= mask.astype(np.uint16) << REASONS.index(reason)
+    if config.drop_duplicates:
+        bits |= repeated(clips, bits == 0).astype(np.uint16) << REASONS.index("duplicate")
+    return Verdict(bits, limits, skipped)
+
+
+def limits_of(clips: pa.Table, config: SelectConfig) -> tuple[dict[str, float], tuple[str, ...]]:
+    """The number that each axis in use is cut at, by reason, and a sentence for each setting that rests."""
+    limits: dict[str, float] = {}
+    skipped: list[str] = []
+    for axis in AXES:
+        absolute = getattr(config, axis.limit)
+        share = getattr(config, axis.quantile) if axis.quantile else None
+        measured = _is_measured(clips, axis.column)
+        if not measured:
+            idle = {axis.limit: absolute} if axis.optional else {}
+            idle |= {axis.quantile: share} if axis.quantile else {}
+            skipped += [_rests(axis, name, value) for name, value in idle.items() if value is not None]
+            absolute, share = None if axis.optional else absolute, None
+        cuts = [] if absolute is None else [absolute]
+        if share is not None:
+            cuts.append(cut_at(floats(clips, axis.column), share, axis.upper))
+        if cuts:
+            limits[axis.reason] = float(min(cuts) if axis.upper else max(cuts))
+    return limits, tuple(skipped)
+
+
+def cut_at(values: Values, share: float, upper: bool = False) -> float:
+    """The limit beyond which lies this share of the finite values, at the lower or the upper end; see the module."""
+    finite = values[np.isfinite(values)]
+    # A share such as 0.29 of 100 is 28.999... in floating point.
+    dropped = int(np.floor(share * len(finite) + 1e-9))
+    place = len(finite) - 1 - dropped if upper else dropped
+    return float(np.partition(finite, place)[place])
+
+
+def repeated(clips: pa.Table, eligible: Mask) -> Mask:
+    """Which clips repeat another: of each `dedup_group`, all but those of the best shot.
+
+    The best has the most pixels; then the sharpest picture, where that was measured; then the most eligible seconds;
+    then it is the first. Only `eligible` clips, those no other rule drops, are worth keeping: a group without any has
+    no repetitions.
+    """
+    group, shot = codes(clips, "dedup_group"), codes(clips, "video_id", "shot_start_pts")
+    rows = np.flatnonzero((group >= 0) & eligible)
+    shots, member = np.unique(shot[rows], return_inverse=True)
+    # A shot is of one group but for pieces that look like different others; each pair is judged for itself.
+    pairs, lead, member = np.unique(group[rows] * (len(shots) + 1) + member, return_index=True, return_inverse=True)
+    count = np.bincount(member, minlength=len(pairs))
+    length = np.bincount(member, weights=seconds_of(clips)[rows], minlength=len(pairs))
+    sharpness = np.bincount(member, weights=_sharpness(clips)[rows], minlength=len(pairs)) / count
+    pixels = (_integers(clips, "width") * _integers(clips, "height"))[rows[lead]]
+    groups = group[rows[lead]]
+    ranked = np.lexsort((lead, -length, -sharpness, -pixels, groups))
+    names, best = np.unique(groups[ranked], return_index=True)
+    wanted = np.full(int(group.max(initial=-1)) + 2, -1)
+    wanted[names] = shot[rows[lead[ranked[best]]]]
+    return (wanted[group] >= 0) & (wanted[group] != shot)
+
+
+def verdict_columns(bits: Bits) -> pa.Table:
+    """The verdicts as the columns of SCHEMA."""
+    present = np.flatnonzero(np.bincount(bits, minlength=1))
+    place = np.zeros(int(present[-1]) + 1 if len(present) else 1, np.int32)
+    place[present] = np.arange(len(present))
+    reasons = [[reason for i, reason in enumerate(REASONS) if code >> i & 1] for code in present.tolist()]
+    index = pa.array(place[bits])
+    first = pa.DictionaryArray.from_arrays(
+        index, pa.array([each[0] if each else None for each in reasons], pa.string())
+    )
+    ends = np.cumsum([0, *map(len, reasons)], dtype=np.int32)
+    every = pa.ListArray.from_arrays(
+        pa.array(ends), pa.array([reason for each in reasons for reason in each], pa.string())
+    )
+    return pa.table([pa.array(bits == 0), first.dictionary_decode(), every.take(index)], SCHEMA)
+
+
+def decide(clips: pa.Table, config: SelectConfig) -> pa.Table:
+    """The clips with the columns of SCHEMA; whatever verdict they had is replaced."""
+    clips = clips.drop_columns([name for name in SCHEMA.names if name in clips.column_names])
+    for column, values in zip(SCHEMA, verdict_columns(verdict_of(clips, config).bits).columns, strict=True):
+        clips = clips.append_column(column, values)
+    return clips
+
+
+def bits_of(drop_reasons: pa.ChunkedArray) -> Bits:
+    """The verdicts back from the column `drop_reasons`."""
+    every = drop_reasons.combine_chunks()
+    flat = every.flatten().dictionary_encode()
+    known = np.array([1 << REASONS.index(reason) for reason in flat.dictionary.to_pylist()], np.int64)
+    bits = np.zeros(len(every), np.int64)
+    owner = np.repeat(np.arange(len(every)), np.diff(every.offsets.to_numpy()))
+    np.add.at(bits, owner, known[flat.indices.to_numpy()] if len(flat) else known)
+    return bits.astype(np.uint16)
+
+
+class ReasonCount(BaseModel):
+    """How many clips fail one rule: at all (it alone would drop them), as their first reason, and as their only one."""
+
+    model_config = ConfigDict(frozen=True)
+
+    reason: str
+    failing: int
+    first: int
+    only: int
+    limit: float | None = None
+
+
+class Funnel(BaseModel):
+    """What became of all clips; `reasons` in the order of the rules, those that dropped nothing included.
+
+    `together[i][j]` counts the clips that fail both rule i and rule j. No count but `first` depends on the order of the
+    rules. `skipped` says which settings had nothing to judge.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    clips: int
+    kept: int
+    seconds: float
+    kept_seconds: float
+    reasons: tuple[ReasonCount, ...]
+    together: tuple[tuple[int, ...], ...] = ()
+    skipped: tuple[str, ...] = ()
+
+
+def funnel_of(verdict: Verdict, seconds: Values) -> Funnel:
+    """The funnel of a verdict on clips of these lengths."""
+    bits = verdict.bits
+    counts = np.bincount(bits, minlength=1 << len(REASONS))
+    fails = (np.arange(len(counts))[:, None] >> np.arange(len(REASONS)) & 1).astype(bool)
+    first = np.bincount(fails[1:].argmax(axis=1), weights=counts[1:], minlength=len(REASONS)).astype(int)
+    together = fails.T.astype(np.int64) @ (fails * counts[:, None])
+    reasons = tuple(
+        ReasonCount(
+            reason=reason,
+            failing=int(together[i, i]),
+            first=int(first[i]),
+            only=int(counts[1 << i]),
+            limit=verdict.limits.get(reason),
+        )
+        for i, reason in enumerate(REASONS)
+    )
+    return Funnel(
+        clips=len(bits),
+        kept=int(counts[0]),
+        seconds=float(seconds.sum()),
+        kept_seconds=float(seconds[bits == 0].sum()),
+        reasons=reasons,
+        together=tuple(map(tuple, together.tolist())),
+        skipped=verdict.skipped,
+    )
+
+
+def seconds_of(clips: pa.Table) -> NDArray[np.float64]:
+    """The length of each clip."""
+    return clips["end_s"].to_numpy() - clips["start_s"].to_numpy()
+
+
+def floats(clips: pa.Table, column: str) -> Values:
+    """A column of numbers in its own precision, NaN for null; float32 when it is null throughout."""
+    values = clips[column].to_numpy()
+    return values if np.issubdtype(values.dtype, np.floating) else values.astype(np.float32)
+
+
+def codes(clips: pa.Table, *names: str) -> NDArray[np.int64]:
+    """A number for each combination of the columns' values, the same for the same values; -1 for null."""
+    found = np.zeros(len(clips), np.int64)
+    for name in names:
+        column = clips[name].combine_chunks()
+        column = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+        index = column.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+        found = np.where((index < 0) | (found < 0), -1, found * len(column.dictionary) + index)
+    return found
+
+
+def paper() -> SelectConfig:
+    """The set that the Stable Video Diffusion paper chose: a quarter off by motion, aesthetics and text, half by CLIP
+    score; and its rule that text covers at most 7 % of the picture."""
+    return SelectConfig(
+        motion_quantile=0.25, aesthetic_quantile=0.25, text_area_quantile=0.25, clip_similarity_quantile=0.5
+    )
+
+
+def worst(share: float) -> SelectConfig:
+    """The same share off on each of the paper's axes, as in its search: 0.125, 0.25 or 0.5."""
+    return SelectConfig(
+        motion_quantile=share, aesthetic_quantile=share, text_area_quantile=share, clip_similarity_quantile=share
+    )
+
+
+def keep_all() -> SelectConfig:
+    """Every clip that was found, measured or not."""
+    return SelectConfig(
+        min_clip_s=None, min_contrast=None, max_text_area=None, max_still_motion=None, drop_duplicates=False
+    )
+
+
+def training() -> SelectConfig:
+    """Clips for training: at least 2 seconds long, clearly moving, free of text."""
+    return SelectConfig(min_clip_s=2.0, min_motion=0.02, max_text_area=0.03)
+
+
+PRESETS: Mapping[str, Callable[[], SelectConfig]] = {
+    "default": SelectConfig,
+    "keep-all": keep_all,
+    "training": training,
+    "paper": paper,
+    "worst-12.5": lambda: worst(0.125),
+    "worst-25": lambda: worst(0.25),
+    "worst-50": lambda: worst(0.5),
+}
+"""Thresholds by name; each sets all of them."""
+
+
+def _rests(axis: Axis, setting: str, value: float) -> str:
+    return f"{setting} {value:g} rests: no clip has a measured {axis.column}, so nothing is dropped by it"
+
+
+def _is_measured(clips: pa.Table, column: str) -> bool:
+    return column in clips.column_names and clips[column].null_count < len(clips)
+
+
+def _unmeasured(clips: pa.Table, columns: list[str]) -> Mask:
+    failed = np.zeros(len(clips), bool)
+    for name in dict.fromkeys(columns):
+        column = clips[name]
+        is_text = not pa.types.is_floating(column.type)
+        failed |= column.is_null().to_numpy() if is_text else np.isnan(floats(clips, name))
+    return failed
+
+
+def _one_of(column: pa.ChunkedArray, names: tuple[str, ...]) -> Mask:
+    encoded = column.combine_chunks()
+    encoded = encoded if pa.types.is_dictionary(encoded.type) else encoded.dictionary_encode()
+    wanted = np.array([*(name in names for name in encoded.dictionary.to_pylist()), False])
+    return wanted[encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)]
+
+
+def _sharpness(clips: pa.Table) -> Values:
+    """Sharpness, 0 where it was not measured."""
+    measured = _is_measured(clips, "sharpness")
+    return np.nan_to_num(floats(clips, "sharpness").astype(np.float64)) if measured else np.zeros(len(clips))
+
+
+def _integers(clips: pa.Table, column: str) -> NDArray[np.int64]:
+    return clips[column].fill_null(0).to_numpy().astype(np.int64)

@@ -1,0 +1,88 @@
+"""Deciding again, by the command and by the flow: presets, what is remembered, what is said."""
+
+import logging
+from pathlib import Path
+
+import pytest
+from prefect import Flow
+
+from flows.cli import main
+from flows.config import read_settings
+from flows.deciding import PRESETS, ReselectConfig, decide_again, stored
+from flows.reselect import select
+from tasks.caching import lineage_of
+from tasks.curate import join
+from tasks.curate.select import select_clips
+from tasks.manifest import publish_text, read_rows, table_of, write_manifest
+from tasks.rules import SelectConfig
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    """Eight clips of two seconds with rising motion, and text on the last; no aesthetic score."""
+    rows = [
+        {"clip_id": f"c{i}", "video_id": "v", "start_s": 2.0 * i, "end_s": 2.0 * i + 2, "shot_start_pts": i}
+        | {"contrast": 40.0, "change": 3.0, "motion_score": i / 10, "text_area": 0.2 * (i == 7)}
+        for i in range(8)
+    ]
+    joined = write_manifest(tmp_path / "join.parquet", table_of(rows, join.SCHEMA), lineage_of(join.STEP, None, ()))
+    return select_clips(tmp_path, SelectConfig(), joined).clips.path.parent
+
+
+def kept(dataset: Path) -> list[bool]:
+    return [row["keep"] for row in read_rows(dataset / "clips.parquet", ("keep",))]
+
+
+def test_a_quantile_is_a_flag(dataset: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["select", str(dataset), "--motion-quantile", "0.25"]) == 0
+    assert capsys.readouterr().out.splitlines()[:2] == [
+        "clips: 8, 5 kept (10.0 of 16.0 s)",
+        "dropped: 1 too_much_text, 2 low_motion",
+    ]
+    assert kept(dataset) == [False, False, True, True, True, True, True, False]
+
+
+def test_the_papers_set_is_a_preset_and_says_what_rests(dataset: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["select", str(dataset), "--preset", "paper"]) == 0
+    printed = capsys.readouterr()
+    assert "2 low_motion" in printed.out
+    assert "aesthetic_quantile 0.25 rests: no clip has a measured aesthetic" in printed.err
+    assert "clip_similarity_quantile 0.5 rests" in printed.err
+
+
+def test_a_preset_leaves_nothing_of_what_was_set_before_and_a_flag_lies_on_top(dataset: Path):
+    main(["select", str(dataset), "--min-motion", "0.55", "--max-text-area", "none"])
+    assert sum(kept(dataset)) == 2
+    main(["select", str(dataset), "--preset", "default"])
+    assert sum(kept(dataset)) == 7
+    main(["select", str(dataset), "--preset", "default", "--min-motion", "0.55"])
+    assert sum(kept(dataset)) == 1
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_sets_every_threshold(name: str):
+    assert set(PRESETS[name]()) == set(SelectConfig.model_fields)
+
+
+def test_what_was_decided_is_remembered_beside_the_other_settings(dataset: Path):
+    publish_text(dataset / "curate.yaml", "out: somewhere\nselect:\n  min_clip_s: 0.5\n")
+    assert stored(str(dataset)) == {"min_clip_s": 0.5}
+    main(["select", str(dataset), "--motion-quantile", "0.5"])
+    settings = read_settings(dataset / "curate.yaml")
+    assert settings["out"] == "somewhere"
+    assert (settings["select"]["min_clip_s"], settings["select"]["motion_quantile"]) == (0.5, 0.5)
+
+
+def test_an_unknown_preset_names_those_there_are(dataset: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["select", str(dataset), "--preset", "papper"]) == 2
+    assert "did you mean paper?" in capsys.readouterr().err
+
+
+def test_the_flow_does_what_the_command_does(dataset: Path, caplog: pytest.LogCaptureFixture):
+    config = ReselectConfig(dataset=dataset, motion_quantile=0.5, sharpness_quantile=0.5)
+    with caplog.at_level(logging.WARNING, "reelmill"):
+        outcome = select.fn(config)
+    assert isinstance(select, Flow)
+    assert outcome == decide_again(config)
+    assert outcome.funnel.kept == 3
+    assert "sharpness_quantile 0.5 rests" in caplog.text

@@ -1,0 +1,37 @@
+"""Rendered shots, and their signals as the scan would record them."""
+
+from collections.abc import Callable
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from av.video.frame import VideoFrame
+from numpy.typing import NDArray
+
+from tasks.footage import Camera, Motion, Scene, render_shot
+from tasks.signals import Recorder, Signals, signals_of, small_planes
+
+Frames = NDArray[np.uint8]
+
+
+@pytest.fixture(scope="session")
+def film() -> Callable[..., Frames]:
+    """Renders a shot at 24 frames per second: film(seed, motion, frames, speed)."""
+
+    def render(seed: int, motion: Motion = "static", frames: int = 40, speed: float = 0.4) -> Frames:
+        return render_shot(Scene(seed, movers=3), Camera.doing(motion, speed), frames, size=(96, 64))
+
+    return render
+
+
+@pytest.fixture(scope="session")
+def measured() -> Callable[[Frames], Signals]:
+    """Measures frames that are shown at 24 frames per second."""
+
+    def measure(frames: Frames) -> Signals:
+        recorder = Recorder()
+        for pts, picture in enumerate(frames):
+            recorder.add(pts, small_planes(VideoFrame.from_ndarray(picture)))
+        return signals_of(recorder.columns(), Fraction(1, 24))
+
+    return measure
