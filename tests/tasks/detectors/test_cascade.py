@@ -166,8 +166,10 @@ def test_very_short_videos_have_no_boundary(film: Film, measured: Measured, dete
 def test_boundaries_are_in_order_apart_and_inside_whatever_is_measured(seed: int, frames: int):
     rng = np.random.default_rng(seed)
     noise = rng.integers(0, 256, (frames, THUMBNAIL_BYTES), np.uint8)
-    level, seconds = rng.uniform(0, 60, (4, frames)), np.cumsum(rng.uniform(0.001, 0.3, frames))
-    boundaries = find_boundaries(Signals(seconds, *level, noise), DetectorSettings())
+    change, luma, deviation, detail = rng.uniform(0, 60, (4, frames))
+    seconds = np.cumsum(rng.uniform(0.001, 0.3, frames))
+    signals = Signals(seconds, change, luma, deviation, detail, noise)
+    boundaries = find_boundaries(signals, DetectorSettings())
     edges = [0, *(edge for b in boundaries for edge in (b.start, b.end)), frames]
     assert all(a <= b for a, b in pairwise(edges))
 
