@@ -6,7 +6,7 @@ INSTALLED := .venv/.installed
 PIP_COMPILE := pip compile pyproject.toml --extra dev --universal --generate-hashes --overrides overrides.txt \
 	--python-version 3.11 --no-emit-index-url --no-header --no-annotate
 
-.PHONY: install demo test check format pin tiny-model tiny-eval lock clean
+.PHONY: install demo test check format pin tiny-model tiny-eval bench-curate lock clean
 
 install: $(INSTALLED)
 
@@ -44,6 +44,11 @@ tiny-model: install
 
 tiny-eval: install
 	$(BIN)/reelmill evaluate tiny --out out/tiny-eval
+
+# Accuracy and speed of curation beside others; writes the tables in benchmarks/.
+bench-curate: install
+	$(BIN)/python -m benchmarks.cuts
+	$(BIN)/python -m benchmarks.scan
 
 lock: install
 	$(UV) $(PIP_COMPILE) -o requirements.lock

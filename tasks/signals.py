@@ -1,13 +1,14 @@
 """From decoded frames to signals: Y, U and V read as they lie in memory, shrunk by area, compared; and their course.
 
 Luma is 0 (black) to 255 (white), chroma -128 to 128, whatever range the video is coded in. At 720p a frame costs some
-0.3 ms this way; through swscale to RGB it costs ten times as much.
+0.2 ms this way; through swscale to RGB it costs ten times as much.
 
 A frame's signals are its `change` to the frame before (mean absolute difference, the mean of the three planes', 0 to
 255; 0 for the first), its mean `luma`, the `deviation` of luma, its `detail` (mean square of luma less its
 mean over 5x5 pixels) and a `thumbnail`: the planes shrunk to THUMBNAIL_SIZES, one byte a value, chroma 128 higher.
 """
 
+import math
 from array import array
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -24,7 +25,7 @@ PLANES_OF_8_BITS = frozenset({"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv
 """Formats whose planes are read directly; every other one goes through swscale, which shrinks it on the way."""
 
 SHORT_SIDES = (64, 32, 32)
-"""About how many pixels are left of each plane's short side."""
+"""How many pixels are left of each plane's short side, at least, and at most twice as many."""
 
 THUMBNAIL_SIZES = ((16, 12), (8, 6), (8, 6))
 """Width and height of each plane of a thumbnail, whatever the picture's shape."""
@@ -112,7 +113,7 @@ def fine_detail(luma: NDArray[np.float32]) -> float:
 
 
 def small_planes(frame: VideoFrame) -> Planes:
-    """The frame's Y, U and V shrunk to short sides of about 64, 32 and 32, in the units above."""
+    """The frame's Y, U and V shrunk to short sides of 64, 32 and 32 pixels or up to twice that, in the units above."""
     if frame.format.name not in PLANES_OF_8_BITS or frame.planes[0].line_size <= 0:
         frame = _small_yuv(frame)
     full_range = frame.color_range == FULL_RANGE or frame.format.name.startswith("yuvj")
@@ -126,12 +127,15 @@ def small_planes(frame: VideoFrame) -> Planes:
 
 
 def shrink(plane: NDArray[np.uint8], short_side: int) -> NDArray[np.uint8]:
-    """Shrink a plane by area, by the whole factor that leaves at least `short_side`; what is over at the right and
-    below is left out, because OpenCV is five times faster at whole factors."""
-    factor = max(1, min(plane.shape) // short_side)
-    height, width = (side // factor for side in plane.shape)
-    whole = plane[: height * factor, : width * factor]
-    return cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
+    """Halve a plane by area while at least `short_side` is left; an odd line at the right or below is left out.
+
+    OpenCV halves six times faster than it shrinks by any other factor.
+    """
+    while min(plane.shape) >= 2 * short_side:
+        height, width = (side // 2 for side in plane.shape)
+        whole = plane[: height * 2, : width * 2]
+        plane = cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
+    return plane
 
 
 def stretch(planes: list[NDArray[np.uint8]], full_range: bool) -> Planes:
@@ -143,7 +147,9 @@ def stretch(planes: list[NDArray[np.uint8]], full_range: bool) -> Planes:
 
 def difference(a: Planes, b: Planes) -> float:
     """Mean over the three planes of their mean absolute difference, 0 to 255; raises ValueError on unequal sizes."""
-    return float(np.mean([np.abs(x - y).mean() for x, y in zip(a, b, strict=True)]))
+    if any(x.shape != y.shape for x, y in zip(a, b, strict=True)):
+        raise ValueError("Planes of unequal sizes cannot be compared.")
+    return sum(cv2.norm(x, y, cv2.NORM_L1) / x.size for x, y in zip(a, b, strict=True)) / len(a)
 
 
 def neighbours(side: NDArray[np.floating], change: float, window: int) -> NDArray[np.floating]:
@@ -158,7 +164,7 @@ def neighbours(side: NDArray[np.floating], change: float, window: int) -> NDArra
 
 
 def _small_yuv(frame: VideoFrame) -> VideoFrame:
-    factor = max(1, min(frame.width, frame.height) // SHORT_SIDES[0])
+    factor = 2 ** int(math.log2(max(1, min(frame.width, frame.height) // SHORT_SIDES[0])))
     return frame.reformat(
         width=max(2, frame.width // factor),
         height=max(2, frame.height // factor),

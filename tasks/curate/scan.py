@@ -3,7 +3,8 @@
 `change`, `luma`, `deviation` and `detail` are signals with one value per frame, and `thumbnails` has as many bytes for
 each as tasks/signals.py says. They are all that `split` needs to find the shots, at whatever rate it looks. `damaged`
 marks frames that the decoder repaired, up to the next keyframe. `lost` counts packets that gave no picture, `dropped`
-frames without a usable time, `decodes` the decoders opened for the row.
+frames without a usable time, `decodes` the decoders opened for the row. `limit_s` stands
+only in a row whose decode took longer than so many seconds: with a higher limit it is tried again.
 """
 
 import logging
@@ -22,11 +23,11 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.errors import BadMedia
-from tasks.caching import Step, cached
+from models.errors import BadMedia, DecodeTimeout
+from tasks.caching import Step, cached, find, key_of, lineage_of, set_aside
 from tasks.children import run_in_child
 from tasks.frames import FrameWriter, frame_writer
-from tasks.manifest import ERROR_FIELDS, ManifestRef, remove_asides, table_of
+from tasks.manifest import ERROR_FIELDS, ManifestRef, read_rows, remove_asides, table_of
 from tasks.signals import Recorder, neighbours, small_planes
 from tasks.video import FullPass, SourceVideo, decoders_opened, open_video, shown_size, upright
 
@@ -55,6 +56,7 @@ SCHEMA = pa.schema(
         ("dropped", pa.int64()),
         ("frame_store", pa.string()),
         ("decodes", pa.int32()),
+        ("limit_s", pa.float64()),
         *ERROR_FIELDS,
     ]
 )
@@ -204,13 +206,17 @@ def scan_video(root: Path, config: ScanConfig, video: SourceVideo) -> ManifestRe
         try:
             measured = run_in_child(scan_file, video.path, root / store, sampling, limit_s=limit_s)
         except BadMedia as error:
-            return table_of([row | {"error_code": error.code, "error_message": str(error)}], SCHEMA)
+            failed = row | {"error_code": error.code, "error_message": str(error)}
+            return table_of([failed | ({"limit_s": limit_s} if isinstance(error, DecodeTimeout) else {})], SCHEMA)
         finally:
             remove_asides(root / store)
         if measured["lost"] or measured["dropped"] or measured["damaged"].any():
             log.warning("%s: some of its frames are lost, damaged or without a time; they are left out.", video.path)
         return table_of([row | measured | {"frame_store": store.as_posix()}], SCHEMA)
 
+    found = find(STEP, root, key_of(lineage_of(STEP, sampling, [video.digest])))
+    if found and any(row["limit_s"] and row["limit_s"] < limit_s for row in read_rows(found, ("limit_s",))):
+        set_aside(found.path)
     return cached(STEP, root, sampling, [video.digest], compute)
 
 

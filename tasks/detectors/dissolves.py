@@ -37,6 +37,11 @@ class DissolveSettings(BaseModel):
         ge=0,
         description="How much of that difference a mixture may leave unexplained; more: more dissolves.",
     )
+    min_fit: float = Field(
+        default=0.55,
+        ge=0,
+        description="Least product of that mean and of how well a mixture fits; more: fewer dissolves.",
+    )
     min_dissolve_frames: int = Field(default=3, ge=1, description="Shorter mixtures are cuts.")
 
 
@@ -61,8 +66,9 @@ def find_dissolves(signals: Signals, taken: list[Boundary], settings: DissolveSe
     for rate, threshold in rates:
         for span in free:
             for score, middle in candidates(signals, span, rate, threshold, settings):
-                dissolve = fitted(signals, span, middle, settings)
-                found += [(score, dissolve)] if dissolve else []
+                fit, dissolve = fitted(signals, span, middle)
+                if score * fit >= settings.min_fit and dissolve.end - dissolve.start >= settings.min_dissolve_frames:
+                    found.append((score * fit, dissolve))
     return without_overlaps(found)
 
 
@@ -114,16 +120,23 @@ def variance(pictures: Floats) -> Floats:
     return luma.var(axis=1) / 2 + chroma.var(axis=2).mean(axis=1) / 2
 
 
-def fitted(signals: Signals, span: Span, middle: int, settings: DissolveSettings) -> Boundary | None:
-    """The dissolve around a frame, its length fitted; None when no length explains the course better than none."""
+def fitted(signals: Signals, span: Span, middle: int) -> tuple[float, Boundary]:
+    """The dissolve around a frame as its course is fitted best, and how well it is.
+
+    That is 1 less the error of the mixture's course as a share of that of a straight one, the mean of both courses.
+    """
     seconds = signals.seconds
     start = max(span[0], int(np.searchsorted(seconds, seconds[middle] - FIT_S)))
     end = min(span[1], int(np.searchsorted(seconds, seconds[middle] + FIT_S)))
     courses = np.stack([signals.deviation[start:end].astype(float) ** 2, signals.detail[start:end]], axis=1)
-    first, last = best_mixture(courses / np.maximum(courses.mean(axis=0), 1e-6), middle - start)
-    if last - first - 1 < settings.min_dissolve_frames:
-        return None
-    return Boundary(start + first + 1, start + last, "dissolve")
+    courses /= np.maximum(courses.mean(axis=0), 1e-6)
+    first, last = best_mixture(courses, middle - start)
+    share = np.clip((np.arange(len(courses)) - first) / max(last - first, 1), 0, 1)
+    inside = slice(first, last + 1)
+    bent = errors(courses, (1 - share) ** 2, share**2)[inside].sum(axis=0)
+    straight = errors(courses, 1 - share, share)[inside].sum(axis=0)
+    fit = 1 - float(np.minimum(bent / np.maximum(straight, 1e-9), 1).mean())
+    return fit, Boundary(start + first + 1, max(start + last, start + first + 1), "dissolve")
 
 
 def best_mixture(courses: Floats, middle: int) -> Span:
@@ -135,15 +148,16 @@ def best_mixture(courses: Floats, middle: int) -> Span:
     pairs = [(s, e) for s in range(middle) for e in range(middle + 1, len(courses))]
     if not pairs:
         return middle, middle
-    misfits = [mixture_misfit(courses, np.clip((frame - s) / (e - s), 0, 1)) for s, e in pairs]
+    shares = (np.clip((frame - s) / (e - s), 0, 1) for s, e in pairs)
+    misfits = [errors(courses, (1 - share) ** 2, share**2).sum() for share in shares]
     return pairs[int(np.argmin(misfits))]
 
 
-def mixture_misfit(courses: Floats, share: Floats) -> float:
-    """The squared error of the best two constants, summed over frames and courses."""
-    one, other = (1 - share) ** 2, share**2
+def errors(courses: Floats, one: Floats, other: Floats) -> Floats:
+    """The squared errors [frames, courses] of the two constants that best explain each course as a sum of `one` and
+    `other` [frames] times a constant each."""
     a, b, c = one @ one, one @ other, other @ other
     first, second = one @ courses, other @ courses
     determinant = max(a * c - b * b, 1e-9)
     x, y = (c * first - b * second) / determinant, (a * second - b * first) / determinant
-    return float((courses**2).sum() - (x * first + y * second).sum())
+    return (courses - one[:, None] * x - other[:, None] * y) ** 2

@@ -90,8 +90,8 @@ def is_blink(signals: Signals, fade: Boundary, settings: FadeSettings) -> bool:
     before, after = fade.start - 1, fade.end
     if before < 0 or after >= len(signals.seconds):
         return False
-    pictures, middle = signals.thumbnails, (fade.start + fade.end) // 2
-    returns = distance(pictures[before], pictures[after]) < BACK * distance(pictures[before], pictures[middle])
+    pictures, flattest = signals.thumbnails, fade.start + int(np.argmin(signals.deviation[fade.start : fade.end]))
+    returns = distance(pictures[before], pictures[after]) < BACK * distance(pictures[before], pictures[flattest])
     return bool(returns and signals.seconds[after] - signals.seconds[before] <= settings.blink_s)
 
 

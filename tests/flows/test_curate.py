@@ -17,6 +17,7 @@ from prefect.utilities.callables import parameter_schema
 from flows.cli import main
 from flows.curate import PRESETS, CurateConfig, curate, work
 from flows.running import run_flow
+from tasks.curate.split import SplitConfig
 from tasks.footage import Camera, Scene, render_shot
 from tasks.manifest import read_rows
 from tasks.video import SourceVideo, write_video
@@ -257,6 +258,16 @@ def test_the_form_of_the_flow_shows_the_config():
 def test_every_preset_is_a_valid_configuration(preset: str, capsys: pytest.CaptureFixture[str]):
     assert main(["curate", "a", "--out", "b", "--preset", preset, "--dry-run"]) == 0
     assert f"- {Path('a').absolute()}" in capsys.readouterr().out
+
+
+def test_one_shortest_length_decides(tmp_path: Path):
+    def decides(**settings: dict[str, float]) -> float | None:
+        return CurateConfig.model_validate({"sources": ("a",), "out": tmp_path, **settings}).select.min_clip_s
+
+    assert decides() == SplitConfig().min_clip_s
+    assert decides(split={"min_clip_s": 1.5}) == 1.5
+    assert decides(split={"min_clip_s": 1.5}, select={"min_motion": 0.1}) == 1.5
+    assert decides(split={"min_clip_s": 1.5}, select={"min_clip_s": 3.0}) == 3.0
 
 
 def test_sources_do_not_depend_on_where_the_settings_are_read_again(tmp_path: Path):

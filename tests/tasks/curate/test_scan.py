@@ -202,6 +202,19 @@ def test_a_decode_that_takes_too_long_is_an_error_row_and_leaves_no_file(tmp_pat
     assert not any((tmp_path / "frames").glob("*"))
 
 
+def test_a_decode_that_took_too_long_is_tried_again_with_more_time_and_not_with_less(tmp_path: Path, footage: Path):
+    def limited(limit_s: float) -> ManifestRef:
+        return scan(tmp_path, footage, ScanConfig(limit_factor=1e-9, limit_floor_s=limit_s))
+
+    first = limited(1e-5)
+    assert read_rows(first)[0]["limit_s"] == 1e-5
+    assert limited(1e-6).cached
+    again = limited(60.0)
+    (row,) = read_rows(again)
+    assert (again.cached, row["error_code"], row["attempt"], row["limit_s"]) == (False, None, 2, None)
+    assert limited(120.0).cached
+
+
 def test_one_bad_video_does_not_stop_the_others(tmp_path: Path, footage: Path):
     bad = tmp_path / "bad.mp4"
     bad.write_bytes(footage.read_bytes()[:9000])

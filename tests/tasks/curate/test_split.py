@@ -9,10 +9,13 @@ from pydantic import ValidationError
 from tasks.caching import lineage_of
 from tasks.curate.scan import SCHEMA as SCAN_SCHEMA
 from tasks.curate.scan import STEP as SCAN
+from tasks.curate.scan import ScanConfig, scan_videos
 from tasks.curate.split import SCHEMA, Shot, SplitConfig, clips_of, shots_between, split_signals, split_videos
 from tasks.detectors.boundary import Boundary
-from tasks.manifest import ManifestRef, read_rows, table_of, write_manifest
+from tasks.footage import Camera, Scene, dissolve, render_shot
+from tasks.manifest import ManifestRef, file_digest, read_rows, table_of, write_manifest
 from tasks.signals import THUMBNAIL_BYTES
+from tasks.video import SourceVideo, write_video
 
 CONFIG = SplitConfig()
 
@@ -154,3 +157,22 @@ def test_another_parameter_runs_again_and_equal_clips_keep_their_digest(tmp_path
     (second,) = split_videos.fn(tmp_path, SplitConfig(threshold=4.0), [scan])
     assert second.path != first.path
     assert second.digest == first.digest
+
+
+def test_a_new_decision_from_a_stored_scan_equals_a_fresh_run(tmp_path: Path):
+    before, after = (render_shot(Scene(seed), Camera.doing("pan_left", 0.2), 50, size=(96, 64)) for seed in (1, 2))
+    path = tmp_path / "mixed.mp4"
+    write_video(path, np.concatenate([dissolve(before, after, 12), before]), 24)
+    digest = file_digest(path)
+    video = SourceVideo(video_id=digest[:16], path=path, digest=digest, duration_s=6.0, width=96, height=64)
+
+    def clips(root: Path, *configs: SplitConfig) -> list[dict[str, Any]]:
+        scans = scan_videos.fn(tmp_path / root, ScanConfig(), [video])
+        (split,) = [split_videos.fn(tmp_path / root, config, scans) for config in configs][-1]
+        return read_rows(split)
+
+    other = SplitConfig(middle_threshold=2.0, low_threshold=2.0)
+    decided_again, fresh = clips(Path("a"), CONFIG, other), clips(Path("b"), other)
+    assert decided_again == fresh
+    assert [row["shot_ends"] for row in fresh] == ["cut", "end"]
+    assert [row["shot_ends"] for row in clips(Path("a"), CONFIG)] == ["dissolve", "cut", "end"]

@@ -84,7 +84,8 @@ def test_a_flash_of_one_to_four_frames_is_no_cut(film: Film, cuts_in: Find, ligh
 
 
 def test_a_short_shot_between_two_others_is_no_flash(film: Film, cuts_in: Find):
-    assert cuts_in(np.concatenate([film(1, frames=20), film(2, frames=3), film(3, frames=20)])) == [20, 23]
+    shots = ((1, 20), (2, 3), (3, 20))
+    assert cuts_in(np.concatenate([film(seed, "pan_left", frames) for seed, frames in shots])) == [20, 23]
 
 
 def test_a_shot_that_comes_back_later_than_a_flash_lasts_is_cut_twice(film: Film, cuts_in: Find):
