@@ -82,9 +82,16 @@ def test_a_clips_columns_are_what_the_network_says_of_its_frames_and_captions(da
     names = ("clip_similarity", "clip_similarity_image", "clip_similarity_video")
     assert [row[name] for name in names] == pytest.approx(expected.mean(axis=1), abs=1e-5)
     assert row["aesthetic"] == pytest.approx(5 + 10 * images[:, 0].mean(), abs=1e-4)
-    assert np.array(row["clip_embeddings"]) == pytest.approx(images, abs=1e-3)
+    assert row["embedding"] == pytest.approx(images.ravel(), abs=1e-5)
     assert row["clip_model"].startswith(f"{clip.name}:")
     assert (row["similarity_note"], row["error_code"]) == (None, None)
+
+
+def test_a_clip_of_one_frame_has_as_many_numbers_as_any_other(dataset, config):
+    rows = measure(dataset, config, [SCENE, SCENE[:1], SCENE[:2]], caption="a dog")
+    assert [len(row["embedding"]) for row in rows] == [24] * 3
+    assert rows[1]["embedding"][:8] == rows[1]["embedding"][16:]
+    assert {len(row["clip_similarities"]) for row in rows} == {3}
 
 
 def test_a_caption_that_is_null_has_no_similarity(dataset, config):
