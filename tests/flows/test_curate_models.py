@@ -23,7 +23,7 @@ from tests import small_models
 @pytest.fixture
 def film(tmp_path: Path) -> Path:
     cv2.setNumThreads(1)
-    write_video(tmp_path / "pan.mp4", render_shot(Scene(2), Camera(pan=0.5), 24, 12.0, (160, 96)), 12.0)
+    write_video(tmp_path / "pan.mp4", render_shot(Scene(2), Camera(pan=0.5), 16, 12.0, (96, 64)), 12.0)
     return tmp_path / "pan.mp4"
 
 
@@ -54,6 +54,7 @@ def with_weights(weights: Path, film: Path, dataset: Path) -> CurateConfig:
     settings["caption"] |= {"image_model": "image", "video_model": "video", "model": "writer"}
     settings["similarity"] |= {"clip_model": "clip"}
     settings["motion"] |= {"raft_short_side": 128}
+    settings["text"] |= {"canvas_side": 64}
     return CurateConfig(sources=(str(film),), out=dataset, weights=weights, **settings)
 
 
