@@ -75,7 +75,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def in_process(models: Path, **settings: Any) -> CaptionConfig:
     named = {"model": "writer", "image_model": "image", "video_model": "video"}
     engines: dict[str, Any] = dict.fromkeys(("engine", "image_engine", "video_engine"), "transformers")
-    return CaptionConfig(**engines | {name: str(models / folder) for name, folder in named.items()} | settings)
+    paths = {name: str(models / folder) for name, folder in named.items()}
+    return CaptionConfig(**(engines | paths | settings))
 
 
 def test_networks_write_the_three_captions_each_with_its_model_and_revision(dataset, flat, models: Path):
