@@ -75,7 +75,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def in_process(models: Path, **settings: Any) -> CaptionConfig:
     named = {"model": "writer", "image_model": "image", "video_model": "video"}
     engines: dict[str, Any] = dict.fromkeys(("engine", "image_engine", "video_engine"), "transformers")
-    paths = {name: str(models / folder) for name, folder in named.items()}
+    paths: dict[str, Any] = {name: str(models / folder) for name, folder in named.items()}
     return CaptionConfig(**(engines | paths | settings))
 
 
