@@ -71,7 +71,9 @@ class CurateConfig(FlowConfig):
     sources: tuple[Source, ...] = Field(min_length=1, description="Video files, folders of them, or globs.")
     out: Path = Field(description="Folder of the dataset.")
     weights: Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())] = Field(
-        default=WEIGHTS, description="Folder of the weights that a setting names without a folder."
+        default=WEIGHTS,
+        validate_default=True,
+        description="Folder of the weights that a setting names without a folder.",
     )
     ingest: IngestConfig = Field(default_factory=IngestConfig, description="Which files count.")
     scan: ScanConfig = Field(default_factory=ScanConfig, description="What the one decode keeps.")
@@ -177,10 +179,9 @@ def curate(config: CurateConfig) -> CurateOutcome:
 def ready(config: CurateConfig) -> CurateConfig:
     """The settings with every model by its place on this machine; raises BadModel before any work, with a line for each
     that is missing and for what brings it."""
-    weights = config.weights.expanduser()
     steps = {group: getattr(config, group) for group in MODELS}
     named = {
-        group: {setting: located(name, weights) for setting, name in MODELS[group](step).items()}
+        group: {setting: located(name, config.weights) for setting, name in MODELS[group](step).items()}
         for group, step in steps.items()
     }
     names = [(f"{group}.{setting}", name) for group, found in named.items() for setting, name in found.items()]

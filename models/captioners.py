@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import BadModel
-from models.hub import load_part
+from models.hub import load_part, stamp_of
 
 T = TypeVar("T")
 
@@ -98,23 +98,23 @@ class Writer:
 def load_image_captioner(folder: Path) -> Captioner:
     """The image captioner in a folder of transformers' layout, kept in memory; raises BadModel when it is none."""
     with _LOADING:
-        return _load_captioner(folder, video=False)
+        return _load_captioner(folder, False, stamp_of(folder))
 
 
 def load_video_captioner(folder: Path) -> Captioner:
     """The video captioner of GIT's kind in a folder, kept in memory; raises BadModel when it is none."""
     with _LOADING:
-        return _load_captioner(folder, video=True)
+        return _load_captioner(folder, True, stamp_of(folder))
 
 
 def load_writer(folder: Path) -> Writer:
     """The language model in a folder, kept in memory; raises BadModel when it is none or has no chat template."""
     with _LOADING:
-        return _load_writer(folder)
+        return _load_writer(folder, stamp_of(folder))
 
 
 @lru_cache(maxsize=2)
-def _load_captioner(folder: Path, video: bool) -> Captioner:
+def _load_captioner(folder: Path, video: bool, stamp: tuple[tuple[str, int, int], ...]) -> Captioner:
     from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 
     network, pictures, tokenizer = (
@@ -128,7 +128,7 @@ def _load_captioner(folder: Path, video: bool) -> Captioner:
 
 
 @lru_cache(maxsize=1)
-def _load_writer(folder: Path) -> Writer:
+def _load_writer(folder: Path, stamp: tuple[tuple[str, int, int], ...]) -> Writer:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = load_part(AutoTokenizer, folder, padding_side="left")

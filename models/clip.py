@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import BadModel
-from models.hub import load_part, read_weights
+from models.hub import load_part, read_weights, stamp_of
 
 Embeddings = NDArray[np.float32]
 """[items, width], each of length 1."""
@@ -58,11 +58,11 @@ class Clip:
 def load_clip(folder: Path) -> Clip:
     """The CLIP model in a folder of transformers' layout, kept in memory; raises BadModel when it is none."""
     with _LOADING:
-        return _load_clip(folder)
+        return _load_clip(folder, stamp_of(folder))
 
 
 @lru_cache(maxsize=1)
-def _load_clip(folder: Path) -> Clip:
+def _load_clip(folder: Path, stamp: tuple[tuple[str, int, int], ...]) -> Clip:
     from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
 
     network, pictures, tokenizer = (load_part(part, folder) for part in (CLIPModel, CLIPImageProcessor, AutoTokenizer))

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import BadModel
-from models.hub import best_device, read_weights
+from models.hub import best_device, read_weights, stamp_of
 
 _LOADING, _RUNNING = threading.Lock(), threading.Lock()
 
@@ -35,8 +35,7 @@ def find_craft_boxes(
     """
     from easyocr.detection import test_net
 
-    with _LOADING:
-        network = load_craft(weights)
+    network = load_craft(weights)
     with _RUNNING:
         found, _ = test_net(
             canvas_side, 1.0, network, pictures, text_threshold, link_threshold, low_text, False, best_device()
@@ -44,9 +43,15 @@ def find_craft_boxes(
     return [np.asarray(boxes, np.float32).reshape(-1, 4, 2) for boxes in found]
 
 
-@lru_cache(maxsize=1)
 def load_craft(weights: Path) -> Any:
-    """CRAFT as easyocr builds it, with the weights of a safetensors file; raises BadModel when they do not fit."""
+    """CRAFT as easyocr builds it, with the weights of a safetensors file, kept in memory while that is the same; raises
+    BadModel when they do not fit."""
+    with _LOADING:
+        return _load_craft(weights, stamp_of(weights))
+
+
+@lru_cache(maxsize=1)
+def _load_craft(weights: Path, stamp: tuple[tuple[str, int, int], ...]) -> Any:
     from easyocr.craft import CRAFT
 
     tensors = {name.removeprefix("module."): tensor for name, tensor in read_weights(weights).items()}

@@ -113,6 +113,12 @@ def read_weights(path: Path) -> dict[str, Any]:
         ) from error
 
 
+def stamp_of(path: Path) -> tuple[tuple[str, int, int], ...]:
+    """Names, sizes and times of a model's files: what tells, without reading it, that a model in memory is still it."""
+    files = [path] if path.is_file() else sorted(each for each in path.iterdir() if each.is_file())
+    return tuple((file.name, *_stamp(file)) for file in files)
+
+
 def best_device() -> str:
     """Where networks run: "cuda" where there is one, else "cpu"."""
     import torch

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from models.errors import BadModel
 from models.flow import Flow, flow_size
-from models.hub import best_device, read_weights
+from models.hub import best_device, read_weights, stamp_of
 
 LEAST_SIDE = 128
 """The least side of a picture for RAFT, whose coarsest comparison is of an eighth of an eighth."""
@@ -37,8 +37,7 @@ def raft_flow(weights: Path, before: Frame, after: Frame, short_side: int = 450)
     height, width = before.shape[:2]
     scale = max(short_side, LEAST_SIDE) / min(height, width)
     seen_size = (_eighths(width * scale), _eighths(height * scale))
-    with _LOADING:
-        network = load_raft(weights)
+    network = load_raft(weights)
     with _RUNNING, torch.no_grad():
         found = network(_prepared(before, seen_size), _prepared(after, seen_size))[-1][0]
     flow = found.permute(1, 2, 0).cpu().numpy()
@@ -47,9 +46,15 @@ def raft_flow(weights: Path, before: Frame, after: Frame, short_side: int = 450)
     return cv2.resize(flow, size, interpolation=cv2.INTER_AREA).astype(np.float32) * ratio
 
 
-@lru_cache(maxsize=1)
 def load_raft(weights: Path) -> Any:
-    """Either raft_small or raft_large of torchvision, by what the weights are of; raises BadModel when of neither."""
+    """Either raft_small or raft_large of torchvision, by what the weights in a safetensors file are of, kept in memory
+    while that is the same; raises BadModel when they are of neither."""
+    with _LOADING:
+        return _load_raft(weights, stamp_of(weights))
+
+
+@lru_cache(maxsize=1)
+def _load_raft(weights: Path, stamp: tuple[tuple[str, int, int], ...]) -> Any:
     from torchvision.models.optical_flow import raft_large, raft_small
 
     tensors = read_weights(weights)

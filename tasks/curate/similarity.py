@@ -3,7 +3,8 @@
 `clip_similarity` is the mean cosine, -1 to 1, between the embedding of `caption` and those of the first, middle and
 last stored frame; `clip_similarity_image` and `clip_similarity_video` are those of the other two captions, and
 `clip_similarities` has the cosine of `caption` with each frame. `aesthetic` is LAION's score of these frames, about 1
-to 10, their mean. `clip_embeddings` keeps the frames' embeddings. Source: Stable Video Diffusion (arXiv 2311.15127, C.2
+to 10, their mean. `embedding` has the embeddings of the first, middle and last frame one after the other, each of
+length 1: the cosine of two clips' is the mean of their frames'. Source: Stable Video Diffusion (arXiv 2311.15127, C.2
 and C.5). All need weights: without them the columns are null, and `similarity_note` says so.
 """
 
@@ -43,7 +44,7 @@ SCHEMA = pa.schema(
         ("aesthetic", pa.float32()),
         ("similarity_note", pa.string()),
         ("clip_model", pa.string()),
-        ("clip_embeddings", pa.list_(pa.list_(pa.float16()))),
+        ("embedding", pa.list_(pa.float32())),
         *ERROR_FIELDS,
     ]
 )
@@ -95,7 +96,7 @@ def similarities(frames: NDArray[np.float32], captions: NDArray[np.float32]) -> 
 def columns_of(
     embeddings: NDArray[np.float32], told: Mapping[str, NDArray[np.float32]], aesthetics: NDArray[np.float32] | None
 ) -> dict[str, Any]:
-    """The measured columns from the embeddings [frames, width] of a clip's frames, those of its captions, [width] by
+    """The measured columns from the embeddings [3, width] of a clip's frames, those of its captions, [width] by
     the caption's column, and the frames' aesthetic scores."""
     cosines = {name: similarities(embeddings, embedding[None])[0] for name, embedding in told.items()}
     means = {CAPTIONS[name]: float(values.mean()) for name, values in cosines.items()}
@@ -104,7 +105,7 @@ def columns_of(
         "clip_similarities": cosines["caption"].tolist() if "caption" in cosines else None,
         "aesthetic": None if aesthetics is None else float(aesthetics.mean()),
         "similarity_note": NO_HEAD if aesthetics is None else None,
-        "clip_embeddings": list(embeddings.astype(np.float16)),
+        "embedding": embeddings.ravel(),
     }
 
 
@@ -116,7 +117,9 @@ def measure_clip(store: Path, clip: Mapping[str, Any], config: SimilarityConfig)
     try:
         model = find_model(config.clip_model or "")
         frames = first_middle_last(store, clip["start_pts"], clip["end_pts"])
-        embeddings, texts = load_clip(model.path).embed(list(frames), list(captions.values()))
+        seen, texts = load_clip(model.path).embed(list(frames), list(captions.values()))
+        # A clip of one or two frames shows them as its first, middle and last all the same.
+        embeddings = seen[[round(i * (len(seen) - 1) / 2) for i in range(3)]]
         head = config.aesthetic_head
         aesthetics = aesthetic_scores(find_model(head).path, embeddings) if head else None
         told = dict(zip(captions, texts, strict=True))

@@ -99,7 +99,7 @@ def test_an_empty_folder_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureF
         (["--split.tresh", "3"], "Unknown option --split.tresh: did you mean --split.threshold?"),
         (["--split.threshold", "soon"], "--split.threshold: input should be a valid number"),
         (["--scan.frames-per-s", "0"], "--scan.frames-per-s: input should be greater than 0"),
-        (["--preset", "trainig"], "Unknown preset 'trainig': did you mean training?"),
+        (["--preset", "paper-ofline"], "Unknown preset 'paper-ofline': did you mean paper-offline?"),
         (["--config", "missing.yaml"], "missing.yaml: the config file cannot be read"),
     ],
 )

@@ -51,6 +51,14 @@ def test_a_caption_is_read_as_far_as_the_networks_text_goes(clip: Clip):
     assert long == pytest.approx(clip.embed([FRAMES[0]], ["a dog runs on the beach a dog"])[1], abs=1e-5)
 
 
+def test_a_model_that_was_replaced_is_loaded_again(tmp_path: Path):
+    folder = save_clip(tmp_path / "clip")
+    first = load_clip(folder)
+    assert load_clip(folder) is first
+    save_clip(folder, width=4)
+    assert load_clip(folder).embed([FRAMES[0]], [])[0].shape == (1, 4)
+
+
 def test_a_model_that_is_no_clip_is_refused(tmp_path: Path):
     with pytest.raises(BadModel, match=r"CLIP"):
         load_clip(save_image_captioner(tmp_path))

@@ -74,8 +74,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def in_process(models: Path, **settings: Any) -> CaptionConfig:
     named = {"model": "writer", "image_model": "image", "video_model": "video"}
-    engines = dict.fromkeys(("engine", "image_engine", "video_engine"), "transformers")
-    return CaptionConfig(**engines | {name: str(models / folder) for name, folder in named.items()} | settings)
+    engines: dict[str, Any] = dict.fromkeys(("engine", "image_engine", "video_engine"), "transformers")
+    paths: dict[str, Any] = {name: str(models / folder) for name, folder in named.items()}
+    return CaptionConfig(**(engines | paths | settings))
 
 
 def test_networks_write_the_three_captions_each_with_its_model_and_revision(dataset, flat, models: Path):
@@ -141,11 +142,11 @@ def test_the_middle_frame_is_described_and_the_video_by_frames_spread_over_it():
 
 def test_errors_and_nothing_are_not_asked_about():
     failed = BadModel("no.")
-    assert answered(["a", None, failed, "b"], lambda items: [item.upper() for item in items]) == [
-        "A",
+    assert answered(["a", None, failed, "b"], lambda items: [f"{item}!" for item in items]) == [
+        "a!",
         None,
         failed,
-        "B",
+        "b!",
     ]
 
 
@@ -164,9 +165,9 @@ def server() -> Iterator[Server]:
 
 def at(server: Server, **settings: Any) -> CaptionConfig:
     """All three captions from one server."""
-    engines = dict.fromkeys(("engine", "image_engine", "video_engine"), "endpoint")
-    named = {"model": "org/writer", "image_model": "org/seer", "video_model": "org/watcher"}
-    endpoint = {"base_url": server.url, "attempts": 2, "pause_s": 0.01, "concurrency": 1} | settings
+    engines: dict[str, Any] = dict.fromkeys(("engine", "image_engine", "video_engine"), "endpoint")
+    named: dict[str, Any] = {"model": "org/writer", "image_model": "org/seer", "video_model": "org/watcher"}
+    endpoint: dict[str, Any] = {"base_url": server.url, "attempts": 2, "pause_s": 0.01, "concurrency": 1} | settings
     return CaptionConfig(**engines, **named, endpoint=EndpointConfig(**endpoint))
 
 
