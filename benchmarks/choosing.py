@@ -25,7 +25,8 @@ from tasks.curate.dedup import link_hashes  # noqa: E402
 from tasks.curate.report import ReportConfig, write_report  # noqa: E402
 from tasks.curate.select import read_measures  # noqa: E402
 from tasks.manifest import manifest_ref  # noqa: E402
-from tasks.rules import funnel_of, paper, seconds_of, verdict_columns, verdict_of  # noqa: E402
+from tasks.rules import paper, seconds_of, verdict_of  # noqa: E402
+from tasks.verdicts import funnel_of, verdict_columns  # noqa: E402
 
 MILLION, SHOWN, VIDEOS = 1_000_000, 10_000, 200
 

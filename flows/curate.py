@@ -30,7 +30,8 @@ from tasks.curate.select import Selection
 from tasks.curate.split import SplitConfig, split_videos
 from tasks.curate.text import TextConfig, find_text
 from tasks.manifest import read_rows
-from tasks.rules import Funnel, SelectConfig, keep_all, paper, training
+from tasks.rules import SelectConfig, keep_all, paper, training
+from tasks.verdicts import Funnel
 from tasks.video import SourceVideo
 
 log = logging.getLogger("reelmill")

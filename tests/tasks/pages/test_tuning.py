@@ -23,7 +23,8 @@ from tasks.manifest import manifest_ref
 from tasks.pages.dataset import read_dataset
 from tasks.pages.sheets import Reel
 from tasks.pages.tuning import UNMEASURED, arrays_of, packed, panel
-from tasks.rules import PRESETS, REASONS, SelectConfig, funnel_of, paper, seconds_of, verdict_of
+from tasks.rules import PRESETS, REASONS, SelectConfig, paper, seconds_of, verdict_of
+from tasks.verdicts import funnel_of
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
