@@ -34,7 +34,8 @@ from tasks.curate.split import SplitConfig, split_videos
 from tasks.curate.text import TextConfig, find_text
 from tasks.manifest import read_rows
 from tasks.pages.page import plural
-from tasks.rules import Funnel, SelectConfig, paper
+from tasks.rules import SelectConfig, paper
+from tasks.verdicts import Funnel
 from tasks.video import SourceVideo
 
 log = logging.getLogger("reelmill")
@@ -168,7 +169,7 @@ def curate(config: CurateConfig) -> CurateOutcome:
         similarities = run.chunks(
             measure_similarity, config.similarity, captioned, work(videos, cost_of(config.similarity, SIMILARITY))
         )
-        groups = run.whole(group_duplicates, config.dedup, list(zip(splits, looks, strict=True)))
+        groups = run.whole(group_duplicates, config.dedup, list(zip(splits, looks, similarities, strict=True)))
         measures = [looks, motions, texts, captions, similarities, [groups]]
         clips = run.whole(join_measures, files, scans, splits, measures)
         selection = run.whole(select_clips, config.select, clips)

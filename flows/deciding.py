@@ -17,7 +17,8 @@ from models.errors import BadInput
 from tasks import rules
 from tasks.curate.select import reselect
 from tasks.manifest import publish_text
-from tasks.rules import Funnel, SelectConfig
+from tasks.rules import SelectConfig
+from tasks.verdicts import Funnel
 
 log = logging.getLogger("reelmill")
 

@@ -26,7 +26,8 @@ from models.svd import FIGURES_FILE, TINY
 from tasks.curate import ingest, join, select
 from tasks.generate import outputs
 from tasks.manifest import ERROR_FIELDS
-from tasks.rules import REASONS, Funnel, ReasonCount
+from tasks.rules import REASONS
+from tasks.verdicts import Funnel, ReasonCount
 from tests.step_digests import Project
 
 ROOT = Path(__file__).parents[1]

@@ -18,7 +18,8 @@ from models.errors import BadInput, BadManifest
 from tasks.caching import Step, lineage_of
 from tasks.columns import extend_manifest
 from tasks.manifest import ManifestRef, read_lineage
-from tasks.rules import SCHEMA, Funnel, SelectConfig, funnel_of, seconds_of, verdict_columns, verdict_of
+from tasks.rules import SelectConfig, seconds_of, verdict_of
+from tasks.verdicts import SCHEMA, Funnel, funnel_of, verdict_columns
 
 VERSION = 1
 

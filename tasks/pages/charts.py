@@ -32,14 +32,12 @@ INK, SOFT, LINE, ACCENT, FAINT = COLOURS
 SIZE = (4.4, 2.45)
 """Width and height in inches; the page stretches a chart to its place."""
 
-BINS = 24
-
 SETTINGS: Any = {"svg.fonttype": "none", "font.size": 9.6, "axes.linewidth": 0.8, "path.simplify": False}
 
 
 def curves(name: str, lines: Mapping[str, tuple[Values, Values]], x_label: str, y_label: str) -> Markup:
     """Lines by their names, each from its x and y; the first one in the accent colour."""
-    figure, axes = _new(SIZE)
+    figure, axes = _new()
     for rank, (label, (x, y)) in enumerate(lines.items()):
         style = (
             {"color": ACCENT, "linewidth": 2.0} if rank == 0 else {"color": SOFT, "linewidth": 1.4, "linestyle": "--"}
@@ -54,7 +52,7 @@ def curves(name: str, lines: Mapping[str, tuple[Values, Values]], x_label: str, 
 
 def smoothed_curve(name: str, x: Values, y: Values, x_label: str, y_label: str) -> Markup:
     """One noisy line, faint, and over it its mean over about a tenth of its points."""
-    figure, axes = _new(SIZE)
+    figure, axes = _new()
     axes.plot(x, y, color=FAINT, linewidth=1.0)
     axes.plot(x, smoothed(y, max(1, len(y) // 20)), color=ACCENT, linewidth=2.0)
     axes.set(xlabel=x_label, ylabel=y_label)
@@ -72,9 +70,9 @@ def smoothed(values: Values, reach: int) -> Values:
     return (sums[end] - sums[start]) / (end - start)
 
 
-def _new(inches: tuple[float, float]) -> tuple[Figure, Axes]:
+def _new() -> tuple[Figure, Axes]:
     with rc_context(SETTINGS):
-        figure = Figure(figsize=inches, layout="constrained")
+        figure = Figure(figsize=SIZE, layout="constrained")
         axes = figure.add_subplot()
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(LINE)
@@ -86,13 +84,6 @@ def _new(inches: tuple[float, float]) -> tuple[Figure, Axes]:
     axes.patch.set_visible(False)
     figure.patch.set_visible(False)
     return figure, axes
-
-
-def _nothing(name: str, label: str) -> Markup:
-    figure, axes = _new(SIZE)
-    axes.text(0.5, 0.5, "nothing measured", transform=axes.transAxes, ha="center", va="center", color=SOFT)
-    axes.set(xlabel=label, xticks=[], yticks=[])
-    return _svg(figure, name, f"{label}: nothing measured")
 
 
 def _svg(figure: Figure, name: str, title: str) -> Markup:

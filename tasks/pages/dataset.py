@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from tasks import rules
+from tasks import rules, verdicts
 from tasks.manifest import ManifestRef, read_lineage, read_manifest
 from tasks.pages.page import plural
 
@@ -183,7 +183,7 @@ def decoding(dataset: Dataset) -> str:
 
 def funnel_of(dataset: Dataset) -> Funnel:
     """How many clips each rule removes, alone and together with the others."""
-    counted = rules.funnel_of(rules.Verdict(rules.bits_of(dataset.clips["drop_reasons"])), dataset.seconds)
+    counted = verdicts.funnel_of(rules.Verdict(verdicts.bits_of(dataset.clips["drop_reasons"])), dataset.seconds)
     stages, left, clips = [], counted.clips, max(counted.clips, 1)
     used = [place for place, count in enumerate(counted.reasons) if count.failing]
     for count in (counted.reasons[place] for place in used):

@@ -43,10 +43,11 @@ function stepOf(span) {
   return [1, 2, 5, 10].map((factor) => factor * power).find((step) => span / step <= 220) ?? power;
 }
 
-// The scale of an axis: from its least value, or 0, to its 99th percentile, whatever lies beyond in the last bar.
+// The scale of an axis: from its least values, or 0 if that is near, to its 99th percentile; what lies beyond is in the
+// first and the last bar.
 function scaleOf(sorted) {
   const last = sorted[Math.floor(0.99 * (sorted.length - 1))];
-  const low = Math.min(0, sorted[0]) === 0 && sorted[0] < 0.5 * last ? 0 : sorted[0];
+  const low = sorted[0] >= 0 && sorted[0] < 0.2 * last ? 0 : sorted[Math.floor(0.001 * sorted.length)];
   const high = last > low ? last : low + 1;
   const step = stepOf(high - low);
   const [from, to] = [Math.floor(low / step) * step, Math.ceil(high / step) * step];
@@ -82,7 +83,6 @@ function cardOf(axis) {
   const off = made("button", { type: "button", textContent: "off" });
   off.setAttribute("aria-label", `${axis.title}: no threshold`);
   off.onclick = () => set({ [axis.limit]: null, ...(axis.quantile ? { [axis.quantile]: null } : {}) });
-  levels.append(off);
   slider.oninput = () => set({ [axis.limit]: Number(slider.value), ...(axis.quantile ? { [axis.quantile]: null } : {}) });
   number.oninput = () => number.value === "" || number.validity.valid ? set({ [axis.limit]: number.value === "" ? null : Number(number.value) }) : null;
   const effect = made("p", { className: "effect" });
@@ -90,8 +90,8 @@ function cardOf(axis) {
   plot.append(marks, line);
   const field = made("fieldset", { className: "axis", id: `axis-${id}` },
     made("legend", { textContent: axis.title }), plot, slider,
-    made("p", { className: "row" }, number, made("label", { className: "quiet", htmlFor: number.id, textContent: axis.unit })),
-    levels, effect, edge);
+    made("p", { className: "row" }, number, made("label", { className: "quiet", htmlFor: number.id, textContent: axis.unit }), off),
+    ...(axis.quantile ? [levels] : []), effect, edge);
   const pictures = tuning.previews.filter((one) => !Number.isNaN(data[axis.column][one.row]))
     .sort((a, b) => data[axis.column][a.row] - data[axis.column][b.row]);
   return { axis, field, plot, line, slider, number, levels, off, effect, edge, pictures, share, bins: binsOf(data[axis.column], scale) };
@@ -189,7 +189,7 @@ function refresh() {
   let [kept, seconds] = [0, 0];
   verdict.bits.forEach((code, i) => { if (!code) { kept += 1; seconds += data.seconds[i]; } });
   const total = verdict.bits.length;
-  byId("kept").textContent = kept.toLocaleString("en");
+  byId("kept-count").textContent = kept.toLocaleString("en");
   byId("of").textContent = ` of ${counted(total, "clip")} kept, ${duration(seconds)}`;
   byId("share").style.width = `${(100 * kept) / Math.max(total, 1)}%`;
   byId("command").value = commandOf(folder(), state.config, tuning.presets);

@@ -34,7 +34,7 @@ UNMEASURED = 255
 
 
 class Shown(NamedTuple):
-    """An axis for readers: its title, its unit, and what one number of it is multiplied with to be said."""
+    """An axis for readers: its title and its unit."""
 
     title: str
     unit: str
@@ -44,8 +44,8 @@ SHOWN = {
     "too_short": Shown("Length", "seconds at least"),
     "no_picture": Shown("Contrast", "deviation of luma, 0 to 255, at least"),
     "too_much_text": Shown("Text", "share of the picture, at most"),
-    "low_motion": Shown("Motion", "short sides per second at least"),
-    "too_much_motion": Shown("Motion, upper end", "short sides per second at most"),
+    "low_motion": Shown("Motion", "sides/s at least"),
+    "too_much_motion": Shown("Motion, upper end", "sides/s at most"),
     "low_aesthetic": Shown("Aesthetic score", "at least"),
     "low_similarity": Shown("Likeness of caption and picture", "cosine at least"),
     "not_sharp": Shown("Sharpness", "at least"),

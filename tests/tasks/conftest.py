@@ -9,12 +9,13 @@ import pytest
 from tasks.caching import lineage_of
 from tasks.curate.ingest import SCHEMA as INGEST
 from tasks.curate.join import SCHEMA as CLIPS
+from tasks.curate.join import STEP as JOIN
 from tasks.curate.join import videos_schema
-from tasks.curate.select import STEP
+from tasks.curate.select import select_clips
 from tasks.footage import Camera, Scene, render_shot
 from tasks.frames import write_frames
 from tasks.manifest import Lineage, ManifestRef, table_of, write_manifest
-from tasks.rules import SelectConfig, decide
+from tasks.rules import SelectConfig
 
 Rows = Sequence[dict[str, Any]]
 Curated = Callable[..., ManifestRef]
@@ -67,7 +68,8 @@ def curated(tmp_path: Path) -> Curated:
                 _store(root / video["frame_store"], seed)
         made = Lineage(step="videos", version=1)
         write_manifest(root / "videos.parquet", table_of(videos, videos_schema(INGEST)), made)
-        decided = decide(table_of(rows, CLIPS), config)
-        return write_manifest(root / "clips.parquet", decided, lineage_of(STEP, config, ()))
+        path = root / "manifests" / "join" / "made.parquet"
+        joined = write_manifest(path, table_of(rows, CLIPS), lineage_of(JOIN, None, ()))
+        return select_clips(root, config, joined).clips
 
     return write

@@ -11,22 +11,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from tasks.curate import join
-from tasks.rules import (
-    AXES,
-    PRESETS,
-    REASONS,
-    SCHEMA,
-    SelectConfig,
-    bits_of,
-    cut_at,
-    decide,
-    funnel_of,
-    keep_all,
-    paper,
-    repeated,
-    seconds_of,
-    verdict_of,
-)
+from tasks.rules import AXES, PRESETS, REASONS, SelectConfig, cut_at, keep_all, paper, repeated, seconds_of, verdict_of
+from tasks.verdicts import SCHEMA, bits_of, decide, funnel_of
 
 GOOD: dict[str, Any] = {
     "video_id": "v",

@@ -1,24 +1,27 @@
 """The report says what is in the tables, shows some clips of each kind, and opens from disk as one small file."""
 
+import base64
+import json
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 
 from tasks.curate.report import (
     ReportConfig,
-    charts,
     dropped_sheets,
     duplicate_groups,
     failures,
     figures,
     files,
-    motion_counts,
     remarks,
     report_html,
     write_report,
 )
 from tasks.pages.dataset import funnel_of, read_dataset
+from tasks.pages.sheets import Reel
+from tasks.rules import SelectConfig
 
 SHORT, TEXT = {"start_s": 0.0, "end_s": 0.5}, {"text_area": 0.2}
 TWINS = [{"dedup_group": "a-0", "video_id": name, "clip_id": f"{name}-0", "shot_start_pts": 0} for name in "ab"]
@@ -40,7 +43,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
-        if tag not in ("meta", "img", "br", "link"):
+        if tag not in ("meta", "img", "br", "link", "input"):
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -104,7 +107,7 @@ def test_the_funnel_stands_on_the_page_with_its_thresholds(curated):
 
 def test_dropped_clips_stand_under_their_first_reason_with_the_others(curated):
     dataset = read_dataset(curated([{}, SHORT, SHORT | TEXT, TEXT, *TWINS]))
-    sheets = dropped_sheets(dataset, 8)
+    sheets = dropped_sheets(Reel(dataset), 8)
     assert [(title, limit, sheet.clips) for title, limit, sheet in sheets] == [
         ("Too short", "under 1 s", 2),
         ("Too much text", "over 7% of the picture", 1),
@@ -114,7 +117,7 @@ def test_dropped_clips_stand_under_their_first_reason_with_the_others(curated):
 
 def test_duplicates_stand_together_the_kept_one_marked(curated):
     dataset = read_dataset(curated(TWINS))
-    groups, more = duplicate_groups(dataset, 12)
+    groups, more = duplicate_groups(Reel(dataset), 12)
     assert [[(c["clip_id"], c["keep"]) for c in group.cards] for group in groups] == [[("a-0", True), ("b-0", False)]]
     assert more == 0
     text = page_of(curated(TWINS)).text
@@ -123,7 +126,7 @@ def test_duplicates_stand_together_the_kept_one_marked(curated):
 
 def test_groups_past_the_cap_are_counted(curated):
     pairs = [{"dedup_group": f"g{i}", "video_id": name} for i in range(3) for name in "ab"]
-    groups, more = duplicate_groups(read_dataset(curated(pairs)), 2)
+    groups, more = duplicate_groups(Reel(read_dataset(curated(pairs))), 2)
     assert (len(groups), more) == (2, 1)
 
 
@@ -142,12 +145,6 @@ def test_every_file_is_a_row_with_its_shots_and_kept_clips(curated):
     assert len(files(dataset, 1)) == 1
 
 
-def test_motion_classes_are_counted_the_most_frequent_first(curated):
-    clips = [{"camera_motion": m} for m in ("roll", "pan_left", "pan_left")]
-    dataset = read_dataset(curated([*clips, {"camera_motion": "pan_left"} | TEXT, {"camera_motion": None}]))
-    assert motion_counts(dataset) == [("pan left", 2, 1), ("not measured", 1, 0), ("roll", 1, 0)]
-
-
 def test_what_was_not_measured_is_said(curated):
     lines = " ".join(remarks(read_dataset(curated([{}, {}]))))
     assert "composed from these measurements" in lines
@@ -156,9 +153,24 @@ def test_what_was_not_measured_is_said(curated):
     assert remarks(read_dataset(curated(measured))) == ["Captions are by blip."]
 
 
-def test_four_distributions_are_drawn(curated):
-    titles = [title for title, chart in charts(read_dataset(curated([{}, TEXT]))) if "<svg" in chart]
-    assert titles == ["Motion", "Text", "Length", "Camera motion"]
+def test_the_overlap_of_two_rules_stands_in_a_table(curated):
+    text = page_of(curated([{}, SHORT, SHORT | TEXT, TEXT, TEXT])).text
+    assert re.search(r"Too short\s+2\s+1\s+Too much text\s+1\s+3", text)
+    assert "Which rules drop the same clips" not in page_of(curated([{}, SHORT])).text
+
+
+def test_the_panel_holds_the_numbers_of_every_clip(curated):
+    html = report_html(read_dataset(curated([{}, SHORT, TEXT])), ReportConfig())
+    data = json.loads(html.partition('id="tuning-data">')[2].partition("</script>")[0])
+    lengths = np.frombuffer(base64.b64decode(data["columns"]["seconds"]["bytes"]), data["columns"]["seconds"]["type"])
+    assert lengths.tolist() == [2.0, 0.5, 2.0]
+    assert data["config"] == SelectConfig().model_dump(mode="json")
+
+
+def test_a_quantile_is_shown_as_the_number_it_cuts_at(curated):
+    clips = [{"motion_score": i / 10} for i in range(8)]
+    text = page_of(curated(clips, config=SelectConfig(motion_quantile=0.25))).text
+    assert re.search(r"Little motion\s+under 0.2 sides/s\s+2\s+2\s+2", text)
 
 
 @pytest.mark.parametrize(("cap", "cards", "said"), [(2, 2, "and 3 more clips"), (5, 5, None)])
@@ -170,7 +182,7 @@ def test_a_sheet_is_bounded_and_says_so(curated, cap, cards, said):
 
 
 def test_the_pages_size_does_not_grow_with_the_dataset(curated):
-    config = {"kept_per_motion": 1, "dropped_per_reason": 1, "duplicate_groups": 1, "rows": 1}
+    config = {"kept_per_motion": 1, "dropped_per_reason": 1, "duplicate_groups": 1, "rows": 1, "previews": 2}
     few, many = (report_html(read_dataset(curated([{}, TEXT] * n)), ReportConfig(**config)) for n in (2, 40))
     assert len(many) < 1.1 * len(few)
 

@@ -13,7 +13,8 @@ from tasks.caching import lineage_of
 from tasks.curate import join
 from tasks.curate.select import NEEDS, reselect, select_clips
 from tasks.manifest import ManifestRef, file_digest, read_lineage, read_manifest, read_rows, write_manifest
-from tasks.rules import SelectConfig, decide
+from tasks.rules import SelectConfig
+from tasks.verdicts import decide
 
 GOOD: dict[str, Any] = {
     "video_id": "v",

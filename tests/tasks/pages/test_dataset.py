@@ -4,7 +4,7 @@ import pytest
 
 from models.errors import BadManifest
 from tasks.manifest import Lineage, read_manifest, write_manifest
-from tasks.pages.dataset import RULES, decoding, funnel_of, ordered, read_dataset, titled
+from tasks.pages.dataset import RULES, decoding, funnel_of, read_dataset, titled
 from tasks.rules import REASONS, SelectConfig
 
 SHORT = {"end_s": 0.5, "start_s": 0.0}
@@ -43,7 +43,7 @@ def test_rules_without_a_case_are_named(curated):
 
 def test_a_dataset_without_clips_has_an_empty_funnel(curated):
     dataset = read_dataset(curated([], files=[{"video_id": "a"}]))
-    assert funnel_of(dataset) == (0, 0, 0.0, 0.0, [], [words.title.lower() for words in RULES.values()])
+    assert funnel_of(dataset) == (0, 0, 0.0, 0.0, [], [words.title.lower() for words in RULES.values()], [])
     assert dataset.shots == 0
 
 
@@ -51,17 +51,22 @@ def test_every_reason_of_the_rules_has_words_in_their_order():
     assert tuple(RULES) == REASONS
 
 
-def test_every_threshold_spoken_of_is_one_of_the_settings():
-    assert {words.setting for words in RULES.values()} - {""} <= set(SelectConfig.model_fields)
+def test_a_limit_is_said_in_the_rules_own_words():
+    assert titled("too_much_text", {"too_much_text": 0.065}) == ("Too much text", "over 6.5% of the picture")
+    assert titled("too_short", {}) == ("Too short", "")
 
 
-def test_an_unknown_reason_is_shown_last_under_its_own_name():
-    assert ordered({"low_aesthetic", "duplicate", "too_short"}) == ["too_short", "duplicate", "low_aesthetic"]
-    assert titled("low_aesthetic", {}) == ("Low aesthetic", "")
+def test_limits_are_those_in_use_quantiles_resolved(curated):
+    clips = [{"motion_score": i / 10} for i in range(4)]
+    config = SelectConfig(motion_quantile=0.5, max_text_area=None, max_still_motion=None)
+    assert read_dataset(curated(clips, config=config)).limits == {
+        "too_short": 1.0, "no_picture": 2.0, "low_motion": pytest.approx(0.2),
+    }  # fmt: skip
 
 
-def test_a_rule_without_its_threshold_has_no_limit():
-    assert titled("too_short", {"min_clip_s": None}) == ("Too short", "")
+def test_pairs_of_rules_are_counted(curated):
+    together = funnel_of(read_dataset(curated(MIXED))).together
+    assert together == [[2, 1, 0], [1, 3, 1], [0, 1, 3]]
 
 
 def test_shots_are_counted_not_their_pieces(curated):

@@ -10,6 +10,7 @@ import pytest
 from tasks.frames import load_frames
 from tasks.pages.dataset import read_dataset
 from tasks.pages.sheets import (
+    Reel,
     Strip,
     evenly,
     grouped,
@@ -17,7 +18,6 @@ from tasks.pages.sheets import (
     kept_sheets,
     sheet_of,
     spread,
-    strip_of,
 )
 
 
@@ -37,7 +37,7 @@ def test_a_strip_shows_the_frames_side_by_side_in_order():
     assert picture[20, [30, 90, 150], 0] == pytest.approx([20, 120, 220], abs=3)
 
 
-@pytest.mark.parametrize(("shape", "cell"), [((360, 640), (256, 144)), ((640, 360), (144, 256)), ((40, 30), (30, 40))])
+@pytest.mark.parametrize(("shape", "cell"), [((360, 640), (192, 108)), ((640, 360), (108, 192)), ((40, 30), (30, 40))])
 def test_large_frames_are_shrunk_small_ones_stay(shape, cell):
     strip = joined(np.zeros((2, *shape, 3), np.uint8))
     assert (strip.width, strip.height) == cell
@@ -58,7 +58,7 @@ def test_frames_are_taken_evenly_in_time_not_in_number():
 def test_a_strip_is_of_its_clip_alone(curated):
     dataset = read_dataset(curated([{}, {}]))
     clip = dataset.clips.slice(1, 1).to_pylist()[0]
-    strip = strip_of(dataset, clip)
+    strip = Reel(dataset).strip(clip)
     assert strip
     assert strip.frames == 4
     frames = load_frames(dataset.root / "frames/a.parquet", [1000, 1750])
@@ -72,14 +72,14 @@ def test_a_clip_whose_frames_are_gone_is_shown_without(curated, caplog):
     dataset = read_dataset(curated([{}]))
     (dataset.root / "frames/a.parquet").unlink()
     with caplog.at_level(logging.WARNING, "reelmill"):
-        sheet = sheet_of(dataset, "pan_right", [0], 5)
+        sheet = sheet_of(Reel(dataset), "pan_right", [0], 5)
     assert sheet.cards[0]["strip"] is None
     assert "a-0: shown without pictures" in caplog.text
 
 
 def test_a_clip_without_any_stored_frame_has_no_strip(curated):
     dataset = read_dataset(curated([{"start_pts": 90_000, "end_pts": 90_001}]))
-    assert sheet_of(dataset, "", [0], 1).cards[0]["strip"] is None
+    assert sheet_of(Reel(dataset), "", [0], 1).cards[0]["strip"] is None
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_a_sheet_takes_clips_from_the_whole_group(rows, cap, chosen):
 
 def test_a_sheet_says_how_many_it_leaves_out(curated):
     dataset = read_dataset(curated([{}] * 5))
-    sheet = sheet_of(dataset, "pan_right", range(5), 2)
+    sheet = sheet_of(Reel(dataset), "pan_right", range(5), 2)
     assert [card["clip_id"] for card in sheet.cards] == ["a-0", "a-4"]
     assert (sheet.clips, sheet.more) == (5, 3)
 
@@ -99,7 +99,7 @@ def test_a_sheet_says_how_many_it_leaves_out(curated):
 def test_kept_clips_are_grouped_by_motion_the_largest_group_first(curated):
     motions = ["static", "pan_left", "roll", "pan_left", None]
     clips = [{"camera_motion": motion} for motion in motions]
-    sheets = kept_sheets(read_dataset(curated([*clips, {"camera_motion": "roll", "text_area": 0.5}])), 5)
+    sheets = kept_sheets(Reel(read_dataset(curated([*clips, {"camera_motion": "roll", "text_area": 0.5}]))), 5)
     assert [(sheet.name, sheet.clips) for sheet in sheets] == [("pan_left", 2), ("", 1), ("roll", 1), ("static", 1)]
 
 
