@@ -47,7 +47,9 @@ Source = Annotated[str, AfterValidator(_absolute)]
 class CurateConfig(FlowConfig):
     """Footage in, a dataset of measured and chosen clips out."""
 
-    sources: tuple[Source, ...] = Field(min_length=1, description="Video files, folders of them, or globs.")
+    sources: tuple[Source, ...] = Field(
+        min_length=1, description="Video files, folders, globs, URLs, or lists of those."
+    )
     out: Path = Field(description="Folder of the dataset.")
     ingest: IngestConfig = Field(default_factory=IngestConfig, description="Which files count.")
     scan: ScanConfig = Field(default_factory=ScanConfig, description="What the one decode keeps.")
@@ -96,7 +98,7 @@ def curate(config: CurateConfig) -> CurateOutcome:
     """Find, scan, split, measure, compare and choose."""
     with running(config.out, "curate", config) as run:
         files = run.whole(ingest_videos, config.ingest, list(config.sources))
-        videos = source_videos(files)
+        videos = source_videos(config.out, files)
         scans = run.chunks(scan_videos, config.scan, videos, work(videos, SCAN))
         splits = run.chunks(split_videos, config.split, scans, work(videos, SPLIT))
         scanned = list(zip(scans, splits, strict=True))

@@ -4,7 +4,8 @@ ReelmillError
 ├── BadInput          what the caller gave cannot be used: a path, an option, a table
 ├── BadMedia          a video or picture cannot be read
 │   ├── DecodeCrash   the decoder's process died on it
-│   └── DecodeTimeout the decoder took longer than its limit
+│   ├── DecodeTimeout the decoder took longer than its limit
+│   └── BadFetch      a URL cannot be fetched
 ├── BadModel          weights or configuration of a model are missing or do not fit
 └── BadManifest       a manifest does not have the columns its step declares
 """
@@ -30,6 +31,10 @@ class DecodeCrash(BadMedia):
 
 class DecodeTimeout(BadMedia):
     code = "decoder_timeout"
+
+
+class BadFetch(BadMedia):
+    code = "fetch_failed"
 
 
 class BadModel(ReelmillError):
