@@ -5,7 +5,8 @@ ReelmillError
 ├── BadMedia          a video or picture cannot be read
 │   ├── DecodeCrash   the decoder's process died on it
 │   ├── DecodeTimeout the decoder took longer than its limit
-│   └── BadFetch      a URL cannot be fetched
+│   ├── BadFetch      a URL cannot be fetched
+│   └── NoKeyframes   a clip cannot be cut without a new encoding
 ├── BadModel          weights or configuration of a model are missing or do not fit
 └── BadManifest       a manifest does not have the columns its step declares
 """
@@ -35,6 +36,10 @@ class DecodeTimeout(BadMedia):
 
 class BadFetch(BadMedia):
     code = "fetch_failed"
+
+
+class NoKeyframes(BadMedia):
+    code = "no_keyframes"
 
 
 class BadModel(ReelmillError):
