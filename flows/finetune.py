@@ -54,7 +54,7 @@ def finetune(config: FinetuneConfig) -> FinetuneOutcome:
         encoded = encode(run, config, kept_clips(config))
         clips = manifest_ref(config.dataset / "clips.parquet")
         log = run.whole(train_model, config.train, config.dataset, config.base, encoded, clips)
-        return FinetuneOutcome(failed=failures(encoded), weights=publish_weights(config, log), log=log.path)
+        return FinetuneOutcome(failed=failures(encoded), weights=publish_weights(config, log, clips), log=log.path)
 
 
 def encode(run: Run, config: FinetuneConfig, sources: list[SourceClips]) -> list[ManifestRef]:
@@ -91,8 +91,9 @@ def failures(encoded: list[ManifestRef]) -> int:
     return sum(row["error_code"] is not None for manifest in encoded for row in read_rows(manifest, ("error_code",)))
 
 
-def publish_weights(config: FinetuneConfig, log: ManifestRef) -> Path:
-    """Point `out`/lora.safetensors, or `out`/model, at this run's weights, and describe the run in run.json."""
+def publish_weights(config: FinetuneConfig, log: ManifestRef, clips: ManifestRef) -> Path:
+    """Point `out`/lora.safetensors, or `out`/model, at this run's weights, and describe the run in run.json, where
+    `dataset_digest` is that of the dataset's clips.parquet."""
     named = config.out / read_rows(log, ("weights",))[0]["weights"]
     weights = named if named.name == "lora.safetensors" else named.parent
     shown = config.out / weights.name
@@ -101,5 +102,6 @@ def publish_weights(config: FinetuneConfig, log: ManifestRef) -> Path:
     aside.symlink_to(weights.relative_to(config.out), target_is_directory=weights.is_dir())
     aside.replace(shown)
     facts = {"weights": weights.name, "log": log.path.relative_to(config.out).as_posix(), "digest": log.digest}
+    facts |= {"dataset": config.dataset.name, "dataset_digest": clips.digest}
     publish_json(config.out / "run.json", facts | {"config": config.model_dump(mode="json")})
     return shown

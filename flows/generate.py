@@ -16,7 +16,7 @@ from tasks.generate.gallery import write_gallery
 from tasks.generate.jobs import JobsConfig, read_jobs
 from tasks.generate.outputs import collect_outputs
 from tasks.generate.sample import SampleConfig, batches_of, sample_jobs
-from tasks.manifest import ManifestRef, read_rows, remove_asides
+from tasks.manifest import ManifestRef, read_rows
 
 log = logging.getLogger("reelmill")
 
@@ -68,7 +68,6 @@ class GeneratePlan(Outcome):
 def generate(config: GenerateConfig) -> GenerateOutcome:
     """Make a video of every job that can be made; the others are rows with a reason."""
     with running(config.out, "generate", config) as run:
-        remove_asides(config.out)
         jobs = run.whole(read_jobs, config.per_job, config.jobs)
         samples = sample(run, config, jobs)
         clips = decode(run, config, jobs, samples)

@@ -125,7 +125,8 @@ class Run:
         self.folder, self.workers, self.bars = folder, workers, bars
 
     def at(self, folder: Path) -> "Run":
-        """The same run, working in another folder."""
+        """The same run, working in another folder, where it also removes what killed runs left half written."""
+        remove_asides(folder)
         return Run(folder, self.workers, self.bars)
 
     def whole(self, step: Task[..., T], *arguments: Any) -> T:

@@ -4,6 +4,7 @@ The stages widen what is learned: one pair of motions at high noise, where direc
 speeds; then whole pictures with zooms at lower noise, where sharpness is decided.
 """
 
+import shutil
 from pathlib import Path
 
 from prefect import flow
@@ -101,9 +102,15 @@ def train_stage(config: TinyConfig, number: int, stage: TrainConfig, base: Path)
 
 
 def installed(config: TinyConfig, model: Path) -> Path:
-    """The finished model, copied to `config.install` in half precision where that is asked for."""
+    """The finished model, copied to `config.install` in half precision where that is asked for.
+
+    The model card that lies there stays; its figures are measured again by the next evaluation.
+    """
     if config.install is None:
         return model
+    card = config.install / "README.md"
     with publish_folder(config.install) as aside:
         save_model(load_model(str(model)), aside, half=True)
+        if card.is_file():
+            shutil.copy(card, aside)
     return config.install

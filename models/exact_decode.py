@@ -10,15 +10,18 @@ device (models/parked.py). Device memory is the budget and the weights, however 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from diffusers import AutoencoderKLTemporalDecoder
 from diffusers.models.attention_processor import Attention
+from diffusers.models.autoencoders.autoencoder_kl_temporal_decoder import TemporalDecoder
 from diffusers.models.resnet import ResnetBlock2D, SpatioTemporalResBlock, TemporalResnetBlock
 from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.errors import BadModel
 from models.parked import Parked, Rows
 
 COPIES_IN, COPIES_OUT = 3, 2
@@ -38,22 +41,32 @@ class Room:
 def decode_exactly(vae: AutoencoderKLTemporalDecoder, latents: Tensor, room: Room) -> Tensor:
     """Frames [frames, 3, H, W], on the CPU, of one clip's unscaled latents [frames, channels, h, w]."""
     decoder = vae.decoder
-    x = _parked(latents, room)
-    x = _conv(decoder.conv_in, x, room)
-    mid = decoder.mid_block
-    x = _residual(mid.resnets[0], x, room)
-    for block, attention in zip(mid.resnets[1:], mid.attentions, strict=False):
-        _attend(attention, x, room)
-        x = _residual(block, x, room)
-    for up in decoder.up_blocks:
-        for block in up.resnets:
-            x = _residual(block, x, room)
-        for upsampler in up.upsamplers or ():
-            x = _upsample(upsampler, x, room)
+    x = _conv(decoder.conv_in, _parked(latents, room), room)
+    for layer in _layers(decoder):
+        match layer:
+            case SpatioTemporalResBlock():
+                x = _residual(layer, x, room)
+            case Attention():
+                _attend(layer, x, room)
+            case Upsample2D():
+                x = _upsample(layer, x, room)
+            case _:
+                raise BadModel(f"The decoder has a {type(layer).__name__}, which cannot be run in strips.")
     x = _conv(decoder.conv_out, x, room, _activation(x, decoder.conv_norm_out))
     frames = torch.cat([x.read(frame, (0, x.height)).cpu() for frame in range(x.frames)])
     x.close()
     return decoder.time_conv_out(frames.permute(1, 0, 2, 3)[None].to(latents.device))[0].permute(1, 0, 2, 3).cpu()
+
+
+def _layers(decoder: TemporalDecoder) -> Iterator[nn.Module]:
+    """The decoder's layers between its first and its last convolution, in order."""
+    mid = cast(Any, decoder.mid_block)
+    yield mid.resnets[0]
+    for attention, block in zip(mid.attentions, mid.resnets[1:], strict=False):
+        yield from (attention, block)
+    for up in cast(Any, decoder.up_blocks):
+        yield from up.resnets
+        yield from up.upsamplers or ()
 
 
 def _parked(latents: Tensor, room: Room) -> Parked:
@@ -101,7 +114,8 @@ def _strip(conv: nn.Conv2d, x: Parked, frame: int, rows: Rows, activate: Activat
 def _residual(block: SpatioTemporalResBlock, x: Parked, room: Room) -> Parked:
     """A spatial residual block on every frame, then a temporal one, mixed as the block has learned."""
     mixer = block.time_mixer
-    alpha = torch.sigmoid(mixer.mix_factor) if mixer.merge_strategy == "learned" else mixer.mix_factor
+    factor = cast(Tensor, mixer.mix_factor)
+    alpha = torch.sigmoid(factor) if mixer.merge_strategy == "learned" else factor
     spatial_share = 1 - alpha if mixer.switch_spatial_to_temporal_mix else alpha
     y, hidden = _spatial(block.spatial_res_block, x, room)
     _temporal(block.temporal_res_block, y, hidden, spatial_share, room)
@@ -148,18 +162,19 @@ def _temporal(block: TemporalResnetBlock, y: Parked, hidden: Parked, spatial_sha
 
 def _attend(attention: Attention, x: Parked, room: Room) -> None:
     """Self-attention within each frame, in place; queries go in chunks, keys and values are whole."""
-    assert attention.group_norm is not None
-    scale, shift = x.normalisation(attention.group_norm, whole_clip=False)
+    scale, shift = x.normalisation(cast(nn.GroupNorm, attention.group_norm), whole_clip=False)
+    projections = cast(list[nn.Linear], [attention.to_q, attention.to_k, attention.to_v])
+    project_out = cast(nn.ModuleList, attention.to_out)[0]
     x.start()
     pixels = x.height * x.width
+    size = max(1, room.budget // (2 * pixels * attention.heads * x.dtype.itemsize))
     for frame in range(x.frames):
         before = x.read(frame, (0, x.height)).flatten(2).transpose(1, 2)
         seen = before * scale[frame] + shift[frame]
-        query, key, value = (_heads(to(seen), attention.heads) for to in (attention.to_q, attention.to_k, attention.to_v))
-        size = max(1, room.budget // (2 * pixels * attention.heads * x.dtype.itemsize))
+        query, key, value = (_heads(project(seen), attention.heads) for project in projections)
         parts = [F.scaled_dot_product_attention(part, key, value) for part in query.split(size, dim=2)]
         together = torch.cat(parts, dim=2).transpose(1, 2).flatten(2)
-        after = (before + attention.to_out[0](together)) / attention.rescale_output_factor
+        after = (before + project_out(together)) / attention.rescale_output_factor
         x.write(frame, (0, x.height), after.transpose(1, 2).unflatten(2, (x.height, x.width)))
 
 

@@ -54,13 +54,9 @@ def lora_weights(unet: UNetSpatioTemporalConditionModel) -> dict[str, Tensor]:
 
 
 def save_lora(path: Path, weights: Mapping[str, Tensor], facts: LoraFacts) -> None:
-    """Write a LoRA with its facts in the file's metadata."""
-    metadata = {
-        "rank": str(facts.rank),
-        "alpha": str(facts.alpha),
-        "lineage": json.dumps(facts.lineage, sort_keys=True),
-    }
-    save_file(dict(weights), path, metadata=metadata)
+    """Write a LoRA with its facts in the file's metadata: the same LoRA is the same bytes."""
+    # One entry: safetensors writes several in any order.
+    save_file(dict(weights), path, metadata={"reelmill": json.dumps(vars(facts), sort_keys=True)})
 
 
 def load_lora(path: Path) -> tuple[dict[str, Tensor], LoraFacts]:
@@ -71,8 +67,8 @@ def load_lora(path: Path) -> tuple[dict[str, Tensor], LoraFacts]:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        facts = LoraFacts(int(metadata["rank"]), float(metadata["alpha"]), json.loads(metadata.get("lineage", "{}")))
-    except (SafetensorError, KeyError, ValueError) as error:
+        facts = LoraFacts(**json.loads(metadata["reelmill"]))
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise BadModel(f"{path}: not a LoRA made by Reelmill ({error}).") from error
     return weights, facts
 
@@ -80,15 +76,15 @@ def load_lora(path: Path) -> tuple[dict[str, Tensor], LoraFacts]:
 def apply_lora(model: VideoModel, path: Path, strength: float = 1.0) -> LoraFacts:
     """Put the LoRA at `path` on the model's UNet, in place, its effect multiplied by `strength`.
 
-    Raises BadModel when its weights do not fit the model.
+    Raises BadModel, and leaves the model as it was, when the weights do not fit it.
     """
     weights, facts = load_lora(path)
     add_lora(model.unet, facts.rank, facts.alpha * strength)
-    outcome = set_peft_model_state_dict(model.unet, weights)
-    expected = set(get_peft_model_state_dict(model.unet))
-    if outcome.unexpected_keys or expected - set(weights):
+    expected = get_peft_model_state_dict(model.unet)
+    if {name: w.shape for name, w in expected.items()} != {name: w.shape for name, w in weights.items()}:
         remove_lora(model.unet)
-        raise BadModel(f"{path}: the LoRA was made for a model of another shape.")
+        raise BadModel(f"{path}: the LoRA was made for a model of another shape. Use it with its own base model.")
+    set_peft_model_state_dict(model.unet, weights)
     return facts
 
 

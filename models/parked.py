@@ -99,6 +99,6 @@ class Parked:
 
 
 def _nameless_file(folder: Path, size: int) -> BinaryIO:
-    file = tempfile.TemporaryFile(dir=folder, buffering=0)
+    file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 - `Parked.close` closes it
     file.truncate(size)
     return cast(BinaryIO, file)

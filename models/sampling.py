@@ -10,9 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.autoencoder import decoded
+from models.autoencoder import decoded, encode_frames
 from models.edm import euler, guidance_per_frame, karras_sigmas
-from models.svd import Conditions, VideoModel, context_of, denoise, embed_pictures, encode_pictures, setting
+from models.errors import BadInput
+from models.exact_decode import Room, decode_exactly
+from models.svd import Conditions, VideoModel, context_of, denoise, embed_pictures, setting
 
 
 @torch.no_grad()
@@ -32,13 +34,15 @@ def sample_latents(
 
     pictures: [batch, 3, H, W] in -1..1; noise: [batch, frames, channels, h, w] and augmentation: [batch, 3, H, W], both
     standard normal; motions: a camera motion for each item, or None. What is None is as in the model's facts.
+    Raises BadInput when the shapes do not belong together or the model cannot make pictures of that size.
     """
+    _check_shapes(model, pictures, noise, augmentation)
     facts = model.facts
     aug = facts.noise_aug if noise_aug is None else noise_aug
     buckets = motion_buckets or [facts.motion_bucket] * len(pictures)
     conditions = Conditions(
         context=context_of(embed_pictures(model, pictures), model.words, motions),
-        picture=encode_pictures(model, pictures + aug * augmentation),
+        picture=encode_frames(model.vae, pictures + aug * augmentation),
         ids=torch.tensor([[(fps or facts.fps) - 1, bucket, aug] for bucket in buckets]),
     )
     sigmas = karras_sigmas(steps, setting(model.scheduler, "sigma_min"), setting(model.scheduler, "sigma_max"))
@@ -58,8 +62,25 @@ def sample_latents(
     return euler(guided, start, sigmas)
 
 
+def _check_shapes(model: VideoModel, pictures: Tensor, noise: Tensor, augmentation: Tensor) -> None:
+    height, width = pictures.shape[-2:]
+    unit = model.size_unit
+    if height % unit or width % unit:
+        raise BadInput(f"Pictures of {width}x{height} do not fit the model: use sides that are multiples of {unit}.")
+    wanted = (len(pictures), *model.latent_shape(noise.shape[1], height, width))
+    if noise.shape != wanted or augmentation.shape != pictures.shape:
+        raise BadInput(
+            f"{len(pictures)} pictures of {width}x{height} need latent noise of {list(wanted)} and picture noise of "
+            f"{list(pictures.shape)}, not {list(noise.shape)} and {list(augmentation.shape)}."
+        )
+
+
 @torch.no_grad()
-def decode_latents(model: VideoModel, latents: Tensor) -> NDArray[np.uint8]:
-    """Frames, uint8 RGB [frames, height, width, 3], of the scaled latents [frames, channels, h, w] of one clip."""
-    frames = decoded(model.vae, latents / setting(model.vae, "scaling_factor"), len(latents))
+def decode_latents(model: VideoModel, latents: Tensor, room: Room | None = None) -> NDArray[np.uint8]:
+    """Frames, uint8 RGB [frames, height, width, 3], of the scaled latents [frames, channels, h, w] of one clip.
+
+    Decoded whole, or in the strips that `room` allows.
+    """
+    unscaled = latents / setting(model.vae, "scaling_factor")
+    frames = decode_exactly(model.vae, unscaled, room) if room else decoded(model.vae, unscaled, len(latents))
     return ((frames.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()

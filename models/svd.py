@@ -5,6 +5,7 @@ native numbers and where it came from) and `motion_words.safetensors` (one learn
 the model knows by name). Without a word the model is asked exactly as Stable Video Diffusion is.
 """
 
+import copy
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -21,14 +22,15 @@ from diffusers import (
     UNetSpatioTemporalConditionModel,
 )
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
-from models.autoencoder import encoded
 from models.edm import broadcast, c_in, c_noise, c_out, c_skip
 from models.errors import BadInput, BadModel
+from models.parts import first_sentence, load_part
 
 TINY = Path(__file__).parent / "tiny"
 
@@ -73,6 +75,11 @@ class VideoModel:
         """Pixels per latent cell, along one side."""
         return 2 ** (len(setting(self.vae, "block_out_channels")) - 1)
 
+    @property
+    def size_unit(self) -> int:
+        """What a picture's sides must be multiples of, in pixels: the UNet halves the latents between its levels."""
+        return self.latent_scale * 2 ** (len(setting(self.unet, "block_out_channels")) - 1)
+
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """[frames, channels, h, w] of the latents of a clip of that size."""
         scale = self.latent_scale
@@ -104,12 +111,11 @@ def load_model(name: str) -> VideoModel:
     folder = TINY if name == "tiny" else Path(name)
     if not (folder / "model_index.json").is_file():
         raise BadInput(f"{name}: no model there (a folder with model_index.json). Use 'tiny' for the embedded one.")
-    load = {"use_safetensors": True, "local_files_only": True, "torch_dtype": torch.float32}
     try:
         return VideoModel(
-            unet=UNetSpatioTemporalConditionModel.from_pretrained(folder / "unet", **load).eval(),
-            vae=AutoencoderKLTemporalDecoder.from_pretrained(folder / "vae", **load).eval(),
-            image_encoder=_load_image_encoder(folder / "image_encoder"),
+            unet=load_part(UNetSpatioTemporalConditionModel, folder / "unet"),
+            vae=load_part(AutoencoderKLTemporalDecoder, folder / "vae"),
+            image_encoder=load_part(CLIPVisionModelWithProjection, folder / "image_encoder"),
             feature_extractor=CLIPImageProcessor.from_pretrained(folder / "feature_extractor", local_files_only=True),
             scheduler=cast(
                 EulerDiscreteScheduler,
@@ -120,24 +126,19 @@ def load_model(name: str) -> VideoModel:
             revision=weights_digest(folder),
         )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise BadModel(f"{name}: the model cannot be loaded ({error}).") from error
+        raise BadModel(f"{name}: the model cannot be loaded ({first_sentence(error)}).") from error
 
 
 def save_model(model: VideoModel, folder: Path, half: bool = False) -> None:
     """Write the model as a diffusers pipeline folder; `half` stores float16, which loads back as float32."""
     dtype = torch.float16 if half else torch.float32
+    networks: dict[str, Any] = {name: _as(getattr(model, name), dtype) for name in PARTS}
     pipeline = StableVideoDiffusionPipeline(
-        vae=model.vae, image_encoder=model.image_encoder, unet=model.unet,
-        scheduler=model.scheduler, feature_extractor=model.feature_extractor,
-    )  # fmt: skip
-    modules = (model.vae, model.image_encoder, model.unet)
-    for module in modules:
-        nn.Module.to(module, dtype)
-    try:
-        pipeline.save_pretrained(folder, safe_serialization=True)
-    finally:
-        for module in modules:
-            nn.Module.to(module, torch.float32)
+        **networks, scheduler=model.scheduler, feature_extractor=model.feature_extractor
+    )
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    for name in PARTS:
+        _forget_origin(folder / name / "config.json")
     words = {name: word.detach().to(dtype).contiguous() for name, word in model.words.items()}
     if words:
         save_file(words, folder / WORDS_FILE)
@@ -160,7 +161,12 @@ def load_facts(folder: Path) -> ModelFacts:
 def load_words(folder: Path) -> dict[str, Tensor]:
     """The motion words of a model folder, by camera motion; none where the model has none."""
     path = folder / WORDS_FILE
-    return {name: word.float() for name, word in load_file(path).items()} if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    try:
+        return {name: word.float() for name, word in load_file(path).items()}
+    except SafetensorError as error:
+        raise BadModel(f"{path}: the motion words cannot be read ({error}). Copy the model's folder again.") from error
 
 
 def weights_digest(folder: Path) -> str:
@@ -199,12 +205,6 @@ def embed_pictures(model: VideoModel, pictures: Tensor) -> Tensor:
     return model.image_encoder(((small.clamp(-1, 1) + 1) / 2 - mean) / deviation).image_embeds
 
 
-@torch.no_grad()
-def encode_pictures(model: VideoModel, pictures: Tensor) -> Tensor:
-    """Unscaled latents [batch, channels, h, w] (the distribution's mode) of pictures [batch, 3, H, W] in -1..1."""
-    return encoded(model.vae, pictures).mode()
-
-
 def context_of(embeddings: Tensor, words: Mapping[str, Tensor], motions: Sequence[str | None]) -> Tensor:
     """The context [batch, 1 or 2, width]: a second token where motions are asked; all items ask for one, or none does.
 
@@ -237,10 +237,16 @@ def setting(part: ConfigMixin, name: str) -> Any:
     return getattr(part.config, name)
 
 
-def _load_image_encoder(folder: Path) -> CLIPVisionModelWithProjection:
-    return CLIPVisionModelWithProjection.from_pretrained(
-        folder, use_safetensors=True, local_files_only=True, dtype=torch.float32
-    ).eval()
+def _as(part: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """The part in another precision: a copy, so that saving never rounds the model in memory."""
+    return part if next(part.parameters()).dtype == dtype else nn.Module.to(copy.deepcopy(part), dtype)
+
+
+def _forget_origin(config: Path) -> None:
+    """Take the folder a part was loaded from out of its configuration: the model's digest must not know a path."""
+    settings = json.loads(config.read_text(encoding="utf-8"))
+    settings.pop("_name_or_path", None)
+    config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _normalisation(extractor: CLIPImageProcessor) -> tuple[list[float], list[float]]:

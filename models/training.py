@@ -146,8 +146,11 @@ class TrainingState:
         for name, parameter in self.parameters.items():
             parameter.copy_(tensors[f"parameter.{name}"])
             self.average[name] = tensors[f"average.{name}"].clone()
-            keys = ("step", "exp_avg", "exp_avg_sq")
-            self.optimiser.state[parameter] = {k: tensors[f"optimiser.{k}.{name}"].clone() for k in keys}
+            # The optimiser knows nothing of a parameter that no step has used yet, a word that was never asked for.
+            kept = {key: tensors.get(f"optimiser.{key}.{name}") for key in ("step", "exp_avg", "exp_avg_sq")}
+            known = {key: value.clone() for key, value in kept.items() if value is not None}
+            if known:
+                self.optimiser.state[parameter] = known
 
 
 def new_state(parameters: Mapping[str, nn.Parameter], ema_decay: float, weight_decay: float = 1e-3) -> TrainingState:

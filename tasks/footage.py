@@ -4,6 +4,7 @@ Unit of length: the frame's short side. A camera that pans at 0.5 crosses half a
 resolution or the frame rate. Directions are the camera's: when it pans right, the picture slides to the left.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -32,6 +33,9 @@ CANVAS_SIDES = 4
 OVERSAMPLING = 1.25
 """Canvas pixels per frame pixel, so that a moderate zoom in stays sharp."""
 
+MEAN_RADIUS = 0.38
+"""Mean distance of a square picture's pixels from its middle, in short sides."""
+
 
 @dataclass(frozen=True)
 class Camera:
@@ -55,6 +59,13 @@ class Camera:
         if motion == "roll":
             return cls(roll=60.0 * speed)
         return cls(**{motion.split("_")[0]: sign * speed})
+
+
+def mean_flow(motion: Motion, speed: float) -> float:
+    """The mean optical flow, in short sides per second, that a camera doing `motion` gives a square picture."""
+    camera = Camera.doing(motion, speed)
+    turning = math.hypot(camera.zoom, math.radians(camera.roll))
+    return math.hypot(camera.pan, camera.tilt) + MEAN_RADIUS * turning
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ A manifest's digest covers its rows and column types, not its lineage: two ways 
 so whatever depends on them does not run again.
 """
 
+import glob
 import hashlib
 import io
 import json
@@ -135,9 +136,10 @@ def publish(path: Path) -> Iterator[Path]:
         aside.unlink(missing_ok=True)
 
 
-def remove_asides(folder: Path) -> None:
-    """Delete what processes that are no more left half written anywhere below `folder`."""
-    for path in list(folder.rglob(".*")):
+def remove_asides(place: Path) -> None:
+    """Delete what processes that are no more left half written of the file `place`, or anywhere below a folder."""
+    names = place.rglob(".*") if place.is_dir() else place.parent.glob(f".{glob.escape(place.name)}.*")
+    for path in list(names):
         left = _ASIDE.fullmatch(path.name)
         if left and not _is_alive(int(left["pid"])):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

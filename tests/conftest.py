@@ -32,6 +32,33 @@ def prefect_server() -> str:
     return os.environ["PREFECT_API_URL"]
 
 
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a random model of Stable Video Diffusion's shape: 4 frames of 32x32, two motions known by name."""
+    import torch
+
+    from models.autoencoder import new_autoencoder
+    from models.image_encoder import new_feature_extractor, new_image_encoder
+    from models.svd import ModelFacts, VideoModel, save_model
+    from tasks.tiny.encoders import new_scheduler, new_unet
+
+    folder = tmp_path_factory.mktemp("models") / "small"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        made = VideoModel(
+            unet=new_unet(),
+            vae=new_autoencoder((32, 32, 32)),
+            image_encoder=new_image_encoder(),
+            feature_extractor=new_feature_extractor(),
+            scheduler=new_scheduler(),
+            words={"pan_left": torch.randn(64), "static": torch.randn(64)},
+            facts=ModelFacts(frames=4, width=32, height=32, lineage={"dataset": "rendered"}),
+            revision="",
+        )
+    save_model(made, folder)
+    return str(folder)
+
+
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection to anywhere but this machine fails."""

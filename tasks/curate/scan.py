@@ -27,7 +27,7 @@ from models.errors import BadMedia
 from tasks.caching import Step, cached
 from tasks.children import run_in_child
 from tasks.frames import FrameWriter, frame_writer
-from tasks.manifest import ERROR_FIELDS, ManifestRef, table_of
+from tasks.manifest import ERROR_FIELDS, ManifestRef, remove_asides, table_of
 from tasks.signals import Planes, difference, neighbours, small_planes
 from tasks.video import FullPass, SourceVideo, decoders_opened, open_video, shown_size, upright
 
@@ -227,18 +227,12 @@ def scan_video(root: Path, config: ScanConfig, video: SourceVideo) -> ManifestRe
         except BadMedia as error:
             return table_of([row | {"error_code": error.code, "error_message": str(error)}], SCHEMA)
         finally:
-            _sweep(root / store)
+            remove_asides(root / store)
         if measured["lost"] or measured["dropped"] or any(measured["damaged"]):
             log.warning("%s: some of its frames are lost, damaged or without a time; they are left out.", video.path)
         return table_of([row | measured | {"frame_store": store.as_posix()}], SCHEMA)
 
     return cached(STEP, root, sampling, [video.digest], compute)
-
-
-def _sweep(store: Path) -> None:
-    """Remove what a killed process has left beside the store it was writing."""
-    for left in store.parent.glob(f".{store.name}.*"):
-        left.unlink(missing_ok=True)
 
 
 @task(name="scan", cache_policy=NO_CACHE)

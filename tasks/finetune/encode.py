@@ -23,9 +23,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import save_file
 from torch import Tensor
 
+from models.autoencoder import encode_frames
 from models.errors import BadMedia, ReelmillError
 from models.loaded import loaded_model
-from models.svd import VideoModel, embed_pictures, encode_pictures, encoders_digest
+from models.svd import VideoModel, embed_pictures, encoders_digest
 from tasks.caching import Step, cached
 from tasks.manifest import ERROR_FIELDS, ManifestRef, publish, table_of
 from tasks.video import read_frames, upright
@@ -131,8 +132,8 @@ def encode_windows(model: VideoModel, windows: Sequence[NDArray[np.uint8]], conf
     for index, window in enumerate(windows):
         frames = torch.from_numpy(window).permute(0, 3, 1, 2).float() / 127.5 - 1
         noised, sigma = noised_pictures(frames[:1], config, seed + index)
-        parts["latents"].append(encode_pictures(model, frames))
-        parts["pictures"].append(encode_pictures(model, noised[0]))
+        parts["latents"].append(encode_frames(model.vae, frames))
+        parts["pictures"].append(encode_frames(model.vae, noised[0]))
         parts["sigmas"].append(sigma[0])
         parts["embeddings"].append(embed_pictures(model, frames[:1])[0])
     return {name: torch.stack(tensors).half().contiguous() for name, tensors in parts.items()}

@@ -6,27 +6,21 @@ on them at three noise levels: with the motion they show asked for, with the opp
 picture. A model that follows has the first well below the second.
 """
 
-import hashlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from prefect import task
 from pydantic import BaseModel, ConfigDict, Field
-from safetensors import safe_open
-from torch import Tensor, nn
+from torch import nn
 
-from models.errors import BadInput
 from models.loaded import model_folder
 from models.lora import LoraFacts, add_lora, lora_weights, remove_lora, save_lora
-from models.svd import VideoModel, load_model, motion_bucket, save_model, setting, weights_digest
+from models.svd import VideoModel, load_model, save_model, setting, weights_digest
 from models.training import (
-    Batch,
     StepSettings,
     TrainingState,
     diffusion_loss,
@@ -35,13 +29,15 @@ from models.training import (
     probe_error,
     step_generator,
 )
+from tasks import checkpoints
 from tasks.caching import Step, cached
+from tasks.examples import CLIP_COLUMNS, Choice, Examples, gather_examples, held_out
 from tasks.footage import OPPOSITE
-from tasks.manifest import ManifestRef, publish, publish_folder, read_manifest, read_rows, table_of
+from tasks.manifest import ManifestRef, publish, publish_folder, table_of
 
 VERSION = 1
 
-NEEDS = ("clip_id", "camera_motion", "motion_score")
+NEEDS = CLIP_COLUMNS
 
 PROBE_SIGMAS = (2.0, 8.0, 30.0)
 
@@ -89,86 +85,6 @@ class TrainConfig(BaseModel):
     ema: float = Field(default=0.99, ge=0, lt=1, description="Decay of the weights' moving average, which is kept")
     checkpoint_every: int = Field(default=200, ge=1, description="Steps between saved states")
     seed: int = Field(default=0, ge=0, description="Seed of batches and noise")
-
-
-@dataclass(frozen=True)
-class Example:
-    """One encoded window: where it lies, and what its clip measured."""
-
-    clip_id: str
-    latents: Path
-    row: int
-    motion: str
-    bucket: int
-
-
-class Examples:
-    """Encoded windows, read a batch at a time from memory-mapped safetensors."""
-
-    def __init__(self, examples: Sequence[Example], fps: float) -> None:
-        self.all = list(examples)
-        self.fps = fps
-        self._open: dict[Path, Any] = {}
-
-    def __len__(self) -> int:
-        return len(self.all)
-
-    def batch(self, indices: Sequence[int], draw: int) -> Batch:
-        """The windows at `indices`, each with its picture's noise draw number `draw`, modulo the draws it has."""
-        chosen = [self.all[i] for i in indices]
-        rows = [self._row(example, draw) for example in chosen]
-        ids = [[self.fps - 1, e.bucket, float(r["sigma"])] for e, r in zip(chosen, rows, strict=True)]
-        return Batch(
-            latents=torch.stack([r["latents"] for r in rows]).float(),
-            pictures=torch.stack([r["picture"] for r in rows]).float(),
-            embeddings=torch.stack([r["embedding"] for r in rows]).float(),
-            ids=torch.tensor(ids),
-            motions=[e.motion for e in chosen],
-        )
-
-    def _row(self, example: Example, draw: int) -> dict[str, Tensor]:
-        file = self._open.get(example.latents)
-        if file is None:
-            file = self._open[example.latents] = safe_open(example.latents, "pt")
-        parts = {name: file.get_slice(name)[example.row] for name in ("latents", "pictures", "sigmas", "embeddings")}
-        draw %= len(parts["sigmas"])
-        return {
-            "latents": parts["latents"],
-            "picture": parts["pictures"][draw],
-            "sigma": parts["sigmas"][draw],
-            "embedding": parts["embeddings"],
-        }
-
-
-def gather_examples(root: Path, encoded: Sequence[ManifestRef], config: TrainConfig) -> list[Example]:
-    """The windows to train on, below the dataset's `root`; raises BadInput when none is left."""
-    clips = {row["clip_id"]: row for row in read_rows(root / "clips.parquet", NEEDS)}
-    examples = []
-    for manifest in encoded:
-        for row in read_rows(manifest, ("clip_id", "latents", "row")):
-            clip = clips.get(row["clip_id"])
-            if row["latents"] is None or clip is None or not _wanted(clip, config):
-                continue
-            motion, bucket = clip["camera_motion"], motion_bucket(clip["motion_score"] or 0.0)
-            examples.append(Example(row["clip_id"], root / row["latents"], row["row"], motion, bucket))
-    if not examples:
-        asked = f" of {', '.join(config.motions)}" if config.motions else ""
-        raise BadInput(f"{root}: no clip{asked} is long enough to train on. Curate more, or ask for other motions.")
-    return examples
-
-
-def _wanted(clip: dict[str, Any], config: TrainConfig) -> bool:
-    if config.motions is not None and clip["camera_motion"] not in config.motions:
-        return False
-    return clip["camera_motion"] == "static" or (clip["motion_score"] or 0.0) >= config.min_speed
-
-
-def held_out(examples: Sequence[Example]) -> tuple[list[int], list[int]]:
-    """Indices to train on and indices to probe with: one clip in twenty, by its name, where there are a hundred."""
-    if len(examples) < 100:
-        return list(range(len(examples))), []
-    probe = [i for i, e in enumerate(examples) if int(hashlib.sha256(e.clip_id.encode()).hexdigest(), 16) % 20 == 0]
-    return sorted(set(range(len(examples))) - set(probe)), probe[:48]
 
 
 class Training:
@@ -232,36 +148,24 @@ class Training:
         return errors | {"copy": (batch.latents - batch.latents[:, :1]).square().mean().item()}
 
     def run(self, checkpoint: Path) -> list[dict[str, Any]]:
-        """Train to the last step, from the checkpoint where there is one; the log's rows from there on."""
-        rows, losses = self._resume(checkpoint), []
-        while self.state.step < self.config.steps:
+        """Train to the last step, from the checkpoint where there is one; the whole log's rows."""
+        so_far, config = checkpoints.resume(checkpoint, self.state), self.config
+        if so_far.losses:
+            log.info("train: goes on from step %d", self.state.step)
+        while self.state.step < config.steps:
             loss, rate = self.step()
-            losses.append(loss)
+            so_far.losses.append(loss)
             done = self.state.step
-            if done % LOG_EVERY == 0 or done == self.config.steps:
-                row = {"step": done, "loss": sum(losses) / len(losses), "learning_rate": rate}
-                probed = self.probe() if done % PROBE_EVERY == 0 or done == self.config.steps else {}
-                rows.append(row | probed)
-                losses = []
-                _say(row | probed, self.config.steps)
-            if done % self.config.checkpoint_every == 0:
-                self._keep(checkpoint, rows)
+            if self._is_due(LOG_EVERY):
+                probed = self.probe() if self._is_due(PROBE_EVERY) else {}
+                _say(so_far.add_row({"learning_rate": rate, **probed}), config.steps)
+            if done % config.checkpoint_every == 0:
+                checkpoints.keep(checkpoint, self.state, so_far)
         self.state.load_average()
-        return rows
+        return so_far.rows
 
-    def _keep(self, checkpoint: Path, rows: list[dict[str, Any]]) -> None:
-        with publish(checkpoint) as aside:
-            self.state.save(aside)
-        with publish(checkpoint.with_suffix(".parquet")) as aside:
-            pq.write_table(table_of(rows, SCHEMA), aside)
-
-    def _resume(self, checkpoint: Path) -> list[dict[str, Any]]:
-        if not checkpoint.is_file():
-            return []
-        self.state.load(checkpoint)
-        log.info("train: goes on from step %d", self.state.step)
-        rows = read_manifest(checkpoint.with_suffix(".parquet")).to_pylist()
-        return [row for row in rows if row["step"] <= self.state.step]
+    def _is_due(self, every: int) -> bool:
+        return self.state.step % every == 0 or self.state.step == self.config.steps
 
 
 def _seed_lora(unet: nn.Module, seed: int) -> None:
@@ -280,10 +184,13 @@ def _say(row: dict[str, Any], steps: int) -> None:
     every("train: step %d of %d, loss %.4f%s", row["step"], steps, row["loss"], probed)
 
 
-def train(root: Path, run: Path, key: str, base: str, encoded: Sequence[ManifestRef], config: TrainConfig) -> pa.Table:
+def train(
+    root: Path, run: Path, key: str, base: str, encoded: Sequence[ManifestRef], clips: ManifestRef, config: TrainConfig
+) -> pa.Table:
     """Train, and keep the result in `run`/weights/KEY: `lora.safetensors`, or a model folder."""
     model = load_model(base)
-    examples = Examples(gather_examples(root, encoded, config), model.facts.fps)
+    chosen = gather_examples(root, encoded, Choice(config.motions, config.min_speed))
+    examples = Examples(chosen, model.facts.fps)
     checkpoint = run / "checkpoints" / f"{key}.safetensors"
     training = Training(model, examples, config)
     rows = training.run(checkpoint)
@@ -291,13 +198,13 @@ def train(root: Path, run: Path, key: str, base: str, encoded: Sequence[Manifest
         "run": key,
         "base": base if base == "tiny" else str(Path(base).name),
         "base_revision": model.revision,
-        "dataset": str(root.name),
+        "dataset": root.name,
+        "dataset_digest": clips.digest,
         "clips": sorted({e.clip_id for e in examples.all}),
         "train": config.model_dump(mode="json"),
     }
     weights = _save(training, run / "weights" / key, lineage)
-    checkpoint.unlink(missing_ok=True)
-    checkpoint.with_suffix(".parquet").unlink(missing_ok=True)
+    checkpoints.remove(checkpoint)
     name = weights.relative_to(run).as_posix()
     return table_of([row | {"weights": name} for row in rows], SCHEMA)
 
@@ -330,4 +237,4 @@ def train_model(
     names the weights."""
     inputs = [*encoded, clips]
     revision = weights_digest(model_folder(base))
-    return cached(STEP, run, config, inputs, lambda key: train(root, run, key, base, encoded, config), revision)
+    return cached(STEP, run, config, inputs, lambda key: train(root, run, key, base, encoded, clips, config), revision)

@@ -3,6 +3,9 @@
 Items that ask for the same sampling share a batch. An item's noise never depends on its batch; its latents do in the
 last bits. So each item's row names its batch, and a batch that was interrupted while it was being written is sampled
 again as it was: a run killed at any moment ends with the same bits as one that was not.
+
+What memory allows is planned before, and planned again, a rung lower, when it was too much after all
+(models/memory.py). Each row has the plan that made it and the plans that failed before.
 """
 
 import hashlib
@@ -23,7 +26,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from models.errors import BadModel, ReelmillError
-from models.loaded import model_with_lora
+from models.loaded import loaded_model, model_with_lora
+from models.memory import Plan, feed_forward_in_pieces, free_bytes, is_out_of_memory, next_rung, sampling_plan
 from models.noise import item_noise, stack_noise
 from models.pictures import as_tensor_values
 from models.sampling import sample_latents
@@ -39,10 +43,13 @@ SCHEMA = pa.schema(
         pa.field("latents", pa.string()),
         pa.field("latents_sha256", pa.string()),
         pa.field("batch", pa.list_(pa.string())),
+        pa.field("plan", pa.string()),
+        pa.field("too_large", pa.list_(pa.string())),
         *ERROR_FIELDS,
     ]
 )
-"""`latents_sha256` is of the float32 values, not of the file; `batch` has the item keys sampled together, in order."""
+"""`latents_sha256` is of the float32 values, not of the file; `batch` has the item keys sampled together, in order.
+`plan` says how the memory was used, `too_large` which plans ran out of it before."""
 
 STEP = Step("sample", VERSION, SCHEMA, files=("latents",))
 
@@ -57,7 +64,7 @@ class SampleConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    batch: int = Field(default=1, ge=1, le=256, description="Clips sampled together; more need more memory")
+    batch: int = Field(default=1, ge=1, le=256, description="Most clips sampled together, where memory allows it")
 
 
 class ItemSettings(BaseModel):
@@ -188,14 +195,15 @@ def _picture(path: Path) -> Tensor:
         return torch.from_numpy(as_tensor_values(np.asarray(picture)).copy())
 
 
-def _sample(root: Path, items: Sequence[Item]) -> Tensor:
+def _sample(root: Path, items: Sequence[Item], plan: Plan) -> Tensor:
     """The batch's latents from the model its items name; raises BadModel when that is no longer the model planned."""
     first = items[0]
     strength = 1.0 if first.settings.lora_strength is None else first.settings.lora_strength
     with model_with_lora(first.model, Path(first.lora) if first.lora else None, strength) as model:
         if model.revision != first.model_revision:
             raise BadModel(f"{first.model}: the model's files changed while it was in use. Start the run again.")
-        return sample_batch(root, model, items)
+        with feed_forward_in_pieces(model.unet, plan.feed_forward):
+            return sample_batch(root, model, items)
 
 
 @dataclass(frozen=True)
@@ -206,26 +214,64 @@ class Failure:
     message: str
 
 
-def _attempts(root: Path, items: Sequence[Item]) -> Iterator[tuple[Item, Sequence[Item], Tensor | Failure]]:
-    """Each item with the batch it was sampled in and its latents, or what went wrong with it alone."""
+@dataclass(frozen=True)
+class Attempt:
+    """How items are sampled: the items of the batch, the plan, and the plans that ran out of memory before it."""
+
+    items: Sequence[Item]
+    plan: Plan
+    too_large: tuple[Plan, ...] = ()
+
+
+def _attempts(root: Path, attempt: Attempt) -> Iterator[tuple[Item, Attempt, Tensor | Failure]]:
+    """Each item with the attempt that made its latents, or with what went wrong with it alone."""
+    items = attempt.items
     try:
-        latents = _sample(root, items)
+        latents = _sample(root, items, attempt.plan)
     except (ReelmillError, RuntimeError, ValueError, OSError, MemoryError) as error:
-        if len(items) == 1:
-            yield items[0], items, _failure(items[0], error)
-            return
-        log.warning("A batch of %d clips failed (%s); its clips are sampled one by one.", len(items), error)
-        for item in items:
-            yield from _attempts(root, [item])
+        lower = next_rung(attempt.plan) if is_out_of_memory(error) else None
+        if lower:
+            log.warning("%s: out of memory; tried again as %s.", items[0].name, lower)
+            for part in _parts(items, lower.batch):
+                yield from _attempts(root, Attempt(part, lower, (*attempt.too_large, attempt.plan)))
+        elif len(items) > 1:
+            log.warning("A batch of %d clips failed (%s); its clips are sampled one by one.", len(items), error)
+            for item in items:
+                yield from _attempts(root, Attempt([item], attempt.plan, attempt.too_large))
+        else:
+            yield items[0], attempt, _failure(items[0], error)
         return
     for item, own in zip(items, latents, strict=True):
-        yield item, items, own if own.isfinite().all() else _not_finite(item)
+        yield item, attempt, own if own.isfinite().all() else _not_finite(item)
+
+
+def _first_attempts(root: Path, items: Sequence[Item]) -> Iterator[tuple[Item, Attempt, Tensor | Failure]]:
+    """A batch's attempts, in the parts that memory allows."""
+    try:
+        plan = _planned(items, len(items))
+    except ReelmillError as error:
+        yield from ((item, Attempt(items, Plan()), _failure(item, error)) for item in items)
+        return
+    for part in _parts(items, plan.batch):
+        yield from _attempts(root, Attempt(part, plan))
+
+
+def _parts(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
+    return [items[i : i + size] for i in range(0, len(items), size)]
+
+
+def _planned(items: Sequence[Item], size: int) -> Plan:
+    """What memory allows for items that may share a batch of up to `size`; raises BadModel and BadInput."""
+    first = items[0]
+    model = loaded_model(first.model)
+    shape = model.latent_shape(first.settings.frames, first.settings.height, first.settings.width)
+    return sampling_plan(model.unet, shape, size, free_bytes(model.unet.device))
 
 
 def _failure(item: Item, error: Exception) -> Failure:
     if isinstance(error, ReelmillError):
         return Failure(error.code, str(error))
-    code = "out_of_memory" if isinstance(error, torch.OutOfMemoryError | MemoryError) else "sampling_failed"
+    code = "out_of_memory" if is_out_of_memory(error) else "sampling_failed"
     return Failure(code, f"{item.name}: sampling failed ({str(error).strip() or type(error).__name__}).")
 
 
@@ -233,9 +279,10 @@ def _not_finite(item: Item) -> Failure:
     return Failure("not_finite", f"{item.name}: the latents are not finite numbers; try other steps or guidance.")
 
 
-def _keep(root: Path, item: Item, batch: Sequence[Item], latents: Tensor) -> ManifestRef:
+def _keep(root: Path, item: Item, attempt: Attempt, latents: Tensor) -> ManifestRef:
     """The item's manifest; latents that are there already stay."""
-    keys = [i.item_key for i in batch]
+    keys = [i.item_key for i in attempt.items]
+    memory = {"plan": str(attempt.plan), "too_large": [str(plan) for plan in attempt.too_large]}
 
     def compute(key: str) -> pa.Table:
         name = f"latents/{key}.safetensors"
@@ -245,7 +292,7 @@ def _keep(root: Path, item: Item, batch: Sequence[Item], latents: Tensor) -> Man
             about = {"reelmill": json.dumps(facts | {"batch": keys}, sort_keys=True)}
             save_file({"latents": latents.contiguous()}, aside, metadata=about)
         row = {"item_key": item.item_key, "latents": name, "latents_sha256": latents_digest(latents)}
-        return table_of([row | {"batch": keys, "attempt": 1}], SCHEMA)
+        return table_of([row | memory | {"batch": keys, "attempt": 1}], SCHEMA)
 
     return cached(STEP, root, item.settings, [item.item_key], compute, item.model_revision)
 
@@ -266,7 +313,7 @@ def sample_jobs(root: Path, config: SampleConfig, batches: list[Batch]) -> list[
     made = {item.item_key: found for item in chunk if (found := find(STEP, root, item.key))}
     done = {key: read_rows(found, ("batch",))[0]["batch"] for key, found in made.items()}
     for batch in plan_batches(chunk, done, config.batch):
-        for item, together, outcome in _attempts(root, batch):
+        for item, attempt, outcome in _first_attempts(root, batch):
             failed = isinstance(outcome, Failure)
-            made[item.item_key] = _keep_failure(root, item, outcome) if failed else _keep(root, item, together, outcome)
+            made[item.item_key] = _keep_failure(root, item, outcome) if failed else _keep(root, item, attempt, outcome)
     return [made[item.item_key] for item in chunk]

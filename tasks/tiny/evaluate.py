@@ -20,13 +20,14 @@ from prefect import task
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from models.autoencoder import encode_frames
 from models.camera import measure_motion
 from models.loaded import loaded_model
 from models.noise import item_noise, stack_noise
 from models.sampling import decode_latents, sample_latents
-from models.svd import VideoModel, encode_pictures, motion_bucket, setting
+from models.svd import VideoModel, motion_bucket, setting
 from tasks.caching import Step, cached
-from tasks.footage import Camera, Motion, Scene, render_shot
+from tasks.footage import Camera, Motion, Scene, mean_flow, render_shot
 from tasks.manifest import ManifestRef, read_rows, table_of
 
 VERSION = 1
@@ -36,8 +37,6 @@ HELD_OUT = 10_000_000
 
 SUPERSAMPLED = 2
 """Scenes are rendered so many times larger than the model's pictures, and shrunk, as training saw them."""
-
-MEAN_RADIUS = 0.38
 
 SCHEMA = pa.schema(
     [
@@ -78,11 +77,6 @@ def true_clip(scene: int, motion: Motion, speed: float, model: VideoModel) -> ND
     large = render_shot(Scene(HELD_OUT + scene), Camera.doing(motion, speed), facts.frames, facts.fps, size)
     blocks = large.reshape(facts.frames, facts.height, SUPERSAMPLED, facts.width, SUPERSAMPLED, 3)
     return blocks.mean((2, 4)).round().astype(np.uint8)
-
-
-def mean_flow(motion: Motion, speed: float) -> float:
-    """The mean optical flow of a camera at `speed`, in short sides per second."""
-    return {"static": 0.0, "zoom_in": MEAN_RADIUS * speed, "zoom_out": MEAN_RADIUS * speed}.get(motion, speed)
 
 
 def frame_errors(frames: NDArray[np.uint8], truth: NDArray[np.uint8]) -> list[float]:
@@ -200,7 +194,7 @@ def _rows(model: VideoModel, config: EvaluateConfig) -> list[dict[str, Any]]:
 
 
 def _reconstructed(model: VideoModel, clip: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    latents = encode_pictures(model, torch.stack([_to_tensor(frame) for frame in clip]))
+    latents = encode_frames(model.vae, torch.stack([_to_tensor(frame) for frame in clip]))
     return decode_latents(model, latents * setting(model.vae, "scaling_factor"))
 
 

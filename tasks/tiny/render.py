@@ -15,13 +15,11 @@ from prefect import task
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.caching import Step, cached
-from tasks.footage import OPPOSITE, Camera, Frames, Motion, Scene, render_shot
+from tasks.footage import OPPOSITE, Camera, Frames, Motion, Scene, mean_flow, render_shot
 from tasks.manifest import Lineage, ManifestRef, file_digest, read_manifest, table_of, write_manifest
 from tasks.video import write_video
 
 VERSION = 1
-
-MEAN_RADIUS = 0.38
 
 SHARES: dict[Motion, float] = {"static": 0.15, "pan_right": 0.33, "tilt_up": 0.33, "zoom_in": 0.19}
 """How often a scene is filmed with each motion; backwards it shows the opposite one."""
@@ -67,8 +65,7 @@ def filmed(index: int, config: RenderConfig) -> tuple[Motion, float, Frames]:
     scene = Scene(config.seed + index, movers=int(rng.integers(0, 4)))
     size = (config.side, config.side)
     frames = render_shot(scene, Camera.doing(motion, speed), config.frames, config.fps, size)
-    flow = {"static": 0.0, "zoom_in": MEAN_RADIUS * speed}.get(motion, speed)
-    return motion, flow, frames
+    return motion, mean_flow(motion, speed), frames
 
 
 def render_file(root: Path, key: str, first: int, config: RenderConfig) -> pa.Table:

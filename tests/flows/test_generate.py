@@ -19,15 +19,9 @@ from pydantic import ValidationError
 from flows.config import Interface, invocation
 from flows.generate import GenerateConfig, generate, plan
 from flows.running import run_flow
-from models.autoencoder import new_autoencoder
 from models.errors import BadInput
-from models.image_encoder import new_feature_extractor, new_image_encoder
-from models.svd import ModelFacts, VideoModel, save_model
 from tasks.generate.outputs import SCHEMA
 from tasks.manifest import read_manifest, read_rows
-from tasks.tiny.encoders import new_scheduler, new_unet
-
-FACTS = {"frames": 4, "width": 32, "height": 32}
 
 SETTLED = ("latents", "videos", "pictures", "manifests")
 
@@ -39,25 +33,6 @@ from flows.generate import GenerateConfig, generate
 from flows.running import run_flow
 run_flow(generate, GenerateConfig.model_validate_json(sys.argv[1]))
 """
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("model")
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        made = VideoModel(
-            unet=new_unet(),
-            vae=new_autoencoder((32, 32, 32)),
-            image_encoder=new_image_encoder(),
-            feature_extractor=new_feature_extractor(),
-            scheduler=new_scheduler(),
-            words={"pan_left": torch.randn(64)},
-            facts=ModelFacts.model_validate(FACTS),
-            revision="",
-        )
-    save_model(made, folder)
-    return str(folder)
 
 
 @pytest.fixture

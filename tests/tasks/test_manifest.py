@@ -25,6 +25,7 @@ from tasks.manifest import (
     read_lineage,
     read_manifest,
     read_rows,
+    remove_asides,
     table_digest,
     table_of,
     write_manifest,
@@ -195,6 +196,36 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path):
         with publish_folder(tmp_path / "model") as aside:
             (aside / text).write_text(text)
     assert [p.name for p in tmp_path.rglob("*")] == ["model", "new"]
+
+
+NO_PROCESS = 2**22 + 1
+"""Larger than any process's number."""
+
+
+def left_by(pid: int, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{pid}-0a1b2c3d{path.suffix}")
+    aside.write_text("half")
+    return aside
+
+
+def test_what_dead_processes_left_is_removed_and_what_living_ones_write_is_not(tmp_path: Path):
+    dead = [left_by(NO_PROCESS, tmp_path / name) for name in ("a.txt", "deep/er/b.mp4", "c")]
+    folder = tmp_path / f".model.{NO_PROCESS}-0a1b2c3d"
+    folder.mkdir()
+    (folder / "weights").touch()
+    others = [left_by(os.getpid(), tmp_path / "a.txt"), tmp_path / "a.txt", tmp_path / ".hidden.txt"]
+    for other in others[1:]:
+        other.touch()
+    remove_asides(tmp_path)
+    assert not [path for path in (*dead, folder) if path.exists()]
+    assert all(other.exists() for other in others)
+
+
+def test_what_was_left_of_one_file_is_removed_and_of_its_neighbours_not(tmp_path: Path):
+    mine, other = (left_by(NO_PROCESS, tmp_path / name) for name in ("a [1].txt", "a 1.txt"))
+    remove_asides(tmp_path / "a [1].txt")
+    assert (mine.exists(), other.exists()) == (False, True)
 
 
 def test_json_keeps_letters_as_they_are(tmp_path: Path):

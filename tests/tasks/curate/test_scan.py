@@ -238,7 +238,8 @@ def test_a_second_run_is_found_until_the_frame_store_is_gone(tmp_path: Path, foo
     store = tmp_path / read_rows(first)[0]["frame_store"]
     content = store.read_bytes()
     store.unlink()
-    left_by_a_killed_run = store.with_name(f".{store.name}.123-abcd.parquet")
+    no_process = 2**22 + 1
+    left_by_a_killed_run = store.with_name(f".{store.name}.{no_process}-0a1b2c3d.parquet")
     left_by_a_killed_run.touch()
     again = scan(tmp_path, footage)
     assert list(store.parent.iterdir()) == [store]

@@ -1,4 +1,4 @@
-"""A small random model of Stable Video Diffusion's shape, on disk, and pictures to give it."""
+"""A LoRA for the small model, and pictures to give it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,34 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from models.autoencoder import new_autoencoder
-from models.image_encoder import new_feature_extractor, new_image_encoder
 from models.lora import LoraFacts, add_lora, lora_weights, remove_lora, save_lora
-from models.svd import ModelFacts, VideoModel, load_model, save_model
+from models.svd import load_model
 from tasks.footage import Camera, Scene, render_shot
-from tasks.tiny.encoders import new_scheduler, new_unet
-
-FACTS = {"frames": 4, "width": 32, "height": 32, "lineage": {"dataset": "rendered"}}
-
-
-@pytest.fixture(scope="session")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The folder of a random model of 4 frames of 32x32 that knows two motions by name."""
-    folder = tmp_path_factory.mktemp("models") / "small"
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        made = VideoModel(
-            unet=new_unet(),
-            vae=new_autoencoder((32, 32, 32)),
-            image_encoder=new_image_encoder(),
-            feature_extractor=new_feature_extractor(),
-            scheduler=new_scheduler(),
-            words={"pan_left": torch.randn(64), "static": torch.randn(64)},
-            facts=ModelFacts.model_validate(FACTS),
-            revision="",
-        )
-    save_model(made, folder)
-    return str(folder)
 
 
 @pytest.fixture(scope="session")

@@ -280,3 +280,45 @@ def test_an_interrupted_batch_that_can_no_longer_be_made_is_not():
 
 def test_items_with_and_without_a_word_never_share_a_batch():
     assert planned([*items("a"), *items("b", word="w"), *items("c")], {}, 4) == ["ac", "b"]
+
+
+def small_memory(monkeypatch: pytest.MonkeyPatch, clips: int) -> None:
+    """As on a card where more than `clips` clips of a batch are too many."""
+    sample_batch = step.sample_batch
+
+    def sampled(root: Path, model: Any, items: Sequence[Item]) -> Tensor:
+        if len(items) > clips:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return sample_batch(root, model, items)
+
+    monkeypatch.setattr(step, "sample_batch", sampled)
+
+
+def test_a_batch_too_large_for_memory_is_halved_until_it_fits_and_the_rows_say_so(
+    tmp_path, pictures, model, monkeypatch
+):
+    home = pictures(*NAMES[:4])
+    undisturbed = latents_of(tmp_path / "a", run(tmp_path / "a", read(tmp_path / "a", home, model), batch=4))
+    small_memory(monkeypatch, clips=1)
+    manifests = run(tmp_path / "b", read(tmp_path / "b", home, model), batch=4)
+    for row in rows_of(manifests).values():
+        assert row["error_code"] is None
+        assert row["plan"] == "batch 1"
+        assert row["too_large"] == ["batch 4", "batch 2"]
+        assert row["batch"] == [row["item_key"]]
+    for key, latents in latents_of(tmp_path / "b", manifests).items():
+        assert (latents - undisturbed[key]).abs().max() < 1e-4
+
+
+def test_what_fits_nowhere_is_a_row_after_the_last_rung_and_the_others_are_made(tmp_path, pictures, model, monkeypatch):
+    sample_batch = step.sample_batch
+
+    def sampled(root: Path, model: Any, items: Sequence[Item]) -> Tensor:
+        if any(item.name.startswith("b") for item in items):
+            raise MemoryError
+        return sample_batch(root, model, items)
+
+    monkeypatch.setattr(step, "sample_batch", sampled)
+    manifests = run(tmp_path / "out", read(tmp_path / "out", pictures(*NAMES[:3]), model), batch=3)
+    codes = [row["error_code"] for manifest in manifests for row in read_rows(manifest)]
+    assert codes == [None, "out_of_memory", None]

@@ -1,0 +1,50 @@
+"""What the demo asks of the flows it runs; `make demo` runs it whole."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import flows.demo
+from flows.demo import DemoConfig, chain, embedded_figures, videos
+from flows.pipeline import clips_of, videos_of, weights_of
+from models.errors import BadModel
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> DemoConfig:
+    return DemoConfig(out=tmp_path, motion="tilt_up", sampling_steps=3, workers=2)
+
+
+def test_the_lora_learns_the_chosen_motion_from_the_films_alone(config: DemoConfig, tmp_path: Path):
+    asked = chain(config, tmp_path / "pictures")
+    assert clips_of(asked).sources == (str(tmp_path / "footage"),)
+    assert weights_of(asked).train == config.train.model_copy(update={"motions": ("tilt_up",)})
+    assert (asked.base, asked.workers) == ("tiny", 2)
+
+
+def test_the_three_batches_differ_in_the_model_and_in_what_is_asked_and_in_nothing_else(config, tmp_path):
+    pictures = tmp_path / "pictures"
+    lora = videos_of(chain(config, pictures), tmp_path / "run/lora.safetensors")
+    plain, asked = videos(config, pictures, "plain", None), videos(config, pictures, "asked", config.motion)
+    assert plain.model_copy(update={"motion": "tilt_up", "out": asked.out}) == asked
+    assert (plain.lora, plain.motion, asked.lora) == (None, None, None)
+    assert lora.lora == str(tmp_path / "run/lora.safetensors")
+    assert len({batch.out for batch in (plain, lora, asked)}) == 3
+    same = ("jobs", "seed", "steps", "model", "takes", "fps", "guidance", "motion_bucket")
+    assert [getattr(lora, name) for name in same] == [getattr(plain, name) for name in same]
+    assert plain.steps == 3
+
+
+def test_the_embedded_models_figures_are_those_of_its_evaluation():
+    found = embedded_figures()
+    assert found["clips"] == sum(facts["asked"] for facts in found["by_motion"].values())
+    assert 0 < found["obeyed"] <= 1
+
+
+def test_a_model_without_figures_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(flows.demo, "TINY", tmp_path)
+    with pytest.raises(BadModel, match=r"eval\.json: the embedded model was never measured\. Run `make tiny-eval`"):
+        embedded_figures()
+    (tmp_path / "eval.json").write_text(json.dumps({"clips": 0}))
+    assert embedded_figures() == {"clips": 0}

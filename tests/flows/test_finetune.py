@@ -1,0 +1,123 @@
+"""Finetuning end to end: a dataset in, weights that know it out, and one sentence for whatever cannot be trained."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from flows.cli import main
+from flows.finetune import FinetuneConfig, finetune
+from flows.generate import GenerateConfig, generate
+from flows.running import run_flow
+from models.lora import load_lora
+from tasks.finetune.encode import EncodeConfig
+from tasks.finetune.train import TrainConfig
+from tasks.footage import Camera, Motion, Scene, render_shot
+from tasks.manifest import Lineage, file_digest, manifest_ref, read_rows, table_of, write_manifest
+from tasks.tiny.render import SCHEMA
+from tasks.video import write_video
+
+torch.set_num_threads(1)
+
+MADE = Lineage(step="select", version=1)
+
+TRAIN = TrainConfig(steps=2, batch=1, rank=2)
+
+
+def dataset(root: Path, keep: bool = True, end_s: float = 1.0) -> Path:
+    """Two films of a second, one clip each, as curation leaves them; the second clip ends at `end_s`."""
+    rows = []
+    shown: list[tuple[Motion, float]] = [("pan_left", 1.0), ("static", end_s)]
+    for seed, (motion, end) in enumerate(shown):
+        path = root / f"{motion}.mp4"
+        write_video(path, render_shot(Scene(seed, 0), Camera.doing(motion), 7, 7.0, (48, 36)), 7.0)
+        digest = file_digest(path)
+        clip = {"clip_id": motion, "video_id": digest[:16], "digest": digest, "source": str(path), "keep": keep}
+        rows.append(clip | {"start_s": 0.0, "end_s": end, "camera_motion": motion, "motion_score": 0.4})
+    write_manifest(root / "clips.parquet", table_of(rows, SCHEMA), MADE)
+    write_manifest(root / "videos.parquet", table_of(rows, SCHEMA), MADE)
+    return root
+
+
+def config(root: Path, out: Path, model: str) -> FinetuneConfig:
+    return FinetuneConfig(
+        dataset=root, out=out, base=model, encode=EncodeConfig(condition_draws=1), train=TRAIN, workers=2
+    )
+
+
+def flags(root: Path, out: Path, model: str, *more: str) -> list[str]:
+    short = ["--steps", "1", "--train.batch", "1", "--train.rank", "2", "--workers", "1"]
+    return ["finetune", str(root), "--out", str(out), "--base", model, *short, *more]
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_dataset_becomes_a_lora_that_generates_and_a_run_that_names_the_dataset(tmp_path: Path, model: str):
+    root = dataset(tmp_path / "films")
+    outcome = run_flow(finetune, config(root, tmp_path / "run", model))
+    assert (outcome.failed, outcome.weights) == (0, tmp_path / "run/lora.safetensors")
+    assert [row["step"] for row in read_rows(outcome.log)] == [2]
+    digest = manifest_ref(root / "clips.parquet").digest
+    described = json.loads((tmp_path / "run/run.json").read_text())
+    assert (described["dataset"], described["dataset_digest"]) == ("films", digest)
+    assert described["config"]["train"]["steps"] == 2
+    lineage = load_lora(outcome.weights)[1].lineage
+    assert (lineage["dataset_digest"], lineage["clips"]) == (digest, ["pan_left", "static"])
+
+    (tmp_path / "pictures").mkdir()
+    Image.fromarray(np.full((36, 48, 3), 90, np.uint8)).save(tmp_path / "pictures/a.png")
+    asked = GenerateConfig(jobs=tmp_path / "pictures", out=tmp_path / "out", model=model, steps=1)
+    made = run_flow(generate, asked.model_copy(update={"lora": str(outcome.weights)}))
+    (row,) = read_rows(made.outputs)
+    assert (row["status"], row["lora_sha256"]) == ("ok", file_digest(outcome.weights))
+
+    encoded = {path: path.stat().st_mtime_ns for path in root.rglob("latents/*")}
+    again = run_flow(finetune, config(root, tmp_path / "run", model))
+    assert again == outcome
+    assert {path: path.stat().st_mtime_ns for path in root.rglob("latents/*")} == encoded
+
+
+def test_a_clip_that_is_too_short_is_counted_and_the_others_train(tmp_path, model, capsys, prefect_server):
+    root = dataset(tmp_path / "films", end_s=0.2)
+    assert main(flags(root, tmp_path / "run", model)) == 1
+    assert "failed: 1" in capsys.readouterr().out
+    assert load_lora(tmp_path / "run/lora.safetensors")[1].lineage["clips"] == ["pan_left"]
+
+
+def test_a_motion_that_no_clip_shows_is_named_in_one_sentence(tmp_path, model, capsys, prefect_server):
+    root = dataset(tmp_path / "films")
+    assert main(flags(root, tmp_path / "run", model, "--train.motions", '["zoom_in"]')) == 2
+    printed = capsys.readouterr().err
+    reason = f"{root}: no clip of zoom_in is long enough to train on. Curate more, or ask for other motions."
+    assert printed.splitlines()[-1] == f"reelmill: {reason}"
+    assert "Traceback" not in printed
+
+
+def test_a_dataset_that_keeps_nothing_is_refused(tmp_path, model, capsys, prefect_server):
+    root = dataset(tmp_path / "films", keep=False)
+    assert main(flags(root, tmp_path / "run", model)) == 2
+    assert f"reelmill: {root}: none of its 2 clips is kept. Loosen the thresholds" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_no_dataset_is_refused(tmp_path, model, capsys, prefect_server):
+    assert main(flags(tmp_path, tmp_path / "run", model)) == 2
+    assert f"reelmill: {tmp_path}: not a dataset, it has no clips.parquet." in capsys.readouterr().err
+
+
+def test_an_unknown_recipe_is_named_with_those_there_are(tmp_path, model, capsys):
+    assert main(flags(tmp_path, tmp_path / "run", model, "--recipe", "camera", "--dry-run")) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert "camera" in said
+    assert "motion-lora" in said
+    assert "full" in said
+
+
+@pytest.mark.parametrize(("recipe", "parameters"), [("motion-lora", "lora"), ("full", "all")])
+def test_a_recipe_is_a_start_that_flags_change(tmp_path, capsys, recipe, parameters):
+    assert main(flags(tmp_path, tmp_path / "run", "tiny", "--recipe", recipe, "--seed", "7", "--dry-run")) == 0
+    shown = capsys.readouterr().out
+    assert f"parameters: {parameters}" in shown
+    assert "steps: 1\n" in shown
+    assert "seed: 7\n" in shown

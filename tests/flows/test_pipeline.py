@@ -1,0 +1,66 @@
+"""The three flows in one: footage and pictures in; a dataset, a LoRA and videos that know both out."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from flows.pipeline import PipelineConfig, clips_of, pipeline, videos_of, weights_of
+from flows.running import run_flow
+from models.lora import load_lora
+from tasks.curate.select import SelectConfig
+from tasks.finetune.train import TrainConfig
+from tasks.footage import Camera, Scene, render_shot
+from tasks.generate.jobs import JobsConfig
+from tasks.manifest import file_digest, manifest_ref, read_rows
+from tasks.video import write_video
+
+cv2.setNumThreads(1)
+torch.set_num_threads(1)
+
+
+def config(folder: Path, **settings) -> PipelineConfig:
+    return PipelineConfig(
+        **{"sources": (str(folder / "films"),), "jobs": folder / "pictures", "out": folder / "out"} | settings
+    )
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_footage_and_pictures_become_videos_that_know_where_they_come_from(tmp_path: Path, model: str):
+    film = render_shot(Scene(2), Camera(pan=0.5), 24, 12.0, (160, 96))
+    write_video(tmp_path / "films/pan.mp4", film, 12.0)
+    (tmp_path / "pictures").mkdir()
+    Image.fromarray(np.ascontiguousarray(film[0])).save(tmp_path / "pictures/a.png")
+    train = TrainConfig(steps=1, batch=1, rank=2, motions=("pan_right",))
+    asked = config(tmp_path, base=model, train=train, generate=JobsConfig(steps=1), workers=1)
+    outcome = run_flow(pipeline, asked)
+    assert (outcome.failed, outcome.curated.funnel.kept, outcome.made.clips) == (0, 1, 1)
+    lineage = load_lora(outcome.tuned.weights)[1].lineage
+    (clip,) = read_rows(outcome.curated.clips)
+    assert lineage["clips"] == [clip["clip_id"]]
+    assert lineage["dataset_digest"] == manifest_ref(outcome.curated.clips).digest
+    (video,) = read_rows(outcome.made.outputs)
+    assert video["lora_sha256"] == file_digest(outcome.tuned.weights)
+    assert (tmp_path / "out/videos" / video["video"]).is_file()
+
+
+def test_each_flow_is_told_what_concerns_it(tmp_path: Path):
+    asked = config(
+        tmp_path, workers=3, select=SelectConfig(min_motion=0.5), train=TrainConfig(steps=7), base="/models/big"
+    )
+    curated, tuned = clips_of(asked), weights_of(asked)
+    assert (curated.out, curated.select.min_motion, curated.workers) == (tmp_path / "out/dataset", 0.5, 3)
+    assert (tuned.dataset, tuned.out) == (curated.out, tmp_path / "out/run")
+    assert (tuned.train.steps, tuned.base, tuned.workers) == (7, "/models/big", 3)
+
+
+def test_a_lora_goes_on_the_base_and_a_whole_model_takes_its_place(tmp_path: Path):
+    asked = config(tmp_path, base="/models/big", generate=JobsConfig(motion="pan_left", steps=5))
+    with_lora = videos_of(asked, Path("/run/lora.safetensors"))
+    assert (with_lora.model, with_lora.lora) == ("/models/big", "/run/lora.safetensors")
+    whole = videos_of(asked, Path("/run/model"))
+    assert (whole.model, whole.lora) == ("/run/model", None)
+    assert (whole.motion, whole.steps, whole.out) == ("pan_left", 5, tmp_path / "out/videos")

@@ -1,0 +1,58 @@
+"""The embedded model is made from nothing by one flow, at the smallest size here; what it ends in is a model."""
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+
+from flows.running import run_flow
+from flows.tiny import TinyConfig, tiny
+from models.svd import load_model
+from tasks.finetune.encode import EncodeConfig
+from tasks.finetune.train import TrainConfig
+from tasks.tiny.encoders import EncodersConfig
+from tasks.tiny.render import RenderConfig
+
+torch.set_num_threads(1)
+
+STAGE = TrainConfig(parameters="all", words=True, steps=1, batch=1, crop=8)
+
+
+def smallest(out: Path, stages: tuple[TrainConfig, ...]) -> TinyConfig:
+    return TinyConfig(
+        out=out,
+        install=out / "installed",
+        render=RenderConfig(scenes=4, scenes_per_file=4, side=64),
+        encoders=EncodersConfig(clips=8, frame_steps=1, clip_steps=1, crop=16, match_steps=1),
+        encode=EncodeConfig(windows_per_clip=1, condition_draws=1),
+        stages=stages,
+        workers=1,
+    )
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_model_is_made_stage_by_stage_and_made_once(tmp_path: Path):
+    first = run_flow(tiny, smallest(tmp_path, (STAGE,)))
+    assert first.model == tmp_path / "installed"
+    one = load_model(str(first.model))
+    assert one.facts.lineage["dataset"] == "footage"
+    assert len(one.facts.lineage["clips"]) == 8
+    assert set(one.words) >= {"pan_left", "pan_right"} or set(one.words) >= {"tilt_up", "tilt_down"}
+
+    stage_1 = {p: p.stat().st_mtime_ns for p in (tmp_path / "stage-1/weights").rglob("*") if p.is_file()}
+    second = run_flow(tiny, smallest(tmp_path, (STAGE, STAGE.model_copy(update={"seed": 1}))))
+    assert {p: p.stat().st_mtime_ns for p in stage_1} == stage_1
+    assert len(list((tmp_path / "base").iterdir())) == 1
+    two = load_model(str(second.model))
+    assert two.facts.lineage["base_revision"] != one.facts.lineage["base_revision"]
+    assert not torch.equal(two.unet.conv_in.weight, one.unet.conv_in.weight)
+    assert torch.equal(two.vae.quant_conv.weight, one.vae.quant_conv.weight)
+
+
+def test_each_stage_learns_words_and_the_last_sees_whole_pictures_and_every_motion():
+    stages = TinyConfig().stages
+    assert all(stage.words and stage.parameters == "all" for stage in stages)
+    assert (stages[-1].crop, stages[-1].motions) == (None, None)
+    known = [set(stage.motions) for stage in stages if stage.motions]
+    assert all(earlier < later for earlier, later in pairwise(known))

@@ -1,0 +1,199 @@
+"""Clips become windows at the right times, latents that do not change, and rows that say what could not be encoded."""
+
+import math
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from torch import Tensor
+
+from models.image_encoder import new_image_encoder
+from models.loaded import loaded_model
+from models.svd import VideoModel, embed_pictures, encode_pictures, load_model, save_model
+from tasks.finetune.encode import (
+    SCHEMA,
+    ClipSpan,
+    EncodeConfig,
+    SourceClips,
+    cover,
+    encode_clips,
+    encode_windows,
+    noised_pictures,
+    shown_at,
+    window_starts,
+)
+from tasks.footage import Camera, Scene, render_shot
+from tasks.manifest import ManifestRef, read_manifest, read_rows
+
+CONFIG = EncodeConfig()
+
+
+@pytest.mark.parametrize(
+    ("span", "at_most", "starts"),
+    [
+        ((0.0, 1.0), 4, [0.0]),
+        ((2.0, 4.0), 4, [2.0, 3.0]),
+        ((2.0, 4.5), 4, [2.125, 3.375]),
+        ((0.0, 9.0), 2, [1.75, 6.25]),
+        ((0.0, 0.9), 4, [0.0]),
+        ((0.0, 0.8), 4, []),
+        ((5.0, 5.0), 4, []),
+    ],
+)
+def test_windows_of_a_second_are_spread_over_the_span(span, at_most, starts):
+    assert window_starts(*span, frames=4, fps=4.0, at_most=at_most) == pytest.approx(starts)
+
+
+@given(st.floats(0, 1e4), st.floats(0, 100), st.integers(1, 30), st.floats(1, 60), st.integers(1, 9))
+def test_windows_fit_their_span_and_do_not_overlap(start, seconds, frames, fps, at_most):
+    length, end = frames / fps, start + seconds
+    starts = window_starts(start, end, frames, fps, at_most)
+    assert len(starts) <= at_most
+    assert all(start <= each <= end - length + 0.5 / fps + 1e-6 for each in starts)
+    assert all(after - before >= length - 1e-6 for before, after in pairwise(starts))
+    assert bool(starts) == (seconds + 0.5 / fps >= length) or math.isclose(seconds + 0.5 / fps, length, abs_tol=1e-6)
+
+
+def test_the_frame_shown_at_a_time_is_the_last_one_until_then():
+    assert shown_at([0, 1, 2], [0.0, 0.5, 0.99, 1.0, 7.0]) == [0, 0, 0, 1, 2]
+    assert shown_at([1.0, 2.0], [0.2]) == [0]
+    assert shown_at([Fraction(1, 3), Fraction(2, 3)], [0.666666, 0.6666666666]) == [1, 1]
+
+
+@given(st.lists(st.integers(0, 10_000), min_size=1, max_size=30, unique=True), st.lists(st.integers(0, 12_000)))
+def test_no_frame_is_shown_before_its_time_nor_after_the_next_ones(times, wanted):
+    times = sorted(times)
+    for index, time in zip(shown_at(times, wanted), wanted, strict=True):
+        assert times[index] <= time or index == 0
+        assert index == len(times) - 1 or time < times[index + 1]
+
+
+def test_a_picture_covers_the_size_and_loses_the_same_on_both_sides():
+    frame = np.zeros((20, 60, 3), np.uint8)
+    frame[:, 20:40] = 200
+    assert (cover(frame, 20, 20) == 200).all()
+    assert (cover(np.full((30, 10, 3), 7, np.uint8), 64, 32) == 7).all()
+
+
+@given(st.integers(1, 90), st.integers(1, 90), st.integers(1, 40), st.integers(1, 40))
+def test_a_covered_size_is_the_one_asked_for(height, width, to_width, to_height):
+    assert cover(np.zeros((height, width, 3), np.uint8), to_width, to_height).shape == (to_height, to_width, 3)
+
+
+def test_the_noise_on_a_picture_has_the_deviation_it_says():
+    noised, sigmas = noised_pictures(torch.zeros(2, 3, 64, 64), EncodeConfig(condition_draws=50), seed=1)
+    assert torch.allclose(noised.std((2, 3, 4)), sigmas, rtol=0.05)
+    assert sigmas.log().mean().item() == pytest.approx(-3.0, abs=0.2)
+    assert sigmas.log().std().item() == pytest.approx(0.5, abs=0.15)
+
+
+def test_the_noise_on_a_picture_depends_on_the_seed_alone():
+    pictures = torch.zeros(1, 3, 8, 8)
+    first, again, other = (noised_pictures(pictures, CONFIG, seed)[0] for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_what_training_reads_is_the_models_own_encoding(model: str):
+    loaded = load_model(model)
+    windows = [render_shot(Scene(seed), Camera(pan=0.3), 4, 7, (32, 32)) for seed in (1, 2)]
+    encoded = encode_windows(loaded, windows, EncodeConfig(noise_log_mean=-30.0), seed=3)
+    assert {name: tuple(t.shape) for name, t in encoded.items()} == {
+        "latents": (2, 4, 4, 8, 8), "pictures": (2, 4, 4, 8, 8), "sigmas": (2, 4), "embeddings": (2, 64)
+    }  # fmt: skip
+    assert {t.dtype for t in encoded.values()} == {torch.float16}
+    frames = torch.from_numpy(windows[1]).permute(0, 3, 1, 2).float() / 127.5 - 1
+    assert_close(encoded["latents"][1], encode_pictures(loaded, frames))
+    assert_close(encoded["pictures"][1, 2], encode_pictures(loaded, frames[:1])[0])
+    assert_close(encoded["embeddings"][1], embed_pictures(loaded, frames[:1])[0])
+
+
+def assert_close(half: Tensor, whole: Tensor) -> None:
+    torch.testing.assert_close(half.float(), whole, rtol=2e-3, atol=2e-3)
+
+
+def encode(root: Path, *sources: SourceClips, config: EncodeConfig = CONFIG) -> list[ManifestRef]:
+    return encode_clips.fn(root, config, list(sources))
+
+
+def test_a_clip_becomes_a_row_for_each_window_and_a_tensor_for_each_row(tmp_path: Path, films):
+    (manifest,) = encode(tmp_path, films(tmp_path, spans=((0.0, 0.6), (0.8, 2.0))))
+    assert read_manifest(manifest).schema == SCHEMA
+    rows = read_rows(manifest)
+    found = [(row["clip_id"], row["window"], round(row["start_s"], 3), row["row"], row["attempt"]) for row in rows]
+    assert found == [
+        ("pan_left-0-0", 0, 0.014, 0, 1),
+        ("pan_left-0-1", 0, 0.814, 1, 1),
+        ("pan_left-0-1", 1, 1.414, 2, 1),
+    ]
+    (name,) = {row["latents"] for row in rows}
+    assert len(load_file(tmp_path / name)["latents"]) == 3
+
+
+def test_a_clip_shorter_than_the_models_frames_is_a_row_with_the_reason_and_stops_no_other(tmp_path: Path, films):
+    (manifest,) = encode(tmp_path, films(tmp_path, spans=((0.0, 0.2), (0.8, 2.0))))
+    short, *others = read_rows(manifest)
+    assert (short["clip_id"], short["error_code"], short["latents"]) == ("pan_left-0-0", "bad_media", None)
+    assert short["error_message"] == (
+        "pan_left-0-0: 0.20 s are too short, a window of the model is 0.57 s."
+    )  # fmt: skip
+    assert [row["row"] for row in others] == [0, 1]
+    assert {row["error_code"] for row in others} == {None}
+
+
+def test_a_film_that_cannot_be_read_is_rows_with_the_reason_and_stops_no_other(tmp_path: Path, films):
+    good = films(tmp_path, seed=1)
+    (tmp_path / "bad.mp4").write_text("no film")
+    bad = SourceClips(tmp_path / "bad.mp4", "d", (ClipSpan("bad-0", 0.0, 2.0),), good.encoders)
+    failed, made = encode(tmp_path, bad, good)
+    (row,) = read_rows(failed)
+    assert (row["error_code"], row["latents"]) == ("bad_media", None)
+    assert "bad.mp4" in row["error_message"]
+    assert [row["error_code"] for row in read_rows(made)] == [None] * 3
+
+
+def test_a_second_call_computes_nothing_until_the_latents_are_gone(tmp_path: Path, films):
+    source = films(tmp_path)
+    (first,) = encode(tmp_path, source)
+    (again,) = encode(tmp_path, source)
+    assert [first.cached, again.cached] == [False, True]
+    path = tmp_path / read_rows(first)[0]["latents"]
+    content = path.read_bytes()
+    path.unlink()
+    (anew,) = encode(tmp_path, source)
+    assert (anew.cached, anew.digest) == (False, first.digest)
+    assert path.read_bytes() == content
+
+
+def changed(model: str, folder: Path, **parts) -> str:
+    """The model with other parts, in a folder of its own."""
+    loaded = load_model(model)
+    save_model(VideoModel(**{**vars(loaded), **parts}), folder)
+    return str(folder)
+
+
+def encoded_again(root: Path, source: SourceClips, encoders: str) -> bool:
+    """Whether another model's encoders find what was encoded before."""
+    (manifest,) = encode(root, SourceClips(source.source, source.digest, source.clips, encoders))
+    return not manifest.cached
+
+
+def test_other_encoders_encode_again_and_another_unet_does_not(tmp_path: Path, films, model: str):
+    source = films(tmp_path)
+    encode(tmp_path, source)
+    unet = load_model(model).unet
+    with torch.no_grad():
+        unet.conv_in.weight += 1
+    assert not encoded_again(tmp_path, source, changed(model, tmp_path / "unet", unet=unet))
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        encoder = new_image_encoder()
+    assert encoded_again(tmp_path, source, changed(model, tmp_path / "encoder", image_encoder=encoder))
+    longer = loaded_model(model).facts.model_copy(update={"frames": 6})
+    assert encoded_again(tmp_path, source, changed(model, tmp_path / "longer", facts=longer))

@@ -1,0 +1,110 @@
+"""The embedded model's encoders: what they learn from, that they learn, and the folder they end in."""
+
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.autoencoder import new_autoencoder
+from models.svd import load_model
+from tasks.manifest import ManifestRef, read_rows
+from tasks.tiny.encoders import (
+    FRAMES,
+    SIDE,
+    EncodersConfig,
+    frame_pairs,
+    load_clips,
+    reconstruction_db,
+    square_batches,
+    train_encoders,
+)
+from tasks.tiny.render import RenderConfig, filmed, render_files, write_dataset
+
+torch.set_num_threads(1)
+
+RENDER = RenderConfig(scenes=6, scenes_per_file=4, side=64)
+CONFIG = EncodersConfig(clips=12, frame_steps=11, clip_steps=2, crop=16, match_steps=2)
+
+
+@pytest.fixture(scope="module")
+def footage(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ManifestRef]:
+    root = tmp_path_factory.mktemp("footage")
+    return root, write_dataset.fn(root, render_files.fn(root, RENDER, [0, 4]))
+
+
+def test_clips_are_the_shots_of_the_dataset_in_order(footage):
+    clips = load_clips(footage[0], 12)
+    assert (clips.shape, clips.dtype) == ((12, FRAMES, 3, SIDE, SIDE), torch.uint8)
+    for scene in range(6):
+        true = torch.from_numpy(filmed(scene, RENDER)[2]).permute(0, 3, 1, 2).float()
+        for shown, index in ((true, 2 * scene), (true.flip(0), 2 * scene + 1)):
+            away = (clips - shown).abs().mean((1, 2, 3, 4))
+            assert away.argmin() == index
+            assert away[index] < 8
+
+
+def test_fewer_clips_are_spread_over_the_dataset(footage):
+    every = load_clips(footage[0], 12)
+    assert torch.equal(load_clips(footage[0], 4), every[::3])
+
+
+def test_a_square_is_a_part_of_a_clip_and_the_same_in_each_of_its_frames():
+    # Each pixel says where it is: 32 columns of red, 32 rows of green, and the clip with its frame in blue.
+    across = torch.arange(SIDE)
+    clips = torch.zeros(3, FRAMES, 3, SIDE, SIDE, dtype=torch.uint8)
+    clips[:, :, 0] = across[None, None, None, :]
+    clips[:, :, 1] = across[None, None, :, None]
+    clips[:, :, 2] = (torch.arange(3)[:, None] * 10 + torch.arange(FRAMES))[:, :, None, None]
+    for batch in islice(square_batches(clips, CONFIG, batch=5, length=3), 20):
+        assert batch.shape == (5, 3, 3, 16, 16)
+        places = ((batch + 1) * 127.5).round().int()
+        assert (places[:, :, 0].diff(dim=-1) == 1).all()
+        assert (places[:, :, 1].diff(dim=-2) == 1).all()
+        assert (places[:, :, 2, 0, 0].diff(dim=1) == 1).all()
+        assert (places[:, :, :2] == places[:1, :1, :2]).all()
+
+
+def test_batches_are_the_same_for_the_same_seed():
+    clips = torch.randint(
+        256, (8, FRAMES, 3, SIDE, SIDE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    first, again, other = (
+        next(square_batches(clips, CONFIG.model_copy(update={"seed": seed}), 2, FRAMES)) for seed in (1, 1, 2)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_a_pair_of_frames_is_of_the_same_shots():
+    clips = torch.arange(6, dtype=torch.uint8)[:, None, None, None, None] * 40
+    clips = clips.expand(6, FRAMES, 3, SIDE, SIDE)
+    first, second = next(frame_pairs(clips, 4, seed=0))
+    assert first.shape == (4, 3, 224, 224)
+    assert torch.equal(first, second)
+    assert len(first[:, 0, 0, 0].unique()) == 4
+
+
+def test_reconstruction_is_measured_against_the_clips():
+    flat = torch.full((1, 2, 3, 16, 16), 128, dtype=torch.uint8)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        vae = new_autoencoder((32, 32, 32)).eval()
+    untrained = reconstruction_db(vae, flat)
+    assert 0 < untrained < 40
+    assert reconstruction_db(vae, flat.expand(3, -1, -1, -1, -1)) == pytest.approx(untrained, abs=1e-3)
+
+
+def test_the_encoders_end_in_a_model_folder_that_loads_and_is_found_again(footage, tmp_path: Path):
+    root, clips = footage
+    made = train_encoders.fn(tmp_path, CONFIG, root, clips)
+    (row,) = read_rows(made)
+    assert len(row["autoencoder_loss"]) == 3
+    assert row["autoencoder_loss"][1] < row["autoencoder_loss"][0]
+    assert row["autoencoder_psnr_db"] > 0
+    assert 0 <= row["image_encoder_matched"] <= 1
+    model = load_model(str((tmp_path / row["model"]).parent))
+    assert (model.facts.frames, model.facts.width, model.facts.height, model.facts.fps) == (FRAMES, SIDE, SIDE, 7.0)
+    assert model.words == {}
+    assert sum(p.numel() for p in model.unet.parameters()) < 3e6
+    assert train_encoders.fn(tmp_path, CONFIG, root, clips).cached
