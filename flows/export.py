@@ -89,8 +89,8 @@ def write(run: Run, config: ExportConfig, samples: ManifestRef) -> ManifestRef:
 
 def outcome(config: ExportConfig, samples: ManifestRef) -> ExportOutcome:
     """The samples, counted."""
-    rows = read_rows(samples, ("split", "left_out", "error_code"))
-    sides = Counter(row["split"] for row in rows if row["split"])
+    rows = read_rows(samples, ("side", "left_out", "error_code"))
+    sides = Counter(row["side"] for row in rows if row["side"])
     return ExportOutcome(
         failed=sum(row["error_code"] is not None for row in rows),
         samples={side: sides[side] for side in ("train", "validation", "test") if sides[side]},

@@ -26,12 +26,12 @@ from tasks.manifest import ERROR_FIELDS, ManifestRef, publish, publish_text, rea
 
 VERSION = 1
 
-NEEDS = ("clip_id", "split", "caption", "video", "sha256", "facts")
+NEEDS = ("clip_id", "side", "caption", "video", "sha256", "facts")
 
 SCHEMA = pa.schema(
     [
         ("clip_id", pa.string()),
-        ("split", pa.string()),
+        ("side", pa.string()),
         ("file", pa.string()),
         ("table", pa.string()),
         ("sha256", pa.string()),
@@ -92,18 +92,18 @@ def write_all(out: Path, dataset: Path, samples: Rows, layout: Layout) -> list[d
     """Write every side's folder below `out`, where what an older export left is removed: a row for each sample."""
     rows: list[dict[str, Any]] = []
     for split in SIDES:
-        side = [sample for sample in samples if sample["split"] == split]
+        side = [sample for sample in samples if sample["side"] == split]
         table = f"{split}/{TABLES[layout.to]}"
         for sample in side:
             file = f"{split}/{sample['clip_id']}.mp4"
             place_file(dataset / sample["video"], out / file)
-            named = {name: sample[name] for name in ("clip_id", "split", "sha256")}
+            named = {name: sample[name] for name in ("clip_id", "side", "sha256")}
             rows.append({**named, "file": file, "table": table, "attempt": 1})
         _sweep(out / split, {f"{sample['clip_id']}.mp4" for sample in side})
         if side:
             publish_text(out / table, as_table([metadata_of(sample) for sample in side], table))
     if layout.to == "hf":
-        publish_text(out / "README.md", card([split for split in SIDES if any(s["split"] == split for s in samples)]))
+        publish_text(out / "README.md", card([split for split in SIDES if any(s["side"] == split for s in samples)]))
     return rows
 
 
@@ -128,7 +128,7 @@ def write_folders(out: Path, config: Layout, dataset: Path, samples: ManifestRef
 
     def compute(_: str) -> pa.Table:
         supersede(STEP, out)
-        chosen = [sample for sample in read_rows(samples, NEEDS) if sample["split"]]
+        chosen = [sample for sample in read_rows(samples, NEEDS) if sample["side"]]
         return table_of(write_all(out, dataset, chosen, config), SCHEMA)
 
     return cached(STEP, out, config, [samples], compute)

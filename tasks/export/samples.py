@@ -1,6 +1,6 @@
 """Samples: the kept clips that leave a dataset, each with its file, its caption, all that is known of it, and its side.
 
-`split` is train, validation or test. It is drawn by a hash of the source video alone, so adding sources moves nobody,
+`side` is train, validation or test. It is drawn by a hash of the source video alone, so adding sources moves nobody,
 and clips of one video never stand on both sides. Clips that look alike (one `dedup_group`) but come from videos on
 different sides would leak: those on the side that is trained on are left out, and `left_out` says so.
 """
@@ -39,7 +39,7 @@ SCHEMA = pa.schema(
     [
         ("clip_id", pa.string()),
         ("video_id", pa.string()),
-        ("split", pa.string()),
+        ("side", pa.string()),
         ("left_out", pa.string()),
         ("caption", pa.string()),
         ("video", pa.string()),
@@ -114,7 +114,7 @@ def _row(clip: Mapping[str, Any], cut: Mapping[str, Any], side: str | None, left
     known = {name: value for name, value in {**clip, **cut}.items() if name not in LOCAL and value is not None}
     facts = json.dumps(known, sort_keys=True, ensure_ascii=False)
     place = {"video": cut["cut_path"], "bytes": cut["cut_bytes"], "sha256": cut["cut_sha256"]}
-    return row | place | {"split": side, "left_out": left_out, "facts": facts}
+    return row | place | {"side": side, "left_out": left_out, "facts": facts}
 
 
 LOCAL = ("keep", "drop_reason", "drop_reasons", "error", "cut_path", "attempt", "error_code", "error_message")

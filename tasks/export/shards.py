@@ -23,12 +23,12 @@ from tasks.manifest import ERROR_FIELDS, ManifestRef, file_digest, publish, read
 
 VERSION = 1
 
-NEEDS = ("clip_id", "split", "caption", "video", "bytes", "facts")
+NEEDS = ("clip_id", "side", "caption", "video", "bytes", "facts")
 
 SCHEMA = pa.schema(
     [
         ("shard", pa.string()),
-        ("split", pa.string()),
+        ("side", pa.string()),
         ("samples", pa.int64()),
         ("bytes", pa.int64()),
         ("sha256", pa.string()),
@@ -91,13 +91,13 @@ def _members(sample: Mapping[str, Any], dataset: Path) -> Iterator[tuple[str, by
 def write_all(out: Path, dataset: Path, samples: Rows, config: ShardsConfig) -> list[dict[str, Any]]:
     """Write the shards of every side below `out`, where older ones are removed: a row for each."""
     rows = []
-    for split in sorted({sample["split"] for sample in samples}):
-        shards = shards_of([sample for sample in samples if sample["split"] == split], config)
+    for split in sorted({sample["side"] for sample in samples}):
+        shards = shards_of([sample for sample in samples if sample["side"] == split], config)
         for number, shard in enumerate(shards):
             path = out / f"{split}-{number:06}.tar"
             write_shard(path, shard, dataset)
             measured = {"bytes": path.stat().st_size, "sha256": file_digest(path), "attempt": 1}
-            rows.append({"shard": path.name, "split": split, "samples": len(shard)} | measured)
+            rows.append({"shard": path.name, "side": split, "samples": len(shard)} | measured)
     written = {row["shard"] for row in rows}
     for path in out.iterdir():
         if NAMES.fullmatch(path.name) and path.name not in written:
@@ -111,7 +111,7 @@ def write_shards(out: Path, config: ShardsConfig, dataset: Path, samples: Manife
 
     def compute(_: str) -> pa.Table:
         supersede(STEP, out)
-        chosen = [sample for sample in read_rows(samples, NEEDS) if sample["split"]]
+        chosen = [sample for sample in read_rows(samples, NEEDS) if sample["side"]]
         return table_of(write_all(out, dataset, chosen, config), SCHEMA)
 
     return cached(STEP, out, config, [samples], compute)

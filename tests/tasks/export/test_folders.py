@@ -25,7 +25,7 @@ def test_each_side_has_its_clips_and_a_table_that_names_them(films, tmp_path: Pa
     out = tmp_path / "out"
     samples = films.samples(out, MANY, HALVES)
     write_folders.fn(out, Layout.model_validate({"to": to}), films.root, samples)
-    sides = {row["clip_id"]: row["split"] for row in read_rows(samples)}
+    sides = {row["clip_id"]: row["side"] for row in read_rows(samples)}
     assert set(sides.values()) == {"train", "test"}
     for side in ("train", "test"):
         rows = metadata(out / side / table)

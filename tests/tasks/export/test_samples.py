@@ -79,7 +79,7 @@ def test_kept_clips_become_samples_with_all_that_is_known(films, tmp_path: Path)
     )  # fmt: skip
     assert not {"keep", "cut_path", "aesthetic"} & set(facts)
     assert first["sha256"] == facts["cut_sha256"]
-    assert (broken["split"], broken["error_code"], broken["video"]) == (None, "bad_media", None)
+    assert (broken["side"], broken["error_code"], broken["video"]) == (None, "bad_media", None)
     assert silent["caption"] is None
     assert read_lineage(ref.path).step == "samples"
 
