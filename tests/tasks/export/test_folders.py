@@ -1,9 +1,11 @@
 """Folders: read by `datasets` as video folders, and tables of files and captions as trainers take them."""
 
 import csv
+import io
 import json
 from pathlib import Path
 
+import pyarrow.json
 import pytest
 import yaml
 
@@ -64,6 +66,8 @@ def test_every_line_of_metadata_has_every_column():
     lines = [json.loads(line) for line in as_table(rows, "metadata.jsonl").splitlines()]
     assert [list(line) for line in lines] == [["file_name", "caption", "fps", "text_area"]] * 2
     assert lines[0]["text_area"] is None
+    typed = pyarrow.json.read_json(io.BytesIO(as_table(rows, "metadata.jsonl").encode()))
+    assert [str(kind) for kind in typed.schema.types] == ["string", "string", "double", "double"]
     assert as_table(rows, "metadata.csv").splitlines() == [
         "file_name,caption,fps,text_area",
         "a.mp4,,8.0,",

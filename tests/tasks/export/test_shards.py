@@ -3,6 +3,7 @@
 import gc
 import tarfile
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from webdataset.compat import WebDataset
@@ -22,7 +23,7 @@ def test_webdataset_reads_every_sample_with_its_caption_and_facts(films, tmp_pat
     assert {Path(name).name.split("-")[0] for name in names} == {"train", "validation", "test"} - {
         "validation"
     } or names
-    loaded = list(WebDataset(names, shardshuffle=False).decode())
+    loaded: list[Any] = list(cast(Any, WebDataset(names, shardshuffle=False)).decode())
     assert {sample["txt"] for sample in loaded} == {clip["caption"] for clip in MANY}
     for sample in loaded:
         clip = films.root / "clips" / f"{sample['__key__']}.mp4"
