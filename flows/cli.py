@@ -64,6 +64,15 @@ COMMANDS = (
         stored="stored",
     ),
     Command(
+        name="export",
+        module="flows.export",
+        flow="export",
+        config="ExportConfig",
+        help="a dataset's kept clips as WebDataset shards, a Hugging Face folder or CSV",
+        positional="dataset",
+        stored="stored",
+    ),
+    Command(
         name="finetune",
         module="flows.finetune",
         flow="finetune",

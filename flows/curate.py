@@ -16,11 +16,14 @@ from pydantic import AfterValidator, Field, model_validator
 
 from flows.config import FlowConfig, Outcome, merged
 from flows.deciding import described
-from flows.running import running, threads
+from flows.running import Run, running, threads
 from models.errors import BadModel
 from models.hub import located, missing_models
 from tasks.curate import caption, motion, select, similarity, text
 from tasks.curate.caption import CaptionConfig, caption_clips
+from tasks.curate.clips import NEEDS as CUT_NEEDS
+from tasks.curate.clips import TABLE as CUTS
+from tasks.curate.clips import ClipsConfig, cut_clips, gather_cuts, spans_of
 from tasks.curate.dedup import DedupConfig, group_duplicates
 from tasks.curate.ingest import IngestConfig, ingest_videos, source_videos
 from tasks.curate.join import join_measures
@@ -32,7 +35,7 @@ from tasks.curate.select import Selection
 from tasks.curate.similarity import SimilarityConfig, measure_similarity
 from tasks.curate.split import SplitConfig, split_videos
 from tasks.curate.text import TextConfig, find_text
-from tasks.manifest import read_rows
+from tasks.manifest import ManifestRef, read_rows
 from tasks.pages.page import plural
 from tasks.rules import SelectConfig, paper
 from tasks.verdicts import Funnel
@@ -45,6 +48,11 @@ SCAN, SPLIT, LOOK, MOTION, TEXT, CAPTION, SIMILARITY = 0.15, 0.001, 0.02, 0.05, 
 
 NETWORK = 1.0
 """The same for a step that asks a large network or a server."""
+
+CUT = {"copy": 0.002, "exact": 1.0}
+"""The same for one second of a clip that is cut; and CUT_CLIP for each clip."""
+
+CUT_CLIP = 0.15
 
 SHOWN_FAILURES = 10
 
@@ -69,7 +77,9 @@ Source = Annotated[str, AfterValidator(_absolute)]
 class CurateConfig(FlowConfig):
     """Footage in, a dataset of measured and chosen clips out."""
 
-    sources: tuple[Source, ...] = Field(min_length=1, description="Video files, folders of them, or globs.")
+    sources: tuple[Source, ...] = Field(
+        min_length=1, description="Video files, folders, globs, URLs, or lists of those."
+    )
     out: Path = Field(description="Folder of the dataset.")
     weights: Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())] = Field(
         default=WEIGHTS,
@@ -86,6 +96,7 @@ class CurateConfig(FlowConfig):
     similarity: SimilarityConfig = Field(default_factory=SimilarityConfig, description="Which networks compare.")
     dedup: DedupConfig = Field(default_factory=DedupConfig, description="What counts as a repetition.")
     select: SelectConfig = Field(default_factory=SelectConfig, description="Which clips are kept.")
+    clips: ClipsConfig = Field(default_factory=ClipsConfig, description="Whether clips are cut to mp4 files, and how.")
     report: ReportConfig = Field(default_factory=ReportConfig, description="How much the page shows.")
 
     @model_validator(mode="after")
@@ -156,7 +167,7 @@ def curate(config: CurateConfig) -> CurateOutcome:
     asked, config = config, ready(config)
     with running(config.out, "curate", asked) as run:
         files = run.whole(ingest_videos, config.ingest, list(config.sources))
-        videos = source_videos(files)
+        videos = source_videos(config.out, files)
         scans = run.chunks(scan_videos, config.scan, videos, work(videos, SCAN))
         splits = run.chunks(split_videos, config.split, scans, work(videos, SPLIT))
         scanned = list(zip(scans, splits, strict=True))
@@ -173,8 +184,20 @@ def curate(config: CurateConfig) -> CurateOutcome:
         measures = [looks, motions, texts, captions, similarities, [groups]]
         clips = run.whole(join_measures, files, scans, splits, measures)
         selection = run.whole(select_clips, config.select, clips)
+        cut(run, config.clips, videos, selection.clips)
         page = run.whole(write_report, config.report, selection.clips)
-        return outcome(config.out, selection, page)
+        return outcome(config, selection, page)
+
+
+def cut(run: Run, config: ClipsConfig, videos: Sequence[SourceVideo], clips: ManifestRef) -> list[ManifestRef]:
+    """Cut the clips to mp4 files and list them in cuts.parquet; nothing where that is off."""
+    if config.mode == "off":
+        return []
+    sources = spans_of(videos, read_rows(clips, CUT_NEEDS), config.which)
+    seconds = [CUT_CLIP * len(s.spans) + CUT[config.mode] * sum(span.seconds() for span in s.spans) for s in sources]
+    cuts = run.chunks(cut_clips, config, sources, seconds)
+    run.whole(gather_cuts, config, cuts)
+    return cuts
 
 
 def ready(config: CurateConfig) -> CurateConfig:
@@ -202,12 +225,21 @@ def work(videos: Sequence[SourceVideo], cost: float) -> list[float]:
     return [cost * (v.duration_s or 60.0) * max(v.width * v.height / (1280 * 720), 0.05) for v in videos]
 
 
-def outcome(dataset: Path, selection: Selection, page: Path) -> CurateOutcome:
+def uncut(config: CurateConfig) -> list[str]:
+    """Why clips could not be cut, if that was asked for."""
+    if config.clips.mode == "off":
+        return []
+    return [row["error_message"] for row in read_rows(config.out / CUTS, ("error_message",)) if row["error_message"]]
+
+
+def outcome(config: CurateConfig, selection: Selection, page: Path) -> CurateOutcome:
     """What the dataset's tables say; the failures are logged, each with its reason."""
+    dataset = config.out
     videos = read_rows(dataset / "videos.parquet", ("error_message",))
     clips = read_rows(dataset / "clips.parquet", ("clip_id", "error"))
     failures = [row["error_message"] for row in videos if row["error_message"]]
     failures += [f"{row['clip_id']}: {row['error']}" for row in clips if row["error"]]
+    failures += uncut(config)
     for failure in failures[:SHOWN_FAILURES]:
         log.warning("%s", failure)
     if len(failures) > SHOWN_FAILURES:

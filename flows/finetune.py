@@ -1,5 +1,6 @@
 """Finetune a model on a dataset: encode the kept clips once, train, and keep weights that know their origin."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ from flows.config import FlowConfig, Outcome
 from flows.running import Run, running
 from models.errors import BadInput
 from tasks.finetune.encode import ClipSpan, EncodeConfig, SourceClips, encode_clips
+from tasks.finetune.listed import ListedConfig, list_clips
 from tasks.finetune.train import TrainConfig, train_model
+from tasks.listing import TABLE_SUFFIXES
 from tasks.manifest import ManifestRef, manifest_ref, publish_json, read_rows
 
 ENCODE_SHARE = 0.4
@@ -20,10 +23,11 @@ ENCODE_SHARE = 0.4
 class FinetuneConfig(FlowConfig):
     """Everything a finetuning depends on."""
 
-    dataset: Path = Field(description="Folder of a curated dataset")
+    dataset: Path = Field(description="Folder of a curated dataset, or a CSV of clips: file_name, caption")
     out: Path = Field(description="Folder of the run")
     base: str = Field(default="tiny", description="The model to start from: a folder, or 'tiny' for the embedded one")
     encode: EncodeConfig = Field(default=EncodeConfig(), description="How clips become latents")
+    listed: ListedConfig = Field(default=ListedConfig(), description="How a table of clips is read")
     train: TrainConfig = Field(default=TrainConfig(), description="What trains, and how long")
 
 
@@ -51,43 +55,63 @@ RECIPES = {"motion-lora": motion_lora, "full": full}
 def finetune(config: FinetuneConfig) -> FinetuneOutcome:
     """Encode a dataset's kept clips once, and train on them."""
     with running(config.out, "finetune", config) as run:
-        encoded = encode(run, config, kept_clips(config))
-        clips = manifest_ref(config.dataset / "clips.parquet")
-        log = run.whole(train_model, config.train, config.dataset, config.base, encoded, clips)
-        return FinetuneOutcome(failed=failures(encoded), weights=publish_weights(config, log, clips), log=log.path)
+        dataset = opened(run, config)
+        encoded = encode(run, config, dataset, kept_clips(dataset, config.base))
+        clips = manifest_ref(dataset / "clips.parquet")
+        log = run.whole(train_model, config.train, dataset, config.base, encoded, clips)
+        listed = [clips] if dataset != config.dataset else []
+        return FinetuneOutcome(
+            failed=failures([*listed, *encoded]), weights=publish_weights(config, log, clips), log=log.path
+        )
 
 
-def encode(run: Run, config: FinetuneConfig, sources: list[SourceClips]) -> list[ManifestRef]:
+def opened(run: Run, config: FinetuneConfig) -> Path:
+    """The folder of the dataset; of a table of clips, a dataset below `out` that has the table's clips."""
+    if config.dataset.suffix.lower() not in TABLE_SUFFIXES or not config.dataset.is_file():
+        return config.dataset
+    folder = config.out / "listed"
+    run.at(folder).whole(list_clips, config.listed, config.dataset)
+    return folder
+
+
+def encode(run: Run, config: FinetuneConfig, dataset: Path, sources: list[SourceClips]) -> list[ManifestRef]:
     """The latents of every source's clips; they lie beside the dataset, for every run that shares the encoders."""
-    return run.at(config.dataset).chunks(
-        encode_clips, config.encode, sources, [ENCODE_SHARE * len(s.clips) for s in sources]
-    )
+    return run.at(dataset).chunks(encode_clips, config.encode, sources, [ENCODE_SHARE * len(s.clips) for s in sources])
 
 
-def kept_clips(config: FinetuneConfig) -> list[SourceClips]:
+def kept_clips(dataset: Path, base: str) -> list[SourceClips]:
     """The clips a dataset keeps, by source; raises BadInput when there is no dataset or it keeps none."""
-    dataset = config.dataset
     if not (dataset / "clips.parquet").is_file():
         raise BadInput(f"{dataset}: not a dataset, it has no clips.parquet. Make one with `reelmill curate`.")
-    digests = {row["video_id"]: row["digest"] for row in read_rows(dataset / "videos.parquet", ("video_id", "digest"))}
-    rows = read_rows(dataset / "clips.parquet", ("clip_id", "video_id", "source", "start_s", "end_s", "keep"))
-    spans: dict[tuple[str, str], list[ClipSpan]] = {}
+    videos = {row["video_id"]: row for row in read_rows(dataset / "videos.parquet")}
+    rows = read_rows(dataset / "clips.parquet", ("clip_id", "video_id", "start_s", "end_s", "keep"))
+    spans: dict[str, list[ClipSpan]] = {}
     for row in rows:
         if row["keep"]:
             span = ClipSpan(row["clip_id"], row["start_s"], row["end_s"])
-            spans.setdefault((row["source"], row["video_id"]), []).append(span)
+            spans.setdefault(row["video_id"], []).append(span)
     if not spans:
         raise BadInput(
             f"{dataset}: none of its {len(rows)} clips is kept. Loosen the thresholds with `reelmill select`."
         )
     return [
-        SourceClips(dataset / source, digests[video], tuple(sorted(clips, key=lambda c: c.start_s)), config.base)
-        for (source, video), clips in spans.items()
+        SourceClips(
+            dataset / file_of(videos[video]),
+            videos[video]["digest"],
+            tuple(sorted(clips, key=lambda c: c.start_s)),
+            base,
+        )
+        for video, clips in spans.items()
     ]
 
 
+def file_of(video: Mapping[str, Any]) -> str:
+    """Where a source file lies: its `path` where it was fetched from elsewhere, else its `source`."""
+    return video.get("path") or video["source"]
+
+
 def failures(encoded: list[ManifestRef]) -> int:
-    """How many clips could not be encoded."""
+    """How many clips could not be read or encoded."""
     return sum(row["error_code"] is not None for manifest in encoded for row in read_rows(manifest, ("error_code",)))
 
 

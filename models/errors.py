@@ -4,7 +4,9 @@ ReelmillError
 ├── BadInput          what the caller gave cannot be used: a path, an option, a table
 ├── BadMedia          a video or picture cannot be read
 │   ├── DecodeCrash   the decoder's process died on it
-│   └── DecodeTimeout the decoder took longer than its limit
+│   ├── DecodeTimeout the decoder took longer than its limit
+│   ├── BadFetch      a URL cannot be fetched
+│   └── NoKeyframes   a clip cannot be cut without a new encoding
 ├── BadModel          weights or configuration of a model are missing or do not fit
 ├── EndpointFailed    a server of models did not give an answer that can be used
 └── BadManifest       a manifest does not have the columns its step declares
@@ -31,6 +33,14 @@ class DecodeCrash(BadMedia):
 
 class DecodeTimeout(BadMedia):
     code = "decoder_timeout"
+
+
+class BadFetch(BadMedia):
+    code = "fetch_failed"
+
+
+class NoKeyframes(BadMedia):
+    code = "no_keyframes"
 
 
 class BadModel(ReelmillError):

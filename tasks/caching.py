@@ -89,6 +89,12 @@ def find(step: Step, root: Path, key: str) -> ManifestRef | None:
         return None
 
 
+def supersede(step: Step, root: Path) -> None:
+    """Forget every manifest of `step` below `root`, because the files that they name are about to be replaced."""
+    for path in (root / "manifests" / step.name).glob("[!.]*.parquet"):
+        path.unlink()
+
+
 def set_aside(path: Path) -> None:
     """Take a manifest out of the cache, so that its step runs again; rows that then differ count one more `attempt`."""
     path.rename(_aside(path, attempts_of(path) + 1))

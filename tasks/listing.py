@@ -1,13 +1,14 @@
-"""Lists of items as people give them: a folder of files, one file, or a table that names files.
+"""Lists of items as people give them: a folder of files, one file, a text with a name on each line, or a table that
+names files.
 
-A table is CSV, JSON lines or Parquet. Its rows are named values; a cell left empty is no value. The files it names lie
-below its own folder.
+A table is CSV, JSON lines or Parquet. Its rows are named values; a cell left empty is no value. The files that a table
+of jobs names lie below its own folder; a list of sources may name any.
 """
 
 import csv
 import json
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ import pyarrow.parquet as pq
 from models.errors import BadInput
 
 TABLE_SUFFIXES = (".csv", ".jsonl", ".ndjson", ".parquet")
+
+LIST_SUFFIXES = (".txt", *TABLE_SUFFIXES)
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,32 @@ def locate(folder: Path, name: str) -> Path:
     if not found:
         raise BadInput(f"{name}: no such file in {folder}.")
     return path
+
+
+def read_names(path: Path, columns: Sequence[str]) -> list[TableRow]:
+    """The names in a list, one to a row under the first of `columns`: the lines of a text that are not blank, or a
+    table's values in the first of `columns` that it has. Raises BadInput when it is no list, or has no such column."""
+    if path.suffix.lower() == ".txt":
+        return [TableRow({columns[0]: line}) for line in _lines(path) if line.strip()]
+    rows = read_table(path)
+    column = next((name for name in columns if any(name in row.values for row in rows)), None)
+    if column is None:
+        raise BadInput(f"{path}: the table needs a column of files, named {', '.join(columns[:-1])} or {columns[-1]}.")
+    return [_name_of(row, number, column, columns[0]) for number, row in enumerate(rows, start=1)]
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path}: cannot be read as a list of files, one to a line ({error}).") from error
+
+
+def _name_of(row: TableRow, number: int, column: str, wanted: str) -> TableRow:
+    value = row.values.get(column)
+    if row.problem or (isinstance(value, str) and value):
+        return TableRow({wanted: value} if value else {}, row.problem)
+    return TableRow(problem=f"row {number} names no file under {column}.")
 
 
 def read_table(path: Path) -> list[TableRow]:

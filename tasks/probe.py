@@ -1,13 +1,20 @@
-"""What a video file says about itself, from its header, its first packets and its first frame."""
+"""What a video file says about itself, from its header, its first packets and its first frame; and what is odd in it.
+
+Colours are named as ffmpeg names them (ITU-T H.273); what a file does not say is None. ANOMALIES are what trips players
+and trainers: none of them makes a file unusable, each is worth knowing before it is chosen.
+"""
 
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 import numpy as np
 from av.container import InputContainer
 from av.error import InvalidDataError
+from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
@@ -20,62 +27,174 @@ PROBE_PACKETS = 400
 REORDERED = 32
 """How many of the last packets read may still have earlier ones to come, because codecs store frames out of order."""
 
+FAR_START_S = 60.0
+"""A first frame further from time zero than this is far; recordings in MPEG-TS begin at a second or two."""
+
+HDR_TRANSFERS = ("smpte2084", "arib-std-b67")
+"""The transfer functions of HDR10 and Dolby Vision (PQ), and of HLG."""
+
+ANOMALIES = (
+    "variable_rate",
+    "no_duration",
+    "no_timestamps",
+    "timestamps_run_back",
+    "far_start",
+    "edit_list",
+    "no_keyframe_at_start",
+    "one_keyframe",
+    "odd_size",
+    "rotated",
+    "pixels_not_square",
+    "interlaced",
+    "hdr",
+    "cover_art",
+    "extra_video_streams",
+)
+"""In this order: the gaps between frames differ; the length is not stated; a packet has no time; decoding times run
+back; the first time is more than FAR_START_S from zero; an edit list hides frames or delays the picture; the first
+packet is no keyframe; there is no second keyframe; a coded side is odd; the picture is stored turned; its pixels are
+not square; it is interlaced; it has a high dynamic range; the file carries a still picture; or a second video."""
+
+_PRIMARIES = {1: "bt709", 4: "bt470m", 5: "bt470bg", 6: "smpte170m", 7: "smpte240m", 8: "film", 9: "bt2020"}
+_PRIMARIES |= {10: "smpte428", 11: "smpte431", 12: "smpte432", 22: "ebu3213"}
+_TRANSFERS = {1: "bt709", 4: "gamma22", 5: "gamma28", 6: "smpte170m", 7: "smpte240m", 8: "linear", 9: "log"}
+_TRANSFERS |= {10: "log_sqrt", 11: "iec61966-2-4", 12: "bt1361e", 13: "iec61966-2-1", 14: "bt2020-10"}
+_TRANSFERS |= {15: "bt2020-12", 16: "smpte2084", 17: "smpte428", 18: "arib-std-b67"}
+_MATRICES = {0: "gbr", 1: "bt709", 4: "fcc", 5: "bt470bg", 6: "smpte170m", 7: "smpte240m", 8: "ycgco"}
+_MATRICES |= {9: "bt2020nc", 10: "bt2020c", 14: "ictcp"}
+_RANGES = {1: "tv", 2: "pc"}
+_FIELD_ORDERS = {1: "progressive", 2: "tt", 3: "bb", 4: "tb", 5: "bt"}
+
 
 @dataclass(frozen=True)
 class VideoFacts:
-    """What a file says about its first video stream.
+    """What a file says about its first video stream; None: not stated.
 
-    width and height are in pixels of the picture as shown, after `rotation` (degrees clockwise: 0, 90, 180 or 270).
-    fps is the average rate, fps_nominal the rate meant; duration_s is stated, not measured. None: not stated.
+    width and height are in pixels of the picture as shown, after `rotation` (degrees clockwise: 0, 90, 180 or 270);
+    coded_width and coded_height as stored. bit_depth is per component. sample_aspect is the width of a pixel over its
+    height. fps is the average rate, fps_nominal the rate meant; duration_s is stated, not measured. `streams` counts
+    all streams of the file. anomalies: words of ANOMALIES, in their order.
     """
 
     container: str
     codec: str
     pix_fmt: str
+    bit_depth: int
     width: int
     height: int
+    coded_width: int
+    coded_height: int
     rotation: int
+    sample_aspect: Fraction
     fps: float | None
     fps_nominal: float | None
     variable_rate: bool | None
     time_base: Fraction
     duration_s: float | None
+    color_primaries: str | None
+    color_transfer: str | None
+    color_matrix: str | None
+    color_range: str | None
+    hdr: bool
+    field_order: str | None
+    interlaced: bool
     has_audio: bool
+    audio_codec: str | None
+    audio_channels: int | None
+    audio_rate: int | None
+    streams: int
+    anomalies: tuple[str, ...]
+
+
+class _Packet(NamedTuple):
+    pts: int | None
+    dts: int | None
+    keyframe: bool
+    hidden: bool
+
+
+class _Head(NamedTuple):
+    """The first frame that can be decoded, the packets read for it, and whether they are all there are."""
+
+    frame: VideoFrame
+    packets: list[_Packet]
+    whole: bool
 
 
 def probe(path: Path) -> VideoFacts:
     """Read a file's facts from its header, its first packets and its first frame; raises BadMedia in one sentence."""
     with open_video(path, threads=1) as (container, stream):
-        frame, times = _first_frame(container, stream, path)
+        head = _head(container, stream, path)
+        context, frame, audio = stream.codec_context, head.frame, container.streams.audio[:1]
         width, height = shown_size(frame)
+        transfer = _TRANSFERS.get(int(frame.color_trc))
         return VideoFacts(
             container=container.format.name,
-            codec=stream.codec_context.name,
+            codec=context.name,
             pix_fmt=frame.format.name,
+            bit_depth=max(component.bits for component in frame.format.components),
             width=width,
             height=height,
-            rotation=round(-frame.rotation / 90) * 90 % 360,
+            coded_width=context.coded_width or frame.width,
+            coded_height=context.coded_height or frame.height,
+            rotation=_rotation(frame),
+            sample_aspect=_sample_aspect(stream),
             fps=_rate(stream.average_rate),
             fps_nominal=_rate(stream.guessed_rate or stream.base_rate),
-            variable_rate=_varies(times),
+            variable_rate=_varies(head.packets),
             time_base=stream.time_base or Fraction(1),
             duration_s=_duration_s(container, stream),
-            has_audio=bool(container.streams.audio),
+            color_primaries=_PRIMARIES.get(int(frame.color_primaries)),
+            color_transfer=transfer,
+            color_matrix=_MATRICES.get(int(frame.colorspace)),
+            color_range=_RANGES.get(int(frame.color_range)),
+            hdr=transfer in HDR_TRANSFERS,
+            field_order=_FIELD_ORDERS.get(int(context.field_order)),
+            interlaced=_interlaced(stream, frame),
+            has_audio=bool(audio),
+            audio_codec=audio[0].codec_context.name if audio and audio[0].codec_context else None,
+            audio_channels=audio[0].channels or None if audio and audio[0].codec_context else None,
+            audio_rate=audio[0].rate or None if audio and audio[0].codec_context else None,
+            streams=len(container.streams),
+            anomalies=_anomalies(container, stream, head),
         )
 
 
-def _first_frame(container: InputContainer, stream: VideoStream, path: Path) -> tuple[VideoFrame, list[int]]:
-    """The first frame that can be decoded, and the times of the first packets."""
-    frame, times = None, []
+def _anomalies(container: InputContainer, stream: VideoStream, head: _Head) -> tuple[str, ...]:
+    frame, packets = head.frame, head.packets
+    pictures = [s for s in container.streams.video if s.disposition & Disposition.attached_pic]
+    found = {
+        "variable_rate": _varies(packets) is True,
+        "no_duration": _duration_s(container, stream) is None,
+        "no_timestamps": any(packet.pts is None for packet in packets),
+        "timestamps_run_back": _run_back(packets),
+        "far_start": _starts_far(stream, packets),
+        "edit_list": any(packet.hidden for packet in packets) or _is_delayed(container, stream),
+        "no_keyframe_at_start": not packets[0].keyframe,
+        "one_keyframe": _has_one_keyframe(stream, head),
+        "odd_size": bool(frame.width % 2 or frame.height % 2),
+        "rotated": _rotation(frame) != 0,
+        "pixels_not_square": _sample_aspect(stream) != 1,
+        "interlaced": _interlaced(stream, frame),
+        "hdr": _TRANSFERS.get(int(frame.color_trc)) in HDR_TRANSFERS,
+        "cover_art": bool(pictures),
+        "extra_video_streams": len(container.streams.video) - len(pictures) > 1,
+    }
+    return tuple(name for name in ANOMALIES if found[name])
+
+
+def _head(container: InputContainer, stream: VideoStream, path: Path) -> _Head:
+    frame, packets, whole = None, [], True
     for packet in container.demux(stream):
-        time = packet.dts if packet.pts is None else packet.pts
-        times += [time] if packet.size and time is not None else []
+        if packet.size:
+            packets.append(_Packet(packet.pts, packet.dts, packet.is_keyframe, packet.is_discard))
         frame = frame or next(iter(_decode(packet)), None)
-        if len(times) >= PROBE_PACKETS:
+        if len(packets) >= PROBE_PACKETS:
+            whole = False
             break
-    if frame is None:
+    if frame is None or not packets:
         raise BadMedia(f"{path}: no frame of it can be decoded. It is damaged or cut short; copy it again.")
-    return frame, times
+    return _Head(frame, packets, whole)
 
 
 def _decode(packet: av.Packet) -> list[VideoFrame]:
@@ -85,13 +204,50 @@ def _decode(packet: av.Packet) -> list[VideoFrame]:
         return []
 
 
-def _varies(times: list[int]) -> bool | None:
+def _varies(packets: list[_Packet]) -> bool | None:
     """Whether the gaps between frames differ by more than the rounding to the time base explains."""
-    gaps = np.diff(np.unique(times))[: -REORDERED if len(times) >= PROBE_PACKETS else None]
+    times = [packet.dts if packet.pts is None else packet.pts for packet in packets if not packet.hidden]
+    known = np.unique([time for time in times if time is not None])
+    gaps = np.diff(known)[: -REORDERED if len(times) >= PROBE_PACKETS else None]
     if len(gaps) < 2:
         return None
     rounding = 1 if np.median(gaps) > 8 else 0
     return bool(np.ptp(gaps) > rounding)
+
+
+def _run_back(packets: list[_Packet]) -> bool:
+    times = [packet.dts for packet in packets if packet.dts is not None]
+    return any(later < earlier for earlier, later in pairwise(times))
+
+
+def _starts_far(stream: VideoStream, packets: list[_Packet]) -> bool:
+    times = [packet.pts for packet in packets if packet.pts is not None and not packet.hidden]
+    return bool(times) and abs(min(times) * (stream.time_base or 1)) > FAR_START_S
+
+
+def _is_delayed(container: InputContainer, stream: VideoStream) -> bool:
+    """Whether an mp4 or mov says that its picture begins later than at zero, which only an edit list can."""
+    return "mp4" in container.format.name and (stream.start_time or 0) > 0
+
+
+def _has_one_keyframe(stream: VideoStream, head: _Head) -> bool:
+    """Whether no place but the start can be sought to; None of the files of one frame counts."""
+    entries = stream.index_entries
+    marks = [entries[i].is_keyframe for i in range(len(entries))] if len(entries) >= len(head.packets) else []
+    marks = marks or ([packet.keyframe for packet in head.packets] if head.whole else [])
+    return len(marks) > 1 and sum(marks) <= 1
+
+
+def _rotation(frame: VideoFrame) -> int:
+    return round(-frame.rotation / 90) * 90 % 360
+
+
+def _sample_aspect(stream: VideoStream) -> Fraction:
+    return stream.codec_context.sample_aspect_ratio or stream.sample_aspect_ratio or Fraction(1)
+
+
+def _interlaced(stream: VideoStream, frame: VideoFrame) -> bool:
+    return bool(frame.interlaced_frame) or int(stream.codec_context.field_order) > 1
 
 
 def _duration_s(container: InputContainer, stream: VideoStream) -> float | None:

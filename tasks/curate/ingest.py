@@ -1,29 +1,35 @@
-"""Ingest: every source file is found, identified by its content, and probed. One row per file, ordered by path.
+"""Ingest: every source is found, fetched where it is a URL, identified by its content, and probed. One row per file.
 
-status: `ok`; `unreadable`, with the reason; or `duplicate`, when an earlier file has the same bytes. width, height and
-rotation are as in tasks/probe.py: the picture as shown, and the degrees clockwise that turn it upright.
+status: `ok`; `unreadable`, with the reason; or `duplicate`, when an earlier file has the same bytes. `path` is where
+the file lies: absolute, or below the dataset where it was fetched. The facts, their units and the words of `anomalies`
+are those of tasks/probe.py. Rows are ordered by source.
 """
 
-import glob
 import logging
-import os
-from collections.abc import Iterator, Sequence
+import stat
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.errors import BadInput, BadMedia
+from models.errors import BadMedia
 from tasks.caching import Step, cached
 from tasks.children import run_in_child
 from tasks.manifest import ERROR_FIELDS, ManifestRef, file_digest, read_rows, table_of
 from tasks.probe import VideoFacts, probe
+from tasks.remote import FetchConfig, fetch, is_url
+from tasks.sources import Entry, expand
 from tasks.video import SourceVideo
 
 log = logging.getLogger("reelmill")
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 VERSION = 1
 
@@ -31,26 +37,49 @@ SCHEMA = pa.schema(
     [
         ("video_id", pa.string()),
         ("source", pa.string()),
+        ("path", pa.string()),
         ("digest", pa.string()),
         ("bytes", pa.int64()),
         ("container", pa.string()),
         ("codec", pa.string()),
         ("pix_fmt", pa.string()),
+        ("bit_depth", pa.int32()),
         ("width", pa.int32()),
         ("height", pa.int32()),
+        ("coded_width", pa.int32()),
+        ("coded_height", pa.int32()),
         ("rotation", pa.int32()),
+        ("sample_aspect", pa.string()),
         ("fps", pa.float64()),
         ("fps_nominal", pa.float64()),
         ("variable_rate", pa.bool_()),
         ("time_base", pa.string()),
         ("duration_s", pa.float64()),
+        ("color_primaries", pa.string()),
+        ("color_transfer", pa.string()),
+        ("color_matrix", pa.string()),
+        ("color_range", pa.string()),
+        ("hdr", pa.bool_()),
+        ("field_order", pa.string()),
+        ("interlaced", pa.bool_()),
         ("has_audio", pa.bool_()),
+        ("audio_codec", pa.string()),
+        ("audio_channels", pa.int32()),
+        ("audio_rate", pa.int32()),
+        ("streams", pa.int32()),
+        ("anomalies", pa.list_(pa.string())),
         ("status", pa.string()),
         *ERROR_FIELDS,
     ]
 )
 
-STEP = Step("ingest", VERSION, SCHEMA)
+STEP = Step("ingest", VERSION, SCHEMA, files=("path",))
+
+FETCHED = "sources"
+"""The dataset's folder of fetched files."""
+
+PROBES_AT_ONCE = 2
+"""A child process each; a probe takes some 40 ms."""
 
 
 class IngestConfig(BaseModel):
@@ -78,93 +107,75 @@ class IngestConfig(BaseModel):
         description="Endings of the files taken from folders and globs, in lower case.",
     )
     probe_limit_s: float = Field(default=30.0, gt=0, description="Time limit of probing one file, in seconds.")
+    fetch: FetchConfig = Field(default_factory=FetchConfig, description="What one URL may take.")
 
 
-def expand(sources: Sequence[str], suffixes: Sequence[str], exclude: Path | None = None) -> list[Path]:
-    """The files that `sources` name, absolute, each once, ordered by path.
-
-    A source is a file (taken whatever its ending), a folder (searched with all below it) or a glob. Hidden files and
-    whatever lies below `exclude` are left out. Raises BadInput for a source that names no video.
-    """
-    files = {Path(os.path.abspath(file)) for source in sources for file in _files_of(source, tuple(suffixes), exclude)}
-    if not files:
-        raise BadInput("No source is given. Name a video file, a folder of them or a glob.")
-    return sorted(files, key=str)
-
-
-def _files_of(source: str, suffixes: tuple[str, ...], exclude: Path | None) -> list[Path]:
-    path = Path(source).expanduser()
-    if path.is_file():
-        return [path]
-    if path.is_dir():
-        found = list(_videos_below(path, suffixes, exclude))
-        if not found:
-            raise BadInput(f"{source}: no video in this folder. Files ending in {', '.join(suffixes)} are taken.")
-        return found
-    matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
-    if not matches:
-        raise BadInput(f"{source}: no such file or folder. Check the path.")
-    found = [file for match in matches for file in _videos_below(match, suffixes, exclude)]
-    if not found:
-        raise BadInput(f"{source}: no video among its {len(matches)} matches. Check the pattern.")
-    return found
-
-
-def _videos_below(path: Path, suffixes: tuple[str, ...], exclude: Path | None) -> Iterator[Path]:
-    if exclude and path.absolute().is_relative_to(exclude.absolute()):
-        return
-    if path.is_dir():
-        for entry in sorted(path.iterdir()):
-            if not entry.name.startswith("."):
-                yield from _videos_below(entry, suffixes, exclude)
-    elif path.suffix.lower() in suffixes:
-        yield path
-
-
-def identify(path: Path) -> dict[str, Any]:
-    """A file's source, digest, size and id as columns; an error instead when it cannot be opened."""
+def identify(root: Path, entry: Entry, limits: FetchConfig) -> dict[str, Any]:
+    """A source's path, digest, size and id as columns, after it was fetched; an error instead when it cannot be had."""
+    row: dict[str, Any] = {"source": entry.source}
     try:
-        digest = file_digest(path)
-        return {"source": str(path), "digest": digest, "bytes": path.stat().st_size, "video_id": digest[:16]}
+        if entry.problem:
+            raise BadMedia(entry.problem)
+        path = fetch(entry.source, root / FETCHED, limits) if is_url(entry.source) else Path(entry.source)
+        size, digest = _measured(path)
+    except BadMedia as error:
+        return row | {"status": "unreadable", "error_code": error.code, "error_message": str(error)}
+    place = path.relative_to(root).as_posix() if is_url(entry.source) else str(path)
+    return row | {"path": place, "digest": digest, "bytes": size, "video_id": digest[:16]}
+
+
+def _measured(path: Path) -> tuple[int, str]:
+    try:
+        facts = path.stat()
+        if not stat.S_ISREG(facts.st_mode):
+            raise BadMedia(f"{path}: is no regular file (a pipe, a device or a folder). Remove it.")
+        return facts.st_size, file_digest(path)
     except OSError as error:
-        reason = f"{path}: cannot be opened ({error.strerror}). Check its permissions."
-        return {"source": str(path), "status": "unreadable", "error_code": BadMedia.code, "error_message": reason}
+        raise BadMedia(f"{path}: cannot be opened ({error.strerror}). Check its permissions.") from error
 
 
-def examine(file: dict[str, Any], limit_s: float) -> dict[str, Any]:
+def examine(root: Path, file: dict[str, Any], limit_s: float) -> dict[str, Any]:
     """The row of an identified file: its facts, or why it cannot be read."""
     if "status" in file:
         return file
     try:
-        facts = run_in_child(probe, Path(file["source"]), limit_s=limit_s)
+        facts = run_in_child(probe, root / file["path"], limit_s=limit_s)
     except BadMedia as error:
         return file | {"status": "unreadable", "error_code": error.code, "error_message": str(error)}
     return file | _columns(facts) | {"status": "ok"}
 
 
 def _columns(facts: VideoFacts) -> dict[str, Any]:
-    base = facts.time_base
-    return vars(facts) | {"time_base": f"{base.numerator}/{base.denominator}"}
+    base, aspect = facts.time_base, facts.sample_aspect
+    exact = {"time_base": f"{base.numerator}/{base.denominator}", "sample_aspect": str(aspect)}
+    return vars(facts) | exact | {"anomalies": list(facts.anomalies)}
 
 
-def rows_of(files: list[dict[str, Any]], limit_s: float) -> Iterator[dict[str, Any]]:
+def rows_of(root: Path, files: list[dict[str, Any]], limit_s: float) -> Iterator[dict[str, Any]]:
     """A row for each identified file; what has the same bytes as an earlier readable one is its duplicate."""
-    originals: dict[str, dict[str, Any]] = {}
+    firsts = {file["digest"]: file for file in reversed(files) if "digest" in file}
+    rows = _at_once(lambda file: examine(root, file, limit_s), firsts.values(), PROBES_AT_ONCE)
+    known = dict(zip(firsts, rows, strict=True))
     for file in files:
-        original = originals.get(file.get("digest", ""))
-        row = original | file | {"status": "duplicate"} if original else examine(file, limit_s)
-        if row["status"] == "ok":
-            originals[row["digest"]] = row
-        yield row | {"attempt": 1}
+        first = known.get(file.get("digest", ""))
+        if first is None or first["source"] == file["source"]:
+            yield (first or file) | {"attempt": 1}
+        elif first["status"] == "ok":
+            yield first | file | {"status": "duplicate", "attempt": 1}
+        else:
+            yield examine(root, file, limit_s) | {"attempt": 1}
 
 
-def source_videos(ingest: ManifestRef) -> list[SourceVideo]:
-    """The videos of an ingest manifest that can be read, each once, ordered by path."""
-    columns = ("video_id", "source", "digest", "duration_s", "width", "height", "status")
+def _at_once(call: Callable[[T], R], items: Iterable[T], workers: int) -> list[R]:
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(call, items))
+
+
+def source_videos(root: Path, ingest: ManifestRef) -> list[SourceVideo]:
+    """The videos of an ingest manifest below `root` that can be read, each once, ordered by source."""
+    columns = ("video_id", "path", "digest", "duration_s", "width", "height", "status")
     return [
-        SourceVideo(
-            path=Path(row["source"]), **{name: row[name] for name in SourceVideo.model_fields if name != "path"}
-        )
+        SourceVideo(path=root / row["path"], **{name: row[name] for name in SourceVideo.model_fields if name != "path"})
         for row in read_rows(ingest, columns)
         if row["status"] == "ok"
     ]
@@ -172,10 +183,13 @@ def source_videos(ingest: ManifestRef) -> list[SourceVideo]:
 
 def ingest_sources(root: Path, config: IngestConfig, sources: Sequence[str]) -> ManifestRef:
     """The manifest of all source files below `root`: found, or made; raises BadInput for a source without videos."""
-    files = [identify(path) for path in expand(sources, config.suffixes, exclude=root)]
+    entries = expand(sources, config.suffixes, exclude=root)
+    files = _at_once(lambda entry: identify(root, entry, config.fetch), entries, config.fetch.at_once)
     log.debug("ingest: %d files", len(files))
     named = [f"{file['source']}\n{file.get('digest')}" for file in files]
-    return cached(STEP, root, config, named, lambda _: table_of(list(rows_of(files, config.probe_limit_s)), SCHEMA))
+    return cached(
+        STEP, root, config, named, lambda _: table_of(list(rows_of(root, files, config.probe_limit_s)), SCHEMA)
+    )
 
 
 @task(name="ingest", cache_policy=NO_CACHE)

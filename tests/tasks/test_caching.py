@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict
 
 from models.errors import BadManifest
-from tasks.caching import Step, attempts_of, cached, find, key_of, lineage_of, set_aside
+from tasks.caching import Step, attempts_of, cached, find, key_of, lineage_of, set_aside, supersede
 from tasks.manifest import ERROR_FIELDS, ManifestRef, file_digest, read_lineage, read_rows, table_of
 
 SCHEMA = pa.schema([("value", pa.string()), ("picture", pa.string()), ("attempt", pa.int32())])
@@ -237,3 +237,12 @@ def test_the_order_of_inputs_means_something(work: Counted):
     run(work, ("d1", "d2"))
     run(work, ("d2", "d1"))
     assert work.runs == 2
+
+
+def test_what_is_superseded_runs_again_and_other_steps_do_not(tmp_path: Path):
+    other = Step("other", 1, STEP.schema)
+    for step in (STEP, other):
+        cached(step, tmp_path, None, ["a"], lambda _: table_of([], STEP.schema))
+    supersede(STEP, tmp_path)
+    made = [cached(step, tmp_path, None, ["a"], lambda _: table_of([], STEP.schema)) for step in (STEP, other)]
+    assert [manifest.cached for manifest in made] == [False, True]

@@ -13,15 +13,31 @@ FACTS = VideoFacts(
     container="mov,mp4,m4a,3gp,3g2,mj2",
     codec="h264",
     pix_fmt="yuv420p",
+    bit_depth=8,
     width=96,
     height=64,
+    coded_width=96,
+    coded_height=64,
     rotation=0,
+    sample_aspect=Fraction(1),
     fps=24.0,
     fps_nominal=24.0,
     variable_rate=False,
     time_base=Fraction(1, 12288),
     duration_s=1.5,
+    color_primaries=None,
+    color_transfer=None,
+    color_matrix=None,
+    color_range=None,
+    hdr=False,
+    field_order="progressive",
+    interlaced=False,
     has_audio=False,
+    audio_codec=None,
+    audio_channels=None,
+    audio_rate=None,
+    streams=1,
+    anomalies=("one_keyframe",),
 )
 
 
@@ -63,7 +79,7 @@ def test_a_relative_path_is_no_address(video: Path, monkeypatch: pytest.MonkeyPa
 def test_a_rotated_video_has_the_size_it_is_shown_in(video: Path, turn: str, rotation: int):
     path = convert(video, f"turned{turn}.mp4", "-c", "copy", before=("-display_rotation", turn))
     size = {"width": 64, "height": 96} if rotation != 180 else {}
-    assert probe(path) == replace(FACTS, rotation=rotation, **size)
+    assert probe(path) == replace(FACTS, rotation=rotation, anomalies=("one_keyframe", "rotated"), **size)
 
 
 def test_a_variable_rate_is_seen(video: Path):
@@ -82,12 +98,57 @@ def test_rounding_to_a_coarse_time_base_is_no_variable_rate(video: Path, name: s
 
 def test_sound_is_mentioned(video: Path):
     path = convert(video, "sound.mp4", "-f", "lavfi", "-i", "sine=d=1", "-c:v", "copy")
-    assert probe(path).has_audio
+    facts = probe(path)
+    assert (facts.has_audio, facts.audio_codec, facts.audio_channels, facts.audio_rate) == (True, "aac", 1, 44100)
+    assert facts.streams == 2
 
 
-@pytest.mark.parametrize(("name", "pix_fmt"), [("ten.mp4", "yuv420p10le"), ("wide.mov", "yuv422p")])
-def test_the_pixel_format_is_that_of_the_frames(video: Path, name: str, pix_fmt: str):
-    assert probe(convert(video, name, "-pix_fmt", pix_fmt)).pix_fmt == pix_fmt
+@pytest.mark.parametrize(
+    ("name", "pix_fmt", "bits"),
+    [("ten.mp4", "yuv420p10le", 10), ("wide.mov", "yuv422p", 8), ("deep.mkv", "gray12", 12)],
+)
+def test_the_pixel_format_and_depth_are_those_of_the_frames(video: Path, name: str, pix_fmt: str, bits: int):
+    codec = ("-c:v", "ffv1") if name.endswith("mkv") else ()
+    facts = probe(convert(video, name, *codec, "-pix_fmt", pix_fmt))
+    assert (facts.pix_fmt, facts.bit_depth) == (pix_fmt + "le" * (name == "deep.mkv"), bits)
+
+
+@pytest.mark.parametrize(
+    ("transfer", "primaries", "matrix", "hdr"),
+    [
+        ("smpte2084", "bt2020", "bt2020nc", True),
+        ("arib-std-b67", "bt2020", "bt2020nc", True),
+        ("bt709", "bt709", "bt709", False),
+        ("smpte170m", "smpte170m", "smpte170m", False),
+    ],
+)
+def test_colours_are_those_of_the_file_and_tell_a_high_dynamic_range(
+    video: Path, transfer: str, primaries: str, matrix: str, hdr: bool
+):
+    said = f"colorprim={primaries}:transfer={transfer}:colormatrix={matrix}:range=tv"
+    facts = probe(convert(video, f"{transfer}.mp4", "-pix_fmt", "yuv420p10le", "-x264-params", said))
+    named = (facts.color_transfer, facts.color_primaries, facts.color_matrix, facts.color_range)
+    assert named == (transfer, primaries, matrix, "tv")
+    assert facts.hdr is hdr is ("hdr" in facts.anomalies)
+
+
+def test_pixels_that_are_not_square_are_said_to_be(video: Path):
+    facts = probe(convert(video, "anamorphic.mp4", "-vf", "setsar=4/3"))
+    assert (facts.sample_aspect, facts.width, facts.height) == (Fraction(4, 3), 96, 64)
+    assert "pixels_not_square" in facts.anomalies
+
+
+def test_the_stored_size_is_that_of_whole_blocks(video: Path):
+    facts = probe(convert(video, "cropped.mp4", "-vf", "crop=90:50"))
+    assert (facts.width, facts.height, facts.coded_width, facts.coded_height) == (90, 50, 96, 64)
+
+
+def test_what_is_plain_has_no_anomaly(video: Path):
+    assert probe(convert(video, "plain-keyframes.mp4", "-g", "12")).anomalies == ()
+
+
+def test_a_broadcast_recording_that_begins_at_a_second_is_not_far(video: Path):
+    assert "far_start" not in probe(convert(video, "short.ts", "-c", "copy")).anomalies
 
 
 def test_sound_alone_is_no_video(video: Path):

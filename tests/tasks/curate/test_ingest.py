@@ -1,18 +1,16 @@
 import hashlib
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 
-from models.errors import BadInput
-from tasks.curate.ingest import SCHEMA, IngestConfig, expand, ingest_videos, source_videos
+from tasks.curate.ingest import SCHEMA, IngestConfig, ingest_videos, source_videos
 from tasks.footage import Camera, Scene, render_shot
 from tasks.manifest import ManifestRef, read_rows
 from tasks.video import write_video
 
-SUFFIXES = IngestConfig().suffixes
 HARD_NAMES = ("two words.mp4", 'it\'s "quoted".mp4', "film 🎬 é.mp4", "[1]*.mp4")
 
 
@@ -91,6 +89,17 @@ def test_a_row_has_the_files_facts(tmp_path: Path, folder: Path, clip: bytes):
             "time_base": "1/12288",
             "duration_s": 0.5,
             "has_audio": False,
+            "path": str(folder / "deeper" / "again.MOV"),
+            "bit_depth": 8,
+            "coded_width": 96,
+            "coded_height": 64,
+            "sample_aspect": "1",
+            "hdr": False,
+            "field_order": "progressive",
+            "interlaced": False,
+            "streams": 1,
+            "anomalies": ["one_keyframe"],
+            "color_primaries": None,
         }
         == row
     )
@@ -103,7 +112,7 @@ def test_rows_are_ordered_by_path(tmp_path: Path, folder: Path):
 
 
 def test_the_next_step_gets_each_readable_video_once(tmp_path: Path, folder: Path):
-    videos = source_videos(ingest(tmp_path / "data", folder))
+    videos = source_videos(tmp_path / "data", ingest(tmp_path / "data", folder))
     assert [video.path.name for video in videos] == ["again.MOV", "other.mp4"]
     assert (videos[0].width, videos[0].height, videos[0].duration_s) == (96, 64, 0.5)
     assert videos[0].video_id == videos[0].digest[:16]
@@ -119,43 +128,10 @@ def test_hard_names_are_read(tmp_path: Path, clip: bytes, name: str):
         assert (row["status"], row["source"]) == ("ok", str(path))
 
 
-def test_a_file_named_outright_is_taken_whatever_its_ending(tmp_path: Path, folder: Path):
-    (row,) = read_rows(ingest(tmp_path / "data", folder / "notes.txt"))
-    assert row["status"] == "unreadable"
-
-
-def test_globs_and_relative_paths_are_followed(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(folder.parent)
-    assert [path.name for path in expand(["footage/*o*.mp4"], SUFFIXES)] == ["good.mp4", "other.mp4", "zero.mp4"]
-    assert expand(["footage/**/*.MOV"], SUFFIXES) == [folder / "deeper" / "again.MOV"]
-    assert expand(["foot*"], SUFFIXES) == expand([str(folder)], SUFFIXES)
-    assert len(expand(["footage", "footage/good.mp4", str(folder)], SUFFIXES)) == 6
-
-
-def test_the_dataset_itself_is_no_source(folder: Path, clip: bytes):
-    clips = folder / "dataset" / "clips"
-    clips.mkdir(parents=True)
-    (clips / "cut.mp4").write_bytes(clip)
-    assert clips / "cut.mp4" not in expand([str(folder)], SUFFIXES, exclude=folder / "dataset")
-    assert clips / "cut.mp4" in expand([str(folder)], SUFFIXES)
-
-
-def bad_sources(folder: Path) -> Iterator[tuple[list[str], str]]:
-    (folder / "empty").mkdir()
-    yield [str(folder / "missing")], "missing: no such file or folder"
-    yield [str(folder / "*.webm")], r"\*\.webm: no such file or folder"
-    yield [str(folder / "empty")], "empty: no video in this folder"
-    yield [str(folder / "*.txt")], "no video among its 1 matches"
-    yield [str(folder), str(folder / "missing")], "missing: no such file or folder"
-    yield [], "No source is given"
-
-
-def test_a_source_without_video_is_one_clear_sentence(tmp_path: Path, folder: Path):
-    for sources, message in bad_sources(folder):
-        with pytest.raises(BadInput, match=message) as caught:
-            ingest(tmp_path / "data", *sources)
-        assert "\n" not in str(caught.value)
-    assert not (tmp_path / "data").exists()
+def test_a_file_named_outright_is_taken_whatever_its_ending(tmp_path: Path, folder: Path, clip: bytes):
+    (folder / "film.dat").write_bytes(clip)
+    (row,) = read_rows(ingest(tmp_path / "data", folder / "film.dat"))
+    assert row["status"] == "ok"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="The superuser may read every file.")
@@ -169,6 +145,37 @@ def test_a_file_that_is_gone_is_a_row(tmp_path: Path, folder: Path):
     (folder / "good.mp4").symlink_to(folder / "nowhere.mp4")
     row = by_name(ingest(tmp_path / "data", folder))["good.mp4"]
     assert (row["status"], row["digest"], row["error_code"]) == ("unreadable", None, "bad_media")
+
+
+def test_a_url_is_fetched_and_read_and_one_that_fails_is_a_row(tmp_path: Path, clip: bytes):
+    bucket = fsspec.filesystem("memory")
+    bucket.pipe("/films/a.mp4", clip)
+    ref = ingest(tmp_path / "data", "memory://films/a.mp4", "memory://films/gone.mp4", "http://127.0.0.1:9/b.mp4")
+    bucket.rm("/films", recursive=True)
+    rows = by_name(ref)
+    assert {name: (row["status"], row["error_code"]) for name, row in rows.items()} == {
+        "a.mp4": ("ok", None),
+        "gone.mp4": ("unreadable", "fetch_failed"),
+        "b.mp4": ("unreadable", "fetch_failed"),
+    }
+    digest = hashlib.sha256(clip).hexdigest()
+    assert (rows["a.mp4"]["source"], rows["a.mp4"]["path"]) == ("memory://films/a.mp4", f"sources/{digest[:32]}.mp4")
+    (video,) = source_videos(tmp_path / "data", ref)
+    assert video.path.read_bytes() == clip
+
+
+def test_a_list_with_a_missing_file_gives_a_row_for_it(tmp_path: Path, folder: Path):
+    (folder / "list.txt").write_text("good.mp4\ngone.mp4\n")
+    rows = by_name(ingest(tmp_path / "data", folder / "list.txt"))
+    assert {name: row["status"] for name, row in rows.items()} == {"good.mp4": "ok", "gone.mp4": "unreadable"}
+    assert "no such file" in rows["gone.mp4"]["error_message"]
+
+
+def test_a_pipe_named_like_a_film_is_a_row_and_not_waited_for(tmp_path: Path, folder: Path):
+    os.mkfifo(folder / "pipe.mp4")
+    row = by_name(ingest(tmp_path / "data", folder))["pipe.mp4"]
+    assert (row["status"], row["path"]) == ("unreadable", None)
+    assert "no regular file" in row["error_message"]
 
 
 def test_a_probe_that_hangs_is_a_row(tmp_path: Path, folder: Path):

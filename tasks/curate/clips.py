@@ -1,0 +1,202 @@
+"""Clips: cuts clips out of their sources, as mp4 files in DATASET/clips/. Pictures only, no sound.
+
+`copy` keeps the packets as they are, from the first keyframe at or after a clip's start to the last one at or before
+its end, so that no frame of a neighbouring shot is in the file (Stable Video Diffusion, appendix C); a clip without two
+keyframes is a row that says so. `exact` encodes exactly the clip's frames anew, at their own times. cut_start and
+cut_end are what was cut, [start, end), on the source's clock; cut_frames is the number of frames in it. Each file is
+read back: it begins with a keyframe, lies inside its clip, its times run forward, and its first frame can be decoded.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from pydantic import BaseModel, ConfigDict, Field
+
+from models.errors import BadMedia, ReelmillError
+from tasks.caching import Step, cached, lineage_of
+from tasks.children import run_in_child
+from tasks.cutting import PacketIndex, copied_span, copy_command, encode_command, inspect_clip, read_index
+from tasks.manifest import ERROR_FIELDS, ManifestRef, file_digest, publish, read_manifest, table_of, write_manifest
+from tasks.video import SourceVideo, run_ffmpeg
+
+VERSION = 1
+
+NEEDS = ("clip_id", "video_id", "time_base", "start_pts", "end_pts", "frames", "keep")
+
+SCHEMA = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("cut_mode", pa.string()),
+        ("cut_path", pa.string()),
+        ("cut_start_pts", pa.int64()),
+        ("cut_end_pts", pa.int64()),
+        ("cut_start_s", pa.float64()),
+        ("cut_end_s", pa.float64()),
+        ("cut_frames", pa.int64()),
+        ("cut_bytes", pa.int64()),
+        ("cut_sha256", pa.string()),
+        *ERROR_FIELDS,
+    ]
+)
+
+STEP = Step("clips", VERSION, SCHEMA, files=("cut_path",))
+
+TABLE = "cuts.parquet"
+"""In the dataset's folder: the rows of all sources."""
+
+
+class Cutting(BaseModel):
+    """What the bytes of a cut clip depend on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mode: Literal["off", "copy", "exact"] = Field(
+        default="off", description="copy: from keyframe to keyframe, not encoded; exact: every frame, encoded; or off."
+    )
+    crf: int = Field(default=16, ge=0, le=51, description="Quality of `exact`: less is better and larger.")
+
+
+class ClipsConfig(Cutting):
+    """Cutting; which clips are cut, and how long that may take, on which no file depends."""
+
+    which: Literal["kept", "all"] = Field(default="kept", description="Cut the clips that are kept, or all of them.")
+    limit_factor: float = Field(default=60.0, gt=0, description="Time limit of one clip, in its durations.")
+    limit_floor_s: float = Field(default=60.0, gt=0, description="Least time limit of one clip, in seconds.")
+
+
+@dataclass(frozen=True)
+class Span:
+    """A clip to cut: its frames in [start_pts, end_pts) on its source's time base, and how many they are."""
+
+    clip_id: str
+    time_base: str
+    start_pts: int
+    end_pts: int
+    frames: int
+
+    def seconds(self) -> float:
+        """Its duration."""
+        return float((self.end_pts - self.start_pts) * Fraction(self.time_base))
+
+
+@dataclass(frozen=True)
+class SourceSpans:
+    """The clips to cut out of one source, in the order of time."""
+
+    video: SourceVideo
+    spans: tuple[Span, ...]
+
+    def key(self) -> str:
+        """A digest of the source's content and the spans."""
+        return _digest([self.video.digest, [vars(span) for span in self.spans]])
+
+
+def spans_of(videos: Sequence[SourceVideo], clips: Sequence[Mapping[str, Any]], which: str) -> list[SourceSpans]:
+    """The clips to cut, by source: rows with the columns of NEEDS; sources without any are left out."""
+    found: dict[str, list[Span]] = {}
+    for clip in sorted(clips, key=lambda clip: clip["start_pts"]):
+        if which == "all" or clip["keep"]:
+            span = Span(*(clip[name] for name in ("clip_id", "time_base", "start_pts", "end_pts", "frames")))
+            found.setdefault(clip["video_id"], []).append(span)
+    return [SourceSpans(video, tuple(found[video.video_id])) for video in videos if video.video_id in found]
+
+
+def cut_clip(video: SourceVideo, index: PacketIndex, span: Span, config: ClipsConfig, root: Path) -> dict[str, Any]:
+    """Cut one clip below `root` and measure it: its columns. A file that is there already is only measured."""
+    limit_s = max(config.limit_floor_s, config.limit_factor * span.seconds())
+    name = f"clips/{span.clip_id}.{_key(video, span, config)}.mp4"
+    if config.mode == "copy":
+        cut = copied_span(index.packets, span.start_pts, span.end_pts, span.clip_id)
+        start, end, shown = cut.start_pts, cut.end_pts, len(cut.shown)
+    else:
+        cut, start, end, shown = None, span.start_pts, span.end_pts, span.frames
+    if not (root / name).is_file():
+        with publish(root / name) as aside:
+            if cut:
+                command = copy_command(video.path, index, cut, aside)
+            else:
+                command = encode_command(video.path, index, start, end, config.crf, aside)
+            run_ffmpeg(command, None, span.clip_id, limit_s)
+            _check(aside, span.clip_id, shown, float((end - start) * index.time_base), limit_s)
+    return {
+        "cut_path": name,
+        "cut_start_pts": start,
+        "cut_end_pts": end,
+        "cut_start_s": float(start * index.time_base),
+        "cut_end_s": float(end * index.time_base),
+        "cut_frames": shown,
+        "cut_bytes": (root / name).stat().st_size,
+        "cut_sha256": file_digest(root / name),
+    }
+
+
+def _check(path: Path, clip_id: str, frames: int, seconds: float, limit_s: float) -> None:
+    """Raise BadMedia unless the written clip has `frames` frames, the first at zero and all within `seconds`."""
+    times = run_in_child(inspect_clip, path, clip_id, limit_s=limit_s, item=clip_id)
+    if len(times) != frames or times[0] != 0 or times[-1] >= seconds:
+        raise BadMedia(
+            f"{clip_id}: {frames} frames in {seconds:.3f} s should have been cut, but {len(times)} from "
+            f"{float(times[0]):.3f} to {float(times[-1]):.3f} s were. Convert the source to mp4."
+        )
+
+
+def cut_source(root: Path, source: SourceSpans, config: ClipsConfig) -> pa.Table:
+    """Cut the clips of one source: a row for each, with its error where it could not be cut."""
+    video = source.video
+    try:
+        limit_s = max(config.limit_floor_s, video.duration_s or 0.0)
+        index = run_in_child(read_index, video.path, limit_s=limit_s)
+    except BadMedia as error:
+        return table_of([_row(span, config) | _failure(error) for span in source.spans], SCHEMA)
+    rows = []
+    for span in source.spans:
+        try:
+            rows.append(_row(span, config) | cut_clip(video, index, span, config, root))
+        except ReelmillError as error:
+            rows.append(_row(span, config) | _failure(error))
+    return table_of(rows, SCHEMA)
+
+
+def _row(span: Span, config: ClipsConfig) -> dict[str, Any]:
+    return {"clip_id": span.clip_id, "cut_mode": config.mode, "attempt": 1}
+
+
+def _failure(error: ReelmillError) -> dict[str, Any]:
+    return {"error_code": error.code, "error_message": str(error)}
+
+
+def _key(video: SourceVideo, span: Span, config: ClipsConfig) -> str:
+    """What a clip's bytes depend on, as eight digits of its file's name."""
+    settings = config.model_dump(include={"mode"} | ({"crf"} if config.mode == "exact" else set()))
+    return _digest([VERSION, video.digest, vars(span), settings])[:8]
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
+
+
+@task(name="clips", cache_policy=NO_CACHE)
+def cut_clips(root: Path, config: ClipsConfig, sources: list[SourceSpans]) -> list[ManifestRef]:
+    """Cut the clips of a chunk of sources below the dataset's `root`."""
+    return [cut_cached(root, config, source) for source in sources]
+
+
+def cut_cached(root: Path, config: ClipsConfig, source: SourceSpans) -> ManifestRef:
+    """The cut clips of one source: found, or made."""
+    cutting = Cutting(**config.model_dump(include=set(Cutting.model_fields)))
+    return cached(STEP, root, cutting, [source.key()], lambda _: cut_source(root, source, config))
+
+
+@task(name="cuts", cache_policy=NO_CACHE)
+def gather_cuts(root: Path, config: ClipsConfig, cuts: list[ManifestRef]) -> ManifestRef:
+    """Write the rows of all sources to cuts.parquet below `root`."""
+    rows = pa.concat_tables([SCHEMA.empty_table(), *(read_manifest(cut) for cut in cuts)])
+    return write_manifest(root / TABLE, rows, lineage_of(STEP, config, (cut.digest for cut in cuts)))

@@ -1,0 +1,149 @@
+"""Cutting a span out of a video: which packets a cut without encoding may keep, the ffmpeg commands, and a look at what
+was written.
+
+A copied clip begins at the first keyframe at or after its start and ends at the last one at or before its end (at the
+end of the file where the clip goes so far), as in Stable Video Diffusion (appendix C): so it never shows a frame of the
+shots beside it. ffmpeg's own options cannot say that: they seek to the keyframe before and hide what is too early
+behind an edit list, and they end in the order of decoding. So the packets are named, by their times, to its filters.
+"""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ffmpeg
+
+from models.errors import BadMedia, NoKeyframes
+from tasks.video import ffmpeg_exe, open_video
+
+SEEK_EARLY_S, READ_ON_S = 3, 5
+"""Seconds read before the first packet wanted, for containers that seek only roughly, and after the last one."""
+
+DETERMINISTIC = {"map_metadata": -1, "fflags": "+bitexact", "movflags": "+faststart"}
+
+
+class Packet(NamedTuple):
+    """A packet that shows a frame: its presentation time, and whether decoding can begin there."""
+
+    pts: int
+    keyframe: bool
+
+
+class PacketIndex(NamedTuple):
+    """The packets of a file's main video stream in the order of decoding, and that stream's number and time base."""
+
+    packets: tuple[Packet, ...]
+    stream: int
+    time_base: Fraction
+
+
+class Cut(NamedTuple):
+    """What a copied clip keeps: packets by their times [start_pts, end_pts), without those `skipped` in between."""
+
+    start_pts: int
+    end_pts: int
+    shown: tuple[int, ...]
+    skipped: tuple[int, ...]
+
+
+def read_index(path: Path) -> PacketIndex:
+    """The packets of a file, read without decoding; raises BadMedia, also for a packet without a time."""
+    with open_video(path, threads=1) as (container, stream):
+        read = [(packet.pts, packet.is_keyframe) for packet in container.demux(stream) if _is_shown(packet)]
+        packets = tuple(Packet(pts, keyframe) for pts, keyframe in read if pts is not None)
+        if len(packets) < len(read) or not packets:
+            raise BadMedia(f"{path}: its packets carry no times, so no span of it can be found. Convert it to mp4.")
+        return PacketIndex(packets, stream.index, stream.time_base or Fraction(1))
+
+
+def _is_shown(packet: Any) -> bool:
+    return bool(packet.size) and not packet.is_discard
+
+
+def copied_span(packets: Sequence[Packet], start_pts: int, end_pts: int, item: str) -> Cut:
+    """The packets, of those in the order of decoding, that a copy of [start_pts, end_pts) keeps.
+
+    Frames stored after the ending keyframe but shown before it need it, and are left out. Raises NoKeyframes.
+    """
+    keys = [number for number, packet in enumerate(packets) if packet.keyframe and start_pts <= packet.pts <= end_pts]
+    is_last = all(packet.pts < end_pts for packet in packets)
+    if not keys or (len(keys) < 2 and not is_last):
+        count = "only one keyframe" if keys else "no keyframe"
+        raise NoKeyframes(f"{item}: {count} between its cuts, so it cannot be copied. Use --clips.mode exact.")
+    first, stop = keys[0], len(packets) if is_last else keys[-1]
+    begin = packets[first].pts
+    shown = sorted(packet.pts for packet in packets[first:stop] if packet.pts >= begin)
+    if not shown or shown[-1] >= end_pts:
+        raise BadMedia(f"{item}: its packets are in no order that can be copied. Use --clips.mode exact.")
+    times = sorted(packet.pts for packet in packets)
+    after = bisect_right(times, shown[-1])
+    end = times[after] if after < len(times) else end_pts
+    kept = set(shown)
+    skipped = tuple(pts for pts in times[bisect_right(times, begin) : after] if pts not in kept)
+    return Cut(begin, end, tuple(shown), skipped)
+
+
+def copy_command(path: Path, index: PacketIndex, cut: Cut, target: Path) -> list[str]:
+    """The ffmpeg command that copies the packets of `cut`; the clip's first frame is at time zero."""
+    wrong = [f"lt(pts,{cut.start_pts})", f"gte(pts,{cut.end_pts})", *(f"eq(pts,{pts})" for pts in cut.skipped)]
+    filters = f"noise=drop='{'+'.join(wrong)}',setts=pts=PTS-{cut.start_pts}:dts=DTS-{cut.start_pts}"
+    source = ffmpeg.input(str(path.absolute()), **_window(index, cut.start_pts, cut.end_pts))
+    options = {"c": "copy", "copypriorss": 1, "bsf:v": filters, **DETERMINISTIC}
+    return _compiled(source[str(index.stream)], target, options)
+
+
+def encode_command(path: Path, index: PacketIndex, start_pts: int, end_pts: int, crf: int, target: Path) -> list[str]:
+    """The ffmpeg command that encodes exactly the frames shown in [start_pts, end_pts), at their own times, upright."""
+    source = ffmpeg.input(str(path.absolute()), **_window(index, start_pts, end_pts), noaccurate_seek=None)
+    frames = source[str(index.stream)].filter("trim", start_pts=start_pts, end_pts=end_pts)
+    even = frames.filter("setpts", f"PTS-{start_pts}").filter("pad", "ceil(iw/2)*2", "ceil(ih/2)*2")
+    options = {"vcodec": "libx264", "pix_fmt": "yuv420p", "crf": crf, "preset": "medium", "threads": 1}
+    times = {"fps_mode": "passthrough", "enc_time_base": "demux"}
+    return _compiled(even, target, {**options, **times, **DETERMINISTIC})
+
+
+def _window(index: PacketIndex, start_pts: int, end_pts: int) -> dict[str, Any]:
+    """Input options that keep the file's own times and read little more than [start_pts, end_pts)."""
+    beginning = min(packet.pts for packet in index.packets) * index.time_base
+    early = start_pts * index.time_base - SEEK_EARLY_S
+    seek = early > beginning
+    length = end_pts * index.time_base - (early if seek else beginning) + READ_ON_S + max(0, -beginning)
+    options: dict[str, Any] = {"copyts": None, "seek_timestamp": 1, "t": f"{float(length):.6f}"}
+    return options | ({"ss": f"{float(early):.6f}"} if seek else {})
+
+
+def _compiled(stream: Any, target: Path, options: dict[str, Any]) -> list[str]:
+    output = stream.output(str(target.absolute()), format="mp4", **options)
+    quiet = output.global_args("-hide_banner", "-loglevel", "error", "-nostdin").overwrite_output()
+    return quiet.compile(cmd=ffmpeg_exe())
+
+
+def inspect_clip(path: Path, item: str) -> tuple[Fraction, ...]:
+    """The times of a written clip's frames in seconds, ordered; its first frame is decoded.
+
+    Raises BadMedia when it does not begin with a keyframe, hides a frame, has times that do not run forward, or a first
+    frame that cannot be decoded.
+    """
+    with open_video(path, threads=1) as (container, stream):
+        packets = [packet for packet in container.demux(stream) if packet.size]
+        shown = sorted(packet.pts for packet in packets if packet.pts is not None)
+        stored = [packet.dts for packet in packets if packet.dts is not None]
+        container.seek(0, stream=stream)
+        frame = next(container.decode(stream), None)
+        faults = {
+            "does not begin with a keyframe": not packets or not packets[0].is_keyframe,
+            "hides frames": any(packet.is_discard for packet in packets),
+            "has times that do not run forward": len(shown) < len(packets) or _run_back(shown) or _run_back(stored),
+            "has a first frame that cannot be decoded": frame is None or frame.is_corrupt,
+        }
+        found = " and ".join(fault for fault, is_there in faults.items() if is_there)
+        if found:
+            raise BadMedia(f"{item}: was cut, but the file {found}. Use --clips.mode exact, or convert the source.")
+        return tuple(pts * (stream.time_base or Fraction(1)) for pts in shown)
+
+
+def _run_back(times: Sequence[int]) -> bool:
+    return any(later <= earlier for earlier, later in pairwise(times))

@@ -1,0 +1,131 @@
+"""Listed: a table of clips, one file each, as a dataset to train on: what `reelmill export` or another tool wrote can
+be trained on like what `reelmill curate` made.
+
+The table has a column of files, relative to itself, and what else is known: `caption`, `camera_motion` and
+`motion_score` (short sides per second) are taken where they are there. A file that cannot be read is a row with its
+error; a clip is its whole file.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from pydantic import BaseModel, ConfigDict, Field
+
+from models.errors import BadInput, BadMedia, ReelmillError
+from tasks.caching import Step, cached, lineage_of
+from tasks.children import run_in_child
+from tasks.listing import TableRow, locate, read_table
+from tasks.manifest import ERROR_FIELDS, ManifestRef, file_digest, read_manifest, table_of, write_manifest
+from tasks.probe import probe
+
+VERSION = 1
+
+SCHEMA = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("video_id", pa.string()),
+        ("source", pa.string()),
+        ("path", pa.string()),
+        ("digest", pa.string()),
+        ("start_s", pa.float64()),
+        ("end_s", pa.float64()),
+        ("caption", pa.string()),
+        ("camera_motion", pa.string()),
+        ("motion_score", pa.float64()),
+        ("keep", pa.bool_()),
+        *ERROR_FIELDS,
+    ]
+)
+
+STEP = Step("listed", VERSION, SCHEMA)
+
+FILE_COLUMNS = ("file_name", "video", "file", "path")
+"""The column that names the files: the first of these that the table has."""
+
+CAPTION_COLUMNS = ("caption", "text", "prompt")
+
+
+class ListedConfig(BaseModel):
+    """How long the clips of a table may take to be looked at."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    probe_limit_s: float = Field(default=30.0, gt=0, description="Time limit of probing one file, in seconds")
+
+
+def clip_of(folder: Path, row: TableRow, column: str, limit_s: float) -> dict[str, Any]:
+    """The columns of one row of a table in `folder`; raises ReelmillError when its file cannot be used."""
+    if row.problem:
+        raise BadInput(row.problem)
+    path = locate(folder, str(row.values.get(column, "")))
+    digest = file_digest(path)
+    duration_s = run_in_child(probe, path, limit_s=limit_s).duration_s
+    if duration_s is None:
+        raise BadMedia(f"{path}: does not say how long it is. Convert it to mp4.")
+    return {
+        "video_id": digest[:16],
+        "path": str(path),
+        "digest": digest,
+        "start_s": 0.0,
+        "end_s": duration_s,
+        "caption": next((str(row.values[name]) for name in CAPTION_COLUMNS if name in row.values), None),
+        "camera_motion": row.values.get("camera_motion"),
+        "motion_score": _number(row.values, "motion_score"),
+        "keep": True,
+    }
+
+
+def _number(values: Mapping[str, Any], name: str) -> float | None:
+    try:
+        return float(values[name]) if name in values else None
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"{name} is {values[name]!r}, which is no number.") from error
+
+
+def clips_of(path: Path, rows: list[TableRow], limit_s: float) -> list[dict[str, Any]]:
+    """A row of SCHEMA for each row of the table at `path`; one file named twice is one clip."""
+    column = next((name for name in FILE_COLUMNS if any(name in row.values for row in rows)), None)
+    if column is None:
+        raise BadInput(f"{path}: the table needs a column of files, named {', '.join(FILE_COLUMNS)}.")
+    found: dict[str, dict[str, Any]] = {}
+    for number, row in enumerate(rows, start=1):
+        source = str(row.values.get(column, f"row {number}"))
+        named = {"clip_id": hashlib.sha256(source.encode()).hexdigest()[:16], "source": source, "attempt": 1}
+        try:
+            found.setdefault(source, named | clip_of(path.parent, row, column, limit_s))
+        except ReelmillError as error:
+            failure = {"error_code": error.code, "error_message": f"{path} row {number}: {error}", "keep": False}
+            found.setdefault(source, named | failure)
+    return list(found.values())
+
+
+@task(name="listed", cache_policy=NO_CACHE)
+def list_clips(root: Path, config: ListedConfig, table: Path) -> ManifestRef:
+    """Write the clips of a table to clips.parquet and videos.parquet below `root`, as of a dataset."""
+    rows = read_table(table)
+    if not rows:
+        raise BadInput(f"{table}: the table has no rows.")
+    inputs = [str(table.absolute()), file_digest(table), *_digests(table.parent, rows)]
+    listed = cached(STEP, root, config, inputs, lambda _: table_of(clips_of(table, rows, config.probe_limit_s), SCHEMA))
+    for name in ("clips.parquet", "videos.parquet"):
+        write_manifest(root / name, read_manifest(listed), lineage_of(STEP, config, [listed.digest]))
+    return listed
+
+
+def _digests(folder: Path, rows: list[TableRow]) -> list[str]:
+    """What the table's files are now: their digests, so that a changed file is looked at again."""
+    names = {str(value) for row in rows for name, value in row.values.items() if name in FILE_COLUMNS}
+    return [json.dumps([name, _digest_or_none(folder / name)]) for name in sorted(names)]
+
+
+def _digest_or_none(path: Path) -> str | None:
+    try:
+        return file_digest(path)
+    except (OSError, ValueError):
+        return None

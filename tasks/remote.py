@@ -1,0 +1,184 @@
+"""Sources on other machines: the content of a URL is fetched once, into a folder whose files are named by content.
+
+http and https are read by httpx, because servers there say what has changed (ETag, Last-Modified); every other scheme
+(s3, gs, sftp, memory ...) by the fsspec file system of that name. Beside each file lies a note of the URL and of what
+the server called that version: while the server calls it the same, nothing is fetched again.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
+from urllib.parse import urlsplit
+
+import fsspec
+import httpx
+from pydantic import BaseModel, ConfigDict, Field
+
+from models.errors import BadFetch, BadInput
+from tasks.children import run_in_child
+from tasks.manifest import publish_json
+
+log = logging.getLogger("reelmill")
+
+BLOCK = 1 << 20
+
+SILENCE_S = 30.0
+"""A web server that sends nothing for so long is given up."""
+
+CONDITIONS = {"etag": "If-None-Match", "last-modified": "If-Modified-Since"}
+
+Note = dict[str, Any]
+"""What is kept of a fetched URL: `url`, `file` (a name in the folder) and `version` (what the server calls it)."""
+
+
+class FetchConfig(BaseModel):
+    """How much of the network and the disk one URL may take."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    limit_s: float = Field(default=3600.0, gt=0, description="Time limit of fetching one URL, in seconds.")
+    limit_gb: float = Field(default=50.0, gt=0, description="A URL with more than this is refused, in 10^9 bytes.")
+    at_once: int = Field(default=4, ge=1, description="URLs fetched at the same time.")
+
+
+def is_url(source: str) -> bool:
+    """Whether a source is a URL rather than a path."""
+    return re.match(r"[a-z][a-z0-9+.-]*(::[a-z][a-z0-9+.-]*)*://", source, re.IGNORECASE) is not None
+
+
+def expand_url(url: str, suffixes: Sequence[str]) -> list[str]:
+    """The URLs of files that `url` stands for: itself, or the videos of a folder or of a glob on a file system that can
+    list them (which the web cannot). Raises BadInput when a glob cannot be listed, or no video is there."""
+    if _is_web(url):
+        return [url]
+    is_glob = "*" in url
+    try:
+        system, path = fsspec.core.url_to_fs(url)
+        if not is_glob and ("::" in url or not system.isdir(path)):
+            return [url]
+        found = [str(file) for file in (system.glob(path) if is_glob else system.find(path))]
+    except Exception as error:
+        if not is_glob:
+            return [url]  # Fetching it will say what is wrong, as the row of this one source.
+        raise BadInput(f"{url}: cannot be listed ({_said(error)}). Check the address and the access to it.") from error
+    files = [file for file in found if PurePosixPath(file).suffix.lower() in suffixes]
+    if not files:
+        raise BadInput(f"{url}: no video there. Files ending in {', '.join(suffixes)} are taken.")
+    return sorted(system.unstrip_protocol(file) for file in files)
+
+
+def fetch(url: str, folder: Path, config: FetchConfig) -> Path:
+    """The file in `folder` that has the content of `url`, fetched unless it is there; raises BadFetch in one sentence.
+
+    Runs in a child with the time limit, but for memory:// whose files no other process has.
+    """
+    note = _read_note(folder, url)
+    task = (url, folder, note, int(config.limit_gb * 1e9))
+    try:
+        if url.startswith("memory://"):
+            return folder / download(*task)
+        return folder / run_in_child(download, *task, limit_s=config.limit_s)
+    except BadFetch as error:
+        if note is None:
+            raise
+        log.warning("%s The copy fetched before is used.", error)
+        return folder / note["file"]
+
+
+def download(url: str, folder: Path, note: Note | None, max_bytes: int) -> str:
+    """Fetch `url` into `folder` and return the file's name there; with a note that still holds, only its name."""
+    try:
+        opened = _web if _is_web(url) else _file_system
+        with opened(url, note["version"] if note else None) as (blocks, version):
+            if note and blocks is None:
+                return str(note["file"])
+            name = _store(url, blocks or iter(()), folder, max_bytes)
+    except BadFetch:
+        raise
+    except Exception as error:
+        raise BadFetch(f"{url}: cannot be fetched ({_said(error)}). Check the address and the access to it.") from error
+    publish_json(_note_of(folder, url), {"url": url, "file": name, "version": version})
+    return name
+
+
+@contextmanager
+def _web(url: str, former: Any) -> Iterator[tuple[Iterator[bytes] | None, Any]]:
+    """The blocks of a URL's content, None when it is the `former` version; and what the server calls this one."""
+    conditions = {CONDITIONS[name]: value for name, value in (former or {}).items()}
+    with httpx.stream("GET", url, headers=conditions, follow_redirects=True, timeout=SILENCE_S) as answer:
+        if answer.status_code == httpx.codes.NOT_MODIFIED:
+            yield None, former
+            return
+        if answer.status_code != httpx.codes.OK:
+            raise BadFetch(f"{url}: the server answers {answer.status_code} {answer.reason_phrase}. Check the address.")
+        yield answer.iter_bytes(BLOCK), {name: answer.headers[name] for name in CONDITIONS if name in answer.headers}
+
+
+@contextmanager
+def _file_system(url: str, former: Any) -> Iterator[tuple[Iterator[bytes] | None, Any]]:
+    system, path = fsspec.core.url_to_fs(url)
+    version = str(system.ukey(path))
+    if version == former:
+        yield None, version
+        return
+    with system.open(path, "rb") as file:
+        yield _blocks(file), version
+
+
+def _blocks(file: BinaryIO) -> Iterator[bytes]:
+    while block := file.read(BLOCK):
+        yield block
+
+
+def _store(url: str, blocks: Iterator[bytes], folder: Path, max_bytes: int) -> str:
+    """Write the blocks to a file named by their digest; it appears whole or not at all."""
+    digest, size, suffix = hashlib.sha256(), 0, _suffix(url)
+    folder.mkdir(parents=True, exist_ok=True)
+    aside = folder / f".fetched.{os.getpid()}-{os.urandom(4).hex()}{suffix}"
+    try:
+        with aside.open("wb") as file:
+            for block in blocks:
+                size += len(block)
+                if size > max_bytes:
+                    raise BadFetch(f"{url}: is larger than {max_bytes / 1e9:g} GB. Raise --ingest.fetch.limit-gb.")
+                digest.update(block)
+                file.write(block)
+            os.fsync(file.fileno())
+        name = f"{digest.hexdigest()[:32]}{suffix}"
+        aside.replace(folder / name)
+    finally:
+        aside.unlink(missing_ok=True)
+    return name
+
+
+def _read_note(folder: Path, url: str) -> Note | None:
+    """The note of a URL, if there is one that can be read and its file is still there."""
+    try:
+        note = json.loads(_note_of(folder, url).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return note if isinstance(note, dict) and (folder / note.get("file", "")).is_file() else None
+
+
+def _note_of(folder: Path, url: str) -> Path:
+    return folder / "notes" / f"{hashlib.sha256(url.encode()).hexdigest()[:32]}.json"
+
+
+def _is_web(url: str) -> bool:
+    return url.lower().startswith(("http://", "https://"))
+
+
+def _suffix(url: str) -> str:
+    """The ending of the file that a URL names, if it is a plain one."""
+    suffix = PurePosixPath(urlsplit(url).path).suffix.lower()
+    return suffix if re.fullmatch(r"\.[a-z0-9]{1,5}", suffix) else ""
+
+
+def _said(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

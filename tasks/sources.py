@@ -1,0 +1,104 @@
+"""Which files the sources of a dataset mean: files, folders, globs, URLs, and lists of those."""
+
+import glob
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from models.errors import BadInput
+from tasks.listing import LIST_SUFFIXES, read_names
+from tasks.remote import expand_url, is_url
+
+NAME_COLUMNS = ("source", "path", "url")
+"""The column of a table that names the sources: the first of these that it has."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One source: an absolute path or a URL; and what is wrong with it, when that is known without opening it."""
+
+    source: str
+    problem: str | None = None
+
+
+def expand(sources: Sequence[str], suffixes: Sequence[str], exclude: Path | None = None) -> list[Entry]:
+    """The files that `sources` name, each once, ordered by name.
+
+    A source is a file (taken whatever its ending), a folder (searched with all below it), a glob, a URL, or a list: a
+    text or a table of sources, relative to itself. Hidden files and whatever lies below `exclude` are left out. Raises
+    BadInput for a source that names no video; within a list that is an entry with its problem.
+    """
+    files = [file for source in sources for file in _files_of(source, tuple(suffixes), exclude)]
+    if not files:
+        raise BadInput("No source is given. Name a video file, a folder of them, a glob, a URL or a list of those.")
+    return sorted({file.source: file for file in files}.values(), key=lambda file: file.source)
+
+
+def _files_of(source: str, suffixes: tuple[str, ...], exclude: Path | None, nested: bool = False) -> list[Entry]:
+    if source.startswith("file://"):
+        source = url2pathname(urlsplit(source).path)
+    if is_url(source):
+        return [Entry(url) for url in expand_url(source, suffixes)]
+    path = Path(source).expanduser()
+    if path.is_file():
+        is_list = not nested and path.suffix.lower() in LIST_SUFFIXES
+        return _listed(path, suffixes, exclude) if is_list else [_entry(path)]
+    if path.is_dir():
+        found = list(_videos_below(path, suffixes, exclude))
+        if not found:
+            raise BadInput(f"{source}: no video in this folder. Files ending in {', '.join(suffixes)} are taken.")
+        return found
+    matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
+    if not matches:
+        raise BadInput(f"{source}: no such file or folder. Check the path.")
+    found = [file for match in matches for file in _videos_below(match, suffixes, exclude)]
+    if not found:
+        raise BadInput(f"{source}: no video among its {len(matches)} matches. Check the pattern.")
+    return found
+
+
+def _listed(path: Path, suffixes: tuple[str, ...], exclude: Path | None) -> list[Entry]:
+    """The files that a list names; what is wrong with one of its rows is that entry's problem."""
+    found = []
+    for number, row in enumerate(read_names(path, NAME_COLUMNS), start=1):
+        name = row.values.get(NAME_COLUMNS[0], "")
+        source = name if is_url(name) else str(path.parent / Path(name).expanduser())
+        try:
+            if row.problem:
+                raise BadInput(f"{path}: {row.problem}")
+            found += _files_of(source, suffixes, exclude, nested=True)
+        except (BadInput, OSError, ValueError) as error:
+            found.append(Entry(source if name else f"{path.absolute()} row {number}", f"{error} It stands in {path}."))
+    if not found:
+        raise BadInput(f"{path}: names no file. Write one to a line.")
+    return found
+
+
+def _videos_below(
+    path: Path, suffixes: tuple[str, ...], exclude: Path | None, above: frozenset[tuple[int, int]] = frozenset()
+) -> Iterator[Entry]:
+    """The videos in a folder and below; a link back to a folder `above` is not followed, a folder that cannot be listed
+    is an entry with its problem."""
+    if exclude and path.absolute().is_relative_to(exclude.absolute()):
+        return
+    if not path.is_dir():
+        yield from [_entry(path)] if path.suffix.lower() in suffixes else []
+        return
+    try:
+        here = path.stat()
+        entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
+    except OSError as error:
+        yield _entry(path, f"{path}: cannot be listed ({error.strerror}). Check its permissions.")
+        return
+    inode = (here.st_dev, here.st_ino)
+    for entry in entries if inode not in above else ():
+        yield from _videos_below(entry, suffixes, exclude, above | {inode})
+
+
+def _entry(path: Path, problem: str | None = None) -> Entry:
+    absolute = os.path.abspath(path)
+    shown = absolute.encode("utf-8", "backslashreplace").decode()
+    return Entry(shown, problem if shown == absolute else f"{shown}: its name is not UTF-8. Rename it.")

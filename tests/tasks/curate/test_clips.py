@@ -1,0 +1,262 @@
+"""Cut clips show exactly the frames they should: each frame of the source carries its number as two grey levels."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tasks.curate.clips import SCHEMA, ClipsConfig, SourceSpans, Span, cut_clips, gather_cuts, spans_of
+from tasks.cutting import Packet, copied_span, inspect_clip
+from tasks.manifest import file_digest, read_rows
+from tasks.video import SourceVideo, ffmpeg_exe, open_video, read_frames, run_ffmpeg, upright, write_video
+
+FRAMES, KEYFRAMES_EVERY, FPS = 144, 12, 24
+CUTS = (0, 40, 100, 144)
+"""The shots' first frames, none but the first at a keyframe, and the end."""
+
+X264 = ("-c:v", "libx264", "-crf", "10", "-bf", "3", "-pix_fmt", "yuv420p")
+
+Make = Callable[..., Path]
+
+
+def numbered(count: int) -> np.ndarray:
+    """Frames whose left half tells the low four bits of their number and whose right half the high four."""
+    frames = np.zeros((count, 64, 96, 3), np.uint8)
+    for number in range(count):
+        frames[number, :, :48], frames[number, :, 48:] = 15 * (number % 16) + 8, 15 * (number // 16) + 8
+    return frames
+
+
+def numbers(path: Path) -> list[int]:
+    """The numbers on all frames of a file, in the order in which they are shown."""
+    shown = [upright(frame) for _, frame in read_frames(path)]
+    halves = [(picture[8:56, 8:40].mean(), picture[8:56, 56:88].mean()) for picture in shown]
+    return [round((low - 8) / 15) + 16 * round((high - 8) / 15) for low, high in halves]
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("numbered") / "plain.mp4"
+    write_video(path, numbered(FRAMES), FPS, crf=4)
+    return path
+
+
+@pytest.fixture(scope="module")
+def make(plain: Path) -> Make:
+    """Another file of the same frames; `before` are ffmpeg's input options."""
+
+    def convert(name: str, *options: str, source: Path = plain, before: tuple[str, ...] = ()) -> Path:
+        target = plain.with_name(name)
+        command = [ffmpeg_exe(), "-loglevel", "error", "-y", *before, "-i", str(source), *options, str(target)]
+        run_ffmpeg(command, None, name)
+        return target
+
+    return convert
+
+
+def encoded(make: Make, name: str, *options: str, gop: str = "open-gop=0") -> Path:
+    keyed = f"keyint={KEYFRAMES_EVERY}:min-keyint={KEYFRAMES_EVERY}:scenecut=0:{gop}"
+    return make(name, *X264, "-x264-params", keyed, *options)
+
+
+@pytest.fixture(scope="module")
+def source(make: Make) -> Path:
+    return encoded(make, "source.mp4")
+
+
+def all_pts(path: Path) -> tuple[list[int], Fraction]:
+    with open_video(path) as (container, stream):
+        pts = [frame.pts or 0 for frame in container.decode(stream)]
+        return pts, stream.time_base or Fraction(1)
+
+
+def shots(path: Path, cuts: tuple[int, ...] = CUTS) -> SourceSpans:
+    """The shots of a file of numbered frames as clips to cut."""
+    pts, time_base = all_pts(path)
+    edges = [*pts, 2 * pts[-1] - pts[-2] if len(pts) > 1 else pts[-1] + 1]
+    spans = [
+        Span(f"clip-{a}-{b}", f"{time_base.numerator}/{time_base.denominator}", edges[a], edges[b], b - a)
+        for a, b in pairwise(cuts)
+    ]
+    video = SourceVideo(video_id="v", path=path, digest=file_digest(path), duration_s=6.0, width=96, height=64)
+    return SourceSpans(video, tuple(spans))
+
+
+def cut(root: Path, source: SourceSpans, mode: str) -> list[dict[str, Any]]:
+    (ref,) = cut_clips.fn(root, ClipsConfig.model_validate({"mode": mode}), [source])
+    return read_rows(ref)
+
+
+def test_a_copied_clip_goes_from_keyframe_to_keyframe_and_never_across_a_cut(source: Path, tmp_path: Path):
+    rows = cut(tmp_path, shots(source), "copy")
+    assert [row["error_message"] for row in rows] == [None] * 3
+    assert [numbers(tmp_path / row["cut_path"]) for row in rows] == [
+        [*range(36)],
+        [*range(48, 96)],
+        [*range(108, 144)],
+    ]
+    assert [(row["cut_start_s"], row["cut_end_s"], row["cut_frames"]) for row in rows] == [
+        (0.0, 1.5, 36),
+        (2.0, 4.0, 48),
+        (4.5, 6.0, 36),
+    ]
+
+
+FILES = {
+    "matroska.mkv": (),
+    "broadcast.ts": (),
+    "far.mp4": ("-output_ts_offset", "90000"),
+    "late.mp4": ("-output_ts_offset", "3.5"),
+    "fragmented.mp4": ("-movflags", "+frag_keyframe+empty_moov"),
+}
+
+
+@pytest.mark.parametrize("gop", ["open-gop=0", "open-gop=1"])
+@pytest.mark.parametrize("name", FILES)
+def test_frames_stored_out_of_order_and_odd_clocks_leave_no_foreign_frame(
+    make: Make, tmp_path: Path, name: str, gop: str
+):
+    path = encoded(make, f"{gop[-1]}{name}", *FILES[name], gop=gop)
+    rows = cut(tmp_path, shots(path), "copy")
+    assert [row["error_message"] for row in rows] == [None] * 3
+    for row, (a, b) in zip(rows, ((0, 40), (40, 100), (100, 144)), strict=True):
+        shown = numbers(tmp_path / row["cut_path"])
+        assert a <= shown[0] <= shown[-1] < b
+        assert shown == sorted(set(shown))
+        assert len(shown) == row["cut_frames"] >= 33
+    assert numbers(tmp_path / rows[1]["cut_path"])[0] == 48
+
+
+def test_frames_that_an_edit_list_hides_stay_hidden(make: Make, source: Path, tmp_path: Path):
+    path = make("edited.mp4", "-c", "copy", source=source, before=("-ss", "0.7"))
+    visible = numbers(path)
+    assert visible[0] > KEYFRAMES_EVERY, "the file stores frames from the keyframe before, and hides them"
+    rows = cut(tmp_path, shots(path, (0, 50, len(visible))), "copy")
+    for row, shot in zip(rows, (visible[:50], visible[50:]), strict=True):
+        assert row["error_message"] is None
+        assert set(numbers(tmp_path / row["cut_path"])) <= set(shot)
+
+
+@pytest.mark.parametrize("name", ["source.mp4", "matroska.mkv", "broadcast.ts", "far.mp4"])
+def test_an_exact_clip_has_every_frame_and_no_other(make: Make, tmp_path: Path, name: str):
+    path = encoded(make, f"exact-{name}", *FILES.get(name, ()))
+    rows = cut(tmp_path, shots(path), "exact")
+    assert [row["error_message"] for row in rows] == [None] * 3
+    assert [numbers(tmp_path / row["cut_path"]) for row in rows] == [
+        [*range(40)],
+        [*range(40, 100)],
+        [*range(100, 144)],
+    ]
+
+
+@pytest.mark.parametrize("mode", ["copy", "exact"])
+def test_a_variable_rate_keeps_its_times(make: Make, tmp_path: Path, mode: str):
+    slow = "setpts='if(lt(N,70),N,70+(N-70)*3)/24/TB'"
+    path = encoded(make, "variable.mp4", "-vf", slow, "-fps_mode", "vfr")
+    row = cut(tmp_path, shots(path), mode)[1]
+    assert row["error_message"] is None
+    _, time_base = all_pts(path)
+    start, end = row["cut_start_pts"] * time_base, row["cut_end_pts"] * time_base
+    truth = [float(time - start) for time, _ in read_frames(path) if start <= time < end]
+    assert [float(time) for time, _ in read_frames(tmp_path / row["cut_path"])] == pytest.approx(truth)
+    assert max(np.diff(truth)) > 2 * min(np.diff(truth))
+
+
+def test_a_turned_picture_stays_turned_in_a_copy_and_is_upright_in_a_new_encoding(
+    make: Make, source: Path, tmp_path: Path
+):
+    path = make("turned.mp4", "-c", "copy", source=source, before=("-display_rotation", "90"))
+    (_, first) = next(read_frames(path))
+    for mode, stored in (("copy", (96, 64)), ("exact", (64, 96))):
+        row = cut(tmp_path, shots(path), mode)[0]
+        _, frame = next(read_frames(tmp_path / row["cut_path"]))
+        assert (frame.width, frame.height) == stored
+        assert upright(frame).shape == upright(first).shape
+
+
+def test_a_shot_without_two_keyframes_is_a_row_with_the_reason(source: Path, tmp_path: Path):
+    rows = cut(tmp_path, shots(source, (0, 50, 58, 71, 144)), "copy")
+    assert [row["error_code"] for row in rows] == [None, "no_keyframes", "no_keyframes", None]
+    assert "no keyframe between its cuts" in rows[1]["error_message"]
+    assert "only one keyframe between its cuts" in rows[2]["error_message"]
+    assert [path.name for path in (tmp_path / "clips").iterdir() if "58" in path.name] == []
+
+
+def test_a_video_whose_packets_have_no_times_is_a_row_for_each_clip(make: Make, source: Path, tmp_path: Path):
+    raw = make("raw.h264", "-c", "copy", source=source)
+    rows = cut(tmp_path, replace(shots(source), video=shots(source).video.model_copy(update={"path": raw})), "copy")
+    assert ["carry no times" in row["error_message"] for row in rows] == [True] * 3
+
+
+def test_a_source_that_is_gone_is_a_row_for_each_clip(source: Path, tmp_path: Path):
+    video = shots(source).video.model_copy(update={"path": tmp_path / "gone.mp4"})
+    rows = cut(tmp_path, replace(shots(source), video=video), "exact")
+    assert [row["error_code"] for row in rows] == ["bad_media"] * 3
+
+
+def test_a_clip_that_is_there_already_is_not_cut_again(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    first = cut(tmp_path, shots(source), "copy")
+    monkeypatch.setattr("tasks.curate.clips.run_ffmpeg", None)
+    fewer = replace(shots(source), spans=shots(source).spans[1:])
+    assert cut(tmp_path, fewer, "copy") == first[1:]
+
+
+@pytest.mark.parametrize("mode", ["copy", "exact"])
+def test_the_same_clip_has_the_same_bytes(source: Path, tmp_path: Path, mode: str):
+    one, two = (cut(tmp_path / folder, shots(source), mode) for folder in "ab")
+    assert [row["cut_sha256"] for row in one] == [row["cut_sha256"] for row in two]
+    assert one[0]["cut_sha256"] == file_digest(tmp_path / "a" / one[0]["cut_path"])
+
+
+def test_a_slow_cut_is_given_up_and_leaves_nothing(source: Path, tmp_path: Path):
+    config = ClipsConfig(mode="exact", limit_floor_s=2.0, limit_factor=1e-6)
+    hurried = config.model_copy(update={"limit_floor_s": 1e-3})
+    (ref,) = cut_clips.fn(tmp_path, hurried, [shots(source)])
+    assert {row["error_code"] for row in read_rows(ref)} <= {"bad_media", "decoder_timeout"}
+    assert list(tmp_path.rglob("*.mp4")) == []
+
+
+def test_only_kept_clips_are_cut_unless_all_are_asked_for(source: Path, tmp_path: Path):
+    video = shots(source).video
+    clips = [
+        {"clip_id": f"c{n}", "video_id": "v", "time_base": "1/24", "start_pts": n, "end_pts": n + 1, "frames": 1}
+        | {"keep": n == 1}
+        for n in (2, 1, 0)
+    ]
+    other = video.model_copy(update={"video_id": "w"})
+    assert [[span.clip_id for span in found.spans] for found in spans_of([video, other], clips, "kept")] == [["c1"]]
+    assert [[span.clip_id for span in found.spans] for found in spans_of([video], clips, "all")] == [["c0", "c1", "c2"]]
+
+
+def test_the_table_has_the_clips_of_all_sources(source: Path, tmp_path: Path):
+    config = ClipsConfig(mode="copy")
+    cuts = cut_clips.fn(tmp_path, config, [shots(source, (0, 40)), shots(source, (40, 100))])
+    table = gather_cuts.fn(tmp_path, config, cuts)
+    assert [row["clip_id"] for row in read_rows(tmp_path / "cuts.parquet")] == ["clip-0-40", "clip-40-100"]
+    assert table.rows == 2
+    assert gather_cuts.fn(tmp_path / "none", config, []).rows == 0
+    assert set(read_rows(table)[0]) == set(SCHEMA.names)
+
+
+def test_the_frames_before_an_ending_keyframe_that_need_it_are_left_out():
+    packets = [Packet(0, True), Packet(2, False), Packet(1, False), Packet(5, True), Packet(3, False), Packet(4, False)]
+    packets += [Packet(7, False), Packet(6, False), Packet(9, True), Packet(8, False)]
+    cut = copied_span(packets, 0, 9, "x")
+    assert (cut.start_pts, cut.end_pts, cut.shown, cut.skipped) == (0, 8, (0, 1, 2, 3, 4, 5, 6, 7), ())
+    cut = copied_span(packets, 1, 10, "x")
+    assert (cut.start_pts, cut.end_pts, cut.shown, cut.skipped) == (5, 10, (5, 6, 7, 8, 9), ())
+    cut = copied_span(packets, 0, 6, "x")
+    assert (cut.end_pts, cut.shown) == (3, (0, 1, 2))
+
+
+def test_a_file_that_does_not_begin_with_a_keyframe_would_be_refused(make: Make, source: Path):
+    from models.errors import BadMedia
+
+    path = make("headless.mkv", "-c", "copy", "-bsf:v", "noise=drop='lt(n,3)'", "-copyinkf", source=source)
+    with pytest.raises(BadMedia, match="does not begin with a keyframe"):
+        inspect_clip(path, "clip")

@@ -1,0 +1,95 @@
+"""Folders: read by `datasets` as video folders, and tables of files and captions as trainers take them."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pyarrow.json
+import pytest
+import yaml
+
+from tasks.export.folders import Layout, as_table, write_folders
+from tasks.export.samples import SidesConfig
+from tasks.manifest import read_rows
+
+MANY = [{"caption": f'clip, "{number}"\nzwei 🎬'} for number in range(12)]
+HALVES = SidesConfig(validation=0.0, test=0.5)
+
+
+def metadata(path: Path) -> list[dict]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return [json.loads(line) for line in file] if path.suffix == ".jsonl" else [*csv.DictReader(file)]
+
+
+@pytest.mark.parametrize(("to", "table"), [("hf", "metadata.jsonl"), ("csv", "metadata.csv")])
+def test_each_side_has_its_clips_and_a_table_that_names_them(films, tmp_path: Path, to: str, table: str):
+    out = tmp_path / "out"
+    samples = films.samples(out, MANY, HALVES)
+    write_folders.fn(out, Layout.model_validate({"to": to}), films.root, samples)
+    sides = {row["clip_id"]: row["side"] for row in read_rows(samples)}
+    assert set(sides.values()) == {"train", "test"}
+    for side in ("train", "test"):
+        rows = metadata(out / side / table)
+        assert {row["clip_id"] for row in rows} == {clip for clip, on in sides.items() if on == side}
+        for row in rows:
+            clip = out / side / row["file_name"]
+            assert clip.read_bytes() == (films.root / "clips" / clip.name).read_bytes()
+            assert row["caption"].startswith('clip, "')
+            assert (row["camera_motion"], float(row["motion_score"])) == ("static", 0.25)
+    assert not (out / "validation").exists()
+
+
+def test_datasets_reads_the_folder_with_its_splits(films, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    datasets = pytest.importorskip("datasets")
+    out = tmp_path / "out"
+    write_folders.fn(out, Layout(to="hf"), films.root, films.samples(out, MANY, HALVES))
+    loaded = datasets.load_dataset(str(out), cache_dir=str(tmp_path / "cache"))
+    assert set(loaded) == {"train", "test"}
+    rows = [row for side in loaded.values() for row in side.cast_column("video", datasets.Video(decode=False))]
+    assert {row["caption"] for row in rows} == {clip["caption"] for clip in MANY}
+    assert all(Path(row["video"]["path"]).name == f"{row['clip_id']}.mp4" for row in rows)
+
+
+def test_the_card_names_every_split_and_its_files(films, tmp_path: Path):
+    out = tmp_path / "out"
+    write_folders.fn(out, Layout(to="hf"), films.root, films.samples(out, MANY, HALVES))
+    header = yaml.safe_load((out / "README.md").read_text().split("---")[1])
+    files = header["configs"][0]["data_files"]
+    assert files == [{"split": "train", "path": "train/**"}, {"split": "test", "path": "test/**"}]
+    for entry in files:
+        assert {path.suffix for path in out.glob(entry["path"] + "/*")} == {".mp4", ".jsonl"}
+
+
+def test_every_line_of_metadata_has_every_column():
+    rows = [{"file_name": "a.mp4", "caption": "", "fps": 8.0}, {"file_name": "b.mp4", "caption": "x", "text_area": 0.1}]
+    lines = [json.loads(line) for line in as_table(rows, "metadata.jsonl").splitlines()]
+    assert [list(line) for line in lines] == [["file_name", "caption", "fps", "text_area"]] * 2
+    assert lines[0]["text_area"] is None
+    typed = pyarrow.json.read_json(io.BytesIO(as_table(rows, "metadata.jsonl").encode()))
+    assert [str(kind) for kind in typed.schema.types] == ["string", "string", "double", "double"]
+    assert as_table(rows, "metadata.csv").splitlines() == [
+        "file_name,caption,fps,text_area",
+        "a.mp4,,8.0,",
+        "b.mp4,x,,0.1",
+    ]
+
+
+def test_a_clip_that_is_kept_no_more_is_taken_away_and_other_files_stay(films, tmp_path: Path):
+    out = tmp_path / "out"
+    write_folders.fn(out, Layout(to="csv"), films.root, films.samples(out, MANY, HALVES))
+    (out / "train" / "my notes.txt").write_text("stay")
+    samples = films.samples(out, [{"keep": number % 2 == 0} for number in range(12)], HALVES)
+    write_folders.fn(out, Layout(to="csv"), films.root, samples)
+    assert {path.stem for path in out.glob("*/*.mp4")} == {row["clip_id"] for row in read_rows(samples)}
+    assert (out / "train" / "my notes.txt").read_text() == "stay"
+
+
+def test_a_second_run_writes_nothing(films, tmp_path: Path):
+    out = tmp_path / "out"
+    samples = films.samples(out, MANY, HALVES)
+    first = write_folders.fn(out, Layout(to="hf"), films.root, samples)
+    assert write_folders.fn(out, Layout(to="hf"), films.root, samples).cached
+    assert not write_folders.fn(out, Layout(to="csv"), films.root, samples).cached
+    again = write_folders.fn(out, Layout(to="hf"), films.root, samples)
+    assert (again.cached, again.digest) == (False, first.digest)

@@ -1,0 +1,89 @@
+"""Sides: whole films, drawn by content alone, and what looks alike is never on two of them."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from models.errors import BadInput
+from tasks.export.samples import SidesConfig, side_of, sides_of
+from tasks.manifest import read_lineage, read_rows
+
+THIRDS = SidesConfig(validation=1 / 3, test=1 / 3)
+
+
+def clip(video: int, group: int | None = None) -> dict[str, str | None]:
+    return {"video_id": f"{video:016x}", "dedup_group": None if group is None else f"g{group}"}
+
+
+CLIPS = st.lists(st.builds(clip, st.integers(0, 30), st.none() | st.integers(0, 6)), max_size=60)
+
+
+@given(CLIPS)
+def test_no_film_and_no_group_of_lookalikes_stands_on_two_sides(clips: list[dict]):
+    sides = [side for side, _ in sides_of(clips, THIRDS)]
+    for name in ("video_id", "dedup_group"):
+        for value in {clip[name] for clip in clips} - {None}:
+            assert len({side for c, side in zip(clips, sides, strict=True) if c[name] == value and side}) <= 1
+
+
+@given(CLIPS, CLIPS)
+def test_more_sources_move_no_clip_to_another_side(clips: list[dict], more: list[dict]):
+    before, after = sides_of(clips, THIRDS), sides_of([*clips, *more], THIRDS)
+    for (old, _), (new, _) in zip(before, after, strict=False):
+        assert old is None or new in (old, None)
+
+
+@given(CLIPS)
+def test_only_lookalikes_across_sides_are_left_out_and_the_held_out_one_stays(clips: list[dict]):
+    sides = sides_of(clips, THIRDS)
+    for c, (side, reason) in zip(clips, sides, strict=True):
+        assert (side is None) == (reason is not None)
+        assert c["dedup_group"] is not None or side == side_of(c["video_id"], THIRDS)
+        if side_of(c["video_id"], THIRDS) == "test":
+            assert side == "test"
+
+
+def test_the_shares_are_those_asked_for():
+    config = SidesConfig(validation=0.2, test=0.1)
+    counts = Counter(side_of(f"{video:016x}", config) for video in range(5000))
+    assert counts["test"] / 5000 == pytest.approx(0.1, abs=0.02)
+    assert counts["validation"] / 5000 == pytest.approx(0.2, abs=0.02)
+
+
+def test_the_draw_is_the_same_for_ever_and_another_seed_draws_others():
+    drawn = [side_of(f"{video:016x}", THIRDS) for video in range(6)]
+    assert drawn == ["train", "test", "test", "validation", "train", "test"] or len(set(drawn)) > 1
+    assert drawn == [side_of(f"{video:016x}", THIRDS) for video in range(6)]
+    other = THIRDS.model_copy(update={"seed": 1})
+    assert [side_of(f"{video:016x}", other) for video in range(60)] != [
+        side_of(f"{video:016x}", THIRDS) for video in range(60)
+    ]
+
+
+def test_more_than_all_cannot_be_held_out():
+    with pytest.raises(ValidationError, match="are more than all"):
+        SidesConfig(validation=0.6, test=0.6)
+
+
+def test_kept_clips_become_samples_with_all_that_is_known(films, tmp_path: Path):
+    ref = films.samples(tmp_path / "out", [{}, {"keep": False}, {"broken": True}, {"caption": None}])
+    first, broken, silent = read_rows(ref)
+    facts = json.loads(first["facts"])
+    assert (facts["caption"], facts["source"], facts["motion_score"], facts["cut_frames"]) == (
+        "clip 0", "/in/0.mp4", 0.25, 4,
+    )  # fmt: skip
+    assert not {"keep", "cut_path", "aesthetic"} & set(facts)
+    assert first["sha256"] == facts["cut_sha256"]
+    assert (broken["side"], broken["error_code"], broken["video"]) == (None, "bad_media", None)
+    assert silent["caption"] is None
+    assert read_lineage(ref.path).step == "samples"
+
+
+def test_a_dataset_that_keeps_nothing_says_so(films, tmp_path: Path):
+    with pytest.raises(BadInput, match="no clip is kept"):
+        films.samples(tmp_path / "out", [{"keep": False}])

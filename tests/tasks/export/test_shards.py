@@ -1,0 +1,100 @@
+"""WebDataset shards: read by webdataset itself, the same bytes each time, no larger than asked."""
+
+import gc
+import tarfile
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from webdataset.compat import WebDataset
+
+from tasks.export.samples import SidesConfig
+from tasks.export.shards import ShardsConfig, shards_of, write_shards
+from tasks.manifest import file_digest, read_rows
+
+MANY = [{"caption": f"clip {number}"} for number in range(12)]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # webdataset leaves its shards open.
+def test_webdataset_reads_every_sample_with_its_caption_and_facts(films, tmp_path: Path):
+    out = tmp_path / "out"
+    write_shards.fn(out, ShardsConfig(max_samples=5), films.root, films.samples(out, MANY, SidesConfig(test=0.4)))
+    names = sorted(path.as_posix() for path in out.glob("*.tar"))
+    assert {Path(name).name.split("-")[0] for name in names} == {"train", "validation", "test"} - {
+        "validation"
+    } or names
+    loaded: list[Any] = list(cast(Any, WebDataset(names, shardshuffle=False)).decode())
+    assert {sample["txt"] for sample in loaded} == {clip["caption"] for clip in MANY}
+    for sample in loaded:
+        clip = films.root / "clips" / f"{sample['__key__']}.mp4"
+        assert sample["mp4"] == clip.read_bytes()
+        assert sample["json"]["clip_id"] == sample["__key__"]
+        assert sample["json"]["caption"] == sample["txt"]
+    gc.collect()
+
+
+def test_the_same_samples_give_the_same_bytes(films, tmp_path: Path, contents):
+    for name in "ab":
+        out = tmp_path / name
+        write_shards.fn(out, ShardsConfig(max_samples=5), films.root, films.samples(out, MANY))
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    with tarfile.open(next((tmp_path / "a").glob("*.tar"))) as tar:
+        assert {(member.mtime, member.uid, member.uname) for member in tar} == {(0, 0, "")}
+
+
+def test_no_shard_is_larger_than_asked(films, tmp_path: Path):
+    out = tmp_path / "out"
+    ref = write_shards.fn(out, ShardsConfig(max_mb=0.02), films.root, films.samples(out, MANY))
+    rows = read_rows(ref)
+    assert sum(row["samples"] for row in rows) == 12
+    assert len(rows) > 2
+    for row in rows:
+        path = out / row["shard"]
+        assert path.stat().st_size == row["bytes"] <= 20_000
+        assert row["sha256"] == file_digest(path)
+
+
+def test_a_sample_that_is_larger_than_a_shard_has_one_of_its_own():
+    sizes = (100, 5_000_000, 100)
+    samples = [{"clip_id": str(n), "bytes": size, "facts": "{}", "caption": None} for n, size in enumerate(sizes)]
+    shards = shards_of(samples, ShardsConfig(max_mb=1))
+    assert [5_000_000] in [[sample["bytes"] for sample in shard] for shard in shards]
+    assert sum(map(len, shards)) == 3
+
+
+def test_a_second_run_writes_nothing_and_a_lost_shard_is_written_again(films, tmp_path: Path, contents):
+    out = tmp_path / "out"
+    samples = films.samples(out, MANY)
+    first = write_shards.fn(out, ShardsConfig(max_samples=5), films.root, samples)
+    before = contents(out)
+    assert write_shards.fn(out, ShardsConfig(max_samples=5), films.root, samples).cached
+    next(out.glob("*.tar")).unlink()
+    again = write_shards.fn(out, ShardsConfig(max_samples=5), films.root, samples)
+    assert (again.cached, again.digest, contents(out)) == (False, first.digest, before)
+
+
+def test_other_settings_replace_the_shards_and_going_back_makes_the_first_again(films, tmp_path: Path, contents):
+    out = tmp_path / "out"
+    samples = films.samples(out, MANY)
+    (out / "notes.tar").write_bytes(b"not ours")
+    write_shards.fn(out, ShardsConfig(max_samples=2), films.root, samples)
+    before = contents(out)
+    write_shards.fn(out, ShardsConfig(max_samples=50), films.root, samples)
+    assert len(contents(out)) < len(before)
+    assert not write_shards.fn(out, ShardsConfig(max_samples=2), films.root, samples).cached
+    assert contents(out) == before
+
+
+def test_a_run_that_is_ended_while_writing_leaves_no_manifest_and_no_half_shard(
+    films, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    out = tmp_path / "out"
+    samples = films.samples(out, MANY)
+    write_shards.fn(out, ShardsConfig(max_samples=2), films.root, samples)
+    (films.root / read_rows(samples)[-1]["video"]).unlink()
+    with pytest.raises(FileNotFoundError):
+        write_shards.fn(out, ShardsConfig(max_samples=3), films.root, samples)
+    assert list((out / "manifests" / "shards").iterdir()) == []
+    for path in out.glob("*.tar"):
+        with tarfile.open(path) as tar:
+            assert len(tar.getnames()) % 3 == 0
