@@ -11,9 +11,10 @@ from pydantic import Field
 
 from flows.config import FlowConfig, Outcome
 from flows.running import Run, running
+from tasks.asking import JobsConfig
 from tasks.generate.decode import DecodeConfig, decode_jobs, sampled
 from tasks.generate.gallery import write_gallery
-from tasks.generate.jobs import JobsConfig, read_jobs
+from tasks.generate.jobs import read_jobs
 from tasks.generate.outputs import collect_outputs
 from tasks.generate.sample import SampleConfig, batches_of, sample_jobs
 from tasks.manifest import ManifestRef, read_rows, remove_asides

@@ -13,7 +13,8 @@ from PIL import Image
 from pydantic import ValidationError
 
 from models.errors import BadInput
-from tasks.generate.jobs import SCHEMA, JobsConfig, mark_duplicates, read_jobs, safe_name
+from tasks.asking import JobsConfig, safe_name
+from tasks.generate.jobs import SCHEMA, mark_duplicates, read_jobs
 from tasks.manifest import read_lineage, read_manifest, read_rows
 
 Pictures = Callable[..., Path]
