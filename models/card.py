@@ -3,7 +3,6 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from models.errors import BadModel
 from models.loaded import model_folder
@@ -15,7 +14,8 @@ class ModelCard:
     """A model's native numbers, the motions it knows by name and the digest of its weights.
 
     `latent_scale`: pixels per latent cell along one side. `multiple`: what both sides of a clip must divide by, so that
-    the UNet's halvings come out even. `unet_bytes` and `weight_bytes`: size of the UNet's and of all weights on disk.
+    the UNet's halvings come out even. `decoder_width`: channels of the autoencoder at full resolution. `unet_bytes` and
+    `weight_bytes`: size of the UNet's and of all weights on disk.
     """
 
     facts: ModelFacts
@@ -23,6 +23,7 @@ class ModelCard:
     revision: str
     latent_scale: int
     multiple: int
+    decoder_width: int
     unet_bytes: int
     weight_bytes: int
 
@@ -30,13 +31,15 @@ class ModelCard:
 def read_card(name: str) -> ModelCard:
     """The card of the model at a folder, or of the embedded one as "tiny"; raises BadInput or BadModel."""
     folder = model_folder(name)
-    scale = 2 ** (len(_blocks(folder, "vae")) - 1)
+    widths = _blocks(folder, "vae")
+    scale = 2 ** (len(widths) - 1)
     return ModelCard(
         facts=load_facts(folder),
         words=frozenset(load_words(folder)),
         revision=weights_digest(folder),
         latent_scale=scale,
         multiple=scale * 2 ** (len(_blocks(folder, "unet")) - 1),
+        decoder_width=widths[0],
         unet_bytes=_weight_bytes(folder / "unet"),
         weight_bytes=_weight_bytes(folder),
     )
@@ -48,10 +51,10 @@ def rounded_size(width: int, height: int, multiple: int) -> tuple[int, int]:
     return next(nearest), next(nearest)
 
 
-def _blocks(folder: Path, part: str) -> list[Any]:
+def _blocks(folder: Path, part: str) -> list[int]:
     path = folder / part / "config.json"
     try:
-        return list(json.loads(path.read_text(encoding="utf-8"))["block_out_channels"])
+        return [int(width) for width in json.loads(path.read_text(encoding="utf-8"))["block_out_channels"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadModel(f"{path}: not the configuration of a model's part ({error}). Copy the model again.") from error
 

@@ -7,7 +7,7 @@ of range, or it asks for the same clip as another row. What was asked and is not
 import hashlib
 import json
 import logging
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,8 @@ from models.card import read_card
 from models.errors import ReelmillError
 from models.pictures import Background, Fit, pictures_in, prepare_picture
 from tasks.asking import Asking, JobsConfig, failed, read_list
-from tasks.caching import Step, cached
-from tasks.manifest import ERROR_FIELDS, ManifestRef, publish, table_of
+from tasks.caching import Step, cached, key_of, lineage_of
+from tasks.manifest import ERROR_FIELDS, ManifestRef, publish, read_rows, table_of, write_manifest
 
 VERSION = 1
 
@@ -73,6 +73,9 @@ the order they are to be made in, the highest `priority` first; `job` is a row's
 
 STEP = Step("jobs", VERSION, SCHEMA, files=("picture",))
 
+WAITING = Step("waiting", VERSION, SCHEMA)
+"""The jobs with what a run left undone marked so: what its table is collected from. The next run removes it."""
+
 log = logging.getLogger("reelmill")
 
 
@@ -120,6 +123,23 @@ def mark_duplicates(rows: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any
 
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def put_off(
+    root: Path, jobs: ManifestRef, samples: Sequence[ManifestRef], clips: Sequence[ManifestRef], reason: str | None
+) -> ManifestRef:
+    """The jobs with those marked "waiting" that `reason` kept from being made; `jobs` itself where there are none."""
+    sampled, decoded = ({row["item_key"]: row for ref in refs for row in read_rows(ref)} for refs in (samples, clips))
+    rows = read_rows(jobs)
+    done = {key for key, row in sampled.items() if row["error_code"]} | set(decoded)
+    left = [row for row in rows if row["status"] == "ready" and row["item_key"] not in done]
+    if not left:
+        return jobs
+    for row in left:
+        said = f"{row['name']}: not made, {(reason or 'the run was stopped').rstrip('.')}. The same command goes on."
+        row |= {"status": "waiting", "error_code": "not_started", "error_message": said}
+    lineage = lineage_of(WAITING, None, [jobs.digest])
+    return write_manifest(WAITING.path(root, key_of(lineage)), table_of(rows, SCHEMA), lineage)
 
 
 @task(name="read jobs")
