@@ -79,17 +79,17 @@ class GeneratePlan(Outcome):
 
 @flow(name="generate")
 def generate(
-    config: GenerateConfig, unfinished: tuple[str, ...] = (), deadline: datetime | None = None
+    config: GenerateConfig, only: tuple[str, ...] | None = None, deadline: datetime | None = None
 ) -> GenerateOutcome:
     """Make a video of every job that can be made; the others are rows with a reason.
 
-    A round of a watched folder is told which pictures are still being written, and when the watch ends.
+    A round of a watched folder is told which pictures are whole, and when the watch ends.
     """
     if config.watch:
         return keep_watching(generate, config)
     with running(config.out, "generate", config) as run:
         clear(config.out)
-        jobs = run.whole(read_jobs, config.per_job, config.jobs, config.images, unfinished)
+        jobs = run.whole(read_jobs, config.per_job, config.jobs, config.images, only)
         if config.workflow_out:
             write_workflows(config.workflow_out, jobs)
         guard = Guard(config.out, config, deadline or deadline_of(config, local_now()))
@@ -134,7 +134,7 @@ def summary(outputs: ManifestRef, page: Path, stopped: str | None) -> GenerateOu
         clips=states["ok"],
         duplicates=states["duplicate"],
         waiting=states["waiting"],
-        stopped=stopped if states["waiting"] else None,
+        stopped=stopped,
         outputs=outputs.path,
         page=page,
     )

@@ -68,7 +68,7 @@ def keep_watching(flow: "Flow[..., GenerateOutcome]", config: "GenerateConfig") 
             now = look_at(folder)
             ready, before = settled(before, now), now
             if ready and ready != made:
-                outcome = flow(each, tuple(sorted(now.keys() - ready.keys())), guard.deadline)
+                outcome = flow(each, tuple(sorted(ready)), guard.deadline)
                 made, guard.reason = ready, outcome.stopped
                 log.info("watching %s: %d clips, %d failed", folder, outcome.clips, outcome.failed)
     if outcome is None:

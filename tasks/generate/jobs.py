@@ -144,17 +144,17 @@ def put_off(
 
 @task(name="read jobs")
 def read_jobs(
-    root: Path, config: JobsConfig, jobs: Path, images: Path | None = None, unfinished: Collection[str] = ()
+    root: Path, config: JobsConfig, jobs: Path, images: Path | None = None, only: Collection[str] | None = None
 ) -> ManifestRef:
     """The jobs at `jobs` as a manifest below `root`, with their pictures; raises BadInput or BadModel.
 
-    `images`: pictures that a workflow runs over instead of its own. `unfinished`: names of pictures to leave out.
+    `images`: pictures that a workflow runs over instead of its own. `only`: names of the pictures to make, if not all.
     """
     if config.model:
         read_card(config.model)
     listing, workflow = read_list(jobs, images)
     asking = Asking(listing, jobs if jobs.is_dir() else jobs.parent, config, workflow)
-    wanted = (row for row in listing.rows if row.values.get("image") not in unfinished)
+    wanted = (row for row in listing.rows if only is None or row.values.get("image") in only)
     asked = [asking.job(number, row) for number, row in enumerate(wanted)]
     asked.sort(key=lambda row: -row.get("priority", 0))
 
