@@ -18,11 +18,11 @@ from flows.pipeline import PipelineConfig, pipeline
 from flows.running import running
 from models.errors import BadModel
 from models.svd import FIGURES_FILE, TINY
+from tasks.asking import JobsConfig
 from tasks.demo.footage import FOLDER, FootageConfig, held_out_pictures, render_footage
 from tasks.demo.page import write_page
 from tasks.finetune.train import TrainConfig
 from tasks.footage import Motion
-from tasks.generate.jobs import JobsConfig
 from tasks.manifest import manifest_ref
 
 

@@ -1,7 +1,12 @@
-"""Generate videos from pictures: read the jobs, sample latents, decode and measure them, and collect one table."""
+"""Generate videos from pictures: read the jobs, sample latents, decode and measure them, and collect one table.
 
-import logging
+A night's run ends before its work is done where its time is over, its disk is full or the same fault repeats; what is
+left are rows that wait, and the same command goes on.
+"""
+
+import shutil
 from collections import Counter
+from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -9,29 +14,31 @@ from typing import Any
 from prefect import flow
 from pydantic import Field
 
+from flows.chain import Stage, run_chain
 from flows.config import FlowConfig, Outcome
+from flows.estimates import DECODE_SHARE, estimate, plan_lines
+from flows.nights import Guard, NightConfig, check_space, deadline_of, local_now
 from flows.running import Run, running
+from flows.watching import WatchConfig, keep_watching
+from tasks.asking import JobsConfig
 from tasks.generate.decode import DecodeConfig, decode_jobs, sampled
 from tasks.generate.gallery import write_gallery
-from tasks.generate.jobs import JobsConfig, read_jobs
+from tasks.generate.jobs import WAITING, put_off, read_jobs
 from tasks.generate.outputs import collect_outputs
 from tasks.generate.sample import SampleConfig, batches_of, sample_jobs
-from tasks.manifest import ManifestRef, read_rows
-
-log = logging.getLogger("reelmill")
-
-SECONDS_PER_CELL = 6.5e-5
-"""On one core, for one latent cell of one frame through one denoising step of the embedded model, with guidance."""
-
-DECODE_SHARE = 0.12
-"""Decoding, encoding and measuring a clip, as a share of sampling it."""
+from tasks.manifest import ManifestRef, publish_json, read_rows
+from tasks.workflow import workflow_of
 
 
-class GenerateConfig(FlowConfig, JobsConfig):
-    """Everything a batch of generated videos depends on. `jobs`: see the columns of tasks.generate.jobs.JobLine."""
+class GenerateConfig(FlowConfig, JobsConfig, NightConfig, WatchConfig):
+    """Everything a batch of generated videos depends on. `jobs`: see the columns of tasks.asking.JobLine."""
 
-    jobs: Path = Field(description="Folder of pictures, one picture, or a CSV, JSONL or Parquet table of jobs")
+    jobs: Path = Field(
+        description="Folder of pictures, one picture, a CSV, JSONL or Parquet table of jobs, or a ComfyUI workflow"
+    )
     out: Path = Field(description="Folder of the videos, the table and the page")
+    images: Path | None = Field(default=None, description="Folder of pictures that a workflow runs over, not its own")
+    workflow_out: Path | None = Field(default=None, description="Folder to write each job to as a ComfyUI workflow")
     batch: int = Field(default=1, ge=1, le=256, description="Clips sampled together; more need more memory")
     crf: int = Field(default=16, ge=0, le=51, description="H.264 quality, 0 best, 51 smallest")
 
@@ -42,87 +49,119 @@ class GenerateConfig(FlowConfig, JobsConfig):
 
 
 class GenerateOutcome(Outcome):
-    """Where the table and the page are, and how many clips there are."""
+    """Where the table and the page are, how many clips there are, and why some wait, if some do."""
 
     clips: int
     duplicates: int
+    waiting: int = 0
+    stopped: str | None = None
     outputs: Path
     page: Path
 
+    def __str__(self) -> str:
+        """One line for each field; what does not apply is left out."""
+        kept = {name: value for name, value in self if value or name in ("clips", "duplicates")}
+        return "\n".join(f"{name}: {value}" for name, value in kept.items())
+
 
 class GeneratePlan(Outcome):
-    """What a run would make: one line for what is ready, one for each job that is not."""
+    """What a run would make: lines for what is ready, and one for each job that is not or not quite as it was asked."""
 
     ready: int
     batches: int
-    each: str
-    not_made: tuple[str, ...]
+    takes: tuple[str, ...]
+    said: tuple[str, ...]
 
     def __str__(self) -> str:
         """The plan as lines."""
-        lines = [f"ready: {self.ready} clips in {self.batches} batches", *([self.each] if self.each else [])]
-        return "\n".join([*lines, *self.not_made])
+        return "\n".join([f"ready: {self.ready} clips in {self.batches} batches", *self.takes, *self.said])
 
 
 @flow(name="generate")
-def generate(config: GenerateConfig) -> GenerateOutcome:
-    """Make a video of every job that can be made; the others are rows with a reason."""
+def generate(
+    config: GenerateConfig, only: tuple[str, ...] | None = None, deadline: datetime | None = None
+) -> GenerateOutcome:
+    """Make a video of every job that can be made; the others are rows with a reason.
+
+    A round of a watched folder is told which pictures are whole, and when the watch ends.
+    """
+    if config.watch:
+        return keep_watching(generate, config)
     with running(config.out, "generate", config) as run:
-        jobs = run.whole(read_jobs, config.per_job, config.jobs)
-        samples = sample(run, config, jobs)
-        clips = decode(run, config, jobs, samples)
-        outputs = collect_outputs(config.out, jobs, samples, clips)
+        clear(config.out)
+        jobs = run.whole(read_jobs, config.per_job, config.jobs, config.images, only)
+        if config.workflow_out:
+            write_workflows(config.workflow_out, jobs)
+        guard = Guard(config.out, config, deadline or deadline_of(config, local_now()))
+        samples, clips = make(run, config, jobs, guard)
+        left = put_off(config.out, jobs, samples, clips, guard.reason)
+        outputs = collect_outputs(config.out, left, samples, clips)
         page = write_gallery(config.out, outputs)
-        return summary(outputs, page)
+        return summary(outputs, page, guard.reason)
 
 
-def sample(run: Run, config: GenerateConfig, jobs: ManifestRef) -> list[ManifestRef]:
-    """The latents of every job, in chunks of whole batches."""
+def clear(out: Path) -> None:
+    """Remove what an earlier run left that is of no use to this one."""
+    shutil.rmtree(WAITING.path(out, "any").parent, ignore_errors=True)
+
+
+def make(run: Run, config: GenerateConfig, jobs: ManifestRef, guard: Guard) -> list[list[ManifestRef]]:
+    """The latents and the videos of every job, the most urgent first, for as long as the guard lets."""
     settings = SampleConfig(batch=config.batch)
-    batches = batches_of(jobs, settings)
-    return run.chunks(sample_jobs, settings, batches, [seconds(config, jobs) * len(keys) for _, keys in batches])
+    rows = {row["item_key"]: row for row in ready_rows(jobs)}
+    batches = sorted(batches_of(jobs, settings), key=lambda batch: -rows[batch[1][0]]["priority"])
+    takes = {key: estimate(row) for key, row in rows.items()}
+    there = sum(1 for _ in config.out.glob("videos/[!.]*.mp4"))
+    check_space(config.out, round(sum(sorted(e.disk for e in takes.values())[there:])), config)
+    stages = [
+        Stage(sample_jobs, settings),
+        Stage(decode_jobs, DecodeConfig(crf=config.crf), lambda made: sampled(jobs, made), DECODE_SHARE),
+    ]
+    return run_chain(run, stages, batches, [sum(takes[key].seconds for key in keys) for _, keys in batches], guard)
 
 
-def decode(run: Run, config: GenerateConfig, jobs: ManifestRef, samples: list[ManifestRef]) -> list[ManifestRef]:
-    """The videos of everything sampled."""
-    items = sampled(jobs, samples)
-    cost = seconds(config, jobs) * DECODE_SHARE
-    return run.chunks(decode_jobs, DecodeConfig(crf=config.crf), items, [cost] * len(items))
+def ready_rows(jobs: ManifestRef) -> list[dict[str, Any]]:
+    """The jobs that can be made."""
+    return [row for row in read_rows(jobs) if row["status"] == "ready"]
 
 
-def seconds(config: GenerateConfig, jobs: ManifestRef) -> float:
-    """Roughly what sampling one clip takes on one core."""
-    row = next((r for r in read_rows(jobs, ("frames", "width", "height", "steps")) if r["frames"]), None)
-    return SECONDS_PER_CELL * row["frames"] * row["width"] * row["height"] / 16 * row["steps"] if row else 0.0
-
-
-def summary(outputs: ManifestRef, page: Path) -> GenerateOutcome:
-    """The outcome that the table tells."""
+def summary(outputs: ManifestRef, page: Path, stopped: str | None) -> GenerateOutcome:
+    """The outcome that the table tells; a clip that waits counts as one not done."""
     states = Counter(row["status"] for row in read_rows(outputs, ("status",)))
     return GenerateOutcome(
-        failed=states["failed"], clips=states["ok"], duplicates=states["duplicate"], outputs=outputs.path, page=page
+        failed=states["failed"] + states["waiting"],
+        clips=states["ok"],
+        duplicates=states["duplicate"],
+        waiting=states["waiting"],
+        stopped=stopped,
+        outputs=outputs.path,
+        page=page,
     )
+
+
+def write_workflows(folder: Path, jobs: ManifestRef) -> None:
+    """Each job, once for all its takes, as a ComfyUI workflow in the API's format."""
+    for row in ready_rows(jobs):
+        if row["take"] == 0:
+            publish_json(folder / f"{row['name']}-{row['item_key'][:10]}.json", workflow_of(row))
 
 
 def plan(config: GenerateConfig) -> GeneratePlan:
     """Check every job and say what a run would make; nothing is sampled, and nothing is written to `out`."""
     with TemporaryDirectory() as folder:
-        jobs = read_jobs.fn(Path(folder), config.per_job, config.jobs)
+        jobs = read_jobs.fn(Path(folder), config.per_job, config.jobs, config.images)
         batches = batches_of(jobs, SampleConfig(batch=config.batch))
-        rows = read_rows(jobs)
-    ready = [row for row in rows if row["status"] == "ready"]
+        rows, ready = sorted(read_rows(jobs), key=lambda row: row["job"]), ready_rows(jobs)
     return GeneratePlan(
         failed=sum(row["status"] == "failed" for row in rows),
         ready=len(ready),
         batches=len(batches),
-        each=_each(ready),
-        not_made=tuple(f"job {r['job']}: {r['error_message']}" for r in rows if r["status"] != "ready"),
+        takes=tuple(plan_lines(ready)),
+        said=tuple(line for row in rows if not row["take"] for line in _said(row)),
     )
 
 
-def _each(ready: list[dict[str, Any]]) -> str:
-    if not ready:
-        return ""
-    first, steps = ready[0], sorted({row["steps"] for row in ready})
-    asked = f"{steps[0]} steps" if len(steps) == 1 else f"{steps[0]} to {steps[-1]} steps"
-    return f"each: {first['frames']} frames of {first['width']}x{first['height']}, {asked}, by {first['model']}"
+def _said(row: dict[str, Any]) -> list[str]:
+    """What is to be said of one job."""
+    reasons = [] if row["status"] == "ready" else [row["error_message"]]
+    return [f"job {row['job']}: {text}" for text in (*reasons, *(f"ignored: {i}" for i in row["ignored"] or ()))]

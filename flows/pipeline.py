@@ -10,9 +10,9 @@ from flows.config import FlowConfig, Outcome
 from flows.curate import CurateConfig, CurateOutcome, Source, curate
 from flows.finetune import FinetuneConfig, FinetuneOutcome, finetune, motion_lora
 from flows.generate import GenerateConfig, GenerateOutcome, generate
+from tasks.asking import JobsConfig
 from tasks.curate.split import SplitConfig
 from tasks.finetune.train import TrainConfig
-from tasks.generate.jobs import JobsConfig
 from tasks.rules import SelectConfig
 
 

@@ -100,7 +100,7 @@ class Run:
         started, bar = time.monotonic(), self.bars.add_task(step.name, total=None)
         made = reporting(step).submit(self.folder, *arguments).result()
         self.bars.update(bar, total=1, completed=1)
-        _say(step.name, _manifests(made), started)
+        say(step.name, _manifests(made), started)
         return made
 
     def chunks(
@@ -119,7 +119,7 @@ class Run:
             made[number] = manifests
             self.bars.advance(bar, len(chunks[number]))
         manifests = [manifest for number in range(len(chunks)) for manifest in made[number]]
-        _say(step.name, manifests, started)
+        say(step.name, manifests, started)
         return manifests
 
     def _submit(self, step: Task[..., Any], config: BaseModel) -> Callable[[list[Any]], PrefectFuture[Any]]:
@@ -190,7 +190,8 @@ def _manifests(made: Any) -> list[ManifestRef]:
     return [each for each in (made if isinstance(made, list) else [made]) if isinstance(each, ManifestRef)]
 
 
-def _say(step: str, manifests: Sequence[ManifestRef], started: float) -> None:
+def say(step: str, manifests: Sequence[ManifestRef], started: float) -> None:
+    """Log what became of a step that began at `started`, as time.monotonic tells it."""
     spent = time.monotonic() - started
     found = sum(manifest.cached for manifest in manifests)
     if manifests:

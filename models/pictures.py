@@ -55,13 +55,34 @@ def prepare_picture(
     return np.asarray(fit_picture(_read(path, background), width, height, fit, background))
 
 
+def pictures_in(path: Path) -> int:
+    """How many pictures a file holds, frames of an animation or pages: only the first is used. 1 if it cannot tell."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as picture:
+                return getattr(picture, "n_frames", 1)
+    except (Image.DecompressionBombError, *_UNREADABLE):
+        return 1
+
+
 def fit_picture(picture: Image.Image, width: int, height: int, fit: Fit, background: Background) -> Image.Image:
     """An RGB picture resized to (width, height) by Lanczos, as `fit` says."""
     if fit == "crop":
         return ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
     if fit == "pad":
-        return ImageOps.pad(picture, (width, height), Image.Resampling.LANCZOS, color=background)
+        return _padded(picture, width, height, background)
     return picture.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def _padded(picture: Image.Image, width: int, height: int, background: Background) -> Image.Image:
+    scale = min(width / picture.width, height / picture.height)
+    # A very long picture is at least one pixel wide.
+    inner = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+    canvas = Image.new("RGB", (width, height), background)
+    corner = round((width - inner[0]) / 2), round((height - inner[1]) / 2)
+    canvas.paste(picture.resize(inner, Image.Resampling.LANCZOS), corner)
+    return canvas
 
 
 def as_tensor_values(picture: Picture) -> NDArray[np.float32]:

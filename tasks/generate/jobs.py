@@ -1,16 +1,13 @@
-"""Jobs: a folder of pictures or a table becomes a row per clip to make, every setting resolved, before any is made.
+"""Jobs: pictures, a table or a ComfyUI workflow become a row per clip to make, all resolved before any is made.
 
-A row that cannot be made says why: its picture is missing, broken or outside the table's folder, a value is out of
-range, or it asks for the same clip as a row before it.
+A row that cannot be made says why: its picture is missing, broken or outside its folder, its model unknown, a value out
+of range, or it asks for the same clip as another row. What was asked and is not honoured stands in `ignored`.
 """
 
 import hashlib
 import json
 import logging
-import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +15,13 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 from prefect import task
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from models.errors import BadInput, ReelmillError
-from models.loaded import model_folder
-from models.lora import load_lora
-from models.pictures import PICTURE_SUFFIXES, Background, Fit, prepare_picture
-from models.svd import ModelFacts, load_facts, load_words, weights_digest
-from tasks.caching import Step, cached
-from tasks.listing import Listing, TableRow, locate, read_listing
-from tasks.manifest import ERROR_FIELDS, ManifestRef, file_digest, publish, table_of
+from models.card import read_card
+from models.errors import ReelmillError
+from models.pictures import Background, Fit, pictures_in, prepare_picture
+from tasks.asking import Asking, JobsConfig, failed, read_list
+from tasks.caching import Step, cached, key_of, lineage_of
+from tasks.manifest import ERROR_FIELDS, ManifestRef, publish, read_rows, table_of, write_manifest
 
 VERSION = 1
 
@@ -35,6 +29,7 @@ SETTINGS: tuple[pa.Field, ...] = (
     pa.field("seed", pa.int64()),
     pa.field("take", pa.int32()),
     pa.field("motion", pa.string()),
+    pa.field("motion_strength", pa.float64()),
     pa.field("word", pa.string()),
     pa.field("steps", pa.int32()),
     pa.field("fps", pa.float64()),
@@ -49,7 +44,8 @@ SETTINGS: tuple[pa.Field, ...] = (
     pa.field("lora_sha256", pa.string()),
     pa.field("lora_strength", pa.float64()),
 )
-"""What decides a clip, beside its picture. `motion` is what is asked and will be measured; `word` is what the model is
+"""What decides a clip, beside its picture. `motion` and `motion_strength` (short sides per second; zoom: natural log of
+magnification per second; roll: degrees per second) are what is asked and will be measured; `word` is what the model is
 told of it, null where a LoRA alone is to make it."""
 
 SCHEMA = pa.schema(
@@ -66,185 +62,21 @@ SCHEMA = pa.schema(
         pa.field("model", pa.string()),
         pa.field("lora", pa.string()),
         pa.field("lineage", pa.string()),
+        pa.field("priority", pa.int32()),
+        pa.field("ignored", pa.list_(pa.string())),
         pa.field("status", pa.string()),
         *ERROR_FIELDS,
     ]
 )
-"""`key` names the item's noise; `item_key` the clip: the same one for the same picture, settings and weights."""
+"""`key` names the item's noise; `item_key` the clip: the same for the same picture, settings and weights. Rows are in
+the order they are to be made in, the highest `priority` first; `job` is a row's place in the list as it was given."""
 
 STEP = Step("jobs", VERSION, SCHEMA, files=("picture",))
 
+WAITING = Step("waiting", VERSION, SCHEMA)
+"""The jobs with what a run left undone marked so: what its table is collected from. The next run removes it."""
+
 log = logging.getLogger("reelmill")
-
-
-class JobsConfig(BaseModel):
-    """What a job is made with, where its own row does not say otherwise."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    model: str = Field(default="tiny", description="The model's folder, or 'tiny' for the embedded model")
-    seed: int = Field(default=0, ge=0, lt=2**63, description="The run's seed; each item draws its own noise from it")
-    takes: int = Field(default=1, ge=1, le=64, description="Clips of each job, each from its own noise")
-    motion: str | None = Field(default=None, description="Camera motion asked of every clip, for example pan_left")
-    steps: int = Field(default=25, ge=1, le=1000, description="Denoising steps")
-    fps: float | None = Field(
-        default=None, gt=1, le=240, description="Frames per second; as the model was trained if not given"
-    )
-    motion_bucket: int | None = Field(
-        default=None, ge=0, le=255, description="Amount of motion; the model's own if not given"
-    )
-    guidance: tuple[float, float] | None = Field(default=None, description="Guidance at the first and last frame")
-    noise_aug: float | None = Field(
-        default=None, ge=0, le=10, description="Deviation of the noise added to the picture"
-    )
-    lora: str | None = Field(default=None, description="LoRA file put on the model for every clip")
-    lora_strength: float = Field(default=1.0, ge=-10, le=10, description="The LoRA's effect, 1 as trained")
-    fit: Fit = Field(default="crop", description="How a picture comes to the model's size")
-    background: Background = Field(
-        default="white", description="What shows through transparent pictures and beside padded ones"
-    )
-
-
-class JobLine(BaseModel):
-    """A row of a job table: these are the columns it may have."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
-
-    image: str = Field(min_length=1)
-    key: str | None = None
-    motion: str | None = None
-    seed: int | None = Field(default=None, ge=0, lt=2**63)
-    steps: int | None = Field(default=None, ge=1, le=1000)
-    fps: float | None = Field(default=None, gt=1, le=240)
-    motion_bucket: int | None = Field(default=None, ge=0, le=255)
-    guidance_min: float | None = Field(default=None, ge=0, le=100)
-    guidance_max: float | None = Field(default=None, ge=0, le=100)
-    noise_aug: float | None = Field(default=None, ge=0, le=10)
-    lora: str | None = None
-    lora_strength: float | None = Field(default=None, ge=-10, le=10)
-
-
-@dataclass(frozen=True)
-class ModelCard:
-    """What jobs need of a model: its native numbers, the motions it knows by name, the digest of its weights."""
-
-    facts: ModelFacts
-    words: frozenset[str]
-    revision: str
-
-
-def read_card(name: str) -> ModelCard:
-    """The facts of a model folder, without loading its weights; raises BadInput or BadModel."""
-    folder = model_folder(name)
-    return ModelCard(load_facts(folder), frozenset(load_words(folder)), weights_digest(folder))
-
-
-class Asking:
-    """Turns rows of a listing into resolved jobs; a file is read once, however many rows name it."""
-
-    def __init__(self, listing: Listing, config: JobsConfig, card: ModelCard) -> None:
-        self.listing, self.config, self.card = listing, config, card
-        self._digest = cache(file_digest)
-        self._lora = cache(lambda path: (load_lora(path)[1], file_digest(path)))
-
-    def job(self, number: int, row: TableRow) -> dict[str, Any]:
-        """The manifest row of job `number` but for its picture; where it cannot be made, with the reason."""
-        image = str(row.values.get("image") or "")
-        known = {"job": number, "name": safe_name(Path(image).stem), "image": image or None, "attempt": 1}
-        try:
-            return known | self._resolve(row) | {"status": "ready"}
-        except ReelmillError as error:
-            return known | failed(error)
-        except OSError as error:
-            return known | failed(BadInput(f"{image}: cannot be read ({error.strerror})."))
-
-    def _resolve(self, row: TableRow) -> dict[str, Any]:
-        line = _parse(row)
-        path = locate(self.listing.folder, line.image)
-        digest = self._digest(path)
-        source = {"name": safe_name(line.key or path.stem), "image": str(path), "image_sha256": digest}
-        return source | {"key": line.key or digest} | self._settings(line) | {"model": self.config.model}
-
-    def _settings(self, line: JobLine) -> dict[str, Any]:
-        config, facts = self.config, self.card.facts
-        low, high = config.guidance or facts.guidance
-        return {
-            "seed": _first(line.seed, config.seed),
-            "steps": _first(line.steps, config.steps),
-            "fps": _first(line.fps, config.fps, facts.fps),
-            "motion_bucket": _first(line.motion_bucket, config.motion_bucket, facts.motion_bucket),
-            "guidance_min": _first(line.guidance_min, low),
-            "guidance_max": _first(line.guidance_max, high),
-            "noise_aug": _first(line.noise_aug, config.noise_aug, facts.noise_aug),
-            "frames": facts.frames,
-            "width": facts.width,
-            "height": facts.height,
-            "model_revision": self.card.revision,
-            **self._motion_and_lora(line),
-        }
-
-    def _motion_and_lora(self, line: JobLine) -> dict[str, Any]:
-        motion, path = line.motion or self.config.motion, self._lora_path(line)
-        lineages: dict[str, Any] = {}
-        made_by_lora: tuple[str, ...] = ()
-        chosen: dict[str, Any] = {}
-        if self.card.facts.lineage:
-            lineages["model"] = _short(self.card.facts.lineage)
-        if path:
-            facts, digest = self._lora(path)
-            made_by_lora = tuple((facts.lineage.get("train") or {}).get("motions") or ())
-            lineages["lora"] = _short(facts.lineage)
-            strength = _first(line.lora_strength, self.config.lora_strength)
-            chosen = {"lora": str(path), "lora_sha256": digest, "lora_strength": strength}
-        if motion is None and len(made_by_lora) == 1:
-            motion = made_by_lora[0]
-        # A motion LoRA learns, and so is used, without the word for its motion.
-        word = None if motion in made_by_lora else motion
-        self._check_word(word)
-        lineage = json.dumps(lineages, sort_keys=True) if lineages else None
-        return chosen | {"motion": motion, "word": word, "lineage": lineage}
-
-    def _lora_path(self, line: JobLine) -> Path | None:
-        """A table names a LoRA relative to its own folder, the command line relative to where it is called."""
-        if line.lora:
-            return (self.listing.folder / line.lora).resolve()
-        return Path(self.config.lora).resolve() if self.config.lora else None
-
-    def _check_word(self, word: str | None) -> None:
-        if word is not None and word not in self.card.words:
-            known = ", ".join(sorted(self.card.words)) or "none"
-            raise BadInput(
-                f"motion {word!r}: the model does not know it by name (it knows: {known}); give a LoRA for it."
-            )
-
-
-def _parse(row: TableRow) -> JobLine:
-    if row.problem:
-        raise BadInput(row.problem)
-    try:
-        return JobLine.model_validate(dict(row.values))
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise BadInput(f"column {first['loc'][0]}: {first['msg'].lower()}, not {first.get('input')!r}.") from error
-
-
-def _first(*values: Any) -> Any:
-    return next((value for value in values if value is not None), None)
-
-
-def _short(lineage: Mapping[str, Any]) -> dict[str, Any]:
-    """A lineage with long lists replaced by how many they hold: it is repeated in every row and every video."""
-    return {k: len(v) if isinstance(v, list) and len(v) > 16 else v for k, v in lineage.items()}
-
-
-def failed(error: ReelmillError) -> dict[str, Any]:
-    """The columns of a job that cannot be made."""
-    return {"status": "failed", "error_code": error.code, "error_message": str(error), "attempt": 1}
-
-
-def safe_name(text: str) -> str:
-    """Text as a part of a file name: letters, digits, '-', '_' and '.', at most 60, never empty or hidden."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", text)[:60].strip("-.") or "item"
 
 
 def with_picture(root: Path, row: Mapping[str, Any], fit: Fit, background: Background) -> dict[str, Any]:
@@ -260,7 +92,10 @@ def with_picture(root: Path, row: Mapping[str, Any], fit: Fit, background: Backg
             content = hashlib.sha256(np.asarray(picture).tobytes()).hexdigest()
     except ReelmillError as error:
         return {**row, **failed(error)}
-    return {**row, "picture": name, "picture_sha256": content}
+    many = pictures_in(Path(row["image"]))
+    said = [f"{row['name']}: all but the first of its {many} pictures."] if many > 1 else []
+    ignored = [*(row["ignored"] or ()), *said] or None
+    return {**row, "picture": name, "picture_sha256": content, "ignored": ignored}
 
 
 def take_rows(row: Mapping[str, Any], takes: int) -> list[dict[str, Any]]:
@@ -290,13 +125,38 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
+def put_off(
+    root: Path, jobs: ManifestRef, samples: Sequence[ManifestRef], clips: Sequence[ManifestRef], reason: str | None
+) -> ManifestRef:
+    """The jobs with those marked "waiting" that `reason` kept from being made; `jobs` itself where there are none."""
+    sampled, decoded = ({row["item_key"]: row for ref in refs for row in read_rows(ref)} for refs in (samples, clips))
+    rows = read_rows(jobs)
+    done = {key for key, row in sampled.items() if row["error_code"]} | set(decoded)
+    left = [row for row in rows if row["status"] == "ready" and row["item_key"] not in done]
+    if not left:
+        return jobs
+    for row in left:
+        said = f"{row['name']}: not made, {(reason or 'the run was stopped').rstrip('.')}. The same command goes on."
+        row |= {"status": "waiting", "error_code": "not_started", "error_message": said}
+    lineage = lineage_of(WAITING, None, [jobs.digest])
+    return write_manifest(WAITING.path(root, key_of(lineage)), table_of(rows, SCHEMA), lineage)
+
+
 @task(name="read jobs")
-def read_jobs(root: Path, config: JobsConfig, jobs: Path) -> ManifestRef:
-    """The jobs at `jobs` as a manifest below `root`, with their pictures; raises BadInput or BadModel."""
-    listing = read_listing(jobs, PICTURE_SUFFIXES, "image", tuple(JobLine.model_fields))
-    card = read_card(config.model)
-    asking = Asking(listing, config, card)
-    asked = [asking.job(number, row) for number, row in enumerate(listing.rows)]
+def read_jobs(
+    root: Path, config: JobsConfig, jobs: Path, images: Path | None = None, only: Collection[str] | None = None
+) -> ManifestRef:
+    """The jobs at `jobs` as a manifest below `root`, with their pictures; raises BadInput or BadModel.
+
+    `images`: pictures that a workflow runs over instead of its own. `only`: names of the pictures to make, if not all.
+    """
+    if config.model:
+        read_card(config.model)
+    listing, workflow = read_list(jobs, images)
+    asking = Asking(listing, jobs if jobs.is_dir() else jobs.parent, config, workflow)
+    wanted = (row for row in listing.rows if only is None or row.values.get("image") in only)
+    asked = [asking.job(number, row) for number, row in enumerate(wanted)]
+    asked.sort(key=lambda row: -row.get("priority", 0))
 
     def compute(key: str) -> pa.Table:
         log.debug("jobs: %d rows of %s", len(asked), jobs)
@@ -306,4 +166,5 @@ def read_jobs(root: Path, config: JobsConfig, jobs: Path) -> ManifestRef:
         rows = mark_duplicates(taken for row in pictured for taken in take_rows(row, config.takes))
         return table_of(list(rows), SCHEMA)
 
-    return cached(STEP, root, config, [_digest(asked)], compute, card.revision)
+    revisions = sorted({row["model_revision"] for row in asked if row["status"] == "ready"})
+    return cached(STEP, root, config, [_digest(asked)], compute, " ".join(revisions) or None)

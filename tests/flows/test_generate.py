@@ -20,6 +20,7 @@ from flows.config import Interface, invocation
 from flows.generate import GenerateConfig, generate, plan
 from flows.running import run_flow
 from models.errors import BadInput
+from tasks.asking import JobsConfig
 from tasks.generate.outputs import SCHEMA
 from tasks.manifest import read_manifest, read_rows
 
@@ -144,7 +145,8 @@ def test_a_plan_checks_every_job_and_writes_nothing(tmp_path, pictures, model):
     assert (planned.failed, planned.ready, planned.batches) == (1, 7, 4)
     assert str(planned).splitlines() == [
         "ready: 7 clips in 4 batches",
-        f"each: 4 frames of 32x32, 2 steps, by {model}",
+        f"7 of 4 frames of 32x32, 2 steps, by {model}: about 0.1 s each, at most 0.0 GB of memory",
+        "in all: about 0.5 s on one core, 0.1 MB on disk",
         "job 2: broken.png: cannot be read as a picture (its content is of no known picture format).",
         "job 8: same: asks for the same clip as job 0; give it another seed or key for another clip.",
     ]
@@ -154,7 +156,7 @@ def test_a_plan_checks_every_job_and_writes_nothing(tmp_path, pictures, model):
 def test_a_plan_of_nothing_but_bad_jobs_says_so(tmp_path, pictures, model):
     (pictures / "jobs.csv").write_text("image\ngone.png\n")
     planned = plan(config(pictures / "jobs.csv", tmp_path / "out", model))
-    assert (planned.failed, planned.ready, planned.each) == (1, 0, "")
+    assert (planned.failed, planned.ready, planned.takes) == (1, 0, ())
 
 
 @pytest.mark.parametrize("name", ["gone", "empty", "notes.txt"])
@@ -177,4 +179,4 @@ def test_the_flags_are_the_config(tmp_path):
 def test_a_config_is_frozen_and_knows_its_fields(tmp_path):
     with pytest.raises(ValidationError, match="extra_forbidden"):
         GenerateConfig.model_validate({"jobs": "j", "out": "o", "colour": "red"})
-    assert GenerateConfig(jobs=Path("j"), out=Path("o")).model == "tiny"
+    assert GenerateConfig(jobs=Path("j"), out=Path("o")).per_job == JobsConfig()

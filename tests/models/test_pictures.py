@@ -1,13 +1,16 @@
 """Pictures of every kind come out upright, opaque and eight bits deep, or are refused with a reason."""
 
+import struct
+import zlib
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 from models.errors import BadInput, BadMedia
-from models.pictures import as_tensor_values, prepare_picture
+from models.pictures import Fit, as_tensor_values, pictures_in, prepare_picture
 
 RED, BLUE = (230, 20, 30), (10, 40, 220)
 
@@ -60,12 +63,25 @@ def test_a_picture_of_the_right_size_is_not_touched(tmp_path: Path):
         assert np.array_equal(prepare_picture(path, 24, 16, fit), values)
 
 
-@pytest.mark.parametrize(("orientation", "left"), [(1, RED), (2, BLUE), (3, BLUE)])
-def test_exif_orientation_is_followed(tmp_path: Path, orientation: int, left: tuple[int, int, int]):
+TURNS = {
+    1: lambda a: a, 2: np.fliplr, 3: lambda a: np.rot90(a, 2), 4: np.flipud, 5: lambda a: np.fliplr(np.rot90(a, -1)),
+    6: np.rot90, 7: lambda a: np.fliplr(np.rot90(a)), 8: lambda a: np.rot90(a, -1),
+}  # fmt: skip
+"""How a camera lays down an upright picture, for each EXIF orientation."""
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif"])
+def test_all_eight_exif_orientations_are_followed(tmp_path: Path, orientation: int, suffix: str):
+    upright = np.zeros((24, 40, 3), np.uint8)
+    upright[:12, :20], upright[:12, 20:], upright[12:, :20] = RED, BLUE, (250, 250, 250)
     exif = Image.Exif()
     exif[0x0112] = orientation
-    path = saved(halves(), tmp_path / "a.jpg", exif=exif, quality=98, subsampling=0)
-    assert near(prepare_picture(path, 40, 20)[10, 4], left, 6)
+    laid = Image.fromarray(np.ascontiguousarray(TURNS[orientation](upright)))
+    options = {"quality": 98} if suffix != ".tif" else {}
+    pixels = prepare_picture(saved(laid, tmp_path / f"a{suffix}", exif=exif, **options), 40, 24)
+    corners = ((4, 4), (4, 35), (19, 4), (19, 35))
+    assert all(near(pixels[at], tuple(upright[at].tolist()), 12) for at in corners)
 
 
 def test_a_picture_lying_on_its_side_is_stood_up_before_it_is_cropped(tmp_path: Path):
@@ -109,6 +125,14 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path, suffix: str):
     assert near(pixels[8, 14], (255, 255, 255), 0)
 
 
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_sixteen_bits_of_colour_become_eight(tmp_path: Path, suffix: str):
+    values = np.zeros((16, 16, 3), np.uint16)
+    values[..., 0], values[..., 2] = 65535, 32768
+    cv2.imwrite(str(tmp_path / f"a{suffix}"), values[..., ::-1])
+    assert near(prepare_picture(tmp_path / f"a{suffix}", 16, 16)[8, 8], (255, 0, 128), 1)
+
+
 @pytest.mark.parametrize(("mode", "value"), [("L", 90), ("1", 1)])
 def test_grey_and_black_and_white_become_rgb(tmp_path: Path, mode: str, value: int):
     pixels = prepare_picture(saved(Image.new(mode, (16, 16), value), tmp_path / "a.png"), 16, 16)
@@ -124,6 +148,37 @@ def test_an_animation_gives_its_first_frame(tmp_path: Path):
     frames = [Image.new("RGB", (16, 16), colour) for colour in (RED, BLUE)]
     path = saved(frames[0], tmp_path / "a.gif", save_all=True, append_images=frames[1:])
     assert near(prepare_picture(path, 16, 16)[8, 8], RED, 12)
+
+
+def test_what_is_behind_the_first_picture_of_a_file_is_counted(tmp_path: Path):
+    frames = [Image.new("RGB", (16, 16), colour) for colour in (RED, BLUE, RED)]
+    for suffix in (".gif", ".webp", ".png", ".tif"):
+        path = saved(frames[0], tmp_path / f"a{suffix}", save_all=True, append_images=frames[1:])
+        assert pictures_in(path) == 3
+        assert near(prepare_picture(path, 16, 16)[8, 8], RED, 12)
+    assert pictures_in(saved(frames[0], tmp_path / "one.png")) == 1
+    (tmp_path / "text.png").write_text("words")
+    assert pictures_in(tmp_path / "text.png") == 1
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
+@pytest.mark.parametrize("size", [(1, 1), (1, 4000), (4000, 1), (3, 2)])
+def test_the_longest_and_the_smallest_pictures_come_to_any_size(tmp_path: Path, fit: Fit, size: tuple[int, int]):
+    path = saved(Image.new("RGB", size, RED), tmp_path / "a.png")
+    for width, height in ((16, 16), (8, 64)):
+        pixels = prepare_picture(path, width, height, fit)
+        assert pixels.shape == (height, width, 3)
+        assert near(pixels[height // 2, width // 2], RED)
+
+
+def test_a_file_that_claims_a_huge_picture_is_refused_without_being_decoded(tmp_path: Path):
+    content = bytearray(saved(Image.new("RGB", (16, 16)), tmp_path / "a.png").read_bytes())
+    content[16:24] = struct.pack(">II", 60_000, 60_000)
+    content[29:33] = struct.pack(">I", zlib.crc32(bytes(content[12:29])))
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(BadMedia, match=r"a\.png: has more than 89 million pixels"):
+        prepare_picture(tmp_path / "a.png", 16, 16)
+    assert pictures_in(tmp_path / "a.png") == 1
 
 
 def test_a_single_pixel_is_enough(tmp_path: Path):

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from models.errors import BadMedia
 from models.loaded import loaded_model
+from tasks.asking import JobsConfig
 from tasks.footage import Camera, Scene, render_shot
 from tasks.generate import decode as step
 from tasks.generate.decode import (
@@ -26,7 +27,7 @@ from tasks.generate.decode import (
     psnr,
     sampled,
 )
-from tasks.generate.jobs import JobsConfig, read_jobs
+from tasks.generate.jobs import read_jobs
 from tasks.generate.sample import SampleConfig, batches_of, sample_jobs
 from tasks.manifest import ManifestRef, read_manifest, read_rows
 

@@ -1,5 +1,6 @@
 """Every row of a job list becomes a resolved job, or says why it cannot be made; none stops the others."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,12 +10,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
 from models.errors import BadInput
-from tasks.generate.jobs import SCHEMA, JobsConfig, mark_duplicates, read_jobs, safe_name
+from tasks.asking import COLUMNS, JobsConfig, safe_name
+from tasks.generate.jobs import SCHEMA, mark_duplicates, read_jobs
 from tasks.manifest import read_lineage, read_manifest, read_rows
+from tasks.workflow import workflow_of
 
 Pictures = Callable[..., Path]
 
@@ -212,3 +217,129 @@ def test_only_the_first_of_equal_jobs_is_made():
         {"job": n, "name": "x", "item_key": key, "status": "ready"} for n, key in enumerate(("a", "b", "a", None, None))
     ]
     assert [row["status"] for row in mark_duplicates(rows)] == ["ready", "ready", "duplicate", "ready", "ready"]
+
+
+TEXT = st.text(alphabet=st.characters(), max_size=12)
+
+ANYTHING = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), TEXT, st.lists(st.integers(), max_size=2),
+    st.dictionaries(TEXT, st.integers(), max_size=2),
+    st.sampled_from(["../a.png", "/etc/passwd", "a.png\x00", "~", "\ud800"]),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def one_picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("one")
+    Image.new("RGB", (8, 8)).save(folder / "a.png")
+    return folder
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(line=st.dictionaries(st.sampled_from(COLUMNS), ANYTHING, max_size=5), named=st.booleans())
+def test_whatever_a_row_holds_it_is_a_row_of_the_manifest(one_picture, model, line, named):
+    (one_picture / "jobs.jsonl").write_text(
+        json.dumps(line | ({"image": "a.png"} if named else {})) + '\n{"image": "a.png"}'
+    )
+    rows = jobs_of(one_picture / "out", one_picture / "jobs.jsonl", model)
+    assert len(rows) == 2
+    assert all((row["status"] == "ready") != bool(row["error_message"]) for row in rows)
+    inside = [row for row in rows if row["image_sha256"]]
+    assert {row["image"] for row in inside} == {str(one_picture / "a.png")}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("jobs.csv", b"image,seed\n\"a.png,1\n", "cannot be read as a csv table"),
+        ("jobs.csv", "image\ncaf\u00e9.png\n".encode("latin-1"), "cannot be read as a csv table"),
+        ("jobs.csv", b"image,image\na.png,a.png\n", "stands there twice"),
+        ("jobs.csv", b"", "the table has no rows"),
+        ("jobs.csv", b"image\n" + b"a" * 200_000, "cannot be read as a csv table"),
+        ("jobs.parquet", b"PAR1 and nothing else", "cannot be read as a parquet table"),
+        ("jobs.jsonl", b"\xff\xfe{}", "cannot be read as a jsonl table"),
+        ("jobs.json", b"[1, 2", "cannot be read as JSON"),
+        ("jobs.json", b"[]", "not a ComfyUI workflow"),
+        ("gone.json", None, "no such folder or file"),
+    ],
+)  # fmt: skip
+def test_a_list_that_is_broken_as_a_whole_is_refused_in_one_sentence(one_picture, tmp_path, model, name, content, said):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(BadInput, match=said):
+        jobs_of(tmp_path / "out", tmp_path / name, model)
+
+
+def test_broken_lines_of_a_list_are_rows_of_their_own(pictures, tmp_path, model):
+    home = pictures("a.png")
+    (home / "jobs.csv").write_text("image,seed\na.png,1\na.png,1,2\na.png,many\n")
+    (home / "jobs.jsonl").write_text('{"image": "a.png"}\n{"image": \n[1]\n' + "[" * 100_000 + "\n")
+    said = [
+        [row["error_message"] for row in jobs_of(tmp_path / "o", home / n, model)] for n in ("jobs.csv", "jobs.jsonl")
+    ]
+    assert said[0][1] == "line 3 has more fields than the header."
+    assert (said[0][2] or "").startswith("column seed: input should be a valid integer")
+    assert [text and text.partition(" (")[0] for text in said[1]] == [
+        None, "line 2 is not JSON", "line 3 is not a JSON object.", "line 4 is not JSON",
+    ]  # fmt: skip
+
+
+def test_sizes_are_rounded_to_what_the_model_takes_and_it_is_said(pictures, tmp_path, model):
+    home = pictures("a.png")
+    row = jobs_of(tmp_path / "out", table(home, {"image": "a.png", "width": 43, "height": 9, "frames": 6}), model)[0]
+    assert (row["width"], row["height"], row["frames"]) == (40, 8, 6)
+    assert row["ignored"] == ["size 43x9: made as 40x8, for sides must divide by 8."]
+    with Image.open(tmp_path / "out" / row["picture"]) as picture:
+        assert picture.size == (40, 8)
+
+
+def test_the_rest_of_an_animation_is_said_to_be_left_out(pictures, tmp_path, model):
+    home = pictures("a.png")
+    frames = [Image.new("RGB", (16, 16), (n, 0, 0)) for n in (10, 120, 240)]
+    frames[0].save(home / "b.gif", save_all=True, append_images=frames[1:])
+    still, moving = jobs_of(tmp_path / "out", home, model)
+    assert still["ignored"] is None
+    assert moving["ignored"] == ["b: all but the first of its 3 pictures."]
+
+
+def test_each_row_may_have_a_model_of_its_own_and_an_unknown_one_is_a_row(pictures, tmp_path, model):
+    home = pictures("a.png", "b.png")
+    shutil.copytree(model, home / "mine")
+    asked = table(home, {"image": "a.png", "model": "mine"}, {"image": "a.png", "model": "gone"}, {"image": "b.png"})
+    own, gone, plain = jobs_of(tmp_path / "out", asked, "tiny", frames=2)
+    assert (own["model"], plain["model"]) == (str(home / "mine"), "tiny")
+    assert own["model_revision"] != plain["model_revision"]
+    assert (gone["status"], gone["error_code"]) == ("failed", "bad_input")
+    assert "there is no folder of that model" in gone["error_message"]
+
+
+def test_higher_priority_goes_first_and_keeps_the_jobs_number(pictures, tmp_path, model):
+    home = pictures("a.png", "b.png", "c.png")
+    asked = [{"image": f"{n}.png", "priority": p} for n, p in (("a", None), ("b", -2), ("c", 7))]
+    assert [r["job"] for r in jobs_of(tmp_path / "out", table(home, *asked), model)] == [2, 0, 1]
+
+
+def test_the_speed_asked_for_sets_the_motion_bucket_unless_one_is_given(pictures, tmp_path, model):
+    home = pictures("a.png")
+    lines = [
+        {"motion": "pan_left", "motion_strength": 0.5, "seed": 1, "motion_bucket": None},
+        {"motion": "static", "motion_strength": 0.0, "seed": 2, "motion_bucket": None},
+        {"motion": "pan_left", "motion_strength": 0.5, "seed": 3, "motion_bucket": 9},
+    ]
+    rows = jobs_of(tmp_path / "out", table(home, *({"image": "a.png", **line} for line in lines)), model)
+    assert [(row["motion_strength"], row["motion_bucket"]) for row in rows] == [(0.5, 85), (0.0, 0), (0.5, 9)]
+
+
+def test_both_formats_of_a_workflow_give_the_same_jobs_and_a_flag_overrides_it(pictures, tmp_path, model):
+    home = pictures("a.png")
+    row = {"model": "svd", "image": "a.png", "width": 32, "height": 32, "frames": 3, "fps": 7.0, "motion_bucket": 90,
+           "noise_aug": 0.0, "guidance_min": 1.0, "guidance_max": 2.5, "seed": 7, "steps": 2, "lora": None,
+           "name": "n"}  # fmt: skip
+    (home / "w.json").write_text(json.dumps(workflow_of(row)))
+    (plain,) = jobs_of(tmp_path / "out", home / "w.json", model)
+    (flagged,) = jobs_of(tmp_path / "out", home / "w.json", model, steps=3, guidance=(1.0, 2.0))
+    assert {n: plain[n] for n in ("seed", "steps", "fps", "guidance_max")} == {
+        n: row[n] for n in ("seed", "steps", "fps", "guidance_max")
+    }
+    assert (flagged["steps"], flagged["guidance_max"], flagged["seed"]) == (3, 2.0, 7)
+    assert plain["model"] == model, "--model goes before the workflow's checkpoint"

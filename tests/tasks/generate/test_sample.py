@@ -15,8 +15,9 @@ from torch import Tensor
 from models.loaded import loaded_model
 from models.noise import item_noise
 from models.svd import load_model
+from tasks.asking import JobsConfig
 from tasks.generate import sample as step
-from tasks.generate.jobs import JobsConfig, read_jobs
+from tasks.generate.jobs import read_jobs
 from tasks.generate.sample import (
     SCHEMA,
     Item,

@@ -1,0 +1,84 @@
+"""A run that is killed again and again, against one that is not: `python benchmarks/kills.py [KILLS] [JOBS]`.
+
+Each time the same command is started and killed by SIGKILL, without a chance to tidy up, at a random moment of its
+work. In the end there must be a video for each job, none twice, and every manifest and video as in the undisturbed run.
+"""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from PIL import Image
+
+COMMAND = [sys.executable, "-m", "flows.cli", "generate"]
+
+SETTINGS = ["--steps", "4", "--frames", "4", "--width", "32", "--height", "32", "--batch", "4", "--workers", "2"]
+
+SETTLED = {".reelmill.lock", "generate.yaml"}
+
+
+def pictures(folder: Path, number: int) -> Path:
+    """That many pictures of noise."""
+    folder.mkdir()
+    draw = np.random.default_rng(0)
+    for n in range(number):
+        Image.fromarray(draw.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(folder / f"{n:03}.png")
+    return folder
+
+
+def start(home: Path, out: Path) -> subprocess.Popen[bytes]:
+    """The command, working in a process group of its own."""
+    with out.with_suffix(".log").open("ab") as log:
+        command = [*COMMAND, str(home), "--out", str(out), *SETTINGS]
+        return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+
+
+def made(out: Path) -> int:
+    """Whole latents and videos so far."""
+    return sum(1 for pattern in ("latents/[!.]*", "videos/[!.]*.mp4") for _ in out.glob(pattern))
+
+
+def killed_at(home: Path, out: Path, more: int, chance: random.Random) -> None:
+    """Run until `more` files are made and a moment longer, then kill it."""
+    process, before = start(home, out), made(out)
+    while process.poll() is None and made(out) < before + more:
+        time.sleep(0.001)
+    time.sleep(chance.uniform(0, 0.1))
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def content(out: Path) -> dict[str, bytes]:
+    """Everything a run leaves, but for its lock and the path of its own folder."""
+    paths = (path for path in out.rglob("*") if path.is_file() and path.name not in SETTLED)
+    return {str(path.relative_to(out)): path.read_bytes() for path in paths}
+
+
+def main(kills: int, jobs: int) -> int:
+    """Print what came of it; 1 if the runs differ."""
+    chance = random.Random(0)
+    with TemporaryDirectory() as folder:
+        home = pictures(Path(folder) / "in", jobs)
+        whole, killed = Path(folder) / "whole", Path(folder) / "killed"
+        start(home, whole).wait()
+        started = time.monotonic()
+        for _ in range(kills):
+            killed_at(home, killed, chance.randint(0, max(1, 2 * jobs // (kills + 2))), chance)
+        code = start(home, killed).wait()
+        one, other = content(whole), content(killed)
+        differ = sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
+        videos = sum(name.endswith(".mp4") for name in other)
+    print(f"{jobs} jobs, {kills} kills, {time.monotonic() - started:.0f} s, then exit code {code}: {videos} videos,")
+    print(f"{len(other)} files, {len(differ)} of them not as in the undisturbed run {differ[:5] or ''}")
+    return int(bool(differ) or code != 0 or videos != jobs)
+
+
+if __name__ == "__main__":
+    given = [int(argument) for argument in sys.argv[1:]]
+    sys.exit(main(*(given if len(given) == 2 else (20, 60))))

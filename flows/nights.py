@@ -1,0 +1,124 @@
+"""Nights: what ends an unattended run before its work is done, so that it ends cleanly and the same command goes on.
+
+A deadline, a disk that fills up, or the same fault again and again: no new work is started, what is begun is finished,
+and what is left is rows with the reason.
+"""
+
+import re
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from datetime import time as Clock
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from models.errors import BadInput
+from tasks.manifest import ManifestRef, read_rows
+
+_BUDGET = re.compile(r"(?=.)(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
+
+MEGABYTE = 1_000_000
+
+
+def budget_of(value: Any) -> Any:
+    """A length of time written as 2h, 90m, 1h30m or 45s; anything else is left to pydantic."""
+    found = _BUDGET.fullmatch(value.replace(" ", "").lower()) if isinstance(value, str) else None
+    if not found:
+        return value
+    hours, minutes, seconds = (float(part or 0) for part in found.groups())
+    return timedelta(hours=hours, minutes=minutes, seconds=seconds)
+
+
+class NightConfig(BaseModel):
+    """When a run stops starting new work."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    until: Clock | None = Field(default=None, description="Time of day to stop at, as 06:00; what is begun is finished")
+    budget: Annotated[timedelta, BeforeValidator(budget_of)] | None = Field(
+        default=None, description="Time to stop after, as 2h or 1h30m; what is begun is finished"
+    )
+    same_fault: int = Field(
+        default=10, ge=0, description="Stop when so many clips in a row fail with the same fault; 0: never"
+    )
+    keep_free_mb: int = Field(default=500, ge=0, description="Megabytes of disk that stay free; the run stops before")
+
+
+def local_now() -> datetime:
+    """The time here, with its distance from universal time."""
+    return datetime.now().astimezone()
+
+
+def deadline_of(config: NightConfig, now: datetime) -> datetime | None:
+    """The moment that comes first, of `budget` and of the next time the clock shows `until`; None without either."""
+    ends = [now + config.budget] if config.budget is not None else []
+    if config.until is not None:
+        days = (datetime.combine(now + timedelta(days=n), config.until.replace(tzinfo=None)) for n in (0, 1))
+        ends.append(next(end for day in days if (end := day.astimezone(now.tzinfo)) > now))
+    return min(ends, default=None)
+
+
+def free_bytes(folder: Path) -> int:
+    """What is free on the disk that holds a folder, which need not be there yet."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    return shutil.disk_usage(there).free
+
+
+def check_space(folder: Path, needed: int, config: NightConfig, free: Callable[[Path], int] = free_bytes) -> None:
+    """Raises BadInput where `needed` bytes would leave less free than is to stay free."""
+    there = free(folder)
+    if there < needed + config.keep_free_mb * MEGABYTE:
+        raise BadInput(
+            f"{folder}: about {needed / MEGABYTE:.0f} MB will be written and {config.keep_free_mb} MB stay free, but "
+            f"only {there / MEGABYTE:.0f} MB are left. Free some, choose another --out, or lower --keep-free-mb."
+        )
+
+
+@dataclass
+class Guard:
+    """Asked before each piece of work whether it may start, and shown what became of it; `reason` once it may not.
+
+    `folder` is where the work is written. A run on a cluster has a copy of it in
+    each chunk, so there the same fault is counted within a chunk.
+    """
+
+    folder: Path
+    config: NightConfig
+    deadline: datetime | None
+    free: Callable[[Path], int] = free_bytes
+    reason: str | None = None
+    _fault: str | None = None
+    _times: int = 0
+    _broken: bool = False
+
+    def may_start(self, begun: bool = False) -> bool:
+        """Whether work may start; work that finishes what is `begun` may after the deadline as well."""
+        if not self._broken and self.free(self.folder) < self.config.keep_free_mb * MEGABYTE:
+            self._stop(f"less than {self.config.keep_free_mb} MB are free on the disk of {self.folder}; free some")
+        if self.reason is None and self.deadline is not None and local_now() >= self.deadline:
+            self.reason = f"the time was over at {self.deadline:%H:%M:%S}"
+        return not self._broken if begun else self.reason is None
+
+    def saw(self, manifests: Sequence[ManifestRef]) -> None:
+        """Count the failed rows of work that was just done."""
+        new = (ref for ref in manifests if not ref.cached)
+        for row in (row for ref in new for row in read_rows(ref, ("error_code", "error_message"))):
+            code = row["error_code"]
+            self._times = self._times + 1 if code == self._fault else 1
+            self._fault = code
+            if code and self.config.same_fault and self._times >= self.config.same_fault and not self._broken:
+                self._stop(f"{self._times} clips in a row failed with {code}, the last so: {row['error_message']}")
+
+    def _stop(self, reason: str) -> None:
+        self.reason, self._broken = reason, True
+
+
+def wait(seconds: float, guard: Guard) -> bool:
+    """Sleep, at most to the deadline; whether work may start after it."""
+    left = (guard.deadline - local_now()).total_seconds() if guard.deadline else seconds
+    time.sleep(max(0.0, min(seconds, left)))
+    return guard.may_start()

@@ -1,0 +1,260 @@
+"""Reproduce: a generated clip is made again from what it says of itself, and compared: its latents bit for bit, and its
+frames.
+
+What it says stands in the mp4's tag, or in the JSON file beside it. Picture, model and LoRA are looked for in the
+folder it was made in, unless they are given; what is not the same as it was is named, and then nothing is sampled.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, get_args
+
+import numpy as np
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field
+
+from flows.config import Outcome, read_settings
+from models.card import read_card
+from models.errors import BadInput, BadMedia, ReelmillError
+from models.pictures import Background, Fit, Picture, prepare_picture
+from tasks.generate.decode import TAG, DecodeConfig, decode_jobs, sampled
+from tasks.generate.jobs import SCHEMA
+from tasks.generate.outputs import FILE
+from tasks.generate.sample import VERSION, SampleConfig, sample_jobs
+from tasks.manifest import Lineage, ManifestRef, file_digest, read_rows, table_of, write_manifest
+from tasks.video import Frames, open_video, read_frames, upright
+
+Facts = Mapping[str, Any]
+
+NEEDS = ("item_key", "latents_sha256", "picture_sha256", "image_sha256", "model", "model_revision", "batch")
+"""What a clip must say of itself to be made again, beside its settings."""
+
+
+class ReproduceConfig(BaseModel):
+    """The clip, and what is to be used instead of what its folder has."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    clip: Path = Field(description="The mp4 of a generated clip")
+    model: str | None = Field(default=None, description="The model's folder, or 'tiny'; as in the clip's folder if not")
+    lora: Path | None = Field(default=None, description="The LoRA's file; as in the clip's folder if not given")
+    picture: Path | None = Field(default=None, description="The original picture; the clip's folder has a copy if not")
+
+
+class ReproduceOutcome(Outcome):
+    """Whether the clip came out the same; otherwise what differs, one sentence each."""
+
+    clip: Path
+    differs: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """One line, or one for each difference."""
+        found = [f"differs: {each}" for each in self.differs] or ["identical: latents bit for bit, and every frame"]
+        return "\n".join([f"clip: {self.clip}", *found])
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a clip is made from now: a model's name, a LoRA, the picture at the model's size."""
+
+    model: str
+    lora: Path | None
+    picture: Picture
+
+
+def reproduce(config: ReproduceConfig) -> ReproduceOutcome:
+    """Make a clip again and compare; raises BadInput or BadMedia where it cannot be."""
+    facts, rows = told_by(config.clip), rows_beside(config.clip)
+    own = rows.get(facts["item_key"], {})
+    model, lora = chosen_model(config, facts, own), chosen_lora(config, facts, own)
+    differs = [*weights_that_differ(facts, model, lora), *versions_that_differ(facts)]
+    picture = None
+    try:
+        picture = chosen_picture(config, facts, own)
+    except _OtherPicture as other:
+        differs.append(str(other))
+    if picture is not None and not differs:
+        differs = compared(config.clip, facts, rows, Inputs(model, lora, picture))
+    return ReproduceOutcome(failed=bool(differs), clip=config.clip, differs=tuple(differs))
+
+
+def told_by(clip: Path) -> dict[str, Any]:
+    """What a clip says of itself, in its tag or beside it; raises BadMedia when it says nothing of use."""
+    with open_video(clip) as (container, _):
+        text = container.metadata.get(TAG)
+    sidecar = clip.with_suffix(".json")
+    try:
+        told = json.loads(text or sidecar.read_text(encoding="utf-8"))
+        missing = [name for name in NEEDS if not told.get(name)]
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise BadMedia(f"{clip}: does not say how it was made, and neither does {sidecar.name} beside it.") from error
+    if missing:
+        raise BadMedia(f"{clip}: does not say its {', '.join(missing)}, so it cannot be made again.")
+    return told
+
+
+def rows_beside(clip: Path) -> dict[str, dict[str, Any]]:
+    """The finished rows of the table in the folder the clip was made in, by item key; none where it is elsewhere."""
+    table = clip.absolute().parent.parent / FILE
+    rows = read_rows(table) if table.is_file() else []
+    return {row["item_key"]: {**row, "home": table.parent} for row in rows if row["status"] == "ok"}
+
+
+def chosen_model(config: ReproduceConfig, facts: Facts, own: Facts) -> str:
+    """The model asked for, or the one the clip's folder names, or the embedded one."""
+    name = config.model or own.get("model") or ("tiny" if facts["model"] == "tiny" else None)
+    if name is None:
+        raise BadInput(f"{config.clip}: was made with the model {facts['model']}; say where it is with --model.")
+    return name
+
+
+def chosen_lora(config: ReproduceConfig, facts: Facts, own: Facts) -> Path | None:
+    """The LoRA asked for, or the one the clip's folder names; None where it was made without one."""
+    if not facts.get("lora_sha256"):
+        if config.lora:
+            raise BadInput(f"{config.clip}: was made without a LoRA; leave out --lora.")
+        return None
+    path = config.lora or (Path(own["lora"]) if own.get("lora") else None)
+    if path is None or not path.is_file():
+        raise BadInput(f"{config.clip}: was made with the LoRA {facts.get('lora')}; say where it is with --lora.")
+    return path
+
+
+class _OtherPicture(Exception):
+    """The picture there is is not the one the clip was made from."""
+
+
+def chosen_picture(config: ReproduceConfig, facts: Facts, own: Facts) -> Picture:
+    """The picture at the model's size: prepared from the one given, or the copy in the clip's folder."""
+    if config.picture is None:
+        copy = own["home"] / own["picture"] if own else None
+        if copy is None or not copy.is_file():
+            raise BadInput(f"{config.clip}: was made from {facts['image']}; say where it is with --picture.")
+        pixels = _pixels(copy)
+        if _digest(pixels) != facts["picture_sha256"]:
+            raise _OtherPicture(f"picture: {copy} is not what it was made from ({facts['picture_sha256'][:12]}).")
+        return pixels
+    if not config.picture.is_file():
+        raise BadInput(f"{config.picture}: no such file.")
+    digest = file_digest(config.picture)
+    if digest != facts["image_sha256"]:
+        raise _OtherPicture(f"picture: {config.picture} is {digest[:12]}, not {facts['image_sha256'][:12]}.")
+    return _prepared(config.picture, facts)
+
+
+def _prepared(path: Path, facts: Facts) -> Picture:
+    """The picture as the clip had it; how it was fitted is found by trying."""
+    for fit in get_args(Fit):
+        for background in get_args(Background):
+            pixels = prepare_picture(path, facts["width"], facts["height"], fit, background)
+            if _digest(pixels) == facts["picture_sha256"]:
+                return pixels
+    raise _OtherPicture(f"picture: {path} is the same file, but is prepared otherwise by this version of Reelmill.")
+
+
+def weights_that_differ(facts: Facts, model: str, lora: Path | None) -> list[str]:
+    """A sentence for the model and for the LoRA if they are not the ones the clip was made with."""
+    differs = []
+    revision = read_card(model).revision
+    if revision != facts["model_revision"]:
+        differs.append(f"model: {model} is {revision[:12]}, not {facts['model_revision'][:12]}.")
+    if lora and (digest := file_digest(lora)) != facts["lora_sha256"]:
+        differs.append(f"LoRA: {lora} is {digest[:12]}, not {facts['lora_sha256'][:12]}.")
+    return differs
+
+
+def versions_that_differ(facts: Facts) -> list[str]:
+    """A sentence for the sampling step if it has changed since."""
+    made = facts.get("sample_version")
+    return [] if made == VERSION else [f"version: sampling is at version {VERSION}, the clip was made by {made}."]
+
+
+def compared(clip: Path, facts: Facts, rows: Mapping[str, Facts], inputs: Inputs) -> list[str]:
+    """Make the clip again in a folder of its own; a sentence for the latents and for the frames if they differ."""
+    with TemporaryDirectory() as folder:
+        root = Path(folder)
+        jobs, keys = _jobs(root, facts, rows, inputs)
+        samples = sample_jobs.fn(root, SampleConfig(batch=len(keys)), [(jobs, keys)])
+        mine = keys.index(facts["item_key"])
+        sample = _made(samples[mine])
+        clips = decode_jobs.fn(root, DecodeConfig(crf=_crf(clip)), sampled(jobs, [samples[mine]]))
+        distance = psnr(frames_of(root / _made(clips[0])["video"]), frames_of(clip))
+    if sample["latents_sha256"] != facts["latents_sha256"]:
+        return [_other_latents(facts, len(keys), distance)]
+    return (
+        [] if distance == math.inf else [f"frames: the latents are identical, the frames agree to {distance:.1f} dB."]
+    )
+
+
+def _other_latents(facts: Facts, together: int, distance: float) -> str:
+    batch = len(facts["batch"])
+    if together < batch:
+        why = f"it was sampled in a batch of {batch}, of which the others are not here"
+    else:
+        why = "its inputs are the same, so torch, its threads or the processor are others"
+    return f"latents: not the same bits; {why}. The frames agree to {distance:.1f} dB."
+
+
+def _jobs(root: Path, facts: Facts, rows: Mapping[str, Facts], inputs: Inputs) -> tuple[ManifestRef, tuple[str, ...]]:
+    """A jobs' manifest below `root` with the clip and, if all are there, those it was sampled with; and their keys."""
+    own = _job(root, facts, inputs.picture, inputs)
+    keys = tuple(facts["batch"])
+    made = {own["item_key"]: own}
+    others = [key for key in keys if key != own["item_key"]]
+    if all(key in rows and (rows[key]["home"] / rows[key]["picture"]).is_file() for key in others):
+        for key in others:
+            made[key] = _job(root, rows[key], _pixels(rows[key]["home"] / rows[key]["picture"]), inputs)
+    else:
+        keys = (own["item_key"],)
+    table = table_of([made[key] for key in keys], SCHEMA)
+    return write_manifest(root / "jobs.parquet", table, Lineage(step="reproduce", version=VERSION)), keys
+
+
+def _job(root: Path, facts: Facts, picture: Picture, inputs: Inputs) -> dict[str, Any]:
+    digest = _digest(picture)
+    (root / "pictures").mkdir(exist_ok=True)
+    Image.fromarray(picture).save(root / "pictures" / f"{digest}.png")
+    known = {name: facts.get(name) for name in SCHEMA.names if name not in ("lineage", "ignored")}
+    made = {"name": "again", "picture": f"pictures/{digest}.png", "picture_sha256": digest, "status": "ready"}
+    lora = str(inputs.lora) if inputs.lora else None
+    return known | made | {"model": inputs.model, "lora": lora, "error_code": None, "error_message": None}
+
+
+def _made(manifest: ManifestRef) -> dict[str, Any]:
+    row = read_rows(manifest)[0]
+    if row["error_code"]:
+        raise ReelmillError(row["error_message"])
+    return row
+
+
+def _crf(clip: Path) -> int:
+    """The quality it was encoded with, from the settings in its folder."""
+    settings = clip.absolute().parent.parent / "generate.yaml"
+    return read_settings(settings).get("crf", DecodeConfig().crf) if settings.is_file() else DecodeConfig().crf
+
+
+def frames_of(path: Path) -> Frames:
+    """All frames of a video, uint8 RGB [frames, height, width, 3]."""
+    return np.stack([upright(frame) for _, frame in read_frames(path)])
+
+
+def psnr(one: Frames, other: Frames) -> float:
+    """Peak signal-to-noise ratio in dB of two clips; infinite when equal, 0 when of different size or length."""
+    if one.shape != other.shape:
+        return 0.0
+    error = float(np.square(one.astype(np.float64) - other).mean())
+    return 10 * math.log10(255**2 / error) if error else math.inf
+
+
+def _pixels(path: Path) -> Picture:
+    with Image.open(path) as picture:
+        return np.asarray(picture)
+
+
+def _digest(pixels: Picture) -> str:
+    return hashlib.sha256(pixels.tobytes()).hexdigest()

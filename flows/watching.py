@@ -1,0 +1,76 @@
+"""Watching a folder: pictures that come into it become videos, round after round, until the run is stopped.
+
+A picture that is still being written is left for a later round: its size and time must be the same at two looks.
+"""
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from flows.nights import Guard, deadline_of, local_now, wait
+from flows.running import exclusive
+from models.errors import BadInput
+from models.pictures import PICTURE_SUFFIXES
+
+if TYPE_CHECKING:
+    from prefect import Flow
+
+    from flows.generate import GenerateConfig, GenerateOutcome
+
+log = logging.getLogger("reelmill")
+
+Look = dict[str, tuple[int, int]]
+"""What a folder looked like: size and time of each picture, by name."""
+
+
+class WatchConfig(BaseModel):
+    """Whether and how often a folder is looked at for new pictures."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    watch: bool = Field(default=False, description="Go on for pictures that come into the folder, until stopped")
+    poll_s: float = Field(default=5.0, ge=0.2, le=3600, description="Seconds between two looks at a watched folder")
+
+
+def look_at(folder: Path) -> Look:
+    """The pictures in a folder as they are now."""
+    found: Look = {}
+    for path in folder.iterdir():
+        if path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith("."):
+            try:
+                facts = path.stat()
+            except FileNotFoundError:
+                continue
+            found[path.name] = facts.st_size, facts.st_mtime_ns
+    return found
+
+
+def settled(before: Look, now: Look) -> Look:
+    """Those pictures that were the same, and not empty, at both looks."""
+    return {name: facts for name, facts in now.items() if facts[0] and before.get(name) == facts}
+
+
+def keep_watching(flow: "Flow[..., GenerateOutcome]", config: "GenerateConfig") -> "GenerateOutcome":
+    """Run the flow whenever there are settled pictures it has not seen, until the deadline or a guard ends it.
+
+    The last round's outcome is returned. Raises BadInput where there is no folder to watch, or none came in time.
+    """
+    folder = config.images or config.jobs
+    if not folder.is_dir():
+        raise BadInput(f"{folder}: --watch needs a folder of pictures.")
+    guard = Guard(config.out, config, deadline_of(config, local_now()))
+    each = config.model_copy(update={"watch": False})
+    before, made, outcome = look_at(folder), Look(), None
+    with exclusive(config.out):
+        while wait(config.poll_s, guard):
+            now = look_at(folder)
+            ready, before = settled(before, now), now
+            if ready and ready != made:
+                outcome = flow(each, tuple(sorted(ready)), guard.deadline)
+                made, guard.reason = ready, outcome.stopped
+                log.info("watching %s: %d clips, %d failed", folder, outcome.clips, outcome.failed)
+    if outcome is None:
+        raise BadInput(f"{folder}: no picture came before {guard.reason}.")
+    return outcome

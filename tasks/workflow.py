@@ -1,0 +1,210 @@
+"""ComfyUI workflows as jobs, and jobs as ComfyUI workflows: Stable Video Diffusion, from picture to video.
+
+What differs between the two: ComfyUI's `fps` is the raw id the model is told, diffusers' and ours is one more; its
+`cfg` is the guidance at the last frame, and `min_cfg` at the first, without which it is the same at every frame.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from models.errors import BadInput
+from tasks.comfyui import Graph, Link, Node, read_graph
+
+Values = dict[str, Any]
+
+SAMPLER, SCHEDULER = "euler", "karras"
+"""How clips are sampled here; another wish is said to be ignored."""
+
+OUTPUTS = ("SaveAnimatedWEBP", "SaveAnimatedPNG", "SaveWEBM", "SaveVideo", "SaveImage", "PreviewImage",
+           "VHS_VideoCombine")  # fmt: skip
+
+MAX_SEED = 2**63
+
+
+@dataclass(frozen=True)
+class WorkflowJob:
+    """One clip a workflow makes: a job's values by column, and sentences on what of the workflow is not honoured."""
+
+    values: Mapping[str, Any]
+    ignored: tuple[str, ...]
+
+
+def read_workflow(path: Path) -> list[WorkflowJob]:
+    """The jobs of a workflow file, one for each sampler; raises BadInput for what cannot be made, by node and name."""
+    graph = read_graph(path)
+    samplers = sorted((n for n in graph.values() if n.kind == "KSampler"), key=lambda n: (len(n.id), n.id))
+    if not samplers:
+        raise BadInput(f"{path}: the workflow has no KSampler, so there is nothing to make.")
+    try:
+        return [_Reading(graph, sampler).job() for sampler in samplers]
+    except BadInput as error:
+        raise BadInput(f"{path}: {error}") from error
+
+
+def workflow_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A resolved job as a workflow in the API's format, which finds its picture by name, in its own folder.
+
+    A motion asked by name, a key and a take have no place there."""
+    model: list[Any] = ["1", 0]
+    nodes: dict[str, Any] = {"1": _api("ImageOnlyCheckpointLoader", ckpt_name=row["model"])}
+    if row["lora"]:
+        lora = {"lora_name": row["lora"], "strength_model": row["lora_strength"]}
+        nodes["2"] = _api("LoraLoaderModelOnly", model=model, **lora)
+        model = ["2", 0]
+    nodes["3"] = _api("LoadImage", image=Path(row["image"]).name)
+    nodes["4"] = _api(
+        "SVD_img2vid_Conditioning", clip_vision=["1", 1], init_image=["3", 0], vae=["1", 2], width=row["width"],
+        height=row["height"], video_frames=row["frames"], motion_bucket_id=row["motion_bucket"],
+        fps=_whole(row["fps"] - 1), augmentation_level=row["noise_aug"],
+    )  # fmt: skip
+    nodes["5"] = _api("VideoLinearCFGGuidance", model=model, min_cfg=row["guidance_min"])
+    nodes["6"] = _api(
+        "KSampler", model=["5", 0], positive=["4", 0], negative=["4", 1], latent_image=["4", 2], seed=row["seed"],
+        steps=row["steps"], cfg=row["guidance_max"], sampler_name=SAMPLER, scheduler=SCHEDULER, denoise=1.0,
+    )  # fmt: skip
+    nodes["7"] = _api("VAEDecode", samples=["6", 0], vae=["1", 2])
+    nodes["8"] = _api("CreateVideo", images=["7", 0], fps=row["fps"])
+    nodes["9"] = _api("SaveVideo", video=["8", 0], filename_prefix=row["name"], format="mp4", codec="h264")
+    return nodes
+
+
+class _Reading:
+    """Reads what one sampler of a graph makes."""
+
+    def __init__(self, graph: Graph, sampler: Node) -> None:
+        self.graph, self.sampler = graph, sampler
+        self.values: Values = {}
+        self.ignored: list[str] = []
+
+    def job(self) -> WorkflowJob:
+        conditioning = self._conditioning()
+        self._picture(conditioning)
+        self._size_and_conditions(conditioning)
+        self._sampling()
+        self._model()
+        self._outputs()
+        return WorkflowJob(self.values, tuple(self.ignored))
+
+    def _conditioning(self) -> Node:
+        """The node the sampler's three inputs come from, each from its own output."""
+        found = None
+        for slot, name in enumerate(("positive", "negative", "latent_image")):
+            found, link = self._behind(self.sampler, name, "SVD_img2vid_Conditioning")
+            if link.slot != slot:
+                raise BadInput(
+                    f"{self.sampler.label}: its input {name} comes from output {link.slot} of {found.label}."
+                )
+        assert found
+        return found
+
+    def _picture(self, conditioning: Node) -> None:
+        loader, link = self._behind(conditioning, "init_image", "LoadImage")
+        if link.slot != 0:
+            raise BadInput(f"{conditioning.label}: its picture is a mask, output {link.slot} of {loader.label}.")
+        name = str(_value(loader, "image"))
+        self.values["image"] = name.removesuffix(" [input]")
+
+    def _size_and_conditions(self, node: Node) -> None:
+        columns = {
+            "width": "width", "height": "height", "frames": "video_frames", "motion_bucket": "motion_bucket_id",
+            "noise_aug": "augmentation_level",
+        }  # fmt: skip
+        self.values |= {column: _value(node, name) for column, name in columns.items()}
+        self.values["fps"] = _number(node, "fps") + 1
+
+    def _sampling(self) -> None:
+        node = self.sampler
+        if _number(node, "denoise") != 1:
+            raise BadInput(f"{node.label}: denoise is {_value(node, 'denoise')}; only 1 makes a clip from a picture.")
+        for name, ours in (("sampler_name", SAMPLER), ("scheduler", SCHEDULER)):
+            asked = _value(node, name)
+            if asked != ours:
+                self.ignored.append(f"{node.label}: {name} {asked!r}; {ours} is used.")
+        seed = int(_number(node, "seed"))
+        if not 0 <= seed < MAX_SEED:
+            self.ignored.append(f"{node.label}: seed {seed} is too large; {seed % MAX_SEED} is used.")
+        self.values |= {"seed": seed % MAX_SEED, "steps": _value(node, "steps")}
+        cfg = _number(node, "cfg")
+        self.values |= {"guidance_min": cfg, "guidance_max": cfg}
+
+    def _model(self) -> None:
+        """The checkpoint, and what stands between it and the sampler: guidance over the frames, one LoRA."""
+        node, seen = self.sampler, set[str]()
+        kinds = ("ImageOnlyCheckpointLoader", "VideoLinearCFGGuidance", "LoraLoaderModelOnly")
+        while node.kind != "ImageOnlyCheckpointLoader":
+            node, _ = self._behind(node, "model", *kinds)
+            if node.kind in seen:
+                raise BadInput(f"{node.label}: there is a second one between the model and the sampler; remove it.")
+            seen.add(node.kind)
+            if node.kind == "VideoLinearCFGGuidance":
+                self.values["guidance_min"] = _number(node, "min_cfg")
+            elif node.kind == "LoraLoaderModelOnly":
+                self.values["lora"] = _value(node, "lora_name")
+                self.values["lora_strength"] = _number(node, "strength_model")
+        self.values["model"] = str(_value(node, "ckpt_name"))
+
+    def _outputs(self) -> None:
+        for node in self._savers():
+            prefix = node.inputs.get("filename_prefix")
+            if prefix:
+                self.values.setdefault("prefix", str(prefix))
+            asked = [f"{name} {node.inputs[name]}" for name in ("fps", "frame_rate", "format", "quality", "lossless")
+                     if name in node.inputs and not isinstance(node.inputs[name], Link)]  # fmt: skip
+            if node.kind != "SaveVideo":
+                wishes = f" ({', '.join(asked)})" if asked else ""
+                self.ignored.append(
+                    f"{node.label}: its format{wishes}; the clip is an mp4 at the rate the model is told."
+                )
+
+    def _savers(self) -> Iterator[Node]:
+        for node in self.graph.values():
+            if node.kind in OUTPUTS and self._comes_from_sampler(node):
+                yield node
+
+    def _comes_from_sampler(self, node: Node) -> bool:
+        for _ in self.graph:
+            links = node.links()
+            way = next((links[name] for name in ("video", "images", "samples") if name in links), None)
+            if way is None or way.node not in self.graph:
+                return False
+            node = self.graph[way.node]
+            if node.kind == "KSampler":
+                return node is self.sampler
+        return False
+
+    def _behind(self, node: Node, name: str, *kinds: str) -> tuple[Node, Link]:
+        """The node behind an input, of one of `kinds`, and the link to it."""
+        link = node.inputs.get(name)
+        source = self.graph.get(link.node) if isinstance(link, Link) else None
+        if source is None or not isinstance(link, Link):
+            raise BadInput(f"{node.label}: its input {name} is not connected; it needs {' or '.join(kinds)}.")
+        if source.kind not in kinds:
+            raise BadInput(f"{node.label}: its input {name} comes from {source.label}; it needs {' or '.join(kinds)}.")
+        return source, link
+
+
+def _value(node: Node, name: str) -> Any:
+    value = node.inputs.get(name)
+    if isinstance(value, Link):
+        raise BadInput(f"{node.label}: {name} comes from another node; write the value into its widget.")
+    if value is None:
+        raise BadInput(f"{node.label}: {name} has no value.")
+    return value
+
+
+def _number(node: Node, name: str) -> float:
+    value = _value(node, name)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise BadInput(f"{node.label}: {name} is {value!r}, not a number.")
+    return value
+
+
+def _whole(value: float) -> float:
+    return int(value) if value == int(value) else value
+
+
+def _api(kind: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": kind, "inputs": inputs}

@@ -1,0 +1,150 @@
+"""A clip is made again from what it says of itself; whatever is not as it was is named."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from flows.cli import main
+from flows.reproduce import ReproduceConfig, psnr, reproduce, told_by
+from models.errors import BadInput, BadMedia
+from models.lora import LoraFacts, add_lora, lora_weights, remove_lora, save_lora
+from models.svd import load_model
+from tasks.asking import JobsConfig
+from tasks.generate.decode import DecodeConfig, decode_jobs, sampled
+from tasks.generate.jobs import read_jobs
+from tasks.generate.outputs import collect_outputs
+from tasks.generate.sample import SampleConfig, batches_of, sample_jobs
+from tasks.manifest import read_rows
+
+
+@pytest.fixture(scope="module")
+def lora(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LoRA of small random weights on the embedded model."""
+    path = tmp_path_factory.mktemp("lora") / "pan.safetensors"
+    unet = load_model("tiny").unet
+    add_lora(unet, rank=2, alpha=2.0)
+    draw = torch.Generator().manual_seed(0)
+    weights = {name: 0.1 * torch.randn(w.shape, generator=draw) for name, w in lora_weights(unet).items()}
+    remove_lora(unet)
+    save_lora(path, weights, LoraFacts(2, 2.0, {}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, lora: Path) -> Path:
+    """A folder in which three small clips were generated in one batch."""
+    torch.set_num_threads(1)
+    root, pictures = tmp_path_factory.mktemp("run") / "out", tmp_path_factory.mktemp("pictures")
+    draw = np.random.default_rng(0)
+    for name in "abc":
+        Image.fromarray(draw.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(pictures / f"{name}.png")
+    config = JobsConfig(steps=1, frames=3, width=32, height=32, lora=str(lora))
+    jobs = read_jobs.fn(root, config, pictures)
+    samples = sample_jobs.fn(root, SampleConfig(batch=3), batches_of(jobs, SampleConfig(batch=3)))
+    clips = decode_jobs.fn(root, DecodeConfig(), sampled(jobs, samples))
+    collect_outputs.fn(root, jobs, samples, clips)
+    shutil.copy(pictures / "a.png", root / "a.png")
+    return root
+
+
+@pytest.fixture
+def run(made: Path, tmp_path: Path, lora: Path) -> Path:
+    """A copy of the folder, and of its LoRA, to do damage in."""
+    shutil.copytree(made, tmp_path / "out")
+    shutil.copy(lora, tmp_path / "pan.safetensors")
+    return tmp_path / "out"
+
+
+def clip_of(run: Path, name: str = "a") -> Path:
+    return next(run.glob(f"videos/{name}-*.mp4"))
+
+
+def test_a_clip_of_a_batch_comes_out_identical(run: Path, capsys: pytest.CaptureFixture[str]):
+    for name in "ac":
+        assert main(["reproduce", str(clip_of(run, name))]) == 0
+        assert "identical: latents bit for bit, and every frame" in capsys.readouterr().out
+
+
+def test_after_one_byte_of_the_lora_was_changed_the_lora_differs(run: Path, tmp_path: Path):
+    path = tmp_path / "pan.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    outcome = reproduce(ReproduceConfig(clip=clip_of(run), lora=path))
+    assert outcome.failed == 1
+    (said,) = outcome.differs
+    assert said.startswith(f"LoRA: {path} is ")
+    assert told_by(clip_of(run))["lora_sha256"][:12] in said
+
+
+def test_another_model_and_another_picture_are_named(run: Path, tmp_path: Path, repository: Path):
+    model = tmp_path / "model"
+    shutil.copytree(repository / "models" / "tiny", model)
+    config = json.loads((model / "scheduler" / "scheduler_config.json").read_text())
+    (model / "scheduler" / "scheduler_config.json").write_text(json.dumps(config | {"sigma_max": 600.0}))
+    Image.new("RGB", (40, 40)).save(tmp_path / "grey.png")
+    outcome = reproduce(ReproduceConfig(clip=clip_of(run), model=str(model), picture=tmp_path / "grey.png"))
+    assert [said.partition(":")[0] for said in outcome.differs] == ["model", "picture"]
+
+
+def test_another_version_of_the_step_is_named(run: Path):
+    clip = clip_of(run)
+    told = told_by(clip) | {"sample_version": 0}
+    untagged = run / "videos" / "untagged.mp4"
+    write_untagged(clip, untagged, told)
+    assert reproduce(ReproduceConfig(clip=untagged)).differs[0].startswith("version: sampling is at version")
+
+
+def write_untagged(clip: Path, path: Path, told: Mapping[str, object]) -> None:
+    """The clip without its tag, and what is told of it beside it."""
+    path.write_bytes(clip.read_bytes().replace(b"reelmill", b"rialtmil"))
+    path.with_suffix(".json").write_text(json.dumps(told))
+
+
+def test_a_clip_that_lost_its_tag_is_made_from_the_file_beside_it(run: Path):
+    untagged = run / "videos" / "untagged.mp4"
+    write_untagged(clip_of(run), untagged, told_by(clip_of(run)))
+    assert reproduce(ReproduceConfig(clip=untagged)).differs == ()
+    untagged.with_suffix(".json").unlink()
+    with pytest.raises(BadMedia, match="does not say how it was made"):
+        told_by(untagged)
+
+
+def test_a_clip_taken_out_of_its_folder_needs_its_picture_and_its_lora(run: Path, tmp_path: Path):
+    alone = Path(shutil.copy(clip_of(run), tmp_path / "alone.mp4"))
+    with pytest.raises(BadInput, match=r"was made with the LoRA pan\.safetensors; say where it is with --lora"):
+        reproduce(ReproduceConfig(clip=alone))
+    with pytest.raises(BadInput, match=r"was made from a\.png; say where it is with --picture"):
+        reproduce(ReproduceConfig(clip=alone, lora=tmp_path / "pan.safetensors"))
+    given = ReproduceConfig(clip=alone, lora=tmp_path / "pan.safetensors", picture=run / "a.png")
+    for said in reproduce(given).differs:
+        assert "it was sampled in a batch of 3, of which the others are not here" in said
+
+
+def test_a_prepared_picture_that_was_painted_over_is_named(run: Path):
+    clip = clip_of(run)
+    row = next(row for row in read_rows(run / "outputs.parquet") if row["name"] == "a")
+    Image.new("RGB", (32, 32)).save(run / row["picture"])
+    assert reproduce(ReproduceConfig(clip=clip)).differs[0].startswith("picture: ")
+
+
+def test_frames_that_were_changed_are_told_from_latents_that_were_not(run: Path):
+    clip, other = clip_of(run, "a"), clip_of(run, "b")
+    told = told_by(clip)
+    mixed = run / "videos" / "mixed.mp4"
+    write_untagged(other, mixed, told)
+    (said,) = reproduce(ReproduceConfig(clip=mixed)).differs
+    assert said.startswith("frames: the latents are identical, the frames agree to ")
+
+
+def test_distance_of_clips():
+    black = np.zeros((2, 4, 4, 3), np.uint8)
+    assert psnr(black, black) == float("inf")
+    assert psnr(black, black[:1]) == 0.0
+    assert psnr(black, black + np.uint8(255)) == pytest.approx(0.0)

@@ -1,0 +1,217 @@
+"""A ComfyUI workflow says the same in both of its formats, and what cannot be made of it is named."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from models.errors import BadInput
+from tasks.comfyui import read_graph
+from tasks.workflow import read_workflow, workflow_of
+
+MODEL, CLIP, VAE, GUIDED, POSITIVE, NEGATIVE, LATENT, SAMPLES, IMAGES, PICTURE = range(1, 11)
+"""The numbers of the editor's links, as `editor` draws them."""
+
+
+def node(number: int, kind: str, widgets: Any = None, inputs: dict[str, int] | None = None, mode: int = 0) -> Any:
+    links = [{"name": name, "type": "ANY", "link": link} for name, link in (inputs or {}).items()]
+    return {"id": number, "type": kind, "mode": mode, "inputs": links, "widgets_values": widgets or []}
+
+
+def editor(**changes: Any) -> dict[str, Any]:
+    """Image to video as ComfyUI's editor saves it; `changes` replace nodes by their class."""
+    nodes = {
+        "ImageOnlyCheckpointLoader": node(15, "ImageOnlyCheckpointLoader", ["svd.safetensors"]),
+        "LoadImage": node(23, "LoadImage", ["beach.png", "image"]),
+        "VideoLinearCFGGuidance": node(14, "VideoLinearCFGGuidance", [1.5], {"model": MODEL}),
+        "SVD_img2vid_Conditioning": node(
+            12, "SVD_img2vid_Conditioning", [96, 64, 5, 90, 6, 0.25],
+            {"clip_vision": CLIP, "init_image": PICTURE, "vae": VAE},
+        ),
+        "KSampler": node(
+            3, "KSampler", [77, "randomize", 20, 2.5, "euler", "karras", 1],
+            {"model": GUIDED, "positive": POSITIVE, "negative": NEGATIVE, "latent_image": LATENT},
+        ),
+        "VAEDecode": node(8, "VAEDecode", [], {"samples": SAMPLES, "vae": VAE}),
+        "SaveAnimatedWEBP": node(10, "SaveAnimatedWEBP", ["night/run", 10, False, 85, "default"], {"images": IMAGES}),
+    }  # fmt: skip
+    links = [
+        [MODEL, 15, 0, 14, 0, "MODEL"], [CLIP, 15, 1, 12, 0, "CLIP_VISION"], [VAE, 15, 2, 12, 2, "VAE"],
+        [GUIDED, 14, 0, 3, 0, "MODEL"], [POSITIVE, 12, 0, 3, 1, "C"], [NEGATIVE, 12, 1, 3, 2, "C"],
+        [LATENT, 12, 2, 3, 3, "LATENT"], [SAMPLES, 3, 0, 8, 0, "LATENT"], [IMAGES, 8, 0, 10, 0, "IMAGE"],
+        [PICTURE, 23, 0, 12, 1, "IMAGE"],
+    ]  # fmt: skip
+    extra = changes.pop("links", [])
+    return {"nodes": [*(nodes | changes).values()], "links": [*links, *extra], "version": 0.4}
+
+
+def api() -> dict[str, Any]:
+    """The same, as ComfyUI's server takes it."""
+    return {
+        "15": {"class_type": "ImageOnlyCheckpointLoader", "inputs": {"ckpt_name": "svd.safetensors"}},
+        "23": {"class_type": "LoadImage", "inputs": {"image": "beach.png", "upload": "image"}},
+        "14": {"class_type": "VideoLinearCFGGuidance", "inputs": {"min_cfg": 1.5, "model": ["15", 0]}},
+        "12": {
+            "class_type": "SVD_img2vid_Conditioning",
+            "inputs": {
+                "width": 96, "height": 64, "video_frames": 5, "motion_bucket_id": 90, "fps": 6,
+                "augmentation_level": 0.25, "clip_vision": ["15", 1], "init_image": ["23", 0], "vae": ["15", 2],
+            },
+        },
+        "3": {
+            "class_type": "KSampler",
+            "inputs": {
+                "seed": 77, "steps": 20, "cfg": 2.5, "sampler_name": "euler", "scheduler": "karras", "denoise": 1,
+                "model": ["14", 0], "positive": ["12", 0], "negative": ["12", 1], "latent_image": ["12", 2],
+            },
+        },
+        "8": {"class_type": "VAEDecode", "inputs": {"samples": ["3", 0], "vae": ["15", 2]}},
+        "10": {
+            "class_type": "SaveAnimatedWEBP",
+            "inputs": {
+                "filename_prefix": "night/run", "fps": 10, "lossless": False, "quality": 85, "method": "default",
+                "images": ["8", 0],
+            },
+        },
+    }  # fmt: skip
+
+
+def written(path: Path, content: Any) -> Path:
+    path.write_text(json.dumps(content))
+    return path
+
+
+def sampler(**changes: Any) -> dict[str, Any]:
+    """The API's workflow with other inputs of its sampler."""
+    content = api()
+    content["3"]["inputs"] |= changes
+    return content
+
+
+VALUES = {
+    "image": "beach.png", "width": 96, "height": 64, "frames": 5, "motion_bucket": 90, "noise_aug": 0.25, "fps": 7,
+    "seed": 77, "steps": 20, "guidance_min": 1.5, "guidance_max": 2.5, "model": "svd.safetensors",
+    "prefix": "night/run",
+}  # fmt: skip
+
+
+def test_both_formats_say_the_same(tmp_path: Path):
+    one, other = (read_workflow(written(tmp_path / "w.json", content)) for content in (editor(), api()))
+    assert one == other
+    assert dict(one[0].values) == VALUES, "the fps id 6 is 7 frames per second"
+    assert read_workflow(written(tmp_path / "w.json", {"prompt": api()})) == one
+
+
+def test_the_format_of_the_output_is_said_to_be_ignored(tmp_path: Path):
+    (said,) = read_workflow(written(tmp_path / "w.json", api()))[0].ignored
+    assert said.startswith("SaveAnimatedWEBP (node 10): its format (fps 10, quality 85, lossless False);")
+
+
+def test_another_sampler_and_scheduler_are_said_to_be_ignored(tmp_path: Path):
+    content = sampler(sampler_name="dpmpp_2m", scheduler="normal", seed=2**63 + 5)
+    job = read_workflow(written(tmp_path / "w.json", content))[0]
+    assert job.ignored[:3] == (
+        "KSampler (node 3): sampler_name 'dpmpp_2m'; euler is used.",
+        "KSampler (node 3): scheduler 'normal'; karras is used.",
+        f"KSampler (node 3): seed {2**63 + 5} is too large; 5 is used.",
+    )
+    assert job.values["seed"] == 5
+
+
+def test_without_a_guidance_node_guidance_is_the_same_at_every_frame(tmp_path: Path):
+    plain = sampler(model=["15", 0])
+    del plain["14"]
+    bypassed = editor(VideoLinearCFGGuidance=node(14, "VideoLinearCFGGuidance", [1.5], {"model": MODEL}, mode=4))
+    for content in (plain, bypassed):
+        values = read_workflow(written(tmp_path / "w.json", content))[0].values
+        assert (values["guidance_min"], values["guidance_max"]) == (2.5, 2.5)
+
+
+def test_a_rerouted_connection_and_comments_change_nothing(tmp_path: Path):
+    content = editor(
+        Reroute=node(30, "Reroute", [], {"": PICTURE}),
+        Note=node(31, "Note", ["look at the sea"]),
+        Muted=node(32, "UpscaleModelLoader", ["4x.pth"], mode=2),
+        PrimitiveNode=node(33, "PrimitiveNode", [20, "fixed"]),
+        links=[[40, 30, 0, 12, 1, "IMAGE"], [41, 33, 0, 3, 4, "INT"]],
+    )
+    by_kind = {each["type"]: each for each in content["nodes"]}
+    by_kind["SVD_img2vid_Conditioning"]["inputs"][1]["link"] = 40
+    by_kind["KSampler"]["inputs"].append({"name": "steps", "widget": {"name": "steps"}, "link": 41})
+    assert read_workflow(written(tmp_path / "w.json", content)) == read_workflow(written(tmp_path / "v.json", api()))
+
+
+def test_links_written_as_objects_are_read_too(tmp_path: Path):
+    content = editor()
+    content["links"] = [{"id": n, "origin_id": a, "origin_slot": s} for n, a, s, *_ in content["links"]]
+    assert dict(read_workflow(written(tmp_path / "w.json", content))[0].values) == VALUES
+
+
+def test_unknown_nodes_are_refused_by_naming_them_all(tmp_path: Path):
+    nodes = {"A": node(90, "UpscaleModelLoader", ["4x.pth"]), "B": node(91, "RIFE VFI")}
+    with pytest.raises(BadInput, match=r"what these nodes do: UpscaleModelLoader \(node 90\), RIFE VFI \(node 91\)"):
+        read_workflow(written(tmp_path / "w.json", editor(**nodes)))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (sampler(denoise=0.6), r"KSampler \(node 3\): denoise is 0.6; only 1 makes a clip"),
+        (sampler(positive=["12", 1]), r"KSampler \(node 3\): its input positive comes from output 1 of SVD_img2vid"),
+        (sampler(positive=["23", 0]), r"KSampler \(node 3\): its input positive comes from LoadImage \(node 23\)"),
+        (sampler(model=None), r"KSampler \(node 3\): its input model is not connected"),
+        (sampler(cfg=["14", 0]), r"KSampler \(node 3\): cfg comes from another node"),
+        (sampler(cfg="high"), r"KSampler \(node 3\): cfg is 'high', not a number"),
+        (sampler(seed=float("nan")), r"KSampler \(node 3\): seed is nan, not a number"),
+        (sampler(steps=None), r"KSampler \(node 3\): steps has no value"),
+        ({**api(), "14": {"class_type": "VideoLinearCFGGuidance", "inputs": {"min_cfg": 1, "model": ["14", 0]}}},
+         "there is a second one between the model and the sampler"),
+        ({"1": api()["15"]}, "the workflow has no KSampler"),
+        ({}, "not a ComfyUI workflow"),
+        ([1, 2], "not a ComfyUI workflow"),
+        ({"nodes": [{"id": 1}], "links": []}, "not a ComfyUI workflow"),
+        ({"3": {"class_type": "KSampler"}}, "not a ComfyUI workflow"),
+        ({"3": "KSampler"}, "not a ComfyUI workflow"),
+    ],
+)  # fmt: skip
+def test_what_changes_the_meaning_is_refused_by_node_and_name(tmp_path: Path, content: Any, said: str):
+    with pytest.raises(BadInput, match=said) as caught:
+        read_workflow(written(tmp_path / "w.json", content))
+    assert "w.json" in str(caught.value)
+
+
+def test_text_that_is_no_json_is_refused(tmp_path: Path):
+    (tmp_path / "w.json").write_text("{")
+    with pytest.raises(BadInput, match="cannot be read as JSON"):
+        read_graph(tmp_path / "w.json")
+
+
+def test_every_sampler_is_a_job(tmp_path: Path):
+    content = api()
+    content["11"] = json.loads(json.dumps(content["3"]))
+    content["11"]["inputs"]["seed"] = 78
+    assert [job.values["seed"] for job in read_workflow(written(tmp_path / "w.json", content))] == [77, 78]
+
+
+def test_a_lora_between_model_and_sampler_is_read(tmp_path: Path):
+    content = api()
+    lora = {"model": ["15", 0], "lora_name": "pan.safetensors", "strength_model": 0.8}
+    content |= {"16": {"class_type": "LoraLoaderModelOnly", "inputs": lora}}
+    content["14"]["inputs"]["model"] = ["16", 0]
+    values = read_workflow(written(tmp_path / "w.json", content))[0].values
+    assert (values["lora"], values["lora_strength"], values["model"]) == ("pan.safetensors", 0.8, "svd.safetensors")
+
+
+@pytest.mark.parametrize("lora", [None, "/models/pan.safetensors"])
+def test_a_job_written_as_a_workflow_is_read_back_as_it_was(tmp_path: Path, lora: str | None):
+    row = VALUES | {
+        "name": "beach",
+        "image": "/pictures/beach.png",
+        "lora": lora,
+        "lora_strength": 0.5 if lora else None,
+    }
+    (job,) = read_workflow(written(tmp_path / "w.json", workflow_of(row)))
+    expected = VALUES | {"prefix": "beach"} | ({"lora": lora, "lora_strength": 0.5} if lora else {})
+    assert dict(job.values) == expected
+    assert job.ignored == ()
