@@ -155,7 +155,9 @@ def _attend(attention: Attention, x: Parked, room: Room) -> None:
     for frame in range(x.frames):
         before = x.read(frame, (0, x.height)).flatten(2).transpose(1, 2)
         seen = before * scale[frame] + shift[frame]
-        query, key, value = (_heads(to(seen), attention.heads) for to in (attention.to_q, attention.to_k, attention.to_v))
+        query, key, value = (
+            _heads(to(seen), attention.heads) for to in (attention.to_q, attention.to_k, attention.to_v)
+        )
         size = max(1, room.budget // (2 * pixels * attention.heads * x.dtype.itemsize))
         parts = [F.scaled_dot_product_attention(part, key, value) for part in query.split(size, dim=2)]
         together = torch.cat(parts, dim=2).transpose(1, 2).flatten(2)

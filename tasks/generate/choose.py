@@ -145,7 +145,13 @@ def chosen_rows(
         takes = [take_of(made[job["item_key"]], job["motion"]) for job in group]
         choice = choose(takes, gate)
         rows += [
-            {"item_key": take.item_key, "score": own, "passed": not failed, "reasons": failed, "chosen": i == choice.best}
+            {
+                "item_key": take.item_key,
+                "score": own,
+                "passed": not failed,
+                "reasons": failed,
+                "chosen": i == choice.best,
+            }
             for i, (take, own, failed) in enumerate(zip(takes, choice.scores, choice.reasons, strict=True))
         ]
     return rows
