@@ -125,7 +125,7 @@ def report(sets: int, first: Counter[str], passed: Counter[str], wrong: list[str
     lines = [
         "# The gate on rendered takes with planted faults",
         "",
-        f"{sets} sets of {FRAMES} frames of {SIZE[0]}x{SIZE[1]}; `.venv/bin/python benchmarks/gate.py` makes this table.",
+        f"{sets} sets of {FRAMES} frames of {SIZE[0]}x{SIZE[1]}; by `.venv/bin/python benchmarks/gate.py`.",
         "",
         f"The clean take is ranked first in {first['clean']} of {sets} sets ({first['clean'] / sets:.1%}).",
         "",

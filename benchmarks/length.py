@@ -111,7 +111,7 @@ def main() -> None:
         "",
         f"The embedded model ({model.facts.frames} frames), {frames} frames, {asked.pictures} held-out pictures,",
         f"{', '.join(MOTIONS)}, {asked.steps} steps. `.venv/bin/python benchmarks/length.py` makes these tables.",
-        "Columns are frames, counted from 1. Sharpness: ratio to the first frame; colour: gray levels from the picture;",
+        "Columns are frames, from 1 on. Sharpness: ratio to the first frame; colour: gray levels from the picture;",
         "identity: likeness to the picture, the camera's motion taken back.",
     ]
     text = "\n".join([*head, *table(found, frames)]) + "\n"

@@ -1,4 +1,4 @@
-"""Camera motion asked and measured with the embedded model on held-out pictures: one take, and four takes with the gate.
+"""Camera motion asked and measured with the embedded model on held-out pictures: one take, and four with the gate.
 
     .venv/bin/python benchmarks/takes.py [--pictures 60] [--steps 10] [--out out/takes]
 
@@ -139,7 +139,7 @@ def main() -> None:
     head = [
         "# Camera motion asked and measured: one take, and four takes with the gate",
         "",
-        f"The embedded model, {asked.pictures} held-out rendered pictures, {len(MOTIONS)} classes, {asked.steps} steps,",
+        f"The embedded model, {asked.pictures} held-out pictures, {len(MOTIONS)} classes, {asked.steps} steps,",
         f"{SPEED} short sides per second asked. `.venv/bin/python benchmarks/takes.py` makes this table.",
         "",
     ]

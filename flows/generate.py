@@ -2,20 +2,22 @@
 
 import logging
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 from prefect import flow
 from pydantic import Field
 
 from flows.config import FlowConfig, Outcome
 from flows.running import Run, running
+from tasks.generate.choose import GateConfig, choose_takes, unmet_jobs
 from tasks.generate.decode import DecodeConfig, decode_jobs, sampled
 from tasks.generate.gallery import write_gallery
 from tasks.generate.jobs import JobsConfig, read_jobs
 from tasks.generate.outputs import collect_outputs
-from tasks.generate.sample import SampleConfig, batches_of, sample_jobs
+from tasks.generate.sample import Batch, SampleConfig, batches_of, fill_batches, ready_items, sample_jobs
 from tasks.manifest import ManifestRef, read_rows, remove_asides
 
 log = logging.getLogger("reelmill")
@@ -34,6 +36,8 @@ class GenerateConfig(FlowConfig, JobsConfig):
     out: Path = Field(description="Folder of the videos, the table and the page")
     batch: int = Field(default=1, ge=1, le=256, description="Clips sampled together; more need more memory")
     crf: int = Field(default=16, ge=0, le=51, description="H.264 quality, 0 best, 51 smallest")
+    trim: bool = Field(default=False, description="Whether a clip ends where it stops being good")
+    gate: GateConfig = Field(default=GateConfig(), description="When a take will do, and how many more are tried")
 
     @property
     def per_job(self) -> JobsConfig:
@@ -70,17 +74,57 @@ def generate(config: GenerateConfig) -> GenerateOutcome:
     with running(config.out, "generate", config) as run:
         remove_asides(config.out)
         jobs = run.whole(read_jobs, config.per_job, config.jobs)
-        samples = sample(run, config, jobs)
+        samples = sample(run, config, jobs, batches_of(jobs, SampleConfig(batch=config.batch)))
         clips = decode(run, config, jobs, samples)
-        outputs = collect_outputs(config.out, jobs, samples, clips)
+        choices = run.whole(choose_takes, config.gate, jobs, clips)
+        made = further_takes(run, config, Made(jobs, samples, clips, choices))
+        outputs = collect_outputs(config.out, jobs, made.samples, made.clips, made.choices, made.jobs)
         page = write_gallery(config.out, outputs)
         return summary(outputs, page)
 
 
-def sample(run: Run, config: GenerateConfig, jobs: ManifestRef) -> list[ManifestRef]:
-    """The latents of every job, in chunks of whole batches."""
+class Made(NamedTuple):
+    """What a run has made so far: the jobs with all takes that were tried, their latents, clips and choice."""
+
+    jobs: ManifestRef
+    samples: list[ManifestRef]
+    clips: list[ManifestRef]
+    choices: ManifestRef
+
+
+def further_takes(run: Run, config: GenerateConfig, made: Made) -> Made:
+    """One more take at a time of each job of which no take passes the gate, while the budget lasts."""
+    for extra in range(1, config.gate.extra_takes + 1):
+        before = read_rows(made.jobs)
+        unmet = unmet_jobs(before, read_rows(made.choices))
+        if not unmet:
+            break
+        log.info("gate: no take of %d jobs passes; take %d more of each", len(unmet), extra)
+        settings = config.per_job.model_copy(update={"takes": config.takes + extra})
+        jobs = run.whole(read_jobs, settings, config.jobs)
+        wanted = {row["item_key"] for row in read_rows(jobs) if row["job"] in unmet}
+        wanted -= {row["item_key"] for row in before}
+        batches = fill_batches([item for item in ready_items(jobs) if item.item_key in wanted], config.batch)
+        samples = sample(run, config, jobs, [(jobs, tuple(item.item_key for item in batch)) for batch in batches])
+        clips = [*made.clips, *decode(run, config, jobs, samples)]
+        choices = run.whole(choose_takes, config.gate, jobs, clips)
+        made = Made(jobs, [*made.samples, *samples], clips, choices)
+    report_yield(made)
+    return made
+
+
+def report_yield(made: Made) -> None:
+    """Say how many takes and jobs pass the gate."""
+    judged, unmet = read_rows(made.choices), unmet_jobs(read_rows(made.jobs), read_rows(made.choices))
+    jobs = sum(row["chosen"] for row in judged)
+    passed = sum(row["passed"] for row in judged)
+    met = jobs - len(unmet)
+    log.info("gate: %d of %d jobs have a take that passes; %d of %d takes do", met, jobs, passed, len(judged))
+
+
+def sample(run: Run, config: GenerateConfig, jobs: ManifestRef, batches: Sequence[Batch]) -> list[ManifestRef]:
+    """The latents of every batch, in chunks of whole batches."""
     settings = SampleConfig(batch=config.batch)
-    batches = batches_of(jobs, settings)
     return run.chunks(sample_jobs, settings, batches, [seconds(config, jobs) * len(keys) for _, keys in batches])
 
 
@@ -88,7 +132,7 @@ def decode(run: Run, config: GenerateConfig, jobs: ManifestRef, samples: list[Ma
     """The videos of everything sampled."""
     items = sampled(jobs, samples)
     cost = seconds(config, jobs) * DECODE_SHARE
-    return run.chunks(decode_jobs, DecodeConfig(crf=config.crf), items, [cost] * len(items))
+    return run.chunks(decode_jobs, DecodeConfig(crf=config.crf, trim=config.trim), items, [cost] * len(items))
 
 
 def seconds(config: GenerateConfig, jobs: ManifestRef) -> float:

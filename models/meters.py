@@ -1,17 +1,19 @@
 """Meters of a clip against the picture it was made from: a value for each frame, and what they say of the whole.
 
-sharpness: gradient energy (variance of the Laplacian) of what a frame and the first frame both show, as a ratio; 1 is as
-sharp as the first frame, 0 is flat, above 1 is harsher. colour: how far the mean and the deviation of the channels have
-moved from the picture's, in gray levels over what both show; 0 is none. identity: structural similarity (after Wang et
-al. 2004) to the picture once the camera's motion is taken back; 1 is the same, 0 has nothing to do with it. flicker: change
-of the mean light between frames against the change just before, in gray levels; 0 is steady or an even fade. change:
-mean absolute difference to the frame before, in gray levels, whatever moved; the first frame has that of the second.
+sharpness: gradient energy (variance of the Laplacian) of what a frame and the first frame both show, as a ratio; 1 is
+as sharp as the first frame, 0 is flat, above 1 is harsher. colour: how far the mean and the deviation of the channels
+have moved from the picture's, in gray levels over what both show; 0 is none. identity: structural similarity (after
+Wang et al. 2004) to the picture once the camera's motion is taken back; 1 is the same, 0 has nothing to do with it.
+flicker: change of the mean light between frames against the change just before, in gray levels; 0 is steady or an even
+fade. change: mean absolute difference to the frame before, in gray levels, whatever moved; the first frame has that of
+the second.
 
 Frames are compared where both show the same place. Once the camera has moved so far that too little of the first frame
 is left, a later frame takes its place, and what was lost until then stays lost.
 """
 
 from dataclasses import dataclass, fields
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -105,7 +107,7 @@ def measure_meters(frames: Frames, picture: Frames) -> Meters:
     if len(frames) < 2 or frames.shape[1:] != picture.shape:
         raise BadInput(f"Meters need two frames or more of the picture's size, not {frames.shape} and {picture.shape}.")
     grays = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.uint8, copy=False) for frame in frames]
-    steps = [align(before, after) for before, after in zip(grays, grays[1:], strict=False)]
+    steps = [align(before, after) for before, after in pairwise(grays)]
     sharpness, colour, identity = _against_the_first(frames, grays, steps, picture)
     return Meters(
         sharpness=sharpness,
@@ -140,8 +142,7 @@ def flicker_curve(grays: list[Gray], steps: list[Alignment]) -> Curve:
 
 def change_curve(frames: Frames) -> Curve:
     """Mean absolute difference of each frame to the one before, in gray levels."""
-    pairs = zip(frames, frames[1:], strict=False)
-    change = [np.abs(b.astype(np.int16) - a.astype(np.int16)).mean() for a, b in pairs]
+    change = [np.abs(b.astype(np.int16) - a.astype(np.int16)).mean() for a, b in pairwise(frames)]
     return np.array([change[0], *change], np.float32)
 
 

@@ -2,7 +2,8 @@
 
 score: 0..1, higher is better: the share of good frames, times the meters' mean, each brought to 0..1 (see `quality`);
 1 is a sharp, steady clip of the picture's own colours. A take that makes the camera motion asked for always ranks
-before one that does not, whatever their scores; then one that moves before one that is frozen. `reasons` say why a take does not pass the gate.
+before one that does not, whatever their scores; then one that moves before one that is frozen. `reasons` say why a take
+does not pass the gate.
 """
 
 from collections.abc import Mapping, Sequence

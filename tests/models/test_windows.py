@@ -1,5 +1,7 @@
 """Windows over time cover every frame, and blending them changes nothing where they agree."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given
@@ -16,7 +18,7 @@ def test_windows_cover_every_frame_in_order_and_are_of_the_models_length(frames,
     windows = windows_of(frames, native, overlap)
     assert {frame for window in windows for frame in window} == set(range(frames))
     assert all(len(window) == min(native, frames) for window in windows)
-    assert all(len(set(one) & set(other)) >= overlap for one, other in zip(windows, windows[1:], strict=False))
+    assert all(len(set(one) & set(other)) >= overlap for one, other in pairwise(windows))
     assert [window.start for window in windows] == sorted({window.start for window in windows})
 
 
