@@ -1,14 +1,13 @@
 """The gate keeps the best take, and never one that misses the motion while another meets it."""
 
-import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks import gate as planted
 from tasks.generate.choose import (
     SCHEMA,
     GateConfig,
@@ -24,10 +23,6 @@ from tasks.generate.choose import (
 from tasks.generate.decode import SCHEMA as CLIP_SCHEMA
 from tasks.generate.jobs import SCHEMA as JOB_SCHEMA
 from tasks.manifest import Lineage, ManifestRef, read_manifest, read_rows, table_of, write_manifest
-
-sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
-
-import gate as planted
 
 GATE = GateConfig()
 
