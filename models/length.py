@@ -5,16 +5,20 @@ drawn to the picture. A chain makes one clip after another, each from the last l
 go on, and faults add up. The chain keeps the picture as its anchor: every hop is told the picture's embedding, and the
 mean and deviation of each latent channel are brought to those of the first hop.
 
-How long a clip stays good is not known here: `sample_chain` asks `goes_on` after each hop (see models/meters.py).
+How many hops a chain makes can be left to the meters: `while_good` says after each hop whether the clip is still good.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from models.edm import Denoiser, euler, guidance_per_frame, karras_sigmas
+from models.meters import LIMITS, Limits, good_until, measure_meters
+from models.sampling import decode_latents
 from models.svd import Conditions, VideoModel, context_of, denoise, embed_pictures, encode_pictures, setting
 from models.windows import over_windows
 
@@ -103,6 +107,16 @@ def sample_chain(
         hop = _integrated(model, guided(model, here, ask.guidance), own, ask.steps)
         made = torch.cat([made, matched(hop, first)[:, 1:]], dim=1)
     return made
+
+
+def while_good(model: VideoModel, picture: NDArray[np.uint8], limits: Limits = LIMITS) -> Callable[[Tensor], bool]:
+    """For `sample_chain` of one picture [height, width, 3]: whether all frames so far are good."""
+
+    def goes_on(latents: Tensor) -> bool:
+        frames = decode_latents(model, latents[0])
+        return good_until(measure_meters(frames, picture), limits).frames == len(frames)
+
+    return goes_on
 
 
 def matched(latents: Tensor, to: Tensor) -> Tensor:

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.length import Ask, matched, sample_chain, sample_windows
+from models.length import Ask, matched, sample_chain, sample_windows, while_good
+from models.meters import Limits
 from models.sampling import sample_latents
 from models.svd import VideoModel, load_model
 
@@ -52,6 +53,19 @@ def test_a_chain_keeps_its_first_hop_and_ends_where_it_is_told_to(model):
     assert made.shape[1] == 15
     pictures, noise, augmentation = given
     assert torch.equal(made[:, :8], sample_chain(model, pictures, noise[:, :8], augmentation, ask))
+
+
+def test_the_meters_choose_the_number_of_hops(model):
+    pictures, noise, augmentation = drawn(FRAMES)
+    picture = ((pictures[0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+    ask = Ask.native(model, "pan_left", 1)
+    anything = Limits(sharpness_min=-1, sharpness_max=1e9, colour_max=1e9, identity_min=-2, flicker_max=1e9)
+    nothing = Limits(sharpness_min=1e9)
+    lengths = [
+        sample_chain(model, pictures, noise, augmentation, ask, while_good(model, picture, limits)).shape[1]
+        for limits in (anything, nothing)
+    ]
+    assert lengths == [FRAMES, 8]
 
 
 def test_each_hop_has_the_first_ones_channel_statistics(model):
