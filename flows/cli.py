@@ -102,6 +102,14 @@ COMMANDS = (
         watched=False,
     ),
     Command(
+        name="calibrate",
+        module="flows.calibrate",
+        flow="calibrate",
+        config="CalibrationConfig",
+        help="measure how much motion a model makes for which motion bucket",
+        positional="model",
+    ),
+    Command(
         name="evaluate",
         module="flows.evaluate",
         flow="evaluate",

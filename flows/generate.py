@@ -6,7 +6,9 @@ left are rows that wait, and the same command goes on.
 
 import shutil
 from collections import Counter
+from collections.abc import Collection
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,8 +21,10 @@ from flows.config import FlowConfig, Outcome
 from flows.estimates import DECODE_SHARE, estimate, plan_lines
 from flows.nights import Guard, NightConfig, check_space, deadline_of, local_now
 from flows.running import Run, running
+from flows.takes import Made, further_takes
 from flows.watching import WatchConfig, keep_watching
 from tasks.asking import JobsConfig
+from tasks.generate.choose import GateConfig, choose_takes
 from tasks.generate.decode import DecodeConfig, decode_jobs, sampled
 from tasks.generate.gallery import write_gallery
 from tasks.generate.jobs import WAITING, put_off, read_jobs
@@ -41,6 +45,8 @@ class GenerateConfig(FlowConfig, JobsConfig, NightConfig, WatchConfig):
     workflow_out: Path | None = Field(default=None, description="Folder to write each job to as a ComfyUI workflow")
     batch: int = Field(default=1, ge=1, le=256, description="Clips sampled together; more need more memory")
     crf: int = Field(default=16, ge=0, le=51, description="H.264 quality, 0 best, 51 smallest")
+    trim: bool = Field(default=False, description="Whether a clip ends where it stops being good")
+    gate: GateConfig = Field(default=GateConfig(), description="When a take will do, and how many more are tried")
 
     @property
     def per_job(self) -> JobsConfig:
@@ -89,13 +95,16 @@ def generate(
         return keep_watching(generate, config)
     with running(config.out, "generate", config) as run:
         clear(config.out)
-        jobs = run.whole(read_jobs, config.per_job, config.jobs, config.images, only)
+        jobs = read(run, config, only)
         if config.workflow_out:
             write_workflows(config.workflow_out, jobs)
         guard = Guard(config.out, config, deadline or deadline_of(config, local_now()))
-        samples, clips = make(run, config, jobs, guard)
-        left = put_off(config.out, jobs, samples, clips, guard.reason)
-        outputs = collect_outputs(config.out, left, samples, clips)
+        samples, clips = make(run, config, guard, jobs)
+        made = Made(jobs, samples, clips, run.whole(choose_takes, config.gate, jobs, clips))
+        again = partial(read, run, config, only)
+        made = further_takes(run, config.gate, made, again, partial(make, run, config, guard))
+        left = put_off(config.out, jobs, made.samples, made.clips, guard.reason)
+        outputs = collect_outputs(config.out, left, made.samples, made.clips, made.choices, made.jobs)
         page = write_gallery(config.out, outputs)
         return summary(outputs, page, guard.reason)
 
@@ -105,17 +114,28 @@ def clear(out: Path) -> None:
     shutil.rmtree(WAITING.path(out, "any").parent, ignore_errors=True)
 
 
-def make(run: Run, config: GenerateConfig, jobs: ManifestRef, guard: Guard) -> list[list[ManifestRef]]:
-    """The latents and the videos of every job, the most urgent first, for as long as the guard lets."""
+def read(run: Run, config: GenerateConfig, only: tuple[str, ...] | None, more: int = 0) -> ManifestRef:
+    """The jobs, with so many takes of each more than were asked for."""
+    settings = config.per_job.model_copy(update={"takes": config.takes + more})
+    return run.whole(read_jobs, settings, config.jobs, config.images, only)
+
+
+def make(
+    run: Run, config: GenerateConfig, guard: Guard, jobs: ManifestRef, wanted: Collection[str] | None = None
+) -> list[list[ManifestRef]]:
+    """The latents and the videos of every job, or of the `wanted` item keys, the most urgent first, for as long as the
+    guard lets."""
     settings = SampleConfig(batch=config.batch)
     rows = {row["item_key"]: row for row in ready_rows(jobs)}
-    batches = sorted(batches_of(jobs, settings), key=lambda batch: -rows[batch[1][0]]["priority"])
+    batches = sorted(batches_of(jobs, settings, wanted), key=lambda batch: -rows[batch[1][0]]["priority"])
     takes = {key: estimate(row) for key, row in rows.items()}
     there = sum(1 for _ in config.out.glob("videos/[!.]*.mp4"))
     check_space(config.out, round(sum(sorted(e.disk for e in takes.values())[there:])), config)
     stages = [
         Stage(sample_jobs, settings),
-        Stage(decode_jobs, DecodeConfig(crf=config.crf), lambda made: sampled(jobs, made), DECODE_SHARE),
+        Stage(
+            decode_jobs, DecodeConfig(crf=config.crf, trim=config.trim), lambda made: sampled(jobs, made), DECODE_SHARE
+        ),
     ]
     return run_chain(run, stages, batches, [sum(takes[key].seconds for key in keys) for _, keys in batches], guard)
 

@@ -197,12 +197,13 @@ def motion_bucket(motion_score: float) -> int:
 
 @torch.no_grad()
 def embed_pictures(model: VideoModel, pictures: Tensor) -> Tensor:
-    """Image embeddings [batch, width] of pictures [batch, 3, H, W] in -1..1."""
+    """Image embeddings [batch, width] of pictures [batch, 3, H, W] in -1..1; equal pictures are embedded once."""
+    pictures, places = _distinct(pictures)
     side: int = model.image_encoder.config.image_size  # pyright: ignore[reportAssignmentType]
     # Antialiased, so that a large picture and its small copy look alike to the encoder.
     small = F.interpolate(pictures, (side, side), mode="bicubic", antialias=True, align_corners=False)
     mean, deviation = (torch.tensor(v)[:, None, None] for v in _normalisation(model.feature_extractor))
-    return model.image_encoder(((small.clamp(-1, 1) + 1) / 2 - mean) / deviation).image_embeds
+    return model.image_encoder(((small.clamp(-1, 1) + 1) / 2 - mean) / deviation).image_embeds[places]
 
 
 def context_of(embeddings: Tensor, words: Mapping[str, Tensor], motions: Sequence[str | None]) -> Tensor:
@@ -247,6 +248,18 @@ def _forget_origin(config: Path) -> None:
     settings = json.loads(config.read_text(encoding="utf-8"))
     settings.pop("_name_or_path", None)
     config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _distinct(pictures: Tensor) -> tuple[Tensor, list[int]]:
+    """The distinct pictures of a batch in order of appearance, and where each picture of the batch is among them."""
+    firsts: list[int] = []
+    places = []
+    for picture in pictures:
+        place = next((i for i, first in enumerate(firsts) if torch.equal(pictures[first], picture)), len(firsts))
+        if place == len(firsts):
+            firsts.append(len(places))
+        places.append(place)
+    return pictures[firsts], places
 
 
 def _normalisation(extractor: CLIPImageProcessor) -> tuple[list[float], list[float]]:

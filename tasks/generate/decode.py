@@ -2,7 +2,9 @@
 
 first_frame_psnr and last_frame_psnr: peak signal-to-noise ratio in dB of that frame against the picture, at most 100;
 the first says whether the clip shows the picture, the last how far it has drifted or moved from it. Camera motion is
-measured as curation measures it (models/camera.py), in short sides per second.
+measured as curation measures it (models/camera.py), in short sides per second. The other meters are those of
+models/meters.py: a curve with a value for each frame (`..._curve`), the worst of it, and `good_until`, the number of
+frames before the first lasting fault, which `good_until_reason` names.
 """
 
 import hashlib
@@ -24,6 +26,7 @@ from torch import Tensor
 from models.camera import measure_motion
 from models.errors import BadMedia, ReelmillError
 from models.loaded import loaded_model
+from models.meters import good_until, measure_meters
 from models.pictures import Picture
 from models.sampling import decode_latents
 from tasks.caching import Step, cached, find, key_of, lineage_of
@@ -68,6 +71,18 @@ METERS: tuple[pa.Field, ...] = (
     pa.field("camera_roll", pa.float64()),
     pa.field("object_motion", pa.float64()),
     pa.field("motion_score", pa.float64()),
+    pa.field("sharpness", pa.float64()),
+    pa.field("colour", pa.float64()),
+    pa.field("identity", pa.float64()),
+    pa.field("flicker", pa.float64()),
+    pa.field("frozen_share", pa.float64()),
+    pa.field("good_until", pa.int32()),
+    pa.field("good_until_reason", pa.string()),
+    pa.field("sharpness_curve", pa.list_(pa.float32())),
+    pa.field("colour_curve", pa.list_(pa.float32())),
+    pa.field("identity_curve", pa.list_(pa.float32())),
+    pa.field("flicker_curve", pa.list_(pa.float32())),
+    pa.field("change_curve", pa.list_(pa.float32())),
 )
 
 SCHEMA = pa.schema(
@@ -76,6 +91,7 @@ SCHEMA = pa.schema(
         pa.field("video", pa.string()),
         pa.field("video_sha256", pa.string()),
         pa.field("sidecar", pa.string()),
+        pa.field("frames_kept", pa.int32()),
         *METERS,
         *ERROR_FIELDS,
     ]
@@ -96,6 +112,7 @@ class DecodeConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     crf: int = Field(default=16, ge=0, le=51, description="H.264 quality, 0 best, 51 smallest")
+    trim: bool = Field(default=False, description="Whether a clip ends where it stops being good")
 
 
 class ClipSettings(BaseModel):
@@ -104,6 +121,7 @@ class ClipSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     crf: int
+    trim: bool
     name: str
     provenance: dict[str, Any]
 
@@ -126,6 +144,8 @@ def psnr(a: Picture, b: Picture) -> float:
 def measure_clip(frames: Frames, picture: Picture, fps: float) -> dict[str, Any]:
     """The meters of a clip, uint8 RGB [frames, height, width, 3], made from `picture`; needs two frames or more."""
     moved = measure_motion(frames, [i / fps for i in range(len(frames))])
+    meters = measure_meters(frames, picture)
+    good = good_until(meters)
     return {
         "first_frame_psnr": psnr(frames[0], picture),
         "last_frame_psnr": psnr(frames[-1], picture),
@@ -137,7 +157,16 @@ def measure_clip(frames: Frames, picture: Picture, fps: float) -> dict[str, Any]
         "camera_roll": moved.roll,
         "object_motion": moved.object_motion,
         "motion_score": moved.magnitude,
+        **meters.summary(),
+        "good_until": good.frames,
+        "good_until_reason": good.reason,
+        **{f"{name}_curve": curve for name, curve in meters.curves().items()},
     }
+
+
+def frames_kept(made: int, good: int, trim: bool) -> int:
+    """How many frames of a clip are written: all, or the good ones; two at least, so that it stays a video."""
+    return max(good, min(made, 2)) if trim else made
 
 
 def load_latents(path: Path, digest: str) -> Tensor:
@@ -164,9 +193,10 @@ def make_clip(
         meters = measure_clip(frames, np.asarray(picture), job["fps"])
     video, sidecar = (f"videos/{clip.name}-{key[:10]}{suffix}" for suffix in (".mp4", ".json"))
     tags = {TAG: json.dumps(clip.provenance, sort_keys=True)}
-    write_video(root / video, frames, job["fps"], crf=clip.crf, tags=tags)
+    kept = frames_kept(len(frames), meters["good_until"], clip.trim)
+    write_video(root / video, frames[:kept], job["fps"], crf=clip.crf, tags=tags)
     publish_json(root / sidecar, clip.provenance | {"measured": meters})
-    made = {"video": video, "video_sha256": file_digest(root / video), "sidecar": sidecar}
+    made = {"video": video, "video_sha256": file_digest(root / video), "sidecar": sidecar, "frames_kept": kept}
     return {"item_key": job["item_key"], "attempt": 1, **made, **meters}
 
 
@@ -174,7 +204,7 @@ def _decode(root: Path, config: DecodeConfig, job: Mapping[str, Any], samples: M
     """The manifest of one clip; where it fails, a row with the reason, kept apart."""
     sample = read_rows(samples)[0]
     provenance = provenance_of(job, sample, read_lineage(samples.path).version)
-    clip = ClipSettings(crf=config.crf, name=job["name"], provenance=provenance)
+    clip = ClipSettings(crf=config.crf, trim=config.trim, name=job["name"], provenance=provenance)
     inputs, revision = [sample["latents_sha256"], job["picture_sha256"]], job["model_revision"]
 
     def compute(key: str) -> pa.Table:

@@ -1,20 +1,24 @@
-"""The gallery: one page with each picture beside its video, what was asked and what was measured, and what failed.
+"""The gallery: one page with each picture, its takes with the chosen one first, what was asked and what was measured.
 
-It is self-contained while it stays small: pictures and videos are embedded up to EMBED_LIMIT bytes in all, and linked
-past that. It opens from disk, without a server.
+It is self-contained while it stays small: pictures and videos are embedded up to EMBED_LIMIT bytes in all, the chosen
+takes before the others, and linked past that. It opens from disk, without a server.
 """
 
-import base64
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 from prefect import task
 
+from models.meters import LIMITS
 from tasks.manifest import ManifestRef, publish_text, read_rows
+from tasks.pages.page import data_uri, render
+from tasks.pages.sparks import spark
 
 VERSION = 1
 
@@ -22,9 +26,21 @@ EMBED_LIMIT = 64_000_000
 
 PAGE = Path("report/index.html")
 
+TEMPLATE = Path(__file__).with_name("gallery.html.j2")
+
+CURVES: Mapping[str, tuple[float, tuple[float, ...], str]] = {
+    "sharpness": (1.5, (LIMITS.sharpness_min,), "against the first frame"),
+    "colour": (LIMITS.colour_max * 1.25, (LIMITS.colour_max,), "gray levels from the picture"),
+    "identity": (1.0, (LIMITS.identity_min,), "likeness to the picture"),
+    "flicker": (LIMITS.flicker_max * 1.25, (LIMITS.flicker_max,), "gray levels from frame to frame"),
+}
+"""The meters that are drawn: the height of the curve, its limits, and its unit."""
+
 NEEDS = ("job", "take", "name", "status", "stage", "image", "picture", "video", "motion_asked", "motion_measured",
-         "camera_strength", "first_frame_psnr", "last_frame_psnr", "seed", "steps", "fps", "motion_bucket", "frames",
-         "width", "height", "model", "lora", "lora_strength", "error_message")  # fmt: skip
+         "strength_asked", "strength_measured", "camera_strength", "first_frame_psnr", "last_frame_psnr", "chosen",
+         "score", "passed", "reasons", "good_until", "good_until_reason", "frames_kept",
+         *(f"{name}_curve" for name in CURVES), "seed", "steps", "fps", "motion_bucket", "frames", "width", "height",
+         "model", "lora", "lora_strength", "error_message")  # fmt: skip
 
 
 @dataclass
@@ -41,48 +57,97 @@ class Embedder:
         if size > self.budget:
             return f"../{name}"
         self.budget -= size
-        return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+        return data_uri(path.read_bytes(), kind)
+
+
+@dataclass
+class Card:
+    """A job on the page: its picture, and the rows of its takes, the chosen one first."""
+
+    picture_url: str
+    takes: list[dict[str, Any]]
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """The take that is shown large."""
+        return self.takes[0]
+
+    @property
+    def state(self) -> str:
+        """What the page filters by, as words apart."""
+        own = self.chosen
+        passed = {True: "passed", False: "unpassed", None: ""}[own["passed"]]
+        asked = own["motion_asked"]
+        return f"{passed} {'' if asked is None else 'met' if asked == own['motion_measured'] else 'missed'}"
+
+    @property
+    def good_share(self) -> float:
+        """The share of the chosen take's frames that are good."""
+        return self.chosen["good_until"] / self.chosen["frames"] if self.chosen["good_until"] is not None else 0.0
+
+
+def cards_of(root: Path, rows: Sequence[Mapping[str, Any]], embed_limit: int = EMBED_LIMIT) -> list[Card]:
+    """A card for each job that has a clip."""
+    url = Embedder(root, embed_limit).url
+    made = sorted((row for row in rows if row["status"] == "ok"), key=lambda row: row["job"])
+    cards = []
+    for _, group in groupby(made, key=lambda row: row["job"]):
+        takes = sorted((dict(row) for row in group), key=lambda row: (not row["chosen"], row["take"]))
+        cards.append(Card(url(takes[0]["picture"], "image/png"), takes))
+    for place in range(max((len(card.takes) for card in cards), default=0)):
+        for take in (card.takes[place] for card in cards if place < len(card.takes)):
+            take |= {"video_url": url(take["video"], "video/mp4"), "sparks": list(sparks_of(take))}
+    return cards
+
+
+def sparks_of(row: Mapping[str, Any]) -> Iterator[tuple[str, str, Markup]]:
+    """Each meter of a clip that was measured: its name, its last value and its curve."""
+    for name, (top, limits, unit) in CURVES.items():
+        values = row[f"{name}_curve"]
+        if values:
+            said = f"{name}, {unit}: from {values[0]:.2f} to {values[-1]:.2f} over {len(values)} frames"
+            yield name, f"{values[-1]:.2f}", spark(values, top, said, limits, row["good_until"])
 
 
 def asked_measured(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """For each motion asked: how many clips, in how many it was measured, and what was measured instead."""
+    """For each motion asked: how many chosen clips, in how many it was measured, how fast, and what instead."""
     table = []
-    for motion in sorted({row["motion_asked"] for row in rows if row["status"] == "ok" and row["motion_asked"]}):
-        seen = Counter(r["motion_measured"] for r in rows if r["status"] == "ok" and r["motion_asked"] == motion)
-        met, clips = seen.pop(motion, 0), seen.total()
-        table.append({"motion": motion, "clips": clips + met, "met": met, "others": seen.most_common()})
+    clips = [row for row in rows if row["status"] == "ok" and row["motion_asked"] and row["chosen"] is not False]
+    for motion in sorted({row["motion_asked"] for row in clips}):
+        those = [row for row in clips if row["motion_asked"] == motion]
+        seen = Counter(row["motion_measured"] for row in those)
+        speeds = {f"speed_{end}": _median(row[f"strength_{end}"] for row in those) for end in ("asked", "measured")}
+        met = seen.pop(motion, 0)
+        table.append({"motion": motion, "clips": len(those), "met": met, "others": seen.most_common(), **speeds})
     return table
 
 
-def figures(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """The page's headline: names and values."""
+def figures(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
+    """The page's headline: names, values and what stands beside them."""
     states = Counter(row["status"] for row in rows)
     sharp = [row["first_frame_psnr"] for row in rows if row["first_frame_psnr"] is not None]
+    chosen = [row for row in rows if row["chosen"]]
     motions = asked_measured(rows)
     asked, met = sum(m["clips"] for m in motions), sum(m["met"] for m in motions)
-    shown = [("clips", str(states["ok"])), ("failed", str(states["failed"])), ("duplicates", str(states["duplicate"]))]
-    if sharp:
-        shown.append(("first frame, mean", f"{sum(sharp) / len(sharp):.1f} dB"))
+    shown = [("clips", str(states["ok"]), ""), ("failed", str(states["failed"]), "")]
+    if states["duplicate"]:
+        shown.append(("duplicates", str(states["duplicate"]), ""))
+    if chosen:
+        shown.append(("pass the gate", str(sum(row["passed"] for row in chosen)), f"of {len(chosen)}"))
     if asked:
-        shown.append(("motion as asked", f"{met} of {asked}"))
+        shown.append(("motion as asked", str(met), f"of {asked}"))
+    if sharp:
+        shown.append(("first frame, mean", f"{sum(sharp) / len(sharp):.1f}", "dB"))
     return shown
 
 
 def gallery_html(root: Path, rows: Sequence[Mapping[str, Any]], embed_limit: int = EMBED_LIMIT) -> str:
     """The page for the rows of outputs.parquet below `root`."""
-    url = Embedder(root, embed_limit).url
-    clips = [
-        {**row, "picture_url": url(row["picture"], "image/png"), "video_url": url(row["video"], "video/mp4")}
-        for row in rows
-        if row["status"] == "ok"
-    ]
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    return environment.get_template("gallery.html.j2").render(
+    return render(
+        TEMPLATE,
         figures=figures(rows),
         motions=asked_measured(rows),
-        clips=clips,
+        cards=cards_of(root, rows, embed_limit),
         others=[row for row in rows if row["status"] != "ok"],
     )
 
@@ -92,3 +157,8 @@ def write_gallery(root: Path, outputs: ManifestRef) -> Path:
     """Write the page of a run; its path."""
     publish_text(root / PAGE, gallery_html(root, read_rows(outputs, NEEDS)))
     return root / PAGE
+
+
+def _median(values: Iterator[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return median(known) if known else None

@@ -43,6 +43,7 @@ CLIP_COLUMNS: tuple[pa.Field, ...] = (
     pa.field("video", pa.string()),
     pa.field("video_sha256", pa.string()),
     pa.field("sidecar", pa.string()),
+    pa.field("frames_kept", pa.int32()),
     pa.field("first_frame_psnr", pa.float64()),
     pa.field("last_frame_psnr", pa.float64()),
     pa.field("motion_measured", pa.string()),
@@ -53,7 +54,29 @@ CLIP_COLUMNS: tuple[pa.Field, ...] = (
     pa.field("camera_roll", pa.float64()),
     pa.field("object_motion", pa.float64()),
     pa.field("motion_score", pa.float64()),
+    pa.field("sharpness", pa.float64()),
+    pa.field("colour", pa.float64()),
+    pa.field("identity", pa.float64()),
+    pa.field("flicker", pa.float64()),
+    pa.field("frozen_share", pa.float64()),
+    pa.field("good_until", pa.int32()),
+    pa.field("good_until_reason", pa.string()),
+    pa.field("sharpness_curve", pa.list_(pa.float32())),
+    pa.field("colour_curve", pa.list_(pa.float32())),
+    pa.field("identity_curve", pa.list_(pa.float32())),
+    pa.field("flicker_curve", pa.list_(pa.float32())),
+    pa.field("change_curve", pa.list_(pa.float32())),
 )
+
+CHOICE_COLUMNS: tuple[pa.Field, ...] = (
+    pa.field("chosen", pa.bool_()),
+    pa.field("score", pa.float64()),
+    pa.field("passed", pa.bool_()),
+    pa.field("reasons", pa.list_(pa.string())),
+)
+
+OWN_UNIT = {"pan": "camera_pan", "tilt": "camera_tilt", "zoom": "camera_zoom", "roll": "camera_roll"}
+"""The column with the speed of each kind of motion, in the unit in which its strength is asked."""
 
 SCHEMA = pa.schema(
     [
@@ -65,6 +88,9 @@ SCHEMA = pa.schema(
         pa.field("image", pa.string()),
         pa.field("item_key", pa.string()),
         pa.field("motion_asked", pa.string()),
+        pa.field("strength_asked", pa.float64()),
+        pa.field("strength_measured", pa.float64()),
+        *CHOICE_COLUMNS,
         *CLIP_COLUMNS,
         *SAMPLE_COLUMNS,
         *JOB_COLUMNS,
@@ -72,42 +98,76 @@ SCHEMA = pa.schema(
     ]
 )
 """status: "ok", "duplicate" or "failed"; stage: the step that failed ("jobs", "sample" or "decode"). Paths of what was
-made are relative to the table's folder; `image`, `lora` and `model` are where they were given."""
+made are relative to the table's folder; `image`, `lora` and `model` are where they were given. Strengths are in the
+motion's own unit (short sides per second; zoom: natural log of magnification per second; roll: degrees per second), and
+the measured one is negative where the camera went the other way. `chosen`: of a job's takes, the one to use."""
 
 FILE = "outputs.parquet"
 
 Rows = Mapping[str, Mapping[str, Any]]
 
 
-def output_row(job: Mapping[str, Any], samples: Rows, clips: Rows) -> dict[str, Any]:
-    """One job's row; `samples` and `clips` are by item key."""
+def strength_measured(motion: str | None, clip: Mapping[str, Any]) -> float | None:
+    """How fast a clip's camera made the motion asked for, in that motion's unit; the mean flow where none was asked."""
+    if motion is None or motion == "static":
+        return clip.get("motion_score")
+    kind, _, sense = motion.partition("_")
+    speed = clip.get(OWN_UNIT.get(kind, ""))
+    if speed is None or not sense:
+        return abs(speed) if speed is not None else None
+    return -speed if sense in ("left", "down", "out") else speed
+
+
+def output_row(job: Mapping[str, Any], samples: Rows, clips: Rows, choices: Rows) -> dict[str, Any]:
+    """One job's row; `samples`, `clips` and `choices` are by item key."""
     names = ("job", "take", "name", "image", "item_key", "status", *(f.name for f in (*JOB_COLUMNS, *ERROR_FIELDS)))
-    row = {name: job[name] for name in names} | {"motion_asked": job["motion"]}
+    row = {name: job[name] for name in names}
+    row |= {"motion_asked": job["motion"], "strength_asked": job.get("motion_strength")}
     if job["status"] != "ready":
         return row | {"stage": "jobs"}
     sample, clip = samples.get(job["item_key"], {}), clips.get(job["item_key"], {})
     row |= {f.name: sample.get(f.name) for f in SAMPLE_COLUMNS} | {f.name: clip.get(f.name) for f in CLIP_COLUMNS}
     if clip.get("video"):
-        return row | {"status": "ok", "stage": None}
+        choice = choices.get(job["item_key"], {})
+        row |= {f.name: choice.get(f.name) for f in CHOICE_COLUMNS}
+        return row | {"status": "ok", "stage": None, "strength_measured": strength_measured(job["motion"], clip)}
     stage, faulty = ("decode", clip) if sample.get("latents") else ("sample", sample)
     return row | {"status": "failed", "stage": stage} | {f.name: faulty.get(f.name) for f in ERROR_FIELDS}
 
 
 def output_rows(
-    jobs: Iterable[Mapping[str, Any]], samples: Iterable[Mapping[str, Any]], clips: Iterable[Mapping[str, Any]]
+    jobs: Iterable[Mapping[str, Any]],
+    samples: Iterable[Mapping[str, Any]],
+    clips: Iterable[Mapping[str, Any]],
+    choices: Iterable[Mapping[str, Any]] = (),
 ) -> list[dict[str, Any]]:
     """A row for every job and take, in the order of the jobs, whatever the order of the others."""
-    by_key = [{row["item_key"]: row for row in rows} for rows in (samples, clips)]
+    by_key = [{row["item_key"]: row for row in rows} for rows in (samples, clips, choices)]
     rows = (output_row(job, *by_key) for job in jobs)
     return sorted(rows, key=lambda row: (row["job"], row["take"] or 0))
 
 
+def with_further(
+    jobs: Sequence[Mapping[str, Any]], further: Iterable[Mapping[str, Any]], samples: Iterable[Mapping[str, Any]]
+) -> list[Mapping[str, Any]]:
+    """The jobs asked for, and of the `further` takes those that were tried."""
+    tried = {row["item_key"] for row in samples} - {row["item_key"] for row in jobs}
+    return [*jobs, *(row for row in further if row["status"] == "ready" and row["item_key"] in tried)]
+
+
 @task(name="collect outputs")
 def collect_outputs(
-    root: Path, jobs: ManifestRef, samples: Sequence[ManifestRef], clips: Sequence[ManifestRef]
+    root: Path,
+    jobs: ManifestRef,
+    samples: Sequence[ManifestRef],
+    clips: Sequence[ManifestRef],
+    choices: ManifestRef | None = None,
+    further: ManifestRef | None = None,
 ) -> ManifestRef:
-    """Write outputs.parquet below `root` from the manifests of the run."""
+    """Write outputs.parquet below `root` from the manifests of the run; `further` has takes past those asked for."""
     sampled, decoded = ([row for ref in refs for row in read_rows(ref)] for refs in (samples, clips))
-    inputs = (jobs.digest, *(ref.digest for ref in (*samples, *clips)))
-    rows = output_rows(read_rows(jobs), sampled, decoded)
+    chosen, more = (read_rows(ref) if ref else [] for ref in (choices, further))
+    optional = [ref for ref in (choices, further) if ref]
+    inputs = (jobs.digest, *(ref.digest for ref in (*samples, *clips, *optional)))
+    rows = output_rows(with_further(read_rows(jobs), more, sampled), sampled, decoded, chosen)
     return write_manifest(root / FILE, table_of(rows, SCHEMA), Lineage(step="outputs", version=VERSION, inputs=inputs))

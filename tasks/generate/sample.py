@@ -11,7 +11,7 @@ What memory allows is planned before, and planned again, a rung lower, when it w
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -137,9 +137,11 @@ def ready_items(jobs: ManifestRef) -> list[Item]:
     return [item_of(row) for row in read_rows(jobs, NEEDS) if row["status"] == "ready"]
 
 
-def batches_of(jobs: ManifestRef, config: SampleConfig) -> list[Batch]:
-    """The batches that all of the jobs make, whatever is done of them: what `sample_jobs` takes, in chunks."""
-    return [(jobs, tuple(item.item_key for item in batch)) for batch in fill_batches(ready_items(jobs), config.batch)]
+def batches_of(jobs: ManifestRef, config: SampleConfig, wanted: Collection[str] | None = None) -> list[Batch]:
+    """The batches that all of the jobs make, or the `wanted` item keys, whatever is done of them: what `sample_jobs`
+    takes, in chunks."""
+    items = [item for item in ready_items(jobs) if wanted is None or item.item_key in wanted]
+    return [(jobs, tuple(item.item_key for item in batch)) for batch in fill_batches(items, config.batch)]
 
 
 def plan_batches(items: Sequence[Item], done: Mapping[str, Sequence[str]], size: int) -> list[list[Item]]:

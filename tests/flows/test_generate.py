@@ -84,6 +84,25 @@ def test_a_folder_of_pictures_becomes_videos_a_table_and_a_page(tmp_path, pictur
 
 
 @pytest.mark.usefixtures("prefect_server")
+def test_a_job_without_a_take_that_passes_gets_more_up_to_the_budget_and_the_others_none(tmp_path, pictures, model):
+    table = pictures / "jobs.csv"
+    table.write_text("image,motion\na.png,pan_left\nb.png,\n")
+    gate = {"extra_takes": 2, "good_share": 0.0, "frozen_max": 1.0}
+    outcome = run_flow(generate, config(table, tmp_path / "out", model, takes=2, gate=gate))
+    rows = read_rows(outcome.outputs)
+    assert [(row["job"], row["take"]) for row in rows] == [(0, 0), (0, 1), (0, 2), (0, 3), (1, 0), (1, 1)]
+    assert [row["passed"] for row in rows] == [False] * 4 + [True] * 2, "a random model moves no camera"
+    assert all(row["reasons"] for row in rows[:4])
+    assert [sum(row["chosen"] for row in rows if row["job"] == job) for job in (0, 1)] == [1, 1]
+    assert all(len(row["sharpness_curve"]) == 4 for row in rows)
+    again = run_flow(generate, config(table, tmp_path / "out", model, takes=2, gate=gate))
+    assert read_rows(again.outputs) == rows
+    asked_alone = run_flow(generate, config(table, tmp_path / "other", model, takes=4, gate=gate))
+    alone = {row["item_key"]: row["latents_sha256"] for row in read_rows(asked_alone.outputs)}
+    assert all(row["item_key"] in alone for row in rows), "an extra take is the take that more takes would have made"
+
+
+@pytest.mark.usefixtures("prefect_server")
 def test_mended_jobs_are_made_and_the_others_left(tmp_path, pictures, model):
     good = (pictures / "c.png").read_bytes()
     (pictures / "c.png").write_bytes(good[:200])

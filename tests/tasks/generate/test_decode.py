@@ -21,6 +21,7 @@ from tasks.generate.decode import (
     SCHEMA,
     DecodeConfig,
     decode_jobs,
+    frames_kept,
     load_latents,
     measure_clip,
     provenance_of,
@@ -168,3 +169,19 @@ def test_the_first_frame_of_a_clip_is_compared_with_the_picture_it_was_made_from
     row = read_rows(decode_jobs.fn(root, DecodeConfig(), items)[0])[0]
     assert row["first_frame_psnr"] == pytest.approx(expected)
     assert provenance_of(job, sample, 7)["sample_version"] == 7
+
+
+def test_a_trimmed_clip_ends_where_it_stops_being_good_and_says_so(tmp_path, pictures, model):
+    root = tmp_path / "out"
+    items = sampled_jobs(root, pictures("a.png"), model)
+    whole, trimmed = (read_rows(decode_jobs.fn(root, DecodeConfig(trim=trim), items)[0])[0] for trim in (False, True))
+    assert whole["video"] != trimmed["video"]
+    assert whole["frames_kept"] == 4
+    assert trimmed["frames_kept"] == max(2, trimmed["good_until"])
+    assert trimmed["good_until"] == 4 or trimmed["good_until_reason"], "a random model's clip is no good for long"
+    assert len(trimmed["sharpness_curve"]) == 4, "curves are of all that was made"
+
+
+@pytest.mark.parametrize(("good", "trim", "kept"), [(5, True, 5), (0, True, 2), (8, True, 8), (3, False, 8)])
+def test_only_good_frames_are_kept_but_two_at_least(good, trim, kept):
+    assert frames_kept(8, good, trim) == kept

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tasks.generate.gallery import NEEDS, Embedder, asked_measured, figures, gallery_html
+from tasks.generate.gallery import NEEDS, Embedder, asked_measured, cards_of, figures, gallery_html
 
 
 def row(number: int, **changes: Any) -> dict[str, Any]:
@@ -15,6 +15,9 @@ def row(number: int, **changes: Any) -> dict[str, Any]:
         "job": number, "take": 0, "name": f"p{number}", "status": "ok", "image": "p.png", "picture": "p.png",
         "video": "v.mp4", "motion_measured": "static", "camera_strength": 0.1, "first_frame_psnr": 24.0, "seed": 0,
         "last_frame_psnr": 20.0, "steps": 25, "fps": 7.0, "motion_bucket": 127, "frames": 8, "width": 64, "height": 64,
+        "chosen": True, "passed": True, "score": 0.8, "good_until": 8, "reasons": [], "frames_kept": 8,
+        "sharpness_curve": [1.0] * 8, "colour_curve": [0.0] * 8, "identity_curve": [1.0] * 8,
+        "flicker_curve": [0.0] * 8,
     }  # fmt: skip
     return made | changes
 
@@ -36,8 +39,8 @@ class Sources(HTMLParser):
         self.feed(page)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.loaded += [value or "" for name, value in attrs if name in ("src", "href")]
-        if tag not in ("meta", "img", "br", "link"):
+        self.loaded += [value or "" for name, value in attrs if name == "src"]
+        if tag not in ("meta", "img", "br", "link", "input"):
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
@@ -75,32 +78,100 @@ def test_names_and_reasons_are_escaped(root):
 def test_failures_and_duplicates_stand_there_with_their_reasons(root):
     rows = [
         row(0),
-        row(1, status="failed", stage="jobs", error_message="b.png: cannot be read", picture=None, video=None),
-        row(2, status="duplicate", stage="jobs", error_message="asks for the same clip as job 0", video=None),
+        row(1, status="failed", stage="jobs", error_message="b.png: cannot be read", video=None, chosen=None),
+        row(2, status="duplicate", stage="jobs", error_message="asks for the same clip as job 0", chosen=None),
     ]
     page = gallery_html(root, rows)
     assert "b.png: cannot be read" in page
     assert "asks for the same clip as job 0" in page
-    assert dict(figures(rows)) == {"clips": "1", "failed": "1", "duplicates": "1", "first frame, mean": "24.0 dB"}
+    assert figures(rows) == [
+        ("clips", "1", ""),
+        ("failed", "1", ""),
+        ("duplicates", "1", ""),
+        ("pass the gate", "1", "of 1"),
+        ("first frame, mean", "24.0", "dB"),
+    ]
 
 
 def test_a_page_without_any_clip_is_still_a_page(root):
-    page = gallery_html(root, [row(0, status="failed", stage="jobs", error_message="why", first_frame_psnr=None)])
+    page = gallery_html(
+        root, [row(0, status="failed", stage="jobs", error_message="why", first_frame_psnr=None, chosen=None)]
+    )
     assert Sources(page).loaded == []
     assert "why" in page
 
 
-def test_asked_and_measured_are_counted_by_motion():
+def test_asked_and_measured_are_counted_by_motion_over_the_chosen_takes():
     rows = [
-        row(0, motion_asked="pan_left", motion_measured="pan_left"),
-        row(1, motion_asked="pan_left", motion_measured="static"),
-        row(2, motion_asked="pan_left", motion_measured="static"),
+        row(0, motion_asked="pan_left", motion_measured="pan_left", strength_asked=0.5, strength_measured=0.4),
+        row(1, motion_asked="pan_left", motion_measured="static", strength_asked=0.5, strength_measured=0.1),
+        row(2, motion_asked="pan_left", motion_measured="static", strength_measured=0.2),
+        row(2, motion_asked="pan_left", motion_measured="roll", chosen=False),
         row(3, motion_asked="static"),
         row(4),
         row(5, motion_asked="static", status="failed"),
     ]
     assert asked_measured(rows) == [
-        {"motion": "pan_left", "clips": 3, "met": 1, "others": [("static", 2)]},
-        {"motion": "static", "clips": 1, "met": 1, "others": []},
+        {
+            "motion": "pan_left",
+            "clips": 3,
+            "met": 1,
+            "others": [("static", 2)],
+            "speed_asked": 0.5,
+            "speed_measured": 0.2,
+        },
+        {"motion": "static", "clips": 1, "met": 1, "others": [], "speed_asked": None, "speed_measured": None},
     ]
-    assert dict(figures(rows))["motion as asked"] == "2 of 4"
+    assert ("motion as asked", "2", "of 4") in figures(rows)
+
+
+def test_takes_of_a_job_share_its_card(root):
+    rows = [
+        row(0, take=0, chosen=False, passed=False, reasons=["camera static, asked pan_left"]),
+        row(0, take=1),
+        row(1),
+    ]
+    cards = cards_of(root, rows)
+    assert [[take["take"] for take in card.takes] for card in cards] == [[1, 0], [0]]
+    page = gallery_html(root, rows)
+    assert page.count("<article") == 2
+    assert page.count("<video") == 3
+    assert "1 other take<" in page
+    assert "camera static, asked pan_left" in page
+
+
+def test_chosen_takes_are_embedded_before_the_others(root):
+    rows = [row(0, take=0, chosen=False), row(0, take=1), row(1)]
+    addresses = [take["video_url"][:6] for card in cards_of(root, rows, 2 * 300 + 2 * 900) for take in card.takes]
+    assert addresses == ["data:v", "../v.m", "data:v"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "state"),
+    [
+        ({}, "passed "),
+        ({"passed": False, "motion_asked": "pan_left"}, "unpassed missed"),
+        ({"motion_asked": "static"}, "passed met"),
+        ({"passed": None, "chosen": None}, " "),
+    ],
+)
+def test_what_the_page_filters_by(root, changes, state):
+    assert cards_of(root, [row(0, **changes)])[0].state == state
+
+
+def test_every_measured_clip_shows_its_curves_and_where_it_stops_being_good(root):
+    page = gallery_html(root, [row(0, good_until=3, good_until_reason="blurred"), row(1, sharpness_curve=None)])
+    assert page.count('class="spark"') == 7
+    assert page.count('class="end"') == 4
+    assert "good until frame <b>3</b> of 8: blurred" in page
+    assert 'aria-label="sharpness, against the first frame: from 1.00 to 1.00 over 8 frames"' in page
+
+
+def test_the_page_can_be_filtered_and_sorted_by_keyboard_and_says_how_many_are_shown(root):
+    page = gallery_html(root, [row(0)])
+    for control in ('type="search"', 'name="state"', 'name="motion"', 'name="sort"', 'role="status"', 'tabindex="0"'):
+        assert control in page
+
+
+def test_a_trimmed_clip_says_so(root):
+    assert "trimmed to 5" in gallery_html(root, [row(0, good_until=5, frames_kept=5)])

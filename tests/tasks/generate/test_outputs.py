@@ -2,8 +2,20 @@
 
 from typing import Any
 
-from tasks.generate import decode, jobs, sample
-from tasks.generate.outputs import CLIP_COLUMNS, JOB_COLUMNS, SAMPLE_COLUMNS, SCHEMA, collect_outputs, output_rows
+import pytest
+
+from tasks.generate import choose, decode, jobs, sample
+from tasks.generate.outputs import (
+    CHOICE_COLUMNS,
+    CLIP_COLUMNS,
+    JOB_COLUMNS,
+    SAMPLE_COLUMNS,
+    SCHEMA,
+    collect_outputs,
+    output_rows,
+    strength_measured,
+    with_further,
+)
 from tasks.manifest import Lineage, manifest_ref, read_manifest, table_of, write_manifest
 
 ERRORS = {"error_code": None, "error_message": None, "attempt": 1}
@@ -58,13 +70,50 @@ def test_asked_and_measured_stand_side_by_side_and_files_are_named():
     assert last["video"] == "videos/c.mp4"
 
 
+@pytest.mark.parametrize(
+    ("motion", "speed", "measured"),
+    [
+        ("pan_left", {"camera_pan": -0.4}, 0.4),
+        ("pan_left", {"camera_pan": 0.3}, -0.3),
+        ("tilt_up", {"camera_tilt": 0.2}, 0.2),
+        ("zoom_out", {"camera_zoom": -0.1}, 0.1),
+        ("roll", {"camera_roll": -20.0}, 20.0),
+        ("static", {"motion_score": 0.01}, 0.01),
+        (None, {"motion_score": 0.5}, 0.5),
+        ("pan_left", {}, None),
+    ],
+)
+def test_strength_is_measured_in_the_motions_own_unit_and_is_negative_the_other_way(motion, speed, measured):
+    assert strength_measured(motion, speed) == measured
+
+
+def test_the_choice_among_takes_stands_in_the_row_and_only_where_a_clip_is():
+    choices = [
+        {"item_key": key, "chosen": True, "score": 0.5, "passed": False, "reasons": ["blurred"]} for key in ("a", "b")
+    ]
+    rows = output_rows(JOBS, SAMPLES, CLIPS, choices)
+    assert [row.get("chosen") for row in rows] == [True, None, None, None, None, None]
+    assert (rows[0]["score"], rows[0]["reasons"]) == (0.5, ["blurred"])
+
+
+def test_of_further_takes_only_those_that_were_tried_have_rows():
+    further = [*JOBS, job(3, "e", take=1), job(4, "f", take=2), job(2, "a", take=1, status="duplicate")]
+    rows = with_further(JOBS, further, [*SAMPLES, sampled("e")])
+    assert [row["item_key"] for row in rows] == ["a", None, "a", "b", "c", "d", "e"]
+
+
 def test_a_clip_that_was_sampled_but_not_decoded_keeps_its_latents():
     row = output_rows(JOBS, SAMPLES, CLIPS)[4]
     assert (row["latents"], row["video"]) == ("latents/d", None)
 
 
 def test_the_columns_that_steps_share_have_the_same_names_and_types():
-    for columns, schema in ((JOB_COLUMNS, jobs.SCHEMA), (SAMPLE_COLUMNS, sample.SCHEMA), (CLIP_COLUMNS, decode.SCHEMA)):
+    for columns, schema in (
+        (JOB_COLUMNS, jobs.SCHEMA),
+        (SAMPLE_COLUMNS, sample.SCHEMA),
+        (CLIP_COLUMNS, decode.SCHEMA),
+        (CHOICE_COLUMNS, choose.SCHEMA),
+    ):
         assert [schema.field(column.name) for column in columns] == list(columns)
 
 

@@ -1,0 +1,43 @@
+"""Measure how much motion a model makes for which motion bucket, and keep the table that jobs ask by."""
+
+import json
+from pathlib import Path
+
+from prefect import flow
+from pydantic import Field
+
+from flows.config import FlowConfig, Outcome
+from flows.running import running
+from tasks.generate.calibrate import FILE, CalibrateConfig, as_text, calibrate_model
+
+
+class CalibrationConfig(FlowConfig, CalibrateConfig):
+    """Which model is measured, and on how many clips."""
+
+    model: str = Field(description="The model: a folder, or 'tiny' for the embedded one")
+    out: Path = Field(description="Folder of the measurements and of the table")
+
+    @property
+    def settings(self) -> CalibrateConfig:
+        """The part that the measurements depend on."""
+        return CalibrateConfig(**{name: getattr(self, name) for name in CalibrateConfig.model_fields})
+
+
+class CalibrationOutcome(Outcome):
+    """The table, and where it is."""
+
+    text: str
+    table: Path
+
+    def __str__(self) -> str:
+        """Speeds by motion and bucket, then the file."""
+        return f"{self.text}\ntable: {self.table}"
+
+
+@flow(name="calibrate")
+def calibrate(config: CalibrationConfig) -> CalibrationOutcome:
+    """Generate clips over buckets and motions, measure them, and write the table."""
+    with running(config.out, "calibrate", config) as run:
+        run.whole(calibrate_model, config.settings, config.model)
+        table = config.out / FILE
+        return CalibrationOutcome(text=as_text(json.loads(table.read_text())["responses"]), table=table)

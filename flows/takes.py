@@ -1,0 +1,52 @@
+"""Further takes: where none of a job's takes passes the gate, more are made, one at a time, while the budget lasts."""
+
+import logging
+from collections.abc import Callable, Collection
+from typing import NamedTuple
+
+from flows.running import Run
+from tasks.generate.choose import GateConfig, choose_takes, unmet_jobs
+from tasks.manifest import ManifestRef, read_rows
+
+log = logging.getLogger("reelmill")
+
+Read = Callable[[int], ManifestRef]
+"""The jobs with so many takes more."""
+
+Make = Callable[[ManifestRef, Collection[str]], list[list[ManifestRef]]]
+"""The latents and the clips of some of the jobs, by their item keys."""
+
+
+class Made(NamedTuple):
+    """What a run has made so far: the jobs with all takes that were tried, their latents, clips and choice."""
+
+    jobs: ManifestRef
+    samples: list[ManifestRef]
+    clips: list[ManifestRef]
+    choices: ManifestRef
+
+
+def further_takes(run: Run, gate: GateConfig, made: Made, read: Read, make: Make) -> Made:
+    """One more take at a time of each job of which no take passes the gate."""
+    for extra in range(1, gate.extra_takes + 1):
+        before = read_rows(made.jobs)
+        unmet = unmet_jobs(before, read_rows(made.choices))
+        if not unmet:
+            break
+        log.info("gate: no take of %d jobs passes; take %d more of each", len(unmet), extra)
+        jobs = read(extra)
+        wanted = {row["item_key"] for row in read_rows(jobs) if row["job"] in unmet}
+        samples, clips = make(jobs, wanted - {row["item_key"] for row in before})
+        choices = run.whole(choose_takes, gate, jobs, [*made.clips, *clips])
+        made = Made(jobs, [*made.samples, *samples], [*made.clips, *clips], choices)
+    report_yield(made)
+    return made
+
+
+def report_yield(made: Made) -> None:
+    """Say how many takes and jobs pass the gate."""
+    judged, unmet = read_rows(made.choices), unmet_jobs(read_rows(made.jobs), read_rows(made.choices))
+    jobs = sum(row["chosen"] for row in judged)
+    passed = sum(row["passed"] for row in judged)
+    met = jobs - len(unmet)
+    log.info("gate: %d of %d jobs have a take that passes; %d of %d takes do", met, jobs, passed, len(judged))

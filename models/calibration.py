@@ -1,0 +1,107 @@
+"""How much motion a model makes for which motion bucket, as measured, and the bucket for a motion that is asked.
+
+Speeds are in a motion's own unit: short sides per second for pans and tilts; for zooms the natural logarithm of
+magnification per second; for roll degrees per second; and the mean optical flow where no motion was named.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from models.errors import BadInput, BadModel
+
+UNNAMED = "any"
+"""Stands for clips that no motion was asked of."""
+
+
+@dataclass(frozen=True)
+class Response:
+    """What a model makes of one motion: rising buckets and the speed measured at each, a median over clips."""
+
+    buckets: tuple[int, ...]
+    speeds: tuple[float, ...]
+
+    def rising(self) -> list[float]:
+        """The speeds made never to fall, by pooling neighbours that do (isotonic regression)."""
+        pools: list[list[float]] = []
+        for speed in self.speeds:
+            pools.append([speed])
+            while len(pools) > 1 and np.mean(pools[-2]) > np.mean(pools[-1]):
+                pools[-2:] = [pools[-2] + pools[-1]]
+        return [float(np.mean(pool)) for pool in pools for _ in pool]
+
+    def bucket(self, strength: float) -> int:
+        """The bucket whose speed comes nearest to `strength`, between measured ones by a straight line.
+
+        Where several buckets give the same speed, the middle one; past the ends, the end.
+        """
+        speeds = self.rising()
+        low = np.interp(strength, *_first_of_equals(speeds, self.buckets))
+        high = np.interp(-strength, *_first_of_equals([-s for s in speeds[::-1]], self.buckets[::-1]))
+        return round(float(low + high) / 2)
+
+    def speed(self, bucket: int) -> float:
+        """The speed to expect at a bucket."""
+        return float(np.interp(bucket, self.buckets, self.rising()))
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A model's responses by motion (UNNAMED: none asked); `model_revision` is the digest of the weights measured."""
+
+    model_revision: str
+    responses: Mapping[str, Response]
+
+    def bucket(self, motion: str | None, strength: float) -> int:
+        """The bucket to ask of the model for a motion of that strength; raises BadInput for a motion not measured."""
+        name = motion or UNNAMED
+        if name not in self.responses:
+            known = ", ".join(sorted(self.responses)) or "none"
+            raise BadInput(
+                f"The model was not calibrated for {name} (it was for: {known}); give a motion bucket instead."
+            )
+        return self.responses[name].bucket(strength)
+
+
+def calibration_of(model_revision: str, rows: Sequence[Mapping[str, Any]]) -> Calibration:
+    """The calibration that measured clips give: rows with `motion`, `motion_bucket` and `strength_measured`."""
+    responses = {}
+    for name in dict.fromkeys(row["motion"] or UNNAMED for row in rows):
+        speeds: dict[int, list[float]] = {}
+        for row in rows:
+            if (row["motion"] or UNNAMED) == name and row["strength_measured"] is not None:
+                speeds.setdefault(row["motion_bucket"], []).append(row["strength_measured"])
+        buckets = tuple(sorted(speeds))
+        responses[name] = Response(buckets, tuple(float(np.median(speeds[bucket])) for bucket in buckets))
+    return Calibration(model_revision, {name: each for name, each in responses.items() if each.buckets})
+
+
+def calibration_json(calibration: Calibration) -> dict[str, Any]:
+    """The calibration as it is kept in a file."""
+    return asdict(calibration)
+
+
+def load_calibration(path: Path, model_revision: str) -> Calibration:
+    """Read a calibration; raises BadInput when it cannot be read and BadModel when it is of other weights."""
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        responses = {
+            name: Response(tuple(map(int, each["buckets"])), tuple(map(float, each["speeds"])))
+            for name, each in kept["responses"].items()
+        }
+        calibration = Calibration(kept["model_revision"], responses)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadInput(f"{path}: not a calibration ({error}). Make one with `reelmill calibrate`.") from error
+    if calibration.model_revision != model_revision:
+        raise BadModel(f"{path}: measured on other weights than the model has. Run `reelmill calibrate` again.")
+    return calibration
+
+
+def _first_of_equals(speeds: Sequence[float], buckets: Sequence[int]) -> tuple[list[float], list[int]]:
+    """Speeds and buckets without the later ones of equal speeds: what interpolation needs."""
+    kept = [i for i in range(len(speeds)) if i == 0 or speeds[i] > speeds[i - 1]]
+    return [speeds[i] for i in kept], [buckets[i] for i in kept]

@@ -1,0 +1,133 @@
+"""Calibration: clips are generated over motion buckets and motions, and the motion in them is measured.
+
+strength_measured: the speed of the motion asked for, in its own unit (models/calibration.py), negative where the camera
+went the other way; flow: mean optical flow, short sides per second. Pictures are rendered scenes that no training saw,
+so that every checkpoint is measured on the same ones.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from prefect import task
+from pydantic import BaseModel, ConfigDict, Field
+
+from models.calibration import calibration_json, calibration_of
+from models.camera import CameraMotion, measure_motion
+from models.loaded import loaded_model
+from models.noise import item_noise
+from models.pictures import as_tensor_values
+from models.sampling import decode_latents, sample_latents
+from models.svd import VideoModel
+from tasks.caching import Step, cached
+from tasks.footage import Camera, Scene, render_shot
+from tasks.manifest import ERROR_FIELDS, ManifestRef, publish_json, read_rows, table_of
+
+VERSION = 1
+
+FIRST_SCENE = 20_000_000
+"""Scenes from here on are used for this alone."""
+
+SCHEMA = pa.schema(
+    [
+        pa.field("scene", pa.int32()),
+        pa.field("motion", pa.string()),
+        pa.field("motion_bucket", pa.int32()),
+        pa.field("motion_measured", pa.string()),
+        pa.field("strength_measured", pa.float64()),
+        pa.field("flow", pa.float64()),
+        *ERROR_FIELDS,
+    ]
+)
+
+STEP = Step("calibrate", VERSION, SCHEMA)
+
+FILE = "calibration.json"
+
+
+class CalibrateConfig(BaseModel):
+    """Which clips the calibration rests on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    buckets: tuple[int, ...] = Field(default=(10, 40, 80, 120, 160, 200, 240), description="Motion buckets tried")
+    pictures: int = Field(default=4, ge=1, description="Rendered pictures, each tried with every bucket and motion")
+    motions: tuple[str, ...] | None = Field(
+        default=None, description="Camera motions asked for by name; all that the model knows but static if not given"
+    )
+    steps: int = Field(default=15, ge=1, le=1000, description="Denoising steps")
+    seed: int = Field(default=0, ge=0, description="Seed of the noise")
+
+
+def motions_of(model: VideoModel, config: CalibrateConfig) -> list[str | None]:
+    """The motions to measure: those asked for, or those that the model knows, and none."""
+    named = config.motions if config.motions is not None else sorted(set(model.words) - {"static"})
+    return [None, *named]
+
+
+def own_speed(motion: str | None, measured: CameraMotion) -> float:
+    """The measured speed of a motion in its own unit, positive when it is the motion; the mean flow for none."""
+    if motion is None:
+        return measured.magnitude
+    kind, _, sense = motion.partition("_")
+    speed = float(getattr(measured, kind))
+    return abs(speed) if not sense else -speed if sense in ("left", "down", "out") else speed
+
+
+def picture_of(model: VideoModel, scene: int) -> NDArray[np.uint8]:
+    """A rendered picture of the model's size."""
+    size = (model.facts.width, model.facts.height)
+    return render_shot(Scene(FIRST_SCENE + scene, movers=0), Camera(), 1, size=size)[0]
+
+
+def measured_clip(
+    model: VideoModel, config: CalibrateConfig, scene: int, motion: str | None, bucket: int
+) -> dict[str, Any]:
+    """One clip's row; its noise depends on the scene alone, so that buckets are compared on the same noise."""
+    facts = model.facts
+    shape = model.latent_shape(facts.frames, facts.height, facts.width)
+    noise = item_noise(config.seed, f"calibration {scene}", 0, shape, (facts.height, facts.width))
+    picture = torch.from_numpy(as_tensor_values(picture_of(model, scene)).copy())[None]
+    latents = sample_latents(
+        model, picture, noise.latents[None], noise.augmentation[None], [motion], config.steps, motion_buckets=[bucket]
+    )
+    found = measure_motion(decode_latents(model, latents[0]), [i / facts.fps for i in range(facts.frames)])
+    return {
+        "scene": scene,
+        "motion": motion,
+        "motion_bucket": bucket,
+        "motion_measured": found.motion,
+        "strength_measured": own_speed(motion, found),
+        "flow": found.magnitude,
+        "attempt": 1,
+    }
+
+
+def as_text(responses: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
+    """The table as a person reads it: a line for each motion."""
+    lines = [f"{'motion':<12}" + "".join(f"{bucket:>8}" for bucket in next(iter(responses.values()))["buckets"])]
+    lines += [f"{name:<12}" + "".join(f"{speed:8.3f}" for speed in each["speeds"]) for name, each in responses.items()]
+    return "\n".join(lines)
+
+
+@task(name="calibrate")
+def calibrate_model(root: Path, config: CalibrateConfig, model: str) -> ManifestRef:
+    """A row for each clip, and the table that jobs use, as calibration.json below `root`."""
+    loaded = loaded_model(model)
+
+    def compute(_: str) -> pa.Table:
+        asked = [
+            (scene, motion, bucket)
+            for motion in motions_of(loaded, config)
+            for bucket in sorted(set(config.buckets))
+            for scene in range(config.pictures)
+        ]
+        return table_of([measured_clip(loaded, config, *each) for each in asked], SCHEMA)
+
+    made = cached(STEP, root, config, [], compute, loaded.revision)
+    publish_json(root / FILE, calibration_json(calibration_of(loaded.revision, read_rows(made))))
+    return made

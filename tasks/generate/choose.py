@@ -1,0 +1,177 @@
+"""Choosing among takes: every clip of a job is scored, the best is chosen, and a gate says whether it will do.
+
+score: 0..1, higher is better: the share of good frames, times the meters' mean, each brought to 0..1 (see `quality`);
+1 is a sharp, steady clip of the picture's own colours. A take that makes the camera motion asked for always ranks
+before one that does not, whatever their scores; then one that moves before one that is frozen. `reasons` say why a take
+does not pass the gate.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from prefect import task
+from pydantic import BaseModel, ConfigDict, Field
+
+from tasks.caching import Step, cached
+from tasks.manifest import ManifestRef, read_rows, table_of
+
+VERSION = 1
+
+SCHEMA = pa.schema(
+    [
+        pa.field("item_key", pa.string()),
+        pa.field("score", pa.float64()),
+        pa.field("passed", pa.bool_()),
+        pa.field("reasons", pa.list_(pa.string())),
+        pa.field("chosen", pa.bool_()),
+    ]
+)
+"""A row for each take that was decoded; one take of each job is `chosen`, whether it `passed` the gate or not."""
+
+STEP = Step("choose", VERSION, SCHEMA)
+
+JOB_NEEDS = ("job", "take", "item_key", "motion", "status")
+
+COLOUR_SPAN = 40.0
+"""Gray levels of colour drift at which that part of the score is 0."""
+
+FLICKER_SPAN = 10.0
+"""Gray levels of flicker at which that part of the score is 0."""
+
+
+class GateConfig(BaseModel):
+    """When a take will do, and how many more may be made of a job that has none."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    extra_takes: int = Field(default=0, ge=0, le=64, description="Further takes of a job while none passes the gate")
+    good_share: float = Field(default=0.75, ge=0, le=1, description="Least share of a clip's frames that are good")
+    score_min: float = Field(default=0.0, ge=0, le=1, description="Least score")
+    frozen_max: float = Field(default=0.3, ge=0, le=1, description="Largest share of repeated frames")
+    motion: bool = Field(default=True, description="Whether the camera motion asked for must be met")
+
+
+@dataclass(frozen=True)
+class Take:
+    """What the choice knows of a clip; see models/meters.py for the units."""
+
+    item_key: str
+    motion_asked: str | None
+    motion_measured: str
+    frames: int
+    good_frames: int
+    sharpness: float
+    colour: float
+    identity: float
+    flicker: float
+    frozen_share: float
+
+    @property
+    def met(self) -> bool:
+        """Whether the motion asked for, if any, was measured."""
+        return self.motion_asked in (None, self.motion_measured)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The place of the best take, and each take's score and what it fails."""
+
+    best: int
+    scores: tuple[float, ...]
+    reasons: tuple[tuple[str, ...], ...]
+
+
+def quality(take: Take) -> dict[str, float]:
+    """The parts of the score, 0..1 each, 1 best. Sharpness counts alike whether half or twice of the first frame's."""
+    return {
+        "sharpness": min(take.sharpness, 1 / max(take.sharpness, 1e-6)),
+        "colour": max(0.0, 1 - take.colour / COLOUR_SPAN),
+        "identity": max(0.0, take.identity),
+        "flicker": max(0.0, 1 - take.flicker / FLICKER_SPAN),
+        "moving": 1 - take.frozen_share,
+    }
+
+
+def score(take: Take) -> float:
+    """0..1, higher is better: the share of good frames times the mean of the parts."""
+    parts = quality(take)
+    return take.good_frames / take.frames * sum(parts.values()) / len(parts)
+
+
+def failed_rules(take: Take, gate: GateConfig) -> tuple[str, ...]:
+    """What the take fails of the gate, as words a person reads; none when it passes.
+
+    Where the camera is asked to stand still, a still clip passes, though one in which something moves ranks higher.
+    """
+    stands = take.motion_asked != "static" and take.frozen_share > gate.frozen_max
+    rules = {
+        f"camera {take.motion_measured}, asked {take.motion_asked}": gate.motion and not take.met,
+        f"good until frame {take.good_frames} of {take.frames}": take.good_frames < gate.good_share * take.frames,
+        f"{take.frozen_share:.0%} of the frames repeated": stands,
+        f"score {score(take):.2f} below {gate.score_min:.2f}": score(take) < gate.score_min,
+    }
+    return tuple(said for said, failed in rules.items() if failed)
+
+
+def choose(takes: Sequence[Take], gate: GateConfig) -> Choice:
+    """The best of a job's takes, one at least. Takes that are equal keep their order."""
+    reasons = tuple(failed_rules(take, gate) for take in takes)
+    scores = tuple(score(take) for take in takes)
+    ranks = [
+        (take.met, take.frozen_share <= gate.frozen_max, not failed, own)
+        for take, failed, own in zip(takes, reasons, scores, strict=True)
+    ]
+    return Choice(max(range(len(takes)), key=lambda i: ranks[i]), scores, reasons)
+
+
+def take_of(clip: Mapping[str, Any], motion_asked: str | None) -> Take:
+    """A decoded clip's row as a take."""
+    names = ("item_key", "motion_measured", "sharpness", "colour", "identity", "flicker", "frozen_share")
+    own = {name: clip[name] for name in names}
+    return Take(motion_asked=motion_asked, frames=len(clip["change_curve"]), good_frames=clip["good_until"], **own)
+
+
+def chosen_rows(
+    jobs: Sequence[Mapping[str, Any]], clips: Sequence[Mapping[str, Any]], gate: GateConfig
+) -> list[dict[str, Any]]:
+    """The manifest's rows: for each job with decoded clips, its takes in order."""
+    made = {clip["item_key"]: clip for clip in clips if clip["video"]}
+    ready = sorted((job for job in jobs if job["item_key"] in made), key=lambda job: (job["job"], job["take"]))
+    rows = []
+    for _, group in groupby(ready, key=lambda job: job["job"]):
+        takes = [take_of(made[job["item_key"]], job["motion"]) for job in group]
+        choice = choose(takes, gate)
+        rows += [
+            {
+                "item_key": take.item_key,
+                "score": own,
+                "passed": not failed,
+                "reasons": failed,
+                "chosen": i == choice.best,
+            }
+            for i, (take, own, failed) in enumerate(zip(takes, choice.scores, choice.reasons, strict=True))
+        ]
+    return rows
+
+
+def unmet_jobs(jobs: Sequence[Mapping[str, Any]], choices: Sequence[Mapping[str, Any]]) -> set[int]:
+    """The numbers of the jobs with decoded takes of which none passed the gate."""
+    numbers = {job["item_key"]: job["job"] for job in jobs if job["item_key"]}
+    judged = [(numbers[row["item_key"]], row["passed"]) for row in choices]
+    return {number for number, _ in judged} - {number for number, passed in judged if passed}
+
+
+@task(name="choose")
+def choose_takes(root: Path, config: GateConfig, jobs: ManifestRef, clips: Sequence[ManifestRef]) -> ManifestRef:
+    """Score every take and choose one for each job."""
+
+    def compute(_: str) -> pa.Table:
+        decoded = [row for ref in clips for row in read_rows(ref)]
+        ready = [row for row in read_rows(jobs, JOB_NEEDS) if row["status"] == "ready"]
+        return table_of(chosen_rows(ready, decoded, config), SCHEMA)
+
+    return cached(STEP, root, config, [jobs, *clips], compute)

@@ -1,0 +1,62 @@
+"""Calibration measures every motion at every bucket, and keeps the table that jobs ask by."""
+
+import pytest
+import torch
+
+from models.calibration import load_calibration
+from models.camera import CameraMotion
+from models.svd import load_model
+from tasks.generate.calibrate import (
+    FILE,
+    SCHEMA,
+    CalibrateConfig,
+    as_text,
+    calibrate_model,
+    motions_of,
+    own_speed,
+    picture_of,
+)
+from tasks.manifest import read_manifest, read_rows
+
+FOUND = CameraMotion("pan_left", 0.5, pan=-0.4, tilt=0.1, zoom=-0.2, roll=-5.0, object_motion=0.0, magnitude=0.6)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+def test_each_bucket_is_tried_with_each_motion_and_picture_and_found_again(tmp_path, model):
+    config = CalibrateConfig(buckets=(200, 10), pictures=2, motions=("pan_left",), steps=1)
+    made = calibrate_model.fn(tmp_path, config, model)
+    assert read_manifest(made).schema == SCHEMA
+    asked = [(row["motion"], row["motion_bucket"], row["scene"]) for row in read_rows(made)]
+    assert asked == [(motion, b, s) for motion in (None, "pan_left") for b in (10, 200) for s in (0, 1)]
+    calibration = load_calibration(tmp_path / FILE, load_model(model).revision)
+    assert set(calibration.responses) == {"any", "pan_left"}
+    assert 10 <= calibration.bucket("pan_left", 0.3) <= 200
+    assert calibrate_model.fn(tmp_path, config, model).cached
+
+
+@pytest.mark.parametrize(
+    ("motion", "speed"),
+    [("pan_left", 0.4), ("pan_right", -0.4), ("tilt_up", 0.1), ("zoom_out", 0.2), ("roll", 5.0), (None, 0.6)],
+)
+def test_the_speed_is_that_of_the_motion_asked_for(motion, speed):
+    assert own_speed(motion, FOUND) == pytest.approx(speed)
+
+
+def test_all_motions_that_the_model_knows_are_measured_but_static(model):
+    assert motions_of(load_model(model), CalibrateConfig()) == [None, "pan_left"]
+    assert motions_of(load_model(model), CalibrateConfig(motions=())) == [None]
+
+
+def test_pictures_are_of_the_models_size_and_the_same_every_time(model):
+    loaded = load_model(model)
+    assert picture_of(loaded, 3).shape == (32, 32, 3)
+    assert (picture_of(loaded, 3) == picture_of(loaded, 3)).all()
+
+
+def test_the_table_reads_as_a_line_for_each_motion():
+    lines = as_text({"pan_left": {"buckets": [10, 20], "speeds": [0.1, 0.25]}}).splitlines()
+    assert [line.split() for line in lines] == [["motion", "10", "20"], ["pan_left", "0.100", "0.250"]]
