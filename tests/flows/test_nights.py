@@ -10,7 +10,6 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
-from flows.chain import pieces_of
 from flows.nights import Guard, NightConfig, check_space, deadline_of, free_bytes, local_now
 from models.errors import BadInput
 from tasks.manifest import ERROR_FIELDS, Lineage, ManifestRef, table_of, write_manifest
@@ -117,10 +116,3 @@ def test_the_breaker_can_be_switched_off(tmp_path: Path, written: Written):
     watched = guard(tmp_path, same_fault=0)
     watched.saw([written("a") for _ in range(50)])
     assert watched.may_start()
-
-
-def test_work_is_cut_into_pieces_of_about_two_seconds():
-    assert pieces_of([(n, 0.5) for n in range(9)]) == [[0, 1, 2, 3], [4, 5, 6, 7], [8]]
-    assert pieces_of([(n, 30.0) for n in range(3)]) == [[0], [1], [2]]
-    assert pieces_of([(n, 0.0) for n in range(3)]) == [[0, 1, 2]]
-    assert pieces_of([]) == []

@@ -90,7 +90,8 @@ def list_of_200(folder: Path) -> Path:
     for n, row in enumerate(bad):
         rows.insert(180 if row in rows else 9 * n, row)
     with (folder / "jobs.csv").open("w", newline="") as file:
-        writer = csv.DictWriter[str](file, ("image", "width", "model", "seed"))
+        columns: list[str] = ["image", "width", "model", "seed"]
+        writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
     return folder / "jobs.csv"
