@@ -1,9 +1,10 @@
 """Mutated video files through ingest, scan and split: each must become a row, and none may end or hold up the run.
 
-    .venv/bin/python benchmarks/fuzz.py [--files 2000] [--seed 1]
+    .venv/bin/python benchmarks/fuzz.py [--files 2000] [--seed 1] [--root FOLDER]
 
 Small films in nine containers and codecs are rendered; each file is one of them with flipped bits, a cut end, a piece
-moved or doubled, a run of zeros, or a changed length of a box, drawn by the seed. Writes benchmarks/fuzz.md.
+moved or doubled, a run of zeros, or a changed length of a box, drawn by the seed. Writes benchmarks/fuzz.md. In a
+FOLDER that stays, a run that was stopped goes on where it was.
 """
 
 import argparse
@@ -130,8 +131,8 @@ def write_mutated(films: list[Path], folder: Path, files: int, seed: int) -> Non
 def run(root: Path, files: int, seed: int) -> Result:
     """Mutate, ingest, scan and split below `root`; whatever is raised here would have ended a run."""
     films, mutated = root / "films", root / "mutated"
-    films.mkdir(parents=True)
-    mutated.mkdir()
+    films.mkdir(parents=True, exist_ok=True)
+    mutated.mkdir(exist_ok=True)
     write_mutated(render_films(films), mutated, files, seed)
     started = time.monotonic()
     ingest = ingest_sources(root / "data", IngestConfig(probe_limit_s=LIMIT_S), [str(mutated)])
@@ -180,10 +181,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--files", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--root", type=Path)
     asked = parser.parse_args()
     logging.getLogger("reelmill").setLevel(logging.ERROR)
     with TemporaryDirectory() as folder:
-        text = table(run(Path(folder), asked.files, asked.seed), asked.seed)
+        text = table(run(asked.root or Path(folder), asked.files, asked.seed), asked.seed)
     print(text)
     Path(__file__).with_suffix(".md").write_text(text, encoding="utf-8")
 
