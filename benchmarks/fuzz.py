@@ -113,8 +113,18 @@ def render_films(folder: Path) -> list[Path]:
     frames = [render_shot(Scene(seed), Camera(pan=0.3), 12, size=(64, 48)) for seed in (1, 2)]
     write_video(folder / "source.mp4", np.concatenate(frames), 24)
     for name, options in FILMS.items():
-        command = [ffmpeg_exe(), "-loglevel", "error", "-y", "-i", str(folder / "source.mp4"), *options]
-        run_ffmpeg([*command, str(folder / name)], None, name)
+        command = [
+            ffmpeg_exe(),
+            "-loglevel",
+            "error",
+            "-y",
+            "-i",
+            str(folder / "source.mp4"),
+            *options,
+            "-threads",
+            "1",
+        ]
+        run_ffmpeg([*command, "-fflags", "+bitexact", "-flags:v", "+bitexact", str(folder / name)], None, name)
     return [folder / name for name in FILMS]
 
 
