@@ -1,9 +1,10 @@
 """Mutated video files through ingest, scan and split: each must become a row, and none may end or hold up the run.
 
-    .venv/bin/python benchmarks/fuzz.py [--files 2000] [--seed 1]
+    .venv/bin/python benchmarks/fuzz.py [--files 2000] [--seed 1] [--root FOLDER]
 
 Small films in nine containers and codecs are rendered; each file is one of them with flipped bits, a cut end, a piece
-moved or doubled, a run of zeros, or a changed length of a box, drawn by the seed. Writes benchmarks/fuzz.md.
+moved or doubled, a run of zeros, or a changed length of a box, drawn by the seed. Writes benchmarks/fuzz.md. In a
+FOLDER that stays, a run that was stopped goes on where it was.
 """
 
 import argparse
@@ -112,8 +113,18 @@ def render_films(folder: Path) -> list[Path]:
     frames = [render_shot(Scene(seed), Camera(pan=0.3), 12, size=(64, 48)) for seed in (1, 2)]
     write_video(folder / "source.mp4", np.concatenate(frames), 24)
     for name, options in FILMS.items():
-        command = [ffmpeg_exe(), "-loglevel", "error", "-y", "-i", str(folder / "source.mp4"), *options]
-        run_ffmpeg([*command, str(folder / name)], None, name)
+        command = [
+            ffmpeg_exe(),
+            "-loglevel",
+            "error",
+            "-y",
+            "-i",
+            str(folder / "source.mp4"),
+            *options,
+            "-threads",
+            "1",
+        ]
+        run_ffmpeg([*command, "-fflags", "+bitexact", "-flags:v", "+bitexact", str(folder / name)], None, name)
     return [folder / name for name in FILMS]
 
 
@@ -130,8 +141,8 @@ def write_mutated(films: list[Path], folder: Path, files: int, seed: int) -> Non
 def run(root: Path, files: int, seed: int) -> Result:
     """Mutate, ingest, scan and split below `root`; whatever is raised here would have ended a run."""
     films, mutated = root / "films", root / "mutated"
-    films.mkdir(parents=True)
-    mutated.mkdir()
+    films.mkdir(parents=True, exist_ok=True)
+    mutated.mkdir(exist_ok=True)
     write_mutated(render_films(films), mutated, files, seed)
     started = time.monotonic()
     ingest = ingest_sources(root / "data", IngestConfig(probe_limit_s=LIMIT_S), [str(mutated)])
@@ -180,10 +191,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--files", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--root", type=Path)
     asked = parser.parse_args()
     logging.getLogger("reelmill").setLevel(logging.ERROR)
     with TemporaryDirectory() as folder:
-        text = table(run(Path(folder), asked.files, asked.seed), asked.seed)
+        text = table(run(asked.root or Path(folder), asked.files, asked.seed), asked.seed)
     print(text)
     Path(__file__).with_suffix(".md").write_text(text, encoding="utf-8")
 

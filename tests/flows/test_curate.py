@@ -281,3 +281,25 @@ def test_work_follows_duration_and_pixels():
 
     assert work([video(10, 1280), video(20, 1280), video(10, 2560)], 0.5) == [5, 10, 10]
     assert work([video(None, 1280)], 1.0) == [60]
+
+
+def test_kept_clips_are_cut_to_files_when_asked_and_listed(
+    good: Path, undisturbed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    dataset = tmp_path / "dataset"
+    shutil.copytree(undisturbed, dataset)
+    assert main(["curate", str(good), "--out", str(dataset), "--clips.mode", "exact"]) == 0
+    ran = [line for line in capsys.readouterr().err.splitlines() if " found (" in line and ": 0 ran, " not in line]
+    assert {line.split(":")[1].strip() for line in ran} == {"clips", "cuts"}, "nothing else was done again"
+    cuts = {row["clip_id"]: row for row in read_rows(dataset / "cuts.parquet")}
+    kept = {row["clip_id"]: row for row in read_rows(dataset / "clips.parquet") if row["keep"]}
+    assert {clip: row["cut_frames"] for clip, row in cuts.items()} == {c: row["frames"] for c, row in kept.items()}
+    assert {path.name for path in (dataset / "clips").iterdir()} == {
+        Path(row["cut_path"]).name for row in cuts.values()
+    }
+
+    assert main(["curate", str(good), "--out", str(dataset), "--clips.mode", "copy"]) in (0, 1)
+    for row in read_rows(dataset / "cuts.parquet"):
+        clip = kept[row["clip_id"]]
+        assert row["error_code"] in (None, "no_keyframes")
+        assert row["error_code"] or clip["start_pts"] <= row["cut_start_pts"] < row["cut_end_pts"] <= clip["end_pts"]
