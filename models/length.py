@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.autoencoder import encode_frames
-from models.edm import Denoiser, euler, guidance_per_frame, karras_sigmas
+from models.edm import Denoiser, euler, karras_sigmas
 from models.meters import LIMITS, Limits, good_until, measure_meters
-from models.sampling import decode_latents
-from models.svd import Conditions, VideoModel, context_of, denoise, embed_pictures, setting
+from models.sampling import decode_latents, guided
+from models.svd import Conditions, VideoModel, context_of, embed_pictures, setting
 from models.windows import over_windows
 
 
@@ -51,22 +51,6 @@ def conditions_of(model: VideoModel, pictures: Tensor, augmentation: Tensor, ask
         picture=encode_frames(model.vae, pictures + ask.noise_aug * augmentation),
         ids=ids,
     )
-
-
-def guided(model: VideoModel, conditions: Conditions, guidance: tuple[float, float]) -> Denoiser:
-    """The denoiser with guidance that rises over the frames it is given."""
-    low, high = guidance
-
-    def denoised(noisy: Tensor, sigma: Tensor) -> Tensor:
-        level = sigma.expand(len(noisy))
-        wanted = denoise(model.unet, noisy, level, conditions)
-        if low == high == 1.0:
-            return wanted
-        free = denoise(model.unet, noisy, level, conditions.dropped())
-        strength = guidance_per_frame(noisy.shape[1], low, high)[None, :, None, None, None]
-        return free + strength * (wanted - free)
-
-    return denoised
 
 
 @torch.no_grad()

@@ -3,16 +3,26 @@
 A plan changes where and in what pieces the same numbers are computed, never which: pixels agree to float tolerance.
 """
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKLTemporalDecoder, UNetSpatioTemporalConditionModel
 from diffusers.models.attention import FeedForward
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
+
+from models.exact_decode import Room
+from models.sampling import decode_latents
+from models.svd import VideoModel
+
+log = logging.getLogger("reelmill")
 
 MIB = 2**20
 
@@ -107,6 +117,35 @@ def next_strip(plan: Plan) -> Plan | None:
     if plan.strip_mib <= SMALLEST_STRIP_MIB:
         return None
     return plan.model_copy(update={"strip_mib": max(SMALLEST_STRIP_MIB, plan.strip_mib // 4)})
+
+
+def decode_within_memory(
+    model: VideoModel, latents: Tensor, parking: Path
+) -> tuple[NDArray[np.uint8], Plan, list[Plan]]:
+    """A clip's frames as models.sampling.decode_latents gives them, the plan that did it, and those too large before.
+
+    Activations that host memory cannot hold are parked in a file without a name in the folder `parking`.
+    """
+    shape = cast(LatentShape, tuple(latents.shape))
+    plan, too_large = decoding_plan(model.vae, shape, free_bytes(model.vae.device)), []
+    while True:
+        try:
+            return decode_latents(model, latents, _room(plan, model.vae, shape, parking)), plan, too_large
+        except (RuntimeError, MemoryError) as error:
+            lower = next_strip(plan) if is_out_of_memory(error) else None
+            if lower is None:
+                raise
+            log.warning("decoding: out of memory; tried again as %s.", lower)
+            too_large.append(plan)
+            plan = lower
+
+
+def _room(plan: Plan, vae: AutoencoderKLTemporalDecoder, shape: LatentShape, parking: Path) -> Room | None:
+    if plan.strip_mib is None:
+        return None
+    parked = decoding_bytes(vae, shape) // 2
+    in_memory = parked < USABLE / 2 * free_bytes(torch.device("cpu"))
+    return Room(plan.strip_mib * MIB, None if in_memory else parking)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

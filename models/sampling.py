@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.autoencoder import decoded, encode_frames
-from models.edm import euler, guidance_per_frame, karras_sigmas
+from models.edm import Denoiser, euler, guidance_per_frame, karras_sigmas
 from models.errors import BadInput
 from models.exact_decode import Room, decode_exactly
 from models.svd import Conditions, VideoModel, context_of, denoise, embed_pictures, setting
+from models.windows import over_windows
 
 
 @torch.no_grad()
@@ -33,7 +34,8 @@ def sample_latents(
     """Latents [batch, frames, channels, h, w] of a clip per picture, scaled by the autoencoder's `scaling_factor`.
 
     pictures: [batch, 3, H, W] in -1..1; noise: [batch, frames, channels, h, w] and augmentation: [batch, 3, H, W], both
-    standard normal; motions: a camera motion for each item, or None. What is None is as in the model's facts.
+    standard normal; motions: a camera motion for each item, or None. What is None is as in the model's facts. More
+    frames than the model makes at once are made in windows over time that share half their frames (models/windows.py).
     Raises BadInput when the shapes do not belong together or the model cannot make pictures of that size.
     """
     _check_shapes(model, pictures, noise, augmentation)
@@ -46,20 +48,31 @@ def sample_latents(
         ids=torch.tensor([[(fps or facts.fps) - 1, bucket, aug] for bucket in buckets]),
     )
     sigmas = karras_sigmas(steps, setting(model.scheduler, "sigma_min"), setting(model.scheduler, "sigma_max"))
-    low, high = guidance or facts.guidance
-    strength = guidance_per_frame(noise.shape[1], low, high)[None, :, None, None, None]
+    denoiser, native = guided(model, conditions, guidance or facts.guidance), facts.frames
+    if noise.shape[1] > native:
+        denoiser = over_windows(denoiser, native, overlap=native // 2)
+    # The noisiest latent is the noise itself, at the deviation of signal and noise together.
+    start = noise * (sigmas[0] ** 2 + 1).sqrt()
+    return euler(denoiser, start, sigmas)
 
-    def guided(noisy: Tensor, sigma: Tensor) -> Tensor:
+
+def guided(model: VideoModel, conditions: Conditions, guidance: tuple[float, float]) -> Denoiser:
+    """The denoiser with guidance that rises over the frames it is given, from the first of two strengths to the other.
+
+    The two branches run one after the other: half the memory of running them as one batch, and the same time.
+    """
+    low, high = guidance
+
+    def denoised(noisy: Tensor, sigma: Tensor) -> Tensor:
         level = sigma.expand(len(noisy))
         wanted = denoise(model.unet, noisy, level, conditions)
         if low == high == 1.0:
             return wanted
         free = denoise(model.unet, noisy, level, conditions.dropped())
+        strength = guidance_per_frame(noisy.shape[1], low, high)[None, :, None, None, None]
         return free + strength * (wanted - free)
 
-    # The noisiest latent is the noise itself, at the deviation of signal and noise together.
-    start = noise * (sigmas[0] ** 2 + 1).sqrt()
-    return euler(guided, start, sigmas)
+    return denoised
 
 
 def _check_shapes(model: VideoModel, pictures: Tensor, noise: Tensor, augmentation: Tensor) -> None:

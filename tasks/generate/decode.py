@@ -26,9 +26,9 @@ from torch import Tensor
 from models.camera import measure_motion
 from models.errors import BadMedia, ReelmillError
 from models.loaded import loaded_model
+from models.memory import decode_within_memory
 from models.meters import good_until, measure_meters
 from models.pictures import Picture
-from models.sampling import decode_latents
 from tasks.caching import Step, cached, find, key_of, lineage_of
 from tasks.manifest import (
     ERROR_FIELDS,
@@ -92,6 +92,8 @@ SCHEMA = pa.schema(
         pa.field("video_sha256", pa.string()),
         pa.field("sidecar", pa.string()),
         pa.field("frames_kept", pa.int32()),
+        pa.field("decode_plan", pa.string()),
+        pa.field("decode_too_large", pa.list_(pa.string())),
         *METERS,
         *ERROR_FIELDS,
     ]
@@ -186,9 +188,8 @@ def make_clip(
     root: Path, job: Mapping[str, Any], sample: Mapping[str, Any], clip: ClipSettings, key: str
 ) -> dict[str, Any]:
     """Decode, measure and write one clip and its sidecar below `root`, named by `key`: its manifest row."""
-    frames = decode_latents(
-        loaded_model(job["model"]), load_latents(root / sample["latents"], sample["latents_sha256"])
-    )
+    latents = load_latents(root / sample["latents"], sample["latents_sha256"])
+    frames, plan, too_large = decode_within_memory(loaded_model(job["model"]), latents, root)
     with Image.open(root / job["picture"]) as picture:
         meters = measure_clip(frames, np.asarray(picture), job["fps"])
     video, sidecar = (f"videos/{clip.name}-{key[:10]}{suffix}" for suffix in (".mp4", ".json"))
@@ -197,7 +198,8 @@ def make_clip(
     write_video(root / video, frames[:kept], job["fps"], crf=clip.crf, tags=tags)
     publish_json(root / sidecar, clip.provenance | {"measured": meters})
     made = {"video": video, "video_sha256": file_digest(root / video), "sidecar": sidecar, "frames_kept": kept}
-    return {"item_key": job["item_key"], "attempt": 1, **made, **meters}
+    memory = {"decode_plan": str(plan), "decode_too_large": [str(each) for each in too_large]}
+    return {"item_key": job["item_key"], "attempt": 1, **made, **memory, **meters}
 
 
 def _decode(root: Path, config: DecodeConfig, job: Mapping[str, Any], samples: ManifestRef) -> ManifestRef:

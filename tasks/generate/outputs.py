@@ -32,11 +32,15 @@ JOB_COLUMNS: tuple[pa.Field, ...] = (
     pa.field("lora_sha256", pa.string()),
     pa.field("lora_strength", pa.float64()),
     pa.field("lineage", pa.string()),
+    pa.field("priority", pa.int32()),
+    pa.field("ignored", pa.list_(pa.string())),
 )
 
 SAMPLE_COLUMNS: tuple[pa.Field, ...] = (
     pa.field("latents", pa.string()),
     pa.field("latents_sha256", pa.string()),
+    pa.field("plan", pa.string()),
+    pa.field("too_large", pa.list_(pa.string())),
 )
 
 CLIP_COLUMNS: tuple[pa.Field, ...] = (
@@ -44,6 +48,8 @@ CLIP_COLUMNS: tuple[pa.Field, ...] = (
     pa.field("video_sha256", pa.string()),
     pa.field("sidecar", pa.string()),
     pa.field("frames_kept", pa.int32()),
+    pa.field("decode_plan", pa.string()),
+    pa.field("decode_too_large", pa.list_(pa.string())),
     pa.field("first_frame_psnr", pa.float64()),
     pa.field("last_frame_psnr", pa.float64()),
     pa.field("motion_measured", pa.string()),
@@ -97,7 +103,7 @@ SCHEMA = pa.schema(
         *ERROR_FIELDS,
     ]
 )
-"""status: "ok", "duplicate" or "failed"; stage: the step that failed ("jobs", "sample" or "decode"). Paths of what was
+"""status: "ok", "duplicate", "failed" or "waiting"; stage: the step that failed ("jobs", "sample" or "decode"). Paths of what was
 made are relative to the table's folder; `image`, `lora` and `model` are where they were given. Strengths are in the
 motion's own unit (short sides per second; zoom: natural log of magnification per second; roll: degrees per second), and
 the measured one is negative where the camera went the other way. `chosen`: of a job's takes, the one to use."""

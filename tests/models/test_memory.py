@@ -6,10 +6,12 @@ from typing import Any, cast
 import pytest
 import torch
 
+from models import memory
 from models.exact_decode import Room
 from models.memory import (
     MIB,
     Plan,
+    decode_within_memory,
     decoding_bytes,
     decoding_plan,
     feed_forward_in_pieces,
@@ -109,3 +111,29 @@ def test_errors_of_memory_are_told_from_others():
 
 def test_free_memory_is_between_a_byte_and_a_petabyte():
     assert 1 < free_bytes(torch.device("cpu")) < 2**50
+
+
+def test_a_clip_too_large_to_decode_whole_is_decoded_in_ever_narrower_strips(model, tmp_path, monkeypatch):
+    latents = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))
+    whole, plan, too_large = decode_within_memory(model, latents, tmp_path)
+    assert (plan, too_large) == (Plan(), [])
+
+    def small_card(model: VideoModel, latents: torch.Tensor, room: Room | None) -> Any:
+        if room is None or room.budget > 100 * MIB:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return decode_latents(model, latents, room)
+
+    monkeypatch.setattr(memory, "decode_latents", small_card)
+    strips, plan, too_large = decode_within_memory(model, latents, tmp_path)
+    assert plan.strip_mib == 32
+    assert [each.strip_mib for each in too_large] == [None, 512, 128]
+    assert abs(strips.astype(int) - whole.astype(int)).max() <= 1
+
+
+def test_what_no_strip_can_hold_is_an_error(model, tmp_path, monkeypatch):
+    def no_card(*_: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(memory, "decode_latents", no_card)
+    with pytest.raises(MemoryError):
+        decode_within_memory(model, torch.randn(SHAPE), tmp_path)

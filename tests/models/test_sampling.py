@@ -12,6 +12,7 @@ from torch import Tensor
 
 from models.autoencoder import encode_frames
 from models.errors import BadInput
+from models.length import Ask, sample_windows
 from models.noise import Noise, item_noise, stack_noise
 from models.sampling import decode_latents, sample_latents
 from models.svd import TINY, VideoModel, load_model, setting
@@ -188,3 +189,16 @@ def test_diffusers_own_pipeline_makes_the_same_latents(tiny, guidance, sigma_max
     )
     assert isinstance(theirs, Tensor)
     assert (ours - theirs).abs().max() < 1e-3
+
+
+def test_more_frames_than_the_model_makes_at_once_are_made_in_windows(model):
+    frames = 2 * model.facts.frames + 1
+    height, width = model.facts.height, model.facts.width
+    pictures = torch.rand(1, 3, height, width) * 2 - 1
+    noise = torch.randn(1, *model.latent_shape(frames, height, width))
+    made = sample_latents(model, pictures, noise, torch.randn_like(pictures), ["pan_left"], steps=3)
+    ask = replace(Ask.native(model, "pan_left", steps=3), motion="pan_left")
+    windows = sample_windows(model, pictures, noise, torch.zeros_like(pictures), replace(ask, noise_aug=0.0))
+    again = sample_latents(model, pictures, noise, torch.zeros_like(pictures), ["pan_left"], steps=3, noise_aug=0.0)
+    assert made.shape == noise.shape
+    assert torch.equal(windows, again)

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from models.errors import BadMedia
 from models.loaded import loaded_model
+from models.sampling import decode_latents
 from tasks.asking import JobsConfig
 from tasks.footage import Camera, Scene, render_shot
 from tasks.generate import decode as step
@@ -102,7 +103,7 @@ def test_decoding_again_finds_everything(tmp_path, pictures, model, monkeypatch)
     root = tmp_path / "out"
     items = sampled_jobs(root, pictures("a.png"), model)
     first = decode_jobs.fn(root, DecodeConfig(), items)
-    monkeypatch.setattr(step, "decode_latents", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(step, "decode_within_memory", lambda *_: pytest.fail("decoded again"))
     again = decode_jobs.fn(root, DecodeConfig(), items)
     assert again[0].cached
     assert again[0].digest == first[0].digest
@@ -146,7 +147,7 @@ def test_an_unforeseen_fault_is_a_row_too(tmp_path, pictures, model, monkeypatch
     def failing(*_: Any) -> None:
         raise torch.OutOfMemoryError("out of memory")
 
-    monkeypatch.setattr(step, "decode_latents", failing)
+    monkeypatch.setattr(step, "decode_within_memory", failing)
     root = tmp_path / "out"
     row = read_rows(decode_jobs.fn(root, DecodeConfig(), sampled_jobs(root, pictures("a.png"), model))[0])[0]
     assert (row["error_code"], row["error_message"]) == ("decoding_failed", "a: decoding failed (out of memory).")
@@ -163,7 +164,7 @@ def test_the_first_frame_of_a_clip_is_compared_with_the_picture_it_was_made_from
     items = sampled_jobs(root, pictures("a.png"), model)
     job, sample = read_rows(items[0][0])[0], read_rows(items[0][1])[0]
     latents = load_latents(root / sample["latents"], sample["latents_sha256"])
-    frames = step.decode_latents(loaded_model(model), latents)
+    frames = decode_latents(loaded_model(model), latents)
     with Image.open(root / job["picture"]) as picture:
         expected = psnr(frames[0], np.asarray(picture))
     row = read_rows(decode_jobs.fn(root, DecodeConfig(), items)[0])[0]
