@@ -103,10 +103,11 @@ SCHEMA = pa.schema(
         *ERROR_FIELDS,
     ]
 )
-"""status: "ok", "duplicate", "failed" or "waiting"; stage: the step that failed ("jobs", "sample" or "decode"). Paths of what was
-made are relative to the table's folder; `image`, `lora` and `model` are where they were given. Strengths are in the
-motion's own unit (short sides per second; zoom: natural log of magnification per second; roll: degrees per second), and
-the measured one is negative where the camera went the other way. `chosen`: of a job's takes, the one to use."""
+"""status: "ok", "duplicate", "failed" or "waiting"; stage: the step that failed ("jobs", "sample" or "decode"). Paths
+of what was made are relative to the table's folder; `image`, `lora` and `model` are where they were given.
+Strengths are in the motion's own unit (short sides per second; zoom: natural log of magnification per second; roll:
+degrees per second), and the measured one is negative where the camera went the other way. `chosen`: of a job's
+takes, the one to use."""
 
 FILE = "outputs.parquet"
 
