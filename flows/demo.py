@@ -88,6 +88,7 @@ def videos(config: DemoConfig, pictures: Path, name: str, motion: Motion | None)
     return GenerateConfig(
         jobs=pictures,
         out=config.out / f"videos-{name}",
+        model="tiny",
         motion=motion,
         steps=config.sampling_steps,
         workers=config.workers,
