@@ -39,7 +39,8 @@ def further_takes(run: Run, gate: GateConfig, made: Made, read: Read, make: Make
         samples, clips = make(jobs, wanted - {row["item_key"] for row in before})
         choices = run.whole(choose_takes, gate, jobs, [*made.clips, *clips])
         made = Made(jobs, [*made.samples, *samples], [*made.clips, *clips], choices)
-    report_yield(made)
+    if gate.extra_takes:
+        report_yield(made)
     return made
 
 
