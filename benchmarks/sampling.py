@@ -25,7 +25,7 @@ from PIL import Image
 from models.sampling import sample_latents
 from models.svd import TINY, load_model, save_model
 
-MODELS = {"tiny": (8, 64, 64, 25), "medium": (14, 192, 320, 5)}
+MODELS = {"tiny": (8, 64, 64, 25), "medium": (8, 128, 192, 4)}
 """Frames, height, width and steps."""
 
 ROUNDS = 3

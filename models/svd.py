@@ -30,6 +30,7 @@ from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
 from models.edm import broadcast, c_in, c_noise, c_out, c_skip
 from models.errors import BadInput, BadModel
+from models.one_token import attend_to_one_token
 from models.parts import first_sentence, load_part
 
 TINY = Path(__file__).parent / "tiny"
@@ -112,8 +113,10 @@ def load_model(name: str) -> VideoModel:
     if not (folder / "model_index.json").is_file():
         raise BadInput(f"{name}: no model there (a folder with model_index.json). Use 'tiny' for the embedded one.")
     try:
+        unet = load_part(UNetSpatioTemporalConditionModel, folder / "unet")
+        attend_to_one_token(unet)
         return VideoModel(
-            unet=load_part(UNetSpatioTemporalConditionModel, folder / "unet"),
+            unet=unet,
             vae=load_part(AutoencoderKLTemporalDecoder, folder / "vae"),
             image_encoder=load_part(CLIPVisionModelWithProjection, folder / "image_encoder"),
             feature_extractor=CLIPImageProcessor.from_pretrained(folder / "feature_extractor", local_files_only=True),
