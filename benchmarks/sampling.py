@@ -32,7 +32,7 @@ ROUNDS = 3
 
 
 def medium_model(folder: Path) -> Path:
-    """The embedded model with a UNet of random weights, 65 million of them: a tenth of the full width's memory."""
+    """The embedded model with a wider and deeper UNet of random weights."""
     model = load_model("tiny")
     torch.manual_seed(0)
     config = dict(model.unet.config) | {"block_out_channels": (96, 192), "num_attention_heads": (3, 6)}
