@@ -6,7 +6,7 @@ INSTALLED := .venv/.installed
 PIP_COMPILE := pip compile pyproject.toml --extra dev --universal --generate-hashes --overrides overrides.txt \
 	--python-version 3.11 --no-emit-index-url --no-header --no-annotate
 
-.PHONY: install demo test check format pin tiny-model tiny-eval bench-curate lock clean
+.PHONY: install demo test check format pin tiny-model tiny-eval bench-curate bench-generate lock clean
 
 install: $(INSTALLED)
 
@@ -45,10 +45,23 @@ tiny-model: install
 tiny-eval: install
 	$(BIN)/reelmill evaluate tiny --out out/tiny-eval
 
-# Accuracy and speed of curation beside others; writes the tables in benchmarks/.
+# Accuracy, speed and memory of curation beside others; writes the tables in benchmarks/.
 bench-curate: install
-	$(BIN)/python -m benchmarks.cuts
 	$(BIN)/python -m benchmarks.scan
+	$(BIN)/python -m benchmarks.cuts
+	$(BIN)/python -m benchmarks.choosing
+	$(BIN)/python -m benchmarks.flow
+	$(BIN)/python -m benchmarks.memory
+	$(BIN)/python -m benchmarks.camera
+
+# The same of generation with the embedded model: exactness, memory, quality, and runs that are killed.
+bench-generate: install
+	$(BIN)/python -m benchmarks.decode
+	$(BIN)/python -m benchmarks.sampling
+	$(BIN)/python -m benchmarks.gate
+	$(BIN)/python -m benchmarks.takes
+	$(BIN)/python -m benchmarks.length
+	$(BIN)/python -m benchmarks.kills
 
 lock: install
 	$(UV) $(PIP_COMPILE) -o requirements.lock
