@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from models.calibration import load_calibration
 from models.card import ModelCard, read_card, rounded_size
 from models.errors import BadInput, ReelmillError
 from models.lora import load_lora
@@ -58,6 +59,9 @@ class JobsConfig(BaseModel):
     )
     motion_bucket: int | None = Field(
         default=None, ge=0, le=255, description="Amount of motion; by its strength, or the model's own, if not given"
+    )
+    calibration: Path | None = Field(
+        default=None, description="File of `reelmill calibrate`: the bucket for a strength is as the model was measured"
     )
     guidance: tuple[float, float] | None = Field(default=None, description="Guidance at the first and last frame")
     noise_aug: float | None = Field(
@@ -138,6 +142,7 @@ class Asking:
         self.listing, self.home, self.config, self.workflow = listing, home, config, workflow
         self._digest = cache(file_digest)
         self._card = cache(read_card)
+        self._calibration = cache(load_calibration)
         self._lora = cache(lambda path: (load_lora(path)[1], file_digest(path)))
 
     def job(self, number: int, row: TableRow) -> dict[str, Any]:
@@ -185,7 +190,7 @@ class Asking:
         return {
             **{n: self._pick(n, getattr(line, n)) for n in ("seed", "steps", "motion_strength")},
             **{n: self._pick(n, getattr(line, n), getattr(facts, n)) for n in ("fps", "noise_aug", "frames")},
-            "motion_bucket": self._bucket(line, facts.motion_bucket),
+            "motion_bucket": self._bucket(line, card),
             "guidance_min": self._first(line.guidance_min, low, facts.guidance[0]),
             "guidance_max": self._first(line.guidance_max, high, facts.guidance[1]),
             "width": size[0],
@@ -195,10 +200,16 @@ class Asking:
             **self._motion_and_lora(line, card),
         }
 
-    def _bucket(self, line: JobLine, native: int) -> int:
+    def _bucket(self, line: JobLine, card: ModelCard) -> int:
+        """The motion bucket asked for; or that for the strength asked for; or the model's own."""
+        given = self._pick("motion_bucket", line.motion_bucket)
         strength, motion = self._pick("motion_strength", line.motion_strength), self._pick("motion", line.motion)
-        moved = None if strength is None else motion_bucket(strength * FLOW_PER_STRENGTH.get(motion, 1.0))
-        return self._pick("motion_bucket", line.motion_bucket, _first(moved, native))
+        if given is not None or strength is None:
+            return _first(given, card.facts.motion_bucket)
+        # Standing still is no motion that a calibration measures.
+        if self.config.calibration and motion != "static":
+            return self._calibration(self.config.calibration, card.revision).bucket(motion, strength)
+        return motion_bucket(strength * FLOW_PER_STRENGTH.get(motion, 1.0))
 
     def _motion_and_lora(self, line: JobLine, card: ModelCard) -> dict[str, Any]:
         motion, path = self._pick("motion", line.motion), self._lora_path(line)

@@ -102,6 +102,18 @@ def frames_in(path: Path, start_pts: int, end_pts: int) -> StoredFrames:
     return StoredFrames(table["pts"].to_pylist(), table["time_s"].to_pylist(), pictures)
 
 
+def lumas_in(path: Path, start_pts: int, end_pts: int) -> Iterator[Frames]:
+    """The luma of each stored frame of [start_pts, end_pts), uint8 [height, width]: few of them are held at a time.
+
+    Raises BadManifest when the store is unreadable.
+    """
+    pts = [pts for pts, _ in read_frame_times(path) if start_pts <= pts < end_pts]
+    for place in range(0, len(pts), ROWS_PER_GROUP):
+        few = pts[place : place + ROWS_PER_GROUP]
+        table = _read(path, ["jpeg"], [("pts", ">=", few[0]), ("pts", "<=", few[-1])])
+        yield from (_from_jpeg(jpeg, cv2.IMREAD_GRAYSCALE) for jpeg in table["jpeg"].to_pylist())
+
+
 def first_middle_last(path: Path, start_pts: int, end_pts: int) -> Frames:
     """The first, the middle and the last stored frame of [start_pts, end_pts), each once, as `load_frames` gives them.
 
@@ -131,8 +143,8 @@ def _to_jpeg(picture: Frames, quality: int) -> bytes:
     return jpeg.tobytes()
 
 
-def _from_jpeg(jpeg: bytes) -> Frames:
-    picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB)
+def _from_jpeg(jpeg: bytes, kind: int = cv2.IMREAD_COLOR_RGB) -> Frames:
+    picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), kind)
     if picture is None:
         raise BadManifest("A stored frame is not a JPEG. Delete the frame store and run the scan again.")
     return picture.astype(np.uint8, copy=False)

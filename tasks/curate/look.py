@@ -1,12 +1,21 @@
-"""Look: what a clip's picture is like, from its first, middle and last stored frame.
+"""Look: what a clip's picture is like and what is wrong with it, from its first, middle and last stored frame.
 
 `brightness` and `contrast` are the mean and the deviation of luma, 0 to 255, the contrast that of the most contrasty
 frame: below about 2 the picture is flat. `colours` names the middle frame's colours, the most of it first. `phash` is a
 perceptual hash of each of the three frames, 16 hexadecimal digits: frames that look alike differ in few of 64 bits
 (the lowest frequencies against their median: Zauner, "Implementation and Benchmarking of Perceptual Image Hash
 Functions", 2010).
+
+`sharpness` (0 blurred, 1 sharp), `exposure` (-1 crushed to black, 0 neither, 1 blown out to white) and `blockiness` (1
+no grid of a codec, 2 a plain one) are the medians over the three frames of what models/quality.py measures inside the
+black bars. The scan decodes without the codec's loop filter and stores JPEGs of at most 360 lines: so blockiness tells
+how coarsely a video was coded rather than what a player shows of it, and the larger a video is the less of it.
+`bar_top`, `bar_bottom`, `bar_left` and `bar_right` are the widths of those bars, in pixels of the picture as shown,
+over all stored frames of the clip, 0 for none; `crop` is what removes them, as ffmpeg's filter `crop` takes it,
+"w:h:x:y", null where there are none.
 """
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +28,16 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.errors import ReelmillError
+from models.quality import NO_BARS, Bars, blockiness, exposure, find_bars, range_of, sharpness
 from tasks.caching import Step, cached
-from tasks.frames import Frames, first_middle_last
+from tasks.frames import Frames, first_middle_last, lumas_in
 from tasks.manifest import ERROR_FIELDS, ManifestRef, read_rows, table_of
 
 VERSION = 1
 
 NEEDS_OF_SCAN = ("frame_store",)
 
-NEEDS = ("clip_id", "start_pts", "end_pts")
+NEEDS = ("clip_id", "start_pts", "end_pts", "width", "height")
 """Columns of the split that this step reads."""
 
 SCHEMA = pa.schema(
@@ -37,6 +47,14 @@ SCHEMA = pa.schema(
         ("contrast", pa.float32()),
         ("colours", pa.list_(pa.string())),
         ("phash", pa.list_(pa.string())),
+        ("sharpness", pa.float32()),
+        ("exposure", pa.float32()),
+        ("blockiness", pa.float32()),
+        ("bar_top", pa.int32()),
+        ("bar_bottom", pa.int32()),
+        ("bar_left", pa.int32()),
+        ("bar_right", pa.int32()),
+        ("crop", pa.string()),
         *ERROR_FIELDS,
     ]
 )
@@ -71,14 +89,14 @@ class LookConfig(BaseModel):
     min_colour_share: float = Field(default=0.15, ge=0, le=1, description="A further colour covers at least so much.")
 
 
-def luma(frame: Frames) -> NDArray[np.float32]:
-    """The luma, 0 to 255, of an RGB frame."""
-    return cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.float32)
+def luma(frame: Frames) -> Frames:
+    """The luma of an RGB frame, uint8 [height, width]."""
+    return cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.uint8, copy=False)
 
 
 def perceptual_hash(frame: Frames) -> str:
     """64 bits as 16 hexadecimal digits: which of the 8x8 lowest cosine frequencies of the luma exceed their median."""
-    small = cv2.resize(luma(frame), (32, 32), interpolation=cv2.INTER_AREA)
+    small = cv2.resize(luma(frame).astype(np.float32), (32, 32), interpolation=cv2.INTER_AREA)
     lowest = cv2.dct(small)[:8, :8].ravel()
     bits = lowest > np.median(lowest)
     return np.packbits(bits).tobytes().hex()
@@ -105,6 +123,20 @@ def columns_of(frames: Frames, config: LookConfig) -> dict[str, Any]:
     }
 
 
+def quality_of(frames: Frames, shown: tuple[int, int], bars: Bars = NO_BARS) -> dict[str, Any]:
+    """The columns of a clip's quality from the same frames of a video that is `shown` (width, height) large, and its
+    bars in pixels of that."""
+    lumas = [luma(frame) for frame in frames]
+    stored = bars.shrunk(shown, lumas[0])
+    return {
+        "sharpness": float(np.median([sharpness(picture, stored) for picture in lumas])),
+        "exposure": float(np.median([exposure(picture, stored) for picture in lumas])),
+        "blockiness": float(np.median([blockiness(picture, shown, stored) for picture in lumas])),
+        **{f"bar_{side}": width for side, width in asdict(bars).items()},
+        "crop": bars.crop(*shown),
+    }
+
+
 def _lab(picture: NDArray[Any]) -> NDArray[np.float32]:
     return cv2.cvtColor(picture.astype(np.float32) / 255, cv2.COLOR_RGB2Lab).astype(np.float32)
 
@@ -116,8 +148,11 @@ def _palette() -> Frames:
 def measure_clip(store: Path, clip: dict[str, Any], config: LookConfig) -> dict[str, Any]:
     """The row of one clip of the split, from its frames in `store`; nulls and the reason when it cannot be measured."""
     row = {"clip_id": clip["clip_id"], "attempt": 1}
+    span, shown = (clip["start_pts"], clip["end_pts"]), (clip["width"], clip["height"])
     try:
-        return row | columns_of(first_middle_last(store, clip["start_pts"], clip["end_pts"]), config)
+        frames = first_middle_last(store, *span)
+        bars = find_bars(range_of(lumas_in(store, *span)), shown)
+        return row | columns_of(frames, config) | quality_of(frames, shown, bars)
     except ReelmillError as error:
         return row | {"error_code": error.code, "error_message": str(error)}
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 from PIL import Image
 from prefect import task
 
+from models.calibration import load_calibration
 from models.card import read_card
 from models.errors import ReelmillError
 from models.pictures import Background, Fit, pictures_in, prepare_picture
@@ -151,7 +152,9 @@ def read_jobs(
     `images`: pictures that a workflow runs over instead of its own. `only`: names of the pictures to make, if not all.
     """
     if config.model:
-        read_card(config.model)
+        card = read_card(config.model)
+        if config.calibration:
+            load_calibration(config.calibration, card.revision)
     listing, workflow = read_list(jobs, images)
     asking = Asking(listing, jobs if jobs.is_dir() else jobs.parent, config, workflow)
     wanted = (row for row in listing.rows if only is None or row.values.get("image") in only)
@@ -167,4 +170,6 @@ def read_jobs(
         return table_of(list(rows), SCHEMA)
 
     revisions = sorted({row["model_revision"] for row in asked if row["status"] == "ready"})
-    return cached(STEP, root, config, [_digest(asked)], compute, " ".join(revisions) or None)
+    # A calibration decides on nothing but the buckets, which stand in the rows.
+    settings = config.model_copy(update={"calibration": None})
+    return cached(STEP, root, settings, [_digest(asked)], compute, " ".join(revisions) or None)

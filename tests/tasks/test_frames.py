@@ -6,7 +6,15 @@ import pytest
 
 from models.errors import BadManifest
 from tasks.footage import Camera, Scene, render_shot
-from tasks.frames import ROWS_PER_GROUP, frame_writer, frames_in, load_frames, read_frame_times, write_frames
+from tasks.frames import (
+    ROWS_PER_GROUP,
+    frame_writer,
+    frames_in,
+    load_frames,
+    lumas_in,
+    read_frame_times,
+    write_frames,
+)
 
 PTS = [0, 512, 1000, 2048, 4096]
 
@@ -101,3 +109,12 @@ def test_a_lower_quality_gives_a_smaller_file(tmp_path: Path, pictures: np.ndarr
     write_frames(tmp_path / "fine", [(0, 0.0, pictures[0])], quality=95)
     write_frames(tmp_path / "coarse", [(0, 0.0, pictures[0])], quality=30)
     assert (tmp_path / "coarse").stat().st_size < (tmp_path / "fine").stat().st_size
+
+
+def test_luma_comes_frame_by_frame_and_is_that_of_the_pictures(tmp_path: Path):
+    shades = [np.full((8, 10, 3), 2 * i, np.uint8) for i in range(70)]
+    write_frames(tmp_path / "s.parquet", ((i, i / 2, shade) for i, shade in enumerate(shades)))
+    found = list(lumas_in(tmp_path / "s.parquet", 5, 69))
+    assert [picture.shape for picture in found] == [(8, 10)] * 64
+    assert [int(picture[0, 0]) for picture in found] == [2 * i for i in range(5, 69)]
+    assert list(lumas_in(tmp_path / "s.parquet", 90, 99)) == []

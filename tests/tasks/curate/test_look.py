@@ -4,7 +4,16 @@ import cv2
 import numpy as np
 import pytest
 
-from tasks.curate.look import PALETTE, LookConfig, columns_of, measure_look, named_colours, perceptual_hash
+from models.quality import Bars
+from tasks.curate.look import (
+    PALETTE,
+    LookConfig,
+    columns_of,
+    measure_look,
+    named_colours,
+    perceptual_hash,
+    quality_of,
+)
 from tasks.footage import Camera, Scene, render_shot
 from tasks.manifest import read_rows
 
@@ -82,6 +91,49 @@ def test_a_flat_clip_is_told_from_a_picture(dataset, flat):
     assert grey["contrast"] < 1 < picture["contrast"]
     assert grey["brightness"] == pytest.approx(128, abs=1)
     assert grey["colours"] == ["grey"]
+
+
+def letterboxed(frames: np.ndarray, lines: int) -> np.ndarray:
+    framed = frames.copy()
+    framed[:, :lines] = framed[:, -lines:] = 0
+    return framed
+
+
+def test_a_clips_bars_and_the_crop_that_removes_them_are_told(dataset):
+    shots = [render_shot(Scene(seed), Camera(pan=0.2), 3, size=(160, 96)) for seed in (1, 2)]
+    (ref,) = measure_look.fn(dataset.root, CONFIG, [dataset.add("a", [letterboxed(shots[0], 12), shots[1]])])
+    names = ("bar_top", "bar_bottom", "bar_left", "bar_right", "crop")
+    assert [[row[name] for name in names] for row in read_rows(ref)] == [
+        [12, 12, 0, 0, "160:72:0:12"],
+        [0, 0, 0, 0, None],
+    ]
+
+
+def test_all_stored_frames_decide_on_bars_and_not_three_of_them(dataset):
+    frames = letterboxed(np.stack([scene(1)] * 9), 12)
+    frames[2] = scene(1)
+    (row,) = read_rows(measure_look.fn(dataset.root, CONFIG, [dataset.add("a", [frames])])[0])
+    assert (row["bar_top"], row["crop"]) == (0, None)
+
+
+def test_quality_is_that_of_the_middling_frame_inside_the_bars():
+    sharp = scene(1, (640, 360))
+    blurred = cv2.GaussianBlur(sharp, (0, 0), 4)
+    found = [quality_of(np.stack(f), (640, 360)) for f in ([sharp], [sharp, blurred, sharp], [blurred, sharp, blurred])]
+    assert found[0]["sharpness"] == found[1]["sharpness"] > 2 * found[2]["sharpness"]
+    bars = Bars(top=60, bottom=60)
+    framed = quality_of(letterboxed(sharp[None], 60), (640, 360), bars)
+    assert framed["exposure"] == pytest.approx(0, abs=0.02)
+    assert framed["sharpness"] == pytest.approx(found[0]["sharpness"], abs=0.1)
+
+
+def test_quality_is_measured_of_every_clip(dataset, flat):
+    shots = [flat(2, 255), np.stack([scene(1, (64, 48))] * 2)]
+    white, picture = read_rows(measure_look.fn(dataset.root, CONFIG, [dataset.add("a", shots)])[0])
+    assert (white["sharpness"], white["exposure"], white["blockiness"]) == (0, 1, 1)
+    assert picture["sharpness"] > 0.1
+    assert abs(picture["exposure"]) < 0.1
+    assert picture["blockiness"] < 2
 
 
 def test_what_cannot_be_measured_is_null_with_the_reason(dataset, flat):
