@@ -83,26 +83,29 @@ FlowOfFrames = Callable[[NDArray[np.uint8], NDArray[np.uint8]], Flow]
 
 
 def measure_motion(
-    frames: NDArray[np.uint8], times_s: Sequence[float], finer_flow: FlowOfFrames | None = None
+    frames: Sequence[NDArray[np.uint8]] | NDArray[np.uint8],
+    times_s: Sequence[float],
+    finer_flow: FlowOfFrames | None = None,
 ) -> CameraMotion:
     """Measure a clip: uint8 RGB [frames, height, width, 3], shown at the rising times `times_s`.
 
+    Frames are taken one by one, in order, so that a sequence may read them when it is asked for them.
     The flow is Farneback's, if `finer_flow` gives no other. Raises BadInput when there are fewer than two frames, or
     not one time for each.
     """
     if len(frames) != len(times_s) or len(frames) < 2:
         raise BadInput(f"Motion needs two or more frames and a time for each, not {len(frames)} and {len(times_s)}.")
     chosen = _spaced(times_s)
-    grays = {i: to_gray(frames[i]) for i in chosen}
-    steps = [
-        _measure_step(
-            grays[i],
-            finer_flow(frames[i], frames[j]) if finer_flow else farneback(grays[i], grays[j]),
-            times_s[j] - times_s[i],
-        )
-        for i, j in pairwise(chosen)
-    ]
-    return _summary(steps, mean_radius(*grays[0].shape))
+    frame = frames[chosen[0]]
+    gray = to_gray(frame)
+    radius, steps = mean_radius(*gray.shape), []
+    for i, j in pairwise(chosen):
+        next_frame = frames[j]
+        next_gray = to_gray(next_frame)
+        flow = finer_flow(frame, next_frame) if finer_flow else farneback(gray, next_gray)
+        steps.append(_measure_step(gray, flow, times_s[j] - times_s[i]))
+        frame, gray = next_frame, next_gray
+    return _summary(steps, radius)
 
 
 def to_gray(frame: NDArray[np.uint8]) -> Gray:

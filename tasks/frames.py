@@ -6,7 +6,7 @@ Whatever looks at pictures after the scan reads them here, by pts, and never dec
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import cv2
 import numpy as np
@@ -112,6 +112,35 @@ def lumas_in(path: Path, start_pts: int, end_pts: int) -> Iterator[Frames]:
         few = pts[place : place + ROWS_PER_GROUP]
         table = _read(path, ["jpeg"], [("pts", ">=", few[0]), ("pts", "<=", few[-1])])
         yield from (_from_jpeg(jpeg, cv2.IMREAD_GRAYSCALE) for jpeg in table["jpeg"].to_pylist())
+
+
+class FramesOnDemand(Sequence[Frames]):
+    """Stored frames of these pts, uint8 RGB [height, width, 3] each, read a few at a time when they are asked for.
+
+    For clips of any length; raises BadManifest as `load_frames` does.
+    """
+
+    def __init__(self, path: Path, pts: Sequence[int]) -> None:
+        self._path, self._pts = path, pts
+        self._held: tuple[int, Frames] | None = None
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._pts)
+
+    @overload
+    def __getitem__(self, index: int) -> Frames: ...
+    @overload
+    def __getitem__(self, index: slice) -> "FramesOnDemand": ...
+    def __getitem__(self, index: int | slice) -> "Frames | FramesOnDemand":
+        """One frame; of a slice, those frames on demand."""
+        if isinstance(index, slice):
+            return FramesOnDemand(self._path, self._pts[index])
+        group, place = divmod(range(len(self))[index], ROWS_PER_GROUP)
+        if self._held is None or self._held[0] != group:
+            start = group * ROWS_PER_GROUP
+            self._held = group, load_frames(self._path, self._pts[start : start + ROWS_PER_GROUP])
+        return self._held[1][place]
 
 
 def first_middle_last(path: Path, start_pts: int, end_pts: int) -> Frames:

@@ -24,7 +24,7 @@ from models.errors import BadMedia, ReelmillError
 from models.hub import ModelName, find_model
 from models.raft import raft_flow
 from tasks.caching import Step, cached
-from tasks.frames import load_frames, read_frame_times
+from tasks.frames import FramesOnDemand, read_frame_times
 from tasks.manifest import ERROR_FIELDS, ManifestRef, read_rows, table_of
 
 VERSION = 1
@@ -125,7 +125,7 @@ def measure_clip(store: Path, clip: dict[str, Any], config: MotionConfig) -> dic
         chosen = [stored[i] for i in evenly_spaced([time for _, time in stored], config.frames_per_s)]
         if len(chosen) < 2:
             raise BadMedia(f"{clip['clip_id']}: {len(chosen)} stored frames are too few to see motion, two are needed.")
-        frames = load_frames(store, [pts for pts, _ in chosen])
+        frames = FramesOnDemand(store, [pts for pts, _ in chosen])
         return row | columns_of(measure_frames(frames, [time for _, time in chosen], flow_of(config)))
     except ReelmillError as error:
         return row | {"error_code": error.code, "error_message": str(error)}

@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -5,9 +6,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from models.errors import BadManifest
+from tasks import frames
 from tasks.footage import Camera, Scene, render_shot
 from tasks.frames import (
     ROWS_PER_GROUP,
+    Frames,
+    FramesOnDemand,
     frame_writer,
     frames_in,
     load_frames,
@@ -118,3 +122,24 @@ def test_luma_comes_frame_by_frame_and_is_that_of_the_pictures(tmp_path: Path):
     assert [picture.shape for picture in found] == [(8, 10)] * 64
     assert [int(picture[0, 0]) for picture in found] == [2 * i for i in range(5, 69)]
     assert list(lumas_in(tmp_path / "s.parquet", 90, 99)) == []
+
+
+def test_frames_on_demand_are_those_that_are_stored_and_few_are_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    pictures = [np.full((8, 8, 3), i, np.uint8) for i in range(3 * ROWS_PER_GROUP + 5)]
+    store = tmp_path / "store.parquet"
+    write_frames(store, ((i, i / 2, picture) for i, picture in enumerate(pictures)))
+    asked: list[int] = []
+
+    def counted(path: Path, pts: Sequence[int]) -> Frames:
+        asked.append(len(pts))
+        return load_frames(path, pts)
+
+    monkeypatch.setattr(frames, "load_frames", counted)
+    on_demand = FramesOnDemand(store, list(range(1, len(pictures), 2)))
+    assert len(on_demand) == len(pictures) // 2
+    found = [int(picture.mean().round()) for picture in on_demand]
+    assert np.abs(np.array(found) - np.arange(1, len(pictures), 2)).max() <= 1
+    assert max(asked) == ROWS_PER_GROUP
+    assert len(asked) == -(-len(on_demand) // ROWS_PER_GROUP)
+    assert on_demand[-1].mean() == pytest.approx(len(pictures) - 2, abs=1)
+    assert len(on_demand[2:7]) == 5
