@@ -61,7 +61,7 @@ class SelectConfig(BaseModel):
         default=None, ge=-1, le=1, description="low_similarity: likeness of caption and picture below this."
     )
     clip_similarity_quantile: float | None = _quantile("low_similarity", "lowest", "likeness of caption and picture")
-    min_sharpness: float | None = Field(default=None, ge=0, description="not_sharp: sharpness below this.")
+    min_sharpness: float | None = Field(default=None, ge=0, description="not_sharp: sharpness, 0 to 1, below this.")
     sharpness_quantile: float | None = _quantile("not_sharp", "lowest", "sharpness")
     drop_motions: tuple[MotionClass, ...] = Field(
         default=(), description="unwanted_motion: clips whose camera moves so."

@@ -48,7 +48,7 @@ SHOWN = {
     "too_much_motion": Shown("Motion, upper end", "sides/s at most"),
     "low_aesthetic": Shown("Aesthetic score", "at least"),
     "low_similarity": Shown("Likeness of caption and picture", "cosine at least"),
-    "not_sharp": Shown("Sharpness", "at least"),
+    "not_sharp": Shown("Sharpness", "0 blurred to 1 sharp, at least"),
 }
 """The axes of the panel, in the order of the rules."""
 

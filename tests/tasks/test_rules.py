@@ -245,9 +245,9 @@ def test_a_setting_that_has_nothing_to_judge_rests_and_says_so():
 
 
 def test_a_measured_sharpness_is_judged_and_decides_between_duplicates():
-    clips = table({"dedup_group": "g"}, {"dedup_group": "g"}, {}, {})
-    sharp = clips.append_column("sharpness", pa.array([1.0, 9.0, 5.0, 0.5], pa.float32()))
-    decided = decide(sharp, SelectConfig(sharpness_quantile=0.25))
+    group = {"dedup_group": "g"}
+    clips = table(group | {"sharpness": 0.3}, group | {"sharpness": 0.9}, {"sharpness": 0.5}, {"sharpness": 0.2})
+    decided = decide(clips, SelectConfig(sharpness_quantile=0.25))
     assert decided["drop_reasons"].to_pylist() == [["duplicate"], [], [], ["not_sharp"]]
 
 

@@ -53,6 +53,7 @@ def clips(count: int, seed: int = 0) -> list[dict[str, Any]]:
         clip |= {"camera_motion": MOTIONS[int(rng.integers(0, len(MOTIONS)))], "shot_start_pts": i // 2}
         clip |= {"width": [640, 1280][i % 2], "height": 360, "dedup_group": [None, None, f"g{i % 7}"][i % 3]}
         clip |= PICTURED[i % 10] | {"start_s": 0.0, "end_s": 0.4 + round(float(rng.gamma(2.0, 1.0)), 3)}
+        clip |= {"sharpness": float(np.float32(round(0.3 + 0.05 * (i % 9), 2)))}
         missing = rng.choice(["motion_score", "text_area", "camera_motion", ""], p=[0.03, 0.03, 0.03, 0.91])
         made.append(clip | ({missing: None} if missing else {}))
     return made
@@ -154,6 +155,7 @@ configs = st.builds(
     motion_quantile=share,
     aesthetic_quantile=share,
     clip_similarity_quantile=share,
+    sharpness_quantile=share,
     drop_motions=st.lists(st.sampled_from(MOTIONS), max_size=3, unique=True).map(tuple),
     drop_duplicates=st.booleans(),
 )
@@ -256,6 +258,14 @@ def test_the_panel_has_an_axis_for_what_was_measured_and_pictures_near_its_limit
     assert found["config"]["min_motion"] == 0.2
     assert json.loads(json.dumps(found))["presets"]["paper"] == paper().model_dump(mode="json")
     assert tuple(found["reasons"]) == REASONS
+
+
+def test_the_panel_has_an_axis_for_sharpness_where_it_was_measured(curated):
+    rows = [PICTURED[i % 10] | {"sharpness": i / 100} for i in range(20)]
+    dataset = read_dataset(curated(rows, config=SelectConfig(min_sharpness=0.1)))
+    found = panel(dataset, Reel(dataset), 4)
+    assert [card["title"] for card in found["cards"] if card["limit"] == "min_sharpness"] == ["Sharpness"]
+    assert {9, 10} <= {preview["row"] for preview in found["previews"]}
 
 
 def test_of_too_many_clips_every_nth_is_taken(curated, monkeypatch: pytest.MonkeyPatch):
