@@ -94,14 +94,13 @@ def picture_model(save: Save, clip_text: Callable[[], dict[str, Any]]) -> Path:
             attention_head_dim=8,
             norm_num_groups=8,
         )
-        vae = AutoencoderKL(
-            block_out_channels=(16, 32),
-            down_block_types=("DownEncoderBlock2D",) * 2,
-            up_block_types=("UpDecoderBlock2D",) * 2,
-            latent_channels=4,
-            norm_num_groups=8,
-        )
-        scheduler = DDIMScheduler(beta_schedule="linear", clip_sample=False, steps_offset=1)
+        layers: dict[str, Any] = {
+            "block_out_channels": (16, 32),
+            "down_block_types": ("DownEncoderBlock2D",) * 2,
+            "up_block_types": ("UpDecoderBlock2D",) * 2,
+        }
+        vae = AutoencoderKL(**layers, latent_channels=4, norm_num_groups=8)
+        scheduler: Any = DDIMScheduler(beta_schedule="linear", clip_sample=False, steps_offset=1)
         rest: Any = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
         return StableDiffusionPipeline(vae=vae, unet=unet, scheduler=scheduler, **clip_text(), **rest)
 
