@@ -3,7 +3,7 @@
 Text to video; motion LoRAs steer the camera. Source: Guo et al., arXiv 2307.04725.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
@@ -21,7 +21,7 @@ from models.hub import read_weights
 from models.parts import first_sentence, load_part
 from models.svd import setting
 
-NAME = "AnimateDiff"
+NAME: str = "AnimateDiff"
 
 RULES = Rules(
     frame_step=1,
@@ -38,7 +38,7 @@ RULES = Rules(
     licence="motion adapters: Apache-2.0; the text-to-image model: its own, CreativeML Open RAIL-M for SD 1.5",
 )
 
-PIPELINES = {
+PIPELINES: Mapping[str, Inputs] = {
     "AnimateDiffPipeline": Inputs(
         needs=frozenset({"text"}), takes=frozenset({"negative text", "motion LoRA", "guidance"})
     )

@@ -3,6 +3,7 @@
 The folder's class says which. Source: Yang et al., arXiv 2408.06072.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from models.families.loading import load_pipeline, read_config
 from models.families.rules import Input, Inputs, Request, Rules, as_frames, check_request
 
-NAME = "CogVideoX"
+NAME: str = "CogVideoX"
 
 RULES = Rules(
     # The autoencoder packs 4 frames into a latent frame and gives the first one back alone only where the latent
@@ -36,7 +37,7 @@ RULES = Rules(
 
 _STEERED: frozenset[Input] = frozenset({"negative text", "guidance"})
 
-PIPELINES = {
+PIPELINES: Mapping[str, Inputs] = {
     "CogVideoXPipeline": Inputs(needs=frozenset({"text"}), takes=_STEERED),
     "CogVideoXImageToVideoPipeline": Inputs(needs=frozenset({"text", "picture"}), takes=_STEERED),
 }

@@ -3,6 +3,7 @@
 Source: HaCohen et al., arXiv 2501.00103.
 """
 
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from models.families.loading import load_pipeline
 from models.families.rules import Inputs, Request, Rules, as_frames, check_request
 
-NAME = "LTX-Video"
+NAME: str = "LTX-Video"
 
 RULES = Rules(
     frame_step=8,
@@ -33,7 +34,7 @@ RULES = Rules(
 
 _INPUTS = Inputs(needs=frozenset({"text"}), takes=frozenset({"picture", "negative text", "guidance", "fps"}))
 
-PIPELINES = {"LTXPipeline": _INPUTS, "LTXImageToVideoPipeline": _INPUTS}
+PIPELINES: Mapping[str, Inputs] = {"LTXPipeline": _INPUTS, "LTXImageToVideoPipeline": _INPUTS}
 
 # Both classes have the same parts: which of them runs is the request's choice.
 KINDS: dict[str, type[DiffusionPipeline]] = dict.fromkeys(PIPELINES, LTXPipeline)

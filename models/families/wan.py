@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from models.families.loading import load_pipeline, read_config
 from models.families.rules import Input, Inputs, Request, Rules, as_frames, check_request
 
-NAME = "Wan"
+NAME: str = "Wan"
 
 RULES = Rules(
     frame_step=4,
@@ -35,7 +35,7 @@ RULES = Rules(
 
 _STEERED: frozenset[Input] = frozenset({"negative text", "guidance"})
 
-PIPELINES = {
+PIPELINES: Mapping[str, Inputs] = {
     "WanPipeline": Inputs(needs=frozenset({"text"}), takes=_STEERED),
     "WanImageToVideoPipeline": Inputs(needs=frozenset({"text", "picture"}), takes=_STEERED),
 }
