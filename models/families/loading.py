@@ -3,6 +3,7 @@
 import importlib
 import json
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ def load_pipeline(kinds: Mapping[str, type[DiffusionPipeline]], folder: Path, **
         raise BadModel(
             f"{folder}: its class is {index.get('_class_name')}, not {' or '.join(kinds)}. Name another model's folder."
         )
+    _refuse_unreadable_tokenizers(folder, index)
     parts = {name: _class_of(folder, name, entry) for name, entry in _parts(index).items() if name not in given}
     networks = {name: load_part(part, folder / name) for name, part in parts.items() if issubclass(part, nn.Module)}
     try:
@@ -65,6 +67,17 @@ def load_pipeline(kinds: Mapping[str, type[DiffusionPipeline]], folder: Path, **
 def _parts(index: dict[str, Any]) -> dict[str, list[Any]]:
     """[library, class] by name, of the parts that the folder has: an absent one is [null, null]."""
     return {name: entry for name, entry in index.items() if isinstance(entry, list) and entry != [None, None]}
+
+
+def _refuse_unreadable_tokenizers(folder: Path, index: dict[str, Any]) -> None:
+    """The library's own message for a spiece.model that it cannot read names a package that would not help."""
+    for name in _parts(index):
+        only_pieces = (folder / name / "spiece.model").is_file() and not (folder / name / "tokenizer.json").is_file()
+        if only_pieces and find_spec("sentencepiece") is None:
+            raise BadModel(
+                f"{folder / name}: a tokenizer as spiece.model alone is read by the package sentencepiece, which is not "
+                "installed. Install it, or put the tokenizer.json of the same tokenizer there."
+            )
 
 
 def _class_of(folder: Path, name: str, entry: list[Any]) -> type[Any]:

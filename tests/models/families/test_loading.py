@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,13 @@ def test_a_folders_own_code_is_never_run(folder: Path, tmp_path: Path) -> None:
 def test_a_missing_part_is_refused(folder: Path) -> None:
     shutil.rmtree(folder / "scheduler")
     with pytest.raises(BadModel, match="StableDiffusionPipeline cannot load it"):
+        load(folder)
+
+
+@pytest.mark.skipif(find_spec("sentencepiece") is not None, reason="the package that reads it is installed")
+def test_a_tokenizer_that_only_an_absent_package_reads_is_refused_by_that_packages_name(folder: Path) -> None:
+    (folder / "tokenizer" / "tokenizer.json").rename(folder / "tokenizer" / "spiece.model")
+    with pytest.raises(BadModel, match=r"tokenizer: .*spiece\.model alone is read by the package sentencepiece"):
         load(folder)
 
 

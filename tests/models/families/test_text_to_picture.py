@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 from diffusers import StableDiffusionPipeline
+from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
 from numpy.typing import NDArray
+from transformers import CLIPConfig, CLIPImageProcessor
 
 from models.errors import BadInput
 from models.families import svd, text_to_picture
@@ -71,3 +73,24 @@ def test_what_no_picture_can_be_drawn_from_is_refused(
 ) -> None:
     with pytest.raises(BadInput, match=wrong):
         text_to_picture.draw(pictures, replace(asked, **change))
+
+
+def test_a_picture_that_the_folders_safety_checker_holds_back_is_a_failure_and_not_a_black_frame(
+    picture_model: Path, save: Any, asked: Request
+) -> None:
+    def make() -> StableDiffusionPipeline:
+        small = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1}
+        config = CLIPConfig(vision_config=small | {"image_size": 32, "patch_size": 8}, projection_dim=16)
+        checker: Any = StableDiffusionSafetyChecker(config)
+        # Below any cosine: each concept is seen in each picture.
+        checker.concept_embeds_weights.data.fill_(-2.0)
+        size = {"height": 32, "width": 32}
+        eyes: dict[str, Any] = {
+            "safety_checker": checker,
+            "feature_extractor": CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=size),
+            "requires_safety_checker": True,
+        }
+        return StableDiffusionPipeline(**text_to_picture.load(picture_model).components | eyes)
+
+    with pytest.raises(BadInput, match="Item ball: the model's safety checker holds back"):
+        text_to_picture.draw(text_to_picture.load(save(make, "strict")), asked, steps=1)
