@@ -75,8 +75,8 @@ def _refuse_unreadable_tokenizers(folder: Path, index: dict[str, Any]) -> None:
         only_pieces = (folder / name / "spiece.model").is_file() and not (folder / name / "tokenizer.json").is_file()
         if only_pieces and find_spec("sentencepiece") is None:
             raise BadModel(
-                f"{folder / name}: a tokenizer as spiece.model alone is read by the package sentencepiece, which is not "
-                "installed. Install it, or put the tokenizer.json of the same tokenizer there."
+                f"{folder / name}: a tokenizer as spiece.model alone is read by the package sentencepiece, which is "
+                "not installed. Install it, or put the tokenizer.json of the same tokenizer there."
             )
 
 
