@@ -6,18 +6,27 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
-from models.errors import BadInput
+from models.errors import BadInput, BadModel
+from models.families.known import family_of
+from models.families.loading import read_index
 from models.lora import lora_applied
 from models.svd import TINY, VideoModel, load_model
+
+SAMPLED = "StableVideoDiffusionPipeline"
+"""The pipeline class whose folders the flows sample."""
 
 _LOADING, _SAMPLING = threading.Lock(), threading.Lock()
 
 
 def model_folder(name: str) -> Path:
-    """The folder of a model given by path, or of the embedded one as "tiny"; raises BadInput when there is none."""
+    """The folder of a model given by path, or of the embedded one as "tiny".
+
+    Raises BadInput when there is none and BadModel when it is of a family that the flows do not sample.
+    """
     folder = TINY if name == "tiny" else Path(name)
     if not (folder / "model_index.json").is_file():
         raise BadInput(f"{name}: no model there (a folder with model_index.json). Use 'tiny' for the embedded one.")
+    _refuse_other_families(folder)
     return folder
 
 
@@ -34,6 +43,15 @@ def model_with_lora(name: str, lora: Path | None, strength: float = 1.0) -> Iter
         model = loaded_model(name)
         with lora_applied(model, lora, strength):
             yield model
+
+
+def _refuse_other_families(folder: Path) -> None:
+    if read_index(folder).get("_class_name") == SAMPLED:
+        return
+    raise BadModel(
+        f"{folder}: a model of {family_of(folder).NAME}; the flow samples folders of {SAMPLED} alone, and "
+        "models/families/ runs the others from Python. Name a folder of that class, or 'tiny'."
+    )
 
 
 @lru_cache(maxsize=1)

@@ -1,7 +1,7 @@
 """The noise of an item: drawn on the CPU from the run's seed, the item's key and the take, and from nothing else.
 
-Batch size, order, device, neighbours and interruptions leave it as it is, bit for bit. Two streams, so that the noise
-on the picture never shifts the noise that becomes the clip.
+Batch size, order, device, neighbours and interruptions leave it as it is, bit for bit. A stream for each use, so that
+the noise on a picture, or that draws one, never shifts the noise that becomes the clip.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Stream = Literal["latents", "augmentation"]
+Stream = Literal["latents", "augmentation", "picture"]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 
 from models import loaded
 from models.autoencoder import new_autoencoder
-from models.errors import BadInput
+from models.errors import BadInput, BadModel
 from models.image_encoder import new_feature_extractor, new_image_encoder
 from models.loaded import loaded_model, model_folder, model_with_lora
 from models.lora import LoraFacts, add_lora, lora_weights, save_lora
@@ -91,3 +91,14 @@ def test_two_samplers_take_turns(folder: Path):
     for thread in threads:
         thread.join()
     assert most == 1
+
+
+def test_a_model_of_another_family_is_refused_by_its_name_and_what_is_sampled(tmp_path: Path):
+    (tmp_path / "model_index.json").write_text('{"_class_name": "WanPipeline"}')
+    with pytest.raises(
+        BadModel, match="a model of Wan; the flow samples folders of StableVideoDiffusionPipeline alone"
+    ):
+        model_folder(str(tmp_path))
+    (tmp_path / "model_index.json").write_text('{"_class_name": "MochiPipeline"}')
+    with pytest.raises(BadModel, match="its pipeline class is MochiPipeline; the known ones are"):
+        model_folder(str(tmp_path))

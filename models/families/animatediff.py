@@ -1,0 +1,120 @@
+"""AnimateDiff: a text-to-image model of Stable Diffusion 1.5's shape, with a motion adapter between its layers.
+
+Text to video; motion LoRAs steer the camera. Source: Guo et al., arXiv 2307.04725.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from diffusers import AnimateDiffPipeline, DiffusionPipeline, MotionAdapter, StableDiffusionPipeline
+from numpy.typing import NDArray
+
+from models.errors import BadModel
+from models.families.loading import FAILURES, load_pipeline, read_config
+from models.families.rules import Inputs, MotionLora, Request, Rules, as_frames, check_request
+from models.hub import read_weights
+from models.parts import first_sentence, load_part
+from models.svd import setting
+
+NAME: str = "AnimateDiff"
+
+RULES = Rules(
+    frame_step=1,
+    frame_offset=0,
+    frames_min=2,
+    frames_max=32,  # the adapter's position table ends there
+    size_unit=8,
+    frames=16,
+    width=512,
+    height=512,
+    fps=Fraction(8),
+    steps=25,
+    guidance=7.5,
+    licence="motion adapters: Apache-2.0; the text-to-image model: its own, CreativeML Open RAIL-M for SD 1.5",
+)
+
+PIPELINES: Mapping[str, Inputs] = {
+    "AnimateDiffPipeline": Inputs(
+        needs=frozenset({"text"}), takes=frozenset({"negative text", "motion LoRA", "guidance"})
+    )
+}
+
+KINDS: dict[str, type[DiffusionPipeline]] = {"AnimateDiffPipeline": AnimateDiffPipeline}
+
+
+def rules_of(folder: Path) -> Rules:
+    """The family's rules; the longest clip is as long as the positions that the folder's adapter knows."""
+    return replace(RULES, frames_max=read_config(folder, "unet").get("motion_max_seq_length", RULES.frames_max))
+
+
+def load(folder: Path) -> AnimateDiffPipeline:
+    """The pipeline of an AnimateDiffPipeline's folder; raises BadModel."""
+    return load_pipeline(KINDS, folder)
+
+
+def join(pictures: Path, adapter: Path) -> AnimateDiffPipeline:
+    """A StableDiffusionPipeline's folder with a motion adapter's folder put into it; raises BadModel.
+
+    This is how both are published. `save_pretrained` of the result writes a folder that `load` reads.
+    """
+    parts = dict(load_pipeline({"StableDiffusionPipeline": StableDiffusionPipeline}, pictures).components)
+    # A filter of single pictures has no place in AnimateDiff's pipeline.
+    parts.pop("safety_checker")
+    try:
+        pipeline = AnimateDiffPipeline(**parts, motion_adapter=load_part(MotionAdapter, adapter))
+    except FAILURES as error:
+        raise BadModel(f"{adapter}: it does not fit the model of {pictures} ({first_sentence(error)}).") from error
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def generate(pipeline: AnimateDiffPipeline, request: Request) -> NDArray[np.uint8]:
+    """The clip of a text, uint8 RGB [frames, height, width, 3]. Motion LoRAs are in the UNet for this clip only.
+
+    Raises BadInput when the request does not fit and BadModel when a motion LoRA does not.
+    """
+    rules = replace(RULES, frames_max=setting(pipeline.unet, "motion_max_seq_length"))
+    check_request(request, PIPELINES[type(pipeline).__name__], rules, NAME)
+    with _moving(pipeline, request.motion):
+        made: Any = pipeline(
+            prompt=request.prompt,
+            negative_prompt=request.negative,
+            num_frames=request.frames,
+            height=request.height,
+            width=request.width,
+            num_inference_steps=request.steps or RULES.steps,
+            guidance_scale=RULES.guidance if request.guidance is None else request.guidance,
+            generator=request.generator(),
+            output_type="np",
+        )
+    return as_frames(made.frames[0])
+
+
+@contextmanager
+def _moving(pipeline: AnimateDiffPipeline, motion: Sequence[MotionLora]) -> Iterator[None]:
+    """The pipeline with motion LoRAs at their strengths, and without them afterwards, whatever happens."""
+    try:
+        for place, lora in enumerate(motion):
+            _add(pipeline, lora, f"motion_{place}")
+        if motion:
+            pipeline.set_adapters([f"motion_{i}" for i in range(len(motion))], [lora.strength for lora in motion])
+        yield
+    finally:
+        if motion:
+            pipeline.unload_lora_weights()
+
+
+def _add(pipeline: AnimateDiffPipeline, lora: MotionLora, name: str) -> None:
+    weights = read_weights(lora.path)
+    try:
+        pipeline.load_lora_weights(weights, adapter_name=name)
+    except FAILURES as error:
+        raise BadModel(f"{lora.path}: not a motion LoRA of this model ({first_sentence(error)}).") from error
+    # The library passes over a file none of whose weights it knows, with a line in a log.
+    if name not in pipeline.get_list_adapters().get("unet", []):
+        raise BadModel(f"{lora.path}: it has no weights of this model's UNet. Name a motion LoRA of its family.")

@@ -1,0 +1,94 @@
+"""CogVideoX: a transformer over patches of space and time, text to video or picture and text to video.
+
+The folder's class says which. Source: Yang et al., arXiv 2408.06072.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from diffusers import CogVideoXImageToVideoPipeline, CogVideoXPipeline, DiffusionPipeline
+from numpy.typing import NDArray
+
+from models.families.loading import load_pipeline, read_config
+from models.families.rules import Input, Inputs, Request, Rules, as_frames, check_request
+
+NAME: str = "CogVideoX"
+
+RULES = Rules(
+    # The autoencoder packs 4 frames into a latent frame and gives the first one back alone only where the latent
+    # frames are odd in number: 4k+1 frames come out as 4k+4 where k is odd.
+    frame_step=8,
+    frame_offset=1,
+    frames_min=9,
+    frames_max=161,
+    size_unit=16,
+    frames=49,
+    width=720,
+    height=480,
+    fps=Fraction(8),
+    steps=50,
+    guidance=6.0,
+    licence="CogVideoX-2b: Apache-2.0; the 5b models: CogVideoX License, commercial use after registration",
+)
+
+_STEERED: frozenset[Input] = frozenset({"negative text", "guidance"})
+
+PIPELINES: Mapping[str, Inputs] = {
+    "CogVideoXPipeline": Inputs(needs=frozenset({"text"}), takes=_STEERED),
+    "CogVideoXImageToVideoPipeline": Inputs(needs=frozenset({"text", "picture"}), takes=_STEERED),
+}
+
+KINDS: dict[str, type[DiffusionPipeline]] = {
+    "CogVideoXPipeline": CogVideoXPipeline,
+    "CogVideoXImageToVideoPipeline": CogVideoXImageToVideoPipeline,
+}
+
+
+def rules_of(folder: Path) -> Rules:
+    """The family's rules, with the folder's native frames and size.
+
+    1.5 has patches over time too, and 16 frames a second; the first model for pictures knows its own size alone.
+    """
+    return _rules(read_config(folder, "transformer"), read_config(folder, "vae"))
+
+
+def load(folder: Path) -> CogVideoXPipeline | CogVideoXImageToVideoPipeline:
+    """The pipeline of a CogVideoX folder, of the class it names; raises BadModel."""
+    return load_pipeline(KINDS, folder)
+
+
+def generate(pipeline: CogVideoXPipeline | CogVideoXImageToVideoPipeline, request: Request) -> NDArray[np.uint8]:
+    """The clip of a text, or of a picture and a text, uint8 RGB [frames, height, width, 3]. Raises BadInput."""
+    rules = _rules(dict(pipeline.transformer.config), dict(pipeline.vae.config))
+    check_request(request, PIPELINES[type(pipeline).__name__], rules, NAME)
+    call: Any = pipeline
+    made = call(
+        prompt=request.prompt,
+        negative_prompt=request.negative,
+        num_frames=request.frames,
+        height=request.height,
+        width=request.width,
+        num_inference_steps=request.steps or RULES.steps,
+        guidance_scale=RULES.guidance if request.guidance is None else request.guidance,
+        generator=request.generator(),
+        max_sequence_length=pipeline.transformer.config.max_text_seq_length,
+        output_type="np",
+        **({} if request.picture is None else {"image": request.image()}),
+    )
+    return as_frames(made.frames[0])
+
+
+def _rules(transformer: dict[str, Any], vae: dict[str, Any]) -> Rules:
+    scale = 2 ** (len(vae["block_out_channels"]) - 1)
+    return replace(
+        RULES,
+        frames=transformer["sample_frames"],
+        width=transformer["sample_width"] * scale,
+        height=transformer["sample_height"] * scale,
+        fps=Fraction(8) if transformer.get("patch_size_t") is None else Fraction(16),
+        only_native_size=bool(transformer.get("use_learned_positional_embeddings")),
+    )

@@ -1,0 +1,183 @@
+"""What a family of video models says of itself, as data, and what one item asks of it.
+
+A family's module has NAME, RULES and PIPELINES as data and the functions `rules_of`, `load` and `generate`: it is the
+protocol `Family`. models/families/known.py finds the family of a folder.
+"""
+
+from collections.abc import Mapping, Set
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from models.errors import BadInput
+from models.noise import item_generator
+
+Input = Literal["picture", "text", "negative text", "motion LoRA", "guidance", "fps"]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a pipeline class must be given, and what it may be given beside that."""
+
+    needs: Set[Input]
+    takes: Set[Input] = frozenset()
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A number of frames, or a (width, height), as a family can make it; `note` says what was rounded, or is None."""
+
+    value: Any
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class Rules:
+    """A family's numbers. Sizes are in pixels, `fps` in frames per second.
+
+    Clips have frame_step * k + frame_offset frames, of at least frames_min and at most frames_max where there is a
+    most; sides are multiples of size_unit. frames, width, height and fps are native, what the weights were trained at;
+    with `only_native_size` nothing else comes out. steps and guidance are what its authors use. `licence` is that of
+    the published weights, which the code of this project cannot grant.
+    """
+
+    frame_step: int
+    frame_offset: int
+    frames_min: int
+    frames_max: int | None
+    size_unit: int
+    frames: int
+    width: int
+    height: int
+    fps: Fraction
+    steps: int
+    guidance: float
+    licence: str
+    only_native_size: bool = False
+
+    def fit_frames(self, frames: int) -> Fitted:
+        """The number of frames nearest to `frames` that the family can make; the larger of two as near."""
+        step, offset = self.frame_step, self.frame_offset
+        least = -(-(self.frames_min - offset) // step)
+        count = max(least, (2 * (frames - offset) + step) // (2 * step))
+        if self.frames_max is not None:
+            count = min(count, (self.frames_max - offset) // step)
+        fitted = step * count + offset
+        return Fitted(fitted, None if fitted == frames else f"{frames} frames became {fitted}: {self._frames_rule()}.")
+
+    def fit_size(self, width: int, height: int) -> Fitted:
+        """The (width, height) nearest to the given one that the family can make, each side by itself."""
+        unit = self.size_unit
+        fitted = (self.width, self.height) if self.only_native_size else (_nearest(width, unit), _nearest(height, unit))
+        if fitted == (width, height):
+            return Fitted(fitted)
+        rule = "the weights know no other size" if self.only_native_size else f"sides are multiples of {unit}"
+        return Fitted(fitted, f"{width}x{height} became {fitted[0]}x{fitted[1]}: {rule}.")
+
+    def _frames_rule(self) -> str:
+        steps = f"{self.frame_step}k+{self.frame_offset}" if self.frame_step > 1 else "any number"
+        return f"{steps}, at least {self.frames_min}" + (f", at most {self.frames_max}" if self.frames_max else "")
+
+
+@dataclass(frozen=True)
+class MotionLora:
+    """A motion LoRA: one safetensors file, and how strongly it counts (0 not at all, 1 as trained)."""
+
+    path: Path
+    strength: float = 1.0
+
+
+@dataclass(frozen=True)
+class Request:
+    """One item. Its noise depends on seed, item_key and take alone. `picture` is uint8 RGB [height, width, 3].
+
+    What is None is left to the family: `steps` and `guidance` as its rules say.
+    """
+
+    seed: int
+    item_key: str
+    frames: int
+    width: int
+    height: int
+    take: int = 0
+    prompt: str | None = None
+    negative: str | None = None
+    picture: NDArray[np.uint8] | None = None
+    motion: tuple[MotionLora, ...] = ()
+    steps: int | None = None
+    guidance: float | None = None
+    fps: float | None = None
+
+    def given(self) -> dict[Input, bool]:
+        """Which inputs the item brings."""
+        return {
+            "picture": self.picture is not None,
+            "text": self.prompt is not None,
+            "negative text": self.negative is not None,
+            "motion LoRA": bool(self.motion),
+            "guidance": self.guidance is not None,
+            "fps": self.fps is not None,
+        }
+
+    def generator(self) -> torch.Generator:
+        """A CPU generator at the start of the item's own stream: diffusers draws from it on the CPU for any device."""
+        return item_generator(self.seed, self.item_key, self.take, "latents")
+
+    def image(self) -> Image.Image:
+        """The picture as diffusers takes it; raises BadInput where the item has none."""
+        if self.picture is None:
+            raise BadInput(f"Item {self.item_key}: no picture is given. Give one.")
+        return Image.fromarray(self.picture)
+
+
+class Family(Protocol):
+    """A family of models; `pipeline` is whatever its own `load` returns."""
+
+    NAME: str
+    RULES: Rules
+    PIPELINES: Mapping[str, Inputs]
+
+    def rules_of(self, folder: Path) -> Rules:
+        """The rules of one checkpoint: the family's, with what the folder's configurations say of their own."""
+        ...
+
+    def load(self, folder: Path) -> Any:
+        """The folder's pipeline, float32 on the CPU; raises BadModel."""
+        ...
+
+    def generate(self, pipeline: Any, request: Request) -> NDArray[np.uint8]:
+        """The clip, uint8 RGB [frames, height, width, 3]; raises BadInput where the request does not fit."""
+        ...
+
+
+def check_request(request: Request, inputs: Inputs, rules: Rules, model: str) -> None:
+    """Raise BadInput where an item lacks what `model` needs, brings what it does not take, or breaks its rules."""
+    given = {name for name, is_given in request.given().items() if is_given}
+    item = f"Item {request.item_key}"
+    if lacking := sorted(inputs.needs - given):
+        raise BadInput(f"{item}: {model} needs {' and '.join(lacking)}. Give it.")
+    if unknown := sorted(given - inputs.needs - inputs.takes):
+        raise BadInput(f"{item}: {model} does not take {' or '.join(unknown)}. Leave it out.")
+    notes = [rules.fit_frames(request.frames).note, rules.fit_size(request.width, request.height).note]
+    if wrong := " ".join(note for note in notes if note):
+        raise BadInput(f"{item}: {model} cannot make the frames or the size asked for. As it can: {wrong}")
+    if request.picture is not None and request.picture.shape != (request.height, request.width, 3):
+        raise BadInput(
+            f"{item}: the picture is {list(request.picture.shape)} and the clip is to be {request.width}x"
+            f"{request.height}. Resize the picture first."
+        )
+
+
+def as_frames(frames: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """uint8 of frames in 0..1, as diffusers returns them."""
+    return (frames * 255).round().clip(0, 255).astype(np.uint8)
+
+
+def _nearest(side: int, unit: int) -> int:
+    return max(1, (2 * side + unit) // (2 * unit)) * unit

@@ -1,0 +1,95 @@
+"""Stable Video Diffusion: a picture to video, by this project's own sampling (models/sampling.py).
+
+Source: Blattmann et al., arXiv 2311.15127.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.errors import BadInput
+from models.families.loading import read_config
+from models.families.rules import Inputs, Request, Rules, check_request
+from models.noise import item_noise
+from models.sampling import decode_latents, sample_latents
+from models.svd import ModelFacts, VideoModel, load_facts, load_model
+
+NAME: str = "Stable Video Diffusion"
+
+RULES = Rules(
+    frame_step=1,
+    frame_offset=0,
+    frames_min=2,
+    frames_max=None,  # longer clips are sampled in windows
+    size_unit=64,
+    frames=25,
+    width=1024,
+    height=576,
+    fps=Fraction(7),
+    steps=25,
+    guidance=3.0,
+    licence="Stability AI Community License: free below a revenue of 1 million US dollars a year",
+)
+
+PIPELINES: Mapping[str, Inputs] = {
+    "StableVideoDiffusionPipeline": Inputs(needs=frozenset({"picture"}), takes=frozenset({"guidance", "fps"}))
+}
+
+
+def rules_of(folder: Path) -> Rules:
+    """The family's rules, with the folder's native numbers and the sides that its networks ask for."""
+    levels = sum(len(read_config(folder, part)["block_out_channels"]) - 1 for part in ("vae", "unet"))
+    return _rules(load_facts(folder), 2**levels)
+
+
+def load(folder: Path) -> VideoModel:
+    """The model of a folder; raises BadInput or BadModel."""
+    return load_model(str(folder))
+
+
+def generate(pipeline: VideoModel, request: Request) -> NDArray[np.uint8]:
+    """The clip of a picture, uint8 RGB [frames, height, width, 3]; `guidance` is that of the last frame.
+
+    Raises BadInput when the request does not fit.
+    """
+    rules = _rules(pipeline.facts, pipeline.size_unit)
+    check_request(request, PIPELINES["StableVideoDiffusionPipeline"], rules, NAME)
+    shape = pipeline.latent_shape(request.frames, request.height, request.width)
+    noise = item_noise(request.seed, request.item_key, request.take, shape, (request.height, request.width))
+    first, last = pipeline.facts.guidance
+    latents = sample_latents(
+        pipeline,
+        _as_tensor(request)[None],
+        noise.latents[None],
+        noise.augmentation[None],
+        motions=[None],
+        steps=request.steps or RULES.steps,
+        fps=request.fps,
+        guidance=(first, last if request.guidance is None else request.guidance),
+    )
+    return decode_latents(pipeline, latents[0])
+
+
+def _rules(facts: ModelFacts, size_unit: int) -> Rules:
+    return replace(
+        RULES,
+        size_unit=size_unit,
+        frames=facts.frames,
+        width=facts.width,
+        height=facts.height,
+        fps=Fraction(facts.fps).limit_denominator(1001),
+        guidance=facts.guidance[1],
+    )
+
+
+def _as_tensor(request: Request) -> Tensor:
+    """The picture, [3, height, width] in -1..1."""
+    if request.picture is None:
+        raise BadInput(f"Item {request.item_key}: no picture is given. Give one.")
+    return torch.from_numpy(request.picture).permute(2, 0, 1) / 127.5 - 1

@@ -1,0 +1,72 @@
+"""Text to video for a model that takes pictures: a text-to-image model draws the first frame.
+
+The picture's noise is a stream of its own, so that drawing it never shifts the noise that becomes the clip.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from diffusers import StableDiffusionPipeline
+from numpy.typing import NDArray
+
+from models.errors import BadInput
+from models.families import svd
+from models.families.loading import load_pipeline
+from models.families.rules import Request
+from models.noise import item_generator
+from models.svd import VideoModel
+
+STEPS, GUIDANCE = 50, 7.5
+
+SIZE_UNIT = 8
+"""What the sides of a picture are multiples of, in pixels."""
+
+
+def load(folder: Path) -> StableDiffusionPipeline:
+    """The pipeline of a StableDiffusionPipeline's folder, with its safety checker where it has one; raises BadModel."""
+    return load_pipeline({"StableDiffusionPipeline": StableDiffusionPipeline}, folder)
+
+
+def draw(
+    pipeline: StableDiffusionPipeline, request: Request, steps: int = STEPS, guidance: float = GUIDANCE
+) -> NDArray[np.uint8]:
+    """The picture of the request's text, uint8 RGB [height, width, 3].
+
+    Raises BadInput without a text, for sides that do not fit, and where the safety checker blackens the picture.
+    """
+    item = f"Item {request.item_key}"
+    if request.prompt is None:
+        raise BadInput(f"{item}: a picture is drawn from a text. Give one.")
+    if request.width % SIZE_UNIT or request.height % SIZE_UNIT:
+        raise BadInput(f"{item}: {request.width}x{request.height} is no size for a picture: multiples of {SIZE_UNIT}.")
+    made: Any = pipeline(
+        prompt=request.prompt,
+        negative_prompt=request.negative,
+        height=request.height,
+        width=request.width,
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        generator=item_generator(request.seed, request.item_key, request.take, "picture"),
+        output_type="np",
+    )
+    if any(made.nsfw_content_detected or []):
+        raise BadInput(f"{item}: the model's safety checker holds back the picture of its text. Change the text.")
+    return (made.images[0] * 255).round().astype(np.uint8)
+
+
+def text_to_video(
+    pipeline: StableDiffusionPipeline,
+    model: VideoModel,
+    request: Request,
+    steps: int = STEPS,
+    guidance: float = GUIDANCE,
+) -> NDArray[np.uint8]:
+    """The clip of a text by Stable Video Diffusion, uint8 RGB [frames, height, width, 3].
+
+    `steps` and `guidance` are the picture's; the request's own are the clip's. Raises BadInput when either cannot be
+    made.
+    """
+    picture = draw(pipeline, request, steps, guidance)
+    return svd.generate(model, replace(request, prompt=None, negative=None, picture=picture))

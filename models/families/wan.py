@@ -1,0 +1,100 @@
+"""Wan: a transformer trained by flow matching, text to video or picture and text to video.
+
+The folder's class says which. Source: Wan team, arXiv 2503.20314.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from diffusers import DiffusionPipeline, WanImageToVideoPipeline, WanPipeline
+from numpy.typing import NDArray
+
+from models.families.loading import load_pipeline, read_config
+from models.families.rules import Input, Inputs, Request, Rules, as_frames, check_request
+
+NAME: str = "Wan"
+
+RULES = Rules(
+    frame_step=4,
+    frame_offset=1,
+    frames_min=5,
+    frames_max=None,
+    size_unit=16,
+    frames=81,
+    width=832,
+    height=480,
+    fps=Fraction(16),
+    steps=50,
+    guidance=5.0,
+    licence="Wan 2.1 and 2.2: Apache-2.0",
+)
+
+_STEERED: frozenset[Input] = frozenset({"negative text", "guidance"})
+
+PIPELINES: Mapping[str, Inputs] = {
+    "WanPipeline": Inputs(needs=frozenset({"text"}), takes=_STEERED),
+    "WanImageToVideoPipeline": Inputs(needs=frozenset({"text", "picture"}), takes=_STEERED),
+}
+
+KINDS: dict[str, type[DiffusionPipeline]] = {
+    "WanPipeline": WanPipeline,
+    "WanImageToVideoPipeline": WanImageToVideoPipeline,
+}
+
+SHARED_PARTS = ("tokenizer", "text_encoder", "vae", "scheduler", "transformer")
+"""Parts of both classes that encoding a text asks for."""
+
+TEXT_TOKENS = 512
+"""Tokens of a text that the model reads."""
+
+
+def rules_of(folder: Path) -> Rules:
+    """The family's rules, with the sides that the folder's autoencoder and patches ask for: 32 in Wan 2.2's 5B."""
+    return _rules(read_config(folder, "transformer"), read_config(folder, "vae"))
+
+
+def load(folder: Path) -> WanPipeline | WanImageToVideoPipeline:
+    """The pipeline of a Wan folder, of the class it names; raises BadModel."""
+    return load_pipeline(KINDS, folder)
+
+
+def generate(pipeline: WanPipeline | WanImageToVideoPipeline, request: Request) -> NDArray[np.uint8]:
+    """The clip of a text, or of a picture and a text, uint8 RGB [frames, height, width, 3]. Raises BadInput."""
+    check_request(request, PIPELINES[type(pipeline).__name__], _rules_of(pipeline), NAME)
+    guidance = RULES.guidance if request.guidance is None else request.guidance
+    call: Any = pipeline
+    made = call(
+        **_embeddings(pipeline, request, guided=guidance > 1),
+        num_frames=request.frames,
+        height=request.height,
+        width=request.width,
+        num_inference_steps=request.steps or RULES.steps,
+        guidance_scale=guidance,
+        generator=request.generator(),
+        output_type="np",
+        **({} if request.picture is None else {"image": request.image()}),
+    )
+    return as_frames(made.frames[0])
+
+
+def _embeddings(pipeline: Any, request: Request, guided: bool) -> dict[str, Any]:
+    """The texts, encoded by the text-to-video class whatever the pipeline's: the other one cannot do without a library
+    that mends broken letters, and gives the same for a text that has none.
+    """
+    encoder: Any = WanPipeline(**{part: pipeline.components[part] for part in SHARED_PARTS})
+    wanted, unwanted = encoder.encode_prompt(request.prompt, request.negative, guided, max_sequence_length=TEXT_TOKENS)
+    return {"prompt_embeds": wanted, "negative_prompt_embeds": unwanted}
+
+
+def _rules_of(pipeline: Any) -> Rules:
+    transformer = pipeline.transformer or pipeline.transformer_2
+    return _rules(transformer.config, pipeline.vae.config)
+
+
+def _rules(transformer: Mapping[str, Any], vae: Mapping[str, Any]) -> Rules:
+    scale = vae.get("scale_factor_spatial", 8)
+    return replace(RULES, size_unit=scale * transformer["patch_size"][1], fps=Fraction(24 if scale > 8 else 16))
