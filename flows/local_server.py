@@ -25,6 +25,7 @@ QUIET: Mapping[str, str] = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
     "DIFFUSERS_VERBOSITY": "error",
+    # Threads that spin while they wait slow down those of other processes on the same cores.
     "OMP_WAIT_POLICY": "PASSIVE",
 }
 """Set where the user set nothing: no telemetry, no log lines of Prefect's own on the terminal (its server keeps them),
