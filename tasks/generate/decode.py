@@ -40,6 +40,7 @@ from tasks.manifest import (
     table_of,
     write_manifest,
 )
+from tasks.measured import METERS
 from tasks.video import Frames, write_video
 
 VERSION = 1
@@ -58,31 +59,6 @@ NEEDS = (
     "lora",
     "lineage",
     *SETTINGS,
-)
-
-METERS: tuple[pa.Field, ...] = (
-    pa.field("first_frame_psnr", pa.float64()),
-    pa.field("last_frame_psnr", pa.float64()),
-    pa.field("motion_measured", pa.string()),
-    pa.field("camera_strength", pa.float64()),
-    pa.field("camera_pan", pa.float64()),
-    pa.field("camera_tilt", pa.float64()),
-    pa.field("camera_zoom", pa.float64()),
-    pa.field("camera_roll", pa.float64()),
-    pa.field("object_motion", pa.float64()),
-    pa.field("motion_score", pa.float64()),
-    pa.field("sharpness", pa.float64()),
-    pa.field("colour", pa.float64()),
-    pa.field("identity", pa.float64()),
-    pa.field("flicker", pa.float64()),
-    pa.field("frozen_share", pa.float64()),
-    pa.field("good_until", pa.int32()),
-    pa.field("good_until_reason", pa.string()),
-    pa.field("sharpness_curve", pa.list_(pa.float32())),
-    pa.field("colour_curve", pa.list_(pa.float32())),
-    pa.field("identity_curve", pa.list_(pa.float32())),
-    pa.field("flicker_curve", pa.list_(pa.float32())),
-    pa.field("change_curve", pa.list_(pa.float32())),
 )
 
 SCHEMA = pa.schema(

@@ -8,6 +8,7 @@ import pyarrow as pa
 from prefect import task
 
 from tasks.manifest import ERROR_FIELDS, Lineage, ManifestRef, read_rows, table_of, write_manifest
+from tasks.measured import METERS
 
 VERSION = 1
 
@@ -50,28 +51,7 @@ CLIP_COLUMNS: tuple[pa.Field, ...] = (
     pa.field("frames_kept", pa.int32()),
     pa.field("decode_plan", pa.string()),
     pa.field("decode_too_large", pa.list_(pa.string())),
-    pa.field("first_frame_psnr", pa.float64()),
-    pa.field("last_frame_psnr", pa.float64()),
-    pa.field("motion_measured", pa.string()),
-    pa.field("camera_strength", pa.float64()),
-    pa.field("camera_pan", pa.float64()),
-    pa.field("camera_tilt", pa.float64()),
-    pa.field("camera_zoom", pa.float64()),
-    pa.field("camera_roll", pa.float64()),
-    pa.field("object_motion", pa.float64()),
-    pa.field("motion_score", pa.float64()),
-    pa.field("sharpness", pa.float64()),
-    pa.field("colour", pa.float64()),
-    pa.field("identity", pa.float64()),
-    pa.field("flicker", pa.float64()),
-    pa.field("frozen_share", pa.float64()),
-    pa.field("good_until", pa.int32()),
-    pa.field("good_until_reason", pa.string()),
-    pa.field("sharpness_curve", pa.list_(pa.float32())),
-    pa.field("colour_curve", pa.list_(pa.float32())),
-    pa.field("identity_curve", pa.list_(pa.float32())),
-    pa.field("flicker_curve", pa.list_(pa.float32())),
-    pa.field("change_curve", pa.list_(pa.float32())),
+    *METERS,
 )
 
 CHOICE_COLUMNS: tuple[pa.Field, ...] = (
