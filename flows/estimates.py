@@ -11,6 +11,7 @@ from itertools import groupby
 from typing import Any
 
 from models.card import ModelCard, read_card
+from models.regions import words_in
 
 SECONDS_PER_CELL = 6.5e-5
 """For one latent cell of one frame through one denoising step, with guidance."""
@@ -48,26 +49,31 @@ def estimate(job: Mapping[str, Any]) -> Estimate:
     card: ModelCard = _card(job["model"])
     pixels = job["frames"] * job["width"] * job["height"]
     cells = pixels / card.latent_scale**2
-    sampling = SECONDS_PER_CELL * cells * job["steps"] * card.unet_bytes / TINY_UNET_BYTES
+    sampling = SECONDS_PER_CELL * cells * job["steps"] * passes(job) * card.unet_bytes / TINY_UNET_BYTES
     disk = pixels * VIDEO_BYTES_PER_PIXEL + cells * 16 + job["width"] * job["height"] * 3
     memory = 2 * card.weight_bytes + pixels * BYTES_PER_PIXEL * card.decoder_width / FULL_WIDTH
     return Estimate(sampling, memory, disk)
 
 
+def passes(job: Mapping[str, Any]) -> int:
+    """How often the UNet is run for one step of a resolved job, guidance aside: once for each region of its motion."""
+    return max(1, len(words_in(job.get("word"))))
+
+
 def plan_lines(jobs: Iterable[Mapping[str, Any]]) -> list[str]:
     """A line for each size and model among resolved jobs, with what its clips take, and one for all of them."""
-    names = ("model", "frames", "width", "height", "steps")
 
     def alike(job: Mapping[str, Any]) -> tuple[Any, ...]:
-        return tuple(job[name] for name in names)
+        return *(job[name] for name in ("model", "frames", "width", "height", "steps")), passes(job)
 
     lines, seconds, disk = [], 0.0, 0.0
-    for (model, frames, width, height, steps), group in groupby(sorted(jobs, key=alike), key=alike):
-        clips = len(list(group))
-        each = estimate(dict(zip(names, (model, frames, width, height, steps), strict=True)))
-        seconds, disk = seconds + clips * each.seconds * (1 + DECODE_SHARE), disk + clips * each.disk
+    for (model, frames, width, height, steps, times), group in groupby(sorted(jobs, key=alike), key=alike):
+        own = list(group)
+        each = estimate(own[0])
+        seconds, disk = seconds + len(own) * each.seconds * (1 + DECODE_SHARE), disk + len(own) * each.disk
+        regions = f" in {times} regions" if times > 1 else ""
         lines.append(
-            f"{clips} of {frames} frames of {width}x{height}, {steps} steps, by {model}:"
+            f"{len(own)} of {frames} frames of {width}x{height}, {steps} steps{regions}, by {model}:"
             f" about {spoken(each.seconds)} each, at most {each.memory / 1e9:.1f} GB of memory"
         )
     return [*lines, f"in all: about {spoken(seconds)} on one core, {disk / 1e6:.1f} MB on disk"] if lines else []

@@ -9,7 +9,7 @@ How many hops a chain makes can be left to the meters: `while_good` says after e
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,8 +19,9 @@ from torch import Tensor
 from models.autoencoder import encode_frames
 from models.edm import Denoiser, euler, karras_sigmas
 from models.meters import LIMITS, Limits, good_until, measure_meters
+from models.regions import told
 from models.sampling import decode_latents, guided
-from models.svd import Conditions, VideoModel, context_of, embed_pictures, setting
+from models.svd import Conditions, VideoModel, embed_pictures, setting
 from models.windows import over_windows
 
 
@@ -46,11 +47,10 @@ class Ask:
 def conditions_of(model: VideoModel, pictures: Tensor, augmentation: Tensor, ask: Ask) -> Conditions:
     """What clips of pictures [batch, 3, H, W] in -1..1 are conditioned on; `augmentation` is standard normal noise."""
     ids = torch.tensor([ask.fps - 1, ask.motion_bucket, ask.noise_aug]).repeat(len(pictures), 1)
-    return Conditions(
-        context=context_of(embed_pictures(model, pictures), model.words, [ask.motion] * len(pictures)),
-        picture=encode_frames(model.vae, pictures + ask.noise_aug * augmentation),
-        ids=ids,
-    )
+    picture = encode_frames(model.vae, pictures + ask.noise_aug * augmentation)
+    asked, size = [ask.motion] * len(pictures), (picture.shape[-2], picture.shape[-1])
+    context, regions = told(embed_pictures(model, pictures), model.words, asked, size)
+    return Conditions(context, picture, ids, regions)
 
 
 @torch.no_grad()
@@ -87,7 +87,7 @@ def sample_chain(
     first = made
     while made.shape[1] < frames and goes_on(made):
         picture = made[:, -1] / setting(model.vae, "scaling_factor")
-        here = Conditions(start.context, picture, start.ids)
+        here = replace(start, picture=picture)
         own = noise[:, made.shape[1] - 1 :][:, :native]
         hop = _integrated(model, guided(model, here, ask.guidance), own, ask.steps)
         made = torch.cat([made, matched(hop, first)[:, 1:]], dim=1)

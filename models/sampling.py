@@ -14,7 +14,8 @@ from models.autoencoder import decoded, encode_frames
 from models.edm import Denoiser, euler, guidance_per_frame, karras_sigmas
 from models.errors import BadInput
 from models.exact_decode import Room, decode_exactly
-from models.svd import Conditions, VideoModel, context_of, denoise, embed_pictures, setting
+from models.regions import told
+from models.svd import Conditions, VideoModel, denoise, embed_pictures, setting
 from models.windows import over_windows
 
 
@@ -34,18 +35,21 @@ def sample_latents(
     """Latents [batch, frames, channels, h, w] of a clip per picture, scaled by the autoencoder's `scaling_factor`.
 
     pictures: [batch, 3, H, W] in -1..1; noise: [batch, frames, channels, h, w] and augmentation: [batch, 3, H, W], both
-    standard normal; motions: a camera motion for each item, or None. What is None is as in the model's facts. More
-    frames than the model makes at once are made in windows over time that share half their frames (models/windows.py).
-    Raises BadInput when the shapes do not belong together or the model cannot make pictures of that size.
+    standard normal; motions: a word for each item, perhaps one by regions (models/regions.py), or None. What is None is
+    as in the model's facts. More frames than the model makes at once are made in windows over time that share half
+    their frames (models/windows.py). Raises BadInput when the shapes do not belong together or the model cannot make
+    pictures of that size.
     """
     _check_shapes(model, pictures, noise, augmentation)
     facts = model.facts
     aug = facts.noise_aug if noise_aug is None else noise_aug
     buckets = motion_buckets or [facts.motion_bucket] * len(pictures)
+    context, regions = told(embed_pictures(model, pictures), model.words, motions, (noise.shape[-2], noise.shape[-1]))
     conditions = Conditions(
-        context=context_of(embed_pictures(model, pictures), model.words, motions),
+        context=context,
         picture=encode_frames(model.vae, pictures + aug * augmentation),
         ids=torch.tensor([[(fps or facts.fps) - 1, bucket, aug] for bucket in buckets]),
+        regions=regions,
     )
     sigmas = karras_sigmas(steps, setting(model.scheduler, "sigma_min"), setting(model.scheduler, "sigma_max"))
     denoiser, native = guided(model, conditions, guidance or facts.guidance), facts.frames

@@ -6,10 +6,11 @@ the model knows by name). Without a word the model is asked exactly as Stable Vi
 """
 
 import copy
+import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -55,6 +56,9 @@ class ModelFacts(BaseModel):
     motion_bucket: int = Field(default=127, description="Amount of motion, 0 to 255")
     noise_aug: float = Field(default=0.02, description="Deviation of the noise added to the picture")
     guidance: tuple[float, float] = Field(default=(1.0, 3.0), description="Guidance at the first and at the last frame")
+    by_regions: tuple[str, ...] = Field(
+        default=(), description="Camera motions made from the words for pans and tilts (models/regions.py)"
+    )
     lineage: dict[str, Any] = Field(default_factory=dict, description="The run and the data that made the model")
 
 
@@ -93,11 +97,13 @@ class Conditions:
 
     context: [batch, 1 or 2, width], the picture's embedding and perhaps a motion word. picture: [batch, channels, h,
     w], the picture's latent, unscaled. ids: [batch, 3], frames per second less one, motion bucket, augmentation noise.
+    regions: contexts that hold instead in parts of the picture, each with its shares [batch, 1, 1, h, w].
     """
 
     context: Tensor
     picture: Tensor
     ids: Tensor
+    regions: tuple[tuple[Tensor, Tensor], ...] = ()
 
     def dropped(self) -> "Conditions":
         """The unconditional branch of guidance: no picture, neither as embedding nor as latent, and no motion word."""
@@ -227,7 +233,16 @@ def context_of(embeddings: Tensor, words: Mapping[str, Tensor], motions: Sequenc
 
 
 def denoise(unet: UNetSpatioTemporalConditionModel, noisy: Tensor, sigma: Tensor, conditions: Conditions) -> Tensor:
-    """The denoised latents D [batch, frames, channels, h, w] of `noisy` at noise levels sigma [batch]."""
+    """The denoised latents D [batch, frames, channels, h, w] of `noisy` at noise levels sigma [batch].
+
+    Put together from those of its regions, where there are any.
+    """
+    if conditions.regions:
+        parts = (
+            share * denoise(unet, noisy, sigma, replace(conditions, context=context, regions=()))
+            for context, share in conditions.regions
+        )
+        return functools.reduce(torch.add, parts)
     frames = noisy.shape[1]
     level = broadcast(sigma, noisy)
     picture = conditions.picture[:, None].expand(-1, frames, -1, -1, -1)

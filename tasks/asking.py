@@ -19,6 +19,7 @@ from models.card import ModelCard, read_card, rounded_size
 from models.errors import BadInput, ReelmillError
 from models.lora import load_lora
 from models.pictures import PICTURE_SUFFIXES, Background, Fit
+from models.regions import told_as, words_in
 from models.svd import motion_bucket
 from tasks.listing import Listing, TableRow, locate, read_listing
 from tasks.manifest import file_digest
@@ -227,7 +228,7 @@ class Asking:
         if motion is None and len(made_by_lora) == 1:
             motion = made_by_lora[0]
         # A motion LoRA learns, and so is used, without the word for its motion.
-        word = None if motion in made_by_lora else motion
+        word = None if motion in made_by_lora else told_as(motion, card.facts.by_regions)
         _check_word(word, card.words)
         lineage = json.dumps(lineages, sort_keys=True) if lineages else None
         return chosen | {"motion": motion, "word": word, "lineage": lineage}
@@ -246,9 +247,9 @@ class Asking:
 
 
 def _check_word(word: str | None, known: frozenset[str]) -> None:
-    if word is not None and word not in known:
-        names = ", ".join(sorted(known)) or "none"
-        raise BadInput(f"motion {word!r}: the model does not know it by name (it knows: {names}); give a LoRA for it.")
+    if unknown := [part for part in words_in(word) if part not in known]:
+        names, first = ", ".join(sorted(known)) or "none", unknown[0]
+        raise BadInput(f"motion {first!r}: the model does not know it by name (it knows: {names}); give a LoRA for it.")
 
 
 def _parse(row: TableRow) -> JobLine:

@@ -21,6 +21,7 @@ from models.camera import CameraMotion, measure_motion
 from models.loaded import loaded_model
 from models.noise import item_noise
 from models.pictures import as_tensor_values
+from models.regions import told_as
 from models.sampling import decode_latents, sample_latents
 from models.svd import VideoModel
 from tasks.caching import Step, cached
@@ -65,8 +66,8 @@ class CalibrateConfig(BaseModel):
 
 def motions_of(model: VideoModel, config: CalibrateConfig) -> list[str | None]:
     """The motions to measure: those asked for, or those that the model knows, and none."""
-    named = config.motions if config.motions is not None else sorted(set(model.words) - {"static"})
-    return [None, *named]
+    known = {*model.words, *model.facts.by_regions} - {"static"}
+    return [None, *(sorted(known) if config.motions is None else config.motions)]
 
 
 def own_speed(motion: str | None, measured: CameraMotion) -> float:
@@ -92,8 +93,9 @@ def measured_clip(
     shape = model.latent_shape(facts.frames, facts.height, facts.width)
     noise = item_noise(config.seed, f"calibration {scene}", 0, shape, (facts.height, facts.width))
     picture = torch.from_numpy(as_tensor_values(picture_of(model, scene)).copy())[None]
+    asked = [told_as(motion, facts.by_regions)]
     latents = sample_latents(
-        model, picture, noise.latents[None], noise.augmentation[None], [motion], config.steps, motion_buckets=[bucket]
+        model, picture, noise.latents[None], noise.augmentation[None], asked, config.steps, motion_buckets=[bucket]
     )
     found = measure_motion(decode_latents(model, latents[0]), [i / facts.fps for i in range(facts.frames)])
     return {

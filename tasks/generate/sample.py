@@ -30,6 +30,7 @@ from models.loaded import loaded_model, model_with_lora
 from models.memory import Plan, feed_forward_in_pieces, free_bytes, is_out_of_memory, next_rung, sampling_plan
 from models.noise import item_noise, stack_noise
 from models.pictures import as_tensor_values
+from models.regions import words_in
 from models.sampling import sample_latents
 from models.svd import VideoModel
 from tasks.caching import Step, cached, find, key_of, lineage_of
@@ -93,7 +94,8 @@ class ItemSettings(BaseModel):
 NEEDS = ("status", "item_key", "name", "picture", "model", "model_revision", "lora", *ItemSettings.model_fields)
 
 SHARED = ("steps", "fps", "guidance_min", "guidance_max", "noise_aug", "frames", "width", "height")
-"""What the items of a batch have in common, beside the model, the LoRA and whether they ask for a motion by name."""
+"""What the items of a batch have in common, beside the model, the LoRA and how they ask for a motion: by a word, by
+regions or not at all."""
 
 
 Batch = tuple[ManifestRef, tuple[str, ...]]
@@ -121,8 +123,8 @@ class Item:
     def shared(self) -> tuple[Any, ...]:
         """What must be equal for two items to share a batch."""
         own = self.settings
-        told = own.word is not None
-        return self.model_revision, own.lora_sha256, own.lora_strength, told, *(getattr(own, n) for n in SHARED)
+        passes = len(words_in(own.word))
+        return self.model_revision, own.lora_sha256, own.lora_strength, passes, *(getattr(own, n) for n in SHARED)
 
 
 def item_of(row: Mapping[str, Any]) -> Item:

@@ -29,5 +29,13 @@ def test_a_plan_has_a_line_for_each_size_and_one_for_all():
     assert plan_lines([]) == []
 
 
+def test_a_motion_by_regions_takes_a_pass_of_the_unet_for_each_and_a_line_of_its_own():
+    zoom, pan = JOB | {"word": "regions:zoom_in"}, JOB | {"word": "pan_left"}
+    assert estimate(zoom).seconds == pytest.approx(4 * estimate(pan).seconds)
+    plain, regional, _ = plan_lines([zoom, pan, JOB])
+    assert plain.startswith("2 of 8 frames of 64x64, 25 steps, by tiny: ")
+    assert regional.startswith("1 of 8 frames of 64x64, 25 steps in 4 regions, by tiny: ")
+
+
 def test_times_are_said_in_a_fitting_unit():
     assert [spoken(s) for s in (0.04, 80, 600, 9000, 400_000)] == ["0.0 s", "80.0 s", "10.0 min", "2.5 h", "4.6 days"]
