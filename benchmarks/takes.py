@@ -172,8 +172,8 @@ def main() -> None:
         "# Camera motion asked and measured: one take, and four takes with the gate",
         "",
         f"The embedded model, {asked.pictures} held-out pictures, {len(MOTIONS)} classes, {asked.steps} steps.",
-        f"The speed asked for is a mean flow of {FLOW} short sides per second, in the motion's own unit; the speed measured",
-        "is the median of the first takes. `.venv/bin/python benchmarks/takes.py` makes this table.",
+        f"Asked is a mean flow of {FLOW} short sides per second, said in the motion's own unit; measured is the median",
+        "of the first takes. `.venv/bin/python benchmarks/takes.py` makes this table.",
         "",
     ]
     text = "\n".join([*head, *table(takes, load_facts(TINY).by_regions)]) + "\n"

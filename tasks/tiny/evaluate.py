@@ -3,7 +3,8 @@ frames worth.
 
 Each held-out scene is rendered with each motion at a known speed, so that there is a true clip to compare with. PSNR is
 in dB over frames of uint8, higher is better; "copy" is the PSNR of repeating the picture instead. The camera motion is
-measured on the decoded frames as curation measures it. Speeds are the mean optical flow, in short sides per second.
+asked for by its word, never by regions, and measured on the decoded frames as curation measures it. Speeds are the mean
+optical flow, in short sides per second.
 """
 
 import json

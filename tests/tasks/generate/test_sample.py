@@ -92,6 +92,17 @@ def test_batch_size_and_order_change_latents_by_rounding_only(tmp_path, pictures
         assert max((made[batch][k] - made[1][k]).abs().max().item() for k in made[1]) < 1e-4
 
 
+def test_motions_by_a_word_by_regions_and_none_are_sampled_apart(tmp_path, pictures):
+    home = pictures("a.png")
+    asked = (None, "roll", "pan_left", "zoom_in", "static")
+    lines = [f"a.png,{motion or ''}" for motion in asked]
+    (home / "jobs.csv").write_text("image,motion\n" + "\n".join(lines) + "\n")
+    jobs = read(tmp_path / "out", home / "jobs.csv", "tiny")
+    names = {row["item_key"]: row["motion"] for row in read_rows(jobs)}
+    batches = [[names[key] for key in keys] for _, keys in batches_of(jobs, SampleConfig(batch=4))]
+    assert batches == [[None], ["roll", "zoom_in"], ["pan_left", "static"]]
+
+
 def test_alone_latents_are_the_same_bits_in_any_order(tmp_path, pictures, model):
     home = pictures(*NAMES[:3])
     (home / "jobs.csv").write_text("image\nc.png\na.png\n")
