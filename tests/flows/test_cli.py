@@ -1,8 +1,10 @@
 """The command line: what it lists, what it loads, what it prints when something is wrong, and its exit codes."""
 
 import dataclasses
+import errno
 import importlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -147,6 +149,8 @@ def fake(config: FakeConfig) -> FakeOutcome:
         raise BadInput("film.mp4: too long. Cut it.")
     if config.does == "bug":
         raise ZeroDivisionError("division by zero")
+    if config.does == "full":
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "out/clips.parquet")
     return FakeOutcome(failed=int(config.does or 0))
 
 
@@ -167,6 +171,15 @@ def fake_command(monkeypatch: pytest.MonkeyPatch) -> None:
         ("2", 1, "failed: 2\nmade: 3\n", ""),
         ("error", 2, "", "reelmill: film.mp4: too long. Cut it.\n"),
         ("bug", 2, "", "reelmill: unexpected ZeroDivisionError: division by zero. Run with --debug for more.\n"),
+        (
+            "full",
+            2,
+            "",
+            (
+                "reelmill: out/clips.parquet: cannot be written (no space left on device). Make room; the same command "
+                "goes on from here.\n"
+            ),
+        ),
         ("interrupt", 130, "", "reelmill: stopped. The same command goes on from here.\n"),
     ],
 )
