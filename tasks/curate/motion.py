@@ -124,7 +124,10 @@ def measure_clip(store: Path, clip: dict[str, Any], config: MotionConfig) -> dic
         stored = [frame for frame in read_frame_times(store) if clip["start_pts"] <= frame[0] < clip["end_pts"]]
         chosen = [stored[i] for i in evenly_spaced([time for _, time in stored], config.frames_per_s)]
         if len(chosen) < 2:
-            raise BadMedia(f"{clip['clip_id']}: {len(chosen)} stored frames are too few to see motion, two are needed.")
+            raise BadMedia(
+                f"{clip['clip_id']}: {len(chosen)} of its frames stored, and motion is seen between two. Raise "
+                "--scan.frames-per-s for clips so short."
+            )
         frames = FramesOnDemand(store, [pts for pts, _ in chosen])
         return row | columns_of(measure_frames(frames, [time for _, time in chosen], flow_of(config)))
     except ReelmillError as error:
