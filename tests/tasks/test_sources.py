@@ -75,6 +75,24 @@ def test_a_text_names_one_source_on_each_line_relative_to_itself(folder: Path):
     assert names(expand([str(folder / "list.txt")], SUFFIXES), folder) == ALL
 
 
+def test_a_text_may_have_comments_and_spaces_and_names_with_odd_separators(folder: Path):
+    (folder / "#1\u2028.mp4").touch()
+    (folder / "list.txt").write_text("# films of May\r\n  one.mp4 \n#two.MOV\n./#1\u2028.mp4\n", encoding="utf-8")
+    assert names(expand([str(folder / "list.txt")], SUFFIXES), folder) == ["#1\u2028.mp4", "one.mp4"]
+
+
+def test_json_lines_are_ended_by_line_feeds_alone(folder: Path):
+    (folder / "a\u2028b.mp4").touch()
+    (folder / "t.jsonl").write_text('{"path": "a\u2028b.mp4"}\n', encoding="utf-8")
+    assert names(expand([str(folder / "t.jsonl")], SUFFIXES), folder) == ["a\u2028b.mp4"]
+
+
+def test_columns_of_a_table_that_are_not_read_are_said(folder: Path, caplog: pytest.LogCaptureFixture):
+    pd.DataFrame({"path": ["one.mp4"], "start_s": [0.5], "end_s": [1.5]}).to_csv(folder / "t.csv", index=False)
+    expand([str(folder / "t.csv")], SUFFIXES)
+    assert "t.csv: of its columns only path is read, not start_s, end_s. Files are taken whole." in caplog.text
+
+
 @pytest.mark.parametrize("column", ["source", "path", "url"])
 def test_a_table_names_sources_in_a_column(folder: Path, column: str):
     table = pd.DataFrame({"title": ["a", "b"], column: ["one.mp4", "deeper/three.mp4"]})
