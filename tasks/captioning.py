@@ -27,7 +27,7 @@ Answer = str | ReelmillError
 class EndpointConfig(BaseModel):
     """The server that the engine `endpoint` asks. Its key is read from the environment and written nowhere."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     base_url: str = Field(
         default="http://127.0.0.1:8000/v1",
@@ -44,7 +44,7 @@ class EndpointConfig(BaseModel):
 class CaptionConfig(BaseModel):
     """Who writes the captions."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     engine: Literal["attributes", "transformers", "endpoint"] = Field(
         default="attributes",

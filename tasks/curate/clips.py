@@ -56,7 +56,7 @@ TABLE = "cuts.parquet"
 class Cutting(BaseModel):
     """What the bytes of a cut clip depend on."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     mode: Literal["off", "copy", "exact"] = Field(
         default="off", description="copy: from keyframe to keyframe, not encoded; exact: every frame, encoded; or off."

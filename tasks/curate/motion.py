@@ -55,7 +55,7 @@ STEP = Step("motion", VERSION, SCHEMA)
 class MotionConfig(BaseModel):
     """How densely motion is measured, and by which optical flow."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     frames_per_s: float = Field(
         default=2.0, gt=0, description="Frames measured for each second, as far as they are stored."

@@ -67,7 +67,7 @@ STEP = Step("scan", VERSION, SCHEMA, files=("frame_store",))
 class Sampling(BaseModel):
     """What the scan's result depends on."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     frames_per_s: float = Field(default=2.0, gt=0, description="Frames kept in the frame store for each second.")
     short_side: int = Field(default=360, ge=16, description="Longest short side of stored frames, in pixels.")
