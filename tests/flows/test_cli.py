@@ -101,6 +101,7 @@ def test_an_empty_folder_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureF
         (["--split.tresh", "3"], "Unknown option --split.tresh: did you mean --split.threshold?"),
         (["--split.threshold", "soon"], "--split.threshold: input should be a valid number"),
         (["--scan.frames-per-s", "0"], "--scan.frames-per-s: input should be greater than 0"),
+        (["--split.max-clip-s", "0.5"], "--split: max_clip_s (0.5) is below min_clip_s (1.0).\n"),
         (["--preset", "paper-ofline"], "Unknown preset 'paper-ofline': did you mean paper-offline?"),
         (["--config", "missing.yaml"], "missing.yaml: the config file cannot be read"),
     ],

@@ -52,6 +52,12 @@ def test_the_dataset_itself_is_no_source(folder: Path):
     assert names(expand([str(folder)], SUFFIXES), folder) == ["dataset/clips/cut.mp4", *ALL]
 
 
+def test_a_source_inside_the_dataset_is_told_so_and_not_that_it_is_empty(folder: Path):
+    for source in (folder, folder / "deeper"):
+        with pytest.raises(BadInput, match="is or lies in the dataset's own folder. Choose another folder for --out"):
+            expand([str(source)], SUFFIXES, exclude=folder)
+
+
 def test_a_link_that_leads_back_is_followed_once(folder: Path):
     (folder / "deeper" / "back").symlink_to(folder)
     (folder / "self").symlink_to(folder / "self")
