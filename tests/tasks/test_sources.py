@@ -54,7 +54,7 @@ def test_the_dataset_itself_is_no_source(folder: Path):
 
 def test_a_source_inside_the_dataset_is_told_so_and_not_that_it_is_empty(folder: Path):
     for source in (folder, folder / "deeper"):
-        with pytest.raises(BadInput, match="is or lies in the dataset's own folder. Choose another folder for --out"):
+        with pytest.raises(BadInput, match=r"is or lies in the dataset's own folder\. Choose another folder for --out"):
             expand([str(source)], SUFFIXES, exclude=folder)
 
 
