@@ -125,8 +125,8 @@ def measure_clip(store: Path, clip: dict[str, Any], config: MotionConfig) -> dic
         chosen = [stored[i] for i in evenly_spaced([time for _, time in stored], config.frames_per_s)]
         if len(chosen) < 2:
             raise BadMedia(
-                f"{clip['clip_id']}: {len(chosen)} of its frames stored, and motion is seen between two. Raise "
-                "--scan.frames-per-s for clips so short."
+                f"{clip['clip_id']}: {len(chosen)} of its frames stored, and motion is seen between two. If "
+                "it has more, raise --scan.frames-per-s."
             )
         frames = FramesOnDemand(store, [pts for pts, _ in chosen])
         return row | columns_of(measure_frames(frames, [time for _, time in chosen], flow_of(config)))
