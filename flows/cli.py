@@ -209,9 +209,8 @@ def unexpected(error: Exception) -> str:
     from tasks.children import NO_ROOM
 
     if isinstance(error, OSError) and error.errno in NO_ROOM:
-        where = f"{error.filename}: " if error.filename else ""
-        reason = os.strerror(error.errno or 0).lower()
-        return f"{where}cannot be written ({reason}). Make room; the same command goes on from here."
+        place, reason = error.filename or "the output", os.strerror(error.errno or 0).lower()
+        return f"{place}: cannot be written ({reason}). Once it can, the same command goes on from here."
     what = f"{type(error).__name__}: {error}".strip(".: ")
     return f"unexpected {what}. Run with --debug for more."
 

@@ -131,6 +131,9 @@ def test_a_dry_run_prints_settings_that_a_config_file_may_hold(tmp_path: Path, c
     assert "max_clip_s: 4.0" in first
 
 
+UNWRITTEN = "cannot be written ({}). Once it can, the same command goes on from here."
+
+
 class FakeConfig(BaseModel):
     """Settings of a command that does what it is told."""
 
@@ -152,6 +155,8 @@ def fake(config: FakeConfig) -> FakeOutcome:
         raise ZeroDivisionError("division by zero")
     if config.does == "full":
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "out/clips.parquet")
+    if config.does == "sealed":
+        raise OSError(errno.EROFS, "Error writing bytes to file")
     return FakeOutcome(failed=int(config.does or 0))
 
 
@@ -172,15 +177,8 @@ def fake_command(monkeypatch: pytest.MonkeyPatch) -> None:
         ("2", 1, "failed: 2\nmade: 3\n", ""),
         ("error", 2, "", "reelmill: film.mp4: too long. Cut it.\n"),
         ("bug", 2, "", "reelmill: unexpected ZeroDivisionError: division by zero. Run with --debug for more.\n"),
-        (
-            "full",
-            2,
-            "",
-            (
-                "reelmill: out/clips.parquet: cannot be written (no space left on device). Make room; the same command "
-                "goes on from here.\n"
-            ),
-        ),
+        ("full", 2, "", f"reelmill: out/clips.parquet: {UNWRITTEN.format('no space left on device')}\n"),
+        ("sealed", 2, "", f"reelmill: the output: {UNWRITTEN.format('read-only file system')}\n"),
         ("interrupt", 130, "", "reelmill: stopped. The same command goes on from here.\n"),
     ],
 )
