@@ -16,7 +16,8 @@ from models.errors import BadInput, BadMedia
 from models.lora import LoraFacts, add_lora, lora_weights, remove_lora, save_lora
 from models.svd import load_model
 from tasks.asking import JobsConfig
-from tasks.generate.decode import DecodeConfig, decode_jobs, sampled
+from tasks.generate.decode import decode_jobs, sampled
+from tasks.generate.encode import EncodeConfig, encode_jobs, measured
 from tasks.generate.jobs import read_jobs
 from tasks.generate.outputs import collect_outputs
 from tasks.generate.sample import SampleConfig, batches_of, sample_jobs
@@ -47,8 +48,9 @@ def made(tmp_path_factory: pytest.TempPathFactory, lora: Path) -> Path:
     config = JobsConfig(steps=1, frames=3, width=32, height=32, lora=str(lora))
     jobs = read_jobs.fn(root, config, pictures)
     samples = sample_jobs.fn(root, SampleConfig(batch=3), batches_of(jobs, SampleConfig(batch=3)))
-    clips = decode_jobs.fn(root, DecodeConfig(), sampled(jobs, samples))
-    collect_outputs.fn(root, jobs, samples, clips)
+    clips = decode_jobs.fn(root, sampled(jobs, samples))
+    videos = encode_jobs.fn(root, EncodeConfig(), measured(jobs, samples, clips))
+    collect_outputs.fn(root, jobs, samples, clips, videos)
     shutil.copy(pictures / "a.png", root / "a.png")
     return root
 
