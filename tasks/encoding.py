@@ -1,12 +1,13 @@
 """Encoding a generated clip: the formats, the encoder and the quality of each, and how it is written within memory.
 
 Frames go to ffmpeg one by one from where they lie, and one thread encodes them, so that the same frames give the same
-bytes on every machine. Where that takes too much memory, it is done again with no frames looked at ahead and no other
-clip at the same time: GIF, WebP and PNG come out the same to the bit, the others as near to the frames as before, with
-other rounding.
+bytes on every machine. Where that took too much memory, it is done again, and no other such clip at the same time: the
+same bytes. Where that is still too much, an mp4 is encoded with no frames looked at ahead: as near to the frames as
+before, but rounded otherwise.
 """
 
 import logging
+import re
 import threading
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -25,7 +26,11 @@ from tasks.video import Frames, command_of, even, ffmpeg_exe, mp4_options, raw_f
 
 Format = Literal["h264", "hevc", "av1", "webp", "gif", "png"]
 
-Plan = Literal["frame by frame", "frame by frame, none ahead, one clip at a time"]
+Plan = Literal[
+    "frame by frame",
+    "frame by frame, one clip at a time",
+    "frame by frame, one clip at a time, none ahead",
+]
 
 PLANS: tuple[Plan, ...] = get_args(Plan)
 """How much memory is used, from the most to the least."""
@@ -35,6 +40,9 @@ PICTURE_NAME = "%04d.png"
 log = logging.getLogger("reelmill")
 
 _ALONE = threading.Lock()
+
+_LISTED = re.compile(r"^ V[A-Z.]{5} (?P<name>[^= ]\S*)", re.MULTILINE)
+"""A line of ffmpeg's list of encoders."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +97,11 @@ class Look:
         """What the name of such a clip ends with."""
         return CODECS[self.format].suffix
 
+    @property
+    def plans(self) -> tuple[Plan, ...]:
+        """The plans there are for it: only what encodes a film looks at frames ahead."""
+        return PLANS if self.encoder in NONE_AHEAD else PLANS[:-1]
+
 
 def look_of(name: Format, crf: int | None) -> Look:
     """The look asked for; raises BadInput for a quality the format does not have, or where ffmpeg has no encoder."""
@@ -110,9 +123,9 @@ def look_of(name: Format, crf: int | None) -> Look:
 
 @cache
 def known_encoders(exe: str) -> frozenset[str]:
-    """The names of the encoders that an ffmpeg has."""
+    """The names of the encoders of pictures that an ffmpeg has."""
     listed = run_ffmpeg([exe, "-hide_banner", "-encoders"], None, exe).decode(errors="replace")
-    return frozenset(words[1] for line in listed.splitlines() if len(words := line.split()) > 1)
+    return frozenset(found["name"] for found in _LISTED.finditer(listed))
 
 
 def write_clip(path: Path, frames: Frames, fps: float, look: Look, said: str) -> tuple[Plan, list[Plan]]:
@@ -121,31 +134,32 @@ def write_clip(path: Path, frames: Frames, fps: float, look: Look, said: str) ->
 
     Raises BadMedia, and EncoderOutOfMemory where no plan was small enough.
     """
-    for number, plan in enumerate(PLANS):
+    *first, last = look.plans
+    for number, plan in enumerate(first):
         try:
             with _ALONE if number else nullcontext():
-                _write(path, frames, fps, look, said, spare=number > 0)
+                _write(path, frames, fps, look, said, plan)
         except MemoryError as error:
-            if number + 1 == len(PLANS):
-                raise
-            log.warning("%s Tried again: %s.", error, PLANS[number + 1])
+            log.warning("%s Tried again: %s.", error, look.plans[number + 1])
             continue
-        return plan, list(PLANS[:number])
-    raise AssertionError("There is a plan.")
+        return plan, first[:number]
+    with _ALONE:
+        _write(path, frames, fps, look, said, last)
+    return last, first
 
 
-def _write(path: Path, frames: Frames, fps: float, look: Look, said: str, spare: bool) -> None:
+def _write(path: Path, frames: Frames, fps: float, look: Look, said: str, plan: Plan) -> None:
     with publish_folder(path) if look.format == "png" else publish(path) as aside:
         source = raw_frames(frames, fps)
         if look.format == "gif":
             _write_gif(aside, frames, source, str(path))
         else:
-            run_ffmpeg(command_of(_output(aside, frames, source, look, said, spare)), frames, str(path))
+            run_ffmpeg(command_of(_output(aside, frames, source, look, said, plan)), frames, str(path))
         if look.suffix != ".mp4":
             write_tag(aside, said)
 
 
-def _output(aside: Path, frames: Frames, source: Any, look: Look, said: str, spare: bool) -> Any:
+def _output(aside: Path, frames: Frames, source: Any, look: Look, said: str, plan: Plan) -> Any:
     """What ffmpeg writes of the frames of `source`, but for a GIF."""
     if look.format == "png":
         names = f"{str(aside.absolute()).replace('%', '%%')}/{PICTURE_NAME}"
@@ -153,7 +167,7 @@ def _output(aside: Path, frames: Frames, source: Any, look: Look, said: str, spa
     if look.format == "webp":
         shown = {"pix_fmt": "yuv420p", "quality": webp_quality(look.crf or 0), "loop": 0, "fflags": "+bitexact"}
         return source.output(str(aside.absolute()), vcodec=look.encoder, **shown)
-    ahead = NONE_AHEAD[look.encoder] if spare else {}
+    ahead = NONE_AHEAD[look.encoder] if plan == PLANS[-1] else {}
     options = {**OPTIONS[look.encoder], **ahead, **mp4_options({TAG: said})}
     return even(source, frames).output(str(aside.absolute()), vcodec=look.encoder, crf=look.crf, **options)
 

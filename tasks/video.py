@@ -33,8 +33,15 @@ Frames = NDArray[np.uint8]
 
 ENCODE_LIMIT_S = 600.0
 
-NO_MEMORY = ("Cannot allocate memory", "malloc of size", "insufficient resources", "bad_alloc")
-"""What ffmpeg, x264, x265 and SVT-AV1 say when memory is too small for them. The kernel says nothing, and kills."""
+NO_MEMORY = (
+    "Cannot allocate memory",
+    "malloc of size",
+    "insufficient resources",
+    "bad_alloc",
+    "Resource temporarily unavailable",
+)
+"""What ffmpeg, x264, x265 and SVT-AV1 say when memory is too small for them, or for a thread of theirs. The kernel says
+nothing, and kills."""
 
 _opened: list[Path] = []
 

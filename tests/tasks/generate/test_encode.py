@@ -171,29 +171,46 @@ def killing_ffmpeg(folder: Path, times: int) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("written", ["h264", "png"])
-def test_out_of_memory_steps_down_and_gives_the_undisturbed_clip(tmp_path, pictures, model, monkeypatch, written):
-    home = pictures("a.png", "b.png")
-    calm, disturbed = ((tmp_path / name, clips_of(tmp_path / name, home, model)) for name in ("calm", "disturbed"))
-    expected = encoded(*calm, format=written)
-    exe = killing_ffmpeg(tmp_path, 1)
-    monkeypatch.setattr(video, "ffmpeg_exe", lambda: exe)
-    made = encoded(*disturbed, format=written)
+def disturbed(monkeypatch: pytest.MonkeyPatch, folder: Path, kills: int, root: Path, items: list[Clip], **asked: Any):
+    """The rows of clips whose first encodings, so many, are killed."""
+    exe = killing_ffmpeg(folder, kills)
+    with monkeypatch.context() as patch:
+        patch.setattr(video, "ffmpeg_exe", lambda: exe)
+        return encoded(root, items, **asked)
+
+
+@pytest.mark.parametrize("written", ["h264", "gif", "png"])
+def test_after_memory_ran_out_once_the_clip_is_the_undisturbed_one_to_the_byte(
+    tmp_path, pictures, model, monkeypatch, written
+):
+    home, calm, root = pictures("a.png", "b.png"), tmp_path / "calm", tmp_path / "disturbed"
+    expected = encoded(calm, clips_of(calm, home, model), format=written)
+    made = disturbed(monkeypatch, tmp_path, 1, root, clips_of(root, home, model), format=written)
     assert [row["encode_too_large"] for row in made] == [[PLANS[0]], []]
     assert [row["encode_plan"] for row in made] == [PLANS[1], PLANS[0]]
-    assert [row["video"] for row in made] == [row["video"] for row in expected]
-    first, other = (read_clip(root / rows[0]["video"]) for root, rows in ((calm[0], expected), (disturbed[0], made)))
-    assert np.abs(first.astype(float) - other).mean() < (2.0 if written == "h264" else 1e-9)
-    assert made[1]["video_sha256"] == expected[1]["video_sha256"]
+    names = ("video", "video_sha256", "sidecar", "frames_kept")
+    assert [[row[name] for name in names] for row in made] == [[row[name] for name in names] for row in expected]
+
+
+def test_after_it_ran_out_twice_the_clip_is_as_near_to_the_frames_as_the_undisturbed_one(
+    tmp_path, pictures, model, monkeypatch
+):
+    calm, root, home = tmp_path / "calm", tmp_path / "disturbed", pictures("a.png")
+    items = clips_of(calm, home, model)
+    frames = np.array(parked(parked_at(calm, items[0][2].path.stem)))
+    (expected,) = encoded(calm, items)
+    (made,) = disturbed(monkeypatch, tmp_path, 2, root, clips_of(root, home, model))
+    assert (made["encode_plan"], made["encode_too_large"]) == (PLANS[2], list(PLANS[:2]))
+    distances = [
+        np.square(read_clip(p) - frames.astype(float)).mean() for p in (calm / expected["video"], root / made["video"])
+    ]
+    assert distances[1] == pytest.approx(distances[0], rel=0.1)
 
 
 def test_where_no_plan_is_small_enough_the_clip_fails_and_the_next_run_makes_it(tmp_path, pictures, model, monkeypatch):
     root = tmp_path / "out"
     items = clips_of(root, pictures("a.png", "b.png"), model)
-    with monkeypatch.context() as patch:
-        exe = killing_ffmpeg(tmp_path, 2)
-        patch.setattr(video, "ffmpeg_exe", lambda: exe)
-        bad, good = encoded(root, items)
+    bad, good = disturbed(monkeypatch, tmp_path, 3, root, items)
     assert (bad["error_code"], bad["attempt"], bad["video"]) == ("out_of_memory", 1, None)
     assert "ffmpeg ran out of memory" in bad["error_message"]
     assert good["error_code"] is None
