@@ -114,8 +114,8 @@ def generate(
         made = further_takes(run, config.gate, made, again, partial(make, run, config, guard))
         sweep_parked(config.out)
         left = put_off(config.out, jobs, made[1:4], guard.reason)
-        outputs = collect_outputs(config.out, left, *made[1:], further=made.jobs)
-        page = write_gallery(config.out, outputs)
+        outputs = run.whole(collect_outputs, left, *made[1:], made.jobs)
+        page = run.whole(write_gallery, outputs)
         return summary(outputs, page, guard.reason)
 
 
