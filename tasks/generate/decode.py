@@ -105,12 +105,14 @@ def _decode(root: Path, job: Mapping[str, Any], sample: Mapping[str, Any]) -> Ma
     def compute(key: str) -> pa.Table:
         return table_of([measured_clip(root, job, sample, key)], SCHEMA)
 
+    failed = lineage_of(FAILED, settings, inputs, revision)
+    failed_at = FAILED.path(root, key_of(failed))
     try:
-        return cached(STEP, root, settings, inputs, compute, revision)
+        made = cached(STEP, root, settings, inputs, compute, revision)
     except (ReelmillError, RuntimeError, ValueError, OSError, MemoryError) as error:
-        lineage = lineage_of(FAILED, settings, inputs, revision)
-        path = FAILED.path(root, key_of(lineage))
-        return write_manifest(path, table_of([_failure(root, job, path, error)], SCHEMA), lineage)
+        return write_manifest(failed_at, table_of([_failure(root, job, failed_at, error)], SCHEMA), failed)
+    failed_at.unlink(missing_ok=True)
+    return made
 
 
 def sampled(jobs: ManifestRef, samples: Iterable[ManifestRef]) -> list[tuple[ManifestRef, ManifestRef]]:

@@ -6,6 +6,7 @@ memory was used, `encode_too_large` which plans ran out of it before (tasks/enco
 """
 
 import json
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from models.errors import ReelmillError
 from tasks.caching import Step, cached, find, key_of, lineage_of
-from tasks.clip_files import content_digest
+from tasks.clip_files import content_digest, pictures_of
 from tasks.decoded import decode_clip, parked, parked_at
 from tasks.encoding import Format, Look, look_of, write_clip
 from tasks.manifest import ERROR_FIELDS, ManifestRef, publish_json, read_lineage, read_rows, table_of, write_manifest
@@ -124,14 +125,25 @@ def _encode(
         made = write_files(root, kept, look, job["fps"], settings, meters, key)
         return table_of([{"item_key": job["item_key"], "attempt": 1, **made}], SCHEMA)
 
+    lineage, failed = (lineage_of(s, settings, [decoded_key], job["model_revision"]) for s in (STEP, FAILED))
+    failed_at = FAILED.path(root, key_of(failed))
     try:
+        remove_what_is_incomplete(root, key_of(lineage))
         made = cached(STEP, root, settings, [decoded_key], compute, job["model_revision"])
     except (ReelmillError, RuntimeError, ValueError, OSError, MemoryError) as error:
-        lineage = lineage_of(FAILED, settings, [decoded_key], job["model_revision"])
-        path = FAILED.path(root, key_of(lineage))
-        return write_manifest(path, table_of([_failure(root, job, path, error)], SCHEMA), lineage)
-    parked_at(root, decoded_key).unlink(missing_ok=True)
+        return write_manifest(failed_at, table_of([_failure(root, job, failed_at, error)], SCHEMA), failed)
+    for path in (parked_at(root, decoded_key), failed_at):
+        path.unlink(missing_ok=True)
     return made
+
+
+def remove_what_is_incomplete(root: Path, key: str) -> None:
+    """Remove the folder of pictures of a clip that was made and has lost some since, so that it is made again."""
+    found = find(STEP, root, key)
+    for row in read_rows(found) if found else ():
+        folder = root / row["video"]
+        if folder.is_dir() and len(pictures_of(folder)) != row["frames_kept"]:
+            shutil.rmtree(folder)
 
 
 def _failure(root: Path, job: Mapping[str, Any], path: Path, error: Exception) -> dict[str, Any]:

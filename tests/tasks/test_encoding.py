@@ -81,7 +81,10 @@ def test_pictures_that_move_keep_time_to_their_units(tmp_path: Path, name: Forma
     path = written(tmp_path / "moving", flags(32, 32), name)
     with Image.open(path) as clip:
         assert clip.info["loop"] == 0, "they move for ever"
-        shown = [picture.load() and picture.info["duration"] for picture in ImageSequence.Iterator(clip)]
+        shown: list[float] = []
+        for picture in ImageSequence.Iterator(clip):
+            picture.load()
+            shown.append(picture.info["duration"])
     assert all(abs(each - 1000 / 7) <= unit_ms for each in shown)
 
 

@@ -115,6 +115,16 @@ def test_a_deleted_file_is_made_again_with_the_same_bytes(tmp_path, pictures, mo
     assert path.read_bytes() == content
 
 
+def test_a_folder_that_lost_a_picture_is_made_again(tmp_path, pictures, model):
+    root = tmp_path / "out"
+    items = clips_of(root, pictures("a.png"), model)
+    lost = root / encoded(root, items, format="png")[0]["video"] / "0003.png"
+    content = lost.read_bytes()
+    lost.unlink()
+    encoded(root, items, format="png")
+    assert lost.read_bytes() == content
+
+
 def test_another_quality_or_format_is_another_file_of_the_same_frames_and_all_stay(tmp_path, pictures, model):
     root = tmp_path / "out"
     items = clips_of(root, pictures("a.png"), model)
@@ -224,6 +234,9 @@ def test_what_stands_in_the_way_is_a_failure_with_a_reason(tmp_path, pictures, m
     attempts = [encoded(root, items)[0] for _ in range(2)]
     assert [(row["error_code"], row["attempt"]) for row in attempts] == [("encoding_failed", 1), ("encoding_failed", 2)]
     assert attempts[0]["error_message"].startswith("a: encoding failed (")
+    (root / "videos").unlink()
+    assert encoded(root, items)[0]["error_code"] is None
+    assert list(root.glob("manifests/encode_failed/*")) == [], "what was mended is no failure any more"
 
 
 def test_the_first_of_the_pictures_shows_the_first_frame(tmp_path, pictures, model):
