@@ -72,10 +72,14 @@ def test_what_waits_or_is_there_twice_did_not_fail(night: Path):
     ]
 
 
-def test_what_is_taken_up_again_is_counted_in_clips(night: Path, dataset: Path):
+def test_what_is_taken_up_again_is_counted_in_clips(night: Path):
     assert items_to_retry(night, failed_manifests(night)) == 3
-    (night / "outputs.parquet").unlink()
-    assert items_to_retry(dataset, failed_manifests(dataset)[-1:]) == 1
+
+
+def test_where_no_clips_were_generated_it_is_counted_in_failed_rows(dataset: Path):
+    twice = table_of([FAILED, FAILED | {"source": "/in/c.mp4"}], SCHEMA)
+    write_manifest(dataset / "manifests/scan/k4.parquet", twice, Lineage(step="scan", version=1))
+    assert items_to_retry(dataset, failed_manifests(dataset)) == 3
 
 
 def test_status_of_a_folder_that_was_only_begun(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
