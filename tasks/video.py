@@ -4,7 +4,9 @@ Times are exact: a frame is known by its pts and the stream's time base, never b
 """
 
 import codecs
+import errno
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -98,7 +100,8 @@ def command_of(output: Any) -> list[str]:
 def run_ffmpeg(command: list[str], stdin: bytes | Frames | None, item: str, limit_s: float = ENCODE_LIMIT_S) -> bytes:
     """Run one ffmpeg command and return its standard output; frames are fed piece by piece from where they lie.
 
-    Raises BadMedia when it fails or outlasts the limit, and EncoderOutOfMemory when memory was too small for it.
+    Raises BadMedia when it fails or outlasts the limit, EncoderOutOfMemory when memory was too small for it, and OSError
+    when the disk that it writes to is full.
     """
     given = np.ascontiguousarray(stdin).reshape(-1).data if isinstance(stdin, np.ndarray) else stdin
     try:
@@ -106,13 +109,16 @@ def run_ffmpeg(command: list[str], stdin: bytes | Frames | None, item: str, limi
         done = subprocess.run(command, input=given, capture_output=True, timeout=limit_s, check=False, env=quiet)
     except subprocess.TimeoutExpired as error:
         raise BadMedia(f"{item}: ffmpeg did not finish within {limit_s:.0f} s.") from error
-    said = done.stderr.decode(errors="replace")
+    said = done.stderr.decode(errors="replace").strip()
     # ffmpeg may end with 0 and a file that is cut short when it could not read on for want of memory.
     if done.returncode == -signal.SIGKILL or any(words in said for words in NO_MEMORY):
         raise EncoderOutOfMemory(f"{item}: ffmpeg ran out of memory. Free some, or use fewer --workers.")
     if done.returncode:
-        reason = said.strip().splitlines() or ["no message"]
-        raise BadMedia(f"{item}: ffmpeg failed: {reason[-1]}")
+        if os.strerror(errno.ENOSPC) in said:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), item)
+        # ffmpeg names its parts by their addresses in memory, which differ in each run.
+        reason = re.sub(r"^(\[[^]]*\] )+", "", said.splitlines()[-1]) if said else "no message"
+        raise BadMedia(f"{item}: ffmpeg failed: {reason}")
     return done.stdout
 
 
