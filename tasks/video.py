@@ -100,7 +100,7 @@ def command_of(output: Any) -> list[str]:
 def run_ffmpeg(command: list[str], stdin: bytes | Frames | None, item: str, limit_s: float = ENCODE_LIMIT_S) -> bytes:
     """Run one ffmpeg command and return its standard output; frames are fed piece by piece from where they lie.
 
-    Raises BadMedia when it fails or outlasts the limit, EncoderOutOfMemory when memory was too small for it, and OSError
+    Raises BadMedia when it fails or outlasts the limit, EncoderOutOfMemory when memory was too small, and OSError
     when the disk that it writes to is full.
     """
     given = np.ascontiguousarray(stdin).reshape(-1).data if isinstance(stdin, np.ndarray) else stdin
