@@ -23,6 +23,7 @@ from flows.nights import Guard, NightConfig, check_space, deadline_of, local_now
 from flows.running import Run, running
 from flows.takes import Made, further_takes
 from flows.watching import WatchConfig, keep_watching
+from models.device import DEVICE_HELP, DeviceName, device_named, precision_on
 from tasks.asking import JobsConfig
 from tasks.generate.choose import GateConfig, choose_takes
 from tasks.generate.decode import DecodeConfig, decode_jobs, sampled
@@ -44,14 +45,16 @@ class GenerateConfig(FlowConfig, JobsConfig, NightConfig, WatchConfig):
     images: Path | None = Field(default=None, description="Folder of pictures that a workflow runs over, not its own")
     workflow_out: Path | None = Field(default=None, description="Folder to write each job to as a ComfyUI workflow")
     batch: int = Field(default=1, ge=1, le=256, description="Clips sampled together; more need more memory")
+    device: DeviceName = Field(default="auto", description=DEVICE_HELP)
     crf: int = Field(default=16, ge=0, le=51, description="H.264 quality, 0 best, 51 smallest")
     trim: bool = Field(default=False, description="Whether a clip ends where it stops being good")
     gate: GateConfig = Field(default=GateConfig(), description="When a take will do, and how many more are tried")
 
     @property
     def per_job(self) -> JobsConfig:
-        """The part that jobs are resolved with."""
-        return JobsConfig(**{name: getattr(self, name) for name in JobsConfig.model_fields})
+        """The part that jobs are resolved with, its precision the one that is meant on the device."""
+        own = {name: getattr(self, name) for name in JobsConfig.model_fields}
+        return JobsConfig(**own | {"dtype": precision_on(device_named(self.device), self.dtype)})
 
 
 class GenerateOutcome(Outcome):
@@ -125,7 +128,7 @@ def make(
 ) -> list[list[ManifestRef]]:
     """The latents and the videos of every job, or of the `wanted` item keys, the most urgent first, for as long as the
     guard lets."""
-    settings = SampleConfig(batch=config.batch)
+    settings = SampleConfig(batch=config.batch, device=config.device)
     rows = {row["item_key"]: row for row in ready_rows(jobs)}
     batches = sorted(batches_of(jobs, settings, wanted), key=lambda batch: -rows[batch[1][0]]["priority"])
     takes = {key: estimate(row) for key, row in rows.items()}
@@ -134,7 +137,10 @@ def make(
     stages = [
         Stage(sample_jobs, settings),
         Stage(
-            decode_jobs, DecodeConfig(crf=config.crf, trim=config.trim), lambda made: sampled(jobs, made), DECODE_SHARE
+            decode_jobs,
+            DecodeConfig(crf=config.crf, trim=config.trim, device=config.device),
+            lambda made: sampled(jobs, made),
+            DECODE_SHARE,
         ),
     ]
     return run_chain(run, stages, batches, [sum(takes[key].seconds for key in keys) for _, keys in batches], guard)

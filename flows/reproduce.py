@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from flows.config import Outcome, read_settings
 from models.card import read_card
+from models.device import DEVICE_HELP, DeviceName, device_label, device_named
 from models.errors import BadInput, BadMedia, ReelmillError
 from models.pictures import Background, Fit, Picture, prepare_picture
 from tasks.generate.decode import TAG, DecodeConfig, decode_jobs, sampled
@@ -31,7 +32,7 @@ from tasks.video import Frames, open_video, read_frames, upright
 
 Facts = Mapping[str, Any]
 
-NEEDS = ("item_key", "latents_sha256", "picture_sha256", "image_sha256", "model", "model_revision", "batch")
+NEEDS = ("item_key", "latents_sha256", "picture_sha256", "image_sha256", "model", "model_revision", "batch", "dtype")
 """What a clip must say of itself to be made again, beside its settings."""
 
 
@@ -44,6 +45,7 @@ class ReproduceConfig(BaseModel):
     model: str | None = Field(default=None, description="The model's folder, or 'tiny'; as in the clip's folder if not")
     lora: Path | None = Field(default=None, description="The LoRA's file; as in the clip's folder if not given")
     picture: Path | None = Field(default=None, description="The original picture; the clip's folder has a copy if not")
+    device: DeviceName = Field(default="auto", description=f"{DEVICE_HELP}. The precision is the clip's own")
 
 
 class ReproduceOutcome(Outcome):
@@ -60,11 +62,12 @@ class ReproduceOutcome(Outcome):
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a clip is made from now: a model's name, a LoRA, the picture at the model's size."""
+    """What a clip is made from now: a model's name, a LoRA, the picture at the model's size; and on which device."""
 
     model: str
     lora: Path | None
     picture: Picture
+    device: str
 
 
 def reproduce(config: ReproduceConfig) -> ReproduceOutcome:
@@ -79,7 +82,7 @@ def reproduce(config: ReproduceConfig) -> ReproduceOutcome:
     except _OtherPicture as other:
         differs.append(str(other))
     if picture is not None and not differs:
-        differs = compared(config.clip, facts, rows, Inputs(model, lora, picture))
+        differs = compared(config.clip, facts, rows, Inputs(model, lora, picture, config.device))
     return ReproduceOutcome(failed=bool(differs), clip=config.clip, differs=tuple(differs))
 
 
@@ -179,22 +182,25 @@ def compared(clip: Path, facts: Facts, rows: Mapping[str, Facts], inputs: Inputs
     with TemporaryDirectory() as folder:
         root = Path(folder)
         jobs, keys = _jobs(root, facts, rows, inputs)
-        samples = sample_jobs.fn(root, SampleConfig(batch=len(keys)), [(jobs, keys)])
+        samples = sample_jobs.fn(root, SampleConfig(batch=len(keys), device=inputs.device), [(jobs, keys)])
         mine = keys.index(facts["item_key"])
         sample = _made(samples[mine])
-        clips = decode_jobs.fn(root, DecodeConfig(crf=_crf(clip)), sampled(jobs, [samples[mine]]))
+        decoding = DecodeConfig(crf=_crf(clip), device=inputs.device)
+        clips = decode_jobs.fn(root, decoding, sampled(jobs, [samples[mine]]))
         distance = psnr(frames_of(root / _made(clips[0])["video"]), frames_of(clip))
     if sample["latents_sha256"] != facts["latents_sha256"]:
-        return [_other_latents(facts, len(keys), distance)]
+        return [_other_latents(facts, len(keys), device_label(device_named(inputs.device)), distance)]
     return (
         [] if distance == math.inf else [f"frames: the latents are identical, the frames agree to {distance:.1f} dB."]
     )
 
 
-def _other_latents(facts: Facts, together: int, distance: float) -> str:
+def _other_latents(facts: Facts, together: int, device: str, distance: float) -> str:
     batch = len(facts["batch"])
     if together < batch:
         why = f"it was sampled in a batch of {batch}, of which the others are not here"
+    elif facts.get("device") != device:
+        why = f"it was sampled on {facts.get('device')}, this is {device}"
     else:
         why = "its inputs are the same, so torch, its threads or the processor are others"
     return f"latents: not the same bits; {why}. The frames agree to {distance:.1f} dB."

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 from PIL import Image
 from prefect import task
 from pydantic import BaseModel, ConfigDict, Field
@@ -24,8 +25,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from models.camera import measure_motion
+from models.device import DEVICE_HELP, DeviceName, device_named
 from models.errors import BadMedia, ReelmillError
-from models.loaded import loaded_model
+from models.loaded import waited_for_model
 from models.memory import decode_within_memory
 from models.meters import good_until, measure_meters
 from models.pictures import Picture
@@ -46,7 +48,8 @@ from tasks.video import Frames, write_video
 VERSION = 1
 
 SETTINGS = ("key", "seed", "take", "motion", "word", "steps", "fps", "motion_bucket", "guidance_min", "guidance_max",
-            "noise_aug", "frames", "width", "height", "model_revision", "lora_sha256", "lora_strength")  # fmt: skip
+            "noise_aug", "frames", "width", "height", "model_revision", "lora_sha256", "lora_strength",
+            "dtype")  # fmt: skip
 
 NEEDS = (
     "item_key",
@@ -85,12 +88,13 @@ TAG = "reelmill"
 
 
 class DecodeConfig(BaseModel):
-    """How clips are encoded."""
+    """How clips are encoded, and where they are decoded, which their keys do not depend on."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     crf: int = Field(default=16, ge=0, le=51, description="H.264 quality, 0 best, 51 smallest")
     trim: bool = Field(default=False, description="Whether a clip ends where it stops being good")
+    device: DeviceName = Field(default="auto", description=DEVICE_HELP)
 
 
 class ClipSettings(BaseModel):
@@ -109,6 +113,7 @@ def provenance_of(job: Mapping[str, Any], sample: Mapping[str, Any], sample_vers
     own = {name: job[name] for name in ("item_key", "image_sha256", "picture_sha256", *SETTINGS)}
     names = {"image": Path(job["image"]).name, "model": Path(job["model"]).name}
     made = {"latents_sha256": sample["latents_sha256"], "batch": sample["batch"], "sample_version": sample_version}
+    made |= {"device": sample["device"]}
     lora = {"lora": Path(job["lora"]).name} if job["lora"] else {}
     return {**names, **lora, **own, **made, "lineage": json.loads(job["lineage"] or "{}")}
 
@@ -161,11 +166,12 @@ def load_latents(path: Path, digest: str) -> Tensor:
 
 
 def make_clip(
-    root: Path, job: Mapping[str, Any], sample: Mapping[str, Any], clip: ClipSettings, key: str
+    root: Path, job: Mapping[str, Any], sample: Mapping[str, Any], clip: ClipSettings, key: str, device: torch.device
 ) -> dict[str, Any]:
     """Decode, measure and write one clip and its sidecar below `root`, named by `key`: its manifest row."""
     latents = load_latents(root / sample["latents"], sample["latents_sha256"])
-    frames, plan, too_large = decode_within_memory(loaded_model(job["model"]), latents, root)
+    with waited_for_model(job["model"], job["dtype"], device) as model:
+        frames, plan, too_large = decode_within_memory(model, latents, root, device)
     with Image.open(root / job["picture"]) as picture:
         meters = measure_clip(frames, np.asarray(picture), job["fps"])
     video, sidecar = (f"videos/{clip.name}-{key[:10]}{suffix}" for suffix in (".mp4", ".json"))
@@ -186,7 +192,7 @@ def _decode(root: Path, config: DecodeConfig, job: Mapping[str, Any], samples: M
     inputs, revision = [sample["latents_sha256"], job["picture_sha256"]], job["model_revision"]
 
     def compute(key: str) -> pa.Table:
-        return table_of([make_clip(root, job, sample, clip, key)], SCHEMA)
+        return table_of([make_clip(root, job, sample, clip, key, device_named(config.device))], SCHEMA)
 
     try:
         return cached(STEP, root, clip, inputs, compute, revision)
