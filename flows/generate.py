@@ -53,7 +53,7 @@ class GenerateConfig(FlowConfig, JobsConfig, NightConfig, WatchConfig):
     @property
     def per_job(self) -> JobsConfig:
         """The part that jobs are resolved with, its precision the one that is meant on the device."""
-        own = {name: getattr(self, name) for name in JobsConfig.model_fields}
+        own: dict[str, Any] = {name: getattr(self, name) for name in JobsConfig.model_fields}
         return JobsConfig(**own | {"dtype": precision_on(device_named(self.device), self.dtype)})
 
 
@@ -131,7 +131,8 @@ def make(
     settings = SampleConfig(batch=config.batch, device=config.device)
     rows = {row["item_key"]: row for row in ready_rows(jobs)}
     batches = sorted(batches_of(jobs, settings, wanted), key=lambda batch: -rows[batch[1][0]]["priority"])
-    takes = {key: estimate(row) for key, row in rows.items()}
+    device = device_named(config.device)
+    takes = {key: estimate(row, device) for key, row in rows.items()}
     there = sum(1 for _ in config.out.glob("videos/[!.]*.mp4"))
     check_space(config.out, round(sum(sorted(e.disk for e in takes.values())[there:])), config)
     stages = [
@@ -182,7 +183,7 @@ def plan(config: GenerateConfig) -> GeneratePlan:
         failed=sum(row["status"] == "failed" for row in rows),
         ready=len(ready),
         batches=len(batches),
-        takes=tuple(plan_lines(ready)),
+        takes=tuple(plan_lines(ready, device_named(config.device), config.batch)),
         said=tuple(line for row in rows if not row["take"] for line in _said(row)),
     )
 

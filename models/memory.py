@@ -5,24 +5,26 @@ what was measured. No result depends on any of them.
 """
 
 import logging
+from collections.abc import Iterator
+from math import prod
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import safe_open
 from torch import Tensor
 
-from models.costs import Cost, costs_of, learn_cost, place_of
-from models.device import CPU, Used, empty_cache, free_bytes, is_out_of_memory, measured
+from models import plan as plans
+from models.costs import Cost, Costs, costs_of, learn_cost, place_of
+from models.device import CPU, Precision, Used, dtype_of, empty_cache, free_bytes, is_out_of_memory, measured
 from models.exact_decode import Room
+from models.families.loading import read_config
 from models.placement import WeightsTooLarge, placed_bytes, ready_to_decode
-from models.plan import MIB, USABLE, LatentShape, Needs, Networks, Plan, decoding_plan, networks_of, next_strip
-from models.plan import next_placement as _next_placement
-from models.plan import next_rung as _next_rung
-from models.plan import sampling_plan as _sampling_plan
+from models.plan import MIB, USABLE, LatentShape, Needs, Networks, Plan, networks_of
 from models.sampling import decode_latents
-from models.svd import VideoModel
+from models.svd import PARTS, VideoModel
 
 log = logging.getLogger("reelmill")
 
@@ -34,16 +36,36 @@ def networks_in(model: VideoModel) -> Networks:
     return networks_of(model.unet.config, model.vae.config, weights)
 
 
+def networks_of_folder(folder: Path) -> Networks:
+    """The same of a model that is not loaded, from its configurations and the heads of its files of weights."""
+    weights = {part: list(_sizes(folder / part)) for part in PARTS}
+    return networks_of(read_config(folder, "unet"), read_config(folder, "vae"), weights)
+
+
+def _sizes(folder: Path) -> Iterator[tuple[str, int]]:
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            for name in file.keys():  # noqa: SIM118 - it is no dict
+                yield name, prod(file.get_slice(name).get_shape())
+
+
+def needs_of_folder(
+    folder: Path, revision: str, shape: LatentShape, precision: Precision, device: torch.device
+) -> Needs:
+    """What clips of latents `shape` take of a model that is not loaded."""
+    known = costs_of(place_of(revision, device, precision))
+    return _needs(networks_of_folder(folder), shape, dtype_of(precision).itemsize, device, known)
+
+
 def needs_of(model: VideoModel, shape: LatentShape, device: torch.device = CPU) -> Needs:
     """What clips of latents `shape` take of a loaded model on a device: as measured there, or else as estimated."""
     known = costs_of(_place(model, device))
-    return Needs(
-        networks=networks_in(model),
-        shape=shape,
-        itemsize=model.unet.dtype.itemsize,
-        on_card=device != CPU,
-        measured={rung: cost.bytes for rung, cost in known.items() if cost.bytes},
-    )
+    return _needs(networks_in(model), shape, model.unet.dtype.itemsize, device, known)
+
+
+def _needs(networks: Networks, shape: LatentShape, itemsize: int, device: torch.device, known: Costs) -> Needs:
+    seen = {rung: cost.bytes for rung, cost in known.items() if cost.bytes}
+    return Needs(networks, shape, itemsize, on_card=device != CPU, measured=seen)
 
 
 def sampling_plan(model: VideoModel, shape: LatentShape, batch: int, device: torch.device = CPU) -> Plan:
@@ -52,14 +74,14 @@ def sampling_plan(model: VideoModel, shape: LatentShape, batch: int, device: tor
     Clips of more frames than the model makes at once are sampled in windows, which take no more than one.
     """
     at_once = (min(shape[0], model.facts.frames), *shape[1:])
-    return _sampling_plan(needs_of(model, at_once, device), batch, _free(model, device))
+    return plans.sampling_plan(needs_of(model, at_once, device), batch, _free(model, device))
 
 
 def lower_plan(plan: Plan, error: BaseException, device: torch.device = CPU) -> Plan | None:
     """The plan to try after an error: None where memory was not the fault, or there is no lower one."""
     if isinstance(error, WeightsTooLarge):
-        return _next_placement(plan)
-    return _next_rung(plan, device != CPU) if is_out_of_memory(error) else None
+        return plans.next_placement(plan)
+    return plans.next_rung(plan, device != CPU) if is_out_of_memory(error) else None
 
 
 def learn_sampling(model: VideoModel, plan: Plan, shape: tuple[int, ...], steps: int, used: Used) -> None:
@@ -83,13 +105,13 @@ def decode_within_memory(
     """
     shape = cast(LatentShape, tuple(latents.shape))
     needs, too_large = needs_of(model, shape, device), []
-    plan = decoding_plan(needs, _free(model, device))
+    plan = plans.decoding_plan(needs, _free(model, device))
     while True:
         try:
             with ready_to_decode(model, device, plan.offload) as ready, measured(device) as used:
                 frames = decode_latents(ready, latents, _room(plan, needs, parking))
         except (RuntimeError, MemoryError) as error:
-            lower = next_strip(plan, needs.on_card) if is_out_of_memory(error) else None
+            lower = plans.next_strip(plan, needs.on_card) if is_out_of_memory(error) else None
             if lower is None:
                 raise
             log.warning("decoding: out of memory; tried again as %s.", lower)

@@ -6,7 +6,7 @@ was, in host memory where anything was offloaded. One thread at a time may place
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 import torch
@@ -38,13 +38,11 @@ def ready_to_sample(model: VideoModel, device: torch.device, offload: Offload = 
         yield replace(model, device=device)
         return
     move(parts, CPU)
-    before_unet = _hook(model, device, offload)
-    try:
+    with ExitStack() as afterwards:
+        afterwards.callback(move, parts, CPU)
+        afterwards.callback(_unhook, parts)
+        afterwards.callback(_hook(model, device, offload).remove)
         yield replace(model, device=device)
-    finally:
-        before_unet.remove()
-        _unhook(parts)
-        move(parts, CPU)
 
 
 @contextmanager

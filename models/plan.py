@@ -25,6 +25,9 @@ LARGEST_PIECE, SMALLEST_PIECE = 16384, 256
 
 LARGEST_STRIP_MIB, SMALLEST_STRIP_MIB = 512, 16
 
+WITH_STRIPS = 4
+"""How many times the budget of its strips a decode takes, all told."""
+
 USABLE = 0.8
 """Share of the free memory that a plan counts on; the rest is for what it cannot see."""
 
@@ -145,9 +148,14 @@ class Needs:
         return self.weights(plan.offload) + branches * self._known(plan, self.one_clip(plan.feed_forward))
 
     def decoding(self, plan: Plan) -> int:
-        """What decoding one clip whole takes, weights included where they are brought to the device."""
-        resting = self.weights("none") if plan.offload == "none" else self._own(vae=self.networks.vae)
-        return resting + self._known(plan, self.whole_clip(), "decoded ")
+        """What decoding one clip by a plan takes, weights included where they are brought to the device."""
+        if plan.strip_mib:
+            return self._resting(plan) + min(self.whole_clip(), WITH_STRIPS * plan.strip_mib * MIB)
+        return self._resting(plan) + self._known(plan, self.whole_clip(), "decoded ")
+
+    def _resting(self, plan: Plan) -> int:
+        """Weights on the device while the autoencoder works."""
+        return self.weights("none") if plan.offload == "none" else self._own(vae=self.networks.vae)
 
     def one_clip(self, feed_forward: int | None = None) -> int:
         """About what one clip takes in one denoising step, beside the weights: estimated from the UNet's widths.
@@ -205,8 +213,8 @@ def decoding_plan(needs: Needs, free: int) -> Plan:
     for plan in (Plan(), Plan(offload="parts")) if needs.on_card else (Plan(),):
         if needs.decoding(plan) <= usable:
             return plan
-    roomy = not needs.on_card or usable - needs.weights("none") >= 4 * LARGEST_STRIP_MIB * MIB
-    room = (usable - needs.weights("none") if roomy else usable) // (4 * MIB)
+    roomy = not needs.on_card or usable - needs.weights("none") >= WITH_STRIPS * LARGEST_STRIP_MIB * MIB
+    room = (usable - needs.weights("none") if roomy else usable) // (WITH_STRIPS * MIB)
     strip = max(SMALLEST_STRIP_MIB, min(LARGEST_STRIP_MIB, room))
     return Plan(offload="none" if roomy else "parts", strip_mib=strip)
 
