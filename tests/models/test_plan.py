@@ -125,7 +125,7 @@ def test_decoding_goes_from_whole_to_ever_narrower_strips():
         (139, Plan(guidance_together=True), Plan()),
         (24, Plan(guidance_together=True), Plan(strip_mib=512)),
         (12, Plan(), Plan(strip_mib=512)),
-        (8, Plan(feed_forward=16384), Plan(offload="parts", strip_mib=512)),
+        (8, Plan(feed_forward=16384), Plan(strip_mib=512)),
         (6, Plan(feed_forward=16384, offload="parts"), Plan(offload="parts", strip_mib=512)),
         (4, Plan(feed_forward=4096, offload="groups"), Plan(offload="parts", strip_mib=512)),
     ],
@@ -161,7 +161,13 @@ def test_in_host_memory_a_measured_figure_counts_where_it_is_larger():
 
 def test_the_group_of_blocks_is_the_two_largest_and_what_lies_outside():
     unet: dict[str, Any] = {"block_out_channels": (8, 8), "layers_per_block": (1, 2)}
-    sizes = {"conv_in.weight": 5, "down_blocks.0.a": 100, "down_blocks.0.b": 1, "down_blocks.1.a": 10, "up_blocks.0.a": 50}
+    sizes = {
+        "conv_in.weight": 5,
+        "down_blocks.0.a": 100,
+        "down_blocks.0.b": 1,
+        "down_blocks.1.a": 10,
+        "up_blocks.0.a": 50,
+    }
     weights = {"unet": sizes.items(), "vae": [("x", 3)], "image_encoder": [("y", 4)]}
     found = networks_of(unet, {"block_out_channels": (4, 4)}, weights)
     assert (found.unet, found.unet_group, found.unet_layers, found.vae) == (166, 5 + 101 + 50, 2, 3)
