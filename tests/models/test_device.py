@@ -1,4 +1,4 @@
-"""Devices and precisions by name, errors of memory, and sampling on a pretended card, where every mix-up is an error."""
+"""Devices and precisions by name, errors of memory, and sampling on a pretended card, where a mix-up is an error."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -258,7 +258,8 @@ def test_the_noise_handed_to_the_sampler_is_the_items_own(tmp_path, pictures, mo
 def items(*keys: str, word: str | None = None) -> list[Item]:
     own = ItemSettings(
         key="", picture_sha256="", seed=0, take=0, word=word, steps=2, fps=7, motion_bucket=1, guidance_min=1,
-        guidance_max=1, noise_aug=0, frames=4, width=32, height=32, lora_sha256=None, lora_strength=None, dtype="float32",
+        guidance_max=1, noise_aug=0, frames=4, width=32, height=32, lora_sha256=None, lora_strength=None,
+        dtype="float32",
     )  # fmt: skip
     return [Item(key, key, "", "m", "r", None, own) for key in keys]
 
