@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from models import device as devices
+from models import lean
 from models.autoencoder import new_autoencoder
 from models.device import (
     CPU,
@@ -35,8 +36,9 @@ SCHEDULER, EXTRACTOR = new_scheduler(), new_feature_extractor()
 
 
 @pytest.fixture
-def pretended_card() -> Iterator[None]:
+def pretended_card(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Tensors have shapes, precisions and devices but no values, and a card is there."""
+    monkeypatch.setattr(lean, "_temporal_share", lambda _: 0.5)
     with FakeTensorMode(), torch.no_grad():
         yield
 
