@@ -25,7 +25,7 @@ def test_time_grows_with_steps_and_disk_with_both_sides():
 
 
 def test_memory_is_that_of_the_plan_that_would_be_used_now():
-    plenty, scarce = memory_of(JOB, batch=4, free=10**10), memory_of(JOB, batch=4, free=10**7)
+    plenty, scarce = memory_of(JOB, batch=4, free=10**10), memory_of(JOB, batch=4, free=10**6)
     assert (plenty.sampling, plenty.decoding) == (Plan(batch=4), Plan())
     assert scarce.sampling.feed_forward
     assert str(scarce).startswith(f"{scarce.sampling}, decoded in strips of 16 MiB, about ")

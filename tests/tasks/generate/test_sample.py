@@ -351,7 +351,7 @@ def test_half_precision_gives_about_the_same_latents(tmp_path, pictures, model):
         for root in [tmp_path / dtype]
     )
     assert half.dtype == torch.float32
-    assert 0 < (half - full).abs().max() < 0.1 * full.std()
+    assert 0 < (half - full).abs().mean() < 0.05 * full.std()
 
 
 def test_weights_that_do_not_fit_a_device_lead_to_less_of_them_there(tmp_path, pictures, model, monkeypatch):
