@@ -54,7 +54,8 @@ class GenerateConfig(FlowConfig, JobsConfig, NightConfig, WatchConfig):
     def per_job(self) -> JobsConfig:
         """The part that jobs are resolved with, its precision the one that is meant on the device."""
         own: dict[str, Any] = {name: getattr(self, name) for name in JobsConfig.model_fields}
-        return JobsConfig(**own | {"dtype": precision_on(device_named(self.device), self.dtype)})
+        own["dtype"] = precision_on(device_named(self.device), self.dtype)
+        return JobsConfig(**own)
 
 
 class GenerateOutcome(Outcome):

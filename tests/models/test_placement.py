@@ -66,7 +66,7 @@ def test_parts_come_when_they_are_used_and_go_when_the_next_is(model, offload, m
 
     with ready_to_sample(model, CPU, offload) as ready:
         monkeypatch.setattr(nn.Module, "to", telling)
-        hooks = [part._hf_hook for part in (ready.image_encoder, ready.vae)]  # pyright: ignore[reportAttributeAccessIssue]
+        hooks: list[Any] = [part._hf_hook for part in (ready.image_encoder, ready.vae)]
         for hook in hooks:
             hook.execution_device = CARD
         hooks[0].pre_forward(ready.image_encoder)

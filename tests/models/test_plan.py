@@ -105,6 +105,7 @@ def test_where_the_weights_themselves_do_not_fit_less_of_them_is_brought_at_once
     first = Plan(batch=4)
     second = next_placement(first)
     assert second == Plan(batch=4, feed_forward=16384, offload="parts")
+    assert second is not None
     assert next_placement(second) == Plan(batch=4, feed_forward=4096, offload="groups")
     assert next_placement(replace(second, offload="groups", feed_forward=256)) is None
 
