@@ -9,7 +9,7 @@ import torch
 
 from benchmarks import gpu
 
-FOREIGN = ("prefect", "pyarrow", "av", "cv2", "peft", "flows", "tasks", "pandas")
+FOREIGN = ("prefect", "pyarrow", "av", "cv2", "flows", "tasks", "pandas")
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning:diffusers")
