@@ -49,8 +49,8 @@ def conditions_of(model: VideoModel, pictures: Tensor, augmentation: Tensor, ask
     ids = torch.tensor([ask.fps - 1, ask.motion_bucket, ask.noise_aug]).repeat(len(pictures), 1)
     return Conditions(
         context=context_of(embed_pictures(model, pictures), model.words, [ask.motion] * len(pictures)),
-        picture=encode_frames(model.vae, pictures + ask.noise_aug * augmentation),
-        ids=ids,
+        picture=encode_frames(model.vae, (pictures + ask.noise_aug * augmentation).to(model.device)),
+        ids=ids.to(model.device),
     )
 
 
@@ -87,7 +87,7 @@ def sample_chain(
     made = _integrated(model, guided(model, start, ask.guidance), noise[:, :native], ask.steps)
     first = made
     while made.shape[1] < frames and goes_on(made):
-        picture = made[:, -1] / setting(model.vae, "scaling_factor")
+        picture = (made[:, -1] / setting(model.vae, "scaling_factor")).to(model.device)
         here = Conditions(start.context, picture, start.ids)
         own = noise[:, made.shape[1] - 1 :][:, :native]
         hop = _integrated(model, guided(model, here, ask.guidance), own, ask.steps)
@@ -114,6 +114,7 @@ def matched(latents: Tensor, to: Tensor) -> Tensor:
 
 def _integrated(model: VideoModel, denoiser: Denoiser, noise: Tensor, steps: int) -> Tensor:
     sigmas = karras_sigmas(steps, setting(model.scheduler, "sigma_min"), setting(model.scheduler, "sigma_max"))
+    sigmas = sigmas.to(model.device)
     # The noisiest latent is the noise itself, at the deviation of signal and noise together.
     with lean(model.unet):
-        return euler(denoiser, noise * (sigmas[0] ** 2 + 1).sqrt(), sigmas)
+        return euler(denoiser, noise.to(model.device) * (sigmas[0] ** 2 + 1).sqrt(), sigmas).cpu()

@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from models.errors import BadMedia
-from models.loaded import loaded_model
-from models.memory import Plan, decode_within_memory
+from models.loaded import waited_for_model
+from models.memory import decode_within_memory
+from models.plan import Plan
 from tasks.manifest import publish
 from tasks.video import Frames
 
@@ -35,10 +37,11 @@ class Decoded(NamedTuple):
     too_large: list[Plan]
 
 
-def decode_clip(root: Path, job: Mapping[str, Any], sample: Mapping[str, Any]) -> Decoded:
+def decode_clip(root: Path, job: Mapping[str, Any], sample: Mapping[str, Any], device: torch.device) -> Decoded:
     """Decode the latents that a row of sampling names, with the model of its job; raises BadMedia and BadModel."""
     latents = load_latents(root / sample["latents"], sample["latents_sha256"])
-    return Decoded(*decode_within_memory(loaded_model(job["model"]), latents, root))
+    with waited_for_model(job["model"], job["dtype"], device) as model:
+        return Decoded(*decode_within_memory(model, latents, root, device))
 
 
 def load_latents(path: Path, digest: str) -> Tensor:

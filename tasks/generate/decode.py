@@ -14,11 +14,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 from PIL import Image
 from prefect import task
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from models.camera import measure_motion
+from models.device import DEVICE_HELP, DeviceName, device_named
 from models.errors import ReelmillError
 from models.meters import good_until, measure_meters
 from models.pictures import Picture
@@ -30,7 +32,7 @@ from tasks.video import Frames
 
 VERSION = 1
 
-NEEDS = ("status", "item_key", "name", "picture", "picture_sha256", "model", "model_revision", "fps")
+NEEDS = ("status", "item_key", "name", "picture", "picture_sha256", "model", "model_revision", "fps", "dtype")
 
 SCHEMA = pa.schema(
     [
@@ -47,6 +49,14 @@ STEP = Step("decode", VERSION, SCHEMA)
 
 FAILED = Step("decode_failed", VERSION, SCHEMA)
 """Where failures are kept, apart: they count attempts, and the next run tries again."""
+
+
+class DecodeConfig(BaseModel):
+    """Where clips are decoded, which their keys do not depend on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    device: DeviceName = Field(default="auto", description=DEVICE_HELP)
 
 
 class ClipSettings(BaseModel):
@@ -87,9 +97,11 @@ def measure_clip(frames: Frames, picture: Picture, fps: float) -> dict[str, Any]
     }
 
 
-def measured_clip(root: Path, job: Mapping[str, Any], sample: Mapping[str, Any], key: str) -> dict[str, Any]:
+def measured_clip(
+    root: Path, job: Mapping[str, Any], sample: Mapping[str, Any], key: str, device: torch.device
+) -> dict[str, Any]:
     """Decode and measure one clip, and park its frames below `root` by `key`: its manifest row."""
-    frames, plan, too_large = decode_clip(root, job, sample)
+    frames, plan, too_large = decode_clip(root, job, sample, device)
     with Image.open(root / job["picture"]) as picture:
         meters = measure_clip(frames, np.asarray(picture), job["fps"])
     park(parked_at(root, key), frames)
@@ -97,13 +109,13 @@ def measured_clip(root: Path, job: Mapping[str, Any], sample: Mapping[str, Any],
     return {"item_key": job["item_key"], "attempt": 1, **memory, **meters}
 
 
-def _decode(root: Path, job: Mapping[str, Any], sample: Mapping[str, Any]) -> ManifestRef:
+def _decode(root: Path, config: DecodeConfig, job: Mapping[str, Any], sample: Mapping[str, Any]) -> ManifestRef:
     """The manifest of one clip; where it fails, a row with the reason, kept apart."""
     settings = ClipSettings(item_key=job["item_key"], fps=job["fps"])
     inputs, revision = [sample["latents_sha256"], job["picture_sha256"]], job["model_revision"]
 
     def compute(key: str) -> pa.Table:
-        return table_of([measured_clip(root, job, sample, key)], SCHEMA)
+        return table_of([measured_clip(root, job, sample, key, device_named(config.device))], SCHEMA)
 
     failed = lineage_of(FAILED, settings, inputs, revision)
     failed_at = FAILED.path(root, key_of(failed))
@@ -132,8 +144,8 @@ def _failure(root: Path, job: Mapping[str, Any], path: Path, error: Exception) -
 
 
 @task(name="decode")
-def decode_jobs(root: Path, items: list[tuple[ManifestRef, ManifestRef]]) -> list[ManifestRef]:
+def decode_jobs(root: Path, config: DecodeConfig, items: list[tuple[ManifestRef, ManifestRef]]) -> list[ManifestRef]:
     """The measured clips of sampled items, each given as the jobs' manifest and its own with latents: a manifest for
     each. Their frames are parked."""
     jobs = {row["item_key"]: row for ref in dict(items) for row in read_rows(ref, NEEDS) if row["status"] == "ready"}
-    return [_decode(root, jobs[row["item_key"]], row) for _, ref in items for row in read_rows(ref)]
+    return [_decode(root, config, jobs[row["item_key"]], row) for _, ref in items for row in read_rows(ref)]
