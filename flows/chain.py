@@ -1,4 +1,4 @@
-"""A chain of steps over many items: each chunk goes on to the next step while others are still in the one before.
+"""A chain of steps over many items: each chunk goes on to the next step while others are still in those before.
 
 So a clip is decoded and encoded while the next is sampled, and a run that ends early has whole videos, not latents. The
 chain stops, between pieces of work, where a guard says so.
@@ -31,12 +31,13 @@ PIECE_S = 2.0
 class Stage:
     """A step of a chain with its config.
 
-    All but the first `take` their items from the manifests of the one before, and cost `share` of what the first did.
+    All but the first `take` their items from the manifests of those before, each stage's in turn, and cost `share` of
+    what the one before did.
     """
 
     step: Task[..., list[ManifestRef]]
     config: BaseModel
-    take: Callable[[list[ManifestRef]], list[Any]] | None = None
+    take: Callable[..., list[Any]] | None = None
     share: float = 1.0
 
 
@@ -108,7 +109,8 @@ class _Chain:
         self.made[work.stage][work.number] = made
         self.run.bars.advance(self.bars[work.stage], len(work.items))
         following = self.stages[work.stage + 1] if work.stage + 1 < len(self.stages) else None
-        items = following.take(made) if following and following.take else []
+        before = [stage[work.number] for stage in self.made[: work.stage + 1]]
+        items = following.take(*before) if following and following.take else []
         if following and items:
             each = following.share * sum(work.seconds) / len(items)
             self.ready.append(Work(work.stage + 1, work.number, items, [each] * len(items)))

@@ -1,7 +1,8 @@
-"""What generating clips is expected to take: time, memory and disk, from the size of a job and of its model.
+"""What generating clips is expected to take: time, memory and disk, from the size of a job, its model and the device.
 
-The figures are those of the embedded model on one core, scaled; they cut work into chunks and fill the plan that
-`--dry-run` prints, and no result depends on them.
+Memory, and the plan made of what is free, are those of models/memory.py. Times are as measured on the device, where the
+model has worked there before, or else those of the embedded model on one core, scaled. They cut work into chunks and
+fill the plan that `--dry-run` prints, and no result depends on them.
 """
 
 from collections.abc import Iterable, Mapping
@@ -10,8 +11,16 @@ from functools import cache
 from itertools import groupby
 from typing import Any
 
+import torch
+
 from models.card import ModelCard, read_card
+from models.costs import Cost, costs_of, place_of
+from models.device import CPU, device_label, free_bytes
+from models.loaded import model_folder
+from models.memory import needs_of_folder
+from models.plan import Plan, decoding_plan, sampling_plan
 from models.regions import words_in
+from tasks.encoding import Format
 
 SECONDS_PER_CELL = 6.5e-5
 """For one latent cell of one frame through one denoising step, with guidance."""
@@ -19,40 +28,41 @@ SECONDS_PER_CELL = 6.5e-5
 TINY_UNET_BYTES = 4.28e6
 """The embedded model's UNet as it is stored; time grows with the number of weights."""
 
-DECODE_SHARE = 0.12
-"""Decoding, encoding and measuring a clip, as a share of sampling it."""
+DECODE_SHARE = 0.09
+"""Decoding and measuring a clip, as a share of sampling it."""
 
-BYTES_PER_PIXEL = 5_700
-"""Memory that decoding a clip as a whole takes for each pixel of each frame: 5.2 GB for 8 frames of 256x448, measured
-on the full-size decoder, whose layers at full resolution have FULL_WIDTH channels."""
+ENCODE_SHARE = 0.33
+"""Encoding a clip, as a share of decoding and measuring it."""
 
-FULL_WIDTH = 128
-
-VIDEO_BYTES_PER_PIXEL = 0.25
-"""An mp4's size for each pixel of each frame, at most, at the default quality."""
+FILE_BYTES_PER_PIXEL: Mapping[Format, float] = {
+    "h264": 0.25, "hevc": 0.25, "av1": 0.25, "webp": 0.5, "gif": 1.2, "png": 3.1,
+}  # fmt: skip
+"""A clip's size for each pixel of each frame, at most, at the default quality."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds on one core, bytes of memory (where it is decoded as a whole), and bytes on disk."""
+    """What a clip takes: seconds, `measured` on this device or those of one core; bytes on disk; and bytes that are
+    there for a while: frames that wait for their encoding."""
 
     seconds: float
-    memory: float
+    measured: bool
     disk: float
+    parked: float
 
 
 _card = cache(read_card)
 
 
-def estimate(job: Mapping[str, Any]) -> Estimate:
-    """What one resolved job takes; its model is read from disk once."""
+def estimate(job: Mapping[str, Any], device: torch.device = CPU, written: Format = "h264") -> Estimate:
+    """What one resolved job takes, its clip written so; its model is read from disk once."""
     card: ModelCard = _card(job["model"])
     pixels = job["frames"] * job["width"] * job["height"]
     cells = pixels / card.latent_scale**2
-    sampling = SECONDS_PER_CELL * cells * job["steps"] * passes(job) * card.unet_bytes / TINY_UNET_BYTES
-    disk = pixels * VIDEO_BYTES_PER_PIXEL + cells * 16 + job["width"] * job["height"] * 3
-    memory = 2 * card.weight_bytes + pixels * BYTES_PER_PIXEL * card.decoder_width / FULL_WIDTH
-    return Estimate(sampling, memory, disk)
+    known = [cost for rung, cost in _costs(card.revision, device, job["dtype"]).items() if "decoded" not in rung]
+    each = min((c.seconds for c in known), default=SECONDS_PER_CELL * card.unet_bytes / TINY_UNET_BYTES)
+    disk = pixels * FILE_BYTES_PER_PIXEL[written] + cells * 16 + job["width"] * job["height"] * 3
+    return Estimate(each * cells * job["steps"] * passes(job), bool(known), disk, 3.0 * pixels)
 
 
 def passes(job: Mapping[str, Any]) -> int:
@@ -60,23 +70,72 @@ def passes(job: Mapping[str, Any]) -> int:
     return max(1, len(words_in(job.get("word"))))
 
 
-def plan_lines(jobs: Iterable[Mapping[str, Any]]) -> list[str]:
+@cache
+def _costs(revision: str, device: torch.device, precision: str) -> Mapping[str, Cost]:
+    return costs_of(place_of(revision, device, precision))
+
+
+@dataclass(frozen=True)
+class Memory:
+    """How clips are sampled and decoded in what is free now, and the bytes that either takes."""
+
+    sampling: Plan
+    decoding: Plan
+    sampling_bytes: int
+    decoding_bytes: int
+
+    def __str__(self) -> str:
+        at_most = max(self.sampling_bytes, self.decoding_bytes) / 1e9
+        strips = self.decoding.strip_mib
+        decoded = f"decoded in strips of {strips} MiB" if strips else "decoded whole"
+        return f"{self.sampling}, {decoded}, about {at_most:.1f} GB of memory"
+
+
+def memory_of(job: Mapping[str, Any], device: torch.device = CPU, batch: int = 1, free: int | None = None) -> Memory:
+    """The plans of models/memory.py for one resolved job, in what is free on the device now or in `free` bytes."""
+    card = _card(job["model"])
+    height, width = (job[side] // card.latent_scale for side in ("height", "width"))
+    frames, folder, free = job["frames"], model_folder(job["model"]), free_bytes(device) if free is None else free
+    at_once, whole = (
+        needs_of_folder(folder, card.revision, (count, 4, height, width), job["dtype"], device)
+        for count in (min(frames, card.facts.frames), frames)
+    )
+    plan, decoding = sampling_plan(at_once, batch, free), decoding_plan(whole, free)
+    return Memory(plan, decoding, at_once.sampling(plan), whole.decoding(decoding))
+
+
+def plan_lines(
+    jobs: Iterable[Mapping[str, Any]], device: torch.device = CPU, batch: int = 1, written: Format = "h264"
+) -> list[str]:
     """A line for each size and model among resolved jobs, with what its clips take, and one for all of them."""
+    names = ("model", "frames", "width", "height", "steps", "dtype")
 
     def alike(job: Mapping[str, Any]) -> tuple[Any, ...]:
-        return *(job[name] for name in ("model", "frames", "width", "height", "steps")), passes(job)
+        return *(job[name] for name in names), passes(job)
 
     lines, seconds, disk = [], 0.0, 0.0
-    for (model, frames, width, height, steps, times), group in groupby(sorted(jobs, key=alike), key=alike):
-        own = list(group)
-        each = estimate(own[0])
-        seconds, disk = seconds + len(own) * each.seconds * (1 + DECODE_SHARE), disk + len(own) * each.disk
-        regions = f" in {times} regions" if times > 1 else ""
-        lines.append(
-            f"{len(own)} of {frames} frames of {width}x{height}, {steps} steps{regions}, by {model}:"
-            f" about {spoken(each.seconds)} each, at most {each.memory / 1e9:.1f} GB of memory"
+    where, told = device_label(device), True
+    for _, group in groupby(sorted(jobs, key=alike), key=alike):
+        job, *others = group
+        clips, each = 1 + len(others), estimate(job, device, written)
+        told &= each.measured or device == CPU
+        seconds, disk = (
+            seconds + clips * each.seconds * (1 + DECODE_SHARE * (1 + ENCODE_SHARE)),
+            disk + clips * each.disk,
         )
-    return [*lines, f"in all: about {spoken(seconds)} on one core, {disk / 1e6:.1f} MB on disk"] if lines else []
+        steps = f"{job['steps']} steps" + (f" in {passes(job)} regions" if passes(job) > 1 else "")
+        lines.append(
+            f"{clips} of {job['frames']} frames of {job['width']}x{job['height']}, {steps}, by"
+            f" {job['model']}: {_time(each, device)} each; {memory_of(job, device, batch)}"
+        )
+    total = f"about {spoken(seconds)} on {'one core' if device == CPU else where}" if told else "no time is known yet"
+    return [*lines, f"in all: {total}, {disk / 1e6:.1f} MB on disk"] if lines else []
+
+
+def _time(each: Estimate, device: torch.device) -> str:
+    if not each.measured and device != CPU:
+        return f"not measured yet on {device_label(device)}"
+    return f"about {spoken(each.seconds)}{' as measured' if each.measured else ''}"
 
 
 def spoken(seconds: float) -> str:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from models.calibration import load_calibration
 from models.card import ModelCard, read_card, rounded_size
+from models.device import DTYPE_HELP, AskedPrecision, device_named, precision_on
 from models.errors import BadInput, ReelmillError
 from models.lora import load_lora
 from models.pictures import PICTURE_SUFFIXES, Background, Fit
@@ -70,6 +71,7 @@ class JobsConfig(BaseModel):
     )
     lora: str | None = Field(default=None, description="LoRA file put on the model for every clip")
     lora_strength: float | None = Field(default=None, ge=-10, le=10, description="The LoRA's effect, 1 as trained")
+    dtype: AskedPrecision = Field(default="auto", description=DTYPE_HELP)
     fit: Fit = Field(default="crop", description="How a picture comes to the model's size")
     background: Background = Field(
         default="white", description="What shows through transparent pictures and beside padded ones"
@@ -197,6 +199,7 @@ class Asking:
             "width": size[0],
             "height": size[1],
             "model_revision": card.revision,
+            "dtype": precision_on(device_named("auto"), self.config.dtype),
             "ignored": ignored or None,
             **self._motion_and_lora(line, card),
         }

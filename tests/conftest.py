@@ -20,6 +20,8 @@ for name in [name for name in os.environ if name.startswith("PREFECT_")]:
 os.environ["PREFECT_HOME"] = _HOME.name
 os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{_PORT.getsockname()[1]}/api"
 os.environ["HF_HUB_OFFLINE"] = "1"
+# What models are measured to take is kept apart from the user's own figures.
+os.environ["XDG_CACHE_HOME"] = str(Path(_HOME.name) / "cache")
 settle_environment()
 
 
