@@ -19,6 +19,7 @@ from models.device import CPU, device_label, free_bytes
 from models.loaded import model_folder
 from models.memory import needs_of_folder
 from models.plan import Plan, decoding_plan, sampling_plan
+from tasks.encoding import Format
 
 SECONDS_PER_CELL = 6.5e-5
 """For one latent cell of one frame through one denoising step, with guidance."""
@@ -26,34 +27,41 @@ SECONDS_PER_CELL = 6.5e-5
 TINY_UNET_BYTES = 4.28e6
 """The embedded model's UNet as it is stored; time grows with the number of weights."""
 
-DECODE_SHARE = 0.12
-"""Decoding, encoding and measuring a clip, as a share of sampling it."""
+DECODE_SHARE = 0.09
+"""Decoding and measuring a clip, as a share of sampling it."""
 
-VIDEO_BYTES_PER_PIXEL = 0.25
-"""An mp4's size for each pixel of each frame, at most, at the default quality."""
+ENCODE_SHARE = 0.33
+"""Encoding a clip, as a share of decoding and measuring it."""
+
+FILE_BYTES_PER_PIXEL: Mapping[Format, float] = {
+    "h264": 0.25, "hevc": 0.25, "av1": 0.25, "webp": 0.5, "gif": 1.2, "png": 3.1,
+}  # fmt: skip
+"""A clip's size for each pixel of each frame, at most, at the default quality."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a clip takes: seconds, `measured` on this device or those of one core; and bytes on disk."""
+    """What a clip takes: seconds, `measured` on this device or those of one core; bytes on disk; and bytes that are
+    there for a while: frames that wait for their encoding."""
 
     seconds: float
     measured: bool
     disk: float
+    parked: float
 
 
 _card = cache(read_card)
 
 
-def estimate(job: Mapping[str, Any], device: torch.device = CPU) -> Estimate:
-    """What one resolved job takes; its model is read from disk once."""
+def estimate(job: Mapping[str, Any], written: Format = "h264", device: torch.device = CPU) -> Estimate:
+    """What one resolved job takes, its clip written so; its model is read from disk once."""
     card: ModelCard = _card(job["model"])
     pixels = job["frames"] * job["width"] * job["height"]
     cells = pixels / card.latent_scale**2
     known = [cost for rung, cost in _costs(card.revision, device, job["dtype"]).items() if "decoded" not in rung]
     each = min((c.seconds for c in known), default=SECONDS_PER_CELL * card.unet_bytes / TINY_UNET_BYTES)
-    disk = pixels * VIDEO_BYTES_PER_PIXEL + cells * 16 + job["width"] * job["height"] * 3
-    return Estimate(each * cells * job["steps"], bool(known), disk)
+    disk = pixels * FILE_BYTES_PER_PIXEL[written] + cells * 16 + job["width"] * job["height"] * 3
+    return Estimate(each * cells * job["steps"], bool(known), disk, 3.0 * pixels)
 
 
 @cache
@@ -90,7 +98,9 @@ def memory_of(job: Mapping[str, Any], device: torch.device = CPU, batch: int = 1
     return Memory(plan, decoding, at_once.sampling(plan), whole.decoding(decoding))
 
 
-def plan_lines(jobs: Iterable[Mapping[str, Any]], device: torch.device = CPU, batch: int = 1) -> list[str]:
+def plan_lines(
+    jobs: Iterable[Mapping[str, Any]], written: Format = "h264", device: torch.device = CPU, batch: int = 1
+) -> list[str]:
     """A line for each size and model among resolved jobs, with what its clips take, and one for all of them."""
     names = ("model", "frames", "width", "height", "steps", "dtype")
 
@@ -101,9 +111,12 @@ def plan_lines(jobs: Iterable[Mapping[str, Any]], device: torch.device = CPU, ba
     where, told = device_label(device), True
     for _, group in groupby(sorted(jobs, key=alike), key=alike):
         job, *others = group
-        clips, each = 1 + len(others), estimate(job, device)
+        clips, each = 1 + len(others), estimate(job, written, device)
         told &= each.measured or device == CPU
-        seconds, disk = seconds + clips * each.seconds * (1 + DECODE_SHARE), disk + clips * each.disk
+        seconds, disk = (
+            seconds + clips * each.seconds * (1 + DECODE_SHARE * (1 + ENCODE_SHARE)),
+            disk + clips * each.disk,
+        )
         lines.append(
             f"{clips} of {job['frames']} frames of {job['width']}x{job['height']}, {job['steps']} steps, by"
             f" {job['model']}: {_time(each, device)} each; {memory_of(job, device, batch)}"
