@@ -168,7 +168,7 @@ def test_a_plan_checks_every_job_and_writes_nothing(tmp_path, pictures, model):
     assert str(planned).splitlines() == [
         "ready: 7 clips in 4 batches",
         (
-            f"7 of 4 frames of 32x32, 2 steps, by {model}: about 0.1 s each; batch 2, decoded whole, about 0.1 GB of"
+            f"7 of 4 frames of 32x32, 2 steps, by {model}: about 0.1 s each; batch 2, decoded whole, about 0.0 GB of"
             " memory"
         ),
         "in all: about 0.5 s on one core, 0.1 MB on disk",
