@@ -54,7 +54,7 @@ class Estimate:
 _card = cache(read_card)
 
 
-def estimate(job: Mapping[str, Any], written: Format = "h264", device: torch.device = CPU) -> Estimate:
+def estimate(job: Mapping[str, Any], device: torch.device = CPU, written: Format = "h264") -> Estimate:
     """What one resolved job takes, its clip written so; its model is read from disk once."""
     card: ModelCard = _card(job["model"])
     pixels = job["frames"] * job["width"] * job["height"]
@@ -103,7 +103,7 @@ def memory_of(job: Mapping[str, Any], device: torch.device = CPU, batch: int = 1
 
 
 def plan_lines(
-    jobs: Iterable[Mapping[str, Any]], written: Format = "h264", device: torch.device = CPU, batch: int = 1
+    jobs: Iterable[Mapping[str, Any]], device: torch.device = CPU, batch: int = 1, written: Format = "h264"
 ) -> list[str]:
     """A line for each size and model among resolved jobs, with what its clips take, and one for all of them."""
     names = ("model", "frames", "width", "height", "steps", "dtype")
@@ -115,7 +115,7 @@ def plan_lines(
     where, told = device_label(device), True
     for _, group in groupby(sorted(jobs, key=alike), key=alike):
         job, *others = group
-        clips, each = 1 + len(others), estimate(job, written, device)
+        clips, each = 1 + len(others), estimate(job, device, written)
         told &= each.measured or device == CPU
         seconds, disk = (
             seconds + clips * each.seconds * (1 + DECODE_SHARE * (1 + ENCODE_SHARE)),

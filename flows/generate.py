@@ -143,7 +143,8 @@ def make(
     encoding = EncodeConfig(format=config.format, crf=config.crf, trim=config.trim, device=config.device)
     rows = {row["item_key"]: row for row in ready_rows(jobs)}
     batches = sorted(batches_of(jobs, settings, wanted), key=lambda batch: -rows[batch[1][0]]["priority"])
-    takes = {key: estimate(row, config.format, device_named(config.device)) for key, row in rows.items()}
+    device = device_named(config.device)
+    takes = {key: estimate(row, device, config.format) for key, row in rows.items()}
     work = [[takes[key] for key in keys] for _, keys in batches]
     there = sum(1 for _ in config.out.glob("videos/[!.]*.json"))
     missing = sorted(each.disk for each in takes.values())[there:]
@@ -201,7 +202,7 @@ def plan(config: GenerateConfig) -> GeneratePlan:
         failed=sum(row["status"] == "failed" for row in rows),
         ready=len(ready),
         batches=len(batches),
-        takes=tuple(plan_lines(ready, config.format, device_named(config.device), config.batch)),
+        takes=tuple(plan_lines(ready, device_named(config.device), config.batch, config.format)),
         said=tuple(line for row in rows if not row["take"] for line in _said(row)),
     )
 

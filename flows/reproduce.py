@@ -36,8 +36,8 @@ from tasks.video import Frames
 
 Facts = Mapping[str, Any]
 
-NEEDS = ("item_key", "latents_sha256", "picture_sha256", "image_sha256", "model", "model_revision", "batch", "dtype",
-          "fit", "background", "format", "encoder")  # fmt: skip
+NEEDS = ("item_key", "latents_sha256", "picture_sha256", "image_sha256", "model", "model_revision", "batch", "fit",
+         "background", "format", "encoder", "dtype")  # fmt: skip
 """What a clip must say of itself to be made again, beside its settings."""
 
 
@@ -197,8 +197,7 @@ def compared(clip: Path, facts: Facts, rows: Mapping[str, Facts], inputs: Inputs
         sample = _made(samples[mine])
         clips = decode_jobs.fn(root, DecodeConfig(device=inputs.device), sampled(jobs, [samples[mine]]))
         _made(clips[0])
-        look = {"format": facts["format"], "crf": facts["crf"], "trim": facts["trim"]}
-        encoding = EncodeConfig(**look, device=inputs.device)
+        encoding = EncodeConfig(format=facts["format"], crf=facts["crf"], trim=facts["trim"], device=inputs.device)
         videos = encode_jobs.fn(root, encoding, measured(jobs, [samples[mine]], clips))
         distance = psnr(read_clip(root / _made(videos[0])["video"]), read_clip(clip))
     if sample["latents_sha256"] != facts["latents_sha256"]:

@@ -109,13 +109,13 @@ def measured_clip(
     return {"item_key": job["item_key"], "attempt": 1, **memory, **meters}
 
 
-def _decode(root: Path, job: Mapping[str, Any], sample: Mapping[str, Any], device: torch.device) -> ManifestRef:
+def _decode(root: Path, config: DecodeConfig, job: Mapping[str, Any], sample: Mapping[str, Any]) -> ManifestRef:
     """The manifest of one clip; where it fails, a row with the reason, kept apart."""
     settings = ClipSettings(item_key=job["item_key"], fps=job["fps"])
     inputs, revision = [sample["latents_sha256"], job["picture_sha256"]], job["model_revision"]
 
     def compute(key: str) -> pa.Table:
-        return table_of([measured_clip(root, job, sample, key, device)], SCHEMA)
+        return table_of([measured_clip(root, job, sample, key, device_named(config.device))], SCHEMA)
 
     failed = lineage_of(FAILED, settings, inputs, revision)
     failed_at = FAILED.path(root, key_of(failed))
@@ -148,5 +148,4 @@ def decode_jobs(root: Path, config: DecodeConfig, items: list[tuple[ManifestRef,
     """The measured clips of sampled items, each given as the jobs' manifest and its own with latents: a manifest for
     each. Their frames are parked."""
     jobs = {row["item_key"]: row for ref in dict(items) for row in read_rows(ref, NEEDS) if row["status"] == "ready"}
-    device = device_named(config.device)
-    return [_decode(root, jobs[row["item_key"]], row, device) for _, ref in items for row in read_rows(ref)]
+    return [_decode(root, config, jobs[row["item_key"]], row) for _, ref in items for row in read_rows(ref)]

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import torch
 from prefect import task
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -59,14 +58,14 @@ Clip = tuple[ManifestRef, ManifestRef, ManifestRef]
 
 
 class EncodeConfig(BaseModel):
-    """How clips are written."""
+    """How clips are written, and where frames that are gone are decoded again, which no key depends on."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: Format = Field(default="h264", description="Format of the clips: mp4 by three codecs, or pictures")
     crf: int | None = Field(default=None, ge=0, le=63, description="Quality, 0 best; the format's own if not given")
     trim: bool = Field(default=False, description="Whether a clip ends where it stops being good")
-    device: DeviceName = Field(default="auto", description=f"{DEVICE_HELP}; for frames that must be decoded again")
+    device: DeviceName = Field(default="auto", description=DEVICE_HELP)
 
 
 class ClipSettings(BaseModel):
@@ -84,8 +83,12 @@ def provenance_of(
     """Everything needed to make the clip again, by names and digests: no path of this machine."""
     own = {name: job[name] for name in ("item_key", *PICTURE, *SETTINGS)}
     names = {"image": Path(job["image"]).name, "model": Path(job["model"]).name}
-    made = {"latents_sha256": sample["latents_sha256"], "batch": sample["batch"], "sample_version": sample_version}
-    made |= {"device": sample["device"]}
+    made = {
+        "latents_sha256": sample["latents_sha256"],
+        "batch": sample["batch"],
+        "sample_version": sample_version,
+        "device": sample["device"],
+    }
     written = {"format": look.format, "encoder": look.encoder, "crf": look.crf, "trim": trim}
     lora = {"lora": Path(job["lora"]).name} if job["lora"] else {}
     return {**names, **lora, **own, **made, **written, "lineage": json.loads(job["lineage"] or "{}")}
@@ -97,11 +100,11 @@ def frames_kept(made: int, good: int, trim: bool) -> int:
 
 
 def frames_of(
-    root: Path, job: Mapping[str, Any], sample: Mapping[str, Any], decoded_key: str, device: torch.device
+    root: Path, job: Mapping[str, Any], sample: Mapping[str, Any], decoded_key: str, device: DeviceName
 ) -> Frames:
     """A clip's frames, parked by its decoding manifest's key, or decoded again."""
     frames = parked(parked_at(root, decoded_key))
-    return decode_clip(root, job, sample, device).frames if frames is None else frames
+    return decode_clip(root, job, sample, device_named(device)).frames if frames is None else frames
 
 
 def write_files(
@@ -125,7 +128,7 @@ def _encode(
     settings = ClipSettings(name=job["name"], provenance=provenance)
 
     def compute(key: str) -> pa.Table:
-        frames = frames_of(root, job, sample, decoded_key, device_named(config.device))
+        frames = frames_of(root, job, sample, decoded_key, config.device)
         kept = frames[: frames_kept(len(frames), clip["good_until"], config.trim)]
         meters = {field.name: clip[field.name] for field in METERS}
         made = write_files(root, kept, look, job["fps"], settings, meters, key)

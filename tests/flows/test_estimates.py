@@ -24,6 +24,12 @@ def test_time_grows_with_steps_and_disk_with_both_sides():
     assert wider.disk == pytest.approx(2 * base.disk)
 
 
+def test_disk_grows_with_what_the_format_keeps_and_frames_wait_in_full():
+    film, moving, pictures = (estimate(JOB, written=written).disk for written in ("h264", "gif", "png"))
+    assert film < moving < pictures
+    assert estimate(JOB).parked == 8 * 64 * 64 * 3
+
+
 def test_memory_is_that_of_the_plan_that_would_be_used_now():
     plenty, scarce = memory_of(JOB, batch=4, free=10**10), memory_of(JOB, batch=4, free=10**6)
     assert (plenty.sampling, plenty.decoding) == (Plan(batch=4), Plan())
@@ -44,15 +50,9 @@ def test_on_a_card_without_a_measurement_no_time_is_said(monkeypatch):
     monkeypatch.setattr(estimates, "device_label", lambda _: "NVIDIA Pretended")
     monkeypatch.setattr("models.costs.device_label", lambda _: "NVIDIA Pretended")
     monkeypatch.setattr(estimates, "free_bytes", lambda _: 10**10)
-    lines = plan_lines([JOB], device=torch.device("cuda", 0))
+    lines = plan_lines([JOB], torch.device("cuda", 0))
     assert "by tiny: not measured yet on NVIDIA Pretended each; batch 1, guidance together, decoded whole" in lines[0]
     assert lines[1].startswith("in all: no time is known yet, ")
-
-
-def test_disk_grows_with_what_the_format_keeps_and_frames_wait_in_full():
-    film, moving, pictures = (estimate(JOB, written).disk for written in ("h264", "gif", "png"))
-    assert film < moving < pictures
-    assert estimate(JOB).parked == 8 * 64 * 64 * 3
 
 
 def test_a_plan_has_a_line_for_each_size_and_one_for_all():
