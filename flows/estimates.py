@@ -9,12 +9,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from models.card import ModelCard, read_card
-from models.costs import Cost, costs_of, place_of
+from models.costs import Cost, costs_file, costs_of, place_of
 from models.device import CPU, device_label, free_bytes
 from models.loaded import model_folder
 from models.memory import needs_of_folder
@@ -59,7 +60,10 @@ def estimate(job: Mapping[str, Any], device: torch.device = CPU, written: Format
     card: ModelCard = _card(job["model"])
     pixels = job["frames"] * job["width"] * job["height"]
     cells = pixels / card.latent_scale**2
-    known = [cost for rung, cost in _costs(card.revision, device, job["dtype"]).items() if "decoded" not in rung]
+    path = costs_file()
+    stamp = path.stat().st_mtime_ns if path.is_file() else 0
+    costs = _costs(path, stamp, card.revision, device, job["dtype"])
+    known = [cost for rung, cost in costs.items() if "decoded" not in rung]
     each = min((c.seconds for c in known), default=SECONDS_PER_CELL * card.unet_bytes / TINY_UNET_BYTES)
     disk = pixels * FILE_BYTES_PER_PIXEL[written] + cells * 16 + job["width"] * job["height"] * 3
     return Estimate(each * cells * job["steps"] * passes(job), bool(known), disk, 3.0 * pixels)
@@ -71,8 +75,8 @@ def passes(job: Mapping[str, Any]) -> int:
 
 
 @cache
-def _costs(revision: str, device: torch.device, precision: str) -> Mapping[str, Cost]:
-    return costs_of(place_of(revision, device, precision))
+def _costs(path: Path, stamp: int, revision: str, device: torch.device, precision: str) -> Mapping[str, Cost]:
+    return costs_of(place_of(revision, device, precision), path)
 
 
 @dataclass(frozen=True)

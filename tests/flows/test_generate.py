@@ -230,4 +230,4 @@ def test_the_flags_are_the_config(tmp_path):
 def test_a_config_is_frozen_and_knows_its_fields(tmp_path):
     with pytest.raises(ValidationError, match="extra_forbidden"):
         GenerateConfig.model_validate({"jobs": "j", "out": "o", "colour": "red"})
-    assert GenerateConfig(jobs=Path("j"), out=Path("o")).per_job == JobsConfig()
+    assert GenerateConfig(jobs=Path("j"), out=Path("o"), device="cpu").per_job == JobsConfig(dtype="float32")
