@@ -119,7 +119,7 @@ class Conditions:
         own, other = (self.context, self.picture, self.ids), self.dropped()
         without = (torch.zeros_like(self.context), other.picture, other.ids)
         regions = tuple((torch.cat([c, torch.zeros_like(c)]), torch.cat([share, share])) for c, share in self.regions)
-        return Conditions(*(torch.cat(pair) for pair in zip(own, without, strict=True)), regions)
+        return Conditions(*(torch.cat(pair) for pair in zip(own, without, strict=True)), regions=regions)
 
 
 def load_model(name: str, dtype: torch.dtype = torch.float32) -> VideoModel:
