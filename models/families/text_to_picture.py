@@ -1,9 +1,8 @@
-"""Text to video for a model that takes pictures: a text-to-image model draws the first frame.
+"""Text to video for a model that takes pictures: a text-to-image model draws the picture that becomes a clip.
 
 The picture's noise is a stream of its own, so that drawing it never shifts the noise that becomes the clip.
 """
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,9 @@ from diffusers import StableDiffusionPipeline
 from numpy.typing import NDArray
 
 from models.errors import BadInput
-from models.families import svd
 from models.families.loading import load_pipeline
 from models.families.rules import Request
 from models.noise import item_generator
-from models.svd import VideoModel
 
 STEPS, GUIDANCE = 50, 7.5
 
@@ -54,19 +51,3 @@ def draw(
     if any(made.nsfw_content_detected or []):
         raise BadInput(f"{item}: the model's safety checker holds back the picture of its text. Change the text.")
     return (made.images[0] * 255).round().astype(np.uint8)
-
-
-def text_to_video(
-    pipeline: StableDiffusionPipeline,
-    model: VideoModel,
-    request: Request,
-    steps: int = STEPS,
-    guidance: float = GUIDANCE,
-) -> NDArray[np.uint8]:
-    """The clip of a text by Stable Video Diffusion, uint8 RGB [frames, height, width, 3].
-
-    `steps` and `guidance` are the picture's; the request's own are the clip's. Raises BadInput when either cannot be
-    made.
-    """
-    picture = draw(pipeline, request, steps, guidance)
-    return svd.generate(model, replace(request, prompt=None, negative=None, picture=picture))

@@ -117,3 +117,24 @@ def ramp() -> NDArray[np.uint8]:
 def asked() -> Request:
     """A request for text: two steps."""
     return Request(seed=1, item_key="ball", frames=4, width=32, height=32, prompt="a red ball", steps=2, guidance=2.0)
+
+
+@pytest.fixture
+def plainly() -> Callable[..., NDArray[np.uint8]]:
+    """Makes a request's clip by one call of diffusers' pipeline, which draws the same noise and decodes by itself."""
+
+    def make(pipeline: Any, request: Request, **more: Any) -> NDArray[np.uint8]:
+        made = pipeline(
+            prompt=request.prompt,
+            num_frames=request.frames,
+            height=request.height,
+            width=request.width,
+            num_inference_steps=request.steps,
+            guidance_scale=request.guidance,
+            generator=request.generator(),
+            output_type="np",
+            **more,
+        )
+        return (made.frames[0] * 255).round().astype(np.uint8)
+
+    return make

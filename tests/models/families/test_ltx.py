@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from models.errors import BadInput
 from models.families import ltx
-from models.families.rules import Request
+from models.families.rules import Request, generate
 
 
 @pytest.fixture(scope="module")
@@ -64,38 +64,38 @@ def item(asked: Request) -> Request:
 
 
 def test_a_text_becomes_a_clip_of_the_frames_and_size_asked(pipeline: LTXPipeline, item: Request) -> None:
-    clip = ltx.generate(pipeline, replace(item, frames=17))
+    clip = generate(ltx, pipeline, replace(item, frames=17))
     assert clip.shape == (17, 32, 64, 3)
     assert clip.dtype == np.uint8
     assert clip.std() > 1
 
 
 def test_a_seed_is_the_same_clip_again_and_another_seed_another(pipeline: LTXPipeline, item: Request) -> None:
-    clip = ltx.generate(pipeline, item)
-    assert not np.array_equal(clip, ltx.generate(pipeline, replace(item, seed=2)))
-    assert np.array_equal(clip, ltx.generate(pipeline, item))
+    clip = generate(ltx, pipeline, item)
+    assert not np.array_equal(clip, generate(ltx, pipeline, replace(item, seed=2)))
+    assert np.array_equal(clip, generate(ltx, pipeline, item))
 
 
 def test_texts_and_frame_rates_steer(pipeline: LTXPipeline, item: Request) -> None:
-    clip = ltx.generate(pipeline, item)
+    clip = generate(ltx, pipeline, item)
     for other in ({"prompt": "cube"}, {"negative": "cube"}, {"fps": 8.0}):
-        assert not np.array_equal(clip, ltx.generate(pipeline, replace(item, **other)))
+        assert not np.array_equal(clip, generate(ltx, pipeline, replace(item, **other)))
 
 
 def test_the_same_folder_takes_a_picture_too(pipeline: LTXPipeline, item: Request, ramp: NDArray[np.uint8]) -> None:
     asked = replace(item, width=32, picture=ramp)
-    clip = ltx.generate(pipeline, asked)
+    clip = generate(ltx, pipeline, asked)
     assert clip.shape == (9, 32, 32, 3)
-    assert np.array_equal(clip, ltx.generate(pipeline, asked))
-    assert not np.array_equal(clip, ltx.generate(pipeline, replace(asked, picture=ramp[:, ::-1].copy())))
-    assert not np.array_equal(clip, ltx.generate(pipeline, replace(asked, picture=None)))
+    assert np.array_equal(clip, generate(ltx, pipeline, asked))
+    assert not np.array_equal(clip, generate(ltx, pipeline, replace(asked, picture=ramp[:, ::-1].copy())))
+    assert not np.array_equal(clip, generate(ltx, pipeline, replace(asked, picture=None)))
 
 
 def test_a_folder_of_the_class_for_pictures_takes_a_text_alone(
     make: Callable[..., dict[str, Any]], save: Any, item: Request, pipeline: LTXPipeline
 ) -> None:
     other = ltx.load(save(lambda: LTXImageToVideoPipeline(**make()), "pictures"))
-    assert np.array_equal(ltx.generate(other, item), ltx.generate(pipeline, item))
+    assert np.array_equal(generate(ltx, other, item), generate(ltx, pipeline, item))
 
 
 def test_a_decoder_that_is_told_a_noise_level_draws_from_the_items_own_stream(
@@ -103,15 +103,21 @@ def test_a_decoder_that_is_told_a_noise_level_draws_from_the_items_own_stream(
 ) -> None:
     later = ltx.load(save(lambda: LTXPipeline(**make(timestep_conditioning=True)), "later"))
     for asked in (item, replace(item, width=32, picture=ramp)):
-        assert np.array_equal(ltx.generate(later, asked), ltx.generate(later, asked))
+        assert np.array_equal(generate(ltx, later, asked), generate(ltx, later, asked))
 
 
 def test_sizes_and_frames_that_do_not_fit_are_refused_and_the_nearest_said(
     pipeline: LTXPipeline, item: Request, ramp: NDArray[np.uint8]
 ) -> None:
-    with pytest.raises(BadInput, match=r"10 frames became 9: 8k\+1, at least 9, at most 257\."):
-        ltx.generate(pipeline, replace(item, frames=10))
-    with pytest.raises(BadInput, match="40x32 became 32x32: sides are multiples of 32"):
-        ltx.generate(pipeline, replace(item, width=40))
+    with pytest.raises(BadInput, match=r"frames 10: made as 9, for clips have 8k\+1 frames, at least 9, at most 257\."):
+        generate(ltx, pipeline, replace(item, frames=10))
+    with pytest.raises(BadInput, match="size 40x32: made as 32x32, for sides must divide by 32"):
+        generate(ltx, pipeline, replace(item, width=40))
     with pytest.raises(BadInput, match="the picture is"):
-        ltx.generate(pipeline, replace(item, picture=ramp))
+        generate(ltx, pipeline, replace(item, picture=ramp))
+
+
+def test_the_clip_is_what_diffusers_own_pipeline_makes_of_the_same_noise(
+    pipeline: LTXPipeline, item: Request, plainly: Callable[..., NDArray[np.uint8]]
+) -> None:
+    assert np.array_equal(generate(ltx, pipeline, item), plainly(pipeline, item))
