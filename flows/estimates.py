@@ -4,13 +4,14 @@ The figures are those of the embedded model on one core, scaled; they cut work i
 `--dry-run` prints, and no result depends on them.
 """
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
 from typing import Any
 
-from models.card import ModelCard, read_card
+from models.card import FULL_WIDTH, ModelCard, read_card
 
 SECONDS_PER_CELL = 6.5e-5
 """For one latent cell of one frame through one denoising step, with guidance."""
@@ -21,11 +22,12 @@ TINY_UNET_BYTES = 4.28e6
 DECODE_SHARE = 0.12
 """Decoding, encoding and measuring a clip, as a share of sampling it."""
 
+DRAWING_S = 5.0
+"""Seconds of drawing a picture; only how the work is cut into pieces depends on it."""
+
 BYTES_PER_PIXEL = 5_700
 """Memory that decoding a clip as a whole takes for each pixel of each frame: 5.2 GB for 8 frames of 256x448, measured
 on the full-size decoder, whose layers at full resolution have FULL_WIDTH channels."""
-
-FULL_WIDTH = 128
 
 VIDEO_BYTES_PER_PIXEL = 0.25
 """An mp4's size for each pixel of each frame, at most, at the default quality."""
@@ -47,15 +49,16 @@ def estimate(job: Mapping[str, Any]) -> Estimate:
     """What one resolved job takes; its model is read from disk once."""
     card: ModelCard = _card(job["model"])
     pixels = job["frames"] * job["width"] * job["height"]
-    cells = pixels / card.latent_scale**2
-    sampling = SECONDS_PER_CELL * cells * job["steps"] * card.unet_bytes / TINY_UNET_BYTES
+    cells = pixels / card.rules.latent_scale**2 / card.rules.latent_frames
+    sampling = SECONDS_PER_CELL * cells * job["steps"] * card.denoiser_bytes / TINY_UNET_BYTES
     disk = pixels * VIDEO_BYTES_PER_PIXEL + cells * 16 + job["width"] * job["height"] * 3
     memory = 2 * card.weight_bytes + pixels * BYTES_PER_PIXEL * card.decoder_width / FULL_WIDTH
     return Estimate(sampling, memory, disk)
 
 
-def plan_lines(jobs: Iterable[Mapping[str, Any]]) -> list[str]:
-    """A line for each size and model among resolved jobs, with what its clips take, and one for all of them."""
+def plan_lines(jobs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each size and model among resolved jobs, with what its clips take, one for all of them, one for what
+    each model is, and one for each model that draws pictures."""
     names = ("model", "frames", "width", "height", "steps")
 
     def alike(job: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -70,7 +73,21 @@ def plan_lines(jobs: Iterable[Mapping[str, Any]]) -> list[str]:
             f"{clips} of {frames} frames of {width}x{height}, {steps} steps, by {model}:"
             f" about {spoken(each.seconds)} each, at most {each.memory / 1e9:.1f} GB of memory"
         )
-    return [*lines, f"in all: about {spoken(seconds)} on one core, {disk / 1e6:.1f} MB on disk"] if lines else []
+    total = f"in all: about {spoken(seconds)} on one core, {disk / 1e6:.1f} MB on disk"
+    return [*lines, total, *_models(jobs), *_drawers(jobs)] if lines else []
+
+
+def _models(jobs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each model: its family, what it is given, and its rules."""
+    cards = {name: _card(name) for name in sorted({job["model"] for job in jobs})}
+    return [f"{name}: {card.family}; {card.inputs}; {card.rules}" for name, card in cards.items()]
+
+
+def _drawers(jobs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each model that draws pictures from texts before."""
+    drawn = [(job["picture_model"], job["job"]) for job in jobs if job["picture_model"]]
+    counts = Counter(model for model, _ in set(drawn))
+    return [f"{count} of the pictures are drawn first, by {model}" for model, count in sorted(counts.items())]
 
 
 def spoken(seconds: float) -> str:

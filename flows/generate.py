@@ -1,4 +1,5 @@
-"""Generate videos from pictures: read the jobs, sample latents, decode and measure them, and collect one table.
+"""Generate videos from pictures or texts: read the jobs, draw pictures where only texts are given, sample latents,
+decode and measure them, and collect one table.
 
 A night's run ends before its work is done where its time is over, its disk is full or the same fault repeats; what is
 left are rows that wait, and the same command goes on.
@@ -18,14 +19,16 @@ from pydantic import Field
 
 from flows.chain import Stage, run_chain
 from flows.config import FlowConfig, Outcome
-from flows.estimates import DECODE_SHARE, estimate, plan_lines
+from flows.estimates import DECODE_SHARE, DRAWING_S, estimate, plan_lines
 from flows.nights import Guard, NightConfig, check_space, deadline_of, local_now
 from flows.running import Run, running
 from flows.takes import Made, further_takes
 from flows.watching import WatchConfig, keep_watching
+from models.families.making import sampled_in_batches
 from tasks.asking import JobsConfig
 from tasks.generate.choose import GateConfig, choose_takes
 from tasks.generate.decode import DecodeConfig, decode_jobs, sampled
+from tasks.generate.draw import DrawConfig, draw_pictures, pictures_to_draw, with_drawn
 from tasks.generate.gallery import write_gallery
 from tasks.generate.jobs import WAITING, put_off, read_jobs
 from tasks.generate.outputs import collect_outputs
@@ -38,14 +41,18 @@ class GenerateConfig(FlowConfig, JobsConfig, NightConfig, WatchConfig):
     """Everything a batch of generated videos depends on. `jobs`: see the columns of tasks.asking.JobLine."""
 
     jobs: Path = Field(
-        description="Folder of pictures, one picture, a CSV, JSONL or Parquet table of jobs, or a ComfyUI workflow"
+        description="Folder of pictures, one picture, a CSV, JSONL or Parquet table of jobs, a text file of prompts, or "
+        "a ComfyUI workflow"
     )
     out: Path = Field(description="Folder of the videos, the table and the page")
     images: Path | None = Field(default=None, description="Folder of pictures that a workflow runs over, not its own")
-    workflow_out: Path | None = Field(default=None, description="Folder to write each job to as a ComfyUI workflow")
+    workflow_out: Path | None = Field(
+        default=None, description="Folder to write jobs of Stable Video Diffusion to as ComfyUI workflows"
+    )
     batch: int = Field(default=1, ge=1, le=256, description="Clips sampled together; more need more memory")
     crf: int = Field(default=16, ge=0, le=51, description="H.264 quality, 0 best, 51 smallest")
     trim: bool = Field(default=False, description="Whether a clip ends where it stops being good")
+    draw: DrawConfig = Field(default=DrawConfig(), description="How pictures are drawn where only a text is given")
     gate: GateConfig = Field(default=GateConfig(), description="When a take will do, and how many more are tried")
 
     @property
@@ -95,13 +102,13 @@ def generate(
         return keep_watching(generate, config)
     with running(config.out, "generate", config) as run:
         clear(config.out)
-        jobs = read(run, config, only)
+        guard = Guard(config.out, config, deadline or deadline_of(config, local_now()))
+        jobs = read(run, config, guard, only)
         if config.workflow_out:
             write_workflows(config.workflow_out, jobs)
-        guard = Guard(config.out, config, deadline or deadline_of(config, local_now()))
         samples, clips = make(run, config, guard, jobs)
         made = Made(jobs, samples, clips, run.whole(choose_takes, config.gate, jobs, clips))
-        again = partial(read, run, config, only)
+        again = partial(read, run, config, guard, only)
         made = further_takes(run, config.gate, made, again, partial(make, run, config, guard))
         left = put_off(config.out, jobs, made.samples, made.clips, guard.reason)
         outputs = collect_outputs(config.out, left, made.samples, made.clips, made.choices, made.jobs)
@@ -114,10 +121,15 @@ def clear(out: Path) -> None:
     shutil.rmtree(WAITING.path(out, "any").parent, ignore_errors=True)
 
 
-def read(run: Run, config: GenerateConfig, only: tuple[str, ...] | None, more: int = 0) -> ManifestRef:
-    """The jobs, with so many takes of each more than were asked for."""
+def read(run: Run, config: GenerateConfig, guard: Guard, only: tuple[str, ...] | None, more: int = 0) -> ManifestRef:
+    """The jobs, with so many takes of each more than were asked for, and with their pictures."""
     settings = config.per_job.model_copy(update={"takes": config.takes + more})
-    return run.whole(read_jobs, settings, config.jobs, config.images, only)
+    jobs = run.whole(read_jobs, settings, config.jobs, config.images, only)
+    asks = pictures_to_draw(config.draw, jobs)
+    if not asks:
+        return jobs
+    (drawn,) = run_chain(run, [Stage(draw_pictures, config.draw)], asks, [DRAWING_S] * len(asks), guard)
+    return run.whole(with_drawn, config.draw, jobs, drawn)
 
 
 def make(
@@ -160,9 +172,9 @@ def summary(outputs: ManifestRef, page: Path, stopped: str | None) -> GenerateOu
 
 
 def write_workflows(folder: Path, jobs: ManifestRef) -> None:
-    """Each job, once for all its takes, as a ComfyUI workflow in the API's format."""
+    """Each job of Stable Video Diffusion with a picture, once for all its takes, as a workflow in the API's format."""
     for row in ready_rows(jobs):
-        if row["take"] == 0:
+        if row["take"] == 0 and row["image"] and sampled_in_batches(row["family"]):
             publish_json(folder / f"{row['name']}-{row['item_key'][:10]}.json", workflow_of(row))
 
 

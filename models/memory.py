@@ -16,7 +16,7 @@ from diffusers import AutoencoderKLTemporalDecoder, UNetSpatioTemporalConditionM
 from diffusers.models.attention import FeedForward
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.exact_decode import Room
 from models.sampling import decode_latents
@@ -156,7 +156,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def feed_forward_in_pieces(unet: UNetSpatioTemporalConditionModel, tokens: int | None) -> Iterator[None]:
+def feed_forward_in_pieces(unet: nn.Module, tokens: int | None) -> Iterator[None]:
     """For the length of a block, feed-forward layers take so many tokens at a time; None: all of them."""
     layers = [layer for layer in unet.modules() if isinstance(layer, FeedForward)] if tokens else []
     try:

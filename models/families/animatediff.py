@@ -51,7 +51,8 @@ KINDS: dict[str, type[DiffusionPipeline]] = {"AnimateDiffPipeline": AnimateDiffP
 
 def rules_of(folder: Path) -> Rules:
     """The family's rules; the longest clip is as long as the positions that the folder's adapter knows."""
-    return replace(RULES, frames_max=read_config(folder, "unet").get("motion_max_seq_length", RULES.frames_max))
+    most = int(read_config(folder, "unet").get("motion_max_seq_length", RULES.frames_max))
+    return replace(RULES, frames_max=most, frames=min(RULES.frames, most))
 
 
 def load(folder: Path) -> AnimateDiffPipeline:

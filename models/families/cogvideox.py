@@ -30,6 +30,7 @@ RULES = Rules(
     frames_max=161,
     size_unit=16,
     frames=49,
+    latent_frames=4,
     width=720,
     height=480,
     fps=Fraction(8),
@@ -96,6 +97,7 @@ def _rules(transformer: dict[str, Any], vae: dict[str, Any]) -> Rules:
     scale = 2 ** (len(vae["block_out_channels"]) - 1)
     return replace(
         RULES,
+        latent_scale=scale,
         frames=transformer["sample_frames"],
         width=transformer["sample_width"] * scale,
         height=transformer["sample_height"] * scale,

@@ -31,6 +31,14 @@ class Inputs:
     needs: Set[Input]
     takes: Set[Input] = frozenset()
 
+    def __contains__(self, name: Input) -> bool:
+        """Whether it may be given."""
+        return name in self.needs or name in self.takes
+
+    def __str__(self) -> str:
+        takes = f", takes {', '.join(sorted(self.takes))}" if self.takes else ""
+        return f"needs {' and '.join(sorted(self.needs))}{takes}"
+
 
 @dataclass(frozen=True)
 class Fitted:
@@ -46,7 +54,8 @@ class Rules:
 
     Clips have frame_step * k + frame_offset frames, of at least frames_min and at most frames_max where there is a
     most; sides are multiples of size_unit. frames, width, height and fps are native, what the weights were trained at;
-    with `only_native_size` nothing else comes out. steps and guidance are what its authors use. `licence` is that of
+    with `only_native_size` nothing else comes out. A latent cell is latent_scale pixels wide, a latent frame is
+    latent_frames frames long. steps and guidance are what its authors use. `licence` is that of
     the published weights, which the code of this project cannot grant.
     """
 
@@ -62,6 +71,8 @@ class Rules:
     steps: int
     guidance: float
     licence: str
+    latent_scale: int = 8
+    latent_frames: int = 1
     only_native_size: bool = False
 
     def fit_frames(self, frames: int) -> Fitted:
@@ -83,6 +94,10 @@ class Rules:
             return Fitted(fitted)
         rule = "the weights know no other size" if self.only_native_size else f"sides must divide by {unit}"
         return Fitted(fitted, f"size {width}x{height}: made as {fitted[0]}x{fitted[1]}, for {rule}.")
+
+    def __str__(self) -> str:
+        size = f"{self.width}x{self.height} alone" if self.only_native_size else f"sides divide by {self.size_unit}"
+        return f"{self.frames_rule}; {size}; {float(self.fps):g} a second"
 
     @property
     def frames_rule(self) -> str:

@@ -48,8 +48,8 @@ PIPELINES: Mapping[str, Inputs] = {PIPELINE: Inputs(needs=frozenset({"picture"})
 
 def rules_of(folder: Path) -> Rules:
     """The family's rules, with the folder's native numbers and the sides that its networks ask for."""
-    levels = sum(len(read_config(folder, part)["block_out_channels"]) - 1 for part in ("vae", "unet"))
-    return _rules(load_facts(folder), 2**levels)
+    vae, unet = (2 ** (len(read_config(folder, part)["block_out_channels"]) - 1) for part in ("vae", "unet"))
+    return _rules(load_facts(folder), vae, vae * unet)
 
 
 def load(folder: Path) -> VideoModel:
@@ -62,7 +62,7 @@ def sample(pipeline: VideoModel, request: Request) -> Tensor:
 
     Raises BadInput when the request does not fit, and BadModel when its motion LoRA does not.
     """
-    rules = _rules(pipeline.facts, pipeline.size_unit)
+    rules = _rules(pipeline.facts, pipeline.latent_scale, pipeline.size_unit)
     check_request(request, PIPELINES[PIPELINE], rules, NAME)
     shape = pipeline.latent_shape(request.frames, request.height, request.width)
     noise = item_noise(request.seed, request.item_key, request.take, shape, (request.height, request.width))
@@ -87,9 +87,10 @@ def decode(pipeline: VideoModel, latents: Tensor, request: Request) -> NDArray[n
     return decode_latents(pipeline, latents)
 
 
-def _rules(facts: ModelFacts, size_unit: int) -> Rules:
+def _rules(facts: ModelFacts, latent_scale: int, size_unit: int) -> Rules:
     return replace(
         RULES,
+        latent_scale=latent_scale,
         size_unit=size_unit,
         frames=facts.frames,
         width=facts.width,

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from numpy.typing import NDArray
 
-from models.errors import BadInput
-from models.families.loading import load_pipeline
+from models.errors import BadInput, BadModel
+from models.families.loading import load_pipeline, read_index
 from models.families.rules import Request
 from models.noise import item_generator
+from models.svd import weights_digest
 
 STEPS, GUIDANCE = 50, 7.5
 
@@ -21,9 +22,20 @@ SIZE_UNIT = 8
 """What the sides of a picture are multiples of, in pixels."""
 
 
+KINDS: dict[str, type[DiffusionPipeline]] = {"StableDiffusionPipeline": StableDiffusionPipeline}
+
+
+def revision_of(folder: Path) -> str:
+    """The digest of a text-to-image model's weights; raises BadInput or BadModel where the folder is not one's."""
+    name = read_index(folder).get("_class_name")
+    if name not in KINDS:
+        raise BadModel(f"{folder}: its class is {name}, which draws no pictures here; name a {' or '.join(KINDS)}.")
+    return weights_digest(folder)
+
+
 def load(folder: Path) -> StableDiffusionPipeline:
-    """The pipeline of a StableDiffusionPipeline's folder, with its safety checker where it has one; raises BadModel."""
-    return load_pipeline({"StableDiffusionPipeline": StableDiffusionPipeline}, folder)
+    """The pipeline of a text-to-image model's folder, with its safety checker where it has one; raises BadModel."""
+    return load_pipeline(KINDS, folder)
 
 
 def draw(

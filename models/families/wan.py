@@ -28,6 +28,7 @@ RULES = Rules(
     frames_max=None,
     size_unit=16,
     frames=81,
+    latent_frames=4,
     width=832,
     height=480,
     fps=Fraction(16),
@@ -99,4 +100,6 @@ def _rules_of(pipeline: Any) -> Rules:
 
 def _rules(transformer: Mapping[str, Any], vae: Mapping[str, Any]) -> Rules:
     scale = vae.get("scale_factor_spatial", 8)
-    return replace(RULES, size_unit=scale * transformer["patch_size"][1], fps=Fraction(24 if scale > 8 else 16))
+    return replace(
+        RULES, size_unit=scale * transformer["patch_size"][1], latent_scale=scale, fps=Fraction(24 if scale > 8 else 16)
+    )

@@ -1,7 +1,8 @@
 """Decoding: latents become an mp4 that says where it comes from, and the clip is measured against what was asked.
 
 first_frame_psnr and last_frame_psnr: peak signal-to-noise ratio in dB of that frame against the picture, at most 100;
-the first says whether the clip shows the picture, the last how far it has drifted or moved from it. Camera motion is
+the first says whether the clip shows the picture, the last how far it has drifted or moved from it; both are null where
+there is no picture, and the other meters compare with the first frame then. Camera motion is
 measured as curation measures it (models/camera.py), in short sides per second. The other meters are those of
 models/meters.py: a curve with a value for each frame (`..._curve`), the worst of it, and `good_until`, the number of
 frames before the first lasting fault, which `good_until_reason` names.
@@ -25,8 +26,9 @@ from torch import Tensor
 
 from models.camera import measure_motion
 from models.errors import BadMedia, ReelmillError
+from models.families.making import decode_by_family, request_of, sampled_in_batches
 from models.loaded import loaded_model
-from models.memory import decode_within_memory
+from models.memory import Plan, decode_within_memory
 from models.meters import good_until, measure_meters
 from models.pictures import Picture
 from tasks.caching import Step, cached, find, key_of, lineage_of
@@ -46,7 +48,8 @@ from tasks.video import Frames, write_video
 VERSION = 1
 
 SETTINGS = ("key", "seed", "take", "motion", "word", "steps", "fps", "motion_bucket", "guidance_min", "guidance_max",
-            "noise_aug", "frames", "width", "height", "model_revision", "lora_sha256", "lora_strength")  # fmt: skip
+            "noise_aug", "frames", "width", "height", "family", "prompt", "negative_prompt", "picture_model_revision",
+            "model_revision", "lora_sha256", "lora_strength")  # fmt: skip
 
 NEEDS = (
     "item_key",
@@ -55,6 +58,7 @@ NEEDS = (
     "image_sha256",
     "picture",
     "picture_sha256",
+    "picture_model",
     "model",
     "lora",
     "lineage",
@@ -107,10 +111,10 @@ class ClipSettings(BaseModel):
 def provenance_of(job: Mapping[str, Any], sample: Mapping[str, Any], sample_version: int) -> dict[str, Any]:
     """Everything needed to make the clip again, by names and digests: no path of this machine."""
     own = {name: job[name] for name in ("item_key", "image_sha256", "picture_sha256", *SETTINGS)}
-    names = {"image": Path(job["image"]).name, "model": Path(job["model"]).name}
+    files = ("image", "model", "picture_model", "lora")
+    names = {name: Path(job[name]).name for name in files if job[name]}
     made = {"latents_sha256": sample["latents_sha256"], "batch": sample["batch"], "sample_version": sample_version}
-    lora = {"lora": Path(job["lora"]).name} if job["lora"] else {}
-    return {**names, **lora, **own, **made, "lineage": json.loads(job["lineage"] or "{}")}
+    return {**names, **own, **made, "lineage": json.loads(job["lineage"] or "{}")}
 
 
 def psnr(a: Picture, b: Picture) -> float:
@@ -119,14 +123,17 @@ def psnr(a: Picture, b: Picture) -> float:
     return min(100.0, 10 * math.log10(255**2 / error)) if error else 100.0
 
 
-def measure_clip(frames: Frames, picture: Picture, fps: float) -> dict[str, Any]:
-    """The meters of a clip, uint8 RGB [frames, height, width, 3], made from `picture`; needs two frames or more."""
+def measure_clip(frames: Frames, picture: Picture | None, fps: float) -> dict[str, Any]:
+    """The meters of a clip, uint8 RGB [frames, height, width, 3], made from `picture`; needs two frames or more.
+
+    A clip of a text alone is held against its own first frame.
+    """
     moved = measure_motion(frames, [i / fps for i in range(len(frames))])
-    meters = measure_meters(frames, picture)
+    meters = measure_meters(frames, frames[0] if picture is None else picture)
     good = good_until(meters)
     return {
-        "first_frame_psnr": psnr(frames[0], picture),
-        "last_frame_psnr": psnr(frames[-1], picture),
+        "first_frame_psnr": None if picture is None else psnr(frames[0], picture),
+        "last_frame_psnr": None if picture is None else psnr(frames[-1], picture),
         "motion_measured": moved.motion,
         "camera_strength": moved.strength,
         "camera_pan": moved.pan,
@@ -165,9 +172,8 @@ def make_clip(
 ) -> dict[str, Any]:
     """Decode, measure and write one clip and its sidecar below `root`, named by `key`: its manifest row."""
     latents = load_latents(root / sample["latents"], sample["latents_sha256"])
-    frames, plan, too_large = decode_within_memory(loaded_model(job["model"]), latents, root)
-    with Image.open(root / job["picture"]) as picture:
-        meters = measure_clip(frames, np.asarray(picture), job["fps"])
+    frames, plan, too_large = _frames(root, job, latents)
+    meters = measure_clip(frames, _picture(root, job), job["fps"])
     video, sidecar = (f"videos/{clip.name}-{key[:10]}{suffix}" for suffix in (".mp4", ".json"))
     tags = {TAG: json.dumps(clip.provenance, sort_keys=True)}
     kept = frames_kept(len(frames), meters["good_until"], clip.trim)
@@ -178,12 +184,26 @@ def make_clip(
     return {"item_key": job["item_key"], "attempt": 1, **made, **memory, **meters}
 
 
+def _frames(root: Path, job: Mapping[str, Any], latents: Tensor) -> tuple[Frames, Plan, list[Plan]]:
+    """A clip's frames, the plan that decoded them, and those that were too large before."""
+    if sampled_in_batches(job["family"]):
+        return decode_within_memory(loaded_model(job["model"]), latents, root)
+    return decode_by_family(job["model"], latents, request_of(job)), Plan(), []
+
+
+def _picture(root: Path, job: Mapping[str, Any]) -> Picture | None:
+    if job["picture"] is None:
+        return None
+    with Image.open(root / job["picture"]) as picture:
+        return np.asarray(picture)
+
+
 def _decode(root: Path, config: DecodeConfig, job: Mapping[str, Any], samples: ManifestRef) -> ManifestRef:
     """The manifest of one clip; where it fails, a row with the reason, kept apart."""
     sample = read_rows(samples)[0]
     provenance = provenance_of(job, sample, read_lineage(samples.path).version)
     clip = ClipSettings(crf=config.crf, trim=config.trim, name=job["name"], provenance=provenance)
-    inputs, revision = [sample["latents_sha256"], job["picture_sha256"]], job["model_revision"]
+    inputs, revision = [sample["latents_sha256"], job["picture_sha256"] or "no picture"], job["model_revision"]
 
     def compute(key: str) -> pa.Table:
         return table_of([make_clip(root, job, sample, clip, key)], SCHEMA)

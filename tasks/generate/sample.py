@@ -25,11 +25,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import save_file
 from torch import Tensor
 
-from models.errors import BadModel, ReelmillError
+from models.errors import BadInput, BadModel, ReelmillError
+from models.families.making import request_of, sample_by_family, sampled_in_batches
 from models.loaded import loaded_model, model_with_lora
 from models.memory import Plan, feed_forward_in_pieces, free_bytes, is_out_of_memory, next_rung, sampling_plan
 from models.noise import item_noise, stack_noise
-from models.pictures import as_tensor_values
+from models.pictures import Picture, as_tensor_values
 from models.sampling import sample_latents
 from models.svd import VideoModel
 from tasks.caching import Step, cached, find, key_of, lineage_of
@@ -72,17 +73,20 @@ class ItemSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    family: str
     key: str
-    picture_sha256: str
+    prompt: str | None
+    negative_prompt: str | None
+    picture_sha256: str | None
     seed: int
     take: int
     word: str | None
     steps: int
     fps: float
-    motion_bucket: int
+    motion_bucket: int | None
     guidance_min: float
     guidance_max: float
-    noise_aug: float
+    noise_aug: float | None
     frames: int
     width: int
     height: int
@@ -106,7 +110,7 @@ class Item:
 
     item_key: str
     name: str
-    picture: str
+    picture: str | None
     model: str
     model_revision: str
     lora: str | None
@@ -122,6 +126,8 @@ class Item:
         """What must be equal for two items to share a batch."""
         own = self.settings
         told = own.word is not None
+        if not sampled_in_batches(own.family):
+            return (self.item_key,)
         return self.model_revision, own.lora_sha256, own.lora_strength, told, *(getattr(own, n) for n in SHARED)
 
 
@@ -167,6 +173,13 @@ def fill_batches(items: Sequence[Item], size: int) -> list[list[Item]]:
     return [group[i : i + size] for group in groups.values() for i in range(0, len(group), size)]
 
 
+def sample_alone(root: Path, item: Item, plan: Plan) -> Tensor:
+    """Latents [1, latent frames, channels, h, w] of an item of a family that has no batches."""
+    pixels = _pixels(root / item.picture) if item.picture else None
+    request = request_of(item.settings.model_dump(), pixels, item.lora)
+    return sample_by_family(item.model, item.model_revision, request, plan)[None]
+
+
 def sample_batch(root: Path, model: VideoModel, items: Sequence[Item]) -> Tensor:
     """Latents [batch, frames, channels, h, w] of items that may share a batch; pictures are read below `root`."""
     first = items[0].settings
@@ -175,13 +188,13 @@ def sample_batch(root: Path, model: VideoModel, items: Sequence[Item]) -> Tensor
     noise = stack_noise([item_noise(s.seed, s.key, s.take, shape, (s.height, s.width)) for s in own])
     return sample_latents(
         model,
-        torch.stack([_picture(root / item.picture) for item in items]),
+        torch.stack([_picture(root, item) for item in items]),
         noise.latents,
         noise.augmentation,
         [s.word for s in own],
         steps=first.steps,
         fps=first.fps,
-        motion_buckets=[s.motion_bucket for s in own],
+        motion_buckets=[s.motion_bucket for s in own if s.motion_bucket is not None],
         guidance=(first.guidance_min, first.guidance_max),
         noise_aug=first.noise_aug,
     )
@@ -192,14 +205,22 @@ def latents_digest(latents: Tensor) -> str:
     return hashlib.sha256(latents.contiguous().numpy().tobytes()).hexdigest()
 
 
-def _picture(path: Path) -> Tensor:
+def _picture(root: Path, item: Item) -> Tensor:
+    if item.picture is None:
+        raise BadInput(f"{item.name}: no picture is given. Give one.")
+    return torch.from_numpy(as_tensor_values(_pixels(root / item.picture)).copy())
+
+
+def _pixels(path: Path) -> Picture:
     with Image.open(path) as picture:
-        return torch.from_numpy(as_tensor_values(np.asarray(picture)).copy())
+        return np.asarray(picture)
 
 
 def _sample(root: Path, items: Sequence[Item], plan: Plan) -> Tensor:
     """The batch's latents from the model its items name; raises BadModel when that is no longer the model planned."""
     first = items[0]
+    if not sampled_in_batches(first.settings.family):
+        return sample_alone(root, first, plan)
     strength = 1.0 if first.settings.lora_strength is None else first.settings.lora_strength
     with model_with_lora(first.model, Path(first.lora) if first.lora else None, strength) as model:
         if model.revision != first.model_revision:
@@ -265,6 +286,8 @@ def _parts(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
 def _planned(items: Sequence[Item], size: int) -> Plan:
     """What memory allows for items that may share a batch of up to `size`; raises BadModel and BadInput."""
     first = items[0]
+    if not sampled_in_batches(first.settings.family):
+        return Plan()
     model = loaded_model(first.model)
     shape = model.latent_shape(first.settings.frames, first.settings.height, first.settings.width)
     return sampling_plan(model.unet, shape, size, free_bytes(model.unet.device))

@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from models.errors import BadInput
 from models.families import cogvideox
 from models.families.rules import Request, generate
+from tests.small_families import t5_text
 
 
 @pytest.fixture(scope="module")
-def make(t5_text: Callable[[], dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+def make() -> Callable[..., dict[str, Any]]:
     """Makes the parts of a pipeline: latents of half the sides, of 4 channels, natively 9 frames of 32x32 pixels."""
 
     def parts(in_channels: int = 4, **settings: Any) -> dict[str, Any]:

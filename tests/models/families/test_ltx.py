@@ -6,56 +6,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from diffusers import (
-    AutoencoderKLLTXVideo,
-    FlowMatchEulerDiscreteScheduler,
-    LTXImageToVideoPipeline,
-    LTXPipeline,
-    LTXVideoTransformer3DModel,
-)
+from diffusers import LTXImageToVideoPipeline, LTXPipeline
 from numpy.typing import NDArray
 
 from models.errors import BadInput
 from models.families import ltx
 from models.families.rules import Request, generate
+from tests.small_families import ltx_parts
 
 
 @pytest.fixture(scope="module")
-def make(t5_text: Callable[[], dict[str, Any]]) -> Callable[..., dict[str, Any]]:
-    """Makes the parts of a pipeline whose autoencoder packs 8 frames of 8x8 pixels into one latent of 8 channels."""
-
-    def parts(timestep_conditioning: bool = False) -> dict[str, Any]:
-        transformer = LTXVideoTransformer3DModel(
-            in_channels=8,
-            out_channels=8,
-            num_attention_heads=4,
-            attention_head_dim=8,
-            cross_attention_dim=32,
-            num_layers=1,
-            caption_channels=32,
-        )
-        layers: dict[str, Any] = {
-            "block_out_channels": (8, 8, 8, 8),
-            "decoder_block_out_channels": (8, 8, 8, 8),
-            "layers_per_block": (1, 1, 1, 1, 1),
-            "decoder_layers_per_block": (1, 1, 1, 1, 1),
-        }
-        vae = AutoencoderKLLTXVideo(
-            **layers, latent_channels=8, patch_size=4, timestep_conditioning=timestep_conditioning
-        )
-        return {
-            "transformer": transformer,
-            "vae": vae,
-            "scheduler": FlowMatchEulerDiscreteScheduler(),
-            **t5_text(),
-        }
-
-    return parts
-
-
-@pytest.fixture(scope="module")
-def pipeline(make: Callable[..., dict[str, Any]], save: Any) -> LTXPipeline:
-    return ltx.load(save(lambda: LTXPipeline(**make()), "ltx"))
+def pipeline(save: Any) -> LTXPipeline:
+    return ltx.load(save(lambda: LTXPipeline(**ltx_parts()), "ltx"))
 
 
 @pytest.fixture
@@ -91,17 +53,15 @@ def test_the_same_folder_takes_a_picture_too(pipeline: LTXPipeline, item: Reques
     assert not np.array_equal(clip, generate(ltx, pipeline, replace(asked, picture=None)))
 
 
-def test_a_folder_of_the_class_for_pictures_takes_a_text_alone(
-    make: Callable[..., dict[str, Any]], save: Any, item: Request, pipeline: LTXPipeline
-) -> None:
-    other = ltx.load(save(lambda: LTXImageToVideoPipeline(**make()), "pictures"))
+def test_a_folder_of_the_class_for_pictures_takes_a_text_alone(save: Any, item: Request, pipeline: LTXPipeline) -> None:
+    other = ltx.load(save(lambda: LTXImageToVideoPipeline(**ltx_parts()), "pictures"))
     assert np.array_equal(generate(ltx, other, item), generate(ltx, pipeline, item))
 
 
 def test_a_decoder_that_is_told_a_noise_level_draws_from_the_items_own_stream(
-    make: Callable[..., dict[str, Any]], save: Any, item: Request, ramp: NDArray[np.uint8]
+    save: Any, item: Request, ramp: NDArray[np.uint8]
 ) -> None:
-    later = ltx.load(save(lambda: LTXPipeline(**make(timestep_conditioning=True)), "later"))
+    later = ltx.load(save(lambda: LTXPipeline(**ltx_parts(timestep_conditioning=True)), "later"))
     for asked in (item, replace(item, width=32, picture=ramp)):
         assert np.array_equal(generate(ltx, later, asked), generate(ltx, later, asked))
 

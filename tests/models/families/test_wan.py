@@ -7,60 +7,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from diffusers import (
-    AutoencoderKLWan,
-    FlowMatchEulerDiscreteScheduler,
-    WanImageToVideoPipeline,
-    WanPipeline,
-    WanTransformer3DModel,
-)
+from diffusers import WanImageToVideoPipeline, WanPipeline
 from numpy.typing import NDArray
-from transformers import (
-    CLIPImageProcessor,
-    CLIPVisionConfig,
-    CLIPVisionModelWithProjection,
-    T5Tokenizer,
-    UMT5Config,
-    UMT5EncoderModel,
-)
+from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from models.errors import BadInput
 from models.families import wan
 from models.families.rules import Request, generate
+from tests.small_families import wan_parts
 
 
 @pytest.fixture(scope="module")
-def make(t5_tokenizer: Callable[[], T5Tokenizer]) -> Callable[..., dict[str, Any]]:
-    """Makes the parts of a pipeline: latents of an eighth of the sides, of 16 channels, for 4 frames each."""
-
-    def parts(**settings: Any) -> dict[str, Any]:
-        transformer = WanTransformer3DModel(
-            num_attention_heads=2,
-            attention_head_dim=12,
-            out_channels=16,
-            text_dim=32,
-            freq_dim=64,
-            ffn_dim=32,
-            num_layers=1,
-            cross_attn_norm=True,
-            rope_max_seq_len=32,
-            **settings,
-        )
-        config = UMT5Config(vocab_size=32, d_model=32, d_ff=37, d_kv=8, num_heads=4, num_layers=2)
-        return {
-            "transformer": transformer,
-            "vae": AutoencoderKLWan(base_dim=3, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1),
-            "scheduler": FlowMatchEulerDiscreteScheduler(shift=3.0),
-            "text_encoder": UMT5EncoderModel(config),
-            "tokenizer": t5_tokenizer(),
-        }
-
-    return parts
-
-
-@pytest.fixture(scope="module")
-def folder(make: Callable[..., dict[str, Any]], save: Any) -> Path:
-    return save(lambda: WanPipeline(**make(in_channels=16)), "text")
+def folder(save: Any) -> Path:
+    return save(lambda: WanPipeline(**wan_parts(in_channels=16)), "text")
 
 
 @pytest.fixture(scope="module")
@@ -69,10 +28,10 @@ def pipeline(folder: Path) -> Any:
 
 
 @pytest.fixture(scope="module", params=["with a picture encoder", "without one"])
-def with_pictures(request: pytest.FixtureRequest, make: Callable[..., dict[str, Any]], save: Any) -> Any:
+def with_pictures(request: pytest.FixtureRequest, save: Any) -> Any:
     """Image to video as Wan 2.1 has it, whose transformer also sees an embedding of the picture, and as 2.2 has it."""
     if request.param == "without one":
-        return wan.load(save(lambda: WanImageToVideoPipeline(**make(in_channels=36)), "later"))
+        return wan.load(save(lambda: WanImageToVideoPipeline(**wan_parts(in_channels=36)), "later"))
 
     def made() -> WanImageToVideoPipeline:
         config = CLIPVisionConfig(
@@ -83,7 +42,7 @@ def with_pictures(request: pytest.FixtureRequest, make: Callable[..., dict[str, 
             "image_encoder": CLIPVisionModelWithProjection(config),
             "image_processor": CLIPImageProcessor(size=size, crop_size=size),
         }
-        return WanImageToVideoPipeline(**make(in_channels=36, image_dim=4), **eyes)
+        return WanImageToVideoPipeline(**wan_parts(in_channels=36, image_dim=4), **eyes)
 
     return wan.load(save(made, "pictures"))
 

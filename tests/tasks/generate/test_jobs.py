@@ -18,9 +18,10 @@ from pydantic import ValidationError
 from models.calibration import UNNAMED, Calibration, Response, calibration_json
 from models.card import read_card
 from models.errors import BadInput, BadModel
-from tasks.asking import COLUMNS, JobsConfig, safe_name
+from tasks.asking import COLUMNS, JobsConfig
 from tasks.generate.jobs import SCHEMA, mark_duplicates, read_jobs
 from tasks.manifest import read_lineage, read_manifest, read_rows
+from tasks.resolving import safe_name
 from tasks.workflow import workflow_of
 
 Pictures = Callable[..., Path]

@@ -1,0 +1,66 @@
+"""A clip by whatever family its model's folder belongs to, through diffusers' own pipeline, one at a time.
+
+Stable Video Diffusion has a sampler of this project's own, in batches: models/sampling.py.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.errors import BadModel
+from models.families import svd
+from models.families.latents import denoisers
+from models.families.rules import MotionLora, Request
+from models.loaded import lent_pipeline
+from models.memory import Plan, feed_forward_in_pieces
+
+
+def sampled_in_batches(family: str) -> bool:
+    """Whether a family is sampled by models/sampling.py; the others are sampled here."""
+    return family == svd.NAME
+
+
+def request_of(job: Mapping[str, Any], picture: NDArray[np.uint8] | None = None, lora: str | None = None) -> Request:
+    """What a job's columns ask of its family; guidance is that of the last frame. `picture` and `lora`: if it has."""
+    strength = 1.0 if job.get("lora_strength") is None else job["lora_strength"]
+    return Request(
+        seed=job["seed"],
+        item_key=job["key"],
+        take=job["take"],
+        frames=job["frames"],
+        width=job["width"],
+        height=job["height"],
+        prompt=job["prompt"],
+        negative=job["negative_prompt"],
+        picture=picture,
+        motion=(MotionLora(Path(lora), strength),) if lora else (),
+        steps=job["steps"],
+        guidance=job["guidance_max"],
+        fps=job["fps"],
+    )
+
+
+def sample_by_family(model: str, revision: str, request: Request, plan: Plan) -> Tensor:
+    """The request's latents, float32 [latent frames, channels, h, w], by the model that was planned.
+
+    Raises BadModel when its files are no longer of `revision`, and BadInput when the request does not fit.
+    """
+    with lent_pipeline(model) as lent:
+        if lent.revision != revision:
+            raise BadModel(f"{model}: the model's files changed while it was in use. Start the run again.")
+        if "fps" not in lent.family.PIPELINES[type(lent.pipeline).__name__]:
+            # How fast a clip is played is no matter of the model, then.
+            request = replace(request, fps=None)
+        with feed_forward_in_pieces(denoisers(lent.pipeline), plan.feed_forward):
+            return lent.family.sample(lent.pipeline, request)
+
+
+def decode_by_family(model: str, latents: Tensor, request: Request) -> NDArray[np.uint8]:
+    """The frames of the request's latents, uint8 RGB [frames, height, width, 3]."""
+    with lent_pipeline(model) as lent:
+        return lent.family.decode(lent.pipeline, latents, request)
