@@ -41,8 +41,8 @@ class GenerateConfig(FlowConfig, JobsConfig, NightConfig, WatchConfig):
     """Everything a batch of generated videos depends on. `jobs`: see the columns of tasks.asking.JobLine."""
 
     jobs: Path = Field(
-        description="Folder of pictures, one picture, a CSV, JSONL or Parquet table of jobs, a text file of prompts, or "
-        "a ComfyUI workflow"
+        description="Folder of pictures, one picture, a CSV, JSONL or Parquet table of jobs, a text file of prompts, "
+        "or a ComfyUI workflow"
     )
     out: Path = Field(description="Folder of the videos, the table and the page")
     images: Path | None = Field(default=None, description="Folder of pictures that a workflow runs over, not its own")

@@ -1,7 +1,7 @@
 """From the rows of a job list to resolved jobs: every setting decided, from the row, the run, the model or a default.
 
 What a model needs, what it takes and what its clips can be is its family's (models/families/). What was asked and
-cannot be honoured, and does not change what is meant, is said in `ignored`; what changes it is a reason not to make the job.
+cannot be honoured, and does not change what is meant, is said in `ignored`; what changes it is a reason not to make it.
 """
 
 import json
