@@ -37,8 +37,8 @@ def save(make: Callable[[], Any], folder: Path) -> Path:
     return folder
 
 
-def clip_text() -> dict[str, Any]:
-    """A CLIP text encoder of width 32 with its tokenizer."""
+def clip_text(positions: int = 16) -> dict[str, Any]:
+    """A CLIP text encoder of width 32 with its tokenizer, for so many tokens."""
     letters = string.ascii_lowercase
     pieces = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
     config = CLIPTextConfig(
@@ -46,13 +46,13 @@ def clip_text() -> dict[str, Any]:
         intermediate_size=37,
         num_attention_heads=4,
         num_hidden_layers=2,
-        max_position_embeddings=16,
+        max_position_embeddings=positions,
         vocab_size=len(pieces),
         bos_token_id=0,
         eos_token_id=1,
         pad_token_id=1,
     )
-    tokenizer = CLIPTokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[], model_max_length=16)
+    tokenizer = CLIPTokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[], model_max_length=positions)
     return {"text_encoder": CLIPTextModel(config), "tokenizer": tokenizer}
 
 

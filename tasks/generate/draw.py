@@ -40,7 +40,8 @@ STEP = Step("draw", VERSION, SCHEMA, files=("picture",))
 FAILED = Step("draw_failed", VERSION, SCHEMA)
 """Where failures are kept, apart: they count attempts, and the next run tries again."""
 
-NEEDS = ("status", "name", "image", "picture_model", "picture_model_revision")
+NEEDS = ("status", "name", "picture_model", "picture_model_revision", "key", "seed", "prompt", "negative_prompt", "width",
+         "height")  # fmt: skip
 
 
 class DrawConfig(BaseModel):
@@ -84,7 +85,7 @@ def name_of(config: DrawConfig, job: Mapping[str, Any]) -> str:
 
 def jobs_to_draw(config: DrawConfig, jobs: ManifestRef) -> Iterator[tuple[str, dict[str, Any]]]:
     """The jobs that can be made and whose pictures are drawn, each with its picture's name."""
-    for row in read_rows(jobs, (*NEEDS, "key", "seed", "prompt", "negative_prompt", "width", "height")):
+    for row in read_rows(jobs, NEEDS):
         if row["status"] == "ready" and row["picture_model"]:
             yield name_of(config, row), row
 

@@ -40,7 +40,8 @@ NEEDS = ("job", "take", "name", "status", "stage", "image", "picture", "video", 
          "strength_asked", "strength_measured", "camera_strength", "first_frame_psnr", "last_frame_psnr", "chosen",
          "score", "passed", "reasons", "good_until", "good_until_reason", "frames_kept",
          *(f"{name}_curve" for name in CURVES), "seed", "steps", "fps", "motion_bucket", "frames", "width", "height",
-         "model", "family", "prompt", "negative_prompt", "picture_model", "lora", "lora_strength", "error_message")  # fmt: skip
+         "model", "family", "prompt", "negative_prompt", "picture_model", "lora", "lora_strength",
+         "error_message")  # fmt: skip
 
 
 @dataclass

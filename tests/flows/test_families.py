@@ -74,7 +74,7 @@ def test_texts_and_pictures_become_videos_of_three_families_and_bad_jobs_are_row
         TEXT | {"frames": 400},
         BOTH | {"lora": "any.safetensors"},
         TEXT | {"motion": "pan_left"},
-        TEXT | {"frames": 12, "width": 40, "noise_aug": 0.1},
+        TEXT | {"prompt": "sky", "frames": 12, "width": 40, "noise_aug": 0.1},
     )
     out = tmp_path / "out"
     assert main(["generate", str(table(home, *rows)), *flags(out, model)]) == 1
@@ -114,11 +114,10 @@ def flags(out: Path, model: str) -> list[str]:
 
 @pytest.mark.usefixtures("prefect_server")
 def test_a_familys_latents_are_the_same_alone_in_any_order_and_after_a_resume(home, tmp_path, model):
-    others = [TEXT | {"prompt": text, "frames": 9} for text in ("cube", "sky")]
-    every = [TEXT, *others, BOTH]
+    every = [TEXT, TEXT | {"prompt": "cube"}, BOTH]
     together = run_flow(generate, config(table(home, *every), tmp_path / "one", model))
     first = latents_of(tmp_path / "one")
-    assert (together.clips, len(set(first.values()))) == (4, 4)
+    assert (together.clips, len(set(first.values()))) == (3, 3)
     run_flow(generate, config(table(home, *reversed(every)), tmp_path / "two", model))
     assert latents_of(tmp_path / "two") == first
     run_flow(generate, config(table(home, TEXT), tmp_path / "three", model))

@@ -26,6 +26,11 @@ from tasks.manifest import read_manifest, read_rows
 
 SETTLED = ("latents", "videos", "pictures", "manifests")
 
+FAMILY = (
+    "Stable Video Diffusion; needs picture, takes fps, guidance, motion LoRA, motion bucket, motion word, noise_aug; "
+    "any number of frames, at least 2; sides divide by 8; 7 a second"
+)
+
 SCRIPT = """
 import sys
 import torch
@@ -166,6 +171,7 @@ def test_a_plan_checks_every_job_and_writes_nothing(tmp_path, pictures, model):
         "ready: 7 clips in 4 batches",
         f"7 of 4 frames of 32x32, 2 steps, by {model}: about 0.1 s each, at most 0.0 GB of memory",
         "in all: about 0.5 s on one core, 0.1 MB on disk",
+        f"{model}: {FAMILY}",
         "job 2: broken.png: cannot be read as a picture (its content is of no known picture format).",
         "job 8: same: asks for the same clip as job 0; give it another seed or key for another clip.",
     ]
@@ -178,10 +184,10 @@ def test_a_plan_of_nothing_but_bad_jobs_says_so(tmp_path, pictures, model):
     assert (planned.failed, planned.ready, planned.takes) == (1, 0, ())
 
 
-@pytest.mark.parametrize("name", ["gone", "empty", "notes.txt"])
+@pytest.mark.parametrize("name", ["gone", "empty", "notes.doc"])
 def test_jobs_that_are_none_are_refused_in_one_sentence(tmp_path, model, name):
     (tmp_path / "empty").mkdir()
-    (tmp_path / "notes.txt").write_text("words")
+    (tmp_path / "notes.doc").write_text("words")
     with pytest.raises(BadInput, match=name):
         plan(config(tmp_path / name, tmp_path / "out", model))
 

@@ -89,7 +89,7 @@ def test_bad_rows_say_why_and_leave_the_good_ones(tmp_path, pictures, model):
         ({"image": "good.png", "lora": "gone.safetensors"}, "bad_input", "no LoRA file there"),
         ({"image": "good.png", "lora": "text.png"}, "bad_model", "not a LoRA"),
         ({"image": "good.png"}, "duplicate", "asks for the same clip as job 0"),
-        ({"seed": 4}, "bad_input", "column image: field required"),
+        ({"seed": 4}, "bad_input", "Stable Video Diffusion needs a picture: give one in the column image."),
         ({"image": "other.png"}, None, ""),
     ]
     rows = jobs_of(tmp_path / "out", table(home, *(case[0] for case in cases)), model)
