@@ -268,7 +268,7 @@ def _short(lineage: Mapping[str, Any]) -> dict[str, Any]:
 
 def failed(error: ReelmillError) -> dict[str, Any]:
     """The columns of a job that cannot be made."""
-    return {"status": "failed", "error_code": error.code, "error_message": str(error), "attempt": 1}
+    return {"status": "failed", "error_code": error.code, "error_message": printable(str(error)), "attempt": 1}
 
 
 def safe_name(text: str) -> str:

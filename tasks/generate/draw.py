@@ -40,8 +40,8 @@ STEP = Step("draw", VERSION, SCHEMA, files=("picture",))
 FAILED = Step("draw_failed", VERSION, SCHEMA)
 """Where failures are kept, apart: they count attempts, and the next run tries again."""
 
-NEEDS = ("status", "name", "picture_model", "picture_model_revision", "key", "seed", "prompt", "negative_prompt", "width",
-         "height")  # fmt: skip
+NEEDS = ("status", "name", "picture_model", "picture_model_revision", "key", "seed", "prompt", "negative_prompt",
+         "width", "height")  # fmt: skip
 
 
 class DrawConfig(BaseModel):

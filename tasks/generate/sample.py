@@ -2,7 +2,8 @@
 
 Items that ask for the same sampling share a batch. An item's noise never depends on its batch; its latents do in the
 last bits. So each item's row names its batch, and a batch that was interrupted while it was being written is sampled
-again as it was: a run killed at any moment ends with the same bits as one that was not.
+again as it was: a run killed at any moment ends with the same bits as one that was not. Of families other than Stable
+Video Diffusion each item is a batch of its own (models/families/making.py).
 
 What memory allows is planned before, and planned again, a rung lower, when it was too much after all
 (models/memory.py). Each row has the plan that made it and the plans that failed before.

@@ -6,12 +6,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from diffusers import LTXImageToVideoPipeline, LTXPipeline
 from numpy.typing import NDArray
 
 from models.errors import BadInput
 from models.families import ltx
+from models.families.latents import denoisers
 from models.families.rules import Request, generate
+from models.memory import feed_forward_in_pieces
 from tests.small_families import ltx_parts
 
 
@@ -81,3 +84,10 @@ def test_the_clip_is_what_diffusers_own_pipeline_makes_of_the_same_noise(
     pipeline: LTXPipeline, item: Request, plainly: Callable[..., NDArray[np.uint8]]
 ) -> None:
     assert np.array_equal(generate(ltx, pipeline, item), plainly(pipeline, item))
+
+
+def test_feed_forward_layers_in_pieces_give_the_same_latents(pipeline: LTXPipeline, item: Request) -> None:
+    whole = ltx.sample(pipeline, item)
+    with feed_forward_in_pieces(denoisers(pipeline), 3):
+        assert torch.allclose(ltx.sample(pipeline, item), whole, atol=1e-5)
+    assert torch.equal(ltx.sample(pipeline, item), whole)
