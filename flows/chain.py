@@ -18,7 +18,7 @@ from prefect.futures import PrefectFuture
 from pydantic import BaseModel
 
 from flows.nights import Guard
-from flows.running import Run, chunks_of, reporting, say
+from flows.running import Run, chunks_of, say
 from tasks.manifest import ManifestRef
 
 T = TypeVar("T")
@@ -99,8 +99,8 @@ class _Chain:
     def submit(self, work: Work, ended: Ended) -> None:
         """Start a chunk as a task; it is put on `ended` when it is done."""
         stage = self.stages[work.stage]
-        task = reporting(guarded(stage.step, self.guard, begun=work.stage > 0))
-        future = task.submit(self.run.folder, stage.config, list(zip(work.items, work.seconds, strict=True)))
+        step = guarded(stage.step, self.guard, begun=work.stage > 0)
+        future = self.run.submit(step, stage.config, list(zip(work.items, work.seconds, strict=True)))
         future.add_done_callback(lambda done: ended.put((work, done)))
 
     def keep(self, work: Work, made: list[ManifestRef]) -> None:

@@ -111,8 +111,8 @@ def generate(
         again = partial(read, run, config, guard, only)
         made = further_takes(run, config.gate, made, again, partial(make, run, config, guard))
         left = put_off(config.out, jobs, made.samples, made.clips, guard.reason)
-        outputs = collect_outputs(config.out, left, made.samples, made.clips, made.choices, made.jobs)
-        page = write_gallery(config.out, outputs)
+        outputs = run.whole(collect_outputs, left, made.samples, made.clips, made.choices, made.jobs)
+        page = run.whole(write_gallery, outputs)
         return summary(outputs, page, guard.reason)
 
 

@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import wraps
+from functools import partial, wraps
 from itertools import accumulate, islice
 from pathlib import Path
 from queue import SimpleQueue
@@ -98,7 +98,7 @@ class Run:
     def whole(self, step: Task[..., T], *arguments: Any) -> T:
         """One call of a step that takes everything at once: of its folder and `arguments`."""
         started, bar = time.monotonic(), self.bars.add_task(step.name, total=None)
-        made = reporting(step).submit(self.folder, *arguments).result()
+        made = self.submit(step, *arguments).result()
         self.bars.update(bar, total=1, completed=1)
         say(step.name, _manifests(made), started)
         return made
@@ -113,7 +113,7 @@ class Run:
         """A step over `items`, which take `seconds` each on one core; a manifest for each, in the items' order."""
         started, bar = time.monotonic(), self.bars.add_task(step.name, total=len(items))
         chunks = chunks_of(items, seconds, self.workers)
-        submit = self._submit(step, config)
+        submit = partial(self.submit, step, config)
         made: dict[int, list[ManifestRef]] = {}
         for number, manifests in _windowed(submit, chunks, self.workers):
             made[number] = manifests
@@ -122,9 +122,9 @@ class Run:
         say(step.name, manifests, started)
         return manifests
 
-    def _submit(self, step: Task[..., Any], config: BaseModel) -> Callable[[list[Any]], PrefectFuture[Any]]:
-        task = reporting(step)
-        return lambda chunk: task.submit(self.folder, config, chunk)
+    def submit(self, step: Task[..., T], *arguments: Any) -> PrefectFuture[T]:
+        """Start a step on this run's folder and `arguments`, as a task of the flow."""
+        return reporting(step).submit(self.folder, *arguments)
 
 
 def reporting(step: Task[..., T]) -> Task[..., T]:

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import cv2
 import numpy as np
 import pyarrow as pa
 from prefect import task
@@ -24,6 +25,7 @@ from models.errors import BadMedia, ReelmillError
 from models.hub import ModelName, find_model
 from models.raft import raft_flow
 from tasks.caching import Step, cached
+from tasks.children import run_in_child
 from tasks.frames import FramesOnDemand, read_frame_times
 from tasks.manifest import ERROR_FIELDS, ManifestRef, read_rows, table_of
 
@@ -31,7 +33,7 @@ VERSION = 1
 
 NEEDS_OF_SCAN = ("frame_store",)
 
-NEEDS = ("clip_id", "start_pts", "end_pts")
+NEEDS = ("clip_id", "start_pts", "end_pts", "start_s", "end_s")
 """Columns of the split that this step reads."""
 
 SCHEMA = pa.schema(
@@ -50,6 +52,9 @@ SCHEMA = pa.schema(
 )
 
 STEP = Step("motion", VERSION, SCHEMA)
+
+LIMIT_S, LIMIT_FACTOR = 300.0, 10.0
+"""Time for the clips of a video, in all and for each second of them: some hundred times what it takes."""
 
 
 class MotionConfig(BaseModel):
@@ -131,13 +136,32 @@ def measure_clip(store: Path, clip: dict[str, Any], config: MotionConfig) -> dic
         return row | {"error_code": error.code, "error_message": str(error)}
 
 
+def measure_clips(store: Path, clips: Sequence[dict[str, Any]], config: MotionConfig) -> list[dict[str, Any]]:
+    """The rows of a video's clips, on one core."""
+    cv2.setNumThreads(1)
+    return [measure_clip(store, clip, config) for clip in clips]
+
+
+def measured_apart(store: Path, clips: Sequence[dict[str, Any]], config: MotionConfig) -> list[dict[str, Any]]:
+    """The same in a child process: Farneback's flow and the fit are many short calls, which threads of one process
+    wait for each other in. RAFT stays here, where its network is loaded."""
+    if config.engine == "raft":
+        return measure_clips(store, clips, config)
+    limit_s = LIMIT_S + LIMIT_FACTOR * sum(clip["end_s"] - clip["start_s"] for clip in clips)
+    try:
+        return run_in_child(measure_clips, store, clips, config, limit_s=limit_s)
+    except ReelmillError as error:
+        failed = {"attempt": 1, "error_code": error.code, "error_message": str(error)}
+        return [{"clip_id": clip["clip_id"]} | failed for clip in clips]
+
+
 def measure_video(root: Path, config: MotionConfig, scan: ManifestRef, split: ManifestRef) -> ManifestRef:
     """The motion of one video's clips below `root`: found, or measured."""
 
     def compute(_: str) -> pa.Table:
         stores = [root / row["frame_store"] for row in read_rows(scan, NEEDS_OF_SCAN) if row["frame_store"]]
-        rows = [measure_clip(store, clip, config) for store in stores for clip in read_rows(split, NEEDS)]
-        return table_of(rows, SCHEMA)
+        clips = read_rows(split, NEEDS)
+        return table_of([row for store in stores if clips for row in measured_apart(store, clips, config)], SCHEMA)
 
     settings, revision = keyed(config)
     return cached(STEP, root, settings, [scan, split], compute, revision)

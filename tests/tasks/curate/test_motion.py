@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from models.camera import measure_motion as measure_frames
+from tasks.curate import motion
 from tasks.curate.motion import SCHEMA, MotionConfig, evenly_spaced, measure_motion, models_of
 from tasks.footage import Camera, Scene, render_shot
 from tasks.manifest import ManifestRef, read_manifest, read_rows
@@ -91,6 +92,14 @@ def test_a_missing_frame_store_is_an_error_of_its_clips_alone(dataset):
     assert broken["error_code"] == "bad_manifest"
     assert broken["motion_score"] is None
     assert whole["error_code"] is None
+
+
+def test_a_measurement_that_does_not_end_is_an_error_of_its_clips_alone(dataset, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(motion, "LIMIT_S", 0.0)
+    monkeypatch.setattr(motion, "LIMIT_FACTOR", 0.0)
+    found = rows(dataset.root, dataset.add("a", [shot(8, Camera(pan=0.3), 24)] * 2, every=12))
+    assert [row["error_code"] for row in found] == ["decoder_timeout"] * 2
+    assert [row["motion_score"] for row in found] == [None] * 2
 
 
 def test_a_video_that_failed_has_no_rows(dataset):
