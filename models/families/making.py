@@ -16,8 +16,8 @@ from models.errors import BadModel
 from models.families import svd
 from models.families.latents import denoisers
 from models.families.rules import MotionLora, Request
-from models.loaded import lent_pipeline
-from models.memory import Plan, feed_forward_in_pieces
+from models.loaded import lent_pipeline, loaded_model
+from models.memory import Plan, decode_within_memory, feed_forward_in_pieces
 
 
 def sampled_in_batches(family: str) -> bool:
@@ -60,7 +60,14 @@ def sample_by_family(model: str, revision: str, request: Request, plan: Plan) ->
             return lent.family.sample(lent.pipeline, request)
 
 
-def decode_by_family(model: str, latents: Tensor, request: Request) -> NDArray[np.uint8]:
-    """The frames of the request's latents, uint8 RGB [frames, height, width, 3]."""
-    with lent_pipeline(model) as lent:
-        return lent.family.decode(lent.pipeline, latents, request)
+def decode_job(job: Mapping[str, Any], latents: Tensor, parking: Path) -> tuple[NDArray[np.uint8], Plan, list[Plan]]:
+    """A job's frames, uint8 RGB [frames, height, width, 3], from its latents as its family decodes them; the plan that
+    did it, and those that were too large before.
+
+    What host memory cannot hold of Stable Video Diffusion's is parked in the folder `parking`; other families' decoders
+    work on the whole clip.
+    """
+    if sampled_in_batches(job["family"]):
+        return decode_within_memory(loaded_model(job["model"]), latents, parking)
+    with lent_pipeline(job["model"]) as lent:
+        return lent.family.decode(lent.pipeline, latents, request_of(job)), Plan(), []

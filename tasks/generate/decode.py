@@ -26,9 +26,7 @@ from torch import Tensor
 
 from models.camera import measure_motion
 from models.errors import BadMedia, ReelmillError
-from models.families.making import decode_by_family, request_of, sampled_in_batches
-from models.loaded import loaded_model
-from models.memory import Plan, decode_within_memory
+from models.families.making import decode_job
 from models.meters import good_until, measure_meters
 from models.pictures import Picture
 from tasks.caching import Step, cached, find, key_of, lineage_of
@@ -172,7 +170,7 @@ def make_clip(
 ) -> dict[str, Any]:
     """Decode, measure and write one clip and its sidecar below `root`, named by `key`: its manifest row."""
     latents = load_latents(root / sample["latents"], sample["latents_sha256"])
-    frames, plan, too_large = _frames(root, job, latents)
+    frames, plan, too_large = decode_job(job, latents, root)
     meters = measure_clip(frames, _picture(root, job), job["fps"])
     video, sidecar = (f"videos/{clip.name}-{key[:10]}{suffix}" for suffix in (".mp4", ".json"))
     tags = {TAG: json.dumps(clip.provenance, sort_keys=True)}
@@ -182,13 +180,6 @@ def make_clip(
     made = {"video": video, "video_sha256": file_digest(root / video), "sidecar": sidecar, "frames_kept": kept}
     memory = {"decode_plan": str(plan), "decode_too_large": [str(each) for each in too_large]}
     return {"item_key": job["item_key"], "attempt": 1, **made, **memory, **meters}
-
-
-def _frames(root: Path, job: Mapping[str, Any], latents: Tensor) -> tuple[Frames, Plan, list[Plan]]:
-    """A clip's frames, the plan that decoded them, and those that were too large before."""
-    if sampled_in_batches(job["family"]):
-        return decode_within_memory(loaded_model(job["model"]), latents, root)
-    return decode_by_family(job["model"], latents, request_of(job)), Plan(), []
 
 
 def _picture(root: Path, job: Mapping[str, Any]) -> Picture | None:
