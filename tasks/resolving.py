@@ -101,11 +101,14 @@ class Asking:
         """The texts that make the clip, or the picture that it is made from, and the model that draws that."""
         asked = {name: self._pick(name, getattr(line, name)) for name in ("prompt", "negative_prompt")}
         texts = {name: printable(text) if text else None for name, text in asked.items()}
-        drawing = self._folder("picture_model", line.picture_model) if "picture" in card.inputs.needs else None
-        drawn = drawing if line.image is None else None
+        lacks = line.image is None and "picture" in card.inputs.needs
+        drawn = self._folder("picture_model", line.picture_model) if lacks else None
         check_inputs(card, line.image is not None or drawn is not None, texts["prompt"])
         if line.image is not None and "picture" not in card.inputs:
             raise BadInput(f"{line.image}: {card.family} makes clips from texts alone; leave the picture out.")
+        if line.picture_model and not drawn:
+            used = "the picture given is used" if line.image else f"{card.family} makes clips from the text itself"
+            ignored.append(f"picture_model: {used}.")
         columns: dict[str, Input] = {"prompt": "text", "negative_prompt": "negative text"}
         for column, taken in columns.items():
             if texts[column] and not drawn and taken not in card.inputs:
@@ -181,27 +184,27 @@ class Asking:
             raise BadInput(f"LoRA {path.name}: {card.family} takes none; leave it out.")
         if path:
             strength = self._pick("lora_strength", line.lora_strength)
-            learned, digest = self._lora_of(path, card, motion)
+            learned, digest = self._lora_of(path, card)
             made_by_lora = tuple((learned.get("train") or {}).get("motions") or ())
             lineages["lora"] = _short(learned)
             chosen = {"lora": str(path), "lora_sha256": digest, "lora_strength": strength}
         if motion is None and len(made_by_lora) == 1:
             motion = made_by_lora[0]
         # A motion LoRA learns, and so is used, without the word for its motion.
-        word = None if motion in made_by_lora else motion
+        word = None if motion in made_by_lora or (path and card.facts is None) else motion
         _check_word(word, card)
         lineage = json.dumps(lineages, sort_keys=True) if lineages else None
         return chosen | {"motion": motion, "word": word, "lineage": lineage}
 
-    def _lora_of(self, path: Path, card: ModelCard, motion: str | None) -> tuple[Mapping[str, Any], str]:
-        """What a LoRA learned from, and its digest. Another family's LoRA does not say: it is taken at its user's word
-        that it makes the motion asked for."""
+    def _lora_of(self, path: Path, card: ModelCard) -> tuple[Mapping[str, Any], str]:
+        """What a LoRA says it learned from, and its digest. Another family's says nothing, and is asked for no motion by
+        name: whether it makes the one that the job asks for is measured."""
         if card.facts is not None:
             facts, digest = self._lora(path)
             return facts.lineage, digest
         if not path.is_file():
             raise BadInput(f"{path}: no LoRA file there.")
-        return {"train": {"motions": [motion]}} if motion else {}, self._digest(path)
+        return {}, self._digest(path)
 
     def _lora_path(self, line: JobLine) -> Path | None:
         """A row names a LoRA from its list's folder, the command line from where it is called."""

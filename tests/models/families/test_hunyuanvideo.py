@@ -42,9 +42,8 @@ def parts() -> dict[str, Any]:
         pooled_projection_dim=32,
         rope_axes_dim=(2, 4, 4),
     )
-    vae = AutoencoderKLHunyuanVideo(
-        latent_channels=4, block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=4
-    )
+    layers: dict[str, Any] = {"block_out_channels": (8, 8, 8, 8), "layers_per_block": 1, "norm_num_groups": 4}
+    vae = AutoencoderKLHunyuanVideo(**layers, latent_channels=4)
     words = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="[UNK]"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     sizes: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 37, "num_attention_heads": 4}

@@ -103,7 +103,7 @@ def test_decoding_again_finds_everything(tmp_path, pictures, model, monkeypatch)
     root = tmp_path / "out"
     items = sampled_jobs(root, pictures("a.png"), model)
     first = decode_jobs.fn(root, DecodeConfig(), items)
-    monkeypatch.setattr(step, "decode_within_memory", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(step, "decode_job", lambda *_: pytest.fail("decoded again"))
     again = decode_jobs.fn(root, DecodeConfig(), items)
     assert again[0].cached
     assert again[0].digest == first[0].digest
@@ -147,7 +147,7 @@ def test_an_unforeseen_fault_is_a_row_too(tmp_path, pictures, model, monkeypatch
     def failing(*_: Any) -> None:
         raise torch.OutOfMemoryError("out of memory")
 
-    monkeypatch.setattr(step, "decode_within_memory", failing)
+    monkeypatch.setattr(step, "decode_job", failing)
     root = tmp_path / "out"
     row = read_rows(decode_jobs.fn(root, DecodeConfig(), sampled_jobs(root, pictures("a.png"), model))[0])[0]
     assert (row["error_code"], row["error_message"]) == ("decoding_failed", "a: decoding failed (out of memory).")

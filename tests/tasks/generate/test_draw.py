@@ -76,11 +76,15 @@ def test_a_picture_that_cannot_be_drawn_is_its_jobs_failure_and_is_tried_again(t
 
 def test_a_job_whose_picture_is_not_drawn_yet_waits_and_one_that_has_its_own_is_ready(tmp_path, model, drawer):
     Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
-    jobs = jobs_of(tmp_path, model, drawer, {"prompt": "a ball"}, {"image": "a.png", "prompt": "a ball"})
+    own = {"image": "a.png", "prompt": "a ball", "picture_model": "sd"}
+    jobs = jobs_of(tmp_path, model, drawer, {"prompt": "a ball"}, own)
     waiting, ready = read_rows(with_drawn.fn(tmp_path / "out", CONFIG, jobs, []))
     assert (waiting["status"], waiting["error_code"]) == ("waiting", "not_started")
     assert (ready["status"], ready["prompt"]) == ("ready", None)
-    assert ready["ignored"] == ["prompt: Stable Video Diffusion does not take it."]
+    assert ready["ignored"] == [
+        "picture_model: the picture given is used.",
+        "prompt: Stable Video Diffusion does not take it.",
+    ]
 
 
 def test_a_model_that_draws_no_pictures_is_named_in_the_jobs_row(tmp_path, model):
