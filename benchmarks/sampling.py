@@ -2,8 +2,9 @@
 
     .venv/bin/python benchmarks/sampling.py
 
-Each side runs in a process of its own, in turns, and stops at the latents. Time is CPU time of the sampling alone;
-memory is the peak above what the process held when the model was loaded. The least of three runs counts.
+Each side runs in a process of its own, in turns, on one thread, and stops at the latents. Time is CPU time of the
+sampling alone; memory is the peak above what the process held when the model was loaded, which is without the weights
+that it has mapped and not read yet. The least of three runs counts.
 """
 
 import argparse
@@ -104,6 +105,7 @@ def main() -> None:
     parser.add_argument("--child")
     asked = parser.parse_args()
     if asked.child:
+        torch.set_num_threads(1)
         side, folder, *numbers = json.loads(asked.child)
         print(json.dumps({"ours": ours, "theirs": theirs}[side](Path(folder), *numbers)))
         return

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from models.autoencoder import encode_frames
 from models.edm import Denoiser, euler, karras_sigmas
+from models.lean import lean
 from models.meters import LIMITS, Limits, good_until, measure_meters
 from models.sampling import decode_latents, guided
 from models.svd import Conditions, VideoModel, context_of, embed_pictures, setting
@@ -114,4 +115,5 @@ def matched(latents: Tensor, to: Tensor) -> Tensor:
 def _integrated(model: VideoModel, denoiser: Denoiser, noise: Tensor, steps: int) -> Tensor:
     sigmas = karras_sigmas(steps, setting(model.scheduler, "sigma_min"), setting(model.scheduler, "sigma_max"))
     # The noisiest latent is the noise itself, at the deviation of signal and noise together.
-    return euler(denoiser, noise * (sigmas[0] ** 2 + 1).sqrt(), sigmas)
+    with lean(model.unet):
+        return euler(denoiser, noise * (sigmas[0] ** 2 + 1).sqrt(), sigmas)

@@ -14,6 +14,7 @@ from models.autoencoder import decoded, encode_frames
 from models.edm import Denoiser, euler, guidance_per_frame, karras_sigmas
 from models.errors import BadInput
 from models.exact_decode import Room, decode_exactly
+from models.lean import lean
 from models.svd import Conditions, VideoModel, context_of, denoise, embed_pictures, setting
 from models.windows import over_windows
 
@@ -53,7 +54,8 @@ def sample_latents(
         denoiser = over_windows(denoiser, native, overlap=native // 2)
     # The noisiest latent is the noise itself, at the deviation of signal and noise together.
     start = noise * (sigmas[0] ** 2 + 1).sqrt()
-    return euler(denoiser, start, sigmas)
+    with lean(model.unet):
+        return euler(denoiser, start, sigmas)
 
 
 def guided(model: VideoModel, conditions: Conditions, guidance: tuple[float, float]) -> Denoiser:
