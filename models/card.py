@@ -59,7 +59,7 @@ def read_card(name: str) -> ModelCard:
     try:
         rules, width = family.rules_of(folder), _decoder_width(folder)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise BadModel(f"{folder}: its configuration is not that of a {family.NAME} model ({error!r}).") from error
+        raise BadModel(f"{folder}: its configuration is not that of {family.NAME} ({error!r}).") from error
     facts = load_facts(folder) if family.NAME == SVD else None
     return ModelCard(
         family=family.NAME,

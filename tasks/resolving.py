@@ -197,8 +197,8 @@ class Asking:
         return chosen | {"motion": motion, "word": word, "lineage": lineage}
 
     def _lora_of(self, path: Path, card: ModelCard) -> tuple[Mapping[str, Any], str]:
-        """What a LoRA says it learned from, and its digest. Another family's says nothing, and needs no word: whether it
-        makes the motion that the job asks for is measured."""
+        """What a LoRA says it learned from, and its digest. Another family's says nothing, and needs no word: whether
+        it makes the motion that the job asks for is measured."""
         if card.facts is not None:
             facts, digest = self._lora(path)
             return facts.lineage, digest

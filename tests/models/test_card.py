@@ -27,7 +27,7 @@ def test_a_folder_without_a_model_and_a_broken_part_are_named(tmp_path: Path):
     shutil.copytree(TINY, tmp_path / "model")
     for content in ("{", json.dumps({}), json.dumps([1])):
         (tmp_path / "model" / "vae" / "config.json").write_text(content)
-        with pytest.raises(BadModel, match=r"vae/config\.json: not|not that of a Stable Video Diffusion model"):
+        with pytest.raises(BadModel, match=r"vae/config\.json: not|not that of Stable Video Diffusion"):
             read_card(str(tmp_path / "model"))
 
 
