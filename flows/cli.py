@@ -4,6 +4,7 @@ Exit codes: 0 all done, 1 done but some items failed, 2 could not run, 130 stopp
 """
 
 import importlib
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -199,9 +200,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if debug:
             raise
-        what = f"{type(error).__name__}: {error}".strip(".: ")
-        print(f"reelmill: unexpected {what}. Run with --debug for more.", file=sys.stderr)
+        print(f"reelmill: {unexpected(error)}", file=sys.stderr)
         return COULD_NOT_RUN
+
+
+def unexpected(error: Exception) -> str:
+    """What is said of an error that nobody raised on purpose; that a disk cannot be written to is to be expected."""
+    from tasks.children import NO_ROOM
+
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        place, reason = error.filename or "the output", os.strerror(error.errno or 0).lower()
+        return f"{place}: cannot be written ({reason}). Once it can, the same command goes on from here."
+    what = f"{type(error).__name__}: {error}".strip(".: ")
+    return f"unexpected {what}. Run with --debug for more."
 
 
 def usage() -> str:

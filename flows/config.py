@@ -282,7 +282,8 @@ def _sentence(interface: Interface, error: ErrorDetails, flags: Mapping[str, Any
     what = f"--{name.replace('_', '-')}" if from_flags and name != interface.positional else name
     where = "" if from_flags or file is None else f"{file}: "
     reason = error["msg"].removeprefix("Value error, ").rstrip(".")
-    return f"{where}{what}: {reason[0].lower()}{reason[1:]}, not {error['input']!r}."
+    given = "" if isinstance(error["input"], Mapping) else f", not {error['input']!r}"
+    return f"{where}{what}: {reason[0].lower()}{reason[1:]}{given}."
 
 
 def _missing(interface: Interface, name: str) -> str:

@@ -19,8 +19,10 @@ from flows.deciding import described
 from flows.running import Run, running, threads
 from models.errors import BadModel
 from models.hub import located, missing_models
-from tasks.curate import caption, motion, select, similarity, text
-from tasks.curate.caption import CaptionConfig, caption_clips
+from tasks import captioning
+from tasks.captioning import CaptionConfig
+from tasks.curate import motion, select, similarity, text
+from tasks.curate.caption import caption_clips
 from tasks.curate.clips import NEEDS as CUT_NEEDS
 from tasks.curate.clips import TABLE as CUTS
 from tasks.curate.clips import ClipsConfig, cut_clips, gather_cuts, spans_of
@@ -61,7 +63,7 @@ WEIGHTS = Path("~/.cache/reelmill/weights")
 MODELS: Mapping[str, Callable[[Any], Mapping[str, str]]] = {
     "motion": motion.models_of,
     "text": text.models_of,
-    "caption": caption.models_of,
+    "caption": captioning.models_of,
     "similarity": similarity.models_of,
 }
 """The steps that may need models, by the name of their settings."""
@@ -122,9 +124,8 @@ def paper_offline() -> Mapping[str, Any]:
 def svd() -> Mapping[str, Any]:
     """All that the paper measures, with public models in the places of those it does not publish.
 
-    Models of the hub are pinned to a commit, but for the video captioner, which is the snapshot of `main` in the local
-    cache, whose commit is written to each row. CRAFT, RAFT and the aesthetic head are not published as safetensors:
-    docs/weights.md makes them, in the folder of `--weights`.
+    Models of the hub are pinned to a commit. CRAFT, RAFT and the aesthetic head are not published as safetensors: the
+    commands of models/published.py make them, in the folder of `--weights`.
     """
     captions = {
         "engine": "transformers",
@@ -132,7 +133,7 @@ def svd() -> Mapping[str, Any]:
         "image_engine": "transformers",
         "image_model": "Salesforce/blip-image-captioning-large@2227ac38c9f16105cb0412e7cab4759978a8fd90",
         "video_engine": "transformers",
-        "video_model": "microsoft/git-base-vatex@main",
+        "video_model": "microsoft/git-base-vatex@623363cef8744c57438ce8d62b30bef1fbbec111",
     }
     compared = {
         "clip_model": "openai/clip-vit-large-patch14@32bd64288804d66eefd0ccbe215aa642df71cc41",
@@ -209,7 +210,7 @@ def ready(config: CurateConfig) -> CurateConfig:
         for group, step in steps.items()
     }
     names = [(f"{group}.{setting}", name) for group, found in named.items() for setting, name in found.items()]
-    missing = [*missing_models(names), *caption.missing_key(config.caption)]
+    missing = [*missing_models(names), *captioning.missing_key(config.caption)]
     if missing:
         raise BadModel("\n  ".join([f"{plural(len(missing), 'thing')} asked for cannot be found:", *missing]))
     return config.model_copy(update={group: step.model_copy(update=named[group]) for group, step in steps.items()})

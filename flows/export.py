@@ -67,9 +67,17 @@ def export(config: ExportConfig) -> ExportOutcome:
 
 
 def kept_of(config: ExportConfig) -> ManifestRef:
-    """The dataset's clips; raises BadInput when there is no dataset, or its clips are not to be cut."""
+    """The dataset's clips; raises BadInput when there is no dataset, --out is that or holds another shape, or no clips
+    are to be cut."""
     if not (config.dataset / "clips.parquet").is_file():
         raise BadInput(f"{config.dataset}: not a dataset, it has no clips.parquet. Make one with `reelmill curate`.")
+    if config.out.resolve() == config.dataset.resolve():
+        raise BadInput(f"{config.out}: is the dataset itself. Choose another folder for --out.")
+    former = config.out / "export.yaml"
+    if former.is_file() and (shape := read_settings(former).get("to", config.to)) != config.to:
+        raise BadInput(
+            f"{config.out}: holds an export to {shape}, on sides of its own. Choose another folder for --out."
+        )
     if config.clips.mode == "off":
         raise BadInput("--clips.mode off: an export needs the clips as files. Choose copy or exact.")
     return manifest_ref(config.dataset / "clips.parquet")

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator
 
 from models.errors import BadModel
+from models.published import bringing
 
 HUB_NAME = re.compile(r"(?P<id>\w[\w.-]*(/\w[\w.-]*)?)@(?P<revision>\w[\w./-]*)")
 
@@ -65,8 +66,9 @@ def find_model(name: str) -> Model:
     if path.is_dir():
         _refuse_incomplete(path, name)
         return Model(path, f"{path.name}:{_folder_digest(path)[:12]}")
+    command = None if path.exists() else bringing(path)
     wrong = "not weights, they end in .safetensors" if path.exists() else "no such file or folder"
-    raise BadModel(f"{name}: {wrong}; {CONVERTING} says how to make it.")
+    raise BadModel(f"{name}: {wrong}; {f'`{command}` brings it' if command else f'{CONVERTING} says how to make it'}.")
 
 
 def missing_models(names: Iterable[tuple[str, str]]) -> list[str]:

@@ -4,6 +4,7 @@ that file alone.
 A fork server with the heavy libraries loaded makes each child in some 20 ms, whatever threads the caller has.
 """
 
+import errno
 import multiprocessing
 import signal
 import sys
@@ -27,6 +28,9 @@ END_LIMIT_S = 5.0
 ORPHAN_GRACE_S = 10.0
 """How long past its limit a child lives when nobody is left to end it."""
 
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+"""Faults of the disk that is written to: no fault of the file that a child works on, and so the whole run's."""
+
 T = TypeVar("T")
 
 _context = multiprocessing.get_context("forkserver")
@@ -39,7 +43,7 @@ def run_in_child(function: Callable[..., T], *args: Any, limit_s: float, item: s
 
     `item` is what messages call the work, by default the first argument. Raises DecodeTimeout when the call lasts
     longer than `limit_s` seconds, DecodeCrash when its process dies or it raises what is not a ReelmillError, and the
-    function's own ReelmillError as it is.
+    function's own ReelmillError as it is, like an OSError that says that the disk is full or may not be written.
     """
     item = item or str(args[0] if args else function.__name__)
     receiver, sender = _context.Pipe(duplex=False)
@@ -124,5 +128,8 @@ def _child(sender: Connection, limit_s: float, function: Callable[..., Any], arg
         except ReelmillError as error:
             sender.send(("error", error))
         except Exception as error:
+            if isinstance(error, OSError) and error.errno in NO_ROOM:
+                sender.send(("error", error))
+                return
             sender.send(("unexpected", traceback.format_exc()))
             raise SystemExit(1) from error

@@ -7,6 +7,7 @@ of jobs names lie below its own folder; a list of sources may name any.
 
 import csv
 import json
+import logging
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from models.errors import BadInput
+
+log = logging.getLogger("reelmill")
 
 TABLE_SUFFIXES = (".csv", ".jsonl", ".ndjson", ".parquet")
 
@@ -100,22 +103,37 @@ def locate(folder: Path, name: str) -> Path:
 
 
 def read_names(path: Path, columns: Sequence[str]) -> list[TableRow]:
-    """The names in a list, one to a row under the first of `columns`: the lines of a text that are not blank, or a
-    table's values in the first of `columns` that it has. Raises BadInput when it is no list, or has no such column."""
+    """The names in a list, one to a row under the first of `columns`: the lines of a text, or a table's values in the
+    first of `columns` that it has, whose other columns are not read, which is logged.
+
+    Of a text, blank lines, those that begin with # and the spaces around a name are no part; `./#1.mp4` is a name.
+    Raises BadInput when it is no list, or has no such column.
+    """
     if path.suffix.lower() == TEXT_SUFFIX:
-        return [TableRow({columns[0]: line}) for line in _lines(path) if line.strip()]
+        lines = (line.strip() for line in _lines(path))
+        return [TableRow({columns[0]: line}) for line in lines if line and not line.startswith("#")]
     rows = read_table(path)
     column = next((name for name in columns if any(name in row.values for row in rows)), None)
     if column is None:
         raise BadInput(f"{path}: the table needs a column of files, named {', '.join(columns[:-1])} or {columns[-1]}.")
+    others = dict.fromkeys(str(name) for row in rows for name in row.values if name != column)
+    if others:
+        log.warning(
+            "%s: of its columns only %s is read, not %s. Files are taken whole.", path, column, ", ".join(others)
+        )
     return [_name_of(row, number, column, columns[0]) for number, row in enumerate(rows, start=1)]
 
 
 def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
+        return _split(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"{path}: cannot be read as a list, one entry to a line ({error}).") from error
+
+
+def _split(text: str) -> list[str]:
+    """The lines of a text, ended by line feeds alone: str.splitlines() would tear names and JSON apart at others."""
+    return text.split("\n")
 
 
 def _name_of(row: TableRow, number: int, column: str, wanted: str) -> TableRow:
@@ -150,7 +168,7 @@ def _read_csv(path: Path) -> Iterator[TableRow]:
 
 
 def _read_json_lines(path: Path) -> Iterator[TableRow]:
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+    for number, line in enumerate(_split(path.read_text(encoding="utf-8-sig")), start=1):
         if not line.strip():
             continue
         try:

@@ -40,7 +40,7 @@ Note = dict[str, Any]
 class FetchConfig(BaseModel):
     """How much of the network and the disk one URL may take."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     limit_s: float = Field(default=3600.0, gt=0, description="Time limit of fetching one URL, in seconds.")
     limit_gb: float = Field(default=50.0, gt=0, description="A URL with more than this is refused, in 10^9 bytes.")

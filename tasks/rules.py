@@ -32,9 +32,9 @@ def _quantile(reason: str, end: str, of: str) -> Any:
 
 
 class SelectConfig(BaseModel):
-    """The thresholds; null turns one off. Each description begins with the reason that the rule gives."""
+    """The thresholds; none (null in a file) turns one off. Each description begins with the reason it gives."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     min_clip_s: float | None = Field(default=1.0, ge=0, description="too_short: clips shorter than this, in seconds.")
     min_contrast: float | None = Field(

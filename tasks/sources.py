@@ -48,6 +48,8 @@ def _files_of(source: str, suffixes: tuple[str, ...], exclude: Path | None, nest
         return _listed(path, suffixes, exclude) if is_list else [_entry(path)]
     if path.is_dir():
         found = list(_videos_below(path, suffixes, exclude))
+        if exclude and path.absolute().is_relative_to(exclude.absolute()):
+            raise BadInput(f"{source}: is or lies in the dataset's own folder. Choose another folder for --out.")
         if not found:
             raise BadInput(f"{source}: no video in this folder. Files ending in {', '.join(suffixes)} are taken.")
         return found

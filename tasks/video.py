@@ -4,6 +4,9 @@ Times are exact: a frame is known by its pts and the stream's time base, never b
 """
 
 import codecs
+import errno
+import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -74,14 +77,19 @@ def write_video(path: Path, frames: Frames, fps: float, crf: int = 16, tags: Map
 
 
 def run_ffmpeg(command: list[str], stdin: bytes | None, item: str, limit_s: float = ENCODE_LIMIT_S) -> bytes:
-    """Run one ffmpeg command and return its standard output; raises BadMedia when it fails or outlasts the limit."""
+    """Run one ffmpeg command and return its standard output; raises BadMedia when it fails or outlasts the limit, and
+    OSError when the disk that it writes to is full."""
     try:
         done = subprocess.run(command, input=stdin, capture_output=True, timeout=limit_s, check=False)
     except subprocess.TimeoutExpired as error:
         raise BadMedia(f"{item}: ffmpeg did not finish within {limit_s:.0f} s.") from error
     if done.returncode:
-        reason = done.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
-        raise BadMedia(f"{item}: ffmpeg failed: {reason[-1]}")
+        said = done.stderr.decode(errors="replace").strip()
+        if os.strerror(errno.ENOSPC) in said:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), item)
+        # ffmpeg names its parts by their addresses in memory, which differ in each run.
+        reason = re.sub(r"^(\[[^]]*\] )+", "", said.splitlines()[-1]) if said else "no message"
+        raise BadMedia(f"{item}: ffmpeg failed: {reason}")
     return done.stdout
 
 

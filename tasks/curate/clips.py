@@ -56,7 +56,7 @@ TABLE = "cuts.parquet"
 class Cutting(BaseModel):
     """What the bytes of a cut clip depend on."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     mode: Literal["off", "copy", "exact"] = Field(
         default="off", description="copy: from keyframe to keyframe, not encoded; exact: every frame, encoded; or off."
@@ -121,10 +121,11 @@ def cut_clip(video: SourceVideo, index: PacketIndex, span: Span, config: ClipsCo
     if not (root / name).is_file():
         with publish(root / name) as aside:
             if cut:
-                command = copy_command(video.path, index, cut, aside)
+                _copy(copy_command(video.path, index, cut, aside), span.clip_id, limit_s)
             else:
-                command = encode_command(video.path, index, start, end, config.crf, aside)
-            run_ffmpeg(command, None, span.clip_id, limit_s)
+                run_ffmpeg(
+                    encode_command(video.path, index, start, end, config.crf, aside), None, span.clip_id, limit_s
+                )
             _check(aside, span.clip_id, shown, float((end - start) * index.time_base), limit_s)
     return {
         "cut_path": name,
@@ -136,6 +137,14 @@ def cut_clip(video: SourceVideo, index: PacketIndex, span: Span, config: ClipsCo
         "cut_bytes": (root / name).stat().st_size,
         "cut_sha256": file_digest(root / name),
     }
+
+
+def _copy(command: list[str], clip_id: str, limit_s: float) -> None:
+    try:
+        run_ffmpeg(command, None, clip_id, limit_s)
+    except BadMedia as error:
+        advice = "If mp4 cannot hold its codec, use --clips.mode exact."
+        raise BadMedia(f"{str(error).rstrip('.')}. {advice}") from error
 
 
 def _check(path: Path, clip_id: str, frames: int, seconds: float, limit_s: float) -> None:

@@ -60,7 +60,7 @@ Pairs = tuple[Integers, Integers]
 class DedupConfig(BaseModel):
     """How alike duplicates are."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     max_distance: int = Field(
         default=10, ge=0, le=31, description="Bits of 64 in which hashes of duplicates differ at most."

@@ -85,7 +85,7 @@ PROBES_AT_ONCE = 2
 class IngestConfig(BaseModel):
     """Which files count as video, and how long one may take to be probed."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     suffixes: tuple[str, ...] = Field(
         default=(

@@ -83,6 +83,7 @@ SCHEMA = pa.schema(
         ("caption_model", pa.string()),
         ("caption_image_model", pa.string()),
         ("caption_video_model", pa.string()),
+        ("caption_note", pa.string()),
         ("clip_similarity", pa.float32()),
         ("clip_similarity_image", pa.float32()),
         ("clip_similarity_video", pa.float32()),

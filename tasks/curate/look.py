@@ -83,7 +83,7 @@ PALETTE = {
 class LookConfig(BaseModel):
     """Which colours are named."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     max_colours: int = Field(default=2, ge=1, description="At most so many colours are named.")
     min_colour_share: float = Field(default=0.15, ge=0, le=1, description="A further colour covers at least so much.")

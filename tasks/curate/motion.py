@@ -60,7 +60,7 @@ LIMIT_S, LIMIT_FACTOR = 300.0, 10.0
 class MotionConfig(BaseModel):
     """How densely motion is measured, and by which optical flow."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     frames_per_s: float = Field(
         default=2.0, gt=0, description="Frames measured for each second, as far as they are stored."
@@ -129,7 +129,10 @@ def measure_clip(store: Path, clip: dict[str, Any], config: MotionConfig) -> dic
         stored = [frame for frame in read_frame_times(store) if clip["start_pts"] <= frame[0] < clip["end_pts"]]
         chosen = [stored[i] for i in evenly_spaced([time for _, time in stored], config.frames_per_s)]
         if len(chosen) < 2:
-            raise BadMedia(f"{clip['clip_id']}: {len(chosen)} stored frames are too few to see motion, two are needed.")
+            raise BadMedia(
+                f"{clip['clip_id']}: {len(chosen)} of its frames stored, and motion is seen between two. If "
+                "it has more, raise --scan.frames-per-s."
+            )
         frames = FramesOnDemand(store, [pts for pts, _ in chosen])
         return row | columns_of(measure_frames(frames, [time for _, time in chosen], flow_of(config)))
     except ReelmillError as error:

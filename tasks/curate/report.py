@@ -12,7 +12,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field
 
-from tasks.manifest import ManifestRef, publish_text
+from tasks.manifest import ManifestRef, publish_text, read_rows
 from tasks.pages.dataset import RULES, Dataset, Funnel, decoding, funnel_of, read_dataset, titled
 from tasks.pages.page import clock, duration, file_name, render
 from tasks.pages.sheets import Reel, Sheet, grouped, kept_sheets, sheet_of
@@ -21,6 +21,9 @@ from tasks.pages.tuning import panel
 VERSION = 1
 
 PAGE = Path("report/index.html")
+
+CUTS = "cuts.parquet"
+"""The dataset's table of clips that were cut to files, if any were."""
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 
@@ -83,20 +86,35 @@ def duplicate_groups(reel: Reel, cap: int) -> tuple[list[Sheet], int]:
 
 
 def failures(dataset: Dataset, rows: int) -> tuple[list[tuple[str, str]], int]:
-    """The first `rows` files that could not be read and clips that could not be measured, each with the reason, and
-    how many more there are."""
+    """The first `rows` files that could not be read and clips that could not be measured or cut, each with the reason,
+    and how many more there are."""
     unread = dataset.videos.filter(pc.field("status") == "unreadable").select(["source", "error_message"])
     wrong = dataset.clips.filter(pc.field("error").is_valid()).select(["source", "start_s", "error"])
     files = [
         (file_name(row["source"]), row["error_message"].removeprefix(f"{row['source']}: "))
         for row in unread.slice(0, rows).to_pylist()
     ]
-    clips = [
-        (f"{file_name(row['source'])} at {clock(row['start_s'])}", row["error"])
-        for row in wrong.slice(0, rows).to_pylist()
+    clips = [(_place(row), row["error"]) for row in wrong.slice(0, rows).to_pylist()]
+    cuts = uncut(dataset)
+    shown = [*files, *clips, *cuts][:rows]
+    return shown, len(unread) + len(wrong) + len(cuts) - len(shown)
+
+
+def uncut(dataset: Dataset) -> list[tuple[str, str]]:
+    """The clips that should have been cut to files and could not, each with the reason."""
+    if not (dataset.root / CUTS).is_file():
+        return []
+    cuts = read_rows(dataset.root / CUTS, ("clip_id", "error_message"))
+    reasons = {row["clip_id"]: row["error_message"] for row in cuts if row["error_message"]}
+    clips = dataset.clips.filter(pc.field("clip_id").isin(list(reasons))).select(["clip_id", "source", "start_s"])
+    return [
+        (_place(row), f"not cut: {reasons[row['clip_id']].removeprefix(row['clip_id'] + ': ')}")
+        for row in clips.to_pylist()
     ]
-    shown = [*files, *clips][:rows]
-    return shown, len(unread) + len(wrong) - len(shown)
+
+
+def _place(clip: dict[str, Any]) -> str:
+    return f"{file_name(clip['source'])} at {clock(clip['start_s'])}"
 
 
 def files(dataset: Dataset, rows: int) -> list[dict[str, Any]]:

@@ -67,7 +67,7 @@ STEP = Step("scan", VERSION, SCHEMA, files=("frame_store",))
 class Sampling(BaseModel):
     """What the scan's result depends on."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     frames_per_s: float = Field(default=2.0, gt=0, description="Frames kept in the frame store for each second.")
     short_side: int = Field(default=360, ge=16, description="Longest short side of stored frames, in pixels.")
@@ -163,9 +163,12 @@ def _check_damage(path: Path, damages: "array[int]", decoding: FullPass, config:
     good, repaired = damages.count(0), damages.count(1)
     frames = good + repaired + decoding.lost + decoding.dropped
     if not good or frames - good > config.max_damage * frames:
+        untimed = decoding.dropped > decoding.lost + repaired
+        whole = "It is damaged or cut short; copy it again."
+        advice = "Times are missing or run back; convert it to mp4." if untimed else whole
         raise BadMedia(
             f"{path}: only {good} of {frames} frames can be used ({decoding.lost} lost, {repaired} damaged, "
-            f"{decoding.dropped} without a time). It is damaged or cut short; copy it again."
+            f"{decoding.dropped} without a time). {advice}"
         )
 
 

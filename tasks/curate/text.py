@@ -65,7 +65,7 @@ Boxes = NDArray[np.floating]
 class TextConfig(BaseModel):
     """What counts as text; see models/text_boxes.py (rapidocr) and models/craft.py (easyocr)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     engine: Literal["rapidocr", "easyocr"] = Field(
         default="rapidocr", description="The detector: rapidocr's, with its own weights, or easyocr's CRAFT."

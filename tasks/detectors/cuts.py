@@ -14,7 +14,7 @@ from tasks.signals import Signals, neighbours
 class CutSettings(BaseModel):
     """What makes a hard cut."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     threshold: float = Field(
         default=3.0, gt=1, description="A cut's change as a multiple of its neighbours' mean; more: fewer."

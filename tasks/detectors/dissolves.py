@@ -21,7 +21,7 @@ from tasks.signals import Signals
 class DissolveSettings(BaseModel):
     """What makes a dissolve."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     middle_rate: float = Field(default=8.0, gt=0, description="Frames a second that show dissolves of some frames.")
     low_rate: float = Field(default=2.5, gt=0, description="Frames a second that show dissolves of seconds.")

@@ -22,7 +22,7 @@ BACK = 0.3
 class FadeSettings(BaseModel):
     """What makes a fade."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     flat_contrast: float = Field(
         default=4.0, ge=0, description="A picture is flat when its luma deviates by less, 0 to 255."

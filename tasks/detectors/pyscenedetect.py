@@ -18,7 +18,7 @@ from tasks.signals import THUMBNAIL_SIZES, Signals
 class LibrarySettings(BaseModel):
     """The thresholds of PySceneDetect's detectors, in its units."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     adaptive_threshold: float = Field(
         default=3.0, gt=0, description="adaptive: score as a multiple of its neighbours'; more: fewer cuts."

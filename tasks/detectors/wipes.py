@@ -16,7 +16,7 @@ from tasks.signals import THUMBNAIL_SIZES, Signals
 class WipeSettings(BaseModel):
     """What makes a wipe."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     wipe_rate: float = Field(default=8.0, gt=0, description="How many times a second a wipe is looked for.")
     wipe_share: float = Field(

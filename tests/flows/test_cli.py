@@ -1,8 +1,10 @@
 """The command line: what it lists, what it loads, what it prints when something is wrong, and its exit codes."""
 
 import dataclasses
+import errno
 import importlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -99,6 +101,7 @@ def test_an_empty_folder_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureF
         (["--split.tresh", "3"], "Unknown option --split.tresh: did you mean --split.threshold?"),
         (["--split.threshold", "soon"], "--split.threshold: input should be a valid number"),
         (["--scan.frames-per-s", "0"], "--scan.frames-per-s: input should be greater than 0"),
+        (["--split.max-clip-s", "0.5"], "--split: max_clip_s (0.5) is below min_clip_s (1.0).\n"),
         (["--preset", "paper-ofline"], "Unknown preset 'paper-ofline': did you mean paper-offline?"),
         (["--config", "missing.yaml"], "missing.yaml: the config file cannot be read"),
     ],
@@ -128,6 +131,9 @@ def test_a_dry_run_prints_settings_that_a_config_file_may_hold(tmp_path: Path, c
     assert "max_clip_s: 4.0" in first
 
 
+UNWRITTEN = "cannot be written ({}). Once it can, the same command goes on from here."
+
+
 class FakeConfig(BaseModel):
     """Settings of a command that does what it is told."""
 
@@ -147,6 +153,10 @@ def fake(config: FakeConfig) -> FakeOutcome:
         raise BadInput("film.mp4: too long. Cut it.")
     if config.does == "bug":
         raise ZeroDivisionError("division by zero")
+    if config.does == "full":
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "out/clips.parquet")
+    if config.does == "sealed":
+        raise OSError(errno.EROFS, "Error writing bytes to file")
     return FakeOutcome(failed=int(config.does or 0))
 
 
@@ -167,6 +177,8 @@ def fake_command(monkeypatch: pytest.MonkeyPatch) -> None:
         ("2", 1, "failed: 2\nmade: 3\n", ""),
         ("error", 2, "", "reelmill: film.mp4: too long. Cut it.\n"),
         ("bug", 2, "", "reelmill: unexpected ZeroDivisionError: division by zero. Run with --debug for more.\n"),
+        ("full", 2, "", f"reelmill: out/clips.parquet: {UNWRITTEN.format('no space left on device')}\n"),
+        ("sealed", 2, "", f"reelmill: the output: {UNWRITTEN.format('read-only file system')}\n"),
         ("interrupt", 130, "", "reelmill: stopped. The same command goes on from here.\n"),
     ],
 )

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.config import FlowConfig, Interface, Outcome, dump, invocation, merged, nearest, option_names, read_settings
+from flows.curate import CurateConfig
 from models.errors import BadInput
 
 
@@ -271,3 +272,24 @@ def test_a_known_name_is_its_own_nearest(name: str):
 
 def test_yaml_of_a_config_reads_as_prose_for_a_person():
     assert yaml.safe_load(dump(parse("a", "--out", "d")))["split"]["words"] == ["pan"]
+
+
+def numbers_of(config: type[BaseModel], *above: str) -> list[tuple[str, ...]]:
+    """The settings of a config and of its groups that are fractions, each with the groups above it."""
+    found = []
+    for name, info in config.model_fields.items():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            found += numbers_of(info.annotation, *above, name)
+        elif info.annotation in (float, float | None):
+            found.append((*above, name))
+    return found
+
+
+@pytest.mark.parametrize("number", ["nan", "inf"])
+def test_no_setting_of_curation_is_endless_or_no_number(number: str):
+    settings = numbers_of(CurateConfig)
+    assert ("scan", "frames_per_s") in settings
+    for setting in settings:
+        flag = f"--{'.'.join(setting).replace('_', '-')}"
+        with pytest.raises(BadInput, match=re.escape(f"{flag}: input should be ")):
+            invocation(Interface("reelmill curate", CurateConfig, "sources"), ["a", "--out", "b", flag, number])

@@ -130,4 +130,10 @@ def test_what_cannot_be_exported_is_one_sentence(dataset: Path, tmp_path: Path):
         export.fn(ExportConfig(dataset=tmp_path, out=tmp_path / "out"))
     with pytest.raises(BadInput, match="needs the clips as files"):
         export.fn(ExportConfig(dataset=dataset, out=tmp_path / "out", clips=ClipsConfig(mode="off")))
+    with pytest.raises(BadInput, match="is the dataset itself"):
+        export.fn(ExportConfig(dataset=dataset, out=dataset / "clips" / ".."))
     assert not (tmp_path / "out").exists()
+    (tmp_path / "tars").mkdir()
+    (tmp_path / "tars" / "export.yaml").write_text("to: webdataset\n")
+    with pytest.raises(BadInput, match="holds an export to webdataset"):
+        export.fn(ExportConfig(dataset=dataset, out=tmp_path / "tars", to="csv"))

@@ -1,4 +1,6 @@
+import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -60,6 +62,17 @@ def test_an_unexpected_error_is_a_crash_that_carries_the_traceback():
     with pytest.raises(DecodeCrash, match="forty: ValueError: invalid literal") as caught:
         run_in_child(int, "forty", limit_s=30)
     assert "Traceback" in caught.value.__notes__[0]
+
+
+def no_room(number: int) -> None:
+    raise OSError(number, os.strerror(number), "frames/film.parquet")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_a_full_disk_is_not_the_films_fault(number: int):
+    with pytest.raises(OSError, match=re.escape(os.strerror(number))) as caught:
+        run_in_child(no_room, number, limit_s=30, item="film.mp4")
+    assert caught.value.errno == number
 
 
 def test_threads_can_run_children_side_by_side():

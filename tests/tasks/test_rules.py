@@ -92,7 +92,15 @@ def test_thresholds_move_the_rules_and_null_turns_them_off(clip: dict, threshold
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"min_motoin": 1}, {"max_text_area": 7}, {"motion_quantile": 1}, {"drop_motions": ["statc"]}]
+    "wrong",
+    [
+        {"min_motoin": 1},
+        {"max_text_area": 7},
+        {"motion_quantile": 1},
+        {"drop_motions": ["statc"]},
+        {"min_aesthetic": float("nan")},
+        {"min_motion": float("inf")},
+    ],
 )
 def test_a_threshold_that_cannot_be_meant_is_refused(wrong: dict[str, Any]):
     with pytest.raises(ValidationError, match=next(iter(wrong))):

@@ -52,6 +52,12 @@ def test_the_dataset_itself_is_no_source(folder: Path):
     assert names(expand([str(folder)], SUFFIXES), folder) == ["dataset/clips/cut.mp4", *ALL]
 
 
+def test_a_source_inside_the_dataset_is_told_so_and_not_that_it_is_empty(folder: Path):
+    for source in (folder, folder / "deeper"):
+        with pytest.raises(BadInput, match=r"is or lies in the dataset's own folder\. Choose another folder for --out"):
+            expand([str(source)], SUFFIXES, exclude=folder)
+
+
 def test_a_link_that_leads_back_is_followed_once(folder: Path):
     (folder / "deeper" / "back").symlink_to(folder)
     (folder / "self").symlink_to(folder / "self")
@@ -73,6 +79,24 @@ def test_the_url_of_a_local_file_is_that_file(folder: Path):
 def test_a_text_names_one_source_on_each_line_relative_to_itself(folder: Path):
     (folder / "list.txt").write_text("one.mp4\n\ndeeper\n" + str(folder / "two.MOV") + "\n*.mp4\n")
     assert names(expand([str(folder / "list.txt")], SUFFIXES), folder) == ALL
+
+
+def test_a_text_may_have_comments_and_spaces_and_names_with_odd_separators(folder: Path):
+    (folder / "#1\u2028.mp4").touch()
+    (folder / "list.txt").write_text("# films of May\r\n  one.mp4 \n#two.MOV\n./#1\u2028.mp4\n", encoding="utf-8")
+    assert names(expand([str(folder / "list.txt")], SUFFIXES), folder) == ["#1\u2028.mp4", "one.mp4"]
+
+
+def test_json_lines_are_ended_by_line_feeds_alone(folder: Path):
+    (folder / "a\u2028b.mp4").touch()
+    (folder / "t.jsonl").write_text('{"path": "a\u2028b.mp4"}\n', encoding="utf-8")
+    assert names(expand([str(folder / "t.jsonl")], SUFFIXES), folder) == ["a\u2028b.mp4"]
+
+
+def test_columns_of_a_table_that_are_not_read_are_said(folder: Path, caplog: pytest.LogCaptureFixture):
+    pd.DataFrame({"path": ["one.mp4"], "start_s": [0.5], "end_s": [1.5]}).to_csv(folder / "t.csv", index=False)
+    expand([str(folder / "t.csv")], SUFFIXES)
+    assert "t.csv: of its columns only path is read, not start_s, end_s. Files are taken whole." in caplog.text
 
 
 @pytest.mark.parametrize("column", ["source", "path", "url"])

@@ -187,6 +187,15 @@ def test_a_shot_without_two_keyframes_is_a_row_with_the_reason(source: Path, tmp
     assert [path.name for path in (tmp_path / "clips").iterdir() if "58" in path.name] == []
 
 
+def test_a_codec_that_mp4_does_not_hold_says_what_to_do_and_the_same_each_time(make: Make, tmp_path: Path):
+    film = shots(make("old.avi", "-c:v", "msmpeg4v2", "-g", "12"))
+    messages = {row["error_message"].partition(": ")[2] for root in "ab" for row in cut(tmp_path / root, film, "copy")}
+    (message,) = messages
+    assert "ffmpeg failed: Could not write header" in message
+    assert message.endswith("If mp4 cannot hold its codec, use --clips.mode exact.")
+    assert "0x" not in message
+
+
 def test_a_video_whose_packets_have_no_times_is_a_row_for_each_clip(make: Make, source: Path, tmp_path: Path):
     raw = make("raw.h264", "-c", "copy", source=source)
     rows = cut(tmp_path, replace(shots(source), video=shots(source).video.model_copy(update={"path": raw})), "copy")

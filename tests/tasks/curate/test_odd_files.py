@@ -189,7 +189,31 @@ def test_a_raw_stream_says_that_its_frames_have_no_times(film: Path, data: Path)
     assert (found.file["status"], found.file["anomalies"]) == ("ok", ["no_duration", "no_timestamps"])
     assert found.scan
     assert (found.scan["error_code"], found.clips) == ("bad_media", [])
-    assert "48 without a time" in found.scan["error_message"]
+    assert "48 without a time). Times are missing or run back; convert it to mp4." in found.scan["error_message"]
+
+
+def test_two_streams_joined_end_to_end_say_that_their_times_run_back(film: Path, data: Path, tmp_path: Path):
+    part = convert(film, "part.ts", "-c", "copy").read_bytes()
+    (tmp_path / "joined.ts").write_bytes(part + part)
+    found = one(data, tmp_path / "joined.ts")
+    assert "timestamps_run_back" in found.file["anomalies"]
+    assert found.scan
+    assert "Times are missing or run back; convert it to mp4." in found.scan["error_message"]
+
+
+def test_a_picture_named_like_a_film_is_a_clip_of_one_frame(film: Path, data: Path):
+    picture = convert(film, "picture.png", "-frames:v", "1")
+    found = one(data, picture.rename(picture.with_suffix(".mp4")))
+    assert found.scan
+    assert (found.file["status"], found.file["codec"], found.scan["frames"]) == ("ok", "png", 1)
+
+
+def test_a_clock_that_wraps_in_the_middle_is_followed(film: Path, data: Path):
+    """MPEG's clock has 33 bits: after 26.5 hours it begins again at zero."""
+    wrapped = convert(
+        film, "wrapped.ts", "-c", "copy", "-output_ts_offset", f"{2**33 / 90000 - 1:.3f}", "-muxdelay", "0"
+    )
+    assert one(data, wrapped).starts() == pytest.approx([0.0, HALF / FPS], abs=0.002)
 
 
 def test_huge_timestamps_stay_exact(film: Path, data: Path):

@@ -6,6 +6,8 @@ import re
 from html.parser import HTMLParser
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tasks.curate.report import (
@@ -136,6 +138,14 @@ def test_failures_name_the_file_once_and_say_why(curated):
     assert shown == [("c.mp4", "is cut short; copy it again."), ("a.mp4 at 0:00.0", "motion: too few frames.")]
     assert more == 0
     assert failures(dataset, 1) == (shown[:1], 1)
+
+
+def test_clips_that_could_not_be_cut_are_failures_too(curated):
+    ref = curated([{"clip_id": "a-0"}, {"clip_id": "a-1"}])
+    reasons = [None, "a-1: only one keyframe between its cuts."]
+    pq.write_table(pa.table({"clip_id": ["a-0", "a-1"], "error_message": reasons}), ref.path.with_name("cuts.parquet"))
+    ((place, reason),), more = failures(read_dataset(ref), 10)
+    assert (place.split(" at ")[0], reason, more) == ("a.mp4", "not cut: only one keyframe between its cuts.", 0)
 
 
 def test_every_file_is_a_row_with_its_shots_and_kept_clips(curated):

@@ -1,0 +1,33 @@
+"""Weights that are published in a form which is not read here: where they are, by the name of the safetensors file made
+of them, and the command that brings and converts them.
+"""
+
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+PUBLISHED: Mapping[str, str] = {
+    "craft.safetensors": "https://github.com/JaidedAI/EasyOCR/releases/download/pre-v1.1.6/craft_mlt_25k.zip",
+    "raft_large.safetensors": "https://download.pytorch.org/models/raft_large_C_T_SKHT_V2-ff5fadd5.pth",
+    "aesthetic.safetensors": "https://github.com/christophschuhmann/improved-aesthetic-predictor/raw/main/"
+    "sac%2Blogos%2Bava1-l14-linearMSE.pth",
+}
+"""Addresses by file name: CRAFT as easyocr brings it, torchvision's RAFT, and LAION's aesthetic head for ViT-L/14."""
+
+CONVERSION = (
+    "import sys, torch.hub, safetensors.torch as s; "
+    'w = torch.hub.load_state_dict_from_url(sys.argv[1], map_location="cpu", weights_only=True); '
+    "s.save_file({n: t.contiguous().clone() for n, t in w.items()}, sys.argv[2])"
+)
+"""`weights_only` refuses a pickle that holds anything but tensors. A person runs this; no flow does."""
+
+
+def bringing(path: Path) -> str | None:
+    """The shell command that downloads the weights which belong at `path` and writes them there; None when they are not
+    among those known by name."""
+    address = PUBLISHED.get(path.name)
+    if address is None:
+        return None
+    made = [sys.executable, "-c", CONVERSION, address, str(path)]
+    return f"mkdir -p {shlex.quote(str(path.parent))} && {shlex.join(made)}"
