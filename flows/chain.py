@@ -1,4 +1,4 @@
-"""A chain of steps over many items: each chunk goes on to the next step while others are still in the one before.
+"""A chain of steps over many items: each chunk goes on to the next step while others are still in those before.
 
 So a clip is decoded and encoded while the next is sampled, and a run that ends early has whole videos, not latents. The
 chain stops, between pieces of work, where a guard says so.
@@ -29,14 +29,15 @@ PIECE_S = 2.0
 
 @dataclass(frozen=True)
 class Stage:
-    """A step of a chain with its config.
+    """A step of a chain with its config, if it has one.
 
-    All but the first `take` their items from the manifests of the one before, and cost `share` of what the first did.
+    All but the first `take` their items from the manifests of those before, each stage's in turn, and cost `share` of
+    what the one before did.
     """
 
     step: Task[..., list[ManifestRef]]
-    config: BaseModel
-    take: Callable[[list[ManifestRef]], list[Any]] | None = None
+    config: BaseModel | None = None
+    take: Callable[..., list[Any]] | None = None
     share: float = 1.0
 
 
@@ -99,8 +100,8 @@ class _Chain:
     def submit(self, work: Work, ended: Ended) -> None:
         """Start a chunk as a task; it is put on `ended` when it is done."""
         stage = self.stages[work.stage]
-        step = guarded(stage.step, self.guard, begun=work.stage > 0)
-        future = self.run.submit(step, stage.config, list(zip(work.items, work.seconds, strict=True)))
+        step, given = guarded(stage.step, self.guard, begun=work.stage > 0), [stage.config] if stage.config else []
+        future = self.run.submit(step, *given, list(zip(work.items, work.seconds, strict=True)))
         future.add_done_callback(lambda done: ended.put((work, done)))
 
     def keep(self, work: Work, made: list[ManifestRef]) -> None:
@@ -108,7 +109,8 @@ class _Chain:
         self.made[work.stage][work.number] = made
         self.run.bars.advance(self.bars[work.stage], len(work.items))
         following = self.stages[work.stage + 1] if work.stage + 1 < len(self.stages) else None
-        items = following.take(made) if following and following.take else []
+        before = [stage[work.number] for stage in self.made[: work.stage + 1]]
+        items = following.take(*before) if following and following.take else []
         if following and items:
             each = following.share * sum(work.seconds) / len(items)
             self.ready.append(Work(work.stage + 1, work.number, items, [each] * len(items)))
@@ -124,12 +126,13 @@ def guarded(step: Task[..., list[ManifestRef]], guard: Guard, begun: bool) -> Ta
     compute = step.fn
 
     @wraps(compute)
-    def call(folder: Any, config: BaseModel, chunk: list[tuple[Any, float]]) -> list[ManifestRef]:
+    def call(folder: Any, *given: Any) -> list[ManifestRef]:
+        *config, chunk = given
         made: list[ManifestRef] = []
         for piece in pieces_of(chunk):
             if not guard.may_start(begun):
                 break
-            part: list[ManifestRef] = compute(folder, config, piece)  # pyright: ignore[reportAssignmentType]
+            part: list[ManifestRef] = compute(folder, *config, piece)  # pyright: ignore[reportAssignmentType]
             guard.saw(part)
             made += part
         return made

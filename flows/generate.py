@@ -1,5 +1,5 @@
 """Generate videos from pictures or texts: read the jobs, draw pictures where only texts are given, sample latents,
-decode and measure them, and collect one table.
+decode and measure them, encode them, and collect one table.
 
 A night's run ends before its work is done where its time is over, its disk is full or the same fault repeats; what is
 left are rows that wait, and the same command goes on.
@@ -7,7 +7,7 @@ left are rows that wait, and the same command goes on.
 
 import shutil
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -19,16 +19,19 @@ from pydantic import Field
 
 from flows.chain import Stage, run_chain
 from flows.config import FlowConfig, Outcome
-from flows.estimates import DECODE_SHARE, DRAWING_S, estimate, plan_lines
+from flows.estimates import DECODE_SHARE, DRAWING_S, ENCODE_SHARE, Estimate, estimate, plan_lines
 from flows.nights import Guard, NightConfig, check_space, deadline_of, local_now
-from flows.running import Run, running
+from flows.running import Run, chunks_of, running
 from flows.takes import Made, further_takes
 from flows.watching import WatchConfig, keep_watching
 from models.families.making import sampled_in_batches
 from tasks.asking import JobsConfig
+from tasks.decoded import sweep_parked
+from tasks.encoding import Format, look_of
 from tasks.generate.choose import GateConfig, choose_takes
-from tasks.generate.decode import DecodeConfig, decode_jobs, sampled
+from tasks.generate.decode import decode_jobs, sampled
 from tasks.generate.draw import DrawConfig, draw_pictures, pictures_to_draw, with_drawn
+from tasks.generate.encode import EncodeConfig, encode_jobs, measured
 from tasks.generate.gallery import write_gallery
 from tasks.generate.jobs import WAITING, put_off, read_jobs
 from tasks.generate.outputs import collect_outputs
@@ -50,7 +53,10 @@ class GenerateConfig(FlowConfig, JobsConfig, NightConfig, WatchConfig):
         default=None, description="Folder to write jobs of Stable Video Diffusion to as ComfyUI workflows"
     )
     batch: int = Field(default=1, ge=1, le=256, description="Clips sampled together; more need more memory")
-    crf: int = Field(default=16, ge=0, le=51, description="H.264 quality, 0 best, 51 smallest")
+    format: Format = Field(default="h264", description="Format of the clips: mp4 by three codecs, or pictures")
+    crf: int | None = Field(
+        default=None, ge=0, le=63, description="Quality, 0 best; the format's own if not given; gif and png have none"
+    )
     trim: bool = Field(default=False, description="Whether a clip ends where it stops being good")
     draw: DrawConfig = Field(default=DrawConfig(), description="How pictures are drawn where only a text is given")
     gate: GateConfig = Field(default=GateConfig(), description="When a take will do, and how many more are tried")
@@ -98,6 +104,7 @@ def generate(
 
     A round of a watched folder is told which pictures are whole, and when the watch ends.
     """
+    look_of(config.format, config.crf)
     if config.watch:
         return keep_watching(generate, config)
     with running(config.out, "generate", config) as run:
@@ -106,12 +113,14 @@ def generate(
         jobs = read(run, config, guard, only)
         if config.workflow_out:
             write_workflows(config.workflow_out, jobs)
-        samples, clips = make(run, config, guard, jobs)
-        made = Made(jobs, samples, clips, run.whole(choose_takes, config.gate, jobs, clips))
+        samples, clips, videos = make(run, config, guard, jobs)
+        choices = run.whole(choose_takes, config.gate, jobs, clips, videos)
+        made = Made(jobs, samples, clips, videos, choices)
         again = partial(read, run, config, guard, only)
         made = further_takes(run, config.gate, made, again, partial(make, run, config, guard))
-        left = put_off(config.out, jobs, made.samples, made.clips, guard.reason)
-        outputs = run.whole(collect_outputs, left, made.samples, made.clips, made.choices, made.jobs)
+        sweep_parked(config.out)
+        left = put_off(config.out, jobs, made[1:4], guard.reason)
+        outputs = run.whole(collect_outputs, left, *made[1:], made.jobs)
         page = run.whole(write_gallery, outputs)
         return summary(outputs, page, guard.reason)
 
@@ -135,21 +144,31 @@ def read(run: Run, config: GenerateConfig, guard: Guard, only: tuple[str, ...] |
 def make(
     run: Run, config: GenerateConfig, guard: Guard, jobs: ManifestRef, wanted: Collection[str] | None = None
 ) -> list[list[ManifestRef]]:
-    """The latents and the videos of every job, or of the `wanted` item keys, the most urgent first, for as long as the
-    guard lets."""
+    """The latents, the clips and the files of every job, or of the `wanted` item keys, the most urgent first, for as
+    long as the guard lets."""
     settings = SampleConfig(batch=config.batch)
+    encoding = EncodeConfig(format=config.format, crf=config.crf, trim=config.trim)
     rows = {row["item_key"]: row for row in ready_rows(jobs)}
     batches = sorted(batches_of(jobs, settings, wanted), key=lambda batch: -rows[batch[1][0]]["priority"])
-    takes = {key: estimate(row) for key, row in rows.items()}
-    there = sum(1 for _ in config.out.glob("videos/[!.]*.mp4"))
-    check_space(config.out, round(sum(sorted(e.disk for e in takes.values())[there:])), config)
+    takes = {key: estimate(row, config.format) for key, row in rows.items()}
+    work = [[takes[key] for key in keys] for _, keys in batches]
+    there = sum(1 for _ in config.out.glob("videos/[!.]*.json"))
+    missing = sorted(each.disk for each in takes.values())[there:]
+    if missing:
+        check_space(config.out, round(sum(missing) + parked_bytes(run, work)), config)
     stages = [
         Stage(sample_jobs, settings),
-        Stage(
-            decode_jobs, DecodeConfig(crf=config.crf, trim=config.trim), lambda made: sampled(jobs, made), DECODE_SHARE
-        ),
+        Stage(decode_jobs, None, partial(sampled, jobs), DECODE_SHARE),
+        Stage(encode_jobs, encoding, partial(measured, jobs), ENCODE_SHARE),
     ]
-    return run_chain(run, stages, batches, [sum(takes[key].seconds for key in keys) for _, keys in batches], guard)
+    return run_chain(run, stages, batches, [sum(each.seconds for each in batch) for batch in work], guard)
+
+
+def parked_bytes(run: Run, work: Sequence[Sequence[Estimate]]) -> float:
+    """The most that frames take which wait for their encoding, of batches of clips: a chunk of them for each worker."""
+    each, seconds = ([sum(getattr(e, name) for e in batch) for batch in work] for name in ("parked", "seconds"))
+    largest = max((sum(chunk) for chunk in chunks_of(each, seconds, run.workers)), default=0.0)
+    return min(sum(each), run.workers * largest)
 
 
 def ready_rows(jobs: ManifestRef) -> list[dict[str, Any]]:
@@ -180,6 +199,7 @@ def write_workflows(folder: Path, jobs: ManifestRef) -> None:
 
 def plan(config: GenerateConfig) -> GeneratePlan:
     """Check every job and say what a run would make; nothing is sampled, and nothing is written to `out`."""
+    look_of(config.format, config.crf)
     with TemporaryDirectory() as folder:
         jobs = read_jobs.fn(Path(folder), config.per_job, config.jobs, config.images)
         batches = batches_of(jobs, SampleConfig(batch=config.batch))
@@ -188,7 +208,7 @@ def plan(config: GenerateConfig) -> GeneratePlan:
         failed=sum(row["status"] == "failed" for row in rows),
         ready=len(ready),
         batches=len(batches),
-        takes=tuple(plan_lines(ready)),
+        takes=tuple(plan_lines(ready, config.format)),
         said=tuple(line for row in rows if not row["take"] for line in _said(row)),
     )
 

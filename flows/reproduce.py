@@ -1,8 +1,9 @@
 """Reproduce: a generated clip is made again from what it says of itself, and compared: its latents bit for bit, and its
 frames.
 
-What it says stands in the mp4's tag, or in the JSON file beside it. Picture, model and LoRA are looked for in the
-folder it was made in, unless they are given; what is not the same as it was is named, and then nothing is sampled.
+What it says stands in the clip (tasks/clip_files.py), or in the JSON file beside it. Picture, model and LoRA are looked
+for in the folder it was made in, unless they are given; what is not the same as it was is named, and then nothing is
+sampled.
 """
 
 import hashlib
@@ -12,26 +13,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.config import Outcome, read_settings
+from flows.config import Outcome
 from models.card import read_card
 from models.errors import BadInput, BadMedia, ReelmillError
-from models.pictures import Background, Fit, Picture, prepare_picture
-from tasks.generate.decode import TAG, DecodeConfig, decode_jobs, sampled
+from models.pictures import Picture, prepare_picture
+from tasks.clip_files import read_clip, read_tag
+from tasks.encoding import look_of
+from tasks.generate.decode import decode_jobs, sampled
+from tasks.generate.encode import EncodeConfig, encode_jobs, measured
 from tasks.generate.jobs import SCHEMA
 from tasks.generate.outputs import FILE
 from tasks.generate.sample import VERSION, SampleConfig, sample_jobs
 from tasks.manifest import Lineage, ManifestRef, file_digest, read_rows, table_of, write_manifest
-from tasks.video import Frames, open_video, read_frames, upright
+from tasks.video import Frames
 
 Facts = Mapping[str, Any]
 
-NEEDS = ("item_key", "latents_sha256", "model", "model_revision", "family", "batch")
+NEEDS = ("item_key", "latents_sha256", "model", "model_revision", "family", "batch", "format", "encoder")
 """What a clip must say of itself to be made again, beside its settings."""
 
 
@@ -40,7 +44,7 @@ class ReproduceConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    clip: Path = Field(description="The mp4 of a generated clip")
+    clip: Path = Field(description="A generated clip: its file, or its folder of pictures")
     model: str | None = Field(default=None, description="The model's folder, or 'tiny'; as in the clip's folder if not")
     lora: Path | None = Field(default=None, description="The LoRA's file; as in the clip's folder if not given")
     picture: Path | None = Field(default=None, description="The original picture; the clip's folder has a copy if not")
@@ -69,6 +73,8 @@ class Inputs:
 
 def reproduce(config: ReproduceConfig) -> ReproduceOutcome:
     """Make a clip again and compare; raises BadInput or BadMedia where it cannot be."""
+    if config.clip.suffix == ".png" and config.clip.is_file():
+        config = config.model_copy(update={"clip": config.clip.parent})
     facts, rows = told_by(config.clip), rows_beside(config.clip)
     own = rows.get(facts["item_key"], {})
     model, lora = chosen_model(config, facts, own), chosen_lora(config, facts, own)
@@ -85,9 +91,9 @@ def reproduce(config: ReproduceConfig) -> ReproduceOutcome:
 
 def told_by(clip: Path) -> dict[str, Any]:
     """What a clip says of itself, in its tag or beside it; raises BadMedia when it says nothing of use."""
-    with open_video(clip) as (container, _):
-        text = container.metadata.get(TAG)
-    sidecar = clip.with_suffix(".json")
+    text = read_tag(clip)
+    # A folder's name may have a dot in it, which ends no stem.
+    sidecar = clip.with_name(f"{clip.name}.json") if clip.is_dir() else clip.with_suffix(".json")
     try:
         told = json.loads(text or sidecar.read_text(encoding="utf-8"))
         missing = [name for name in NEEDS if not told.get(name)]
@@ -155,13 +161,13 @@ def chosen_picture(config: ReproduceConfig, facts: Facts, own: Facts) -> Picture
 
 
 def _prepared(path: Path, facts: Facts) -> Picture:
-    """The picture as the clip had it; how it was fitted is found by trying."""
-    for fit in get_args(Fit):
-        for background in get_args(Background):
-            pixels = prepare_picture(path, facts["width"], facts["height"], fit, background)
-            if _digest(pixels) == facts["picture_sha256"]:
-                return pixels
-    raise _OtherPicture(f"picture: {path} is the same file, but is prepared otherwise by this version of Reelmill.")
+    """The picture as the clip had it."""
+    pixels = prepare_picture(
+        path, facts["width"], facts["height"], facts["fit"] or "crop", facts["background"] or "white"
+    )
+    if _digest(pixels) != facts["picture_sha256"]:
+        raise _OtherPicture(f"picture: {path} is the same file, but is prepared otherwise by this version of Reelmill.")
+    return pixels
 
 
 def weights_that_differ(facts: Facts, model: str, lora: Path | None) -> list[str]:
@@ -176,9 +182,14 @@ def weights_that_differ(facts: Facts, model: str, lora: Path | None) -> list[str
 
 
 def versions_that_differ(facts: Facts) -> list[str]:
-    """A sentence for the sampling step if it has changed since."""
-    made = facts.get("sample_version")
-    return [] if made == VERSION else [f"version: sampling is at version {VERSION}, the clip was made by {made}."]
+    """A sentence for the sampling step if it has changed since, and for the encoder if there is only another one."""
+    made, encoder = facts.get("sample_version"), look_of(facts["format"], facts["crf"]).encoder
+    differs = []
+    if made != VERSION:
+        differs.append(f"version: sampling is at version {VERSION}, the clip was made by {made}.")
+    if encoder != facts["encoder"]:
+        differs.append(f"encoder: this ffmpeg encodes {facts['format']} by {encoder}, not by {facts['encoder']}.")
+    return differs
 
 
 def compared(clip: Path, facts: Facts, rows: Mapping[str, Facts], inputs: Inputs) -> list[str]:
@@ -189,8 +200,11 @@ def compared(clip: Path, facts: Facts, rows: Mapping[str, Facts], inputs: Inputs
         samples = sample_jobs.fn(root, SampleConfig(batch=len(keys)), [(jobs, keys)])
         mine = keys.index(facts["item_key"])
         sample = _made(samples[mine])
-        clips = decode_jobs.fn(root, DecodeConfig(crf=_crf(clip)), sampled(jobs, [samples[mine]]))
-        distance = psnr(frames_of(root / _made(clips[0])["video"]), frames_of(clip))
+        clips = decode_jobs.fn(root, sampled(jobs, [samples[mine]]))
+        _made(clips[0])
+        encoding = EncodeConfig(format=facts["format"], crf=facts["crf"], trim=facts["trim"])
+        videos = encode_jobs.fn(root, encoding, measured(jobs, [samples[mine]], clips))
+        distance = psnr(read_clip(root / _made(videos[0])["video"]), read_clip(clip))
     if sample["latents_sha256"] != facts["latents_sha256"]:
         return [_other_latents(facts, len(keys), distance)]
     return (
@@ -244,17 +258,6 @@ def _made(manifest: ManifestRef) -> dict[str, Any]:
     if row["error_code"]:
         raise ReelmillError(row["error_message"])
     return row
-
-
-def _crf(clip: Path) -> int:
-    """The quality it was encoded with, from the settings in its folder."""
-    settings = clip.absolute().parent.parent / "generate.yaml"
-    return read_settings(settings).get("crf", DecodeConfig().crf) if settings.is_file() else DecodeConfig().crf
-
-
-def frames_of(path: Path) -> Frames:
-    """All frames of a video, uint8 RGB [frames, height, width, 3]."""
-    return np.stack([upright(frame) for _, frame in read_frames(path)])
 
 
 def psnr(one: Frames, other: Frames) -> float:

@@ -3,6 +3,7 @@
 import fcntl
 import importlib
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from tasks.manifest import manifest_ref, read_manifest, read_rows
 
 REASONS = ("error_message", "error")
 """Columns that say why an item failed."""
+
+PUT_OFF, DUPLICATE = "waiting", "duplicate"
+"""States of items that are not done and did not fail."""
 
 NAMES = ("source", "clip_id", "name", "picture")
 """Columns that name an item, the first that is there."""
@@ -38,17 +42,20 @@ class StatusOutcome(Outcome):
     at_work: str | None
     steps: dict[str, str]
     tables: dict[str, str]
+    waiting: int = 0
     failures: tuple[str, ...]
 
     def __str__(self) -> str:
         state = f"at work (process {self.at_work})" if self.at_work else "nobody at work"
         steps = [f"  {name:<10} {text}" for name, text in self.steps.items()]
         tables = [f"{name}: {text}" for name, text in self.tables.items()] or ["no table yet: the same command goes on"]
-        return "\n".join([f"{self.path}: {self.flow}, {state}", *steps, *tables, *map("  {}".format, self.failures)])
+        waiting = [f"{self.waiting} wait: the same command goes on"] if self.waiting else []
+        failures = map("  {}".format, self.failures)
+        return "\n".join([f"{self.path}: {self.flow}, {state}", *steps, *tables, *waiting, *failures])
 
 
 class RetryOutcome(Outcome):
-    """What the flow said after the failed manifests were set aside."""
+    """What the flow said after what had failed was taken up again: so many items, as clips or files."""
 
     retried: int
     result: str
@@ -69,8 +76,10 @@ def status(config: ResultsConfig) -> StatusOutcome:
     flows = commands_of(path)
     tables = {table.name: _described(table) for table in sorted(path.glob("[!.]*.parquet"))}
     failures = [failure for table in sorted(path.glob("[!.]*.parquet")) for failure in failures_in(table)]
+    waiting = sum(states_in(table)[PUT_OFF] for table in path.glob("[!.]*.parquet"))
     return StatusOutcome(
-        failed=len(failures),
+        failed=len(failures) + waiting,
+        waiting=waiting,
         path=path,
         flow=" and ".join(command.name for command in flows),
         at_work=_holder(path),
@@ -86,6 +95,7 @@ def retry(config: ResultsConfig) -> RetryOutcome:
 
     command = commands_of(config.path)[-1]
     failed = failed_manifests(config.path)
+    items = items_to_retry(config.path, failed)
     if not failed:
         return RetryOutcome(retried=0, result=f"{config.path}: nothing failed.")
     module = importlib.import_module(command.module)
@@ -96,7 +106,7 @@ def retry(config: ResultsConfig) -> RetryOutcome:
         result: Outcome = run_flow(
             getattr(module, command.flow), getattr(module, command.config).model_validate(settings)
         )
-    return RetryOutcome(failed=result.failed, retried=len(failed), result=str(result))
+    return RetryOutcome(failed=result.failed, retried=items, result=str(result))
 
 
 def report(config: ResultsConfig) -> ReportOutcome:
@@ -128,18 +138,35 @@ def commands_of(path: Path) -> list[Command]:
 
 def failed_manifests(path: Path) -> list[Path]:
     """The steps' manifests in which a row failed."""
-    return [file for file in sorted(path.glob("manifests/*/[!.]*.parquet")) if _failed_rows(file)]
+    return [file for file in sorted(path.glob("manifests/*/[!.]*.parquet")) if _codes(file)]
+
+
+def items_to_retry(path: Path, manifests: Iterable[Path]) -> int:
+    """How many clips of a table of outputs are not done; elsewhere, how many rows of the manifests failed."""
+    outputs = path / "outputs.parquet"
+    if outputs.is_file():
+        states = states_in(outputs)
+        return states["failed"] + states[PUT_OFF]
+    return sum(len(_codes(manifest)) for manifest in manifests)
+
+
+def states_in(table: Path) -> Counter[str]:
+    """How many rows of a table are in which state; none where it has no states."""
+    if "status" not in pq.read_schema(table).names:
+        return Counter()
+    return Counter(row["status"] for row in read_rows(table, ("status",)))
 
 
 def failures_in(table: Path) -> list[str]:
-    """A line for each failed row of a table: the item and the reason."""
+    """A line for each failed row of a table: the item and the reason. What waits, or is there twice, did not fail."""
     columns = pq.read_schema(table).names
     reason = next((name for name in REASONS if name in columns), None)
     item = next((name for name in NAMES if name in columns), None)
     if reason is None:
         return []
-    rows = read_rows(table, (reason, *([item] if item else [])))
-    return [_line(row, item, reason) for row in rows if row[reason]]
+    state = ["status"] if "status" in columns else []
+    rows = read_rows(table, (reason, *([item] if item else []), *state))
+    return [_line(row, item, reason) for row in rows if row[reason] and row.get("status") not in (PUT_OFF, DUPLICATE)]
 
 
 def _line(row: dict[str, Any], item: str | None, reason: str) -> str:
@@ -147,11 +174,11 @@ def _line(row: dict[str, Any], item: str | None, reason: str) -> str:
     return row[reason] if named in row[reason] else f"{named}: {row[reason]}"
 
 
-def _failed_rows(manifest: Path) -> int:
+def _codes(manifest: Path) -> list[str]:
+    """The error codes of a manifest's rows that have one."""
     if "error_code" not in pq.read_schema(manifest).names:
-        return 0
-    codes = read_manifest(manifest, ("error_code",))["error_code"]
-    return len(codes) - codes.null_count
+        return []
+    return [code for code in read_manifest(manifest, ("error_code",))["error_code"].to_pylist() if code]
 
 
 def _steps(path: Path) -> dict[str, str]:
@@ -159,7 +186,7 @@ def _steps(path: Path) -> dict[str, str]:
     made = Counter(file.parent.name for file in manifests)
     failed: Counter[str] = Counter()
     for file in manifests:
-        failed[file.parent.name] += _failed_rows(file)
+        failed[file.parent.name] += len(_codes(file)) if file.parent.name != PUT_OFF else 0
     return {
         name: f"{count} manifest{'s' if count > 1 else ''}" + (f", {failed[name]} failed rows" if failed[name] else "")
         for name, count in made.items()
@@ -171,7 +198,8 @@ def _described(table: Path) -> str:
     rows = pq.read_metadata(table).num_rows
     if "keep" in columns:
         return f"{rows} rows, {sum(row['keep'] for row in read_rows(table, ('keep',)))} kept"
-    return f"{rows} rows"
+    states = ", ".join(f"{count} {state}" for state, count in sorted(states_in(table).items()))
+    return f"{rows} rows{f': {states}' if states else ''}"
 
 
 def _holder(path: Path) -> str | None:

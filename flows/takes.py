@@ -14,15 +14,17 @@ Read = Callable[[int], ManifestRef]
 """The jobs with so many takes more."""
 
 Make = Callable[[ManifestRef, Collection[str]], list[list[ManifestRef]]]
-"""The latents and the clips of some of the jobs, by their item keys."""
+"""The latents, the clips and the files of some of the jobs, by their item keys."""
 
 
 class Made(NamedTuple):
-    """What a run has made so far: the jobs with all takes that were tried, their latents, clips and choice."""
+    """What a run has made so far: the jobs with all takes that were tried, their latents, measured clips, files and
+    choice."""
 
     jobs: ManifestRef
     samples: list[ManifestRef]
     clips: list[ManifestRef]
+    videos: list[ManifestRef]
     choices: ManifestRef
 
 
@@ -36,9 +38,9 @@ def further_takes(run: Run, gate: GateConfig, made: Made, read: Read, make: Make
         log.info("gate: no take of %d jobs passes; take %d more of each", len(unmet), extra)
         jobs = read(extra)
         wanted = {row["item_key"] for row in read_rows(jobs) if row["job"] in unmet}
-        samples, clips = make(jobs, wanted - {row["item_key"] for row in before})
-        choices = run.whole(choose_takes, gate, jobs, [*made.clips, *clips])
-        made = Made(jobs, [*made.samples, *samples], [*made.clips, *clips], choices)
+        more = make(jobs, wanted - {row["item_key"] for row in before})
+        samples, clips, videos = ([*old, *new] for old, new in zip(made[1:4], more, strict=True))
+        made = Made(jobs, samples, clips, videos, run.whole(choose_takes, gate, jobs, clips, videos))
     if gate.extra_takes:
         report_yield(made)
     return made

@@ -6,7 +6,8 @@ ReelmillError
 │   ├── DecodeCrash   the decoder's process died on it
 │   ├── DecodeTimeout the decoder took longer than its limit
 │   ├── BadFetch      a URL cannot be fetched
-│   └── NoKeyframes   a clip cannot be cut without a new encoding
+│   ├── NoKeyframes   a clip cannot be cut without a new encoding
+│   └── EncoderOutOfMemory  ffmpeg was killed, or failed, for want of memory; a MemoryError as well
 ├── BadModel          weights or configuration of a model are missing or do not fit
 ├── EndpointFailed    a server of models did not give an answer that can be used
 └── BadManifest       a manifest does not have the columns its step declares
@@ -41,6 +42,10 @@ class BadFetch(BadMedia):
 
 class NoKeyframes(BadMedia):
     code = "no_keyframes"
+
+
+class EncoderOutOfMemory(BadMedia, MemoryError):
+    code = "out_of_memory"
 
 
 class BadModel(ReelmillError):

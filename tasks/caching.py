@@ -129,4 +129,4 @@ def _files_exist(step: Step, root: Path, manifest: ManifestRef) -> bool:
         return True
     columns = read_manifest(manifest, step.files)
     names = (name for column in columns.columns for name in column.to_pylist() if name)
-    return all((root / name).is_file() for name in names)
+    return all((root / name).exists() for name in names)

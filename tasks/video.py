@@ -8,12 +8,14 @@ import errno
 import os
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import av
 import ffmpeg
@@ -26,12 +28,22 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from models.errors import BadMedia
+from models.errors import BadMedia, EncoderOutOfMemory
 from tasks.manifest import publish
 
 Frames = NDArray[np.uint8]
 
 ENCODE_LIMIT_S = 600.0
+
+NO_MEMORY = (
+    "Cannot allocate memory",
+    "malloc of size",
+    "insufficient resources",
+    "bad_alloc",
+    "Resource temporarily unavailable",
+)
+"""What ffmpeg, x264, x265 and SVT-AV1 say when memory is too small for them, or for a thread of theirs. The kernel says
+nothing, and kills."""
 
 _opened: list[Path] = []
 
@@ -52,39 +64,56 @@ def write_video(path: Path, frames: Frames, fps: float, crf: int = 16, tags: Map
 
     The same frames give the same bytes: no clock and no encoder string is written. Raises BadMedia with ffmpeg's words.
     """
-    _, height, width, _ = frames.shape
-    source = ffmpeg.input("pipe:", format="rawvideo", pix_fmt="rgb24", s=f"{width}x{height}", r=fps)
-    even = source.filter("pad", "ceil(iw/2)*2", "ceil(ih/2)*2")
+    options = {"vcodec": "libx264", "pix_fmt": "yuv420p", "crf": crf, "preset": "medium", "threads": 1}
     with publish(path) as aside:
-        options = {f"metadata:g:{i}": f"{name}={value}" for i, (name, value) in enumerate((tags or {}).items())}
-        command = (
-            even.output(
-                str(aside),
-                vcodec="libx264",
-                pix_fmt="yuv420p",
-                crf=crf,
-                preset="medium",
-                threads=1,
-                fflags="+bitexact",
-                movflags="+faststart+use_metadata_tags",
-                **options,
-            )
-            .global_args("-hide_banner", "-loglevel", "error", "-nostdin")
-            .overwrite_output()
-            .compile(cmd=ffmpeg_exe())
-        )
-        run_ffmpeg(command, frames.tobytes(), str(path))
+        output = even(raw_frames(frames, fps), frames).output(str(aside), **options, **mp4_options(tags or {}))
+        run_ffmpeg(command_of(output), frames, str(path))
 
 
-def run_ffmpeg(command: list[str], stdin: bytes | None, item: str, limit_s: float = ENCODE_LIMIT_S) -> bytes:
-    """Run one ffmpeg command and return its standard output; raises BadMedia when it fails or outlasts the limit, and
-    OSError when the disk that it writes to is full."""
+def raw_frames(frames: Frames, fps: float) -> Any:
+    """The ffmpeg input of uint8 RGB [frames, height, width, 3] that `run_ffmpeg` is given."""
+    _, height, width, _ = frames.shape
+    return ffmpeg.input("pipe:", format="rawvideo", pix_fmt="rgb24", s=f"{width}x{height}", r=fps)
+
+
+def even(stream: Any, frames: Frames) -> Any:
+    """An ffmpeg stream of `frames` with even sides, which chroma at half the size needs: the last line is repeated."""
+    _, height, width, _ = frames.shape
+    if not (height % 2 or width % 2):
+        return stream
+    padded = stream.filter("pad", "ceil(iw/2)*2", "ceil(ih/2)*2")
+    return padded.filter("fillborders", right=width % 2, bottom=height % 2, mode="smear")
+
+
+def mp4_options(tags: Mapping[str, str]) -> dict[str, Any]:
+    """Output options of an mp4 that carries `tags`, plays while it loads, and in which no clock is written."""
+    said = {f"metadata:g:{i}": f"{name}={value}" for i, (name, value) in enumerate(tags.items())}
+    return {"fflags": "+bitexact", "movflags": "+faststart+use_metadata_tags", **said}
+
+
+def command_of(output: Any) -> list[str]:
+    """The command that writes an ffmpeg output and says nothing but errors."""
+    quiet = output.global_args("-hide_banner", "-loglevel", "error", "-nostdin")
+    return quiet.overwrite_output().compile(cmd=ffmpeg_exe())
+
+
+def run_ffmpeg(command: list[str], stdin: bytes | Frames | None, item: str, limit_s: float = ENCODE_LIMIT_S) -> bytes:
+    """Run one ffmpeg command and return its standard output; frames are fed piece by piece from where they lie.
+
+    Raises BadMedia when it fails or outlasts the limit, EncoderOutOfMemory when memory was too small, and OSError
+    when the disk that it writes to is full.
+    """
+    given = np.ascontiguousarray(stdin).reshape(-1).data if isinstance(stdin, np.ndarray) else stdin
     try:
-        done = subprocess.run(command, input=stdin, capture_output=True, timeout=limit_s, check=False)
+        quiet = {**os.environ, "SVT_LOG": "1"}
+        done = subprocess.run(command, input=given, capture_output=True, timeout=limit_s, check=False, env=quiet)
     except subprocess.TimeoutExpired as error:
         raise BadMedia(f"{item}: ffmpeg did not finish within {limit_s:.0f} s.") from error
+    said = done.stderr.decode(errors="replace").strip()
+    # ffmpeg may end with 0 and a file that is cut short when it could not read on for want of memory.
+    if done.returncode == -signal.SIGKILL or any(words in said for words in NO_MEMORY):
+        raise EncoderOutOfMemory(f"{item}: ffmpeg ran out of memory. Free some, or use fewer --workers.")
     if done.returncode:
-        said = done.stderr.decode(errors="replace").strip()
         if os.strerror(errno.ENOSPC) in said:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), item)
         # ffmpeg names its parts by their addresses in memory, which differ in each run.

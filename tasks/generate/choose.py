@@ -30,7 +30,7 @@ SCHEMA = pa.schema(
         pa.field("chosen", pa.bool_()),
     ]
 )
-"""A row for each take that was decoded; one take of each job is `chosen`, whether it `passed` the gate or not."""
+"""A row for each take that has a file; one take of each job is `chosen`, whether it `passed` the gate or not."""
 
 STEP = Step("choose", VERSION, SCHEMA)
 
@@ -129,17 +129,21 @@ def choose(takes: Sequence[Take], gate: GateConfig) -> Choice:
 
 
 def take_of(clip: Mapping[str, Any], motion_asked: str | None) -> Take:
-    """A decoded clip's row as a take."""
+    """A measured clip's row as a take."""
     names = ("item_key", "motion_measured", "sharpness", "colour", "identity", "flicker", "frozen_share")
     own = {name: clip[name] for name in names}
     return Take(motion_asked=motion_asked, frames=len(clip["change_curve"]), good_frames=clip["good_until"], **own)
 
 
 def chosen_rows(
-    jobs: Sequence[Mapping[str, Any]], clips: Sequence[Mapping[str, Any]], gate: GateConfig
+    jobs: Sequence[Mapping[str, Any]],
+    clips: Sequence[Mapping[str, Any]],
+    videos: Sequence[Mapping[str, Any]],
+    gate: GateConfig,
 ) -> list[dict[str, Any]]:
-    """The manifest's rows: for each job with decoded clips, its takes in order."""
-    made = {clip["item_key"]: clip for clip in clips if clip["video"]}
+    """The manifest's rows: for each job, its takes that have a file, in order; their `clips` are what is judged."""
+    written = {video["item_key"] for video in videos if video["video"]}
+    made = {clip["item_key"]: clip for clip in clips if clip["item_key"] in written}
     ready = sorted((job for job in jobs if job["item_key"] in made), key=lambda job: (job["job"], job["take"]))
     rows = []
     for _, group in groupby(ready, key=lambda job: job["job"]):
@@ -159,19 +163,25 @@ def chosen_rows(
 
 
 def unmet_jobs(jobs: Sequence[Mapping[str, Any]], choices: Sequence[Mapping[str, Any]]) -> set[int]:
-    """The numbers of the jobs with decoded takes of which none passed the gate."""
+    """The numbers of the jobs that have takes to judge, of which none passed the gate."""
     numbers = {job["item_key"]: job["job"] for job in jobs if job["item_key"]}
     judged = [(numbers[row["item_key"]], row["passed"]) for row in choices]
     return {number for number, _ in judged} - {number for number, passed in judged if passed}
 
 
 @task(name="choose")
-def choose_takes(root: Path, config: GateConfig, jobs: ManifestRef, clips: Sequence[ManifestRef]) -> ManifestRef:
-    """Score every take and choose one for each job."""
+def choose_takes(
+    root: Path,
+    config: GateConfig,
+    jobs: ManifestRef,
+    clips: Sequence[ManifestRef],
+    videos: Sequence[ManifestRef],
+) -> ManifestRef:
+    """Score every take that was measured and has a file, and choose one for each job."""
 
     def compute(_: str) -> pa.Table:
-        decoded = [row for ref in clips for row in read_rows(ref)]
+        decoded, encoded = ([row for ref in refs for row in read_rows(ref)] for refs in (clips, videos))
         ready = [row for row in read_rows(jobs, JOB_NEEDS) if row["status"] == "ready"]
-        return table_of(chosen_rows(ready, decoded, config), SCHEMA)
+        return table_of(chosen_rows(ready, decoded, encoded, config), SCHEMA)
 
-    return cached(STEP, root, config, [jobs, *clips], compute)
+    return cached(STEP, root, config, [jobs, *clips, *videos], compute)

@@ -28,6 +28,13 @@ PAGE = Path("report/index.html")
 
 TEMPLATE = Path(__file__).with_name("gallery.html.j2")
 
+KINDS = {".mp4": "video/mp4", ".webp": "image/webp", ".gif": "image/gif"}
+
+PLAYED = ("video/mp4",)
+"""What a page plays and pauses; other moving pictures move by themselves."""
+
+FIRST_PICTURE = "0001.png"
+
 CURVES: Mapping[str, tuple[float, tuple[float, ...], str]] = {
     "sharpness": (1.5, (LIMITS.sharpness_min,), "against the first frame"),
     "colour": (LIMITS.colour_max * 1.25, (LIMITS.colour_max,), "gray levels from the picture"),
@@ -98,8 +105,17 @@ def cards_of(root: Path, rows: Sequence[Mapping[str, Any]], embed_limit: int = E
         cards.append(Card(url(picture, "image/png") if picture else None, takes))
     for place in range(max((len(card.takes) for card in cards), default=0)):
         for take in (card.takes[place] for card in cards if place < len(card.takes)):
-            take |= {"video_url": url(take["video"], "video/mp4"), "sparks": list(sparks_of(take))}
+            name, kind = shown_file(root, take["video"])
+            shown = {"video_url": url(name, kind), "plays": kind in PLAYED, "is_first": name != take["video"]}
+            take |= {**shown, "sparks": list(sparks_of(take))}
     return cards
+
+
+def shown_file(root: Path, video: str) -> tuple[str, str]:
+    """The file that shows a clip on the page, and its MIME type: of a folder of pictures, the first."""
+    if (root / video).is_dir():
+        return f"{video}/{FIRST_PICTURE}", "image/png"
+    return video, KINDS[Path(video).suffix]
 
 
 def sparks_of(row: Mapping[str, Any]) -> Iterator[tuple[str, str, Markup]]:

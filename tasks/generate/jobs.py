@@ -65,6 +65,8 @@ SCHEMA = pa.schema(
         pa.field("item_key", pa.string()),
         pa.field("picture", pa.string()),
         pa.field("picture_sha256", pa.string()),
+        pa.field("fit", pa.string()),
+        pa.field("background", pa.string()),
         *SETTINGS,
         pa.field("model", pa.string()),
         pa.field("picture_model", pa.string()),
@@ -76,8 +78,9 @@ SCHEMA = pa.schema(
         *ERROR_FIELDS,
     ]
 )
-"""`key` names the item's noise; `item_key` the clip: the same for the same picture, settings and weights. Rows are in
-the order they are to be made in, the highest `priority` first; `job` is a row's place in the list as it was given."""
+"""`key` names the item's noise; `item_key` the clip: the same for the same picture, settings and weights. `fit` and
+`background` are how the picture came to the model's size. Rows are in the order they are to be made in, the highest
+`priority` first; `job` is a row's place in the list as it was given."""
 
 STEP = Step("jobs", VERSION, SCHEMA, files=("picture",))
 
@@ -108,7 +111,8 @@ def with_picture(root: Path, row: Mapping[str, Any], fit: Fit, background: Backg
     many = pictures_in(Path(row["image"]))
     said = [f"{row['name']}: all but the first of its {many} pictures."] if many > 1 else []
     ignored = [*(row["ignored"] or ()), *said] or None
-    return {**row, "picture": name, "picture_sha256": content, "ignored": ignored}
+    prepared = {"picture": name, "picture_sha256": content, "fit": fit, "background": background}
+    return {**row, **prepared, "ignored": ignored}
 
 
 def take_rows(row: Mapping[str, Any], takes: int) -> list[dict[str, Any]]:
@@ -138,13 +142,14 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def put_off(
-    root: Path, jobs: ManifestRef, samples: Sequence[ManifestRef], clips: Sequence[ManifestRef], reason: str | None
-) -> ManifestRef:
-    """The jobs with those marked "waiting" that `reason` kept from being made; `jobs` itself where there are none."""
-    sampled, decoded = ({row["item_key"]: row for ref in refs for row in read_rows(ref)} for refs in (samples, clips))
+def put_off(root: Path, jobs: ManifestRef, made: Sequence[Sequence[ManifestRef]], reason: str | None) -> ManifestRef:
+    """The jobs with those marked "waiting" that `reason` kept from being made; `jobs` itself where there are none.
+
+    `made` has the manifests of each step in turn: done is what the last one reached, and what failed before.
+    """
+    *before, last = ([row for ref in refs for row in read_rows(ref, ("item_key", "error_code"))] for refs in made)
     rows = read_rows(jobs)
-    done = {key for key, row in sampled.items() if row["error_code"]} | set(decoded)
+    done = {row["item_key"] for step in before for row in step if row["error_code"]} | {r["item_key"] for r in last}
     left = [row for row in rows if row["status"] == "ready" and row["item_key"] not in done]
     if not left:
         return jobs

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 from prefect import task
@@ -25,6 +25,8 @@ JOB_COLUMNS: tuple[pa.Field, ...] = (
     pa.field("height", pa.int32()),
     pa.field("image_sha256", pa.string()),
     pa.field("picture", pa.string()),
+    pa.field("fit", pa.string()),
+    pa.field("background", pa.string()),
     pa.field("key", pa.string()),
     pa.field("word", pa.string()),
     pa.field("model", pa.string()),
@@ -49,11 +51,16 @@ SAMPLE_COLUMNS: tuple[pa.Field, ...] = (
     pa.field("too_large", pa.list_(pa.string())),
 )
 
-CLIP_COLUMNS: tuple[pa.Field, ...] = (
+VIDEO_COLUMNS: tuple[pa.Field, ...] = (
     pa.field("video", pa.string()),
     pa.field("video_sha256", pa.string()),
     pa.field("sidecar", pa.string()),
     pa.field("frames_kept", pa.int32()),
+    pa.field("encode_plan", pa.string()),
+    pa.field("encode_too_large", pa.list_(pa.string())),
+)
+
+CLIP_COLUMNS: tuple[pa.Field, ...] = (
     pa.field("decode_plan", pa.string()),
     pa.field("decode_too_large", pa.list_(pa.string())),
     *METERS,
@@ -82,14 +89,16 @@ SCHEMA = pa.schema(
         pa.field("strength_asked", pa.float64()),
         pa.field("strength_measured", pa.float64()),
         *CHOICE_COLUMNS,
+        *VIDEO_COLUMNS,
         *CLIP_COLUMNS,
         *SAMPLE_COLUMNS,
         *JOB_COLUMNS,
         *ERROR_FIELDS,
     ]
 )
-"""status: "ok", "duplicate", "failed" or "waiting"; stage: the step that failed ("jobs", "sample" or "decode"). Paths
-of what was made are relative to the table's folder; `image`, `lora` and `model` are where they were given.
+"""status: "ok", "duplicate", "failed" or "waiting"; stage: the step that failed ("jobs", "sample", "decode" or
+"encode"). Paths of what was made are relative to the table's folder; `image`, `lora` and `model` are where they were
+given.
 Strengths are in the motion's own unit (short sides per second; zoom: natural log of magnification per second; roll:
 degrees per second), and the measured one is negative where the camera went the other way. `chosen`: of a job's
 takes, the one to use."""
@@ -110,20 +119,30 @@ def strength_measured(motion: str | None, clip: Mapping[str, Any]) -> float | No
     return -speed if sense in ("left", "down", "out") else speed
 
 
-def output_row(job: Mapping[str, Any], samples: Rows, clips: Rows, choices: Rows) -> dict[str, Any]:
-    """One job's row; `samples`, `clips` and `choices` are by item key."""
+class Stages(NamedTuple):
+    """What the steps made of the jobs, each by item key."""
+
+    samples: Rows
+    clips: Rows
+    videos: Rows
+    choices: Rows
+
+
+def output_row(job: Mapping[str, Any], made: Stages) -> dict[str, Any]:
+    """One job's row."""
     names = ("job", "take", "name", "image", "item_key", "status", *(f.name for f in (*JOB_COLUMNS, *ERROR_FIELDS)))
     row = {name: job[name] for name in names}
     row |= {"motion_asked": job["motion"], "strength_asked": job.get("motion_strength")}
     if job["status"] != "ready":
         return row | {"stage": "jobs"}
-    sample, clip = samples.get(job["item_key"], {}), clips.get(job["item_key"], {})
-    row |= {f.name: sample.get(f.name) for f in SAMPLE_COLUMNS} | {f.name: clip.get(f.name) for f in CLIP_COLUMNS}
-    if clip.get("video"):
-        choice = choices.get(job["item_key"], {})
+    sample, clip, video, choice = (rows.get(job["item_key"], {}) for rows in made)
+    for step, columns in ((sample, SAMPLE_COLUMNS), (clip, CLIP_COLUMNS), (video, VIDEO_COLUMNS)):
+        row |= {f.name: step.get(f.name) for f in columns}
+    if video.get("video"):
         row |= {f.name: choice.get(f.name) for f in CHOICE_COLUMNS}
         return row | {"status": "ok", "stage": None, "strength_measured": strength_measured(job["motion"], clip)}
-    stage, faulty = ("decode", clip) if sample.get("latents") else ("sample", sample)
+    steps = (("encode", video), ("decode", clip), ("sample", sample))
+    stage, faulty = next(((name, own) for name, own in steps if own.get("error_code")), steps[-1])
     return row | {"status": "failed", "stage": stage} | {f.name: faulty.get(f.name) for f in ERROR_FIELDS}
 
 
@@ -131,11 +150,12 @@ def output_rows(
     jobs: Iterable[Mapping[str, Any]],
     samples: Iterable[Mapping[str, Any]],
     clips: Iterable[Mapping[str, Any]],
+    videos: Iterable[Mapping[str, Any]],
     choices: Iterable[Mapping[str, Any]] = (),
 ) -> list[dict[str, Any]]:
     """A row for every job and take, in the order of the jobs, whatever the order of the others."""
-    by_key = [{row["item_key"]: row for row in rows} for rows in (samples, clips, choices)]
-    rows = (output_row(job, *by_key) for job in jobs)
+    made = Stages(*({row["item_key"]: row for row in rows} for rows in (samples, clips, videos, choices)))
+    rows = (output_row(job, made) for job in jobs)
     return sorted(rows, key=lambda row: (row["job"], row["take"] or 0))
 
 
@@ -153,13 +173,14 @@ def collect_outputs(
     jobs: ManifestRef,
     samples: Sequence[ManifestRef],
     clips: Sequence[ManifestRef],
+    videos: Sequence[ManifestRef],
     choices: ManifestRef | None = None,
     further: ManifestRef | None = None,
 ) -> ManifestRef:
     """Write outputs.parquet below `root` from the manifests of the run; `further` has takes past those asked for."""
-    sampled, decoded = ([row for ref in refs for row in read_rows(ref)] for refs in (samples, clips))
+    sampled, decoded, encoded = ([row for ref in refs for row in read_rows(ref)] for refs in (samples, clips, videos))
     chosen, more = (read_rows(ref) if ref else [] for ref in (choices, further))
     optional = [ref for ref in (choices, further) if ref]
-    inputs = (jobs.digest, *(ref.digest for ref in (*samples, *clips, *optional)))
-    rows = output_rows(with_further(read_rows(jobs), more, sampled), sampled, decoded, chosen)
+    inputs = (jobs.digest, *(ref.digest for ref in (*samples, *clips, *videos, *optional)))
+    rows = output_rows(with_further(read_rows(jobs), more, sampled), sampled, decoded, encoded, chosen)
     return write_manifest(root / FILE, table_of(rows, SCHEMA), Lineage(step="outputs", version=VERSION, inputs=inputs))

@@ -21,6 +21,12 @@ def test_time_grows_with_steps_memory_with_pixels_and_disk_with_both_sides():
     assert wider.disk == pytest.approx(2 * base.disk)
 
 
+def test_disk_grows_with_what_the_format_keeps_and_frames_wait_in_full():
+    film, moving, pictures = (estimate(JOB, written).disk for written in ("h264", "gif", "png"))
+    assert film < moving < pictures
+    assert estimate(JOB).parked == 8 * 64 * 64 * 3
+
+
 def test_a_plan_has_a_line_for_each_size_and_one_for_all():
     lines = plan_lines([JOB, JOB | {"width": 128}, JOB])
     assert [line.partition(" of ")[0] for line in lines[:2]] == ["2", "1"]

@@ -122,13 +122,16 @@ def test_mended_jobs_are_made_and_the_others_left(tmp_path, pictures, model):
 
 
 @pytest.mark.usefixtures("prefect_server")
-def test_a_run_killed_while_sampling_and_again_while_decoding_ends_as_one_that_was_not(tmp_path, pictures, model):
+def test_a_run_killed_while_sampling_decoding_and_encoding_ends_as_one_that_was_not(tmp_path, pictures, model):
     settings = {"steps": 6, "motion": "pan_left"}
     run_flow(generate, config(pictures, tmp_path / "undisturbed", model, **settings))
     out = tmp_path / "killed"
     killed_when(config(pictures, out, model, **settings), lambda: count(out / "latents") >= 3)
     assert 3 <= count(out / "latents") < 7
     left_half_written(out / "latents", "x.safetensors")
+    killed_when(config(pictures, out, model, **settings), lambda: count(out / "frames", ".npy") >= 1)
+    assert count(out / "frames", ".npy") >= 1
+    left_half_written(out / "frames", "x.npy")
     killed_when(config(pictures, out, model, **settings), lambda: count(out / "videos", ".mp4") >= 2)
     assert 2 <= count(out / "videos", ".mp4") < 7
     outcome = run_flow(generate, config(pictures, out, model, **settings))
@@ -145,7 +148,7 @@ def count(folder: Path, suffix: str = ".safetensors") -> int:
 
 
 def left_half_written(folder: Path, name: str) -> None:
-    (folder / f".{name}.4711-0a1b2c3d.safetensors").write_bytes(b"half")
+    (folder / f".{name}.4711-0a1b2c3d{Path(name).suffix}").write_bytes(b"half")
 
 
 def killed_when(config: GenerateConfig, reached: Callable[[], bool]) -> None:
@@ -182,6 +185,32 @@ def test_a_plan_of_nothing_but_bad_jobs_says_so(tmp_path, pictures, model):
     (pictures / "jobs.csv").write_text("image\ngone.png\n")
     planned = plan(config(pictures / "jobs.csv", tmp_path / "out", model))
     assert (planned.failed, planned.ready, planned.takes) == (1, 0, ())
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_every_format_is_made_of_the_same_latents_and_leaves_no_frames_behind(tmp_path, pictures, model):
+    out, suffixes = tmp_path / "out", {"h264": ".mp4", "webp": ".webp", "png": ""}
+    (pictures / "jobs.csv").write_text("image\na.png\nb.png\n")
+    for written, suffix in suffixes.items():
+        asked = config(pictures / "jobs.csv", out, model, format=written)
+        outcome = run_flow(generate, asked)
+        assert (outcome.clips, outcome.failed) == (2, 0)
+        assert {Path(row["video"]).suffix for row in read_rows(outcome.outputs)} == {suffix}
+        assert outcome.page.read_text().count("<video") == (2 if written == "h264" else 0)
+        assert not (out / "frames").exists()
+    assert (count(out / "latents"), count(out / "videos", ".json")) == (2, 6)
+
+
+def test_a_format_that_cannot_be_made_so_is_refused_before_anything_is_read(tmp_path, model):
+    for written, crf, said in (
+        ("gif", 20, "gif has no quality to choose"),
+        ("hevc", 60, "goes from 0, the best, to 51"),
+    ):
+        asked = config(tmp_path / "gone", tmp_path / "out", model, format=written, crf=crf)
+        for attempt in (plan, generate.fn):
+            with pytest.raises(BadInput, match=said):
+                attempt(asked)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", ["gone", "empty", "notes.doc"])

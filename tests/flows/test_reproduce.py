@@ -16,7 +16,9 @@ from models.errors import BadInput, BadMedia
 from models.lora import LoraFacts, add_lora, lora_weights, remove_lora, save_lora
 from models.svd import load_model
 from tasks.asking import JobsConfig
-from tasks.generate.decode import DecodeConfig, decode_jobs, sampled
+from tasks.encoding import Format
+from tasks.generate.decode import decode_jobs, sampled
+from tasks.generate.encode import EncodeConfig, encode_jobs, measured
 from tasks.generate.jobs import read_jobs
 from tasks.generate.outputs import collect_outputs
 from tasks.generate.sample import SampleConfig, batches_of, sample_jobs
@@ -47,8 +49,9 @@ def made(tmp_path_factory: pytest.TempPathFactory, lora: Path) -> Path:
     config = JobsConfig(steps=1, frames=3, width=32, height=32, lora=str(lora))
     jobs = read_jobs.fn(root, config, pictures)
     samples = sample_jobs.fn(root, SampleConfig(batch=3), batches_of(jobs, SampleConfig(batch=3)))
-    clips = decode_jobs.fn(root, DecodeConfig(), sampled(jobs, samples))
-    collect_outputs.fn(root, jobs, samples, clips)
+    clips = decode_jobs.fn(root, sampled(jobs, samples))
+    videos = encode_jobs.fn(root, EncodeConfig(), measured(jobs, samples, clips))
+    collect_outputs.fn(root, jobs, samples, clips, videos)
     shutil.copy(pictures / "a.png", root / "a.png")
     return root
 
@@ -114,6 +117,35 @@ def test_a_clip_that_lost_its_tag_is_made_from_the_file_beside_it(run: Path):
     untagged.with_suffix(".json").unlink()
     with pytest.raises(BadMedia, match="does not say how it was made"):
         told_by(untagged)
+
+
+@pytest.mark.parametrize("written", ["hevc", "webp", "gif", "png"])
+def test_a_clip_of_any_format_padded_and_trimmed_comes_out_identical(tmp_path: Path, written: Format):
+    torch.set_num_threads(1)
+    root, picture = tmp_path / "out", tmp_path / "in" / "my.picture.png"
+    picture.parent.mkdir()
+    Image.fromarray(np.random.default_rng(1).integers(0, 256, (24, 40, 3), dtype=np.uint8)).save(picture)
+    asked = JobsConfig(steps=1, frames=3, width=32, height=32, fit="pad", background="black", motion_strength=0.2)
+    jobs = read_jobs.fn(root, asked, picture.parent)
+    samples = sample_jobs.fn(root, SampleConfig(), batches_of(jobs, SampleConfig()))
+    clips = decode_jobs.fn(root, sampled(jobs, samples))
+    (video,) = encode_jobs.fn(root, EncodeConfig(format=written, trim=True), measured(jobs, samples, clips))
+    collect_outputs.fn(root, jobs, samples, clips, [video])
+    clip = root / read_rows(video)[0]["video"]
+    assert reproduce(ReproduceConfig(clip=clip)).differs == ()
+    assert reproduce(ReproduceConfig(clip=clip, picture=picture)).differs == ()
+    if written == "png":
+        first = clip / "0001.png"
+        Image.fromarray(np.asarray(Image.open(first))).save(first)
+        assert reproduce(ReproduceConfig(clip=first)).differs == (), "the file beside it tells"
+
+
+def test_another_encoder_than_the_clip_was_made_with_is_named(run: Path):
+    clip = clip_of(run)
+    untagged = run / "videos" / "untagged.mp4"
+    write_untagged(clip, untagged, told_by(clip) | {"encoder": "libopenh264"})
+    said = "encoder: this ffmpeg encodes h264 by libx264, not by libopenh264."
+    assert reproduce(ReproduceConfig(clip=untagged)).differs == (said,)
 
 
 def test_a_clip_taken_out_of_its_folder_needs_its_picture_and_its_lora(run: Path, tmp_path: Path):

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows.cli import main
-from flows.results import ResultsConfig, commands_of, failed_manifests, failures_in, retry, status
+from flows.results import ResultsConfig, commands_of, failed_manifests, failures_in, items_to_retry, retry, status
 from models.errors import BadInput
 from tasks.manifest import ERROR_FIELDS, Lineage, table_of, write_manifest
 
@@ -42,6 +42,44 @@ def test_status_tells_the_steps_the_tables_and_each_failure(dataset: Path):
         "  c2: motion: too short",
         "  /in/b.mp4: cannot be read.",
     ]
+
+
+@pytest.fixture
+def night(tmp_path: Path) -> Path:
+    """A folder of generated clips of which some wait."""
+    (tmp_path / "generate.yaml").write_text("out: x\n")
+    schema = pa.schema([("name", pa.string()), ("status", pa.string()), *ERROR_FIELDS])
+    faults = {"failed": "c: broken.", "waiting": "d: not made, the time was over.", "duplicate": "e: asks again."}
+    rows = [{"name": "a", "status": "ok"}, {"name": "b", "status": "ok"}, {"name": "f", "status": "waiting"}]
+    rows += [
+        {"name": said[0], "status": state, "error_code": "x", "error_message": said} for state, said in faults.items()
+    ]
+    rows[2] |= {"error_code": "not_started", "error_message": "f: not made, the time was over."}
+    pq.write_table(table_of(rows, schema), tmp_path / "outputs.parquet")
+    jobs = Lineage(step="jobs", version=1)
+    write_manifest(tmp_path / "manifests/jobs/k.parquet", table_of([rows[3], rows[5]], schema), jobs)
+    write_manifest(tmp_path / "manifests/waiting/k.parquet", table_of([rows[2], rows[4]], schema), jobs)
+    return tmp_path
+
+
+def test_what_waits_or_is_there_twice_did_not_fail(night: Path):
+    outcome = status(ResultsConfig(path=night))
+    assert (outcome.failed, outcome.waiting) == (3, 2)
+    assert str(outcome).splitlines()[-3:] == [
+        "outputs.parquet: 6 rows: 1 duplicate, 1 failed, 2 ok, 2 waiting",
+        "2 wait: the same command goes on",
+        "  c: broken.",
+    ]
+
+
+def test_what_is_taken_up_again_is_counted_in_clips(night: Path):
+    assert items_to_retry(night, failed_manifests(night)) == 3
+
+
+def test_where_no_clips_were_generated_it_is_counted_in_failed_rows(dataset: Path):
+    twice = table_of([FAILED, FAILED | {"source": "/in/c.mp4"}], SCHEMA)
+    write_manifest(dataset / "manifests/scan/k4.parquet", twice, Lineage(step="scan", version=1))
+    assert items_to_retry(dataset, failed_manifests(dataset)) == 3
 
 
 def test_status_of_a_folder_that_was_only_begun(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -186,7 +186,7 @@ def test_the_same_fault_three_times_stops_the_run_and_each_row_keeps_its_reason(
     (out / "videos").write_text("in the way")
     stopped = run_flow(generate, config(home, out, same_fault=3, workers=1))
     assert stopped.stopped
-    assert "3 clips in a row failed with decoding_failed" in stopped.stopped
+    assert "3 clips in a row failed with encoding_failed" in stopped.stopped
     states = [row["status"] for row in rows_of(out)]
     assert (states.count("failed"), states.count("waiting")) == (3, 3)
     (out / "videos").unlink()

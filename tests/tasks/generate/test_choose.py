@@ -21,6 +21,7 @@ from tasks.generate.choose import (
     unmet_jobs,
 )
 from tasks.generate.decode import SCHEMA as CLIP_SCHEMA
+from tasks.generate.encode import SCHEMA as VIDEO_SCHEMA
 from tasks.generate.jobs import SCHEMA as JOB_SCHEMA
 from tasks.manifest import Lineage, ManifestRef, read_manifest, read_rows, table_of, write_manifest
 
@@ -46,10 +47,14 @@ takes = st.builds(
 
 def clip(key: str, **changes: Any) -> dict[str, Any]:
     row = dict.fromkeys(CLIP_SCHEMA.names) | {
-        "item_key": key, "video": f"{key}.mp4", "motion_measured": "pan_left", "sharpness": 0.9, "colour": 3.0,
+        "item_key": key, "motion_measured": "pan_left", "sharpness": 0.9, "colour": 3.0,
         "identity": 0.8, "flicker": 0.5, "frozen_share": 0.0, "good_until": 8, "change_curve": [1.0] * 8, "attempt": 1,
     }  # fmt: skip
     return row | changes
+
+
+def video(key: str, **changes: Any) -> dict[str, Any]:
+    return dict.fromkeys(VIDEO_SCHEMA.names) | {"item_key": key, "video": f"{key}.mp4", "attempt": 1} | changes
 
 
 def job(number: int, take: int, key: str, **changes: Any) -> dict[str, Any]:
@@ -112,28 +117,30 @@ def test_without_an_asked_motion_any_camera_will_do():
 
 def test_each_job_has_one_chosen_take_even_where_none_passes():
     jobs = [job(0, 1, "b"), job(0, 0, "a"), job(1, 0, "c"), job(2, 0, "d"), job(3, 0, "e")]
-    clips = [clip("a", motion_measured="static"), clip("b"), clip("c", motion_measured="roll"), clip("d", video=None)]
-    rows = {row["item_key"]: row for row in chosen_rows(jobs, clips, GATE)}
+    clips = [clip("a", motion_measured="static"), clip("b"), clip("c", motion_measured="roll"), clip("d")]
+    videos = [video("c"), video("b"), video("a"), video("d", video=None)]
+    rows = {row["item_key"]: row for row in chosen_rows(jobs, clips, videos, GATE)}
     assert {key: (row["chosen"], row["passed"]) for key, row in rows.items()} == {
         "a": (False, False),
         "b": (True, True),
         "c": (True, False),
     }
     assert rows["c"]["reasons"] == ("camera roll, asked pan_left",)
-    assert unmet_jobs(jobs, list(rows.values())) == {1}, "what was not decoded is a failure, not a miss"
+    assert unmet_jobs(jobs, list(rows.values())) == {1}, "what has no file is a failure, not a miss"
 
 
-def test_the_step_writes_a_row_for_each_decoded_take_and_finds_it_again(tmp_path):
+def test_the_step_writes_a_row_for_each_take_that_has_a_file_and_finds_it_again(tmp_path):
     def manifest(name: str, rows: list[dict[str, Any]], schema: Any) -> ManifestRef:
         return write_manifest(tmp_path / name, table_of(rows, schema), Lineage(step=name, version=1))
 
     jobs = manifest("jobs", [job(0, 0, "a"), job(0, 1, "b"), job(1, 0, "c", status="duplicate")], JOB_SCHEMA)
     clips = [manifest("a", [clip("a")], CLIP_SCHEMA), manifest("b", [clip("b", sharpness=0.2)], CLIP_SCHEMA)]
-    made = choose_takes.fn(tmp_path, GATE, jobs, clips)
+    videos = [manifest(f"video {key}", [video(key)], VIDEO_SCHEMA) for key in "ab"]
+    made = choose_takes.fn(tmp_path, GATE, jobs, clips, videos)
     assert read_manifest(made).schema == SCHEMA
     assert [(row["item_key"], row["chosen"]) for row in read_rows(made)] == [("a", True), ("b", False)]
-    assert choose_takes.fn(tmp_path, GATE, jobs, clips).cached
-    assert not choose_takes.fn(tmp_path, GateConfig(score_min=0.5), jobs, clips).cached
+    assert choose_takes.fn(tmp_path, GATE, jobs, clips, videos).cached
+    assert not choose_takes.fn(tmp_path, GateConfig(score_min=0.5), jobs, clips, videos).cached
 
 
 def test_on_rendered_takes_with_planted_faults_the_clean_one_is_ranked_first():

@@ -1,34 +1,22 @@
-"""Videos: they play, say where they come from, are measured, and fail one by one."""
+"""Clips are decoded and measured, their frames wait for whoever encodes them, and they fail one by one."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from models.errors import BadMedia
 from models.loaded import loaded_model
 from models.sampling import decode_latents
+from tasks import decoded
 from tasks.asking import JobsConfig
+from tasks.decoded import load_latents, parked, parked_at
 from tasks.footage import Camera, Scene, render_shot
-from tasks.generate import decode as step
-from tasks.generate.decode import (
-    SCHEMA,
-    DecodeConfig,
-    decode_jobs,
-    frames_kept,
-    load_latents,
-    measure_clip,
-    provenance_of,
-    psnr,
-    sampled,
-)
+from tasks.generate.decode import SCHEMA, decode_jobs, measure_clip, psnr, sampled
 from tasks.generate.jobs import read_jobs
 from tasks.generate.sample import SampleConfig, batches_of, sample_jobs
 from tasks.manifest import ManifestRef, read_manifest, read_rows
@@ -47,40 +35,22 @@ def sampled_jobs(root: Path, jobs: Path, model: str, **settings: Any) -> list[tu
     return sampled(refs, sample_jobs.fn(root, config, batches_of(refs, config)))
 
 
-def test_every_clip_is_a_playable_mp4_of_the_models_size_and_rate(tmp_path, pictures, model):
+def test_every_clip_is_measured_and_its_frames_are_parked_as_they_were_decoded(tmp_path, pictures, model):
     root = tmp_path / "out"
-    manifests = decode_jobs.fn(root, DecodeConfig(), sampled_jobs(root, pictures("a.png", "b.png"), model))
+    items = sampled_jobs(root, pictures("a.png", "b.png"), model)
+    manifests = decode_jobs.fn(root, items)
     assert len(manifests) == 2
     assert read_manifest(manifests[0]).schema == SCHEMA
-    for manifest in manifests:
-        row = read_rows(manifest)[0]
-        with av.open(str(root / row["video"])) as container:
-            stream = container.streams.video[0]
-            assert (stream.width, stream.height, float(stream.average_rate or 0)) == (32, 32, 7.0)
-            assert sum(1 for _ in container.decode(stream)) == 4
+    for manifest, (_, sample) in zip(manifests, items, strict=True):
+        row, made = read_rows(manifest)[0], read_rows(sample)[0]
         assert row["motion_measured"]
         assert row["first_frame_psnr"] > 0
-        assert (row["error_code"], row["attempt"]) == (None, 1)
-
-
-def test_a_clip_is_named_by_its_picture_and_says_where_it_comes_from(tmp_path, pictures, model, lora):
-    root = tmp_path / "out"
-    items = sampled_jobs(root, pictures("my cat (1).png"), model, lora=str(lora), lora_strength=0.5)
-    row = read_rows(decode_jobs.fn(root, DecodeConfig(), items)[0])[0]
-    assert Path(row["video"]).name.startswith("my-cat-1-")
-    with av.open(str(root / row["video"])) as container:
-        told = json.loads(container.metadata["reelmill"])
-    beside = json.loads((root / row["sidecar"]).read_text())
-    assert {name: beside[name] for name in told} == told
-    assert beside["measured"]["motion_measured"] == row["motion_measured"]
-    job, sample = read_rows(items[0][0])[0], read_rows(items[0][1])[0]
-    assert (told["image"], told["image_sha256"]) == ("my cat (1).png", job["image_sha256"])
-    assert (told["model"], told["model_revision"]) == ("small", job["model_revision"])
-    assert (told["lora"], told["lora_sha256"], told["lora_strength"]) == (lora.name, job["lora_sha256"], 0.5)
-    assert (told["seed"], told["take"], told["steps"], told["motion"]) == (0, 0, 2, "tilt_up")
-    assert (told["latents_sha256"], told["batch"]) == (sample["latents_sha256"], [job["item_key"]])
-    assert told["lineage"]["lora"]["dataset"] == "beach"
-    assert str(tmp_path) not in json.dumps(told), "no path of this machine travels with the clip"
+        assert (row["item_key"], row["error_code"], row["attempt"]) == (made["item_key"], None, 1)
+        frames = parked(parked_at(root, manifest.path.stem))
+        assert frames is not None
+        assert (frames.shape, frames.dtype) == ((4, 32, 32, 3), np.uint8)
+        latents = load_latents(root / made["latents"], made["latents_sha256"])
+        assert np.array_equal(frames, decode_latents(loaded_model(model), latents))
 
 
 def test_the_picture_and_the_clip_are_compared_frame_to_frame():
@@ -99,33 +69,24 @@ def test_a_rendered_pan_is_measured_as_one():
     assert meters["last_frame_psnr"] < 25
 
 
-def test_decoding_again_finds_everything(tmp_path, pictures, model, monkeypatch):
+def test_decoding_again_finds_everything_whether_or_not_the_frames_were_taken(tmp_path, pictures, model, monkeypatch):
     root = tmp_path / "out"
     items = sampled_jobs(root, pictures("a.png"), model)
-    first = decode_jobs.fn(root, DecodeConfig(), items)
-    monkeypatch.setattr(step, "decode_job", lambda *_: pytest.fail("decoded again"))
-    again = decode_jobs.fn(root, DecodeConfig(), items)
-    assert again[0].cached
-    assert again[0].digest == first[0].digest
+    (first,) = decode_jobs.fn(root, items)
+    parked_at(root, first.path.stem).unlink()
+    monkeypatch.setattr(decoded, "decode_job", lambda *_: pytest.fail("decoded again"))
+    (again,) = decode_jobs.fn(root, items)
+    assert again.cached
+    assert again.digest == first.digest
 
 
-@pytest.mark.parametrize("column", ["video", "sidecar"])
-def test_a_deleted_file_is_made_again_with_the_same_bytes(tmp_path, pictures, model, column):
-    root = tmp_path / "out"
-    items = sampled_jobs(root, pictures("a.png"), model)
-    path = root / read_rows(decode_jobs.fn(root, DecodeConfig(), items)[0])[0][column]
-    content = path.read_bytes()
-    path.unlink()
-    decode_jobs.fn(root, DecodeConfig(), items)
-    assert path.read_bytes() == content
-
-
-def test_another_quality_is_another_file_and_both_stay(tmp_path, pictures, model):
-    root = tmp_path / "out"
-    items = sampled_jobs(root, pictures("a.png"), model)
-    fine, coarse = (read_rows(decode_jobs.fn(root, DecodeConfig(crf=crf), items)[0])[0] for crf in (10, 40))
-    assert fine["video"] != coarse["video"]
-    assert (root / fine["video"]).stat().st_size > (root / coarse["video"]).stat().st_size
+def test_takes_that_differ_in_what_is_asked_alone_are_clips_of_their_own(tmp_path, pictures, model):
+    root, home = tmp_path / "out", pictures("a.png")
+    (home / "jobs.csv").write_text("image,motion,motion_strength,motion_bucket\na.png,static,0,9\na.png,static,1,9\n")
+    items = sampled_jobs(root, home / "jobs.csv", model)
+    assert len({read_rows(sample)[0]["latents_sha256"] for _, sample in items}) == 1
+    rows = [read_rows(manifest)[0]["item_key"] for manifest in decode_jobs.fn(root, items)]
+    assert len(set(rows)) == 2
 
 
 def test_changed_latents_are_a_failure_of_their_own_clip_and_mending_them_mends_it(tmp_path, pictures, model):
@@ -134,55 +95,35 @@ def test_changed_latents_are_a_failure_of_their_own_clip_and_mending_them_mends_
     path = root / read_rows(items[0][1])[0]["latents"]
     content = path.read_bytes()
     save_file({"latents": load_file(path)["latents"] + 1}, path)
-    bad, good = (read_rows(m)[0] for m in decode_jobs.fn(root, DecodeConfig(), items))
+    bad, good = (read_rows(m)[0] for m in decode_jobs.fn(root, items))
     assert bad["error_code"] == "bad_media"
     assert "are not the ones that were sampled" in bad["error_message"]
-    assert (bad["video"], good["error_code"]) == (None, None)
-    assert read_rows(decode_jobs.fn(root, DecodeConfig(), items)[0])[0]["attempt"] == 2
+    assert (bad["motion_measured"], good["error_code"]) == (None, None)
+    assert len(list(root.glob("frames/*"))) == 1
+    assert read_rows(decode_jobs.fn(root, items)[0])[0]["attempt"] == 2
     path.write_bytes(content)
-    assert read_rows(decode_jobs.fn(root, DecodeConfig(), items)[0])[0]["error_code"] is None
+    assert read_rows(decode_jobs.fn(root, items)[0])[0]["error_code"] is None
 
 
 def test_an_unforeseen_fault_is_a_row_too(tmp_path, pictures, model, monkeypatch):
     def failing(*_: Any) -> None:
         raise torch.OutOfMemoryError("out of memory")
 
-    monkeypatch.setattr(step, "decode_job", failing)
+    monkeypatch.setattr(decoded, "decode_job", failing)
     root = tmp_path / "out"
-    row = read_rows(decode_jobs.fn(root, DecodeConfig(), sampled_jobs(root, pictures("a.png"), model))[0])[0]
+    row = read_rows(decode_jobs.fn(root, sampled_jobs(root, pictures("a.png"), model))[0])[0]
     assert (row["error_code"], row["error_message"]) == ("decoding_failed", "a: decoding failed (out of memory).")
-
-
-def test_latents_that_cannot_be_read_are_named(tmp_path):
-    (tmp_path / "x.safetensors").write_bytes(b"junk")
-    with pytest.raises(BadMedia, match=r"x\.safetensors: these latents cannot be read"):
-        load_latents(tmp_path / "x.safetensors", "")
 
 
 def test_the_first_frame_of_a_clip_is_compared_with_the_picture_it_was_made_from(tmp_path, pictures, model):
     root = tmp_path / "out"
     items = sampled_jobs(root, pictures("a.png"), model)
-    job, sample = read_rows(items[0][0])[0], read_rows(items[0][1])[0]
-    latents = load_latents(root / sample["latents"], sample["latents_sha256"])
-    frames = decode_latents(loaded_model(model), latents)
+    job = read_rows(items[0][0])[0]
+    (manifest,) = decode_jobs.fn(root, items)
+    frames = parked(parked_at(root, manifest.path.stem))
+    assert frames is not None
     with Image.open(root / job["picture"]) as picture:
         expected = psnr(frames[0], np.asarray(picture))
-    row = read_rows(decode_jobs.fn(root, DecodeConfig(), items)[0])[0]
+    row = read_rows(manifest)[0]
     assert row["first_frame_psnr"] == pytest.approx(expected)
-    assert provenance_of(job, sample, 7)["sample_version"] == 7
-
-
-def test_a_trimmed_clip_ends_where_it_stops_being_good_and_says_so(tmp_path, pictures, model):
-    root = tmp_path / "out"
-    items = sampled_jobs(root, pictures("a.png"), model)
-    whole, trimmed = (read_rows(decode_jobs.fn(root, DecodeConfig(trim=trim), items)[0])[0] for trim in (False, True))
-    assert whole["video"] != trimmed["video"]
-    assert whole["frames_kept"] == 4
-    assert trimmed["frames_kept"] == max(2, trimmed["good_until"])
-    assert trimmed["good_until"] == 4 or trimmed["good_until_reason"], "a random model's clip is no good for long"
-    assert len(trimmed["sharpness_curve"]) == 4, "curves are of all that was made"
-
-
-@pytest.mark.parametrize(("good", "trim", "kept"), [(5, True, 5), (0, True, 2), (8, True, 8), (3, False, 8)])
-def test_only_good_frames_are_kept_but_two_at_least(good, trim, kept):
-    assert frames_kept(8, good, trim) == kept
+    assert len(row["sharpness_curve"]) == 4, "curves are of all that was made"

@@ -66,6 +66,18 @@ def test_videos_play_by_themselves_silently_and_for_ever(root):
     assert all(word in tag.group() for word in ("autoplay", "loop", "muted", "playsinline"))
 
 
+def test_pictures_that_move_by_themselves_and_the_first_of_a_folder_are_shown_as_pictures(root):
+    (root / "v.webp").write_bytes(b"w")
+    (root / "v").mkdir()
+    (root / "v" / "0001.png").write_bytes(b"f")
+    page = gallery_html(root, [row(0, video="v.webp"), row(1, video="v"), row(2)])
+    kinds = [address.partition(";")[0] for address in Sources(page).loaded]
+    shown = ["data:image/webp", "data:image/png", "data:video/mp4"]
+    assert sorted(kinds) == sorted(["data:image/png"] * 3 + shown)
+    assert page.count("; the first of them") == 1
+    assert page.count("<video") == 1
+
+
 def test_names_and_reasons_are_escaped(root):
     evil = "<script>alert(1)</script>"
     page = gallery_html(

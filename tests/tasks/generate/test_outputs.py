@@ -4,13 +4,14 @@ from typing import Any
 
 import pytest
 
-from tasks.generate import choose, decode, jobs, sample
+from tasks.generate import choose, decode, encode, jobs, sample
 from tasks.generate.outputs import (
     CHOICE_COLUMNS,
     CLIP_COLUMNS,
     JOB_COLUMNS,
     SAMPLE_COLUMNS,
     SCHEMA,
+    VIDEO_COLUMNS,
     collect_outputs,
     output_rows,
     strength_measured,
@@ -33,7 +34,11 @@ def sampled(key: str, **changes: Any) -> dict[str, Any]:
 
 
 def decoded(key: str, **changes: Any) -> dict[str, Any]:
-    return dict.fromkeys(decode.SCHEMA.names) | ERRORS | {"item_key": key, "video": f"videos/{key}.mp4"} | changes
+    return dict.fromkeys(decode.SCHEMA.names) | ERRORS | {"item_key": key} | changes
+
+
+def encoded(key: str, **changes: Any) -> dict[str, Any]:
+    return dict.fromkeys(encode.SCHEMA.names) | ERRORS | {"item_key": key, "video": f"videos/{key}.mp4"} | changes
 
 
 FAULT = {"error_code": "bad", "error_message": "why", "attempt": 3}
@@ -45,13 +50,21 @@ JOBS = [
     job(3, "b"),
     job(4, "c", take=1),
     job(4, "d", take=0),
+    job(5, "e"),
 ]
-SAMPLES = [sampled("a"), sampled("b", latents=None, latents_sha256=None, **FAULT), sampled("c"), sampled("d")]
-CLIPS = [decoded("d", video=None, **FAULT), decoded("a", motion_measured="static"), decoded("c")]
+SAMPLES = [
+    sampled("a"),
+    sampled("b", latents=None, latents_sha256=None, **FAULT),
+    sampled("c"),
+    sampled("d"),
+    sampled("e"),
+]
+CLIPS = [decoded("d", **FAULT), decoded("a", motion_measured="static"), decoded("c"), decoded("e", good_until=3)]
+VIDEOS = [encoded("c"), encoded("e", video=None, **FAULT), encoded("a")]
 
 
 def test_every_job_has_a_row_in_order_with_its_state_and_the_step_that_failed():
-    rows = output_rows(JOBS, SAMPLES, CLIPS)
+    rows = output_rows(JOBS, SAMPLES, CLIPS, VIDEOS)
     assert [(r["job"], r["take"], r["status"], r["stage"], r["error_code"]) for r in rows] == [
         (0, 0, "ok", None, None),
         (1, 0, "failed", "jobs", "bad_media"),
@@ -59,12 +72,13 @@ def test_every_job_has_a_row_in_order_with_its_state_and_the_step_that_failed():
         (3, 0, "failed", "sample", "bad"),
         (4, 0, "failed", "decode", "bad"),
         (4, 1, "ok", None, None),
+        (5, 0, "failed", "encode", "bad"),
     ]
-    assert [row["attempt"] for row in rows] == [1, 1, 1, 3, 3, 1]
+    assert [row["attempt"] for row in rows] == [1, 1, 1, 3, 3, 1, 3]
 
 
 def test_asked_and_measured_stand_side_by_side_and_files_are_named():
-    first, *_, last = output_rows(JOBS, SAMPLES, CLIPS)
+    first, *_, last, _ = output_rows(JOBS, SAMPLES, CLIPS, VIDEOS)
     assert (first["motion_asked"], first["motion_measured"]) == ("pan_left", "static")
     assert (first["video"], first["latents"], first["latents_sha256"]) == ("videos/a.mp4", "latents/a", "da")
     assert last["video"] == "videos/c.mp4"
@@ -91,20 +105,25 @@ def test_the_choice_among_takes_stands_in_the_row_and_only_where_a_clip_is():
     choices = [
         {"item_key": key, "chosen": True, "score": 0.5, "passed": False, "reasons": ["blurred"]} for key in ("a", "b")
     ]
-    rows = output_rows(JOBS, SAMPLES, CLIPS, choices)
-    assert [row.get("chosen") for row in rows] == [True, None, None, None, None, None]
+    rows = output_rows(JOBS, SAMPLES, CLIPS, VIDEOS, choices)
+    assert [row.get("chosen") for row in rows] == [True, *[None] * 6]
     assert (rows[0]["score"], rows[0]["reasons"]) == (0.5, ["blurred"])
 
 
 def test_of_further_takes_only_those_that_were_tried_have_rows():
-    further = [*JOBS, job(3, "e", take=1), job(4, "f", take=2), job(2, "a", take=1, status="duplicate")]
-    rows = with_further(JOBS, further, [*SAMPLES, sampled("e")])
-    assert [row["item_key"] for row in rows] == ["a", None, "a", "b", "c", "d", "e"]
+    further = [*JOBS, job(3, "g", take=1), job(4, "f", take=2), job(2, "a", take=1, status="duplicate")]
+    rows = with_further(JOBS, further, [*SAMPLES, sampled("g")])
+    assert [row["item_key"] for row in rows] == ["a", None, "a", "b", "c", "d", "e", "g"]
 
 
 def test_a_clip_that_was_sampled_but_not_decoded_keeps_its_latents():
-    row = output_rows(JOBS, SAMPLES, CLIPS)[4]
+    row = output_rows(JOBS, SAMPLES, CLIPS, VIDEOS)[4]
     assert (row["latents"], row["video"]) == ("latents/d", None)
+
+
+def test_a_clip_that_was_measured_but_not_encoded_keeps_its_meters():
+    row = output_rows(JOBS, SAMPLES, CLIPS, VIDEOS)[-1]
+    assert (row["latents"], row["good_until"], row["video"]) == ("latents/e", 3, None)
 
 
 def test_the_columns_that_steps_share_have_the_same_names_and_types():
@@ -112,6 +131,7 @@ def test_the_columns_that_steps_share_have_the_same_names_and_types():
         (JOB_COLUMNS, jobs.SCHEMA),
         (SAMPLE_COLUMNS, sample.SCHEMA),
         (CLIP_COLUMNS, decode.SCHEMA),
+        (VIDEO_COLUMNS, encode.SCHEMA),
         (CHOICE_COLUMNS, choose.SCHEMA),
     ):
         assert [schema.field(column.name) for column in columns] == list(columns)
@@ -124,8 +144,9 @@ def test_the_table_is_the_same_bytes_whatever_the_order_of_the_manifests_rows(tm
     listed = manifest("jobs", JOBS, jobs.SCHEMA)
     one = [manifest(f"s{i}", [row], sample.SCHEMA) for i, row in enumerate(SAMPLES)]
     clips = [manifest(f"c{i}", [row], decode.SCHEMA) for i, row in enumerate(CLIPS)]
-    first = collect_outputs.fn(tmp_path, listed, one, clips).path.read_bytes()
-    again = collect_outputs.fn(tmp_path, listed, one, clips)
+    videos = [manifest(f"v{i}", [row], encode.SCHEMA) for i, row in enumerate(VIDEOS)]
+    first = collect_outputs.fn(tmp_path, listed, one, clips, videos).path.read_bytes()
+    again = collect_outputs.fn(tmp_path, listed, one, clips, videos)
     assert again.path.read_bytes() == first
     assert read_manifest(again).schema == SCHEMA
-    assert manifest_ref(tmp_path / "outputs.parquet").rows == 6
+    assert manifest_ref(tmp_path / "outputs.parquet").rows == 7

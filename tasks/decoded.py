@@ -1,0 +1,89 @@
+"""A sampled clip's frames: decoded from its latents, and parked in a file until they are encoded.
+
+Parked frames are what they were, uint8 RGB without loss. They are no result: whoever needs them and finds them gone
+decodes them again, and what nobody took is swept away when a run ends.
+"""
+
+import hashlib
+import logging
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from models.errors import BadMedia
+from models.families.making import decode_job
+from models.memory import Plan
+from tasks.manifest import publish
+from tasks.video import Frames
+
+FOLDER = "frames"
+
+DECODED_BY = ("family", "key", "seed", "take", "frames", "width", "height", "fps", "prompt", "negative_prompt", "steps",
+              "guidance_max", "lora_strength")  # fmt: skip
+"""Columns of a job that its family's decoder may ask for, beside the model."""
+
+log = logging.getLogger("reelmill")
+
+
+class Decoded(NamedTuple):
+    """A clip's frames, the memory plan that decoded them, and the plans that were too large before."""
+
+    frames: Frames
+    plan: Plan
+    too_large: list[Plan]
+
+
+def decode_clip(root: Path, job: Mapping[str, Any], sample: Mapping[str, Any]) -> Decoded:
+    """Decode the latents that a row of sampling names, with the model of its job; raises BadMedia and BadModel."""
+    latents = load_latents(root / sample["latents"], sample["latents_sha256"])
+    return Decoded(*decode_job(job, latents, root))
+
+
+def load_latents(path: Path, digest: str) -> Tensor:
+    """Latents [frames, channels, h, w] whose values have that digest; raises BadMedia when the file was changed."""
+    try:
+        latents = load_file(path)["latents"]
+    except (SafetensorError, OSError, KeyError) as error:
+        raise BadMedia(
+            f"{path.name}: these latents cannot be read ({error}). Delete the file and run again."
+        ) from error
+    if hashlib.sha256(latents.contiguous().numpy().tobytes()).hexdigest() != digest:
+        raise BadMedia(f"{path.name}: these latents are not the ones that were sampled. Delete the file and run again.")
+    return latents
+
+
+def parked_at(root: Path, key: str) -> Path:
+    """Where the frames of the clip with the decoding manifest `key` are parked below `root`."""
+    return root / FOLDER / f"{key}.npy"
+
+
+def park(path: Path, frames: Frames) -> None:
+    """Write frames [frames, height, width, 3] to a file that appears whole or not at all."""
+    with publish(path) as aside:
+        np.save(aside, frames, allow_pickle=False)
+
+
+def parked(path: Path) -> Frames | None:
+    """The frames parked at `path`, mapped and not read; None where there are none, or none that can be used."""
+    try:
+        frames = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        log.warning("%s: these frames cannot be read (%s); they are decoded again.", path.name, error)
+        return None
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
+        log.warning("%s: holds %s %s and no frames; they are decoded again.", path.name, frames.dtype, frames.shape)
+        return None
+    return frames
+
+
+def sweep_parked(root: Path) -> None:
+    """Remove all frames that are parked below `root`."""
+    shutil.rmtree(root / FOLDER, ignore_errors=True)

@@ -1,0 +1,187 @@
+"""Encoding a generated clip: the formats, the encoder and the quality of each, and how it is written within memory.
+
+Frames go to ffmpeg one by one from where they lie, and one thread encodes them, so that the same frames give the same
+bytes on every machine. Where that took too much memory, it is done again, and no other such clip at the same time: the
+same bytes. Where that is still too much, an mp4 is encoded with no frames looked at ahead: as near to the frames as
+before, but rounded otherwise.
+"""
+
+import logging
+import re
+import threading
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal, get_args
+
+import ffmpeg
+
+from models.errors import BadInput
+from tasks.clip_files import TAG, write_tag
+from tasks.manifest import publish, publish_folder
+from tasks.video import Frames, command_of, even, ffmpeg_exe, mp4_options, raw_frames, run_ffmpeg
+
+Format = Literal["h264", "hevc", "av1", "webp", "gif", "png"]
+
+Plan = Literal[
+    "frame by frame",
+    "frame by frame, one clip at a time",
+    "frame by frame, one clip at a time, none ahead",
+]
+
+PLANS: tuple[Plan, ...] = get_args(Plan)
+"""How much memory is used, from the most to the least."""
+
+PICTURE_NAME = "%04d.png"
+
+log = logging.getLogger("reelmill")
+
+_ALONE = threading.Lock()
+
+_LISTED = re.compile(r"^ V[A-Z.]{5} (?P<name>[^= ]\S*)", re.MULTILINE)
+"""A line of ffmpeg's list of encoders."""
+
+
+@dataclass(frozen=True)
+class Codec:
+    """A format: its file's suffix ("" for a folder of pictures), ffmpeg's encoders for it, the one that is preferred
+    first, its quality if nothing is said, and the worst one; None where it has no quality to choose."""
+
+    suffix: str
+    encoders: tuple[str, ...]
+    crf: int | None = None
+    worst: int | None = None
+
+
+CODECS: Mapping[Format, Codec] = {
+    "h264": Codec(".mp4", ("libx264",), 16, 51),
+    "hevc": Codec(".mp4", ("libx265",), 18, 51),
+    "av1": Codec(".mp4", ("libsvtav1", "libaom-av1"), 20, 63),
+    "webp": Codec(".webp", ("libwebp_anim",), 10, 51),
+    "gif": Codec(".gif", ("gif",)),
+    "png": Codec("", ("png",)),
+}
+
+MP4 = {"pix_fmt": "yuv420p", "threads": 1}
+
+OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "libx264": MP4 | {"preset": "medium"},
+    "libx265": MP4 | {"tag:v": "hvc1", "x265-params": "log-level=error:pools=none:frame-threads=1:wpp=0:info=0"},
+    "libsvtav1": MP4 | {"preset": 6, "svtav1-params": "lp=1"},
+    "libaom-av1": MP4 | {"cpu-used": 6, "row-mt": 0},
+}
+"""What encodes alike on every machine: one thread, and no settings written into the stream."""
+
+NONE_AHEAD: Mapping[str, Mapping[str, Any]] = {
+    "libx264": {"x264-params": "rc-lookahead=1:ref=1:bframes=0:mbtree=0"},
+    "libx265": {"x265-params": f"{OPTIONS['libx265']['x265-params']}:rc-lookahead=1:ref=1:bframes=0"},
+    "libsvtav1": {"svtav1-params": "lp=1:lookahead=0:pred-struct=1"},
+    "libaom-av1": {"lag-in-frames": 0},
+}
+"""What takes the least memory: at 1024x576, 74 MB instead of 133 by libx264, 106 instead of 165 by libx265."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a clip is written: the format, ffmpeg's encoder, and its quality, None where the format has none."""
+
+    format: Format
+    encoder: str
+    crf: int | None
+
+    @property
+    def suffix(self) -> str:
+        """What the name of such a clip ends with."""
+        return CODECS[self.format].suffix
+
+    @property
+    def plans(self) -> tuple[Plan, ...]:
+        """The plans there are for it: only what encodes a film looks at frames ahead."""
+        return PLANS if self.encoder in NONE_AHEAD else PLANS[:-1]
+
+
+def look_of(name: Format, crf: int | None) -> Look:
+    """The look asked for; raises BadInput for a quality the format does not have, or where ffmpeg has no encoder."""
+    codec = CODECS[name]
+    if crf is not None and codec.worst is None:
+        raise BadInput(f"--crf {crf}: {name} has no quality to choose. Leave it out, or choose another --format.")
+    if crf is not None and codec.worst is not None and not 0 <= crf <= codec.worst:
+        raise BadInput(f"--crf {crf}: the quality of {name} goes from 0, the best, to {codec.worst}.")
+    known = known_encoders(ffmpeg_exe())
+    encoder = next((encoder for encoder in codec.encoders if encoder in known), None)
+    if encoder is None:
+        wanted = " nor ".join(codec.encoders)
+        raise BadInput(
+            f"--format {name}: {ffmpeg_exe()} has no encoder {wanted}. Choose another format, or take this ffmpeg off "
+            "the PATH: the one that Reelmill is installed with has it."
+        )
+    return Look(name, encoder, codec.crf if crf is None else crf)
+
+
+@cache
+def known_encoders(exe: str) -> frozenset[str]:
+    """The names of the encoders of pictures that an ffmpeg has."""
+    listed = run_ffmpeg([exe, "-hide_banner", "-encoders"], None, exe).decode(errors="replace")
+    return frozenset(found["name"] for found in _LISTED.finditer(listed))
+
+
+def write_clip(path: Path, frames: Frames, fps: float, look: Look, said: str) -> tuple[Plan, list[Plan]]:
+    """Write uint8 RGB [frames, height, width, 3] to `path`, with `said` in it: the plan that did it, and those that
+    were too large before.
+
+    Raises BadMedia, and EncoderOutOfMemory where no plan was small enough.
+    """
+    *first, last = look.plans
+    for number, plan in enumerate(first):
+        try:
+            with _ALONE if number else nullcontext():
+                _write(path, frames, fps, look, said, plan)
+        except MemoryError as error:
+            log.warning("%s Tried again: %s.", error, look.plans[number + 1])
+            continue
+        return plan, first[:number]
+    with _ALONE:
+        _write(path, frames, fps, look, said, last)
+    return last, first
+
+
+def _write(path: Path, frames: Frames, fps: float, look: Look, said: str, plan: Plan) -> None:
+    with publish_folder(path) if look.format == "png" else publish(path) as aside:
+        source = raw_frames(frames, fps)
+        if look.format == "gif":
+            _write_gif(aside, frames, source, str(path))
+        else:
+            run_ffmpeg(command_of(_output(aside, frames, source, look, said, plan)), frames, str(path))
+        if look.suffix != ".mp4":
+            write_tag(aside, said)
+
+
+def _output(aside: Path, frames: Frames, source: Any, look: Look, said: str, plan: Plan) -> Any:
+    """What ffmpeg writes of the frames of `source`, but for a GIF."""
+    if look.format == "png":
+        names = f"{str(aside.absolute()).replace('%', '%%')}/{PICTURE_NAME}"
+        return source.output(names, vcodec=look.encoder, pix_fmt="rgb24", threads=1, fflags="+bitexact")
+    if look.format == "webp":
+        shown = {"pix_fmt": "yuv420p", "quality": webp_quality(look.crf or 0), "loop": 0, "fflags": "+bitexact"}
+        return source.output(str(aside.absolute()), vcodec=look.encoder, **shown)
+    ahead = NONE_AHEAD[look.encoder] if plan == PLANS[-1] else {}
+    options = {**OPTIONS[look.encoder], **ahead, **mp4_options({TAG: said})}
+    return even(source, frames).output(str(aside.absolute()), vcodec=look.encoder, crf=look.crf, **options)
+
+
+def webp_quality(crf: int) -> int:
+    """WebP's quality, 100 best, for a quality of 0 to 51, 0 best."""
+    return round(100 * (1 - crf / 51))
+
+
+def _write_gif(aside: Path, frames: Frames, source: Any, item: str) -> None:
+    """A GIF with the 256 colours that suit all of its frames: they are found first, so that no frame is held back."""
+    with TemporaryDirectory() as folder:
+        palette = f"{folder}/palette.png"
+        found = source.filter("palettegen", reserve_transparent=0).output(palette, update=1)
+        run_ffmpeg(command_of(found), frames, item)
+        painted = ffmpeg.filter([source, ffmpeg.input(palette)], "paletteuse", diff_mode="rectangle")
+        run_ffmpeg(command_of(painted.output(str(aside.absolute()), loop=0, fflags="+bitexact")), frames, item)

@@ -1,0 +1,187 @@
+"""Encoding: a clip's frames become a file in the format asked for, with a sidecar, and both say where it comes from.
+
+The frames are those that decoding parked; where they are gone, the latents are decoded again. `video` is a file, or a
+folder of pictures; `video_sha256` is of its content. `frames_kept` counts the frames in it. `encode_plan` says how
+memory was used, `encode_too_large` which plans ran out of it before (tasks/encoding.py).
+"""
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from prefect import task
+from pydantic import BaseModel, ConfigDict, Field
+
+from models.errors import ReelmillError
+from tasks.caching import Step, cached, find, key_of, lineage_of
+from tasks.clip_files import content_digest, pictures_of
+from tasks.decoded import decode_clip, parked, parked_at
+from tasks.encoding import Format, Look, look_of, write_clip
+from tasks.manifest import ERROR_FIELDS, ManifestRef, publish_json, read_lineage, read_rows, table_of, write_manifest
+from tasks.measured import METERS
+from tasks.video import Frames
+
+VERSION = 1
+
+SETTINGS = ("key", "seed", "take", "motion", "motion_strength", "word", "steps", "fps", "motion_bucket",
+            "guidance_min", "guidance_max", "noise_aug", "frames", "width", "height", "family", "prompt",
+            "negative_prompt", "picture_model_revision", "model_revision", "lora_sha256", "lora_strength")  # fmt: skip
+
+PICTURE = ("image_sha256", "picture_sha256", "fit", "background")
+
+NEEDS = (
+    "status",
+    "item_key",
+    "name",
+    "image",
+    "picture",
+    "model",
+    "picture_model",
+    "lora",
+    "lineage",
+    *PICTURE,
+    *SETTINGS,
+)
+
+SCHEMA = pa.schema(
+    [
+        pa.field("item_key", pa.string()),
+        pa.field("video", pa.string()),
+        pa.field("video_sha256", pa.string()),
+        pa.field("sidecar", pa.string()),
+        pa.field("frames_kept", pa.int32()),
+        pa.field("encode_plan", pa.string()),
+        pa.field("encode_too_large", pa.list_(pa.string())),
+        *ERROR_FIELDS,
+    ]
+)
+
+STEP = Step("encode", VERSION, SCHEMA, files=("video", "sidecar"))
+
+FAILED = Step("encode_failed", VERSION, SCHEMA)
+"""Where failures are kept, apart: they count attempts, and the next run tries again."""
+
+Clip = tuple[ManifestRef, ManifestRef, ManifestRef]
+"""The jobs' manifest, and a clip's own of sampling and of decoding."""
+
+
+class EncodeConfig(BaseModel):
+    """How clips are written."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Format = Field(default="h264", description="Format of the clips: mp4 by three codecs, or pictures")
+    crf: int | None = Field(default=None, ge=0, le=63, description="Quality, 0 best; the format's own if not given")
+    trim: bool = Field(default=False, description="Whether a clip ends where it stops being good")
+
+
+class ClipSettings(BaseModel):
+    """What decides one file beside its frames."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    provenance: dict[str, Any]
+
+
+def provenance_of(
+    job: Mapping[str, Any], sample: Mapping[str, Any], sample_version: int, look: Look, trim: bool
+) -> dict[str, Any]:
+    """Everything needed to make the clip again, by names and digests: no path of this machine."""
+    own = {name: job[name] for name in ("item_key", *PICTURE, *SETTINGS)}
+    files = ("image", "model", "picture_model", "lora")
+    names = {name: Path(job[name]).name for name in files if job[name]}
+    made = {"latents_sha256": sample["latents_sha256"], "batch": sample["batch"], "sample_version": sample_version}
+    written = {"format": look.format, "encoder": look.encoder, "crf": look.crf, "trim": trim}
+    return {**names, **own, **made, **written, "lineage": json.loads(job["lineage"] or "{}")}
+
+
+def frames_kept(made: int, good: int, trim: bool) -> int:
+    """How many frames of a clip are written: all, or the good ones; two at least, so that it stays a video."""
+    return max(good, min(made, 2)) if trim else made
+
+
+def frames_of(root: Path, job: Mapping[str, Any], sample: Mapping[str, Any], decoded_key: str) -> Frames:
+    """A clip's frames, parked by its decoding manifest's key, or decoded again."""
+    frames = parked(parked_at(root, decoded_key))
+    return decode_clip(root, job, sample).frames if frames is None else frames
+
+
+def write_files(
+    root: Path, frames: Frames, look: Look, fps: float, clip: ClipSettings, measured: Mapping[str, Any], key: str
+) -> dict[str, Any]:
+    """Write a clip and its sidecar below `root`, named by `key`, with its provenance in both: their columns."""
+    name = f"videos/{clip.name}-{key[:10]}"
+    video, sidecar = f"{name}{look.suffix}", f"{name}.json"
+    plan, too_large = write_clip(root / video, frames, fps, look, json.dumps(clip.provenance, sort_keys=True))
+    publish_json(root / sidecar, clip.provenance | {"measured": dict(measured)})
+    made = {"video": video, "video_sha256": content_digest(root / video), "sidecar": sidecar}
+    return {**made, "frames_kept": len(frames), "encode_plan": plan, "encode_too_large": too_large}
+
+
+def _encode(
+    root: Path, config: EncodeConfig, look: Look, job: Mapping[str, Any], samples: ManifestRef, clips: ManifestRef
+) -> ManifestRef:
+    """The manifest of one file; where it fails, a row with the reason, kept apart."""
+    sample, clip, decoded_key = read_rows(samples)[0], read_rows(clips)[0], clips.path.stem
+    provenance = provenance_of(job, sample, read_lineage(samples.path).version, look, config.trim)
+    settings = ClipSettings(name=job["name"], provenance=provenance)
+
+    def compute(key: str) -> pa.Table:
+        frames = frames_of(root, job, sample, decoded_key)
+        kept = frames[: frames_kept(len(frames), clip["good_until"], config.trim)]
+        meters = {field.name: clip[field.name] for field in METERS}
+        made = write_files(root, kept, look, job["fps"], settings, meters, key)
+        return table_of([{"item_key": job["item_key"], "attempt": 1, **made}], SCHEMA)
+
+    lineage, failed = (lineage_of(s, settings, [decoded_key], job["model_revision"]) for s in (STEP, FAILED))
+    failed_at = FAILED.path(root, key_of(failed))
+    try:
+        remove_what_is_incomplete(root, key_of(lineage))
+        made = cached(STEP, root, settings, [decoded_key], compute, job["model_revision"])
+    except (ReelmillError, RuntimeError, ValueError, OSError, MemoryError) as error:
+        return write_manifest(failed_at, table_of([_failure(root, job, failed_at, error)], SCHEMA), failed)
+    for path in (parked_at(root, decoded_key), failed_at):
+        path.unlink(missing_ok=True)
+    return made
+
+
+def remove_what_is_incomplete(root: Path, key: str) -> None:
+    """Remove the folder of pictures of a clip that was made and has lost some since, so that it is made again."""
+    found = find(STEP, root, key)
+    for row in read_rows(found) if found else ():
+        folder = root / row["video"]
+        if folder.is_dir() and len(pictures_of(folder)) != row["frames_kept"]:
+            shutil.rmtree(folder)
+
+
+def _failure(root: Path, job: Mapping[str, Any], path: Path, error: Exception) -> dict[str, Any]:
+    before = find(FAILED, root, path.stem)
+    known = isinstance(error, ReelmillError)
+    return {
+        "item_key": job["item_key"],
+        "error_code": error.code if known else "encoding_failed",
+        "error_message": str(error) if known else f"{job['name']}: encoding failed ({error}).",
+        "attempt": read_rows(before)[0]["attempt"] + 1 if before else 1,
+    }
+
+
+def measured(jobs: ManifestRef, samples: Iterable[ManifestRef], clips: Iterable[ManifestRef]) -> list[Clip]:
+    """What `encode_jobs` takes, for those of `clips` that were decoded from `samples`."""
+    latents = {row["item_key"]: ref for ref in samples for row in read_rows(ref, ("item_key",))}
+    rows = [(ref, read_rows(ref, ("item_key", "error_code"))[0]) for ref in clips]
+    return [(jobs, latents[row["item_key"]], ref) for ref, row in rows if row["error_code"] is None]
+
+
+@task(name="encode")
+def encode_jobs(root: Path, config: EncodeConfig, items: Sequence[Clip]) -> list[ManifestRef]:
+    """The files of measured clips: a manifest for each. Frames that were parked for them are removed."""
+    look = look_of(config.format, config.crf)
+    jobs: dict[str, dict[str, Any]] = {}
+    for ref in dict.fromkeys(ref.path for ref, *_ in items):
+        jobs |= {row["item_key"]: row for row in read_rows(ref, NEEDS) if row["status"] == "ready"}
+    keys = [read_rows(clips, ("item_key",))[0]["item_key"] for *_, clips in items]
+    return [_encode(root, config, look, jobs[key], *refs) for key, (_, *refs) in zip(keys, items, strict=True)]

@@ -1,0 +1,56 @@
+"""Frames that wait: parked without loss, mapped and not read, and decoded again where they are gone or damaged."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.errors import BadMedia
+from tasks.decoded import load_latents, park, parked, parked_at, sweep_parked
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.tuples(st.integers(1, 4), st.integers(1, 9), st.integers(1, 9)), st.integers(0, 9))
+def test_frames_come_back_as_they_were(
+    tmp_path_factory: pytest.TempPathFactory, shape: tuple[int, int, int], seed: int
+):
+    frames = np.random.default_rng(seed).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    path = parked_at(tmp_path_factory.mktemp("run"), "key")
+    park(path, frames)
+    back = parked(path)
+    assert isinstance(back, np.memmap), "mapped, so that memory holds what is looked at alone"
+    assert np.array_equal(back, frames)
+    assert not back.flags.writeable
+
+
+def test_there_are_none_where_none_were_parked(tmp_path: Path):
+    assert parked(parked_at(tmp_path, "key")) is None
+
+
+@pytest.mark.parametrize("damage", ["cut", "junk", "objects", "floats", "flat"])
+def test_damaged_and_foreign_files_are_no_frames(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture):
+    path = parked_at(tmp_path, "key")
+    park(path, np.zeros((2, 8, 8, 3), np.uint8))
+    whole = path.read_bytes()
+    if damage in ("cut", "junk"):
+        path.write_bytes(whole[:-1] if damage == "cut" else b"junk")
+    else:
+        others = {"objects": np.array([{}], object), "floats": np.zeros((2, 8, 8, 3)), "flat": np.zeros((8, 8), "u1")}
+        np.save(path, others[damage], allow_pickle=True)
+    assert parked(path) is None
+    assert "they are decoded again" in caplog.text
+
+
+def test_what_is_left_is_swept_away(tmp_path: Path):
+    park(parked_at(tmp_path, "key"), np.zeros((2, 8, 8, 3), np.uint8))
+    sweep_parked(tmp_path)
+    sweep_parked(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_latents_that_cannot_be_read_are_named(tmp_path: Path):
+    (tmp_path / "x.safetensors").write_bytes(b"junk")
+    with pytest.raises(BadMedia, match=r"x\.safetensors: these latents cannot be read"):
+        load_latents(tmp_path / "x.safetensors", "")
