@@ -6,7 +6,7 @@ INSTALLED := .venv/.installed
 PIP_COMPILE := pip compile pyproject.toml --extra dev --universal --generate-hashes --overrides overrides.txt \
 	--python-version 3.11 --no-emit-index-url --no-header --no-annotate
 
-.PHONY: install demo test check format pin tiny-model tiny-eval bench-curate bench-generate lock clean
+.PHONY: install demo test check format pin tiny-model tiny-eval bench-curate bench-generate gpu-check lock clean
 
 install: $(INSTALLED)
 
@@ -62,6 +62,10 @@ bench-generate: install
 	$(BIN)/python -m benchmarks.takes
 	$(BIN)/python -m benchmarks.length
 	$(BIN)/python -m benchmarks.kills
+
+# Full-size sampling and decoding on a CUDA card, beside diffusers; needs the card and downloads nothing.
+gpu-check: install
+	$(BIN)/python -m benchmarks.gpu
 
 lock: install
 	$(UV) $(PIP_COMPILE) -o requirements.lock

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from flows.config import FlowConfig, Outcome
 from flows.running import running
+from models.device import DEVICE_HELP, DeviceName
 from tasks.generate.calibrate import FILE, CalibrateConfig, as_text, calibrate_model
 
 
@@ -16,6 +17,7 @@ class CalibrationConfig(FlowConfig, CalibrateConfig):
 
     model: str = Field(description="The model: a folder, or 'tiny' for the embedded one")
     out: Path = Field(description="Folder of the measurements and of the table")
+    device: DeviceName = Field(default="auto", description=DEVICE_HELP)
 
     @property
     def settings(self) -> CalibrateConfig:
@@ -38,6 +40,6 @@ class CalibrationOutcome(Outcome):
 def calibrate(config: CalibrationConfig) -> CalibrationOutcome:
     """Generate clips over buckets and motions, measure them, and write the table."""
     with running(config.out, "calibrate", config) as run:
-        run.whole(calibrate_model, config.settings, config.model)
+        run.whole(calibrate_model, config.settings, config.model, config.device)
         table = config.out / FILE
         return CalibrationOutcome(text=as_text(json.loads(table.read_text())["responses"]), table=table)

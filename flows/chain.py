@@ -29,14 +29,14 @@ PIECE_S = 2.0
 
 @dataclass(frozen=True)
 class Stage:
-    """A step of a chain with its config, if it has one.
+    """A step of a chain with its config.
 
     All but the first `take` their items from the manifests of those before, each stage's in turn, and cost `share` of
     what the one before did.
     """
 
     step: Task[..., list[ManifestRef]]
-    config: BaseModel | None = None
+    config: BaseModel
     take: Callable[..., list[Any]] | None = None
     share: float = 1.0
 
@@ -100,8 +100,8 @@ class _Chain:
     def submit(self, work: Work, ended: Ended) -> None:
         """Start a chunk as a task; it is put on `ended` when it is done."""
         stage = self.stages[work.stage]
-        step, given = guarded(stage.step, self.guard, begun=work.stage > 0), [stage.config] if stage.config else []
-        future = self.run.submit(step, *given, list(zip(work.items, work.seconds, strict=True)))
+        step = guarded(stage.step, self.guard, begun=work.stage > 0)
+        future = self.run.submit(step, stage.config, list(zip(work.items, work.seconds, strict=True)))
         future.add_done_callback(lambda done: ended.put((work, done)))
 
     def keep(self, work: Work, made: list[ManifestRef]) -> None:
@@ -126,13 +126,12 @@ def guarded(step: Task[..., list[ManifestRef]], guard: Guard, begun: bool) -> Ta
     compute = step.fn
 
     @wraps(compute)
-    def call(folder: Any, *given: Any) -> list[ManifestRef]:
-        *config, chunk = given
+    def call(folder: Any, config: BaseModel, chunk: list[tuple[Any, float]]) -> list[ManifestRef]:
         made: list[ManifestRef] = []
         for piece in pieces_of(chunk):
             if not guard.may_start(begun):
                 break
-            part: list[ManifestRef] = compute(folder, *config, piece)  # pyright: ignore[reportAssignmentType]
+            part: list[ManifestRef] = compute(folder, config, piece)  # pyright: ignore[reportAssignmentType]
             guard.saw(part)
             made += part
         return made

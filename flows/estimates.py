@@ -1,7 +1,8 @@
-"""What generating clips is expected to take: time, memory and disk, from the size of a job and of its model.
+"""What generating clips is expected to take: time, memory and disk, from the size of a job, its model and the device.
 
-The figures are those of the embedded model on one core, scaled; they cut work into chunks and fill the plan that
-`--dry-run` prints, and no result depends on them.
+Memory, and the plan made of what is free, are those of models/memory.py. Times are as measured on the device, where the
+model has worked there before, or else those of the embedded model on one core, scaled. They cut work into chunks and
+fill the plan that `--dry-run` prints, and no result depends on them.
 """
 
 from collections import Counter
@@ -9,9 +10,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
-from models.card import FULL_WIDTH, ModelCard, read_card
+import torch
+
+from models.card import ModelCard, read_card
+from models.costs import Cost, costs_file, costs_of, place_of
+from models.device import CPU, device_label, free_bytes
+from models.families.making import sampled_in_batches
+from models.loaded import model_folder
+from models.memory import needs_of_folder
+from models.plan import Plan, decoding_plan, sampling_plan
+from models.regions import words_in
 from tasks.encoding import Format
 
 SECONDS_PER_CELL = 6.5e-5
@@ -29,10 +40,6 @@ ENCODE_SHARE = 0.33
 DRAWING_S = 5.0
 """Seconds of drawing a picture; only how the work is cut into pieces depends on it."""
 
-BYTES_PER_PIXEL = 5_700
-"""Memory that decoding a clip as a whole takes for each pixel of each frame: 5.2 GB for 8 frames of 256x448, measured
-on the full-size decoder, whose layers at full resolution have FULL_WIDTH channels."""
-
 FILE_BYTES_PER_PIXEL: Mapping[Format, float] = {
     "h264": 0.25, "hevc": 0.25, "av1": 0.25, "webp": 0.5, "gif": 1.2, "png": 3.1,
 }  # fmt: skip
@@ -41,11 +48,11 @@ FILE_BYTES_PER_PIXEL: Mapping[Format, float] = {
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds on one core, bytes of memory (where it is decoded as a whole), bytes on disk, and bytes that are there
-    for a while: frames that wait for their encoding."""
+    """What a clip takes: seconds, `measured` on this device or those of one core; bytes on disk; and bytes that are
+    there for a while: frames that wait for their encoding."""
 
     seconds: float
-    memory: float
+    measured: bool
     disk: float
     parked: float
 
@@ -53,37 +60,93 @@ class Estimate:
 _card = cache(read_card)
 
 
-def estimate(job: Mapping[str, Any], written: Format = "h264") -> Estimate:
+def estimate(job: Mapping[str, Any], device: torch.device = CPU, written: Format = "h264") -> Estimate:
     """What one resolved job takes, its clip written so; its model is read from disk once."""
     card: ModelCard = _card(job["model"])
     pixels = job["frames"] * job["width"] * job["height"]
     cells = pixels / card.rules.latent_scale**2 / card.rules.latent_frames
-    sampling = SECONDS_PER_CELL * cells * job["steps"] * card.denoiser_bytes / TINY_UNET_BYTES
+    path = costs_file()
+    stamp = path.stat().st_mtime_ns if path.is_file() else 0
+    costs = _costs(path, stamp, card.revision, device, job["dtype"])
+    known = [cost for rung, cost in costs.items() if "decoded" not in rung]
+    each = min((c.seconds for c in known), default=SECONDS_PER_CELL * card.denoiser_bytes / TINY_UNET_BYTES)
     disk = pixels * FILE_BYTES_PER_PIXEL[written] + cells * 16 + job["width"] * job["height"] * 3
-    memory = 2 * card.weight_bytes + pixels * BYTES_PER_PIXEL * card.decoder_width / FULL_WIDTH
-    return Estimate(sampling, memory, disk, 3.0 * pixels)
+    return Estimate(each * cells * job["steps"] * passes(job), bool(known), disk, 3.0 * pixels)
 
 
-def plan_lines(jobs: Sequence[Mapping[str, Any]], written: Format = "h264") -> list[str]:
+def passes(job: Mapping[str, Any]) -> int:
+    """How often the UNet is run for one step of a resolved job, guidance aside: once for each region of its motion."""
+    return max(1, len(words_in(job.get("word"))))
+
+
+@cache
+def _costs(path: Path, stamp: int, revision: str, device: torch.device, precision: str) -> Mapping[str, Cost]:
+    return costs_of(place_of(revision, device, precision), path)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """How clips are sampled and decoded in what is free now, and the bytes that either takes."""
+
+    sampling: Plan
+    decoding: Plan
+    sampling_bytes: int
+    decoding_bytes: int
+
+    def __str__(self) -> str:
+        at_most = max(self.sampling_bytes, self.decoding_bytes) / 1e9
+        strips = self.decoding.strip_mib
+        decoded = f"decoded in strips of {strips} MiB" if strips else "decoded whole"
+        return f"{self.sampling}, {decoded}, about {at_most:.1f} GB of memory"
+
+
+def memory_of(job: Mapping[str, Any], device: torch.device = CPU, batch: int = 1, free: int | None = None) -> Memory:
+    """The plans of models/memory.py for one resolved job, in what is free on the device now or in `free` bytes."""
+    card = _card(job["model"])
+    height, width = (job[side] // card.rules.latent_scale for side in ("height", "width"))
+    frames, folder, free = job["frames"], model_folder(job["model"]), free_bytes(device) if free is None else free
+    at_once, whole = (
+        needs_of_folder(folder, card.revision, (count, 4, height, width), job["dtype"], device)
+        for count in (min(frames, card.rules.frames), frames)
+    )
+    plan, decoding = sampling_plan(at_once, batch, free), decoding_plan(whole, free)
+    return Memory(plan, decoding, at_once.sampling(plan), whole.decoding(decoding))
+
+
+def plan_lines(
+    jobs: Sequence[Mapping[str, Any]], device: torch.device = CPU, batch: int = 1, written: Format = "h264"
+) -> list[str]:
     """A line for each size and model among resolved jobs, with what its clips take, one for all of them, one for what
     each model is, and one for each model that draws pictures."""
-    names = ("model", "frames", "width", "height", "steps")
+    names = ("model", "frames", "width", "height", "steps", "dtype")
 
     def alike(job: Mapping[str, Any]) -> tuple[Any, ...]:
-        return tuple(job[name] for name in names)
+        return *(job[name] for name in names), passes(job)
 
     lines, seconds, disk = [], 0.0, 0.0
-    for (model, frames, width, height, steps), group in groupby(sorted(jobs, key=alike), key=alike):
-        clips = len(list(group))
-        each = estimate(dict(zip(names, (model, frames, width, height, steps), strict=True)), written)
-        whole = each.seconds * (1 + DECODE_SHARE * (1 + ENCODE_SHARE))
-        seconds, disk = seconds + clips * whole, disk + clips * each.disk
-        lines.append(
-            f"{clips} of {frames} frames of {width}x{height}, {steps} steps, by {model}:"
-            f" about {spoken(each.seconds)} each, at most {each.memory / 1e9:.1f} GB of memory"
+    where, told = device_label(device), True
+    for _, group in groupby(sorted(jobs, key=alike), key=alike):
+        job, *others = group
+        clips, each = 1 + len(others), estimate(job, device, written)
+        told &= each.measured or device == CPU
+        seconds, disk = (
+            seconds + clips * each.seconds * (1 + DECODE_SHARE * (1 + ENCODE_SHARE)),
+            disk + clips * each.disk,
         )
-    total = f"in all: about {spoken(seconds)} on one core, {disk / 1e6:.1f} MB on disk"
+        steps = f"{job['steps']} steps" + (f" in {passes(job)} regions" if passes(job) > 1 else "")
+        lines.append(
+            f"{clips} of {job['frames']} frames of {job['width']}x{job['height']}, {steps}, by"
+            f" {job['model']}: {_time(each, device)} each; {_memory(job, device, batch)}"
+        )
+    total = f"about {spoken(seconds)} on {'one core' if device == CPU else where}" if told else "no time is known yet"
+    total = f"in all: {total}, {disk / 1e6:.1f} MB on disk"
     return [*lines, total, *_models(jobs), *_drawers(jobs)] if lines else []
+
+
+def _memory(job: Mapping[str, Any], device: torch.device, batch: int) -> str:
+    if sampled_in_batches(_card(job["model"]).family):
+        return str(memory_of(job, device, batch))
+    return f"one at a time on the CPU, {_card(job['model']).weight_bytes / 1e9:.1f} GB of weights as stored"
 
 
 def _models(jobs: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -94,9 +157,15 @@ def _models(jobs: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _drawers(jobs: Sequence[Mapping[str, Any]]) -> list[str]:
     """A line for each model that draws pictures from texts before."""
-    drawn = [(job["picture_model"], job["job"]) for job in jobs if job["picture_model"]]
-    counts = Counter(model for model, _ in set(drawn))
+    drawn = {(job["picture_model"], job["job"]) for job in jobs if job.get("picture_model")}
+    counts = Counter(model for model, _ in drawn)
     return [f"{count} of the pictures are drawn first, by {model}" for model, count in sorted(counts.items())]
+
+
+def _time(each: Estimate, device: torch.device) -> str:
+    if not each.measured and device != CPU:
+        return f"not measured yet on {device_label(device)}"
+    return f"about {spoken(each.seconds)}{' as measured' if each.measured else ''}"
 
 
 def spoken(seconds: float) -> str:

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from flows.config import FlowConfig, Outcome
 from flows.running import running
+from models.device import DEVICE_HELP, DeviceName
 from tasks.manifest import publish_json
 from tasks.tiny.evaluate import EvaluateConfig, as_text, evaluate_model, evaluation
 
@@ -17,6 +18,7 @@ class EvaluationConfig(FlowConfig, EvaluateConfig):
 
     model: str = Field(default="tiny", description="The model: a folder, or 'tiny' for the embedded one")
     out: Path = Field(default=Path("out/tiny-eval"), description="Folder of the measurements")
+    device: DeviceName = Field(default="auto", description=DEVICE_HELP)
     figures: Path | None = Field(default=None, description="File the figures are written to, as JSON")
 
     @property
@@ -39,7 +41,7 @@ class EvaluationOutcome(Outcome):
 def evaluate(config: EvaluationConfig) -> EvaluationOutcome:
     """Generate clips of held-out pictures, compare each with the true one, and sum up."""
     with running(config.out, "evaluate", config) as run:
-        found = evaluation(run.whole(evaluate_model, config.settings, config.model))
+        found = evaluation(run.whole(evaluate_model, config.settings, config.model, config.device))
         if config.figures:
             publish_json(config.figures, found)
         return EvaluationOutcome(found=found)

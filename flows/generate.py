@@ -24,12 +24,13 @@ from flows.nights import Guard, NightConfig, check_space, deadline_of, local_now
 from flows.running import Run, chunks_of, running
 from flows.takes import Made, further_takes
 from flows.watching import WatchConfig, keep_watching
+from models.device import DEVICE_HELP, DeviceName, device_named, precision_on
 from models.families.making import sampled_in_batches
 from tasks.asking import JobsConfig
 from tasks.decoded import sweep_parked
 from tasks.encoding import Format, look_of
 from tasks.generate.choose import GateConfig, choose_takes
-from tasks.generate.decode import decode_jobs, sampled
+from tasks.generate.decode import DecodeConfig, decode_jobs, sampled
 from tasks.generate.draw import DrawConfig, draw_pictures, pictures_to_draw, with_drawn
 from tasks.generate.encode import EncodeConfig, encode_jobs, measured
 from tasks.generate.gallery import write_gallery
@@ -53,6 +54,7 @@ class GenerateConfig(FlowConfig, JobsConfig, NightConfig, WatchConfig):
         default=None, description="Folder to write jobs of Stable Video Diffusion to as ComfyUI workflows"
     )
     batch: int = Field(default=1, ge=1, le=256, description="Clips sampled together; more need more memory")
+    device: DeviceName = Field(default="auto", description=DEVICE_HELP)
     format: Format = Field(default="h264", description="Format of the clips: mp4 by three codecs, or pictures")
     crf: int | None = Field(
         default=None, ge=0, le=63, description="Quality, 0 best; the format's own if not given; gif and png have none"
@@ -63,8 +65,10 @@ class GenerateConfig(FlowConfig, JobsConfig, NightConfig, WatchConfig):
 
     @property
     def per_job(self) -> JobsConfig:
-        """The part that jobs are resolved with."""
-        return JobsConfig(**{name: getattr(self, name) for name in JobsConfig.model_fields})
+        """The part that jobs are resolved with, its precision the one that is meant on the device."""
+        own: dict[str, Any] = {name: getattr(self, name) for name in JobsConfig.model_fields}
+        own["dtype"] = precision_on(device_named(self.device), self.dtype)
+        return JobsConfig(**own)
 
 
 class GenerateOutcome(Outcome):
@@ -146,11 +150,12 @@ def make(
 ) -> list[list[ManifestRef]]:
     """The latents, the clips and the files of every job, or of the `wanted` item keys, the most urgent first, for as
     long as the guard lets."""
-    settings = SampleConfig(batch=config.batch)
-    encoding = EncodeConfig(format=config.format, crf=config.crf, trim=config.trim)
+    settings = SampleConfig(batch=config.batch, device=config.device)
+    encoding = EncodeConfig(format=config.format, crf=config.crf, trim=config.trim, device=config.device)
     rows = {row["item_key"]: row for row in ready_rows(jobs)}
     batches = sorted(batches_of(jobs, settings, wanted), key=lambda batch: -rows[batch[1][0]]["priority"])
-    takes = {key: estimate(row, config.format) for key, row in rows.items()}
+    device = device_named(config.device)
+    takes = {key: estimate(row, device, config.format) for key, row in rows.items()}
     work = [[takes[key] for key in keys] for _, keys in batches]
     there = sum(1 for _ in config.out.glob("videos/[!.]*.json"))
     missing = sorted(each.disk for each in takes.values())[there:]
@@ -158,7 +163,7 @@ def make(
         check_space(config.out, round(sum(missing) + parked_bytes(run, work)), config)
     stages = [
         Stage(sample_jobs, settings),
-        Stage(decode_jobs, None, partial(sampled, jobs), DECODE_SHARE),
+        Stage(decode_jobs, DecodeConfig(device=config.device), partial(sampled, jobs), DECODE_SHARE),
         Stage(encode_jobs, encoding, partial(measured, jobs), ENCODE_SHARE),
     ]
     return run_chain(run, stages, batches, [sum(each.seconds for each in batch) for batch in work], guard)
@@ -208,7 +213,7 @@ def plan(config: GenerateConfig) -> GeneratePlan:
         failed=sum(row["status"] == "failed" for row in rows),
         ready=len(ready),
         batches=len(batches),
-        takes=tuple(plan_lines(ready, config.format)),
+        takes=tuple(plan_lines(ready, device_named(config.device), config.batch, config.format)),
         said=tuple(line for row in rows if not row["take"] for line in _said(row)),
     )
 

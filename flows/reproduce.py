@@ -21,11 +21,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from flows.config import Outcome
 from models.card import read_card
+from models.device import DEVICE_HELP, DeviceName, device_label, device_named
 from models.errors import BadInput, BadMedia, ReelmillError
 from models.pictures import Picture, prepare_picture
 from tasks.clip_files import read_clip, read_tag
 from tasks.encoding import look_of
-from tasks.generate.decode import decode_jobs, sampled
+from tasks.generate.decode import DecodeConfig, decode_jobs, sampled
 from tasks.generate.encode import EncodeConfig, encode_jobs, measured
 from tasks.generate.jobs import SCHEMA
 from tasks.generate.outputs import FILE
@@ -35,7 +36,7 @@ from tasks.video import Frames
 
 Facts = Mapping[str, Any]
 
-NEEDS = ("item_key", "latents_sha256", "model", "model_revision", "family", "batch", "format", "encoder")
+NEEDS = ("item_key", "latents_sha256", "model", "model_revision", "family", "batch", "format", "encoder", "dtype")
 """What a clip must say of itself to be made again, beside its settings."""
 
 
@@ -48,6 +49,7 @@ class ReproduceConfig(BaseModel):
     model: str | None = Field(default=None, description="The model's folder, or 'tiny'; as in the clip's folder if not")
     lora: Path | None = Field(default=None, description="The LoRA's file; as in the clip's folder if not given")
     picture: Path | None = Field(default=None, description="The original picture; the clip's folder has a copy if not")
+    device: DeviceName = Field(default="auto", description=f"{DEVICE_HELP}. The precision is the clip's own")
 
 
 class ReproduceOutcome(Outcome):
@@ -64,11 +66,13 @@ class ReproduceOutcome(Outcome):
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a clip is made from now: a model's name, a LoRA, the picture at the model's size if it has one."""
+    """What a clip is made from now: a model's name, a LoRA, the picture at the model's size if it has one; and on which
+    device."""
 
     model: str
     lora: Path | None
     picture: Picture | None
+    device: str
 
 
 def reproduce(config: ReproduceConfig) -> ReproduceOutcome:
@@ -85,7 +89,7 @@ def reproduce(config: ReproduceConfig) -> ReproduceOutcome:
     except _OtherPicture as other:
         differs.append(str(other))
     if not differs:
-        differs = compared(config.clip, facts, rows, Inputs(model, lora, picture))
+        differs = compared(config.clip, facts, rows, Inputs(model, lora, picture, config.device))
     return ReproduceOutcome(failed=bool(differs), clip=config.clip, differs=tuple(differs))
 
 
@@ -197,25 +201,27 @@ def compared(clip: Path, facts: Facts, rows: Mapping[str, Facts], inputs: Inputs
     with TemporaryDirectory() as folder:
         root = Path(folder)
         jobs, keys = _jobs(root, facts, rows, inputs)
-        samples = sample_jobs.fn(root, SampleConfig(batch=len(keys)), [(jobs, keys)])
+        samples = sample_jobs.fn(root, SampleConfig(batch=len(keys), device=inputs.device), [(jobs, keys)])
         mine = keys.index(facts["item_key"])
         sample = _made(samples[mine])
-        clips = decode_jobs.fn(root, sampled(jobs, [samples[mine]]))
+        clips = decode_jobs.fn(root, DecodeConfig(device=inputs.device), sampled(jobs, [samples[mine]]))
         _made(clips[0])
-        encoding = EncodeConfig(format=facts["format"], crf=facts["crf"], trim=facts["trim"])
+        encoding = EncodeConfig(format=facts["format"], crf=facts["crf"], trim=facts["trim"], device=inputs.device)
         videos = encode_jobs.fn(root, encoding, measured(jobs, [samples[mine]], clips))
         distance = psnr(read_clip(root / _made(videos[0])["video"]), read_clip(clip))
     if sample["latents_sha256"] != facts["latents_sha256"]:
-        return [_other_latents(facts, len(keys), distance)]
+        return [_other_latents(facts, len(keys), device_label(device_named(inputs.device)), distance)]
     return (
         [] if distance == math.inf else [f"frames: the latents are identical, the frames agree to {distance:.1f} dB."]
     )
 
 
-def _other_latents(facts: Facts, together: int, distance: float) -> str:
+def _other_latents(facts: Facts, together: int, device: str, distance: float) -> str:
     batch = len(facts["batch"])
     if together < batch:
         why = f"it was sampled in a batch of {batch}, of which the others are not here"
+    elif facts.get("device") != device:
+        why = f"it was sampled on {facts.get('device')}, this is {device}"
     else:
         why = "its inputs are the same, so torch, its threads or the processor are others"
     return f"latents: not the same bits; {why}. The frames agree to {distance:.1f} dB."

@@ -53,9 +53,11 @@ def decode_exactly(vae: AutoencoderKLTemporalDecoder, latents: Tensor, room: Roo
             case _:
                 raise BadModel(f"The decoder has a {type(layer).__name__}, which cannot be run in strips.")
     x = _conv(decoder.conv_out, x, room, _activation(x, decoder.conv_norm_out))
-    frames = torch.cat([x.read(frame, (0, x.height)).cpu() for frame in range(x.frames)])
+    frames = torch.empty(x.frames, x.channels, x.height, x.width, dtype=x.dtype)
+    for start, end in _strips(x.height, x.frames * _row_bytes(x, x.channels), room):
+        frames[:, :, start:end] = decoder.time_conv_out(x.read_clip((start, end)))[0].transpose(0, 1).cpu()
     x.close()
-    return decoder.time_conv_out(frames.permute(1, 0, 2, 3)[None].to(latents.device))[0].permute(1, 0, 2, 3).cpu()
+    return frames
 
 
 def _layers(decoder: TemporalDecoder) -> Iterator[nn.Module]:

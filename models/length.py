@@ -9,7 +9,7 @@ How many hops a chain makes can be left to the meters: `while_good` says after e
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,8 +20,9 @@ from models.autoencoder import encode_frames
 from models.edm import Denoiser, euler, karras_sigmas
 from models.lean import lean
 from models.meters import LIMITS, Limits, good_until, measure_meters
+from models.regions import told
 from models.sampling import decode_latents, guided
-from models.svd import Conditions, VideoModel, context_of, embed_pictures, setting
+from models.svd import Conditions, VideoModel, embed_pictures, setting
 from models.windows import over_windows
 
 
@@ -47,11 +48,11 @@ class Ask:
 def conditions_of(model: VideoModel, pictures: Tensor, augmentation: Tensor, ask: Ask) -> Conditions:
     """What clips of pictures [batch, 3, H, W] in -1..1 are conditioned on; `augmentation` is standard normal noise."""
     ids = torch.tensor([ask.fps - 1, ask.motion_bucket, ask.noise_aug]).repeat(len(pictures), 1)
-    return Conditions(
-        context=context_of(embed_pictures(model, pictures), model.words, [ask.motion] * len(pictures)),
-        picture=encode_frames(model.vae, pictures + ask.noise_aug * augmentation),
-        ids=ids,
-    )
+    noisy = (pictures + ask.noise_aug * augmentation).to(model.device)
+    picture = encode_frames(model.vae, noisy)
+    asked, size = [ask.motion] * len(pictures), (picture.shape[-2], picture.shape[-1])
+    context, regions = told(embed_pictures(model, pictures), model.words, asked, size)
+    return Conditions(context, picture, ids.to(model.device), regions)
 
 
 @torch.no_grad()
@@ -87,8 +88,8 @@ def sample_chain(
     made = _integrated(model, guided(model, start, ask.guidance), noise[:, :native], ask.steps)
     first = made
     while made.shape[1] < frames and goes_on(made):
-        picture = made[:, -1] / setting(model.vae, "scaling_factor")
-        here = Conditions(start.context, picture, start.ids)
+        picture = (made[:, -1] / setting(model.vae, "scaling_factor")).to(model.device)
+        here = replace(start, picture=picture)
         own = noise[:, made.shape[1] - 1 :][:, :native]
         hop = _integrated(model, guided(model, here, ask.guidance), own, ask.steps)
         made = torch.cat([made, matched(hop, first)[:, 1:]], dim=1)
@@ -114,6 +115,7 @@ def matched(latents: Tensor, to: Tensor) -> Tensor:
 
 def _integrated(model: VideoModel, denoiser: Denoiser, noise: Tensor, steps: int) -> Tensor:
     sigmas = karras_sigmas(steps, setting(model.scheduler, "sigma_min"), setting(model.scheduler, "sigma_max"))
+    sigmas = sigmas.to(model.device)
     # The noisiest latent is the noise itself, at the deviation of signal and noise together.
     with lean(model.unet):
-        return euler(denoiser, noise * (sigmas[0] ** 2 + 1).sqrt(), sigmas)
+        return euler(denoiser, noise.to(model.device) * (sigmas[0] ** 2 + 1).sqrt(), sigmas).cpu()

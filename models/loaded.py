@@ -1,12 +1,19 @@
-"""The model a process works with: loaded once, shared by the steps of a flow, lent to one sampler at a time."""
+"""The model a process works with: loaded once, shared by the steps of a flow, lent to one sampler at a time.
+
+On a card everything that the model does takes turns, so that what was free when the work was planned is free when it is
+done. On the CPU clips are decoded while others are sampled.
+"""
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
+from models.device import CPU, Precision, dtype_of
 from models.errors import BadInput, BadModel
 from models.families import text_to_picture
 from models.families.known import family_of
@@ -16,7 +23,7 @@ from models.families.svd import PIPELINE
 from models.lora import lora_applied
 from models.svd import TINY, VideoModel, load_model, weights_digest
 
-_LOADING, _SAMPLING = threading.Lock(), threading.Lock()
+_LOADING, _WORKING = threading.Lock(), threading.Lock()
 
 
 class Lent(NamedTuple):
@@ -50,17 +57,21 @@ def model_folder(name: str) -> Path:
     return folder
 
 
-def loaded_model(name: str) -> VideoModel:
-    """The model, from memory while its files are the same. Its autoencoder may be used by several threads."""
+def loaded_model(name: str, precision: Precision = "float32", device: torch.device = CPU) -> VideoModel:
+    """The model that is to work on a device, from memory while its files are the same.
+
+    On the CPU its autoencoder may be used by several threads. On a card it is in host memory, or where
+    models/placement.py left it; the one for the CPU is another copy.
+    """
     with _LOADING:
-        return _load(name, _stamp(model_folder(name)))
+        return _load(name, _stamp(model_folder(name)), precision, device)
 
 
 @contextmanager
 def lent_pipeline(name: str) -> Iterator[Lent]:
-    """A model of any family for the length of a block, in which no one else samples or has it: autoencoders of some
-    families keep frames between calls."""
-    with _SAMPLING:
+    """A model of any family for the length of a block, on the CPU in float32, in which no one else samples or has it:
+    autoencoders of some families keep frames between calls."""
+    with _WORKING:
         folder = any_model_folder(name)
         with _LOADING:
             lent = _load_pipeline(folder, _stamp(folder))
@@ -70,7 +81,7 @@ def lent_pipeline(name: str) -> Iterator[Lent]:
 @contextmanager
 def lent_drawer(name: str, revision: str) -> Iterator[Any]:
     """A text-to-image model's pipeline for the length of a block; raises BadModel when it is not of `revision`."""
-    with _SAMPLING:
+    with _WORKING:
         folder = any_model_folder(name)
         with _LOADING:
             pipeline, found = _load_drawer(folder, _stamp(folder))
@@ -80,17 +91,30 @@ def lent_drawer(name: str, revision: str) -> Iterator[Any]:
 
 
 @contextmanager
-def model_with_lora(name: str, lora: Path | None, strength: float = 1.0) -> Iterator[VideoModel]:
+def model_with_lora(
+    name: str,
+    lora: Path | None,
+    strength: float = 1.0,
+    precision: Precision = "float32",
+    device: torch.device = CPU,
+) -> Iterator[VideoModel]:
     """The model for the length of a block, with a LoRA on it if one is given; no one else samples meanwhile."""
-    with _SAMPLING:
-        model = loaded_model(name)
+    with _WORKING:
+        model = loaded_model(name, precision, device)
         with lora_applied(model, lora, strength):
             yield model
 
 
+@contextmanager
+def waited_for_model(name: str, precision: Precision = "float32", device: torch.device = CPU) -> Iterator[VideoModel]:
+    """The model for the length of a block, for its autoencoder or to plan; on a card nothing else works meanwhile."""
+    with _WORKING if device.type != "cpu" else nullcontext():
+        yield loaded_model(name, precision, device)
+
+
 @lru_cache(maxsize=1)
-def _load(name: str, stamp: tuple[tuple[str, int, int], ...]) -> VideoModel:
-    return load_model(name)
+def _load(name: str, stamp: tuple[tuple[str, int, int], ...], precision: Precision, device: torch.device) -> VideoModel:
+    return load_model(name, dtype_of(precision))
 
 
 @lru_cache(maxsize=1)

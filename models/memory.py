@@ -1,188 +1,141 @@
-"""Memory: what sampling a clip takes, how much of it is free, and what to try next when it was too much after all.
+"""Memory: a model's plans on a device, made from what is free there now and what the model is known to take.
 
-A plan changes where and in what pieces the same numbers are computed, never which: pixels agree to float tolerance.
+models/plan.py has the plans and their ladder, models/placement.py puts weights where a plan says, models/costs.py keeps
+what was measured. No result depends on any of them.
 """
 
 import logging
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKLTemporalDecoder, UNetSpatioTemporalConditionModel
-from diffusers.models.attention import FeedForward
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor, nn
+from safetensors import safe_open
+from torch import Tensor
 
+from models import plan as plans
+from models.costs import Cost, Costs, costs_of, learn_cost, place_of
+from models.device import CPU, Precision, Used, dtype_of, empty_cache, free_bytes, is_out_of_memory, measured
 from models.exact_decode import Room
+from models.families.loading import read_config
+from models.placement import WeightsTooLarge, placed_bytes, ready_to_decode
+from models.plan import MIB, USABLE, LatentShape, Needs, Networks, Plan, networks_of
 from models.sampling import decode_latents
-from models.svd import VideoModel
+from models.svd import PARTS, VideoModel
 
 log = logging.getLogger("reelmill")
 
-MIB = 2**20
 
-LatentShape = tuple[int, int, int, int]
-"""[frames, channels, h, w] of a clip's latents."""
-
-LARGEST_PIECE, SMALLEST_PIECE = 16384, 256
-"""Tokens that a feed-forward layer takes at a time, on the first and on the last rung that cuts it."""
-
-LARGEST_STRIP_MIB, SMALLEST_STRIP_MIB = 512, 16
-
-USABLE = 0.8
-"""Share of the free memory that a plan counts on; the rest is for what it cannot see."""
+def networks_in(model: VideoModel) -> Networks:
+    """What of a loaded model its memory depends on."""
+    parts = {"image_encoder": model.image_encoder, "vae": model.vae, "unet": model.unet}
+    weights = {name: [(n, w.numel()) for n, w in part.named_parameters()] for name, part in parts.items()}
+    return networks_of(model.unet.config, model.vae.config, weights)
 
 
-class Plan(BaseModel):
-    """How a batch of clips is sampled and how a clip is decoded."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    batch: int = Field(default=1, ge=1, description="Clips sampled together")
-    feed_forward: int | None = Field(default=None, ge=1, description="Tokens of a feed-forward layer at a time; or all")
-    strip_mib: int | None = Field(default=None, ge=1, description="MiB for strips of a clip to decode; or it whole")
-
-    def __str__(self) -> str:
-        pieces = f", feed-forward in pieces of {self.feed_forward} tokens" if self.feed_forward else ""
-        strips = f", decoded in strips of {self.strip_mib} MiB" if self.strip_mib else ""
-        return f"batch {self.batch}{pieces}{strips}"
+def networks_of_folder(folder: Path) -> Networks:
+    """The same of a model that is not loaded, from its configurations and the heads of its files of weights."""
+    weights = {part: list(_sizes(folder / part)) for part in PARTS}
+    return networks_of(read_config(folder, "unet"), read_config(folder, "vae"), weights)
 
 
-def sampling_plan(unet: UNetSpatioTemporalConditionModel, shape: LatentShape, batch: int, free: int) -> Plan:
-    """The plan that samples up to `batch` clips of latents `shape` together in `free` bytes."""
-    usable = int(USABLE * free)
-    each = sampling_bytes(unet, shape)
-    fits = max(1, min(batch, usable // each))
-    return Plan(batch=fits, feed_forward=None if each <= usable else LARGEST_PIECE)
+def _sizes(folder: Path) -> Iterator[tuple[str, int]]:
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            for name in file.keys():  # noqa: SIM118 - it is no dict
+                yield name, prod(file.get_slice(name).get_shape())
 
 
-def decoding_plan(vae: AutoencoderKLTemporalDecoder, shape: LatentShape, free: int) -> Plan:
-    """The plan that decodes one clip of latents `shape` in `free` bytes."""
-    usable = int(USABLE * free)
-    if decoding_bytes(vae, shape) <= usable:
-        return Plan()
-    return Plan(strip_mib=max(SMALLEST_STRIP_MIB, min(LARGEST_STRIP_MIB, usable // (4 * MIB))))
+def needs_of_folder(
+    folder: Path, revision: str, shape: LatentShape, precision: Precision, device: torch.device
+) -> Needs:
+    """What clips of latents `shape` take of a model that is not loaded."""
+    known = costs_of(place_of(revision, device, precision))
+    return _needs(networks_of_folder(folder), shape, dtype_of(precision).itemsize, device, known)
 
 
-def sampling_bytes(unet: UNetSpatioTemporalConditionModel, shape: LatentShape) -> int:
-    """About what one clip takes in one denoising step, beside the weights: estimated from the network's widths.
+def needs_of(model: VideoModel, shape: LatentShape, device: torch.device = CPU) -> Needs:
+    """What clips of latents `shape` take of a loaded model on a device: as measured there, or else as estimated."""
+    known = costs_of(_place(model, device))
+    return _needs(networks_in(model), shape, model.unet.dtype.itemsize, device, known)
 
-    The widest moment is the feed-forward of the first level (its gated hidden layer is eight widths wide), on top of
-    what the levels above keep for their skip connections.
+
+def _needs(networks: Networks, shape: LatentShape, itemsize: int, device: torch.device, known: Costs) -> Needs:
+    seen = {rung: cost.bytes for rung, cost in known.items() if cost.bytes}
+    return Needs(networks, shape, itemsize, on_card=device != CPU, measured=seen)
+
+
+def sampling_plan(model: VideoModel, shape: LatentShape, batch: int, device: torch.device = CPU) -> Plan:
+    """The plan that samples up to `batch` clips of latents `shape` in what is free on the device now.
+
+    Clips of more frames than the model makes at once are sampled in windows, which take no more than one.
     """
-    frames, _, height, width = shape
-    widths = unet.config["block_out_channels"]
-    layers = unet.config["layers_per_block"]
-    layers = layers if isinstance(layers, int) else max(layers)
-    cells = frames * height * width
-    kept = sum((layers + 1) * channels * cells // 4**level for level, channels in enumerate(widths))
-    return (kept + 16 * widths[0] * cells) * (unet.dtype or torch.float32).itemsize
+    at_once = (min(shape[0], model.facts.frames), *shape[1:])
+    return plans.sampling_plan(needs_of(model, at_once, device), batch, _free(model, device))
 
 
-def decoding_bytes(vae: AutoencoderKLTemporalDecoder, shape: LatentShape) -> int:
-    """About what one clip takes when it is decoded whole: its last blocks, at full size, of every frame."""
-    frames, _, height, width = shape
-    widths = (*vae.config["block_out_channels"], vae.config["block_out_channels"][-1])
-    pixels = frames * height * width * 4 ** (len(widths) - 2)
-    return (4 * widths[0] + 3 * widths[1]) * pixels * (vae.dtype or torch.float32).itemsize
+def lower_plan(plan: Plan, error: BaseException, device: torch.device = CPU) -> Plan | None:
+    """The plan to try after an error: None where memory was not the fault, or there is no lower one."""
+    if isinstance(error, WeightsTooLarge):
+        return plans.next_placement(plan)
+    return plans.next_rung(plan, device != CPU) if is_out_of_memory(error) else None
 
 
-def free_bytes(device: torch.device) -> int:
-    """Memory that can be had on a device now."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") + _reclaimable()
-
-
-def next_rung(plan: Plan) -> Plan | None:
-    """The next plan for sampling, that needs less memory; None when there is none."""
-    if plan.batch > 1:
-        return plan.model_copy(update={"batch": plan.batch // 2})
-    if plan.feed_forward is None:
-        return plan.model_copy(update={"feed_forward": LARGEST_PIECE})
-    if plan.feed_forward > SMALLEST_PIECE:
-        return plan.model_copy(update={"feed_forward": max(SMALLEST_PIECE, plan.feed_forward // 4)})
-    return None
-
-
-def next_strip(plan: Plan) -> Plan | None:
-    """The next plan for decoding, in strips, then in strips a quarter as large; None when there is none."""
-    if plan.strip_mib is None:
-        return plan.model_copy(update={"strip_mib": LARGEST_STRIP_MIB})
-    if plan.strip_mib <= SMALLEST_STRIP_MIB:
-        return None
-    return plan.model_copy(update={"strip_mib": max(SMALLEST_STRIP_MIB, plan.strip_mib // 4)})
+def learn_sampling(model: VideoModel, plan: Plan, shape: tuple[int, ...], steps: int, used: Used) -> None:
+    """Keep what sampling latents of `shape` [batch, frames, channels, h, w] by a plan took on the model's device."""
+    clip = cast(LatentShape, (min(shape[1], model.facts.frames), *shape[2:]))
+    needs = needs_of(model, clip, model.device)
+    branches = shape[0] * (2 if plan.guidance_together else 1)
+    # What was moved to the device meanwhile counts among the weights, which a plan adds by itself.
+    moved = needs.weights(plan.offload) if plan.offload != "none" else 0
+    own = None if used.peak is None or used.peak <= moved else (used.peak - moved) / (branches * needs.cells)
+    seconds = used.seconds / (steps * shape[0] * shape[1] * shape[3] * shape[4])
+    learn_cost(_place(model, model.device), plan.rung, Cost(seconds, own))
 
 
 def decode_within_memory(
-    model: VideoModel, latents: Tensor, parking: Path
+    model: VideoModel, latents: Tensor, parking: Path, device: torch.device = CPU
 ) -> tuple[NDArray[np.uint8], Plan, list[Plan]]:
     """A clip's frames as models.sampling.decode_latents gives them, the plan that did it, and those too large before.
 
     Activations that host memory cannot hold are parked in a file without a name in the folder `parking`.
     """
     shape = cast(LatentShape, tuple(latents.shape))
-    plan, too_large = decoding_plan(model.vae, shape, free_bytes(model.vae.device)), []
+    needs, too_large = needs_of(model, shape, device), []
+    plan = plans.decoding_plan(needs, _free(model, device))
     while True:
         try:
-            return decode_latents(model, latents, _room(plan, model.vae, shape, parking)), plan, too_large
+            with ready_to_decode(model, device, plan.offload) as ready, measured(device) as used:
+                frames = decode_latents(ready, latents, _room(plan, needs, parking))
         except (RuntimeError, MemoryError) as error:
-            lower = next_strip(plan) if is_out_of_memory(error) else None
+            lower = plans.next_strip(plan, needs.on_card) if is_out_of_memory(error) else None
             if lower is None:
                 raise
             log.warning("decoding: out of memory; tried again as %s.", lower)
             too_large.append(plan)
             plan = lower
+        else:
+            bytes_each = used.peak / needs.cells if used.peak else None
+            learn_cost(_place(model, device), f"decoded {plan.rung}", Cost(used.seconds / needs.cells, bytes_each))
+            return frames, plan, too_large
+        # Only here is the error gone, and with it what its frames held.
+        empty_cache(device)
 
 
-def _room(plan: Plan, vae: AutoencoderKLTemporalDecoder, shape: LatentShape, parking: Path) -> Room | None:
+def _place(model: VideoModel, device: torch.device) -> str:
+    return place_of(model.revision, device, str(model.unet.dtype).removeprefix("torch."))
+
+
+def _free(model: VideoModel, device: torch.device) -> int:
+    """What is free on a device, what the model holds there already included."""
+    return free_bytes(device) + (placed_bytes(model, device) if device != CPU else 0)
+
+
+def _room(plan: Plan, needs: Needs, parking: Path) -> Room | None:
     if plan.strip_mib is None:
         return None
-    parked = decoding_bytes(vae, shape) // 2
-    in_memory = parked < USABLE / 2 * free_bytes(torch.device("cpu"))
+    in_memory = needs.whole_clip() // 2 < USABLE / 2 * free_bytes(CPU)
     return Room(plan.strip_mib * MIB, None if in_memory else parking)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory was too small, on whichever device."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-
-
-@contextmanager
-def feed_forward_in_pieces(unet: nn.Module, tokens: int | None) -> Iterator[None]:
-    """For the length of a block, feed-forward layers take so many tokens at a time; None: all of them."""
-    layers = [layer for layer in unet.modules() if isinstance(layer, FeedForward)] if tokens else []
-    try:
-        for layer in layers:
-            layer.forward = _in_pieces(layer, tokens or 1)
-        yield
-    finally:
-        for layer in layers:
-            del layer.forward
-
-
-def _in_pieces(layer: FeedForward, tokens: int):
-    whole = type(layer).forward
-
-    def forward(hidden_states: Tensor, *arguments: object, **named: object) -> Tensor:
-        flat = hidden_states.flatten(0, -2)
-        return torch.cat([whole(layer, piece) for piece in flat.split(tokens)]).view(*hidden_states.shape[:-1], -1)
-
-    return forward
-
-
-def _reclaimable() -> int:
-    """Memory of the page cache, which the system gives up when asked, in bytes; 0 where it does not tell."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return 0
-    facts = {line.partition(":")[0]: int(line.split()[1]) * 1024 for line in lines}
-    return max(0, facts.get("MemAvailable", 0) - facts.get("MemFree", 0))

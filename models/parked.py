@@ -65,10 +65,12 @@ class Parked:
 
     def write(self, frame: int, rows: Rows, strip: Tensor) -> None:
         """Store a strip [1, channels, rows, width] of one frame."""
-        stored = strip[0].permute(1, 2, 0).to("cpu").contiguous()
-        exact = stored.double().flatten(0, 1)
-        self._sums[0, frame] += exact.sum(0)
-        self._sums[1, frame] += exact.square().sum(0)
+        laid = strip[0].permute(1, 2, 0).contiguous()
+        stored = laid.to("cpu")
+        # Summed where the strip is, for a card does it sooner than it hands the strip over; Apple's has no float64.
+        exact = (stored if laid.device.type == "mps" else laid).double().flatten(0, 1)
+        self._sums[0, frame] += exact.sum(0).cpu()
+        self._sums[1, frame] += exact.square().sum(0).cpu()
         if self._memory is not None:
             self._memory[frame, rows[0] : rows[1]] = stored
         else:

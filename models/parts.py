@@ -10,23 +10,27 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from models.device import is_out_of_memory
 from models.errors import BadModel
 
 Part = TypeVar("Part", bound=nn.Module)
 
 
-def load_part(kind: type[Part], folder: Path) -> Part:
-    """The network of a folder of diffusers or transformers, in float32 on the CPU, ready for inference: its weights are
-    frozen, for torch multiplies by a matrix in another order of sums while that may be trained, in last bits.
+def load_part(kind: type[Part], folder: Path, dtype: torch.dtype = torch.float32) -> Part:
+    """The network of a folder of diffusers or transformers, on the CPU, ready for inference: its weights are frozen,
+    for torch multiplies by a matrix in another order of sums while that may be trained, in last bits.
 
-    Raises BadModel when its configuration or weights are missing, broken, pickled or of another shape.
+    Raises BadModel when its configuration or weights are missing, broken, pickled or of another shape, and leaves
+    errors of too little memory as they are.
     """
     if not (folder / "config.json").is_file():
         raise BadModel(f"{folder}: config.json is missing. Copy the model's folder again.")
-    load = {"use_safetensors": True, "local_files_only": True, "ignore_mismatched_sizes": True}
+    load = {"use_safetensors": True, "local_files_only": True, "ignore_mismatched_sizes": True, "dtype": dtype}
     try:
         part, report = cast(Any, kind).from_pretrained(folder, **load, output_loading_info=True)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        if is_out_of_memory(error):
+            raise
         reason = first_sentence(error)
         raise BadModel(f"{folder}: the weights cannot be loaded ({reason}). Copy the folder again.") from error
     if made_up := sorted({*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}):
@@ -35,7 +39,7 @@ def load_part(kind: type[Part], folder: Path) -> Part:
             "Copy the folder again."
         )
     # Not part.to: diffusers' own complains of a change of precision.
-    nn.Module.to(part, torch.float32)
+    nn.Module.to(part, dtype)
     return part.eval().requires_grad_(False)
 
 

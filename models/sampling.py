@@ -15,7 +15,8 @@ from models.edm import Denoiser, euler, guidance_per_frame, karras_sigmas
 from models.errors import BadInput
 from models.exact_decode import Room, decode_exactly
 from models.lean import lean
-from models.svd import Conditions, VideoModel, context_of, denoise, embed_pictures, setting
+from models.regions import told
+from models.svd import Conditions, VideoModel, denoise, embed_pictures, setting
 from models.windows import over_windows
 
 
@@ -31,47 +32,59 @@ def sample_latents(
     motion_buckets: Sequence[int] | None = None,
     guidance: tuple[float, float] | None = None,
     noise_aug: float | None = None,
+    guidance_together: bool = False,
 ) -> Tensor:
     """Latents [batch, frames, channels, h, w] of a clip per picture, scaled by the autoencoder's `scaling_factor`.
 
     pictures: [batch, 3, H, W] in -1..1; noise: [batch, frames, channels, h, w] and augmentation: [batch, 3, H, W], both
-    standard normal; motions: a camera motion for each item, or None. What is None is as in the model's facts. More
-    frames than the model makes at once are made in windows over time that share half their frames (models/windows.py).
+    standard normal; motions: a word for each item, perhaps one by regions (models/regions.py), or None. What is None is
+    as in the model's facts. More frames than the model makes at once are made in windows over time that share half
+    their frames (models/windows.py). What is given and what comes back lie on the CPU, wherever the model works.
     Raises BadInput when the shapes do not belong together or the model cannot make pictures of that size.
     """
     _check_shapes(model, pictures, noise, augmentation)
     facts = model.facts
     aug = facts.noise_aug if noise_aug is None else noise_aug
     buckets = motion_buckets or [facts.motion_bucket] * len(pictures)
+    context, regions = told(embed_pictures(model, pictures), model.words, motions, (noise.shape[-2], noise.shape[-1]))
     conditions = Conditions(
-        context=context_of(embed_pictures(model, pictures), model.words, motions),
-        picture=encode_frames(model.vae, pictures + aug * augmentation),
-        ids=torch.tensor([[(fps or facts.fps) - 1, bucket, aug] for bucket in buckets]),
+        context=context,
+        picture=encode_frames(model.vae, (pictures + aug * augmentation).to(model.device)),
+        ids=torch.tensor([[(fps or facts.fps) - 1, bucket, aug] for bucket in buckets]).to(model.device),
+        regions=regions,
     )
     sigmas = karras_sigmas(steps, setting(model.scheduler, "sigma_min"), setting(model.scheduler, "sigma_max"))
-    denoiser, native = guided(model, conditions, guidance or facts.guidance), facts.frames
+    sigmas = sigmas.to(model.device)
+    denoiser, native = guided(model, conditions, guidance or facts.guidance, guidance_together), facts.frames
     if noise.shape[1] > native:
         denoiser = over_windows(denoiser, native, overlap=native // 2)
     # The noisiest latent is the noise itself, at the deviation of signal and noise together.
-    start = noise * (sigmas[0] ** 2 + 1).sqrt()
+    start = noise.to(model.device) * (sigmas[0] ** 2 + 1).sqrt()
     with lean(model.unet):
-        return euler(denoiser, start, sigmas)
+        return euler(denoiser, start, sigmas).cpu()
 
 
-def guided(model: VideoModel, conditions: Conditions, guidance: tuple[float, float]) -> Denoiser:
+def guided(
+    model: VideoModel, conditions: Conditions, guidance: tuple[float, float], together: bool = False
+) -> Denoiser:
     """The denoiser with guidance that rises over the frames it is given, from the first of two strengths to the other.
 
-    The two branches run one after the other: half the memory of running them as one batch, and the same time.
+    The two branches run one after the other: half the memory of running them `together`, as one batch, and about the
+    same time where one of them keeps the device busy.
     """
     low, high = guidance
+    both = conditions.with_dropped() if together else None
 
     def denoised(noisy: Tensor, sigma: Tensor) -> Tensor:
         level = sigma.expand(len(noisy))
-        wanted = denoise(model.unet, noisy, level, conditions)
         if low == high == 1.0:
-            return wanted
-        free = denoise(model.unet, noisy, level, conditions.dropped())
-        strength = guidance_per_frame(noisy.shape[1], low, high)[None, :, None, None, None]
+            return denoise(model.unet, noisy, level, conditions)
+        if both:
+            wanted, free = denoise(model.unet, torch.cat([noisy, noisy]), torch.cat([level, level]), both).chunk(2)
+        else:
+            wanted = denoise(model.unet, noisy, level, conditions)
+            free = denoise(model.unet, noisy, level, conditions.dropped())
+        strength = guidance_per_frame(noisy.shape[1], low, high)[None, :, None, None, None].to(noisy)
         return free + strength * (wanted - free)
 
     return denoised
@@ -94,8 +107,8 @@ def _check_shapes(model: VideoModel, pictures: Tensor, noise: Tensor, augmentati
 def decode_latents(model: VideoModel, latents: Tensor, room: Room | None = None) -> NDArray[np.uint8]:
     """Frames, uint8 RGB [frames, height, width, 3], of the scaled latents [frames, channels, h, w] of one clip.
 
-    Decoded whole, or in the strips that `room` allows.
+    Decoded whole, or in the strips that `room` allows, on the model's device; latents and frames lie on the CPU.
     """
-    unscaled = latents / setting(model.vae, "scaling_factor")
+    unscaled = (latents / setting(model.vae, "scaling_factor")).to(model.device)
     frames = decode_exactly(model.vae, unscaled, room) if room else decoded(model.vae, unscaled, len(latents))
-    return ((frames.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    return ((frames.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()

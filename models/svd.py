@@ -6,10 +6,11 @@ the model knows by name). Without a word the model is asked exactly as Stable Vi
 """
 
 import copy
+import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,6 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
+from models.device import CPU, is_out_of_memory
 from models.edm import broadcast, c_in, c_noise, c_out, c_skip
 from models.errors import BadInput, BadModel
 from models.hub import READ_SUFFIXES
@@ -56,12 +58,18 @@ class ModelFacts(BaseModel):
     motion_bucket: int = Field(default=127, description="Amount of motion, 0 to 255")
     noise_aug: float = Field(default=0.02, description="Deviation of the noise added to the picture")
     guidance: tuple[float, float] = Field(default=(1.0, 3.0), description="Guidance at the first and at the last frame")
+    by_regions: tuple[str, ...] = Field(
+        default=(), description="Camera motions made from the words for pans and tilts (models/regions.py)"
+    )
     lineage: dict[str, Any] = Field(default_factory=dict, description="The run and the data that made the model")
 
 
 @dataclass(frozen=True)
 class VideoModel:
-    """The parts of a loaded model. `revision` is the digest of its weights; `words` are [context width] tokens."""
+    """The parts of a loaded model. `revision` is the digest of its weights; `words` are [context width] tokens.
+
+    `device` is where its parts work: models/placement.py brings them there.
+    """
 
     unet: UNetSpatioTemporalConditionModel
     vae: AutoencoderKLTemporalDecoder
@@ -71,6 +79,7 @@ class VideoModel:
     words: dict[str, Tensor]
     facts: ModelFacts
     revision: str
+    device: torch.device = CPU
 
     @property
     def latent_scale(self) -> int:
@@ -94,19 +103,30 @@ class Conditions:
 
     context: [batch, 1 or 2, width], the picture's embedding and perhaps a motion word. picture: [batch, channels, h,
     w], the picture's latent, unscaled. ids: [batch, 3], frames per second less one, motion bucket, augmentation noise.
+    regions: contexts that hold instead in parts of the picture, each with its shares [batch, 1, 1, h, w].
     """
 
     context: Tensor
     picture: Tensor
     ids: Tensor
+    regions: tuple[tuple[Tensor, Tensor], ...] = ()
 
     def dropped(self) -> "Conditions":
         """The unconditional branch of guidance: no picture, neither as embedding nor as latent, and no motion word."""
         return Conditions(torch.zeros_like(self.context[:, :1]), torch.zeros_like(self.picture), self.ids)
 
+    def with_dropped(self) -> "Conditions":
+        """Both branches as one batch, the unconditional one last: to attend to several zeros is to attend to one."""
+        own, other = (self.context, self.picture, self.ids), self.dropped()
+        without = (torch.zeros_like(self.context), other.picture, other.ids)
+        regions = tuple((torch.cat([c, torch.zeros_like(c)]), torch.cat([share, share])) for c, share in self.regions)
+        return Conditions(*(torch.cat(pair) for pair in zip(own, without, strict=True)), regions)
 
-def load_model(name: str) -> VideoModel:
-    """Load the model at a folder, or the embedded one as "tiny". Weights are float32 on the CPU, from safetensors only.
+
+def load_model(name: str, dtype: torch.dtype = torch.float32) -> VideoModel:
+    """Load the model at a folder, or the embedded one as "tiny", on the CPU, from safetensors only.
+
+    `dtype` is the UNet's and the image encoder's; the autoencoder is in float32 always (models/device.py).
 
     Raises BadInput when there is no such folder and BadModel when a part is missing or does not fit.
     """
@@ -114,12 +134,12 @@ def load_model(name: str) -> VideoModel:
     if not (folder / "model_index.json").is_file():
         raise BadInput(f"{name}: no model there (a folder with model_index.json). Use 'tiny' for the embedded one.")
     try:
-        unet = load_part(UNetSpatioTemporalConditionModel, folder / "unet")
+        unet = load_part(UNetSpatioTemporalConditionModel, folder / "unet", dtype)
         attend_to_one_token(unet)
         return VideoModel(
             unet=unet,
             vae=load_part(AutoencoderKLTemporalDecoder, folder / "vae"),
-            image_encoder=load_part(CLIPVisionModelWithProjection, folder / "image_encoder"),
+            image_encoder=load_part(CLIPVisionModelWithProjection, folder / "image_encoder", dtype),
             feature_extractor=CLIPImageProcessor.from_pretrained(folder / "feature_extractor", local_files_only=True),
             scheduler=cast(
                 EulerDiscreteScheduler,
@@ -130,6 +150,8 @@ def load_model(name: str) -> VideoModel:
             revision=weights_digest(folder),
         )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
+        if is_out_of_memory(error):
+            raise
         raise BadModel(f"{name}: the model cannot be loaded ({first_sentence(error)}).") from error
 
 
@@ -201,13 +223,15 @@ def motion_bucket(motion_score: float) -> int:
 
 @torch.no_grad()
 def embed_pictures(model: VideoModel, pictures: Tensor) -> Tensor:
-    """Image embeddings [batch, width] of pictures [batch, 3, H, W] in -1..1; equal pictures are embedded once."""
+    """Image embeddings [batch, width] of pictures [batch, 3, H, W] in -1..1, given on the CPU and shrunk there; equal
+    pictures are embedded once. They are float32 on the model's device."""
     pictures, places = _distinct(pictures)
     side: int = model.image_encoder.config.image_size  # pyright: ignore[reportAssignmentType]
     # Antialiased, so that a large picture and its small copy look alike to the encoder.
     small = F.interpolate(pictures, (side, side), mode="bicubic", antialias=True, align_corners=False)
     mean, deviation = (torch.tensor(v)[:, None, None] for v in _normalisation(model.feature_extractor))
-    return model.image_encoder(((small.clamp(-1, 1) + 1) / 2 - mean) / deviation).image_embeds[places]
+    seen = (((small.clamp(-1, 1) + 1) / 2 - mean) / deviation).to(model.device, model.image_encoder.dtype)
+    return model.image_encoder(seen).image_embeds[places].float()
 
 
 def context_of(embeddings: Tensor, words: Mapping[str, Tensor], motions: Sequence[str | None]) -> Tensor:
@@ -224,17 +248,27 @@ def context_of(embeddings: Tensor, words: Mapping[str, Tensor], motions: Sequenc
         return embeddings[:, None]
     if len(tokens) != len(embeddings):
         raise BadInput("Clips with and without an asked camera motion cannot share a batch.")
-    return torch.stack([embeddings, torch.stack(tokens)], dim=1)
+    return torch.stack([embeddings, torch.stack(tokens).to(embeddings)], dim=1)
 
 
 def denoise(unet: UNetSpatioTemporalConditionModel, noisy: Tensor, sigma: Tensor, conditions: Conditions) -> Tensor:
-    """The denoised latents D [batch, frames, channels, h, w] of `noisy` at noise levels sigma [batch]."""
+    """The denoised latents D [batch, frames, channels, h, w] of `noisy` at noise levels sigma [batch].
+
+    Put together from those of its regions, where there are any.
+    """
+    if conditions.regions:
+        parts = (
+            share * denoise(unet, noisy, sigma, replace(conditions, context=context, regions=()))
+            for context, share in conditions.regions
+        )
+        return functools.reduce(torch.add, parts)
     frames = noisy.shape[1]
     level = broadcast(sigma, noisy)
     picture = conditions.picture[:, None].expand(-1, frames, -1, -1, -1)
     seen = torch.cat([c_in(level) * noisy, picture], dim=2)
-    predicted = unet(seen, c_noise(sigma), conditions.context, conditions.ids, return_dict=False)[0]
-    return c_skip(level) * noisy + c_out(level) * predicted
+    half = unet.dtype  # what the network works in; the latents stay in float32
+    predicted = unet(seen.to(half), c_noise(sigma), conditions.context.to(half), conditions.ids, return_dict=False)[0]
+    return c_skip(level) * noisy + c_out(level) * predicted.float()
 
 
 def setting(part: ConfigMixin, name: str) -> Any:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from models.device import DTYPE_HELP, AskedPrecision
 from models.errors import BadInput
 from models.pictures import PICTURE_SUFFIXES, Background, Fit
 from tasks.listing import Listing, TableRow, read_listing
@@ -65,6 +66,7 @@ class JobsConfig(BaseModel):
     )
     lora: str | None = Field(default=None, description="LoRA file put on the model for every clip")
     lora_strength: float | None = Field(default=None, ge=-10, le=10, description="The LoRA's effect, 1 as trained")
+    dtype: AskedPrecision = Field(default="auto", description=DTYPE_HELP)
     fit: Fit = Field(default="crop", description="How a picture comes to the model's size")
     background: Background = Field(
         default="white", description="What shows through transparent pictures and beside padded ones"

@@ -12,20 +12,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from models.errors import BadMedia
 from models.families.making import decode_job
-from models.memory import Plan
+from models.plan import Plan
 from tasks.manifest import publish
 from tasks.video import Frames
 
 FOLDER = "frames"
 
 DECODED_BY = ("family", "key", "seed", "take", "frames", "width", "height", "fps", "prompt", "negative_prompt", "steps",
-              "guidance_max", "lora_strength")  # fmt: skip
+              "guidance_max", "lora_strength", "dtype")  # fmt: skip
 """Columns of a job that its family's decoder may ask for, beside the model."""
 
 log = logging.getLogger("reelmill")
@@ -39,10 +40,10 @@ class Decoded(NamedTuple):
     too_large: list[Plan]
 
 
-def decode_clip(root: Path, job: Mapping[str, Any], sample: Mapping[str, Any]) -> Decoded:
+def decode_clip(root: Path, job: Mapping[str, Any], sample: Mapping[str, Any], device: torch.device) -> Decoded:
     """Decode the latents that a row of sampling names, with the model of its job; raises BadMedia and BadModel."""
     latents = load_latents(root / sample["latents"], sample["latents_sha256"])
-    return Decoded(*decode_job(job, latents, root))
+    return Decoded(*decode_job(job, latents, root, device))
 
 
 def load_latents(path: Path, digest: str) -> Tensor:

@@ -17,10 +17,12 @@ from pydantic import ValidationError
 
 from models.calibration import load_calibration
 from models.card import ModelCard, read_card
+from models.device import Precision, device_named, precision_on
 from models.errors import BadInput, ReelmillError
 from models.families.rules import Fitted, Input
 from models.families.text_to_picture import revision_of
 from models.lora import load_lora
+from models.regions import told_as, words_in
 from models.svd import motion_bucket
 from tasks.asking import JobLine, JobsConfig
 from tasks.listing import Listing, TableRow, locate
@@ -132,9 +134,17 @@ class Asking:
             "width": size.value[0],
             "height": size.value[1],
             "model_revision": card.revision,
+            "dtype": self._precision(card, ignored),
             **self._steering(line, card, ignored),
             **self._motion_and_lora(line, card),
         }
+
+    def _precision(self, card: ModelCard, ignored: list[str]) -> Precision:
+        """The numbers that the model works in: float32 for the families that diffusers' pipelines sample."""
+        asked = precision_on(device_named("auto"), self.config.dtype)
+        if card.facts is None and asked != "float32":
+            ignored.append(f"dtype {asked}: {card.family} works in float32, on the CPU.")
+        return asked if card.facts else "float32"
 
     def _steering(self, line: JobLine, card: ModelCard, ignored: list[str]) -> dict[str, Any]:
         """Guidance, rate, noise and amount of motion, as far as the family takes them; what it does not is said."""
@@ -191,7 +201,8 @@ class Asking:
         if motion is None and len(made_by_lora) == 1:
             motion = made_by_lora[0]
         # A motion LoRA learns, and so is used, without the word for its motion.
-        word = None if motion in made_by_lora or (path and card.facts is None) else motion
+        told = told_as(motion, card.facts.by_regions) if card.facts else motion
+        word = None if motion in made_by_lora or (path and card.facts is None) else told
         _check_word(word, card)
         lineage = json.dumps(lineages, sort_keys=True) if lineages else None
         return chosen | {"motion": motion, "word": word, "lineage": lineage}
@@ -239,10 +250,10 @@ def fitted_frames(card: ModelCard, asked: int) -> Fitted:
 
 
 def _check_word(word: str | None, card: ModelCard) -> None:
-    if word is not None and word not in card.words:
-        names = ", ".join(sorted(card.words)) or "none"
+    if unknown := [part for part in words_in(word) if part not in card.words]:
+        names, first = ", ".join(sorted(card.words)) or "none", unknown[0]
         advice = "give a LoRA for it" if "motion LoRA" in card.inputs else "leave it out"
-        raise BadInput(f"motion {word!r}: the model does not know it by name (it knows: {names}); {advice}.")
+        raise BadInput(f"motion {first!r}: the model does not know it by name (it knows: {names}); {advice}.")
 
 
 def _parse(row: TableRow) -> JobLine:

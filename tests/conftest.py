@@ -4,6 +4,7 @@ import os
 import socket
 import tempfile
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -71,6 +72,12 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         connect(self, address)  # pyright: ignore[reportArgumentType]
 
     monkeypatch.setattr(socket.socket, "connect", local_only)
+
+
+@pytest.fixture(autouse=True)
+def _own_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What models are measured to take is kept apart from the user's figures, and from other tests'."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(Path(_HOME.name) / "caches" / uuid4().hex))
 
 
 @pytest.fixture

@@ -9,15 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.device import CPU
 from models.errors import BadModel
 from models.families import svd
 from models.families.latents import denoisers
 from models.families.rules import MotionLora, Request
-from models.loaded import lent_pipeline, loaded_model
-from models.memory import Plan, decode_within_memory, feed_forward_in_pieces
+from models.loaded import lent_pipeline, waited_for_model
+from models.memory import decode_within_memory
+from models.placement import feed_forward_in_pieces
+from models.plan import Plan
 
 
 def sampled_in_batches(family: str) -> bool:
@@ -60,14 +64,17 @@ def sample_by_family(model: str, revision: str, request: Request, plan: Plan) ->
             return lent.family.sample(lent.pipeline, request)
 
 
-def decode_job(job: Mapping[str, Any], latents: Tensor, parking: Path) -> tuple[NDArray[np.uint8], Plan, list[Plan]]:
+def decode_job(
+    job: Mapping[str, Any], latents: Tensor, parking: Path, device: torch.device = CPU
+) -> tuple[NDArray[np.uint8], Plan, list[Plan]]:
     """A job's frames, uint8 RGB [frames, height, width, 3], from its latents as its family decodes them; the plan that
     did it, and those that were too large before.
 
     What host memory cannot hold of Stable Video Diffusion's is parked in the folder `parking`; other families' decoders
-    work on the whole clip.
+    work on the whole clip, on the CPU.
     """
     if sampled_in_batches(job["family"]):
-        return decode_within_memory(loaded_model(job["model"]), latents, parking)
+        with waited_for_model(job["model"], job["dtype"], device) as model:
+            return decode_within_memory(model, latents, parking, device)
     with lent_pipeline(job["model"]) as lent:
         return lent.family.decode(lent.pipeline, latents, request_of(job)), Plan(), []

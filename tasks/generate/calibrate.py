@@ -18,9 +18,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from models.calibration import calibration_json, calibration_of
 from models.camera import CameraMotion, measure_motion
+from models.device import DTYPE_HELP, AskedPrecision, device_named, precision_on
 from models.loaded import loaded_model
 from models.noise import item_noise
 from models.pictures import as_tensor_values
+from models.placement import ready_to_sample
+from models.regions import told_as
 from models.sampling import decode_latents, sample_latents
 from models.svd import VideoModel
 from tasks.caching import Step, cached
@@ -61,12 +64,13 @@ class CalibrateConfig(BaseModel):
     )
     steps: int = Field(default=15, ge=1, le=1000, description="Denoising steps")
     seed: int = Field(default=0, ge=0, description="Seed of the noise")
+    dtype: AskedPrecision = Field(default="auto", description=DTYPE_HELP)
 
 
 def motions_of(model: VideoModel, config: CalibrateConfig) -> list[str | None]:
     """The motions to measure: those asked for, or those that the model knows, and none."""
-    named = config.motions if config.motions is not None else sorted(set(model.words) - {"static"})
-    return [None, *named]
+    known = {*model.words, *model.facts.by_regions} - {"static"}
+    return [None, *(sorted(known) if config.motions is None else config.motions)]
 
 
 def own_speed(motion: str | None, measured: CameraMotion) -> float:
@@ -92,8 +96,9 @@ def measured_clip(
     shape = model.latent_shape(facts.frames, facts.height, facts.width)
     noise = item_noise(config.seed, f"calibration {scene}", 0, shape, (facts.height, facts.width))
     picture = torch.from_numpy(as_tensor_values(picture_of(model, scene)).copy())[None]
+    asked = [told_as(motion, facts.by_regions)]
     latents = sample_latents(
-        model, picture, noise.latents[None], noise.augmentation[None], [motion], config.steps, motion_buckets=[bucket]
+        model, picture, noise.latents[None], noise.augmentation[None], asked, config.steps, motion_buckets=[bucket]
     )
     found = measure_motion(decode_latents(model, latents[0]), [i / facts.fps for i in range(facts.frames)])
     return {
@@ -115,9 +120,11 @@ def as_text(responses: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
 
 
 @task(name="calibrate")
-def calibrate_model(root: Path, config: CalibrateConfig, model: str) -> ManifestRef:
+def calibrate_model(root: Path, config: CalibrateConfig, model: str, device: str = "auto") -> ManifestRef:
     """A row for each clip, and the table that jobs use, as calibration.json below `root`."""
-    loaded = loaded_model(model)
+    where = device_named(device)
+    config = config.model_copy(update={"dtype": precision_on(where, config.dtype)})
+    loaded = loaded_model(model, precision_on(where, config.dtype), where)
 
     def compute(_: str) -> pa.Table:
         asked = [
@@ -126,7 +133,8 @@ def calibrate_model(root: Path, config: CalibrateConfig, model: str) -> Manifest
             for bucket in sorted(set(config.buckets))
             for scene in range(config.pictures)
         ]
-        return table_of([measured_clip(loaded, config, *each) for each in asked], SCHEMA)
+        with ready_to_sample(loaded, where) as ready:
+            return table_of([measured_clip(ready, config, *each) for each in asked], SCHEMA)
 
     made = cached(STEP, root, config, [], compute, loaded.revision)
     publish_json(root / FILE, calibration_json(calibration_of(loaded.revision, read_rows(made))))

@@ -15,11 +15,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 from PIL import Image
 from prefect import task
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from models.camera import measure_motion
+from models.device import DEVICE_HELP, DeviceName, device_named
 from models.errors import ReelmillError
 from models.meters import good_until, measure_meters
 from models.pictures import Picture
@@ -48,6 +50,14 @@ STEP = Step("decode", VERSION, SCHEMA)
 
 FAILED = Step("decode_failed", VERSION, SCHEMA)
 """Where failures are kept, apart: they count attempts, and the next run tries again."""
+
+
+class DecodeConfig(BaseModel):
+    """Where clips are decoded, which their keys do not depend on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    device: DeviceName = Field(default="auto", description=DEVICE_HELP)
 
 
 class ClipSettings(BaseModel):
@@ -91,9 +101,11 @@ def measure_clip(frames: Frames, picture: Picture | None, fps: float) -> dict[st
     }
 
 
-def measured_clip(root: Path, job: Mapping[str, Any], sample: Mapping[str, Any], key: str) -> dict[str, Any]:
+def measured_clip(
+    root: Path, job: Mapping[str, Any], sample: Mapping[str, Any], key: str, device: torch.device
+) -> dict[str, Any]:
     """Decode and measure one clip, and park its frames below `root` by `key`: its manifest row."""
-    frames, plan, too_large = decode_clip(root, job, sample)
+    frames, plan, too_large = decode_clip(root, job, sample, device)
     meters = measure_clip(frames, _picture(root, job), job["fps"])
     park(parked_at(root, key), frames)
     memory = {"decode_plan": str(plan), "decode_too_large": [str(each) for each in too_large]}
@@ -107,13 +119,13 @@ def _picture(root: Path, job: Mapping[str, Any]) -> Picture | None:
         return np.asarray(picture)
 
 
-def _decode(root: Path, job: Mapping[str, Any], sample: Mapping[str, Any]) -> ManifestRef:
+def _decode(root: Path, config: DecodeConfig, job: Mapping[str, Any], sample: Mapping[str, Any]) -> ManifestRef:
     """The manifest of one clip; where it fails, a row with the reason, kept apart."""
     settings = ClipSettings(item_key=job["item_key"], fps=job["fps"])
     inputs, revision = [sample["latents_sha256"], job["picture_sha256"] or "no picture"], job["model_revision"]
 
     def compute(key: str) -> pa.Table:
-        return table_of([measured_clip(root, job, sample, key)], SCHEMA)
+        return table_of([measured_clip(root, job, sample, key, device_named(config.device))], SCHEMA)
 
     failed = lineage_of(FAILED, settings, inputs, revision)
     failed_at = FAILED.path(root, key_of(failed))
@@ -142,8 +154,8 @@ def _failure(root: Path, job: Mapping[str, Any], path: Path, error: Exception) -
 
 
 @task(name="decode")
-def decode_jobs(root: Path, items: list[tuple[ManifestRef, ManifestRef]]) -> list[ManifestRef]:
+def decode_jobs(root: Path, config: DecodeConfig, items: list[tuple[ManifestRef, ManifestRef]]) -> list[ManifestRef]:
     """The measured clips of sampled items, each given as the jobs' manifest and its own with latents: a manifest for
     each. Their frames are parked."""
     jobs = {row["item_key"]: row for ref in dict(items) for row in read_rows(ref, NEEDS) if row["status"] == "ready"}
-    return [_decode(root, jobs[row["item_key"]], row) for _, ref in items for row in read_rows(ref)]
+    return [_decode(root, config, jobs[row["item_key"]], row) for _, ref in items for row in read_rows(ref)]

@@ -15,6 +15,7 @@ import pyarrow as pa
 from prefect import task
 from pydantic import BaseModel, ConfigDict, Field
 
+from models.device import DEVICE_HELP, DeviceName, device_named
 from models.errors import ReelmillError
 from tasks.caching import Step, cached, find, key_of, lineage_of
 from tasks.clip_files import content_digest, pictures_of
@@ -28,7 +29,8 @@ VERSION = 1
 
 SETTINGS = ("key", "seed", "take", "motion", "motion_strength", "word", "steps", "fps", "motion_bucket",
             "guidance_min", "guidance_max", "noise_aug", "frames", "width", "height", "family", "prompt",
-            "negative_prompt", "picture_model_revision", "model_revision", "lora_sha256", "lora_strength")  # fmt: skip
+            "negative_prompt", "picture_model_revision", "model_revision", "lora_sha256", "lora_strength",
+            "dtype")  # fmt: skip
 
 PICTURE = ("image_sha256", "picture_sha256", "fit", "background")
 
@@ -69,13 +71,14 @@ Clip = tuple[ManifestRef, ManifestRef, ManifestRef]
 
 
 class EncodeConfig(BaseModel):
-    """How clips are written."""
+    """How clips are written, and where frames that are gone are decoded again, which no key depends on."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: Format = Field(default="h264", description="Format of the clips: mp4 by three codecs, or pictures")
     crf: int | None = Field(default=None, ge=0, le=63, description="Quality, 0 best; the format's own if not given")
     trim: bool = Field(default=False, description="Whether a clip ends where it stops being good")
+    device: DeviceName = Field(default="auto", description=DEVICE_HELP)
 
 
 class ClipSettings(BaseModel):
@@ -94,7 +97,12 @@ def provenance_of(
     own = {name: job[name] for name in ("item_key", *PICTURE, *SETTINGS)}
     files = ("image", "model", "picture_model", "lora")
     names = {name: Path(job[name]).name for name in files if job[name]}
-    made = {"latents_sha256": sample["latents_sha256"], "batch": sample["batch"], "sample_version": sample_version}
+    made = {
+        "latents_sha256": sample["latents_sha256"],
+        "batch": sample["batch"],
+        "sample_version": sample_version,
+        "device": sample["device"],
+    }
     written = {"format": look.format, "encoder": look.encoder, "crf": look.crf, "trim": trim}
     return {**names, **own, **made, **written, "lineage": json.loads(job["lineage"] or "{}")}
 
@@ -104,10 +112,12 @@ def frames_kept(made: int, good: int, trim: bool) -> int:
     return max(good, min(made, 2)) if trim else made
 
 
-def frames_of(root: Path, job: Mapping[str, Any], sample: Mapping[str, Any], decoded_key: str) -> Frames:
+def frames_of(
+    root: Path, job: Mapping[str, Any], sample: Mapping[str, Any], decoded_key: str, device: DeviceName
+) -> Frames:
     """A clip's frames, parked by its decoding manifest's key, or decoded again."""
     frames = parked(parked_at(root, decoded_key))
-    return decode_clip(root, job, sample).frames if frames is None else frames
+    return decode_clip(root, job, sample, device_named(device)).frames if frames is None else frames
 
 
 def write_files(
@@ -131,7 +141,7 @@ def _encode(
     settings = ClipSettings(name=job["name"], provenance=provenance)
 
     def compute(key: str) -> pa.Table:
-        frames = frames_of(root, job, sample, decoded_key)
+        frames = frames_of(root, job, sample, decoded_key, config.device)
         kept = frames[: frames_kept(len(frames), clip["good_until"], config.trim)]
         meters = {field.name: clip[field.name] for field in METERS}
         made = write_files(root, kept, look, job["fps"], settings, meters, key)

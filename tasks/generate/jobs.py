@@ -49,11 +49,13 @@ SETTINGS: tuple[pa.Field, ...] = (
     pa.field("model_revision", pa.string()),
     pa.field("lora_sha256", pa.string()),
     pa.field("lora_strength", pa.float64()),
+    pa.field("dtype", pa.string()),
 )
 """What decides a clip, beside its picture. `motion` and `motion_strength` (short sides per second; zoom: natural log of
 magnification per second; roll: degrees per second) are what is asked and will be measured; `word` is what the model is
 told of it, null where a LoRA alone is to make it. `picture_model_revision`: of the model that draws the picture from
-the texts; without one the texts are the clip's own."""
+the texts; without one the texts are the clip's own. `dtype`: the numbers that the UNet works in, which change a clip
+more than rounding does."""
 
 SCHEMA = pa.schema(
     [

@@ -39,6 +39,7 @@ JOB_COLUMNS: tuple[pa.Field, ...] = (
     pa.field("lora", pa.string()),
     pa.field("lora_sha256", pa.string()),
     pa.field("lora_strength", pa.float64()),
+    pa.field("dtype", pa.string()),
     pa.field("lineage", pa.string()),
     pa.field("priority", pa.int32()),
     pa.field("ignored", pa.list_(pa.string())),
@@ -49,6 +50,7 @@ SAMPLE_COLUMNS: tuple[pa.Field, ...] = (
     pa.field("latents_sha256", pa.string()),
     pa.field("plan", pa.string()),
     pa.field("too_large", pa.list_(pa.string())),
+    pa.field("device", pa.string()),
 )
 
 VIDEO_COLUMNS: tuple[pa.Field, ...] = (

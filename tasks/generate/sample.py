@@ -6,7 +6,7 @@ again as it was: a run killed at any moment ends with the same bits as one that 
 Video Diffusion each item is a batch of its own (models/families/making.py).
 
 What memory allows is planned before, and planned again, a rung lower, when it was too much after all
-(models/memory.py). Each row has the plan that made it and the plans that failed before.
+(models/memory.py). Each row has the plan that made it and the plans that failed before, and the device.
 """
 
 import hashlib
@@ -26,12 +26,26 @@ from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import save_file
 from torch import Tensor
 
+from models.device import (
+    CPU,
+    DEVICE_HELP,
+    DeviceName,
+    Precision,
+    device_label,
+    device_named,
+    empty_cache,
+    is_out_of_memory,
+    measured,
+)
 from models.errors import BadInput, BadModel, ReelmillError
 from models.families.making import request_of, sample_by_family, sampled_in_batches
-from models.loaded import loaded_model, model_with_lora
-from models.memory import Plan, feed_forward_in_pieces, free_bytes, is_out_of_memory, next_rung, sampling_plan
+from models.loaded import model_with_lora, waited_for_model
+from models.memory import learn_sampling, lower_plan, sampling_plan
 from models.noise import item_noise, stack_noise
 from models.pictures import Picture, as_tensor_values
+from models.placement import feed_forward_in_pieces, ready_to_sample
+from models.plan import Plan
+from models.regions import words_in
 from models.sampling import sample_latents
 from models.svd import VideoModel
 from tasks.caching import Step, cached, find, key_of, lineage_of
@@ -47,11 +61,12 @@ SCHEMA = pa.schema(
         pa.field("batch", pa.list_(pa.string())),
         pa.field("plan", pa.string()),
         pa.field("too_large", pa.list_(pa.string())),
+        pa.field("device", pa.string()),
         *ERROR_FIELDS,
     ]
 )
 """`latents_sha256` is of the float32 values, not of the file; `batch` has the item keys sampled together, in order.
-`plan` says how the memory was used, `too_large` which plans ran out of it before."""
+`plan` says how the memory was used, `too_large` which plans ran out of it before, `device` on what card, or `cpu`."""
 
 STEP = Step("sample", VERSION, SCHEMA, files=("latents",))
 
@@ -62,11 +77,16 @@ log = logging.getLogger("reelmill")
 
 
 class SampleConfig(BaseModel):
-    """How many clips are sampled together; an item's key does not depend on it."""
+    """How many clips are sampled together, and where; an item's key depends on neither.
+
+    Devices differ in the last bits of what they compute, as batches do, and so are told in the row. The precision
+    differs in more than that: it is one of the item's settings, and in its key.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     batch: int = Field(default=1, ge=1, le=256, description="Most clips sampled together, where memory allows it")
+    device: DeviceName = Field(default="auto", description=DEVICE_HELP)
 
 
 class ItemSettings(BaseModel):
@@ -93,12 +113,14 @@ class ItemSettings(BaseModel):
     height: int
     lora_sha256: str | None
     lora_strength: float | None
+    dtype: Precision
 
 
 NEEDS = ("status", "item_key", "name", "picture", "model", "model_revision", "lora", *ItemSettings.model_fields)
 
 SHARED = ("steps", "fps", "guidance_min", "guidance_max", "noise_aug", "frames", "width", "height")
-"""What the items of a batch have in common, beside the model, the LoRA and whether they ask for a motion by name."""
+"""What the items of a batch have in common, beside the model, the LoRA and how they ask for a motion: by a word, by
+regions or not at all."""
 
 
 Batch = tuple[ManifestRef, tuple[str, ...]]
@@ -126,10 +148,16 @@ class Item:
     def shared(self) -> tuple[Any, ...]:
         """What must be equal for two items to share a batch."""
         own = self.settings
-        told = own.word is not None
         if not sampled_in_batches(own.family):
             return (self.item_key,)
-        return self.model_revision, own.lora_sha256, own.lora_strength, told, *(getattr(own, n) for n in SHARED)
+        return (
+            self.model_revision,
+            own.lora_sha256,
+            own.lora_strength,
+            own.dtype,
+            len(words_in(own.word)),
+            *(getattr(own, n) for n in SHARED),
+        )
 
 
 def item_of(row: Mapping[str, Any]) -> Item:
@@ -181,7 +209,7 @@ def sample_alone(root: Path, item: Item, plan: Plan) -> Tensor:
     return sample_by_family(item.model, item.model_revision, request, plan)[None]
 
 
-def sample_batch(root: Path, model: VideoModel, items: Sequence[Item]) -> Tensor:
+def sample_batch(root: Path, model: VideoModel, items: Sequence[Item], plan: Plan) -> Tensor:
     """Latents [batch, frames, channels, h, w] of items that may share a batch; pictures are read below `root`."""
     first = items[0].settings
     shape = model.latent_shape(first.frames, first.height, first.width)
@@ -198,6 +226,7 @@ def sample_batch(root: Path, model: VideoModel, items: Sequence[Item]) -> Tensor
         motion_buckets=[s.motion_bucket for s in own if s.motion_bucket is not None],
         guidance=(first.guidance_min, first.guidance_max),
         noise_aug=first.noise_aug,
+        guidance_together=plan.guidance_together,
     )
 
 
@@ -217,17 +246,24 @@ def _pixels(path: Path) -> Picture:
         return np.asarray(picture)
 
 
-def _sample(root: Path, items: Sequence[Item], plan: Plan) -> Tensor:
+def _sample(root: Path, items: Sequence[Item], plan: Plan, device: torch.device) -> Tensor:
     """The batch's latents from the model its items name; raises BadModel when that is no longer the model planned."""
     first = items[0]
-    if not sampled_in_batches(first.settings.family):
+    own = first.settings
+    if not sampled_in_batches(own.family):
         return sample_alone(root, first, plan)
-    strength = 1.0 if first.settings.lora_strength is None else first.settings.lora_strength
-    with model_with_lora(first.model, Path(first.lora) if first.lora else None, strength) as model:
+    strength = 1.0 if own.lora_strength is None else own.lora_strength
+    with model_with_lora(first.model, Path(first.lora) if first.lora else None, strength, own.dtype, device) as model:
         if model.revision != first.model_revision:
             raise BadModel(f"{first.model}: the model's files changed while it was in use. Start the run again.")
-        with feed_forward_in_pieces(model.unet, plan.feed_forward):
-            return sample_batch(root, model, items)
+        with (
+            ready_to_sample(model, device, plan.offload) as ready,
+            feed_forward_in_pieces(ready.unet, plan.feed_forward),
+            measured(device) as used,
+        ):
+            latents = sample_batch(root, ready, items, plan)
+        learn_sampling(ready, plan, latents.shape, own.steps * max(1, len(words_in(own.word))), used)
+        return latents
 
 
 @dataclass(frozen=True)
@@ -240,58 +276,66 @@ class Failure:
 
 @dataclass(frozen=True)
 class Attempt:
-    """How items are sampled: the items of the batch, the plan, and the plans that ran out of memory before it."""
+    """How items are sampled: those of the batch, where, the plan, and the plans that ran out of memory before it."""
 
     items: Sequence[Item]
+    device: torch.device
     plan: Plan
     too_large: tuple[Plan, ...] = ()
 
 
 def _attempts(root: Path, attempt: Attempt) -> Iterator[tuple[Item, Attempt, Tensor | Failure]]:
     """Each item with the attempt that made its latents, or with what went wrong with it alone."""
-    items = attempt.items
+    items, device = attempt.items, attempt.device
     try:
-        latents = _sample(root, items, attempt.plan)
+        latents = _sample(root, items, attempt.plan, device)
     except (ReelmillError, RuntimeError, ValueError, OSError, MemoryError) as error:
-        lower = next_rung(attempt.plan) if is_out_of_memory(error) else None
-        if lower:
-            log.warning("%s: out of memory; tried again as %s.", items[0].name, lower)
-            for part in _parts(items, lower.batch):
-                yield from _attempts(root, Attempt(part, lower, (*attempt.too_large, attempt.plan)))
-        elif len(items) > 1:
-            log.warning("A batch of %d clips failed (%s); its clips are sampled one by one.", len(items), error)
-            for item in items:
-                yield from _attempts(root, Attempt([item], attempt.plan, attempt.too_large))
-        else:
-            yield items[0], attempt, _failure(items[0], error)
+        lower = lower_plan(attempt.plan, error, device)
+        # Without its traceback, which holds all that the attempt had on the device.
+        failed = error.with_traceback(None)
+    else:
+        for item, own in zip(items, latents, strict=True):
+            yield item, attempt, own if own.isfinite().all() else _not_finite(item)
         return
-    for item, own in zip(items, latents, strict=True):
-        yield item, attempt, own if own.isfinite().all() else _not_finite(item)
+    empty_cache(device)
+    if lower:
+        log.warning("%s: out of memory; tried again as %s.", items[0].name, lower)
+        for part in _parts(items, lower.batch):
+            yield from _attempts(root, Attempt(part, device, lower, (*attempt.too_large, attempt.plan)))
+    elif len(items) > 1:
+        log.warning("A batch of %d clips failed (%s); its clips are sampled one by one.", len(items), failed)
+        for item in items:
+            yield from _attempts(root, Attempt([item], device, attempt.plan, attempt.too_large))
+    else:
+        yield items[0], attempt, _failure(items[0], failed)
 
 
-def _first_attempts(root: Path, items: Sequence[Item]) -> Iterator[tuple[Item, Attempt, Tensor | Failure]]:
-    """A batch's attempts, in the parts that memory allows."""
+def _first_attempts(
+    root: Path, items: Sequence[Item], device: torch.device
+) -> Iterator[tuple[Item, Attempt, Tensor | Failure]]:
+    """A batch's attempts, in the parts that memory allows; diffusers' pipelines work on the CPU."""
+    device = device if sampled_in_batches(items[0].settings.family) else CPU
     try:
-        plan = _planned(items, len(items))
-    except ReelmillError as error:
-        yield from ((item, Attempt(items, Plan()), _failure(item, error)) for item in items)
+        plan = _planned(items, len(items), device)
+    except (ReelmillError, RuntimeError, MemoryError) as error:
+        yield from ((item, Attempt(items, device, Plan()), _failure(item, error)) for item in items)
         return
     for part in _parts(items, plan.batch):
-        yield from _attempts(root, Attempt(part, plan))
+        yield from _attempts(root, Attempt(part, device, plan))
 
 
 def _parts(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
     return [items[i : i + size] for i in range(0, len(items), size)]
 
 
-def _planned(items: Sequence[Item], size: int) -> Plan:
+def _planned(items: Sequence[Item], size: int, device: torch.device) -> Plan:
     """What memory allows for items that may share a batch of up to `size`; raises BadModel and BadInput."""
     first = items[0]
     if not sampled_in_batches(first.settings.family):
         return Plan()
-    model = loaded_model(first.model)
-    shape = model.latent_shape(first.settings.frames, first.settings.height, first.settings.width)
-    return sampling_plan(model.unet, shape, size, free_bytes(model.unet.device))
+    with waited_for_model(first.model, first.settings.dtype, device) as model:
+        shape = model.latent_shape(first.settings.frames, first.settings.height, first.settings.width)
+        return sampling_plan(model, shape, size, device)
 
 
 def _failure(item: Item, error: Exception) -> Failure:
@@ -309,6 +353,7 @@ def _keep(root: Path, item: Item, attempt: Attempt, latents: Tensor) -> Manifest
     """The item's manifest; latents that are there already stay."""
     keys = [i.item_key for i in attempt.items]
     memory = {"plan": str(attempt.plan), "too_large": [str(plan) for plan in attempt.too_large]}
+    memory |= {"device": device_label(attempt.device)}
 
     def compute(key: str) -> pa.Table:
         name = f"latents/{key}.safetensors"
@@ -334,12 +379,13 @@ def _keep_failure(root: Path, item: Item, failure: Failure) -> ManifestRef:
 @task(name="sample")
 def sample_jobs(root: Path, config: SampleConfig, batches: list[Batch]) -> list[ManifestRef]:
     """The latents of batches of jobs: one manifest for each item, in their order. What is there stays."""
+    device = device_named(config.device)
     items = {item.item_key: item for jobs in dict(batches) for item in ready_items(jobs)}
     chunk = [items[key] for _, keys in batches for key in keys]
     made = {item.item_key: found for item in chunk if (found := find(STEP, root, item.key))}
     done = {key: read_rows(found, ("batch",))[0]["batch"] for key, found in made.items()}
     for batch in plan_batches(chunk, done, config.batch):
-        for item, attempt, outcome in _first_attempts(root, batch):
+        for item, attempt, outcome in _first_attempts(root, batch, device):
             failed = isinstance(outcome, Failure)
             made[item.item_key] = _keep_failure(root, item, outcome) if failed else _keep(root, item, attempt, outcome)
     return [made[item.item_key] for item in chunk]

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from models.autoencoder import Progress, decoded, encode_frames, new_autoencoder, normalise_latents, train_autoencoder
 from models.edm import signal_to_noise_db
 from models.image_encoder import new_feature_extractor, new_image_encoder, train_image_encoder
+from models.regions import SLIDING
 from models.svd import ModelFacts, VideoModel, save_model
 from tasks.caching import Step, cached
 from tasks.manifest import ManifestRef, publish_folder, read_rows, table_of
@@ -172,7 +173,14 @@ def build_base(root: Path, run: Path, key: str, config: EncodersConfig) -> pa.Ta
         new_image_encoder(), frame_pairs(learn, 32, config.seed), config.match_steps, progress=keep_matched
     )
     facts = ModelFacts(
-        frames=FRAMES, width=SIDE, height=SIDE, fps=FPS, motion_bucket=85, noise_aug=0.02, guidance=(1.0, 1.0)
+        frames=FRAMES,
+        width=SIDE,
+        height=SIDE,
+        fps=FPS,
+        motion_bucket=85,
+        noise_aug=0.02,
+        guidance=(1.0, 1.0),
+        by_regions=tuple(SLIDING),
     )
     name = f"base/{key}"
     with publish_folder(run / name) as aside:

@@ -3,7 +3,8 @@ frames worth.
 
 Each held-out scene is rendered with each motion at a known speed, so that there is a true clip to compare with. PSNR is
 in dB over frames of uint8, higher is better; "copy" is the PSNR of repeating the picture instead. The camera motion is
-measured on the decoded frames as curation measures it. Speeds are the mean optical flow, in short sides per second.
+asked for by its word, never by regions, and measured on the decoded frames as curation measures it. Speeds are the mean
+optical flow, in short sides per second.
 """
 
 import json
@@ -22,8 +23,10 @@ from torch import Tensor
 
 from models.autoencoder import encode_frames
 from models.camera import measure_motion
+from models.device import DTYPE_HELP, AskedPrecision, device_named, precision_on
 from models.loaded import loaded_model
 from models.noise import item_noise, stack_noise
+from models.placement import ready_to_sample
 from models.sampling import decode_latents, sample_latents
 from models.svd import VideoModel, motion_bucket, setting
 from tasks.caching import Step, cached
@@ -68,6 +71,7 @@ class EvaluateConfig(BaseModel):
     steps: int = Field(default=20, ge=1, description="Sampling steps")
     batch: int = Field(default=7, ge=1, description="Clips sampled together")
     seed: int = Field(default=0, ge=0, description="Seed of the noise")
+    dtype: AskedPrecision = Field(default="auto", description=DTYPE_HELP)
 
 
 def true_clip(scene: int, motion: Motion, speed: float, model: VideoModel) -> NDArray[np.uint8]:
@@ -176,10 +180,17 @@ def as_text(found: dict[str, Any]) -> str:
 
 
 @task(name="evaluate")
-def evaluate_model(run: Path, config: EvaluateConfig, model: str) -> ManifestRef:
+def evaluate_model(run: Path, config: EvaluateConfig, model: str, device: str = "auto") -> ManifestRef:
     """A row for each clip that the model made of a held-out picture."""
-    loaded = loaded_model(model)
-    return cached(STEP, run, config, [], lambda _: table_of(_rows(loaded, config), SCHEMA), loaded.revision)
+    where = device_named(device)
+    config = config.model_copy(update={"dtype": precision_on(where, config.dtype)})
+    loaded = loaded_model(model, precision_on(where, config.dtype), where)
+
+    def compute(_: str) -> pa.Table:
+        with ready_to_sample(loaded, where) as ready:
+            return table_of(_rows(ready, config), SCHEMA)
+
+    return cached(STEP, run, config, [], compute, loaded.revision)
 
 
 def evaluation(manifest: ManifestRef) -> dict[str, Any]:
@@ -194,7 +205,7 @@ def _rows(model: VideoModel, config: EvaluateConfig) -> list[dict[str, Any]]:
 
 
 def _reconstructed(model: VideoModel, clip: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    latents = encode_frames(model.vae, torch.stack([_to_tensor(frame) for frame in clip]))
+    latents = encode_frames(model.vae, torch.stack([_to_tensor(frame) for frame in clip]).to(model.device))
     return decode_latents(model, latents * setting(model.vae, "scaling_factor"))
 
 

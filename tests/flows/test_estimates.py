@@ -3,28 +3,56 @@
 from typing import Any
 
 import pytest
+import torch
 
-from flows.estimates import estimate, plan_lines, spoken
+from flows import estimates
+from flows.estimates import estimate, memory_of, plan_lines, spoken
+from models.costs import Cost
+from models.plan import Plan
 
-JOB: dict[str, Any] = {"model": "tiny", "frames": 8, "width": 64, "height": 64, "steps": 25}
+JOB: dict[str, Any] = {"model": "tiny", "frames": 8, "width": 64, "height": 64, "steps": 25, "dtype": "float32"}
 
 
 def test_the_embedded_models_clip_is_estimated_as_it_was_measured():
     assert estimate(JOB).seconds == pytest.approx(6.5e-5 * 8 * 16 * 16 * 25, rel=0.01)
 
 
-def test_time_grows_with_steps_memory_with_pixels_and_disk_with_both_sides():
+def test_time_grows_with_steps_and_disk_with_both_sides():
     base, longer, wider = estimate(JOB), estimate(JOB | {"steps": 50}), estimate(JOB | {"width": 128})
     assert longer.seconds == pytest.approx(2 * base.seconds)
-    assert (longer.memory, longer.disk) == (base.memory, base.disk)
-    assert base.memory < wider.memory < 2 * base.memory, "the weights stay the same"
+    assert longer.disk == base.disk
     assert wider.disk == pytest.approx(2 * base.disk)
 
 
 def test_disk_grows_with_what_the_format_keeps_and_frames_wait_in_full():
-    film, moving, pictures = (estimate(JOB, written).disk for written in ("h264", "gif", "png"))
+    film, moving, pictures = (estimate(JOB, written=written).disk for written in ("h264", "gif", "png"))
     assert film < moving < pictures
     assert estimate(JOB).parked == 8 * 64 * 64 * 3
+
+
+def test_memory_is_that_of_the_plan_that_would_be_used_now():
+    plenty, scarce = memory_of(JOB, batch=4, free=10**10), memory_of(JOB, batch=4, free=10**6)
+    assert (plenty.sampling, plenty.decoding) == (Plan(batch=4), Plan())
+    assert scarce.sampling.feed_forward
+    assert str(scarce).startswith(f"{scarce.sampling}, decoded in strips of 16 MiB, about ")
+    assert memory_of(JOB | {"width": 128}, free=10**10).sampling_bytes == plenty.sampling_bytes // 2
+    assert memory_of(JOB | {"frames": 80}, free=10**10).sampling_bytes == plenty.sampling_bytes // 4, "windows"
+
+
+def test_a_time_that_was_measured_on_the_device_is_used(monkeypatch):
+    costs = {"whole": Cost(3.0, None), "decoded whole": Cost(9.0, None)}
+    monkeypatch.setattr(estimates, "_costs", lambda *_: costs)
+    assert estimate(JOB).seconds == 3.0 * 8 * 16 * 16 * 25
+    assert " as measured each; batch 1, decoded whole, about " in plan_lines([JOB])[0]
+
+
+def test_on_a_card_without_a_measurement_no_time_is_said(monkeypatch):
+    monkeypatch.setattr(estimates, "device_label", lambda _: "NVIDIA Pretended")
+    monkeypatch.setattr("models.costs.device_label", lambda _: "NVIDIA Pretended")
+    monkeypatch.setattr(estimates, "free_bytes", lambda _: 10**10)
+    lines = plan_lines([JOB], torch.device("cuda", 0))
+    assert "by tiny: not measured yet on NVIDIA Pretended each; batch 1, guidance together, decoded whole" in lines[0]
+    assert lines[1].startswith("in all: no time is known yet, ")
 
 
 def test_a_plan_has_a_line_for_each_size_and_one_for_all():
@@ -33,6 +61,14 @@ def test_a_plan_has_a_line_for_each_size_and_one_for_all():
     assert lines[0].startswith("2 of 8 frames of 64x64, 25 steps, by tiny: about ")
     assert lines[2].startswith("in all: about ")
     assert plan_lines([]) == []
+
+
+def test_a_motion_by_regions_takes_a_pass_of_the_unet_for_each_and_a_line_of_its_own():
+    zoom, pan = JOB | {"word": "regions:zoom_in"}, JOB | {"word": "pan_left"}
+    assert estimate(zoom).seconds == pytest.approx(4 * estimate(pan).seconds)
+    plain, regional, *_ = plan_lines([zoom, pan, JOB])
+    assert plain.startswith("2 of 8 frames of 64x64, 25 steps, by tiny: ")
+    assert regional.startswith("1 of 8 frames of 64x64, 25 steps in 4 regions, by tiny: ")
 
 
 def test_times_are_said_in_a_fitting_unit():

@@ -172,7 +172,10 @@ def test_a_plan_checks_every_job_and_writes_nothing(tmp_path, pictures, model):
     assert (planned.failed, planned.ready, planned.batches) == (1, 7, 4)
     assert str(planned).splitlines() == [
         "ready: 7 clips in 4 batches",
-        f"7 of 4 frames of 32x32, 2 steps, by {model}: about 0.1 s each, at most 0.0 GB of memory",
+        (
+            f"7 of 4 frames of 32x32, 2 steps, by {model}: about 0.1 s each; batch 2, decoded whole, about 0.0 GB of"
+            " memory"
+        ),
         "in all: about 0.5 s on one core, 0.1 MB on disk",
         f"{model}: {FAMILY}",
         "job 2: broken.png: cannot be read as a picture (its content is of no known picture format).",
@@ -233,4 +236,4 @@ def test_the_flags_are_the_config(tmp_path):
 def test_a_config_is_frozen_and_knows_its_fields(tmp_path):
     with pytest.raises(ValidationError, match="extra_forbidden"):
         GenerateConfig.model_validate({"jobs": "j", "out": "o", "colour": "red"})
-    assert GenerateConfig(jobs=Path("j"), out=Path("o")).per_job == JobsConfig()
+    assert GenerateConfig(jobs=Path("j"), out=Path("o"), device="cpu").per_job == JobsConfig(dtype="float32")

@@ -17,7 +17,7 @@ from models.lora import LoraFacts, add_lora, lora_weights, remove_lora, save_lor
 from models.svd import load_model
 from tasks.asking import JobsConfig
 from tasks.encoding import Format
-from tasks.generate.decode import decode_jobs, sampled
+from tasks.generate.decode import DecodeConfig, decode_jobs, sampled
 from tasks.generate.encode import EncodeConfig, encode_jobs, measured
 from tasks.generate.jobs import read_jobs
 from tasks.generate.outputs import collect_outputs
@@ -49,7 +49,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, lora: Path) -> Path:
     config = JobsConfig(steps=1, frames=3, width=32, height=32, lora=str(lora))
     jobs = read_jobs.fn(root, config, pictures)
     samples = sample_jobs.fn(root, SampleConfig(batch=3), batches_of(jobs, SampleConfig(batch=3)))
-    clips = decode_jobs.fn(root, sampled(jobs, samples))
+    clips = decode_jobs.fn(root, DecodeConfig(), sampled(jobs, samples))
     videos = encode_jobs.fn(root, EncodeConfig(), measured(jobs, samples, clips))
     collect_outputs.fn(root, jobs, samples, clips, videos)
     shutil.copy(pictures / "a.png", root / "a.png")
@@ -128,7 +128,7 @@ def test_a_clip_of_any_format_padded_and_trimmed_comes_out_identical(tmp_path: P
     asked = JobsConfig(steps=1, frames=3, width=32, height=32, fit="pad", background="black", motion_strength=0.2)
     jobs = read_jobs.fn(root, asked, picture.parent)
     samples = sample_jobs.fn(root, SampleConfig(), batches_of(jobs, SampleConfig()))
-    clips = decode_jobs.fn(root, sampled(jobs, samples))
+    clips = decode_jobs.fn(root, DecodeConfig(), sampled(jobs, samples))
     (video,) = encode_jobs.fn(root, EncodeConfig(format=written, trim=True), measured(jobs, samples, clips))
     collect_outputs.fn(root, jobs, samples, clips, [video])
     clip = root / read_rows(video)[0]["video"]

@@ -1,31 +1,35 @@
-"""Plans fit the memory there is, get smaller rung by rung, and change no result."""
+"""A model's plans come from what it is and what was measured, go down the ladder, and change no result."""
 
-from types import SimpleNamespace
-from typing import Any, cast
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from models import memory
+from models.costs import Cost, costs_of, learn_cost, place_of
+from models.device import CPU, Used
 from models.exact_decode import Room
 from models.memory import (
-    MIB,
-    Plan,
     decode_within_memory,
-    decoding_bytes,
-    decoding_plan,
-    feed_forward_in_pieces,
-    free_bytes,
-    is_out_of_memory,
-    next_rung,
-    next_strip,
-    sampling_bytes,
+    learn_sampling,
+    lower_plan,
+    needs_of,
+    needs_of_folder,
+    networks_in,
+    networks_of_folder,
     sampling_plan,
 )
-from models.sampling import decode_latents, sample_latents
-from models.svd import VideoModel, load_model
+from models.placement import WeightsTooLarge
+from models.plan import MIB, Plan
+from models.sampling import decode_latents
+from models.svd import TINY, VideoModel, load_model
 
 SHAPE = (8, 4, 16, 16)
+
+CARD = torch.device("cuda", 0)
 
 
 @pytest.fixture(scope="module")
@@ -33,63 +37,79 @@ def model() -> VideoModel:
     return load_model("tiny")
 
 
-def test_with_plenty_of_memory_the_asked_batch_is_sampled_together(model):
-    assert sampling_plan(model.unet, SHAPE, 6, free=10 * 2**30) == Plan(batch=6)
-    assert decoding_plan(model.vae, SHAPE, free=10 * 2**30) == Plan()
+@pytest.fixture(autouse=True)
+def own_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
-def test_the_batch_is_what_fits(model):
-    each = sampling_bytes(model.unet, SHAPE)
-    assert sampling_plan(model.unet, SHAPE, 6, free=4 * each).batch == 3
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A card to plan for."""
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA Pretended")
 
 
-def test_where_not_even_one_clip_fits_its_layers_are_cut(model):
-    plan = sampling_plan(model.unet, SHAPE, 6, free=sampling_bytes(model.unet, SHAPE) // 2)
-    assert plan.batch == 1
-    assert plan.feed_forward
-    assert decoding_plan(model.vae, SHAPE, free=decoding_bytes(model.vae, SHAPE) // 2).strip_mib
+def test_a_folder_tells_what_the_loaded_model_does(model):
+    assert networks_of_folder(TINY) == networks_in(model)
+    assert needs_of_folder(TINY, model.revision, SHAPE, "float32", CPU) == needs_of(model, SHAPE)
 
 
-def test_cost_grows_with_frames_and_area(model):
-    frames, channels, height, width = SHAPE
-    for cost, part in ((sampling_bytes, model.unet), (decoding_bytes, model.vae)):
-        assert cost(part, (2 * frames, channels, height, width)) == 2 * cost(part, SHAPE)
-        assert cost(part, (frames, channels, height, 2 * width)) == 2 * cost(part, SHAPE)
+def test_plans_follow_what_is_free(model, monkeypatch):
+    each = needs_of(model, SHAPE).one_clip()
+    for free, batch, cut in ((100 * each, 6, False), (4 * each, 3, False), (each // 2, 1, True)):
+        monkeypatch.setattr(memory, "free_bytes", lambda _, free=free: free)
+        plan = sampling_plan(model, SHAPE, 6)
+        assert (plan.batch, bool(plan.feed_forward)) == (batch, cut)
 
 
-def test_the_full_size_decoder_is_estimated_as_it_was_measured():
-    """8 frames of 448x256 peaked at 4.9 GB, weights and interpreter included (benchmarks/decode.md)."""
-
-    vae = cast(Any, SimpleNamespace(config={"block_out_channels": (128, 256, 512, 512)}, dtype=torch.float32))
-    assert 3.5e9 < decoding_bytes(vae, (8, 4, 32, 56)) < 5.2e9
+def test_a_clip_in_windows_takes_no_more_than_one_window(model, monkeypatch):
+    monkeypatch.setattr(memory, "free_bytes", lambda _: 2 * needs_of(model, SHAPE).one_clip())
+    assert sampling_plan(model, (80, *SHAPE[1:]), 1) == sampling_plan(model, SHAPE, 1) == Plan()
 
 
-def test_rungs_lead_from_large_batches_to_small_pieces_and_end():
-    rungs, plan = [], Plan(batch=5)
-    while plan:
-        rungs.append((plan.batch, plan.feed_forward))
-        plan = next_rung(plan)
-    assert rungs == [(5, None), (2, None), (1, None), (1, 16384), (1, 4096), (1, 1024), (1, 256)]
+def test_on_a_card_the_weights_count_and_what_lies_there_already_counts_as_free(model, monkeypatch, card):
+    needs = needs_of(model, SHAPE, CARD)
+    enough = needs.sampling(Plan(guidance_together=True)) * 1.3
+    monkeypatch.setattr(memory, "free_bytes", lambda _: int(enough - needs.weights("none")))
+    assert sampling_plan(model, SHAPE, 1, CARD) != Plan(guidance_together=True)
+    monkeypatch.setattr(memory, "placed_bytes", lambda *_: needs.weights("none"))
+    assert sampling_plan(model, SHAPE, 1, CARD) == Plan(guidance_together=True)
 
 
-def test_decoding_goes_from_whole_to_ever_narrower_strips():
-    sizes, plan = [], Plan()
-    while plan:
-        sizes.append(plan.strip_mib)
-        plan = next_strip(plan)
-    assert sizes == [None, 512, 128, 32, 16]
+def test_an_error_of_memory_leads_to_the_next_plan_and_others_to_none(card):
+    assert lower_plan(Plan(batch=4), MemoryError()) == Plan(batch=2)
+    assert lower_plan(Plan(batch=4), RuntimeError("shape '[2]' is invalid")) is None
+    assert lower_plan(Plan(feed_forward=256), MemoryError()) is None
+    assert lower_plan(Plan(feed_forward=16384), torch.OutOfMemoryError(), CARD) == Plan(1, False, 16384, "parts")
+    assert lower_plan(Plan(batch=4), WeightsTooLarge(), CARD) == Plan(4, False, 16384, "parts")
 
 
-@pytest.mark.parametrize("tokens", [1000, 333, 64])
-def test_feed_forward_in_pieces_gives_the_same_latents_and_leaves_no_trace(model, tokens):
-    torch.manual_seed(0)
-    inputs = (torch.rand(1, 3, 64, 64) * 2 - 1, torch.randn(1, *SHAPE), torch.randn(1, 3, 64, 64))
-    whole = sample_latents(model, *inputs, [None], steps=2)
-    with feed_forward_in_pieces(model.unet, tokens):
-        cut = sample_latents(model, *inputs, [None], steps=2)
-    assert (cut - whole).abs().max() < 1e-5
-    assert torch.equal(sample_latents(model, *inputs, [None], steps=2), whole)
-    assert not any("forward" in vars(layer) for layer in model.unet.modules())
+def test_what_a_batch_took_is_kept_by_cell_and_used_by_the_next_plan(model, monkeypatch):
+    cells = 8 * 16 * 16
+    learn_sampling(model, Plan(batch=2), (2, *SHAPE), 5, Used(seconds=20.0 * cells, peak=2 * cells * 10**6))
+    found = costs_of(place_of(model.revision, CPU, "float32"))
+    assert found["whole"].bytes == pytest.approx(10**6)
+    assert found["whole"].seconds == pytest.approx(2.0)
+    monkeypatch.setattr(memory, "free_bytes", lambda _: 3 * cells * 10**6)
+    assert sampling_plan(model, SHAPE, 6).batch == 1
+
+
+def test_weights_that_were_moved_meanwhile_are_no_part_of_a_clips_cost(model, card):
+    cells, moving = 8 * 16 * 16, Plan(offload="parts", feed_forward=16384)
+    on_card = replace(model, device=CARD)
+    weights = needs_of(model, SHAPE, CARD).weights("parts")
+    learn_sampling(on_card, moving, (1, *SHAPE), 1, Used(seconds=1.0, peak=weights + 7 * cells))
+    assert costs_of(place_of(model.revision, CARD, "float32"))[moving.rung].bytes == pytest.approx(7)
+    learn_sampling(on_card, Plan(offload="parts"), (1, *SHAPE), 1, Used(seconds=1.0, peak=weights // 2))
+    assert costs_of(place_of(model.revision, CARD, "float32"))[Plan(offload="parts").rung].bytes is None
+
+
+def test_results_do_not_depend_on_what_was_measured(model, tmp_path):
+    latents = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))
+    before, _, _ = decode_within_memory(model, latents, tmp_path)
+    learn_cost(place_of(model.revision, CPU, "float32"), "decoded whole", Cost(1.0, 1e12))
+    after, plan, _ = decode_within_memory(model, latents, tmp_path)
+    assert plan.strip_mib
+    assert abs(before.astype(int) - after.astype(int)).max() <= 1
 
 
 def test_pixels_are_the_same_whatever_the_strips(model):
@@ -100,23 +120,12 @@ def test_pixels_are_the_same_whatever_the_strips(model):
     assert (whole != strips).mean() < 1e-3
 
 
-def test_errors_of_memory_are_told_from_others():
-    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
-    assert is_out_of_memory(MemoryError())
-    assert not is_out_of_memory(RuntimeError("shape '[2]' is invalid"))
-    with pytest.raises(RuntimeError) as raised:
-        torch.empty(2**60)
-    assert is_out_of_memory(raised.value)
-
-
-def test_free_memory_is_between_a_byte_and_a_petabyte():
-    assert 1 < free_bytes(torch.device("cpu")) < 2**50
-
-
 def test_a_clip_too_large_to_decode_whole_is_decoded_in_ever_narrower_strips(model, tmp_path, monkeypatch):
     latents = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))
     whole, plan, too_large = decode_within_memory(model, latents, tmp_path)
     assert (plan, too_large) == (Plan(), [])
+    emptied: list[torch.device] = []
+    monkeypatch.setattr(memory, "empty_cache", emptied.append)
 
     def small_card(model: VideoModel, latents: torch.Tensor, room: Room | None) -> Any:
         if room is None or room.budget > 100 * MIB:
@@ -127,7 +136,8 @@ def test_a_clip_too_large_to_decode_whole_is_decoded_in_ever_narrower_strips(mod
     strips, plan, too_large = decode_within_memory(model, latents, tmp_path)
     assert plan.strip_mib == 32
     assert [each.strip_mib for each in too_large] == [None, 512, 128]
-    assert abs(strips.astype(int) - whole.astype(int)).max() <= 1
+    assert np.abs(strips.astype(int) - whole.astype(int)).max() <= 1
+    assert emptied == [CPU] * 3, "what each attempt left is given back before the next"
 
 
 def test_what_no_strip_can_hold_is_an_error(model, tmp_path, monkeypatch):

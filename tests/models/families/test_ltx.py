@@ -14,7 +14,7 @@ from models.errors import BadInput
 from models.families import ltx
 from models.families.latents import denoisers
 from models.families.rules import Request, generate
-from models.memory import feed_forward_in_pieces
+from models.placement import feed_forward_in_pieces
 from tests.small_families import ltx_parts
 
 

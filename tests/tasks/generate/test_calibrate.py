@@ -1,10 +1,13 @@
 """Calibration measures every motion at every bucket, and keeps the table that jobs ask by."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from models.calibration import load_calibration
 from models.camera import CameraMotion
+from models.errors import BadInput
 from models.svd import load_model
 from tasks.generate.calibrate import (
     FILE,
@@ -12,6 +15,7 @@ from tasks.generate.calibrate import (
     CalibrateConfig,
     as_text,
     calibrate_model,
+    measured_clip,
     motions_of,
     own_speed,
     picture_of,
@@ -49,6 +53,15 @@ def test_the_speed_is_that_of_the_motion_asked_for(motion, speed):
 def test_all_motions_that_the_model_knows_are_measured_but_static(model):
     assert motions_of(load_model(model), CalibrateConfig()) == [None, "pan_left"]
     assert motions_of(load_model(model), CalibrateConfig(motions=())) == [None]
+
+
+def test_a_motion_made_by_regions_is_measured_as_it_is_generated(model, monkeypatch):
+    """The small model has no word for a tilt, so regions are refused where its one word for a motion would do."""
+    loaded = load_model(model)
+    regional = replace(loaded, facts=loaded.facts.model_copy(update={"by_regions": ("zoom_in",)}))
+    assert motions_of(regional, CalibrateConfig()) == [None, "pan_left", "zoom_in"]
+    with pytest.raises(BadInput, match="no word for the camera motion pan_right"):
+        measured_clip(regional, CalibrateConfig(steps=1), 0, "zoom_in", 40)
 
 
 def test_pictures_are_of_the_models_size_and_the_same_every_time(model):

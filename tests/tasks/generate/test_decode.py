@@ -16,7 +16,7 @@ from tasks import decoded
 from tasks.asking import JobsConfig
 from tasks.decoded import load_latents, parked, parked_at
 from tasks.footage import Camera, Scene, render_shot
-from tasks.generate.decode import SCHEMA, decode_jobs, measure_clip, psnr, sampled
+from tasks.generate.decode import SCHEMA, DecodeConfig, decode_jobs, measure_clip, psnr, sampled
 from tasks.generate.jobs import read_jobs
 from tasks.generate.sample import SampleConfig, batches_of, sample_jobs
 from tasks.manifest import ManifestRef, read_manifest, read_rows
@@ -38,7 +38,7 @@ def sampled_jobs(root: Path, jobs: Path, model: str, **settings: Any) -> list[tu
 def test_every_clip_is_measured_and_its_frames_are_parked_as_they_were_decoded(tmp_path, pictures, model):
     root = tmp_path / "out"
     items = sampled_jobs(root, pictures("a.png", "b.png"), model)
-    manifests = decode_jobs.fn(root, items)
+    manifests = decode_jobs.fn(root, DecodeConfig(), items)
     assert len(manifests) == 2
     assert read_manifest(manifests[0]).schema == SCHEMA
     for manifest, (_, sample) in zip(manifests, items, strict=True):
@@ -72,10 +72,10 @@ def test_a_rendered_pan_is_measured_as_one():
 def test_decoding_again_finds_everything_whether_or_not_the_frames_were_taken(tmp_path, pictures, model, monkeypatch):
     root = tmp_path / "out"
     items = sampled_jobs(root, pictures("a.png"), model)
-    (first,) = decode_jobs.fn(root, items)
+    (first,) = decode_jobs.fn(root, DecodeConfig(), items)
     parked_at(root, first.path.stem).unlink()
     monkeypatch.setattr(decoded, "decode_job", lambda *_: pytest.fail("decoded again"))
-    (again,) = decode_jobs.fn(root, items)
+    (again,) = decode_jobs.fn(root, DecodeConfig(), items)
     assert again.cached
     assert again.digest == first.digest
 
@@ -85,7 +85,7 @@ def test_takes_that_differ_in_what_is_asked_alone_are_clips_of_their_own(tmp_pat
     (home / "jobs.csv").write_text("image,motion,motion_strength,motion_bucket\na.png,static,0,9\na.png,static,1,9\n")
     items = sampled_jobs(root, home / "jobs.csv", model)
     assert len({read_rows(sample)[0]["latents_sha256"] for _, sample in items}) == 1
-    rows = [read_rows(manifest)[0]["item_key"] for manifest in decode_jobs.fn(root, items)]
+    rows = [read_rows(manifest)[0]["item_key"] for manifest in decode_jobs.fn(root, DecodeConfig(), items)]
     assert len(set(rows)) == 2
 
 
@@ -95,14 +95,14 @@ def test_changed_latents_are_a_failure_of_their_own_clip_and_mending_them_mends_
     path = root / read_rows(items[0][1])[0]["latents"]
     content = path.read_bytes()
     save_file({"latents": load_file(path)["latents"] + 1}, path)
-    bad, good = (read_rows(m)[0] for m in decode_jobs.fn(root, items))
+    bad, good = (read_rows(m)[0] for m in decode_jobs.fn(root, DecodeConfig(), items))
     assert bad["error_code"] == "bad_media"
     assert "are not the ones that were sampled" in bad["error_message"]
     assert (bad["motion_measured"], good["error_code"]) == (None, None)
     assert len(list(root.glob("frames/*"))) == 1
-    assert read_rows(decode_jobs.fn(root, items)[0])[0]["attempt"] == 2
+    assert read_rows(decode_jobs.fn(root, DecodeConfig(), items)[0])[0]["attempt"] == 2
     path.write_bytes(content)
-    assert read_rows(decode_jobs.fn(root, items)[0])[0]["error_code"] is None
+    assert read_rows(decode_jobs.fn(root, DecodeConfig(), items)[0])[0]["error_code"] is None
 
 
 def test_an_unforeseen_fault_is_a_row_too(tmp_path, pictures, model, monkeypatch):
@@ -111,7 +111,7 @@ def test_an_unforeseen_fault_is_a_row_too(tmp_path, pictures, model, monkeypatch
 
     monkeypatch.setattr(decoded, "decode_job", failing)
     root = tmp_path / "out"
-    row = read_rows(decode_jobs.fn(root, sampled_jobs(root, pictures("a.png"), model))[0])[0]
+    row = read_rows(decode_jobs.fn(root, DecodeConfig(), sampled_jobs(root, pictures("a.png"), model))[0])[0]
     assert (row["error_code"], row["error_message"]) == ("decoding_failed", "a: decoding failed (out of memory).")
 
 
@@ -119,7 +119,7 @@ def test_the_first_frame_of_a_clip_is_compared_with_the_picture_it_was_made_from
     root = tmp_path / "out"
     items = sampled_jobs(root, pictures("a.png"), model)
     job = read_rows(items[0][0])[0]
-    (manifest,) = decode_jobs.fn(root, items)
+    (manifest,) = decode_jobs.fn(root, DecodeConfig(), items)
     frames = parked(parked_at(root, manifest.path.stem))
     assert frames is not None
     with Image.open(root / job["picture"]) as picture:

@@ -19,7 +19,7 @@ from tasks.clip_files import read_clip, read_tag
 from tasks.decoded import parked, parked_at
 from tasks.encoding import PLANS
 from tasks.generate import encode as step
-from tasks.generate.decode import decode_jobs, sampled
+from tasks.generate.decode import DecodeConfig, decode_jobs, sampled
 from tasks.generate.encode import SCHEMA, Clip, EncodeConfig, encode_jobs, frames_kept, measured
 from tasks.generate.jobs import read_jobs
 from tasks.generate.sample import SampleConfig, batches_of, sample_jobs
@@ -37,7 +37,7 @@ def clips_of(root: Path, jobs: Path, model: str, **settings: Any) -> list[Clip]:
     refs = read_jobs.fn(root, JobsConfig(model=model, steps=2, **settings), jobs)
     config = SampleConfig(batch=4)
     samples = sample_jobs.fn(root, config, batches_of(refs, config))
-    return measured(refs, samples, decode_jobs.fn(root, sampled(refs, samples)))
+    return measured(refs, samples, decode_jobs.fn(root, DecodeConfig(), sampled(refs, samples)))
 
 
 def encoded(root: Path, items: list[Clip], **settings: Any) -> list[dict[str, Any]]:
@@ -167,7 +167,7 @@ def test_clips_that_were_not_decoded_are_not_encoded(tmp_path, pictures, model):
     set_aside(items[0][2].path)
     (root / sample["latents"]).write_bytes(b"junk")
     refs, samples = items[0][0], [item[1] for item in items]
-    clips = decode_jobs.fn(root, sampled(refs, samples))
+    clips = decode_jobs.fn(root, DecodeConfig(), sampled(refs, samples))
     assert [item[1:] for item in measured(refs, samples, clips)] == [(items[1][1], clips[1])]
 
 

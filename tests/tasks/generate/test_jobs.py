@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from pydantic import ValidationError
 from models.calibration import UNNAMED, Calibration, Response, calibration_json
 from models.card import read_card
 from models.errors import BadInput, BadModel
+from models.lora import load_lora, save_lora
 from tasks.asking import COLUMNS, JobsConfig
 from tasks.generate.jobs import SCHEMA, mark_duplicates, read_jobs
 from tasks.manifest import read_lineage, read_manifest, read_rows
@@ -154,6 +156,20 @@ def test_a_motion_lora_is_asked_for_its_motion_without_a_word(tmp_path, pictures
     assert len({plain["item_key"], own["item_key"], told["item_key"]}) == 3
     assert '"dataset": "beach"' in own["lineage"]
     assert '"clips": 40' in own["lineage"], "long lists are counted, not repeated in every row"
+
+
+def test_the_embedded_model_is_told_zooms_and_rolls_by_regions_but_for_a_lora_that_makes_them(tmp_path, pictures, lora):
+    home = pictures("a.png")
+    motions = ("pan_left", "zoom_in", "zoom_out", "roll")
+    rows = jobs_of(tmp_path / "out", table(home, *({"image": "a.png", "motion": m} for m in motions)), "tiny")
+    assert [row["word"] for row in rows] == ["pan_left", "regions:zoom_in", "regions:zoom_out", "regions:roll"]
+    assert [row["motion"] for row in rows] == list(motions)
+    assert len({row["item_key"] for row in rows}) == 4
+    weights, facts = load_lora(lora)
+    zooming = tmp_path / "zoom.safetensors"
+    save_lora(zooming, weights, replace(facts, lineage={"train": {"motions": ["zoom_in"]}}))
+    (by_lora,) = jobs_of(tmp_path / "by-lora", home, "tiny", lora=str(zooming))
+    assert (by_lora["motion"], by_lora["word"]) == ("zoom_in", None)
 
 
 def test_a_changed_lora_is_another_clip(tmp_path, pictures, model, lora):

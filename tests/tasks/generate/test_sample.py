@@ -1,5 +1,6 @@
 """Latents: an item's are its own in any batch, and come out the same after any interruption."""
 
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from torch import Tensor
 
 from models.loaded import loaded_model
 from models.noise import item_noise
+from models.placement import WeightsTooLarge
+from models.plan import Plan
 from models.svd import load_model
 from tasks.asking import JobsConfig
 from tasks.generate import sample as step
@@ -68,7 +71,7 @@ def test_every_job_gets_its_latents_with_their_digest_and_their_settings(tmp_pat
         assert latents.shape == (4, 4, 8, 8)
         assert latents.dtype == torch.float32
         assert row["latents_sha256"] == latents_digest(latents)
-        assert (row["error_code"], row["attempt"]) == (None, 1)
+        assert (row["error_code"], row["attempt"], row["device"]) == (None, 1, "cpu")
         with safe_open(path, "pt") as file:
             assert f'"item_key": "{key}"' in file.metadata()["reelmill"]
     lineage = read_lineage(manifests[0].path)
@@ -90,6 +93,17 @@ def test_batch_size_and_order_change_latents_by_rounding_only(tmp_path, pictures
     for batch in (0, 2, 4):
         assert made[batch].keys() == made[1].keys()
         assert max((made[batch][k] - made[1][k]).abs().max().item() for k in made[1]) < 1e-4
+
+
+def test_motions_by_a_word_by_regions_and_none_are_sampled_apart(tmp_path, pictures):
+    home = pictures("a.png")
+    asked = (None, "roll", "pan_left", "zoom_in", "static")
+    lines = [f"a.png,{motion or ''}" for motion in asked]
+    (home / "jobs.csv").write_text("image,motion\n" + "\n".join(lines) + "\n")
+    jobs = read(tmp_path / "out", home / "jobs.csv", "tiny")
+    names = {row["item_key"]: row["motion"] for row in read_rows(jobs)}
+    batches = [[names[key] for key in keys] for _, keys in batches_of(jobs, SampleConfig(batch=4))]
+    assert batches == [[None], ["roll", "zoom_in"], ["pan_left", "static"]]
 
 
 def test_alone_latents_are_the_same_bits_in_any_order(tmp_path, pictures, model):
@@ -160,9 +174,9 @@ def test_what_is_there_is_not_sampled_again_whatever_the_batch(tmp_path, picture
     sampled: list[list[str]] = []
     real = step.sample_batch
 
-    def counting(root: Path, model, items):
+    def counting(root: Path, model, items, plan):
         sampled.append([item.name for item in items])
-        return real(root, model, items)
+        return real(root, model, items, plan)
 
     monkeypatch.setattr(step, "sample_batch", counting)
     again = run(root, read(root, pictures(*NAMES[:3]), model), 4)
@@ -190,10 +204,10 @@ def test_a_clip_that_cannot_be_sampled_is_a_row_and_its_neighbours_are_made(tmp_
     jobs = read(root, pictures(*NAMES[:3]), model)
     real = step.sample_batch
 
-    def failing(root: Path, model, items):
+    def failing(root: Path, model, items, plan):
         if any(item.name == "b" for item in items):
             raise torch.OutOfMemoryError("out of memory")
-        return real(root, model, items)
+        return real(root, model, items, plan)
 
     monkeypatch.setattr(step, "sample_batch", failing)
     states = [next(iter(rows_of([m]).values())) for m in run(root, jobs, 4)]
@@ -211,8 +225,8 @@ def test_a_clip_that_cannot_be_sampled_is_a_row_and_its_neighbours_are_made(tmp_
 def test_latents_that_are_not_numbers_are_a_failure_of_their_own_item(tmp_path, pictures, model, monkeypatch):
     real = step.sample_batch
 
-    def spoiled(root: Path, model, items):
-        latents = real(root, model, items)
+    def spoiled(root: Path, model, items, plan):
+        latents = real(root, model, items, plan)
         latents[0, 0] = float("nan")
         return latents
 
@@ -257,6 +271,7 @@ def items(*keys: str, word: str | None = None, family: str = "Stable Video Diffu
         family=family, prompt=None, negative_prompt=None,
         key="", picture_sha256="", seed=0, take=0, word=word, steps=2, fps=7, motion_bucket=1, guidance_min=1,
         guidance_max=1, noise_aug=0, frames=4, width=32, height=32, lora_sha256=None, lora_strength=None,
+        dtype="float32",
     )  # fmt: skip
     return [Item(key, key, "", "m", "r", None, own) for key in keys]
 
@@ -292,10 +307,10 @@ def small_memory(monkeypatch: pytest.MonkeyPatch, clips: int) -> None:
     """As on a card where more than `clips` clips of a batch are too many."""
     sample_batch = step.sample_batch
 
-    def sampled(root: Path, model: Any, items: Sequence[Item]) -> Tensor:
+    def sampled(root: Path, model: Any, items: Sequence[Item], plan: Plan) -> Tensor:
         if len(items) > clips:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
-        return sample_batch(root, model, items)
+        return sample_batch(root, model, items, plan)
 
     monkeypatch.setattr(step, "sample_batch", sampled)
 
@@ -319,12 +334,72 @@ def test_a_batch_too_large_for_memory_is_halved_until_it_fits_and_the_rows_say_s
 def test_what_fits_nowhere_is_a_row_after_the_last_rung_and_the_others_are_made(tmp_path, pictures, model, monkeypatch):
     sample_batch = step.sample_batch
 
-    def sampled(root: Path, model: Any, items: Sequence[Item]) -> Tensor:
+    def sampled(root: Path, model: Any, items: Sequence[Item], plan: Plan) -> Tensor:
         if any(item.name.startswith("b") for item in items):
             raise MemoryError
-        return sample_batch(root, model, items)
+        return sample_batch(root, model, items, plan)
 
     monkeypatch.setattr(step, "sample_batch", sampled)
     manifests = run(tmp_path / "out", read(tmp_path / "out", pictures(*NAMES[:3]), model), batch=3)
     codes = [row["error_code"] for manifest in manifests for row in read_rows(manifest)]
     assert codes == [None, "out_of_memory", None]
+
+
+def test_the_precision_is_in_the_items_key_and_the_device_is_not(tmp_path, pictures, model):
+    home = pictures("a.png")
+    keys = {
+        dtype: read_rows(read(tmp_path / dtype, home, model, dtype=dtype))[0]["item_key"]
+        for dtype in ("auto", "float32", "bfloat16")
+    }
+    assert keys["auto"] == keys["float32"] != keys["bfloat16"]
+    root = tmp_path / "out"
+    jobs = read(root, home, model)
+    first = sample_jobs.fn(root, SampleConfig(device="cpu"), batches_of(jobs, SampleConfig()))
+    assert sample_jobs.fn(root, SampleConfig(device="auto"), batches_of(jobs, SampleConfig()))[0].cached
+    assert read_rows(first[0])[0]["device"] == "cpu"
+
+
+def test_half_precision_gives_about_the_same_latents(tmp_path, pictures, model):
+    home = pictures("a.png")
+    full, half = (
+        next(iter(latents_of(root, run(root, read(root, home, model, dtype=dtype), 1)).values()))
+        for dtype in ("float32", "bfloat16")
+        for root in [tmp_path / dtype]
+    )
+    assert half.dtype == torch.float32
+    assert 0 < (half - full).abs().mean() < 0.05 * full.std()
+
+
+def test_weights_that_do_not_fit_a_device_lead_to_less_of_them_there(tmp_path, pictures, model, monkeypatch):
+    ready, seen = step.ready_to_sample, []
+
+    def small_card(model: Any, device: torch.device, offload: str) -> Any:
+        seen.append(offload)
+        if offload != "groups":
+            raise WeightsTooLarge("CUDA out of memory")
+        return ready(model, device, offload)
+
+    monkeypatch.setattr(step, "ready_to_sample", small_card)
+    row = rows_of(run(tmp_path / "out", read(tmp_path / "out", pictures("a.png"), model), 1)).popitem()[1]
+    assert row["error_code"] is None
+    assert seen == ["none", "parts", "groups"]
+    assert row["plan"] == "batch 1, feed-forward in pieces of 4096 tokens, UNet moved in groups of blocks"
+    assert len(row["too_large"]) == 2
+
+
+def test_an_attempt_that_failed_holds_nothing_when_the_next_begins(tmp_path, pictures, model, monkeypatch):
+    """An error's traceback holds the frames it went through, and they the tensors that were too many."""
+    held: list[Any] = []
+    sample_batch = step.sample_batch
+
+    def sampled(root: Path, model: Any, items: Sequence[Item], plan: Plan) -> Tensor:
+        if not held:
+            large = torch.zeros(1)
+            held.append(weakref.ref(large))
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        assert held[0]() is None
+        return sample_batch(root, model, items, plan)
+
+    monkeypatch.setattr(step, "sample_batch", sampled)
+    row = rows_of(run(tmp_path / "out", read(tmp_path / "out", pictures("a.png"), model), 1)).popitem()[1]
+    assert row["error_code"] is None

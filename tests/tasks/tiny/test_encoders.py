@@ -106,5 +106,6 @@ def test_the_encoders_end_in_a_model_folder_that_loads_and_is_found_again(footag
     model = load_model(str((tmp_path / row["model"]).parent))
     assert (model.facts.frames, model.facts.width, model.facts.height, model.facts.fps) == (FRAMES, SIDE, SIDE, 7.0)
     assert model.words == {}
+    assert model.facts.by_regions == ("zoom_in", "zoom_out", "roll")
     assert sum(p.numel() for p in model.unet.parameters()) < 3e6
     assert train_encoders.fn(tmp_path, CONFIG, root, clips).cached
