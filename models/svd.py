@@ -117,10 +117,12 @@ class Conditions:
 
     def with_dropped(self) -> "Conditions":
         """Both branches as one batch, the unconditional one last: to attend to several zeros is to attend to one."""
-        own, other = (self.context, self.picture, self.ids), self.dropped()
-        without = (torch.zeros_like(self.context), other.picture, other.ids)
-        regions = tuple((torch.cat([c, torch.zeros_like(c)]), torch.cat([share, share])) for c, share in self.regions)
-        return Conditions(*(torch.cat(pair) for pair in zip(own, without, strict=True)), regions)
+        return Conditions(
+            context=torch.cat([self.context, torch.zeros_like(self.context)]),
+            picture=torch.cat([self.picture, torch.zeros_like(self.picture)]),
+            ids=torch.cat([self.ids, self.ids]),
+            regions=tuple((torch.cat([c, torch.zeros_like(c)]), torch.cat([own, own])) for c, own in self.regions),
+        )
 
 
 def load_model(name: str, dtype: torch.dtype = torch.float32) -> VideoModel:
