@@ -3,7 +3,6 @@
 import csv
 import json
 import logging
-import shutil
 import threading
 import time
 from datetime import timedelta
