@@ -89,7 +89,7 @@ COMMANDS = (
         module="flows.generate",
         flow="generate",
         config="GenerateConfig",
-        help="videos from pictures, a table of jobs or a ComfyUI workflow",
+        help="videos from pictures, texts, a table of jobs or a ComfyUI workflow",
         positional="jobs",
         plan="plan",
     ),

@@ -5,7 +5,8 @@ model has worked there before, or else those of the embedded model on one core, 
 fill the plan that `--dry-run` prints, and no result depends on them.
 """
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
@@ -17,6 +18,7 @@ import torch
 from models.card import ModelCard, read_card
 from models.costs import Cost, costs_file, costs_of, place_of
 from models.device import CPU, device_label, free_bytes
+from models.families.making import sampled_in_batches
 from models.loaded import model_folder
 from models.memory import needs_of_folder
 from models.plan import Plan, decoding_plan, sampling_plan
@@ -34,6 +36,9 @@ DECODE_SHARE = 0.09
 
 ENCODE_SHARE = 0.33
 """Encoding a clip, as a share of decoding and measuring it."""
+
+DRAWING_S = 5.0
+"""Seconds of drawing a picture; only how the work is cut into pieces depends on it."""
 
 FILE_BYTES_PER_PIXEL: Mapping[Format, float] = {
     "h264": 0.25, "hevc": 0.25, "av1": 0.25, "webp": 0.5, "gif": 1.2, "png": 3.1,
@@ -59,12 +64,12 @@ def estimate(job: Mapping[str, Any], device: torch.device = CPU, written: Format
     """What one resolved job takes, its clip written so; its model is read from disk once."""
     card: ModelCard = _card(job["model"])
     pixels = job["frames"] * job["width"] * job["height"]
-    cells = pixels / card.latent_scale**2
+    cells = pixels / card.rules.latent_scale**2 / card.rules.latent_frames
     path = costs_file()
     stamp = path.stat().st_mtime_ns if path.is_file() else 0
     costs = _costs(path, stamp, card.revision, device, job["dtype"])
     known = [cost for rung, cost in costs.items() if "decoded" not in rung]
-    each = min((c.seconds for c in known), default=SECONDS_PER_CELL * card.unet_bytes / TINY_UNET_BYTES)
+    each = min((c.seconds for c in known), default=SECONDS_PER_CELL * card.denoiser_bytes / TINY_UNET_BYTES)
     disk = pixels * FILE_BYTES_PER_PIXEL[written] + cells * 16 + job["width"] * job["height"] * 3
     return Estimate(each * cells * job["steps"] * passes(job), bool(known), disk, 3.0 * pixels)
 
@@ -98,20 +103,21 @@ class Memory:
 def memory_of(job: Mapping[str, Any], device: torch.device = CPU, batch: int = 1, free: int | None = None) -> Memory:
     """The plans of models/memory.py for one resolved job, in what is free on the device now or in `free` bytes."""
     card = _card(job["model"])
-    height, width = (job[side] // card.latent_scale for side in ("height", "width"))
+    height, width = (job[side] // card.rules.latent_scale for side in ("height", "width"))
     frames, folder, free = job["frames"], model_folder(job["model"]), free_bytes(device) if free is None else free
     at_once, whole = (
         needs_of_folder(folder, card.revision, (count, 4, height, width), job["dtype"], device)
-        for count in (min(frames, card.facts.frames), frames)
+        for count in (min(frames, card.rules.frames), frames)
     )
     plan, decoding = sampling_plan(at_once, batch, free), decoding_plan(whole, free)
     return Memory(plan, decoding, at_once.sampling(plan), whole.decoding(decoding))
 
 
 def plan_lines(
-    jobs: Iterable[Mapping[str, Any]], device: torch.device = CPU, batch: int = 1, written: Format = "h264"
+    jobs: Sequence[Mapping[str, Any]], device: torch.device = CPU, batch: int = 1, written: Format = "h264"
 ) -> list[str]:
-    """A line for each size and model among resolved jobs, with what its clips take, and one for all of them."""
+    """A line for each size and model among resolved jobs, with what its clips take, one for all of them, one for what
+    each model is, and one for each model that draws pictures."""
     names = ("model", "frames", "width", "height", "steps", "dtype")
 
     def alike(job: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -130,10 +136,30 @@ def plan_lines(
         steps = f"{job['steps']} steps" + (f" in {passes(job)} regions" if passes(job) > 1 else "")
         lines.append(
             f"{clips} of {job['frames']} frames of {job['width']}x{job['height']}, {steps}, by"
-            f" {job['model']}: {_time(each, device)} each; {memory_of(job, device, batch)}"
+            f" {job['model']}: {_time(each, device)} each; {_memory(job, device, batch)}"
         )
     total = f"about {spoken(seconds)} on {'one core' if device == CPU else where}" if told else "no time is known yet"
-    return [*lines, f"in all: {total}, {disk / 1e6:.1f} MB on disk"] if lines else []
+    total = f"in all: {total}, {disk / 1e6:.1f} MB on disk"
+    return [*lines, total, *_models(jobs), *_drawers(jobs)] if lines else []
+
+
+def _memory(job: Mapping[str, Any], device: torch.device, batch: int) -> str:
+    if sampled_in_batches(_card(job["model"]).family):
+        return str(memory_of(job, device, batch))
+    return f"one at a time on the CPU, {_card(job['model']).weight_bytes / 1e9:.1f} GB of weights as stored"
+
+
+def _models(jobs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each model: its family, what it is given, and its rules."""
+    cards = {name: _card(name) for name in sorted({job["model"] for job in jobs})}
+    return [f"{name}: {card.family}; {card.inputs}; {card.rules}" for name, card in cards.items()]
+
+
+def _drawers(jobs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each model that draws pictures from texts before."""
+    drawn = {(job["picture_model"], job["job"]) for job in jobs if job.get("picture_model")}
+    counts = Counter(model for model, _ in drawn)
+    return [f"{count} of the pictures are drawn first, by {model}" for model, count in sorted(counts.items())]
 
 
 def _time(each: Estimate, device: torch.device) -> str:

@@ -1,5 +1,5 @@
-"""Generate videos from pictures: read the jobs, sample latents, decode and measure them, encode them, and
-collect one table.
+"""Generate videos from pictures or texts: read the jobs, draw pictures where only texts are given, sample latents,
+decode and measure them, encode them, and collect one table.
 
 A night's run ends before its work is done where its time is over, its disk is full or the same fault repeats; what is
 left are rows that wait, and the same command goes on.
@@ -19,23 +19,25 @@ from pydantic import Field
 
 from flows.chain import Stage, run_chain
 from flows.config import FlowConfig, Outcome
-from flows.estimates import DECODE_SHARE, ENCODE_SHARE, Estimate, estimate, plan_lines
+from flows.estimates import DECODE_SHARE, DRAWING_S, ENCODE_SHARE, Estimate, estimate, plan_lines
 from flows.nights import Guard, NightConfig, check_space, deadline_of, local_now
 from flows.running import Run, chunks_of, running
 from flows.takes import Made, further_takes
 from flows.watching import WatchConfig, keep_watching
 from models.device import DEVICE_HELP, DeviceName, device_named, precision_on
+from models.families.making import sampled_in_batches
 from tasks.asking import JobsConfig
 from tasks.decoded import sweep_parked
 from tasks.encoding import Format, look_of
 from tasks.generate.choose import GateConfig, choose_takes
 from tasks.generate.decode import DecodeConfig, decode_jobs, sampled
+from tasks.generate.draw import DrawConfig, draw_pictures, pictures_to_draw, with_drawn
 from tasks.generate.encode import EncodeConfig, encode_jobs, measured
 from tasks.generate.gallery import write_gallery
 from tasks.generate.jobs import WAITING, put_off, read_jobs
 from tasks.generate.outputs import collect_outputs
 from tasks.generate.sample import SampleConfig, batches_of, sample_jobs
-from tasks.manifest import ManifestRef, publish_json, read_rows
+from tasks.manifest import ManifestRef, publish, publish_json, read_rows
 from tasks.workflow import workflow_of
 
 
@@ -43,11 +45,14 @@ class GenerateConfig(FlowConfig, JobsConfig, NightConfig, WatchConfig):
     """Everything a batch of generated videos depends on. `jobs`: see the columns of tasks.asking.JobLine."""
 
     jobs: Path = Field(
-        description="Folder of pictures, one picture, a CSV, JSONL or Parquet table of jobs, or a ComfyUI workflow"
+        description="Folder of pictures, one picture, a CSV, JSONL or Parquet table of jobs, a text file of prompts, "
+        "or a ComfyUI workflow"
     )
     out: Path = Field(description="Folder of the videos, the table and the page")
     images: Path | None = Field(default=None, description="Folder of pictures that a workflow runs over, not its own")
-    workflow_out: Path | None = Field(default=None, description="Folder to write each job to as a ComfyUI workflow")
+    workflow_out: Path | None = Field(
+        default=None, description="Folder to write jobs of Stable Video Diffusion to as ComfyUI workflows"
+    )
     batch: int = Field(default=1, ge=1, le=256, description="Clips sampled together; more need more memory")
     device: DeviceName = Field(default="auto", description=DEVICE_HELP)
     format: Format = Field(default="h264", description="Format of the clips: mp4 by three codecs, or pictures")
@@ -55,6 +60,7 @@ class GenerateConfig(FlowConfig, JobsConfig, NightConfig, WatchConfig):
         default=None, ge=0, le=63, description="Quality, 0 best; the format's own if not given; gif and png have none"
     )
     trim: bool = Field(default=False, description="Whether a clip ends where it stops being good")
+    draw: DrawConfig = Field(default=DrawConfig(), description="How pictures are drawn where only a text is given")
     gate: GateConfig = Field(default=GateConfig(), description="When a take will do, and how many more are tried")
 
     @property
@@ -107,14 +113,14 @@ def generate(
         return keep_watching(generate, config)
     with running(config.out, "generate", config) as run:
         clear(config.out)
-        jobs = read(run, config, only)
+        guard = Guard(config.out, config, deadline or deadline_of(config, local_now()))
+        jobs = read(run, config, guard, only)
         if config.workflow_out:
             write_workflows(config.workflow_out, jobs)
-        guard = Guard(config.out, config, deadline or deadline_of(config, local_now()))
         samples, clips, videos = make(run, config, guard, jobs)
         choices = run.whole(choose_takes, config.gate, jobs, clips, videos)
         made = Made(jobs, samples, clips, videos, choices)
-        again = partial(read, run, config, only)
+        again = partial(read, run, config, guard, only)
         made = further_takes(run, config.gate, made, again, partial(make, run, config, guard))
         sweep_parked(config.out)
         left = put_off(config.out, jobs, made[1:4], guard.reason)
@@ -128,10 +134,15 @@ def clear(out: Path) -> None:
     shutil.rmtree(WAITING.path(out, "any").parent, ignore_errors=True)
 
 
-def read(run: Run, config: GenerateConfig, only: tuple[str, ...] | None, more: int = 0) -> ManifestRef:
-    """The jobs, with so many takes of each more than were asked for."""
+def read(run: Run, config: GenerateConfig, guard: Guard, only: tuple[str, ...] | None, more: int = 0) -> ManifestRef:
+    """The jobs, with so many takes of each more than were asked for, and with their pictures."""
     settings = config.per_job.model_copy(update={"takes": config.takes + more})
-    return run.whole(read_jobs, settings, config.jobs, config.images, only)
+    jobs = run.whole(read_jobs, settings, config.jobs, config.images, only)
+    asks = pictures_to_draw(config.draw, jobs)
+    if not asks:
+        return jobs
+    (drawn,) = run_chain(run, [Stage(draw_pictures, config.draw)], asks, [DRAWING_S] * len(asks), guard)
+    return run.whole(with_drawn, config.draw, jobs, drawn)
 
 
 def make(
@@ -185,10 +196,15 @@ def summary(outputs: ManifestRef, page: Path, stopped: str | None) -> GenerateOu
 
 
 def write_workflows(folder: Path, jobs: ManifestRef) -> None:
-    """Each job, once for all its takes, as a ComfyUI workflow in the API's format."""
+    """Each job of Stable Video Diffusion with a picture, once for all its takes, as a workflow in the API's format,
+    beside a copy of the picture, which stays if it is there."""
     for row in ready_rows(jobs):
-        if row["take"] == 0:
+        if row["take"] == 0 and row["image"] and sampled_in_batches(row["family"]):
             publish_json(folder / f"{row['name']}-{row['item_key'][:10]}.json", workflow_of(row))
+            picture = folder / Path(row["image"]).name
+            if not picture.exists():
+                with publish(picture) as aside:
+                    shutil.copyfile(row["image"], aside)
 
 
 def plan(config: GenerateConfig) -> GeneratePlan:

@@ -36,8 +36,7 @@ from tasks.video import Frames
 
 Facts = Mapping[str, Any]
 
-NEEDS = ("item_key", "latents_sha256", "picture_sha256", "image_sha256", "model", "model_revision", "batch", "fit",
-         "background", "format", "encoder", "dtype")  # fmt: skip
+NEEDS = ("item_key", "latents_sha256", "model", "model_revision", "family", "batch", "format", "encoder", "dtype")
 """What a clip must say of itself to be made again, beside its settings."""
 
 
@@ -67,11 +66,12 @@ class ReproduceOutcome(Outcome):
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a clip is made from now: a model's name, a LoRA, the picture at the model's size; and on which device."""
+    """What a clip is made from now: a model's name, a LoRA, the picture at the model's size if it has one; and on which
+    device."""
 
     model: str
     lora: Path | None
-    picture: Picture
+    picture: Picture | None
     device: str
 
 
@@ -88,7 +88,7 @@ def reproduce(config: ReproduceConfig) -> ReproduceOutcome:
         picture = chosen_picture(config, facts, own)
     except _OtherPicture as other:
         differs.append(str(other))
-    if picture is not None and not differs:
+    if not differs:
         differs = compared(config.clip, facts, rows, Inputs(model, lora, picture, config.device))
     return ReproduceOutcome(failed=bool(differs), clip=config.clip, differs=tuple(differs))
 
@@ -139,12 +139,18 @@ class _OtherPicture(Exception):
     """The picture there is is not the one the clip was made from."""
 
 
-def chosen_picture(config: ReproduceConfig, facts: Facts, own: Facts) -> Picture:
-    """The picture at the model's size: prepared from the one given, or the copy in the clip's folder."""
+def chosen_picture(config: ReproduceConfig, facts: Facts, own: Facts) -> Picture | None:
+    """The picture at the model's size: prepared from the one given, or the copy in the clip's folder; None where the
+    clip was made from a text alone."""
+    if not facts.get("picture_sha256"):
+        if config.picture:
+            raise BadInput(f"{config.clip}: was made from a text alone; leave out --picture.")
+        return None
     if config.picture is None:
         copy = own["home"] / own["picture"] if own else None
         if copy is None or not copy.is_file():
-            raise BadInput(f"{config.clip}: was made from {facts['image']}; say where it is with --picture.")
+            made_from = facts.get("image") or f"a picture that {facts['picture_model']} drew"
+            raise BadInput(f"{config.clip}: was made from {made_from}; say where it is with --picture.")
         pixels = _pixels(copy)
         if _digest(pixels) != facts["picture_sha256"]:
             raise _OtherPicture(f"picture: {copy} is not what it was made from ({facts['picture_sha256'][:12]}).")
@@ -152,14 +158,17 @@ def chosen_picture(config: ReproduceConfig, facts: Facts, own: Facts) -> Picture
     if not config.picture.is_file():
         raise BadInput(f"{config.picture}: no such file.")
     digest = file_digest(config.picture)
-    if digest != facts["image_sha256"]:
+    # A drawn picture has no other file than its pixels.
+    if facts.get("image_sha256") and digest != facts["image_sha256"]:
         raise _OtherPicture(f"picture: {config.picture} is {digest[:12]}, not {facts['image_sha256'][:12]}.")
     return _prepared(config.picture, facts)
 
 
 def _prepared(path: Path, facts: Facts) -> Picture:
     """The picture as the clip had it."""
-    pixels = prepare_picture(path, facts["width"], facts["height"], facts["fit"], facts["background"])
+    pixels = prepare_picture(
+        path, facts["width"], facts["height"], facts["fit"] or "crop", facts["background"] or "white"
+    )
     if _digest(pixels) != facts["picture_sha256"]:
         raise _OtherPicture(f"picture: {path} is the same file, but is prepared otherwise by this version of Reelmill.")
     return pixels
@@ -224,21 +233,28 @@ def _jobs(root: Path, facts: Facts, rows: Mapping[str, Facts], inputs: Inputs) -
     keys = tuple(facts["batch"])
     made = {own["item_key"]: own}
     others = [key for key in keys if key != own["item_key"]]
-    if all(key in rows and (rows[key]["home"] / rows[key]["picture"]).is_file() for key in others):
+    if all(key in rows and _has_picture(rows[key]) for key in others):
         for key in others:
-            made[key] = _job(root, rows[key], _pixels(rows[key]["home"] / rows[key]["picture"]), inputs)
+            picture = _pixels(rows[key]["home"] / rows[key]["picture"]) if rows[key]["picture"] else None
+            made[key] = _job(root, rows[key], picture, inputs)
     else:
         keys = (own["item_key"],)
     table = table_of([made[key] for key in keys], SCHEMA)
     return write_manifest(root / "jobs.parquet", table, Lineage(step="reproduce", version=VERSION)), keys
 
 
-def _job(root: Path, facts: Facts, picture: Picture, inputs: Inputs) -> dict[str, Any]:
-    digest = _digest(picture)
-    (root / "pictures").mkdir(exist_ok=True)
-    Image.fromarray(picture).save(root / "pictures" / f"{digest}.png")
+def _has_picture(row: Facts) -> bool:
+    return not row["picture"] or (row["home"] / row["picture"]).is_file()
+
+
+def _job(root: Path, facts: Facts, picture: Picture | None, inputs: Inputs) -> dict[str, Any]:
     known = {name: facts.get(name) for name in SCHEMA.names if name not in ("lineage", "ignored")}
-    made = {"name": "again", "picture": f"pictures/{digest}.png", "picture_sha256": digest, "status": "ready"}
+    made: dict[str, Any] = {"name": "again", "status": "ready", "picture": None, "picture_sha256": None}
+    if picture is not None:
+        digest = _digest(picture)
+        (root / "pictures").mkdir(exist_ok=True)
+        Image.fromarray(picture).save(root / "pictures" / f"{digest}.png")
+        made |= {"picture": f"pictures/{digest}.png", "picture_sha256": digest}
     lora = str(inputs.lora) if inputs.lora else None
     return known | made | {"model": inputs.model, "lora": lora, "error_code": None, "error_message": None}
 

@@ -1,62 +1,84 @@
 """A model's card: what jobs must know of a model folder, read from its configuration without loading its weights."""
 
-import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from models.errors import BadModel
-from models.loaded import model_folder
+from models.families.known import family_of
+from models.families.latents import DENOISERS
+from models.families.loading import read_config
+from models.families.rules import Inputs, Rules
+from models.families.svd import NAME as SVD
+from models.loaded import any_model_folder
 from models.svd import ModelFacts, load_facts, load_words, weights_digest
+
+FULL_WIDTH = 128
+"""Channels of a full-size autoencoder at full resolution."""
 
 
 @dataclass(frozen=True)
 class ModelCard:
-    """A model's native numbers, the motions it knows by name and the digest of its weights.
+    """A model's family with its rules, the motions it knows by name and the digest of its weights.
 
-    `latent_scale`: pixels per latent cell along one side. `multiple`: what both sides of a clip must divide by, so that
-    the UNet's halvings come out even. `decoder_width`: channels of the autoencoder at full resolution. `unet_bytes` and
-    `weight_bytes`: size of the UNet's and of all weights on disk.
+    `facts` are the numbers that Stable Video Diffusion alone has. `decoder_width`: channels of the autoencoder at full
+    resolution. `denoiser_bytes` and `weight_bytes`: size on disk of the networks that run in every step, and of all.
     """
 
-    facts: ModelFacts
+    family: str
+    inputs: Inputs
+    rules: Rules
+    facts: ModelFacts | None
     words: frozenset[str]
     revision: str
-    latent_scale: int
-    multiple: int
     decoder_width: int
-    unet_bytes: int
+    denoiser_bytes: int
     weight_bytes: int
+    lineage: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def guidance(self) -> tuple[float, float]:
+        """Native guidance at the first and at the last frame; of most families it is the same."""
+        return self.facts.guidance if self.facts else (self.rules.guidance, self.rules.guidance)
+
+    @property
+    def motion_bucket(self) -> int | None:
+        """The native motion bucket; None for a family without."""
+        return self.facts.motion_bucket if self.facts else None
+
+    @property
+    def noise_aug(self) -> float | None:
+        """The native deviation of the noise on the picture; None for a family without."""
+        return self.facts.noise_aug if self.facts else None
 
 
 def read_card(name: str) -> ModelCard:
     """The card of the model at a folder, or of the embedded one as "tiny"; raises BadInput or BadModel."""
-    folder = model_folder(name)
-    widths = _blocks(folder, "vae")
-    scale = 2 ** (len(widths) - 1)
+    folder = any_model_folder(name)
+    family, pipeline = family_of(folder)
+    try:
+        rules, width = family.rules_of(folder), _decoder_width(folder)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise BadModel(f"{folder}: its configuration is not that of {family.NAME} ({error!r}).") from error
+    facts = load_facts(folder) if family.NAME == SVD else None
     return ModelCard(
-        facts=load_facts(folder),
+        family=family.NAME,
+        inputs=family.PIPELINES[pipeline],
+        rules=rules,
+        facts=facts,
         words=frozenset(load_words(folder)),
         revision=weights_digest(folder),
-        latent_scale=scale,
-        multiple=scale * 2 ** (len(_blocks(folder, "unet")) - 1),
-        decoder_width=widths[0],
-        unet_bytes=_weight_bytes(folder / "unet"),
+        decoder_width=width,
+        denoiser_bytes=sum(_weight_bytes(folder / part) for part in DENOISERS),
         weight_bytes=_weight_bytes(folder),
+        lineage=facts.lineage if facts else {},
     )
 
 
-def rounded_size(width: int, height: int, multiple: int) -> tuple[int, int]:
-    """The nearest size both sides of which divide by `multiple`; never smaller than one multiple."""
-    nearest = (max(1, int(side / multiple + 0.5)) * multiple for side in (width, height))
-    return next(nearest), next(nearest)
-
-
-def _blocks(folder: Path, part: str) -> list[int]:
-    path = folder / part / "config.json"
-    try:
-        return [int(width) for width in json.loads(path.read_text(encoding="utf-8"))["block_out_channels"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadModel(f"{path}: not the configuration of a model's part ({error}). Copy the model again.") from error
+def _decoder_width(folder: Path) -> int:
+    vae = read_config(folder, "vae")
+    widths = vae.get("decoder_block_out_channels") or vae.get("block_out_channels") or [vae.get("base_dim", FULL_WIDTH)]
+    return int(widths[0])
 
 
 def _weight_bytes(folder: Path) -> int:

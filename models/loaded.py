@@ -9,31 +9,51 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 
 from models.device import CPU, Precision, dtype_of
 from models.errors import BadInput, BadModel
+from models.families import text_to_picture
 from models.families.known import family_of
-from models.families.loading import read_index
+from models.families.rules import Family
+from models.families.svd import NAME as SVD
+from models.families.svd import PIPELINE
 from models.lora import lora_applied
-from models.svd import TINY, VideoModel, load_model
-
-SAMPLED = "StableVideoDiffusionPipeline"
-"""The pipeline class whose folders the flows sample."""
+from models.svd import TINY, VideoModel, load_model, weights_digest
 
 _LOADING, _WORKING = threading.Lock(), threading.Lock()
 
 
-def model_folder(name: str) -> Path:
-    """The folder of a model given by path, or of the embedded one as "tiny".
+class Lent(NamedTuple):
+    """A family with its pipeline, and the digest of the weights that it was loaded from."""
 
-    Raises BadInput when there is none and BadModel when it is of a family that the flows do not sample.
-    """
+    family: Family
+    pipeline: Any
+    revision: str
+
+
+def any_model_folder(name: str) -> Path:
+    """The folder of a model of any family, or of the embedded one as "tiny"; raises BadInput when there is none."""
     folder = TINY if name == "tiny" else Path(name)
     if not (folder / "model_index.json").is_file():
         raise BadInput(f"{name}: no model there (a folder with model_index.json). Use 'tiny' for the embedded one.")
-    _refuse_other_families(folder)
+    return folder
+
+
+def model_folder(name: str) -> Path:
+    """The folder of a model of Stable Video Diffusion's shape, or of the embedded one as "tiny".
+
+    Raises BadInput when there is none and BadModel when it is of another family.
+    """
+    folder = any_model_folder(name)
+    family, _ = family_of(folder)
+    if family.NAME != SVD:
+        raise BadModel(
+            f"{folder}: a model of {family.NAME}; `reelmill generate` samples it, but it is not trained or measured "
+            f"here. Name a folder of {PIPELINE}, or 'tiny'."
+        )
     return folder
 
 
@@ -45,6 +65,29 @@ def loaded_model(name: str, precision: Precision = "float32", device: torch.devi
     """
     with _LOADING:
         return _load(name, _stamp(model_folder(name)), precision, device)
+
+
+@contextmanager
+def lent_pipeline(name: str) -> Iterator[Lent]:
+    """A model of any family for the length of a block, on the CPU in float32, in which no one else samples or has it:
+    autoencoders of some families keep frames between calls."""
+    with _WORKING:
+        folder = any_model_folder(name)
+        with _LOADING:
+            lent = _load_pipeline(folder, _stamp(folder))
+        yield lent
+
+
+@contextmanager
+def lent_drawer(name: str, revision: str) -> Iterator[Any]:
+    """A text-to-image model's pipeline for the length of a block; raises BadModel when it is not of `revision`."""
+    with _WORKING:
+        folder = any_model_folder(name)
+        with _LOADING:
+            pipeline, found = _load_drawer(folder, _stamp(folder))
+        if found != revision:
+            raise BadModel(f"{name}: the model's files changed while it was in use. Start the run again.")
+        yield pipeline
 
 
 @contextmanager
@@ -69,18 +112,20 @@ def waited_for_model(name: str, precision: Precision = "float32", device: torch.
         yield loaded_model(name, precision, device)
 
 
-def _refuse_other_families(folder: Path) -> None:
-    if read_index(folder).get("_class_name") == SAMPLED:
-        return
-    raise BadModel(
-        f"{folder}: a model of {family_of(folder).NAME}; the flow samples folders of {SAMPLED} alone, and "
-        "models/families/ runs the others from Python. Name a folder of that class, or 'tiny'."
-    )
-
-
 @lru_cache(maxsize=1)
 def _load(name: str, stamp: tuple[tuple[str, int, int], ...], precision: Precision, device: torch.device) -> VideoModel:
     return load_model(name, dtype_of(precision))
+
+
+@lru_cache(maxsize=1)
+def _load_pipeline(folder: Path, stamp: tuple[tuple[str, int, int], ...]) -> Lent:
+    family, _ = family_of(folder)
+    return Lent(family, family.load(folder), weights_digest(folder))
+
+
+@lru_cache(maxsize=1)
+def _load_drawer(folder: Path, stamp: tuple[tuple[str, int, int], ...]) -> tuple[Any, str]:
+    return text_to_picture.load(folder), weights_digest(folder)
 
 
 def _stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:

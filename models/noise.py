@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Stream = Literal["latents", "augmentation", "picture"]
+Stream = Literal["latents", "augmentation", "picture", "decoding"]
 
 
 @dataclass(frozen=True)

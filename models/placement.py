@@ -11,7 +11,6 @@ from dataclasses import replace
 
 import torch
 from accelerate import cpu_offload_with_hook
-from diffusers import UNetSpatioTemporalConditionModel
 from diffusers.hooks import apply_group_offloading
 from diffusers.models.attention import FeedForward
 from torch import Tensor, nn
@@ -99,7 +98,7 @@ def _unhook(parts: Sequence[nn.Module]) -> None:
 
 
 @contextmanager
-def feed_forward_in_pieces(unet: UNetSpatioTemporalConditionModel, tokens: int | None) -> Iterator[None]:
+def feed_forward_in_pieces(unet: nn.Module, tokens: int | None) -> Iterator[None]:
     """For the length of a block, feed-forward layers take so many tokens at a time; None: all of them."""
     layers = [layer for layer in unet.modules() if isinstance(layer, FeedForward)] if tokens else []
     try:

@@ -32,6 +32,7 @@ from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 from models.device import CPU, is_out_of_memory
 from models.edm import broadcast, c_in, c_noise, c_out, c_skip
 from models.errors import BadInput, BadModel
+from models.hub import READ_SUFFIXES
 from models.one_token import attend_to_one_token
 from models.parts import first_sentence, load_part
 
@@ -197,10 +198,10 @@ def load_words(folder: Path) -> dict[str, Tensor]:
 
 
 def weights_digest(folder: Path) -> str:
-    """SHA-256 over the folder's weights and configurations, by name and content."""
+    """SHA-256 over the folder's weights, configurations and vocabularies, by name and content."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
-        if path.suffix in (".safetensors", ".json") and path.name not in (FACTS_FILE, FIGURES_FILE):
+        if path.suffix in READ_SUFFIXES and path.name not in (FACTS_FILE, FIGURES_FILE):
             digest.update(path.relative_to(folder).as_posix().encode())
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())

@@ -18,13 +18,16 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from models.errors import BadMedia
-from models.loaded import waited_for_model
-from models.memory import decode_within_memory
+from models.families.making import decode_job
 from models.plan import Plan
 from tasks.manifest import publish
 from tasks.video import Frames
 
 FOLDER = "frames"
+
+DECODED_BY = ("family", "key", "seed", "take", "frames", "width", "height", "fps", "prompt", "negative_prompt", "steps",
+              "guidance_max", "lora_strength", "dtype")  # fmt: skip
+"""Columns of a job that its family's decoder may ask for, beside the model."""
 
 log = logging.getLogger("reelmill")
 
@@ -40,8 +43,7 @@ class Decoded(NamedTuple):
 def decode_clip(root: Path, job: Mapping[str, Any], sample: Mapping[str, Any], device: torch.device) -> Decoded:
     """Decode the latents that a row of sampling names, with the model of its job; raises BadMedia and BadModel."""
     latents = load_latents(root / sample["latents"], sample["latents_sha256"])
-    with waited_for_model(job["model"], job["dtype"], device) as model:
-        return Decoded(*decode_within_memory(model, latents, root, device))
+    return Decoded(*decode_job(job, latents, root, device))
 
 
 def load_latents(path: Path, digest: str) -> Tensor:

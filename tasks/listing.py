@@ -23,7 +23,9 @@ log = logging.getLogger("reelmill")
 
 TABLE_SUFFIXES = (".csv", ".jsonl", ".ndjson", ".parquet")
 
-LIST_SUFFIXES = (".txt", *TABLE_SUFFIXES)
+TEXT_SUFFIX = ".txt"
+
+LIST_SUFFIXES = (TEXT_SUFFIX, *TABLE_SUFFIXES)
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,13 @@ class Listing:
     rows: list[TableRow]
 
 
-def read_listing(path: Path, suffixes: Collection[str], column: str, columns: Collection[str]) -> Listing:
+def read_listing(
+    path: Path, suffixes: Collection[str], column: str, columns: Collection[str], instead: str | None = None
+) -> Listing:
     """The list at `path`: the files with `suffixes` in a folder (by name), one such file, or a table.
 
-    `column` is the one that names a row's file; `columns` are all that a table may have. Raises BadInput.
+    `column` is the one that names a row's file, and `instead` one that rows without a file may have, which a text's
+    lines are read as; `columns` are all that a table may have. Raises BadInput.
     """
     if path.is_dir():
         names = sorted(p.name for p in path.iterdir() if _has_suffix(p, suffixes) and not p.is_dir())
@@ -56,25 +61,30 @@ def read_listing(path: Path, suffixes: Collection[str], column: str, columns: Co
         raise BadInput(f"{path}: no such folder or file.")
     if _has_suffix(path, suffixes):
         return Listing(path.parent, [TableRow({column: path.name})])
+    if instead and path.suffix.lower() == TEXT_SUFFIX:
+        return Listing(path.parent, read_names(path, (instead,)))
     if path.suffix.lower() not in TABLE_SUFFIXES:
         kinds = ", ".join(sorted((*suffixes, *TABLE_SUFFIXES)))
         raise BadInput(f"{path}: neither a folder nor a file of a known kind ({kinds}).")
-    return Listing(path.parent, _checked(path, read_table(path), column, columns))
+    return Listing(path.parent, _checked(path, read_table(path), column, columns, instead))
 
 
 def _has_suffix(path: Path, suffixes: Collection[str]) -> bool:
     return path.suffix.lower() in suffixes and not path.name.startswith(".")
 
 
-def _checked(path: Path, rows: list[TableRow], column: str, columns: Collection[str]) -> list[TableRow]:
+def _checked(
+    path: Path, rows: list[TableRow], column: str, columns: Collection[str], instead: str | None
+) -> list[TableRow]:
     if not rows:
         raise BadInput(f"{path}: the table has no rows.")
     found = {name for row in rows for name in row.values}
     unknown = sorted(str(name) for name in found - set(columns))
     if unknown:
         raise BadInput(f"{path}: unknown column {', '.join(unknown)}. Known: {', '.join(columns)}.")
-    if column not in found:
-        raise BadInput(f"{path}: the table needs a column '{column}' with the files' paths.")
+    if column not in found and instead not in found:
+        other = f", or '{instead}'" if instead else ""
+        raise BadInput(f"{path}: the table needs a column '{column}' with the files' paths{other}.")
     return rows
 
 
@@ -99,7 +109,7 @@ def read_names(path: Path, columns: Sequence[str]) -> list[TableRow]:
     Of a text, blank lines, those that begin with # and the spaces around a name are no part; `./#1.mp4` is a name.
     Raises BadInput when it is no list, or has no such column.
     """
-    if path.suffix.lower() == ".txt":
+    if path.suffix.lower() == TEXT_SUFFIX:
         lines = (line.strip() for line in _lines(path))
         return [TableRow({columns[0]: line}) for line in lines if line and not line.startswith("#")]
     rows = read_table(path)
@@ -118,7 +128,7 @@ def _lines(path: Path) -> list[str]:
     try:
         return _split(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: cannot be read as a list of files, one to a line ({error}).") from error
+        raise BadInput(f"{path}: cannot be read as a list, one entry to a line ({error}).") from error
 
 
 def _split(text: str) -> list[str]:

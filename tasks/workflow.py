@@ -156,7 +156,7 @@ class _Reading:
             if node.kind != "SaveVideo":
                 wishes = f" ({', '.join(asked)})" if asked else ""
                 self.ignored.append(
-                    f"{node.label}: its format{wishes}; the clip is an mp4 at the rate the model is told."
+                    f"{node.label}: its format{wishes}; --format sets it, at the rate the model is told."
                 )
 
     def _savers(self) -> Iterator[Node]:

@@ -22,6 +22,7 @@ from flows.finetune import FinetuneOutcome
 from flows.generate import GenerateOutcome
 from flows.results import ReportOutcome
 from models.errors import BadInput
+from models.families.known import FAMILIES
 from models.svd import FIGURES_FILE, TINY
 from tasks.curate import ingest, join, select
 from tasks.generate import outputs
@@ -166,6 +167,18 @@ def test_the_reasons_shown_are_reasons_of_select():
     shown = re.findall(r"\d+ (\w+)", " ".join(re.findall(r"^dropped: .*$", read("README.md"), re.MULTILINE)))
     assert shown
     assert set(shown) <= set(REASONS)
+
+
+def test_the_page_of_families_has_their_rules():
+    found = re.findall(r"^\| [^|]+ \| `.*\|$", read("docs/families.md"), re.MULTILINE)
+    assert found == [
+        f"| {family.NAME} | `{name}` | {', '.join(sorted(inputs.needs))} | {', '.join(sorted(inputs.takes))} | "
+        f"{rules.frames_rule} | {rules.size_unit} | {float(rules.fps):g} | "
+        f"{rules.frames} of {rules.width}x{rules.height} |"
+        for family in FAMILIES
+        for rules in [family.RULES]
+        for name, inputs in family.PIPELINES.items()
+    ]
 
 
 class Row(NamedTuple):

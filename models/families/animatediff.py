@@ -8,15 +8,17 @@ from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import torch
 from diffusers import AnimateDiffPipeline, DiffusionPipeline, MotionAdapter, StableDiffusionPipeline
 from numpy.typing import NDArray
+from torch import Tensor
 
 from models.errors import BadModel
+from models.families.latents import as_frames, batch_of, sampled
 from models.families.loading import FAILURES, load_pipeline, read_config
-from models.families.rules import Inputs, MotionLora, Request, Rules, as_frames, check_request
+from models.families.rules import Inputs, MotionLora, Request, Rules, check_request
 from models.hub import read_weights
 from models.parts import first_sentence, load_part
 from models.svd import setting
@@ -49,7 +51,8 @@ KINDS: dict[str, type[DiffusionPipeline]] = {"AnimateDiffPipeline": AnimateDiffP
 
 def rules_of(folder: Path) -> Rules:
     """The family's rules; the longest clip is as long as the positions that the folder's adapter knows."""
-    return replace(RULES, frames_max=read_config(folder, "unet").get("motion_max_seq_length", RULES.frames_max))
+    most = int(read_config(folder, "unet").get("motion_max_seq_length", RULES.frames_max))
+    return replace(RULES, frames_max=most, frames=min(RULES.frames, most))
 
 
 def load(folder: Path) -> AnimateDiffPipeline:
@@ -73,26 +76,24 @@ def join(pictures: Path, adapter: Path) -> AnimateDiffPipeline:
     return pipeline
 
 
-def generate(pipeline: AnimateDiffPipeline, request: Request) -> NDArray[np.uint8]:
-    """The clip of a text, uint8 RGB [frames, height, width, 3]. Motion LoRAs are in the UNet for this clip only.
+def sample(pipeline: AnimateDiffPipeline, request: Request) -> Tensor:
+    """The latents of a text's clip, [frames, channels, h, w]. Motion LoRAs are in the UNet for this clip only.
 
     Raises BadInput when the request does not fit and BadModel when a motion LoRA does not.
     """
     rules = replace(RULES, frames_max=setting(pipeline.unet, "motion_max_seq_length"))
     check_request(request, PIPELINES[type(pipeline).__name__], rules, NAME)
+    scale = pipeline.vae_scale_factor
+    channels = setting(pipeline.unet, "in_channels")
+    noise = request.noise(1, channels, request.frames, request.height // scale, request.width // scale)
     with _moving(pipeline, request.motion):
-        made: Any = pipeline(
-            prompt=request.prompt,
-            negative_prompt=request.negative,
-            num_frames=request.frames,
-            height=request.height,
-            width=request.width,
-            num_inference_steps=request.steps or RULES.steps,
-            guidance_scale=RULES.guidance if request.guidance is None else request.guidance,
-            generator=request.generator(),
-            output_type="np",
-        )
-    return as_frames(made.frames[0])
+        return sampled(pipeline, request, rules, noise).transpose(0, 1)
+
+
+@torch.no_grad()
+def decode(pipeline: AnimateDiffPipeline, latents: Tensor, request: Request) -> NDArray[np.uint8]:
+    """The frames of latents [frames, channels, h, w], uint8 RGB [frames, height, width, 3]."""
+    return as_frames(pipeline, pipeline.decode_latents(batch_of(latents, pipeline)))
 
 
 @contextmanager

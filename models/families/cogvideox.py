@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from diffusers import CogVideoXImageToVideoPipeline, CogVideoXPipeline, DiffusionPipeline
 from numpy.typing import NDArray
+from torch import Tensor
 
+from models.families.latents import as_frames, batch_of, sampled
 from models.families.loading import load_pipeline, read_config
-from models.families.rules import Input, Inputs, Request, Rules, as_frames, check_request
+from models.families.rules import Input, Inputs, Request, Rules, check_request
 
 NAME: str = "CogVideoX"
 
@@ -27,6 +30,7 @@ RULES = Rules(
     frames_max=161,
     size_unit=16,
     frames=49,
+    latent_frames=4,
     width=720,
     height=480,
     fps=Fraction(8),
@@ -61,31 +65,39 @@ def load(folder: Path) -> CogVideoXPipeline | CogVideoXImageToVideoPipeline:
     return load_pipeline(KINDS, folder)
 
 
-def generate(pipeline: CogVideoXPipeline | CogVideoXImageToVideoPipeline, request: Request) -> NDArray[np.uint8]:
-    """The clip of a text, or of a picture and a text, uint8 RGB [frames, height, width, 3]. Raises BadInput."""
+def sample(pipeline: CogVideoXPipeline | CogVideoXImageToVideoPipeline, request: Request) -> Tensor:
+    """The latents of a text's, or a picture's and a text's, clip, [latent frames, channels, h, w]. Raises BadInput."""
     rules = _rules(dict(pipeline.transformer.config), dict(pipeline.vae.config))
     check_request(request, PIPELINES[type(pipeline).__name__], rules, NAME)
-    call: Any = pipeline
-    made = call(
-        prompt=request.prompt,
-        negative_prompt=request.negative,
-        num_frames=request.frames,
-        height=request.height,
-        width=request.width,
-        num_inference_steps=request.steps or RULES.steps,
-        guidance_scale=RULES.guidance if request.guidance is None else request.guidance,
-        generator=request.generator(),
-        max_sequence_length=pipeline.transformer.config.max_text_seq_length,
-        output_type="np",
-        **({} if request.picture is None else {"image": request.image()}),
-    )
-    return as_frames(made.frames[0])
+    padding = _padding(pipeline, request.frames)
+    scale = pipeline.vae_scale_factor_spatial
+    cells = padding + _latent_frames(pipeline, request.frames), pipeline.vae.config.latent_channels
+    noise = request.noise(1, *cells, request.height // scale, request.width // scale)
+    most = pipeline.transformer.config.max_text_seq_length
+    return sampled(pipeline, request, rules, noise, max_sequence_length=most)[padding:]
+
+
+@torch.no_grad()
+def decode(pipeline: Any, latents: Tensor, request: Request) -> NDArray[np.uint8]:
+    """The frames of latents [latent frames, channels, h, w], uint8 RGB [frames, height, width, 3]."""
+    return as_frames(pipeline, pipeline.decode_latents(batch_of(latents, pipeline).transpose(1, 2)))
+
+
+def _latent_frames(pipeline: Any, frames: int) -> int:
+    return (frames - 1) // pipeline.vae_scale_factor_temporal + 1
+
+
+def _padding(pipeline: Any, frames: int) -> int:
+    """Latent frames that the pipeline puts before a clip's own, where patches span several of them."""
+    patch = pipeline.transformer.config.patch_size_t
+    return -_latent_frames(pipeline, frames) % patch if patch else 0
 
 
 def _rules(transformer: dict[str, Any], vae: dict[str, Any]) -> Rules:
     scale = 2 ** (len(vae["block_out_channels"]) - 1)
     return replace(
         RULES,
+        latent_scale=scale,
         frames=transformer["sample_frames"],
         width=transformer["sample_width"] * scale,
         height=transformer["sample_height"] * scale,

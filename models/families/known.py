@@ -3,21 +3,21 @@
 from pathlib import Path
 
 from models.errors import BadModel
-from models.families import animatediff, cogvideox, ltx, svd, wan
+from models.families import animatediff, cogvideox, hunyuanvideo, ltx, svd, wan
 from models.families.loading import read_index
 from models.families.rules import Family
 
-FAMILIES: tuple[Family, ...] = (svd, animatediff, cogvideox, ltx, wan)
+FAMILIES: tuple[Family, ...] = (svd, animatediff, cogvideox, hunyuanvideo, ltx, wan)
 
 
-def family_of(folder: Path) -> Family:
-    """The family of the pipeline class that a folder's model_index.json names.
+def family_of(folder: Path) -> tuple[Family, str]:
+    """The family of the pipeline class that a folder's model_index.json names, and that class.
 
     Raises BadInput when the folder is no model's and BadModel when nobody here knows the class.
     """
-    name = read_index(folder).get("_class_name")
+    name = str(read_index(folder).get("_class_name"))
     for family in FAMILIES:
         if name in family.PIPELINES:
-            return family
+            return family, name
     known = ", ".join(sorted(each for family in FAMILIES for each in family.PIPELINES))
     raise BadModel(f"{folder}: its pipeline class is {name}; the known ones are {known}. Name a model of one of them.")

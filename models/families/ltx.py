@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from diffusers import DiffusionPipeline, LTXImageToVideoPipeline, LTXPipeline
 from numpy.typing import NDArray
+from torch import Tensor
 
+from models.families.latents import as_frames, batch_of, sampled
 from models.families.loading import load_pipeline
-from models.families.rules import Inputs, Request, Rules, as_frames, check_request
+from models.families.rules import Inputs, Request, Rules, check_request
 
 NAME: str = "LTX-Video"
 
@@ -24,6 +27,8 @@ RULES = Rules(
     frames_max=257,
     size_unit=32,
     frames=161,
+    latent_scale=32,
+    latent_frames=8,
     width=704,
     height=512,
     fps=Fraction(25),
@@ -53,28 +58,60 @@ def load(folder: Path) -> LTXPipeline:
     return load_pipeline(KINDS, folder)
 
 
-def generate(pipeline: LTXPipeline, request: Request) -> NDArray[np.uint8]:
-    """The clip of a text, and of a picture where one is given, uint8 RGB [frames, height, width, 3].
+def sample(pipeline: LTXPipeline, request: Request) -> Tensor:
+    """The latents of a text's clip, and of a picture's where one is given, [latent frames, channels, h, w].
 
     Raises BadInput when the request does not fit.
     """
     check_request(request, _INPUTS, RULES, NAME)
-    call: Any = pipeline if request.picture is None else _from_picture(pipeline)
-    made = call(
-        prompt=request.prompt,
-        negative_prompt=request.negative,
-        num_frames=request.frames,
-        height=request.height,
-        width=request.width,
-        frame_rate=float(RULES.fps) if request.fps is None else request.fps,
-        num_inference_steps=request.steps or RULES.steps,
-        guidance_scale=RULES.guidance if request.guidance is None else request.guidance,
-        generator=request.generator(),
-        output_type="np",
-        **({} if request.picture is None else {"image": request.image()}),
-        **_decoding(pipeline),
-    )
-    return as_frames(made.frames[0])
+    noise = request.noise(1, pipeline.transformer.config.in_channels, *_cells(pipeline, request))
+    packed = pipeline._pack_latents(noise, *_patch(pipeline))
+    call: Any = pipeline
+    if request.picture is not None:
+        call = _from_picture(pipeline)
+        packed = _begun(call, request, packed)
+    rate = float(RULES.fps) if request.fps is None else request.fps
+    made = sampled(call, request, RULES, packed, frame_rate=rate)
+    return pipeline._unpack_latents(made[None], *_cells(pipeline, request), *_patch(pipeline))[0].transpose(0, 1)
+
+
+@torch.no_grad()
+def decode(pipeline: LTXPipeline, latents: Tensor, request: Request) -> NDArray[np.uint8]:
+    """The frames of latents [latent frames, channels, h, w], uint8 RGB [frames, height, width, 3].
+
+    A decoder that is told a noise level gets noise of the item's own.
+    """
+    vae = pipeline.vae
+    statistics = vae.latents_mean, vae.latents_std, vae.config.scaling_factor
+    own, level = pipeline._denormalize_latents(batch_of(latents, pipeline), *statistics), None
+    if vae.config.timestep_conditioning:
+        noise = torch.randn(own.shape, generator=request.generator("decoding")).to(own)
+        own, level = (1 - DECODE_NOISE) * own + DECODE_NOISE * noise, torch.tensor([DECODE_TIMESTEP]).to(own)
+    return as_frames(pipeline, vae.decode(own, level, return_dict=False)[0])
+
+
+def _begun(pipeline: Any, request: Request, packed: Tensor) -> Tensor:
+    """The packed noise with the picture's latents in the place of its first frame: given noise of one's own, the
+    pipeline leaves the picture out."""
+    size = {"height": request.height, "width": request.width}
+    picture = pipeline.video_processor.preprocess(request.image(), **size).to(pipeline.vae.device, pipeline.vae.dtype)
+    channels, generator = packed.shape[-1], request.generator("augmentation")
+    shape = {"num_channels_latents": channels, "num_frames": request.frames, **size}
+    device = pipeline.vae.device
+    known, mask = pipeline.prepare_latents(picture, **shape, dtype=torch.float32, device=device, generator=generator)
+    return known * mask[..., None] + packed.to(known) * (1 - mask[..., None])
+
+
+def _cells(pipeline: LTXPipeline, request: Request) -> tuple[int, int, int]:
+    """(latent frames, h, w) of a clip."""
+    scale = pipeline.vae_spatial_compression_ratio
+    frames = (request.frames - 1) // pipeline.vae_temporal_compression_ratio + 1
+    return frames, request.height // scale, request.width // scale
+
+
+def _patch(pipeline: LTXPipeline) -> tuple[int, int]:
+    """Cells along a side, and latent frames, that are one token."""
+    return pipeline.transformer_spatial_patch_size, pipeline.transformer_temporal_patch_size
 
 
 def _from_picture(pipeline: LTXPipeline) -> LTXImageToVideoPipeline:
@@ -82,8 +119,3 @@ def _from_picture(pipeline: LTXPipeline) -> LTXImageToVideoPipeline:
     other = LTXImageToVideoPipeline(**pipeline.components)
     other.set_progress_bar_config(disable=True)
     return other
-
-
-def _decoding(pipeline: LTXPipeline) -> dict[str, float]:
-    told = pipeline.vae.config.timestep_conditioning
-    return {"decode_timestep": DECODE_TIMESTEP, "decode_noise_scale": DECODE_NOISE} if told else {}

@@ -1,7 +1,7 @@
 """What a family of video models says of itself, as data, and what one item asks of it.
 
-A family's module has NAME, RULES and PIPELINES as data and the functions `rules_of`, `load` and `generate`: it is the
-protocol `Family`. models/families/known.py finds the family of a folder.
+A family's module has NAME, RULES and PIPELINES as data and the functions `rules_of`, `load`, `sample` and `decode`: it
+is the protocol `Family`. models/families/known.py finds the family of a folder; docs/families.md has these rules.
 """
 
 from collections.abc import Mapping, Set
@@ -14,11 +14,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from models.errors import BadInput
-from models.noise import item_generator
+from models.noise import Stream, item_generator
 
-Input = Literal["picture", "text", "negative text", "motion LoRA", "guidance", "fps"]
+Input = Literal[
+    "picture", "text", "negative text", "guidance", "fps", "motion LoRA", "motion word", "motion bucket", "noise_aug"
+]
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,14 @@ class Inputs:
 
     needs: Set[Input]
     takes: Set[Input] = frozenset()
+
+    def __contains__(self, name: Input) -> bool:
+        """Whether it may be given."""
+        return name in self.needs or name in self.takes
+
+    def __str__(self) -> str:
+        takes = f", takes {', '.join(sorted(self.takes))}" if self.takes else ""
+        return f"needs {' and '.join(sorted(self.needs))}{takes}"
 
 
 @dataclass(frozen=True)
@@ -43,7 +54,8 @@ class Rules:
 
     Clips have frame_step * k + frame_offset frames, of at least frames_min and at most frames_max where there is a
     most; sides are multiples of size_unit. frames, width, height and fps are native, what the weights were trained at;
-    with `only_native_size` nothing else comes out. steps and guidance are what its authors use. `licence` is that of
+    with `only_native_size` nothing else comes out. A latent cell is latent_scale pixels wide, a latent frame is
+    latent_frames frames long. steps and guidance are what its authors use. `licence` is that of
     the published weights, which the code of this project cannot grant.
     """
 
@@ -59,6 +71,8 @@ class Rules:
     steps: int
     guidance: float
     licence: str
+    latent_scale: int = 8
+    latent_frames: int = 1
     only_native_size: bool = False
 
     def fit_frames(self, frames: int) -> Fitted:
@@ -69,7 +83,8 @@ class Rules:
         if self.frames_max is not None:
             count = min(count, (self.frames_max - offset) // step)
         fitted = step * count + offset
-        return Fitted(fitted, None if fitted == frames else f"{frames} frames became {fitted}: {self._frames_rule()}.")
+        said = f"frames {frames}: made as {fitted}, for clips have {self.frames_rule}."
+        return Fitted(fitted, None if fitted == frames else said)
 
     def fit_size(self, width: int, height: int) -> Fitted:
         """The (width, height) nearest to the given one that the family can make, each side by itself."""
@@ -77,12 +92,19 @@ class Rules:
         fitted = (self.width, self.height) if self.only_native_size else (_nearest(width, unit), _nearest(height, unit))
         if fitted == (width, height):
             return Fitted(fitted)
-        rule = "the weights know no other size" if self.only_native_size else f"sides are multiples of {unit}"
-        return Fitted(fitted, f"{width}x{height} became {fitted[0]}x{fitted[1]}: {rule}.")
+        rule = "the weights know no other size" if self.only_native_size else f"sides must divide by {unit}"
+        return Fitted(fitted, f"size {width}x{height}: made as {fitted[0]}x{fitted[1]}, for {rule}.")
 
-    def _frames_rule(self) -> str:
-        steps = f"{self.frame_step}k+{self.frame_offset}" if self.frame_step > 1 else "any number"
-        return f"{steps}, at least {self.frames_min}" + (f", at most {self.frames_max}" if self.frames_max else "")
+    def __str__(self) -> str:
+        size = f"{self.width}x{self.height} alone" if self.only_native_size else f"sides divide by {self.size_unit}"
+        return f"{self.frames_rule}; {size}; {float(self.fps):g} a second"
+
+    @property
+    def frames_rule(self) -> str:
+        """How many frames a clip has, in words."""
+        counts = f"{self.frame_step}k+{self.frame_offset}" if self.frame_step > 1 else "any number of"
+        most = f", at most {self.frames_max}" if self.frames_max else ""
+        return f"{counts} frames, at least {self.frames_min}{most}"
 
 
 @dataclass(frozen=True)
@@ -125,9 +147,13 @@ class Request:
             "fps": self.fps is not None,
         }
 
-    def generator(self) -> torch.Generator:
-        """A CPU generator at the start of the item's own stream: diffusers draws from it on the CPU for any device."""
-        return item_generator(self.seed, self.item_key, self.take, "latents")
+    def generator(self, stream: Stream = "latents") -> torch.Generator:
+        """A CPU generator at the start of one of the item's streams: diffusers draws on the CPU for any device."""
+        return item_generator(self.seed, self.item_key, self.take, stream)
+
+    def noise(self, *shape: int) -> Tensor:
+        """The item's standard normal float32 noise of a shape, which becomes the clip."""
+        return torch.randn(shape, generator=self.generator())
 
     def image(self) -> Image.Image:
         """The picture as diffusers takes it; raises BadInput where the item has none."""
@@ -151,8 +177,12 @@ class Family(Protocol):
         """The folder's pipeline, float32 on the CPU; raises BadModel."""
         ...
 
-    def generate(self, pipeline: Any, request: Request) -> NDArray[np.uint8]:
-        """The clip, uint8 RGB [frames, height, width, 3]; raises BadInput where the request does not fit."""
+    def sample(self, pipeline: Any, request: Request) -> Tensor:
+        """The latents, float32 [latent frames, channels, h, w]; raises BadInput where the request does not fit."""
+        ...
+
+    def decode(self, pipeline: Any, latents: Tensor, request: Request) -> NDArray[np.uint8]:
+        """The frames of the request's latents, uint8 RGB [frames, height, width, 3]."""
         ...
 
 
@@ -174,9 +204,9 @@ def check_request(request: Request, inputs: Inputs, rules: Rules, model: str) ->
         )
 
 
-def as_frames(frames: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """uint8 of frames in 0..1, as diffusers returns them."""
-    return (frames * 255).round().clip(0, 255).astype(np.uint8)
+def generate(family: Family, pipeline: Any, request: Request) -> NDArray[np.uint8]:
+    """The clip, uint8 RGB [frames, height, width, 3]; raises BadInput where the request does not fit."""
+    return family.decode(pipeline, family.sample(pipeline, request), request)
 
 
 def _nearest(side: int, unit: int) -> int:

@@ -4,6 +4,7 @@ Source: Blattmann et al., arXiv 2311.15127.
 """
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -15,7 +16,8 @@ from torch import Tensor
 
 from models.errors import BadInput
 from models.families.loading import read_config
-from models.families.rules import Inputs, Request, Rules, check_request
+from models.families.rules import Input, Inputs, Request, Rules, check_request
+from models.lora import lora_applied
 from models.noise import item_noise
 from models.sampling import decode_latents, sample_latents
 from models.svd import ModelFacts, VideoModel, load_facts, load_model
@@ -37,15 +39,17 @@ RULES = Rules(
     licence="Stability AI Community License: free below a revenue of 1 million US dollars a year",
 )
 
-PIPELINES: Mapping[str, Inputs] = {
-    "StableVideoDiffusionPipeline": Inputs(needs=frozenset({"picture"}), takes=frozenset({"guidance", "fps"}))
-}
+PIPELINE = "StableVideoDiffusionPipeline"
+
+_STEERED: frozenset[Input] = frozenset({"guidance", "fps", "motion LoRA", "motion word", "motion bucket", "noise_aug"})
+
+PIPELINES: Mapping[str, Inputs] = {PIPELINE: Inputs(needs=frozenset({"picture"}), takes=_STEERED)}
 
 
 def rules_of(folder: Path) -> Rules:
     """The family's rules, with the folder's native numbers and the sides that its networks ask for."""
-    levels = sum(len(read_config(folder, part)["block_out_channels"]) - 1 for part in ("vae", "unet"))
-    return _rules(load_facts(folder), 2**levels)
+    vae, unet = (2 ** (len(read_config(folder, part)["block_out_channels"]) - 1) for part in ("vae", "unet"))
+    return _rules(load_facts(folder), vae, vae * unet)
 
 
 def load(folder: Path) -> VideoModel:
@@ -53,32 +57,40 @@ def load(folder: Path) -> VideoModel:
     return load_model(str(folder))
 
 
-def generate(pipeline: VideoModel, request: Request) -> NDArray[np.uint8]:
-    """The clip of a picture, uint8 RGB [frames, height, width, 3]; `guidance` is that of the last frame.
+def sample(pipeline: VideoModel, request: Request) -> Tensor:
+    """The latents of a picture's clip, [frames, channels, h, w]; `guidance` is that of the last frame.
 
-    Raises BadInput when the request does not fit.
+    Raises BadInput when the request does not fit, and BadModel when its motion LoRA does not.
     """
-    rules = _rules(pipeline.facts, pipeline.size_unit)
-    check_request(request, PIPELINES["StableVideoDiffusionPipeline"], rules, NAME)
+    rules = _rules(pipeline.facts, pipeline.latent_scale, pipeline.size_unit)
+    check_request(request, PIPELINES[PIPELINE], rules, NAME)
     shape = pipeline.latent_shape(request.frames, request.height, request.width)
     noise = item_noise(request.seed, request.item_key, request.take, shape, (request.height, request.width))
     first, last = pipeline.facts.guidance
-    latents = sample_latents(
-        pipeline,
-        _as_tensor(request)[None],
-        noise.latents[None],
-        noise.augmentation[None],
-        motions=[None],
-        steps=request.steps or RULES.steps,
-        fps=request.fps,
-        guidance=(first, last if request.guidance is None else request.guidance),
-    )
-    return decode_latents(pipeline, latents[0])
+    with ExitStack() as stack:
+        for lora in request.motion:
+            stack.enter_context(lora_applied(pipeline, lora.path, lora.strength))
+        return sample_latents(
+            pipeline,
+            _as_tensor(request)[None],
+            noise.latents[None],
+            noise.augmentation[None],
+            motions=[None],
+            steps=request.steps or RULES.steps,
+            fps=request.fps,
+            guidance=(first, last if request.guidance is None else request.guidance),
+        )[0]
 
 
-def _rules(facts: ModelFacts, size_unit: int) -> Rules:
+def decode(pipeline: VideoModel, latents: Tensor, request: Request) -> NDArray[np.uint8]:
+    """The frames of latents [frames, channels, h, w], uint8 RGB [frames, height, width, 3]."""
+    return decode_latents(pipeline, latents)
+
+
+def _rules(facts: ModelFacts, latent_scale: int, size_unit: int) -> Rules:
     return replace(
         RULES,
+        latent_scale=latent_scale,
         size_unit=size_unit,
         frames=facts.frames,
         width=facts.width,

@@ -1,22 +1,20 @@
-"""Text to video for a model that takes pictures: a text-to-image model draws the first frame.
+"""Text to video for a model that takes pictures: a text-to-image model draws the picture that becomes a clip.
 
 The picture's noise is a stream of its own, so that drawing it never shifts the noise that becomes the clip.
 """
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from numpy.typing import NDArray
 
-from models.errors import BadInput
-from models.families import svd
-from models.families.loading import load_pipeline
+from models.errors import BadInput, BadModel
+from models.families.loading import load_pipeline, read_index
 from models.families.rules import Request
 from models.noise import item_generator
-from models.svd import VideoModel
+from models.svd import weights_digest
 
 STEPS, GUIDANCE = 50, 7.5
 
@@ -24,9 +22,20 @@ SIZE_UNIT = 8
 """What the sides of a picture are multiples of, in pixels."""
 
 
+KINDS: dict[str, type[DiffusionPipeline]] = {"StableDiffusionPipeline": StableDiffusionPipeline}
+
+
+def revision_of(folder: Path) -> str:
+    """The digest of a text-to-image model's weights; raises BadInput or BadModel where the folder is not one's."""
+    name = read_index(folder).get("_class_name")
+    if name not in KINDS:
+        raise BadModel(f"{folder}: its class is {name}, which draws no pictures here; name a {' or '.join(KINDS)}.")
+    return weights_digest(folder)
+
+
 def load(folder: Path) -> StableDiffusionPipeline:
-    """The pipeline of a StableDiffusionPipeline's folder, with its safety checker where it has one; raises BadModel."""
-    return load_pipeline({"StableDiffusionPipeline": StableDiffusionPipeline}, folder)
+    """The pipeline of a text-to-image model's folder, with its safety checker where it has one; raises BadModel."""
+    return load_pipeline(KINDS, folder)
 
 
 def draw(
@@ -54,19 +63,3 @@ def draw(
     if any(made.nsfw_content_detected or []):
         raise BadInput(f"{item}: the model's safety checker holds back the picture of its text. Change the text.")
     return (made.images[0] * 255).round().astype(np.uint8)
-
-
-def text_to_video(
-    pipeline: StableDiffusionPipeline,
-    model: VideoModel,
-    request: Request,
-    steps: int = STEPS,
-    guidance: float = GUIDANCE,
-) -> NDArray[np.uint8]:
-    """The clip of a text by Stable Video Diffusion, uint8 RGB [frames, height, width, 3].
-
-    `steps` and `guidance` are the picture's; the request's own are the clip's. Raises BadInput when either cannot be
-    made.
-    """
-    picture = draw(pipeline, request, steps, guidance)
-    return svd.generate(model, replace(request, prompt=None, negative=None, picture=picture))

@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from diffusers import DiffusionPipeline, WanImageToVideoPipeline, WanPipeline
 from numpy.typing import NDArray
+from torch import Tensor
 
+from models.families.latents import as_frames, batch_of, sampled, unnormalised
 from models.families.loading import load_pipeline, read_config
-from models.families.rules import Input, Inputs, Request, Rules, as_frames, check_request
+from models.families.rules import Input, Inputs, Request, Rules, check_request
 
 NAME: str = "Wan"
 
@@ -25,6 +28,7 @@ RULES = Rules(
     frames_max=None,
     size_unit=16,
     frames=81,
+    latent_frames=4,
     width=832,
     height=480,
     fps=Fraction(16),
@@ -62,23 +66,21 @@ def load(folder: Path) -> WanPipeline | WanImageToVideoPipeline:
     return load_pipeline(KINDS, folder)
 
 
-def generate(pipeline: WanPipeline | WanImageToVideoPipeline, request: Request) -> NDArray[np.uint8]:
-    """The clip of a text, or of a picture and a text, uint8 RGB [frames, height, width, 3]. Raises BadInput."""
+def sample(pipeline: WanPipeline | WanImageToVideoPipeline, request: Request) -> Tensor:
+    """The latents of a text's, or a picture's and a text's, clip, [latent frames, channels, h, w]. Raises BadInput."""
     check_request(request, PIPELINES[type(pipeline).__name__], _rules_of(pipeline), NAME)
     guidance = RULES.guidance if request.guidance is None else request.guidance
-    call: Any = pipeline
-    made = call(
-        **_embeddings(pipeline, request, guided=guidance > 1),
-        num_frames=request.frames,
-        height=request.height,
-        width=request.width,
-        num_inference_steps=request.steps or RULES.steps,
-        guidance_scale=guidance,
-        generator=request.generator(),
-        output_type="np",
-        **({} if request.picture is None else {"image": request.image()}),
-    )
-    return as_frames(made.frames[0])
+    scale, frames = pipeline.vae_scale_factor_spatial, (request.frames - 1) // pipeline.vae_scale_factor_temporal + 1
+    noise = request.noise(1, pipeline.vae.config.z_dim, frames, request.height // scale, request.width // scale)
+    texts = _embeddings(pipeline, request, guided=guidance > 1)
+    return sampled(pipeline, request, RULES, noise, **texts).transpose(0, 1)
+
+
+@torch.no_grad()
+def decode(pipeline: Any, latents: Tensor, request: Request) -> NDArray[np.uint8]:
+    """The frames of latents [latent frames, channels, h, w], uint8 RGB [frames, height, width, 3]."""
+    own = unnormalised(batch_of(latents, pipeline), pipeline.vae.config)
+    return as_frames(pipeline, pipeline.vae.decode(own).sample)
 
 
 def _embeddings(pipeline: Any, request: Request, guided: bool) -> dict[str, Any]:
@@ -87,7 +89,8 @@ def _embeddings(pipeline: Any, request: Request, guided: bool) -> dict[str, Any]
     """
     encoder: Any = WanPipeline(**{part: pipeline.components[part] for part in SHARED_PARTS})
     wanted, unwanted = encoder.encode_prompt(request.prompt, request.negative, guided, max_sequence_length=TEXT_TOKENS)
-    return {"prompt_embeds": wanted, "negative_prompt_embeds": unwanted}
+    texts = {"prompt": None, "negative_prompt": None}
+    return {**texts, "prompt_embeds": wanted, "negative_prompt_embeds": unwanted}
 
 
 def _rules_of(pipeline: Any) -> Rules:
@@ -97,4 +100,6 @@ def _rules_of(pipeline: Any) -> Rules:
 
 def _rules(transformer: Mapping[str, Any], vae: Mapping[str, Any]) -> Rules:
     scale = vae.get("scale_factor_spatial", 8)
-    return replace(RULES, size_unit=scale * transformer["patch_size"][1], fps=Fraction(24 if scale > 8 else 16))
+    return replace(
+        RULES, size_unit=scale * transformer["patch_size"][1], latent_scale=scale, fps=Fraction(24 if scale > 8 else 16)
+    )

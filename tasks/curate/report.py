@@ -7,6 +7,7 @@ many there are.
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -106,7 +107,9 @@ def uncut(dataset: Dataset) -> list[tuple[str, str]]:
         return []
     cuts = read_rows(dataset.root / CUTS, ("clip_id", "error_message"))
     reasons = {row["clip_id"]: row["error_message"] for row in cuts if row["error_message"]}
-    clips = dataset.clips.filter(pc.field("clip_id").isin(list(reasons))).select(["clip_id", "source", "start_s"])
+    clips = dataset.clips.filter(pc.field("clip_id").isin(pa.array(list(reasons), pa.string()))).select(
+        ["clip_id", "source", "start_s"]
+    )
     return [
         (_place(row), f"not cut: {reasons[row['clip_id']].removeprefix(row['clip_id'] + ': ')}")
         for row in clips.to_pylist()

@@ -1,7 +1,8 @@
 """Decoding: latents become frames, which are measured against what was asked and parked until they are encoded.
 
 first_frame_psnr and last_frame_psnr: peak signal-to-noise ratio in dB of that frame against the picture, at most 100;
-the first says whether the clip shows the picture, the last how far it has drifted or moved from it. Camera motion is
+the first says whether the clip shows the picture, the last how far it has drifted or moved from it. A clip without a
+picture has neither, and its other meters compare with its own first frame. Camera motion is
 measured as curation measures it (models/camera.py), in short sides per second. The other meters are those of
 models/meters.py: a curve with a value for each frame (`..._curve`), the worst of it, and `good_until`, the number of
 frames before the first lasting fault, which `good_until_reason` names.
@@ -25,14 +26,14 @@ from models.errors import ReelmillError
 from models.meters import good_until, measure_meters
 from models.pictures import Picture
 from tasks.caching import Step, cached, find, key_of, lineage_of
-from tasks.decoded import decode_clip, park, parked_at
+from tasks.decoded import DECODED_BY, decode_clip, park, parked_at
 from tasks.manifest import ERROR_FIELDS, ManifestRef, read_rows, table_of, write_manifest
 from tasks.measured import METERS
 from tasks.video import Frames
 
 VERSION = 1
 
-NEEDS = ("status", "item_key", "name", "picture", "picture_sha256", "model", "model_revision", "fps", "dtype")
+NEEDS = ("status", "item_key", "name", "picture", "picture_sha256", "model", "model_revision", *DECODED_BY)
 
 SCHEMA = pa.schema(
     [
@@ -74,14 +75,17 @@ def psnr(a: Picture, b: Picture) -> float:
     return min(100.0, 10 * math.log10(255**2 / error)) if error else 100.0
 
 
-def measure_clip(frames: Frames, picture: Picture, fps: float) -> dict[str, Any]:
-    """The meters of a clip, uint8 RGB [frames, height, width, 3], made from `picture`; needs two frames or more."""
+def measure_clip(frames: Frames, picture: Picture | None, fps: float) -> dict[str, Any]:
+    """The meters of a clip, uint8 RGB [frames, height, width, 3], made from `picture`; needs two frames or more.
+
+    A clip of a text alone is held against its own first frame.
+    """
     moved = measure_motion(frames, [i / fps for i in range(len(frames))])
-    meters = measure_meters(frames, picture)
+    meters = measure_meters(frames, frames[0] if picture is None else picture)
     good = good_until(meters)
     return {
-        "first_frame_psnr": psnr(frames[0], picture),
-        "last_frame_psnr": psnr(frames[-1], picture),
+        "first_frame_psnr": None if picture is None else psnr(frames[0], picture),
+        "last_frame_psnr": None if picture is None else psnr(frames[-1], picture),
         "motion_measured": moved.motion,
         "camera_strength": moved.strength,
         "camera_pan": moved.pan,
@@ -102,17 +106,23 @@ def measured_clip(
 ) -> dict[str, Any]:
     """Decode and measure one clip, and park its frames below `root` by `key`: its manifest row."""
     frames, plan, too_large = decode_clip(root, job, sample, device)
-    with Image.open(root / job["picture"]) as picture:
-        meters = measure_clip(frames, np.asarray(picture), job["fps"])
+    meters = measure_clip(frames, _picture(root, job), job["fps"])
     park(parked_at(root, key), frames)
     memory = {"decode_plan": str(plan), "decode_too_large": [str(each) for each in too_large]}
     return {"item_key": job["item_key"], "attempt": 1, **memory, **meters}
 
 
+def _picture(root: Path, job: Mapping[str, Any]) -> Picture | None:
+    if job["picture"] is None:
+        return None
+    with Image.open(root / job["picture"]) as picture:
+        return np.asarray(picture)
+
+
 def _decode(root: Path, config: DecodeConfig, job: Mapping[str, Any], sample: Mapping[str, Any]) -> ManifestRef:
     """The manifest of one clip; where it fails, a row with the reason, kept apart."""
     settings = ClipSettings(item_key=job["item_key"], fps=job["fps"])
-    inputs, revision = [sample["latents_sha256"], job["picture_sha256"]], job["model_revision"]
+    inputs, revision = [sample["latents_sha256"], job["picture_sha256"] or "no picture"], job["model_revision"]
 
     def compute(key: str) -> pa.Table:
         return table_of([measured_clip(root, job, sample, key, device_named(config.device))], SCHEMA)

@@ -28,12 +28,25 @@ from tasks.video import Frames
 VERSION = 1
 
 SETTINGS = ("key", "seed", "take", "motion", "motion_strength", "word", "steps", "fps", "motion_bucket",
-            "guidance_min", "guidance_max", "noise_aug", "frames", "width", "height", "model_revision", "lora_sha256",
-            "lora_strength", "dtype")  # fmt: skip
+            "guidance_min", "guidance_max", "noise_aug", "frames", "width", "height", "family", "prompt",
+            "negative_prompt", "picture_model_revision", "model_revision", "lora_sha256", "lora_strength",
+            "dtype")  # fmt: skip
 
 PICTURE = ("image_sha256", "picture_sha256", "fit", "background")
 
-NEEDS = ("status", "item_key", "name", "image", "picture", "model", "lora", "lineage", *PICTURE, *SETTINGS)
+NEEDS = (
+    "status",
+    "item_key",
+    "name",
+    "image",
+    "picture",
+    "model",
+    "picture_model",
+    "lora",
+    "lineage",
+    *PICTURE,
+    *SETTINGS,
+)
 
 SCHEMA = pa.schema(
     [
@@ -82,7 +95,8 @@ def provenance_of(
 ) -> dict[str, Any]:
     """Everything needed to make the clip again, by names and digests: no path of this machine."""
     own = {name: job[name] for name in ("item_key", *PICTURE, *SETTINGS)}
-    names = {"image": Path(job["image"]).name, "model": Path(job["model"]).name}
+    files = ("image", "model", "picture_model", "lora")
+    names = {name: Path(job[name]).name for name in files if job[name]}
     made = {
         "latents_sha256": sample["latents_sha256"],
         "batch": sample["batch"],
@@ -90,8 +104,7 @@ def provenance_of(
         "device": sample["device"],
     }
     written = {"format": look.format, "encoder": look.encoder, "crf": look.crf, "trim": trim}
-    lora = {"lora": Path(job["lora"]).name} if job["lora"] else {}
-    return {**names, **lora, **own, **made, **written, "lineage": json.loads(job["lineage"] or "{}")}
+    return {**names, **own, **made, **written, "lineage": json.loads(job["lineage"] or "{}")}
 
 
 def frames_kept(made: int, good: int, trim: bool) -> int:

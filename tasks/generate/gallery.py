@@ -47,7 +47,8 @@ NEEDS = ("job", "take", "name", "status", "stage", "image", "picture", "video", 
          "strength_asked", "strength_measured", "camera_strength", "first_frame_psnr", "last_frame_psnr", "chosen",
          "score", "passed", "reasons", "good_until", "good_until_reason", "frames_kept",
          *(f"{name}_curve" for name in CURVES), "seed", "steps", "fps", "motion_bucket", "frames", "width", "height",
-         "model", "lora", "lora_strength", "error_message")  # fmt: skip
+         "model", "family", "prompt", "negative_prompt", "picture_model", "lora", "lora_strength",
+         "error_message")  # fmt: skip
 
 
 @dataclass
@@ -69,9 +70,9 @@ class Embedder:
 
 @dataclass
 class Card:
-    """A job on the page: its picture, and the rows of its takes, the chosen one first."""
+    """A job on the page: its picture, if it has one, and the rows of its takes, the chosen one first."""
 
-    picture_url: str
+    picture_url: str | None
     takes: list[dict[str, Any]]
 
     @property
@@ -100,7 +101,8 @@ def cards_of(root: Path, rows: Sequence[Mapping[str, Any]], embed_limit: int = E
     cards = []
     for _, group in groupby(made, key=lambda row: row["job"]):
         takes = sorted((dict(row) for row in group), key=lambda row: (not row["chosen"], row["take"]))
-        cards.append(Card(url(takes[0]["picture"], "image/png"), takes))
+        picture = takes[0]["picture"]
+        cards.append(Card(url(picture, "image/png") if picture else None, takes))
     for place in range(max((len(card.takes) for card in cards), default=0)):
         for take in (card.takes[place] for card in cards if place < len(card.takes)):
             name, kind = shown_file(root, take["video"])

@@ -1,4 +1,4 @@
-"""Jobs: pictures, a table or a ComfyUI workflow become a row per clip to make, all resolved before any is made.
+"""Jobs: pictures, texts, a table or a ComfyUI workflow become a row per clip to make, resolved before any is made.
 
 A row that cannot be made says why: its picture is missing, broken or outside its folder, its model unknown, a value out
 of range, or it asks for the same clip as another row. What was asked and is not honoured stands in `ignored`.
@@ -20,9 +20,10 @@ from models.calibration import load_calibration
 from models.card import read_card
 from models.errors import ReelmillError
 from models.pictures import Background, Fit, pictures_in, prepare_picture
-from tasks.asking import Asking, JobsConfig, failed, read_list
+from tasks.asking import JobsConfig, read_list
 from tasks.caching import Step, cached, key_of, lineage_of
 from tasks.manifest import ERROR_FIELDS, ManifestRef, publish, read_rows, table_of, write_manifest
+from tasks.resolving import Asking, failed
 
 VERSION = 1
 
@@ -41,6 +42,10 @@ SETTINGS: tuple[pa.Field, ...] = (
     pa.field("frames", pa.int32()),
     pa.field("width", pa.int32()),
     pa.field("height", pa.int32()),
+    pa.field("family", pa.string()),
+    pa.field("prompt", pa.string()),
+    pa.field("negative_prompt", pa.string()),
+    pa.field("picture_model_revision", pa.string()),
     pa.field("model_revision", pa.string()),
     pa.field("lora_sha256", pa.string()),
     pa.field("lora_strength", pa.float64()),
@@ -48,8 +53,9 @@ SETTINGS: tuple[pa.Field, ...] = (
 )
 """What decides a clip, beside its picture. `motion` and `motion_strength` (short sides per second; zoom: natural log of
 magnification per second; roll: degrees per second) are what is asked and will be measured; `word` is what the model is
-told of it, null where a LoRA alone is to make it. `dtype`: the numbers that the UNet works in, which change a clip more
-than rounding does."""
+told of it, null where a LoRA alone is to make it. `picture_model_revision`: of the model that draws the picture from
+the texts; without one the texts are the clip's own. `dtype`: the numbers that the UNet works in, which change a clip
+more than rounding does."""
 
 SCHEMA = pa.schema(
     [
@@ -65,6 +71,7 @@ SCHEMA = pa.schema(
         pa.field("background", pa.string()),
         *SETTINGS,
         pa.field("model", pa.string()),
+        pa.field("picture_model", pa.string()),
         pa.field("lora", pa.string()),
         pa.field("lineage", pa.string()),
         pa.field("priority", pa.int32()),
@@ -86,7 +93,12 @@ log = logging.getLogger("reelmill")
 
 
 def with_picture(root: Path, row: Mapping[str, Any], fit: Fit, background: Background) -> dict[str, Any]:
-    """The row with its picture at the model's size, written below `root` if it is not there; failed if it cannot be."""
+    """The row with its picture at the model's size, written below `root` if it is not there; failed if it cannot be.
+
+    A row that has none is as it was: its model takes a text, or its picture is yet to be drawn.
+    """
+    if row["image"] is None:
+        return dict(row)
     recipe = [row["image_sha256"], row["width"], row["height"], fit, background, VERSION]
     name = f"pictures/{_digest(recipe)[:32]}.png"
     try:
@@ -110,8 +122,8 @@ def take_rows(row: Mapping[str, Any], takes: int) -> list[dict[str, Any]]:
     if row["status"] != "ready":
         return [dict(row)]
     rows = [{**row, "take": take} for take in range(takes)]
-    names = [f.name for f in SETTINGS]
-    return [r | {"item_key": _digest([r["key"], r["picture_sha256"], *(r.get(n) for n in names)])[:32]} for r in rows]
+    names = ("key", "picture_sha256", *(f.name for f in SETTINGS))
+    return [r | {"item_key": _digest([r.get(n) for n in names])[:32]} for r in rows]
 
 
 def mark_duplicates(rows: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:

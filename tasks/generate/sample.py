@@ -2,7 +2,8 @@
 
 Items that ask for the same sampling share a batch. An item's noise never depends on its batch; its latents do in the
 last bits. So each item's row names its batch, and a batch that was interrupted while it was being written is sampled
-again as it was: a run killed at any moment ends with the same bits as one that was not.
+again as it was: a run killed at any moment ends with the same bits as one that was not. Of families other than Stable
+Video Diffusion each item is a batch of its own (models/families/making.py).
 
 What memory allows is planned before, and planned again, a rung lower, when it was too much after all
 (models/memory.py). Each row has the plan that made it and the plans that failed before, and the device.
@@ -26,6 +27,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from models.device import (
+    CPU,
     DEVICE_HELP,
     DeviceName,
     Precision,
@@ -35,11 +37,12 @@ from models.device import (
     is_out_of_memory,
     measured,
 )
-from models.errors import BadModel, ReelmillError
+from models.errors import BadInput, BadModel, ReelmillError
+from models.families.making import request_of, sample_by_family, sampled_in_batches
 from models.loaded import model_with_lora, waited_for_model
 from models.memory import learn_sampling, lower_plan, sampling_plan
 from models.noise import item_noise, stack_noise
-from models.pictures import as_tensor_values
+from models.pictures import Picture, as_tensor_values
 from models.placement import feed_forward_in_pieces, ready_to_sample
 from models.plan import Plan
 from models.regions import words_in
@@ -91,17 +94,20 @@ class ItemSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    family: str
     key: str
-    picture_sha256: str
+    prompt: str | None
+    negative_prompt: str | None
+    picture_sha256: str | None
     seed: int
     take: int
     word: str | None
     steps: int
     fps: float
-    motion_bucket: int
+    motion_bucket: int | None
     guidance_min: float
     guidance_max: float
-    noise_aug: float
+    noise_aug: float | None
     frames: int
     width: int
     height: int
@@ -127,7 +133,7 @@ class Item:
 
     item_key: str
     name: str
-    picture: str
+    picture: str | None
     model: str
     model_revision: str
     lora: str | None
@@ -142,6 +148,8 @@ class Item:
     def shared(self) -> tuple[Any, ...]:
         """What must be equal for two items to share a batch."""
         own = self.settings
+        if not sampled_in_batches(own.family):
+            return (self.item_key,)
         return (
             self.model_revision,
             own.lora_sha256,
@@ -194,6 +202,13 @@ def fill_batches(items: Sequence[Item], size: int) -> list[list[Item]]:
     return [group[i : i + size] for group in groups.values() for i in range(0, len(group), size)]
 
 
+def sample_alone(root: Path, item: Item, plan: Plan) -> Tensor:
+    """Latents [1, latent frames, channels, h, w] of an item of a family that has no batches."""
+    pixels = _pixels(root / item.picture) if item.picture else None
+    request = request_of(item.settings.model_dump(), pixels, item.lora)
+    return sample_by_family(item.model, item.model_revision, request, plan)[None]
+
+
 def sample_batch(root: Path, model: VideoModel, items: Sequence[Item], plan: Plan) -> Tensor:
     """Latents [batch, frames, channels, h, w] of items that may share a batch; pictures are read below `root`."""
     first = items[0].settings
@@ -202,13 +217,13 @@ def sample_batch(root: Path, model: VideoModel, items: Sequence[Item], plan: Pla
     noise = stack_noise([item_noise(s.seed, s.key, s.take, shape, (s.height, s.width)) for s in own])
     return sample_latents(
         model,
-        torch.stack([_picture(root / item.picture) for item in items]),
+        torch.stack([_picture(root, item) for item in items]),
         noise.latents,
         noise.augmentation,
         [s.word for s in own],
         steps=first.steps,
         fps=first.fps,
-        motion_buckets=[s.motion_bucket for s in own],
+        motion_buckets=[s.motion_bucket for s in own if s.motion_bucket is not None],
         guidance=(first.guidance_min, first.guidance_max),
         noise_aug=first.noise_aug,
         guidance_together=plan.guidance_together,
@@ -220,15 +235,23 @@ def latents_digest(latents: Tensor) -> str:
     return hashlib.sha256(latents.contiguous().numpy().tobytes()).hexdigest()
 
 
-def _picture(path: Path) -> Tensor:
+def _picture(root: Path, item: Item) -> Tensor:
+    if item.picture is None:
+        raise BadInput(f"{item.name}: no picture is given. Give one.")
+    return torch.from_numpy(as_tensor_values(_pixels(root / item.picture)).copy())
+
+
+def _pixels(path: Path) -> Picture:
     with Image.open(path) as picture:
-        return torch.from_numpy(as_tensor_values(np.asarray(picture)).copy())
+        return np.asarray(picture)
 
 
 def _sample(root: Path, items: Sequence[Item], plan: Plan, device: torch.device) -> Tensor:
     """The batch's latents from the model its items name; raises BadModel when that is no longer the model planned."""
     first = items[0]
     own = first.settings
+    if not sampled_in_batches(own.family):
+        return sample_alone(root, first, plan)
     strength = 1.0 if own.lora_strength is None else own.lora_strength
     with model_with_lora(first.model, Path(first.lora) if first.lora else None, strength, own.dtype, device) as model:
         if model.revision != first.model_revision:
@@ -290,7 +313,8 @@ def _attempts(root: Path, attempt: Attempt) -> Iterator[tuple[Item, Attempt, Ten
 def _first_attempts(
     root: Path, items: Sequence[Item], device: torch.device
 ) -> Iterator[tuple[Item, Attempt, Tensor | Failure]]:
-    """A batch's attempts, in the parts that memory allows."""
+    """A batch's attempts, in the parts that memory allows; diffusers' pipelines work on the CPU."""
+    device = device if sampled_in_batches(items[0].settings.family) else CPU
     try:
         plan = _planned(items, len(items), device)
     except (ReelmillError, RuntimeError, MemoryError) as error:
@@ -307,6 +331,8 @@ def _parts(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
 def _planned(items: Sequence[Item], size: int, device: torch.device) -> Plan:
     """What memory allows for items that may share a batch of up to `size`; raises BadModel and BadInput."""
     first = items[0]
+    if not sampled_in_batches(first.settings.family):
+        return Plan()
     with waited_for_model(first.model, first.settings.dtype, device) as model:
         shape = model.latent_shape(first.settings.frames, first.settings.height, first.settings.width)
         return sampling_plan(model, shape, size, device)

@@ -66,7 +66,7 @@ def test_a_plan_has_a_line_for_each_size_and_one_for_all():
 def test_a_motion_by_regions_takes_a_pass_of_the_unet_for_each_and_a_line_of_its_own():
     zoom, pan = JOB | {"word": "regions:zoom_in"}, JOB | {"word": "pan_left"}
     assert estimate(zoom).seconds == pytest.approx(4 * estimate(pan).seconds)
-    plain, regional, _ = plan_lines([zoom, pan, JOB])
+    plain, regional, *_ = plan_lines([zoom, pan, JOB])
     assert plain.startswith("2 of 8 frames of 64x64, 25 steps, by tiny: ")
     assert regional.startswith("1 of 8 frames of 64x64, 25 steps in 4 regions, by tiny: ")
 

@@ -26,6 +26,11 @@ from tasks.manifest import read_manifest, read_rows
 
 SETTLED = ("latents", "videos", "pictures", "manifests")
 
+FAMILY = (
+    "Stable Video Diffusion; needs picture, takes fps, guidance, motion LoRA, motion bucket, motion word, noise_aug; "
+    "any number of frames, at least 2; sides divide by 8; 7 a second"
+)
+
 SCRIPT = """
 import sys
 import torch
@@ -172,6 +177,7 @@ def test_a_plan_checks_every_job_and_writes_nothing(tmp_path, pictures, model):
             " memory"
         ),
         "in all: about 0.5 s on one core, 0.1 MB on disk",
+        f"{model}: {FAMILY}",
         "job 2: broken.png: cannot be read as a picture (its content is of no known picture format).",
         "job 8: same: asks for the same clip as job 0; give it another seed or key for another clip.",
     ]
@@ -210,10 +216,10 @@ def test_a_format_that_cannot_be_made_so_is_refused_before_anything_is_read(tmp_
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name", ["gone", "empty", "notes.txt"])
+@pytest.mark.parametrize("name", ["gone", "empty", "notes.doc"])
 def test_jobs_that_are_none_are_refused_in_one_sentence(tmp_path, model, name):
     (tmp_path / "empty").mkdir()
-    (tmp_path / "notes.txt").write_text("words")
+    (tmp_path / "notes.doc").write_text("words")
     with pytest.raises(BadInput, match=name):
         plan(config(tmp_path / name, tmp_path / "out", model))
 

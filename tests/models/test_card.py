@@ -5,20 +5,20 @@ import shutil
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from diffusers import LTXPipeline
 
-from models.card import read_card, rounded_size
+from models.card import read_card
 from models.errors import BadInput, BadModel
 from models.svd import TINY
+from tests.small_families import ltx_parts, save
 
 
 def test_the_embedded_models_card():
     card = read_card("tiny")
-    assert (card.latent_scale, card.multiple, card.decoder_width) == (4, 8, 64)
-    assert (card.facts.frames, card.facts.width, card.facts.height) == (8, 64, 64)
-    assert card.unet_bytes == (TINY / "unet" / "diffusion_pytorch_model.safetensors").stat().st_size
-    assert card.weight_bytes > card.unet_bytes
+    assert (card.rules.latent_scale, card.rules.size_unit, card.decoder_width) == (4, 8, 64)
+    assert (card.rules.frames, card.rules.width, card.rules.height) == (8, 64, 64)
+    assert card.denoiser_bytes == (TINY / "unet" / "diffusion_pytorch_model.safetensors").stat().st_size
+    assert card.weight_bytes > card.denoiser_bytes
 
 
 def test_a_folder_without_a_model_and_a_broken_part_are_named(tmp_path: Path):
@@ -27,19 +27,18 @@ def test_a_folder_without_a_model_and_a_broken_part_are_named(tmp_path: Path):
     shutil.copytree(TINY, tmp_path / "model")
     for content in ("{", json.dumps({}), json.dumps([1])):
         (tmp_path / "model" / "vae" / "config.json").write_text(content)
-        with pytest.raises(BadModel, match=r"vae/config\.json: not the configuration"):
+        with pytest.raises(BadModel, match=r"vae/config\.json: not|not that of Stable Video Diffusion"):
             read_card(str(tmp_path / "model"))
 
 
-def test_sizes_go_to_the_nearest_multiple_and_never_to_nothing():
-    assert rounded_size(1024, 576, 64) == (1024, 576)
-    assert rounded_size(1000, 600, 64) == (1024, 576)
-    assert rounded_size(8, 100, 64) == (64, 128)
-
-
-@given(st.integers(1, 9000), st.integers(1, 9000), st.sampled_from([8, 16, 32, 64]))
-def test_a_rounded_size_divides_and_is_near(width: int, height: int, multiple: int):
-    for side, rounded in zip((width, height), rounded_size(width, height, multiple), strict=True):
-        assert rounded % multiple == 0
-        assert rounded >= multiple
-        assert abs(rounded - side) <= max(multiple / 2, multiple - side)
+def test_a_card_of_another_family_has_its_rules_and_none_of_its_own_conditions(tmp_path: Path):
+    save(lambda: LTXPipeline(**ltx_parts()), tmp_path / "model")
+    card = read_card(str(tmp_path / "model"))
+    assert (card.family, card.rules.frames_rule) == ("LTX-Video", "8k+1 frames, at least 9, at most 257")
+    assert ("text" in card.inputs, "motion bucket" in card.inputs) == (True, False)
+    assert (card.facts, card.motion_bucket, card.noise_aug, card.guidance) == (None, None, None, (3.0, 3.0))
+    assert 0 < card.denoiser_bytes < card.weight_bytes
+    before = card.revision
+    path = tmp_path / "model" / "tokenizer" / "tokenizer.json"
+    path.write_text(path.read_text() + " ")
+    assert read_card(str(tmp_path / "model")).revision != before, "another vocabulary is another model"

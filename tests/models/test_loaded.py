@@ -7,15 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import LTXPipeline
 
 from models import loaded
 from models.autoencoder import new_autoencoder
 from models.errors import BadInput, BadModel
 from models.image_encoder import new_feature_extractor, new_image_encoder
-from models.loaded import loaded_model, model_folder, model_with_lora
+from models.loaded import any_model_folder, lent_drawer, lent_pipeline, loaded_model, model_folder, model_with_lora
 from models.lora import LoraFacts, add_lora, lora_weights, save_lora
-from models.svd import ModelFacts, VideoModel, load_model, save_model
+from models.svd import ModelFacts, VideoModel, load_model, save_model, weights_digest
 from tasks.tiny.encoders import new_scheduler, new_unet
+from tests.small_families import drawing_pipeline, ltx_parts, save
 
 
 @pytest.fixture(scope="module")
@@ -93,12 +95,31 @@ def test_two_samplers_take_turns(folder: Path):
     assert most == 1
 
 
-def test_a_model_of_another_family_is_refused_by_its_name_and_what_is_sampled(tmp_path: Path):
+def test_a_model_of_another_family_is_not_taken_for_stable_video_diffusions(tmp_path: Path):
     (tmp_path / "model_index.json").write_text('{"_class_name": "WanPipeline"}')
-    with pytest.raises(
-        BadModel, match="a model of Wan; the flow samples folders of StableVideoDiffusionPipeline alone"
-    ):
+    with pytest.raises(BadModel, match="a model of Wan; `reelmill generate` samples it, but it is not trained"):
         model_folder(str(tmp_path))
+    assert any_model_folder(str(tmp_path)) == tmp_path
     (tmp_path / "model_index.json").write_text('{"_class_name": "MochiPipeline"}')
     with pytest.raises(BadModel, match="its pipeline class is MochiPipeline; the known ones are"):
         model_folder(str(tmp_path))
+
+
+def test_a_pipeline_is_lent_with_its_family_loaded_once_and_again_when_its_files_changed(tmp_path: Path):
+    folder = save(lambda: LTXPipeline(**ltx_parts()), tmp_path / "model")
+    with lent_pipeline(str(folder)) as first, pytest.raises(AttributeError):
+        assert (first.family.NAME, first.revision) == ("LTX-Video", weights_digest(folder))
+        first.pipeline.no_such_part()
+    with lent_pipeline(str(folder)) as again:
+        assert again.pipeline is first.pipeline
+    (folder / "scheduler" / "scheduler_config.json").write_text("{}")
+    with lent_pipeline(str(folder)) as changed:
+        assert changed.revision != first.revision
+
+
+def test_a_drawer_that_is_not_the_one_that_was_planned_is_refused(tmp_path: Path):
+    folder = save(drawing_pipeline, tmp_path / "drawer")
+    with lent_drawer(str(folder), weights_digest(folder)) as pipeline:
+        assert type(pipeline).__name__ == "StableDiffusionPipeline"
+    with pytest.raises(BadModel, match="files changed"), lent_drawer(str(folder), "other"):
+        pass

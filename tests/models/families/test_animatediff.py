@@ -1,5 +1,6 @@
 """AnimateDiff: the real pipeline on small random weights, and its motion LoRAs."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AnimateDiffPipeline, MotionAdapter
+from numpy.typing import NDArray
 from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import save_file
 
 from models.errors import BadInput, BadModel
 from models.families import animatediff
-from models.families.rules import MotionLora, Request
+from models.families.rules import MotionLora, Request, generate
 
 
 @pytest.fixture(scope="module")
@@ -57,36 +59,36 @@ def lora(folder: Path) -> Path:
 
 
 def test_a_text_becomes_a_clip_of_the_frames_and_size_asked(pipeline: AnimateDiffPipeline, asked: Request) -> None:
-    clip = animatediff.generate(pipeline, replace(asked, width=40))
+    clip = generate(animatediff, pipeline, replace(asked, width=40))
     assert clip.shape == (4, 32, 40, 3)
     assert clip.dtype == np.uint8
     assert clip.std() > 1
 
 
 def test_a_seed_is_the_same_clip_again_and_another_seed_another(pipeline: AnimateDiffPipeline, asked: Request) -> None:
-    clip = animatediff.generate(pipeline, asked)
-    other = animatediff.generate(pipeline, replace(asked, seed=2))
+    clip = generate(animatediff, pipeline, asked)
+    other = generate(animatediff, pipeline, replace(asked, seed=2))
     assert not np.array_equal(clip, other)
-    assert not np.array_equal(clip, animatediff.generate(pipeline, replace(asked, take=1)))
-    assert np.array_equal(clip, animatediff.generate(pipeline, asked))
+    assert not np.array_equal(clip, generate(animatediff, pipeline, replace(asked, take=1)))
+    assert np.array_equal(clip, generate(animatediff, pipeline, asked))
 
 
 def test_texts_steer(pipeline: AnimateDiffPipeline, asked: Request) -> None:
-    clip = animatediff.generate(pipeline, asked)
-    assert not np.array_equal(clip, animatediff.generate(pipeline, replace(asked, prompt="a blue cube")))
-    assert not np.array_equal(clip, animatediff.generate(pipeline, replace(asked, negative="a blue cube")))
+    clip = generate(animatediff, pipeline, asked)
+    assert not np.array_equal(clip, generate(animatediff, pipeline, replace(asked, prompt="a blue cube")))
+    assert not np.array_equal(clip, generate(animatediff, pipeline, replace(asked, negative="a blue cube")))
 
 
 def test_a_motion_lora_moves_one_clip_by_its_strength_and_leaves_no_trace(
     pipeline: AnimateDiffPipeline, lora: Path, asked: Request
 ) -> None:
-    plain = animatediff.generate(pipeline, asked).astype(int)
+    plain = generate(animatediff, pipeline, asked).astype(int)
     moved, none = (
-        animatediff.generate(pipeline, replace(asked, motion=(MotionLora(lora, strength),))) for strength in (4.0, 0.0)
+        generate(animatediff, pipeline, replace(asked, motion=(MotionLora(lora, strength),))) for strength in (4.0, 0.0)
     )
     assert np.abs(moved - plain).max() > 2
     assert np.abs(none - plain).max() <= 1
-    assert np.array_equal(animatediff.generate(pipeline, asked), plain)
+    assert np.array_equal(generate(animatediff, pipeline, asked), plain)
 
 
 def test_a_file_that_is_no_motion_lora_of_the_model_is_refused(
@@ -96,7 +98,7 @@ def test_a_file_that_is_no_motion_lora_of_the_model_is_refused(
     (tmp_path / "pickled.ckpt").write_bytes(b"\x80\x04.")
     for name in ("other.safetensors", "pickled.ckpt"):
         with pytest.raises(BadModel, match=name):
-            animatediff.generate(pipeline, replace(asked, motion=(MotionLora(tmp_path / name),)))
+            generate(animatediff, pipeline, replace(asked, motion=(MotionLora(tmp_path / name),)))
     assert pipeline.get_list_adapters() == {}
 
 
@@ -105,18 +107,21 @@ def test_the_longest_clip_is_what_the_adapter_knows_positions_of(
 ) -> None:
     assert animatediff.RULES.fit_frames(100).value == 32
     fitted = animatediff.rules_of(folder).fit_frames(100)
-    assert (fitted.value, fitted.note) == (8, "100 frames became 8: any number, at least 2, at most 8.")
-    with pytest.raises(BadInput, match="100 frames became 8"):
-        animatediff.generate(pipeline, replace(asked, frames=100))
+    assert (fitted.value, fitted.note) == (
+        8,
+        "frames 100: made as 8, for clips have any number of frames, at least 2, at most 8.",
+    )
+    with pytest.raises(BadInput, match="frames 100: made as 8"):
+        generate(animatediff, pipeline, replace(asked, frames=100))
 
 
 def test_what_the_family_does_not_take_is_refused(
     pipeline: AnimateDiffPipeline, asked: Request, ramp: np.ndarray
 ) -> None:
     with pytest.raises(BadInput, match="ball: AnimateDiff does not take picture"):
-        animatediff.generate(pipeline, replace(asked, picture=ramp))
+        generate(animatediff, pipeline, replace(asked, picture=ramp))
     with pytest.raises(BadInput, match="ball: AnimateDiff needs text"):
-        animatediff.generate(pipeline, replace(asked, prompt=None))
+        generate(animatediff, pipeline, replace(asked, prompt=None))
 
 
 def test_an_adapter_of_another_model_is_refused(picture_model: Path, save: Any) -> None:
@@ -125,3 +130,9 @@ def test_an_adapter_of_another_model_is_refused(picture_model: Path, save: Any) 
 
     with pytest.raises(BadModel, match="does not fit"):
         animatediff.join(picture_model, save(make, "narrow"))
+
+
+def test_the_clip_is_what_diffusers_own_pipeline_makes_of_the_same_noise(
+    pipeline: AnimateDiffPipeline, asked: Request, plainly: Callable[..., NDArray[np.uint8]]
+) -> None:
+    assert np.array_equal(generate(animatediff, pipeline, asked), plainly(pipeline, asked))

@@ -31,7 +31,7 @@ def test_a_folder_is_of_the_family_whose_class_it_names(tmp_path: Path) -> None:
     for family in FAMILIES:
         for name in family.PIPELINES:
             (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": name}))
-            assert family_of(tmp_path) is family
+            assert family_of(tmp_path)[0] is family
 
 
 def test_an_unknown_class_is_refused_by_its_name_and_the_known_ones(folder: Path) -> None:

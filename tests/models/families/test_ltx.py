@@ -6,56 +6,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from diffusers import (
-    AutoencoderKLLTXVideo,
-    FlowMatchEulerDiscreteScheduler,
-    LTXImageToVideoPipeline,
-    LTXPipeline,
-    LTXVideoTransformer3DModel,
-)
+import torch
+from diffusers import LTXImageToVideoPipeline, LTXPipeline
 from numpy.typing import NDArray
 
 from models.errors import BadInput
 from models.families import ltx
-from models.families.rules import Request
+from models.families.latents import denoisers
+from models.families.rules import Request, generate
+from models.placement import feed_forward_in_pieces
+from tests.small_families import ltx_parts
 
 
 @pytest.fixture(scope="module")
-def make(t5_text: Callable[[], dict[str, Any]]) -> Callable[..., dict[str, Any]]:
-    """Makes the parts of a pipeline whose autoencoder packs 8 frames of 8x8 pixels into one latent of 8 channels."""
-
-    def parts(timestep_conditioning: bool = False) -> dict[str, Any]:
-        transformer = LTXVideoTransformer3DModel(
-            in_channels=8,
-            out_channels=8,
-            num_attention_heads=4,
-            attention_head_dim=8,
-            cross_attention_dim=32,
-            num_layers=1,
-            caption_channels=32,
-        )
-        layers: dict[str, Any] = {
-            "block_out_channels": (8, 8, 8, 8),
-            "decoder_block_out_channels": (8, 8, 8, 8),
-            "layers_per_block": (1, 1, 1, 1, 1),
-            "decoder_layers_per_block": (1, 1, 1, 1, 1),
-        }
-        vae = AutoencoderKLLTXVideo(
-            **layers, latent_channels=8, patch_size=4, timestep_conditioning=timestep_conditioning
-        )
-        return {
-            "transformer": transformer,
-            "vae": vae,
-            "scheduler": FlowMatchEulerDiscreteScheduler(),
-            **t5_text(),
-        }
-
-    return parts
-
-
-@pytest.fixture(scope="module")
-def pipeline(make: Callable[..., dict[str, Any]], save: Any) -> LTXPipeline:
-    return ltx.load(save(lambda: LTXPipeline(**make()), "ltx"))
+def pipeline(save: Any) -> LTXPipeline:
+    return ltx.load(save(lambda: LTXPipeline(**ltx_parts()), "ltx"))
 
 
 @pytest.fixture
@@ -64,54 +29,65 @@ def item(asked: Request) -> Request:
 
 
 def test_a_text_becomes_a_clip_of_the_frames_and_size_asked(pipeline: LTXPipeline, item: Request) -> None:
-    clip = ltx.generate(pipeline, replace(item, frames=17))
+    clip = generate(ltx, pipeline, replace(item, frames=17))
     assert clip.shape == (17, 32, 64, 3)
     assert clip.dtype == np.uint8
     assert clip.std() > 1
 
 
 def test_a_seed_is_the_same_clip_again_and_another_seed_another(pipeline: LTXPipeline, item: Request) -> None:
-    clip = ltx.generate(pipeline, item)
-    assert not np.array_equal(clip, ltx.generate(pipeline, replace(item, seed=2)))
-    assert np.array_equal(clip, ltx.generate(pipeline, item))
+    clip = generate(ltx, pipeline, item)
+    assert not np.array_equal(clip, generate(ltx, pipeline, replace(item, seed=2)))
+    assert np.array_equal(clip, generate(ltx, pipeline, item))
 
 
 def test_texts_and_frame_rates_steer(pipeline: LTXPipeline, item: Request) -> None:
-    clip = ltx.generate(pipeline, item)
+    clip = generate(ltx, pipeline, item)
     for other in ({"prompt": "cube"}, {"negative": "cube"}, {"fps": 8.0}):
-        assert not np.array_equal(clip, ltx.generate(pipeline, replace(item, **other)))
+        assert not np.array_equal(clip, generate(ltx, pipeline, replace(item, **other)))
 
 
 def test_the_same_folder_takes_a_picture_too(pipeline: LTXPipeline, item: Request, ramp: NDArray[np.uint8]) -> None:
     asked = replace(item, width=32, picture=ramp)
-    clip = ltx.generate(pipeline, asked)
+    clip = generate(ltx, pipeline, asked)
     assert clip.shape == (9, 32, 32, 3)
-    assert np.array_equal(clip, ltx.generate(pipeline, asked))
-    assert not np.array_equal(clip, ltx.generate(pipeline, replace(asked, picture=ramp[:, ::-1].copy())))
-    assert not np.array_equal(clip, ltx.generate(pipeline, replace(asked, picture=None)))
+    assert np.array_equal(clip, generate(ltx, pipeline, asked))
+    assert not np.array_equal(clip, generate(ltx, pipeline, replace(asked, picture=ramp[:, ::-1].copy())))
+    assert not np.array_equal(clip, generate(ltx, pipeline, replace(asked, picture=None)))
 
 
-def test_a_folder_of_the_class_for_pictures_takes_a_text_alone(
-    make: Callable[..., dict[str, Any]], save: Any, item: Request, pipeline: LTXPipeline
-) -> None:
-    other = ltx.load(save(lambda: LTXImageToVideoPipeline(**make()), "pictures"))
-    assert np.array_equal(ltx.generate(other, item), ltx.generate(pipeline, item))
+def test_a_folder_of_the_class_for_pictures_takes_a_text_alone(save: Any, item: Request, pipeline: LTXPipeline) -> None:
+    other = ltx.load(save(lambda: LTXImageToVideoPipeline(**ltx_parts()), "pictures"))
+    assert np.array_equal(generate(ltx, other, item), generate(ltx, pipeline, item))
 
 
 def test_a_decoder_that_is_told_a_noise_level_draws_from_the_items_own_stream(
-    make: Callable[..., dict[str, Any]], save: Any, item: Request, ramp: NDArray[np.uint8]
+    save: Any, item: Request, ramp: NDArray[np.uint8]
 ) -> None:
-    later = ltx.load(save(lambda: LTXPipeline(**make(timestep_conditioning=True)), "later"))
+    later = ltx.load(save(lambda: LTXPipeline(**ltx_parts(timestep_conditioning=True)), "later"))
     for asked in (item, replace(item, width=32, picture=ramp)):
-        assert np.array_equal(ltx.generate(later, asked), ltx.generate(later, asked))
+        assert np.array_equal(generate(ltx, later, asked), generate(ltx, later, asked))
 
 
 def test_sizes_and_frames_that_do_not_fit_are_refused_and_the_nearest_said(
     pipeline: LTXPipeline, item: Request, ramp: NDArray[np.uint8]
 ) -> None:
-    with pytest.raises(BadInput, match=r"10 frames became 9: 8k\+1, at least 9, at most 257\."):
-        ltx.generate(pipeline, replace(item, frames=10))
-    with pytest.raises(BadInput, match="40x32 became 32x32: sides are multiples of 32"):
-        ltx.generate(pipeline, replace(item, width=40))
+    with pytest.raises(BadInput, match=r"frames 10: made as 9, for clips have 8k\+1 frames, at least 9, at most 257\."):
+        generate(ltx, pipeline, replace(item, frames=10))
+    with pytest.raises(BadInput, match="size 40x32: made as 32x32, for sides must divide by 32"):
+        generate(ltx, pipeline, replace(item, width=40))
     with pytest.raises(BadInput, match="the picture is"):
-        ltx.generate(pipeline, replace(item, picture=ramp))
+        generate(ltx, pipeline, replace(item, picture=ramp))
+
+
+def test_the_clip_is_what_diffusers_own_pipeline_makes_of_the_same_noise(
+    pipeline: LTXPipeline, item: Request, plainly: Callable[..., NDArray[np.uint8]]
+) -> None:
+    assert np.array_equal(generate(ltx, pipeline, item), plainly(pipeline, item))
+
+
+def test_feed_forward_layers_in_pieces_give_the_same_latents(pipeline: LTXPipeline, item: Request) -> None:
+    whole = ltx.sample(pipeline, item)
+    with feed_forward_in_pieces(denoisers(pipeline), 3):
+        assert torch.allclose(ltx.sample(pipeline, item), whole, atol=1e-5)
+    assert torch.equal(ltx.sample(pipeline, item), whole)

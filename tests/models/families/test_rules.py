@@ -2,14 +2,13 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from models.errors import BadInput
 from models.families.known import FAMILIES
-from models.families.rules import Family, Inputs, Request, as_frames, check_request
+from models.families.rules import Family, Inputs, Request, check_request
 
 families = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.NAME)
 a_family = st.sampled_from(FAMILIES)
@@ -69,7 +68,7 @@ def test_known_frames_round_to_known_ones(name: str, frames: int, fitted: int) -
 
 def test_what_was_rounded_is_said() -> None:
     rules = next(each for each in FAMILIES if each.NAME == "LTX-Video").RULES
-    assert rules.fit_size(700, 500).note == "700x500 became 704x512: sides are multiples of 32."
+    assert rules.fit_size(700, 500).note == "size 700x500: made as 704x512, for sides must divide by 32."
     assert replace(rules, only_native_size=True).fit_size(64, 64).value == (704, 512)
 
 
@@ -87,7 +86,3 @@ def test_noise_is_the_items_own_by_seed_key_and_take(asked: Request) -> None:
     ]
     assert len(set(states[:4])) == 4
     assert states[4] == states[0]
-
-
-def test_frames_of_0_to_1_become_bytes_by_rounding() -> None:
-    assert as_frames(np.array([0.0, 0.5, 1.0, 0.999], np.float32)).tolist() == [0, 128, 255, 255]

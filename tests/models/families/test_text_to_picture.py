@@ -13,7 +13,7 @@ from transformers import CLIPConfig, CLIPImageProcessor
 
 from models.errors import BadInput
 from models.families import svd, text_to_picture
-from models.families.rules import Request
+from models.families.rules import Request, generate
 from models.svd import VideoModel, save_model
 
 
@@ -28,11 +28,11 @@ def of_picture(asked: Request, ramp: NDArray[np.uint8]) -> Request:
 
 
 def test_a_picture_becomes_a_clip_and_its_seed_is_a_promise(model: VideoModel, of_picture: Request) -> None:
-    clip = svd.generate(model, of_picture)
+    clip = generate(svd, model, of_picture)
     assert clip.shape == (4, 32, 32, 3)
     assert clip.dtype == np.uint8
-    assert not np.array_equal(clip, svd.generate(model, replace(of_picture, seed=2)))
-    assert np.array_equal(clip, svd.generate(model, of_picture))
+    assert not np.array_equal(clip, generate(svd, model, replace(of_picture, seed=2)))
+    assert np.array_equal(clip, generate(svd, model, of_picture))
 
 
 def test_a_model_folder_has_its_own_rules(model: VideoModel, tmp_path: Path) -> None:
@@ -44,9 +44,9 @@ def test_a_model_folder_has_its_own_rules(model: VideoModel, tmp_path: Path) -> 
 
 def test_a_video_model_of_pictures_takes_no_text(model: VideoModel, asked: Request, of_picture: Request) -> None:
     with pytest.raises(BadInput, match="needs picture"):
-        svd.generate(model, asked)
+        generate(svd, model, asked)
     with pytest.raises(BadInput, match="does not take text"):
-        svd.generate(model, replace(of_picture, prompt="a ball"))
+        generate(svd, model, replace(of_picture, prompt="a ball"))
 
 
 def test_a_text_becomes_a_picture_of_the_size_asked(pictures: StableDiffusionPipeline, asked: Request) -> None:
@@ -56,15 +56,6 @@ def test_a_text_becomes_a_picture_of_the_size_asked(pictures: StableDiffusionPip
     assert not np.array_equal(picture, text_to_picture.draw(pictures, replace(asked, width=48, prompt="x"), steps=2))
     assert not np.array_equal(picture, text_to_picture.draw(pictures, replace(asked, width=48, seed=2), steps=2))
     assert np.array_equal(picture, text_to_picture.draw(pictures, replace(asked, width=48), steps=2))
-
-
-def test_a_text_becomes_a_clip_of_the_picture_drawn_first(
-    pictures: StableDiffusionPipeline, model: VideoModel, asked: Request
-) -> None:
-    clip = text_to_picture.text_to_video(pictures, model, asked, steps=2)
-    drawn = text_to_picture.draw(pictures, asked, steps=2)
-    assert clip.shape == (4, 32, 32, 3)
-    assert np.array_equal(clip, svd.generate(model, replace(asked, prompt=None, picture=drawn)))
 
 
 @pytest.mark.parametrize(("change", "wrong"), [({"prompt": None}, "drawn from a text"), ({"width": 36}, "36x32")])

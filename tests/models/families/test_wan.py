@@ -7,60 +7,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from diffusers import (
-    AutoencoderKLWan,
-    FlowMatchEulerDiscreteScheduler,
-    WanImageToVideoPipeline,
-    WanPipeline,
-    WanTransformer3DModel,
-)
+from diffusers import WanImageToVideoPipeline, WanPipeline
 from numpy.typing import NDArray
-from transformers import (
-    CLIPImageProcessor,
-    CLIPVisionConfig,
-    CLIPVisionModelWithProjection,
-    T5Tokenizer,
-    UMT5Config,
-    UMT5EncoderModel,
-)
+from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from models.errors import BadInput
 from models.families import wan
-from models.families.rules import Request
+from models.families.rules import Request, generate
+from tests.small_families import wan_parts
 
 
 @pytest.fixture(scope="module")
-def make(t5_tokenizer: Callable[[], T5Tokenizer]) -> Callable[..., dict[str, Any]]:
-    """Makes the parts of a pipeline: latents of an eighth of the sides, of 16 channels, for 4 frames each."""
-
-    def parts(**settings: Any) -> dict[str, Any]:
-        transformer = WanTransformer3DModel(
-            num_attention_heads=2,
-            attention_head_dim=12,
-            out_channels=16,
-            text_dim=32,
-            freq_dim=64,
-            ffn_dim=32,
-            num_layers=1,
-            cross_attn_norm=True,
-            rope_max_seq_len=32,
-            **settings,
-        )
-        config = UMT5Config(vocab_size=32, d_model=32, d_ff=37, d_kv=8, num_heads=4, num_layers=2)
-        return {
-            "transformer": transformer,
-            "vae": AutoencoderKLWan(base_dim=3, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1),
-            "scheduler": FlowMatchEulerDiscreteScheduler(shift=3.0),
-            "text_encoder": UMT5EncoderModel(config),
-            "tokenizer": t5_tokenizer(),
-        }
-
-    return parts
-
-
-@pytest.fixture(scope="module")
-def folder(make: Callable[..., dict[str, Any]], save: Any) -> Path:
-    return save(lambda: WanPipeline(**make(in_channels=16)), "text")
+def folder(save: Any) -> Path:
+    return save(lambda: WanPipeline(**wan_parts(in_channels=16)), "text")
 
 
 @pytest.fixture(scope="module")
@@ -69,10 +28,10 @@ def pipeline(folder: Path) -> Any:
 
 
 @pytest.fixture(scope="module", params=["with a picture encoder", "without one"])
-def with_pictures(request: pytest.FixtureRequest, make: Callable[..., dict[str, Any]], save: Any) -> Any:
+def with_pictures(request: pytest.FixtureRequest, save: Any) -> Any:
     """Image to video as Wan 2.1 has it, whose transformer also sees an embedding of the picture, and as 2.2 has it."""
     if request.param == "without one":
-        return wan.load(save(lambda: WanImageToVideoPipeline(**make(in_channels=36)), "later"))
+        return wan.load(save(lambda: WanImageToVideoPipeline(**wan_parts(in_channels=36)), "later"))
 
     def made() -> WanImageToVideoPipeline:
         config = CLIPVisionConfig(
@@ -83,7 +42,7 @@ def with_pictures(request: pytest.FixtureRequest, make: Callable[..., dict[str, 
             "image_encoder": CLIPVisionModelWithProjection(config),
             "image_processor": CLIPImageProcessor(size=size, crop_size=size),
         }
-        return WanImageToVideoPipeline(**make(in_channels=36, image_dim=4), **eyes)
+        return WanImageToVideoPipeline(**wan_parts(in_channels=36, image_dim=4), **eyes)
 
     return wan.load(save(made, "pictures"))
 
@@ -94,47 +53,39 @@ def item(asked: Request) -> Request:
 
 
 def test_a_text_becomes_a_clip_of_the_frames_and_size_asked(pipeline: Any, item: Request) -> None:
-    clip = wan.generate(pipeline, replace(item, frames=9, width=48))
+    clip = generate(wan, pipeline, replace(item, frames=9, width=48))
     assert clip.shape == (9, 32, 48, 3)
     assert clip.dtype == np.uint8
     assert clip.std() > 1
 
 
 def test_a_seed_is_the_same_clip_again_and_another_seed_another(pipeline: Any, item: Request) -> None:
-    clip = wan.generate(pipeline, item)
-    assert not np.array_equal(clip, wan.generate(pipeline, replace(item, seed=2)))
-    assert np.array_equal(clip, wan.generate(pipeline, item))
+    clip = generate(wan, pipeline, item)
+    assert not np.array_equal(clip, generate(wan, pipeline, replace(item, seed=2)))
+    assert np.array_equal(clip, generate(wan, pipeline, item))
 
 
-def test_texts_steer_and_are_encoded_as_the_pipeline_itself_does(pipeline: Any, item: Request) -> None:
-    clip = wan.generate(pipeline, item)
-    assert not np.array_equal(clip, wan.generate(pipeline, replace(item, prompt="cube", guidance=9.0)))
-    plain = pipeline(
-        prompt=item.prompt,
-        num_frames=5,
-        height=32,
-        width=32,
-        num_inference_steps=2,
-        guidance_scale=2.0,
-        generator=item.generator(),
-        output_type="np",
-    )
-    assert np.array_equal(clip, (plain.frames[0] * 255).round().astype(np.uint8))
+def test_texts_steer_and_the_clip_is_what_diffusers_own_pipeline_makes_of_the_same_noise(
+    pipeline: Any, item: Request, plainly: Callable[..., NDArray[np.uint8]]
+) -> None:
+    clip = generate(wan, pipeline, item)
+    assert not np.array_equal(clip, generate(wan, pipeline, replace(item, prompt="cube", guidance=9.0)))
+    assert np.array_equal(clip, plainly(pipeline, item))
 
 
 def test_a_picture_and_a_text_become_a_clip(with_pictures: Any, item: Request, ramp: NDArray[np.uint8]) -> None:
     asked = replace(item, picture=ramp)
-    clip = wan.generate(with_pictures, asked)
+    clip = generate(wan, with_pictures, asked)
     assert clip.shape == (5, 32, 32, 3)
-    assert np.array_equal(clip, wan.generate(with_pictures, asked))
-    assert not np.array_equal(clip, wan.generate(with_pictures, replace(asked, picture=255 - ramp)))
+    assert np.array_equal(clip, generate(wan, with_pictures, asked))
+    assert not np.array_equal(clip, generate(wan, with_pictures, replace(asked, picture=255 - ramp)))
     with pytest.raises(BadInput, match="Wan needs picture"):
-        wan.generate(with_pictures, item)
+        generate(wan, with_pictures, item)
 
 
 def test_frames_are_4k_plus_1_and_sides_what_the_folder_says(folder: Path, pipeline: Any, item: Request) -> None:
     rules = wan.rules_of(folder)
     assert (rules.size_unit, rules.fps) == (16, 16)
-    assert rules.fit_frames(80).note == "80 frames became 81: 4k+1, at least 5."
-    with pytest.raises(BadInput, match="7 frames became 9"):
-        wan.generate(pipeline, replace(item, frames=7))
+    assert rules.fit_frames(80).note == "frames 80: made as 81, for clips have 4k+1 frames, at least 5."
+    with pytest.raises(BadInput, match="frames 7: made as 9"):
+        generate(wan, pipeline, replace(item, frames=7))

@@ -74,7 +74,7 @@ def test_decoding_again_finds_everything_whether_or_not_the_frames_were_taken(tm
     items = sampled_jobs(root, pictures("a.png"), model)
     (first,) = decode_jobs.fn(root, DecodeConfig(), items)
     parked_at(root, first.path.stem).unlink()
-    monkeypatch.setattr(decoded, "decode_within_memory", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(decoded, "decode_job", lambda *_: pytest.fail("decoded again"))
     (again,) = decode_jobs.fn(root, DecodeConfig(), items)
     assert again.cached
     assert again.digest == first.digest
@@ -109,7 +109,7 @@ def test_an_unforeseen_fault_is_a_row_too(tmp_path, pictures, model, monkeypatch
     def failing(*_: Any) -> None:
         raise torch.OutOfMemoryError("out of memory")
 
-    monkeypatch.setattr(decoded, "decode_within_memory", failing)
+    monkeypatch.setattr(decoded, "decode_job", failing)
     root = tmp_path / "out"
     row = read_rows(decode_jobs.fn(root, DecodeConfig(), sampled_jobs(root, pictures("a.png"), model))[0])[0]
     assert (row["error_code"], row["error_message"]) == ("decoding_failed", "a: decoding failed (out of memory).")

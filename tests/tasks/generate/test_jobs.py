@@ -20,9 +20,10 @@ from models.calibration import UNNAMED, Calibration, Response, calibration_json
 from models.card import read_card
 from models.errors import BadInput, BadModel
 from models.lora import load_lora, save_lora
-from tasks.asking import COLUMNS, JobsConfig, safe_name
+from tasks.asking import COLUMNS, JobsConfig
 from tasks.generate.jobs import SCHEMA, mark_duplicates, read_jobs
 from tasks.manifest import read_lineage, read_manifest, read_rows
+from tasks.resolving import safe_name
 from tasks.workflow import workflow_of
 
 Pictures = Callable[..., Path]
@@ -90,7 +91,7 @@ def test_bad_rows_say_why_and_leave_the_good_ones(tmp_path, pictures, model):
         ({"image": "good.png", "lora": "gone.safetensors"}, "bad_input", "no LoRA file there"),
         ({"image": "good.png", "lora": "text.png"}, "bad_model", "not a LoRA"),
         ({"image": "good.png"}, "duplicate", "asks for the same clip as job 0"),
-        ({"seed": 4}, "bad_input", "column image: field required"),
+        ({"seed": 4}, "bad_input", "Stable Video Diffusion needs a picture: give one in the column image."),
         ({"image": "other.png"}, None, ""),
     ]
     rows = jobs_of(tmp_path / "out", table(home, *(case[0] for case in cases)), model)

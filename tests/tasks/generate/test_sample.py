@@ -266,8 +266,9 @@ def test_the_noise_handed_to_the_sampler_is_the_items_own(tmp_path, pictures, mo
         assert torch.equal(noise, item_noise(3, row["image_sha256"], 0, shape, (32, 32)).latents)
 
 
-def items(*keys: str, word: str | None = None) -> list[Item]:
+def items(*keys: str, word: str | None = None, family: str = "Stable Video Diffusion") -> list[Item]:
     own = ItemSettings(
+        family=family, prompt=None, negative_prompt=None,
         key="", picture_sha256="", seed=0, take=0, word=word, steps=2, fps=7, motion_bucket=1, guidance_min=1,
         guidance_max=1, noise_aug=0, frames=4, width=32, height=32, lora_sha256=None, lora_strength=None,
         dtype="float32",
@@ -277,6 +278,10 @@ def items(*keys: str, word: str | None = None) -> list[Item]:
 
 def planned(items: list[Item], done: dict[str, list[str]], size: int) -> list[str]:
     return ["".join(i.item_key for i in batch) for batch in plan_batches(items, done, size)]
+
+
+def test_other_families_than_stable_video_diffusion_are_sampled_one_by_one():
+    assert planned(items(*"abc", family="Wan"), {}, 2) == ["a", "b", "c"]
 
 
 def test_missing_items_fill_batches_in_order():

@@ -1,0 +1,65 @@
+"""What the adapters over diffusers' pipelines share: an item's noise goes in and its latents come out; frames are
+decoded from them apart.
+
+Latents are stored frames first, float32 [latent frames, channels, h, w], whatever order a pipeline has them in.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from models.families.rules import Request, Rules
+
+DENOISERS = ("unet", "transformer", "transformer_2")
+
+STATISTICS = ("latents_mean", "latents_std")
+
+
+def sampled(pipeline: Any, request: Request, rules: Rules, noise: Tensor, **more: Any) -> Tensor:
+    """What a pipeline samples from `noise` for a request, in its own order of dimensions, without the batch.
+
+    `more` goes before what the request says. What is drawn beside the noise, such as a picture's latents from their
+    distribution, comes from a stream of its own.
+    """
+    picture = {} if request.picture is None else {"image": request.image()}
+    asked = {
+        "prompt": request.prompt,
+        "negative_prompt": request.negative,
+        "num_frames": request.frames,
+        "height": request.height,
+        "width": request.width,
+        "num_inference_steps": request.steps or rules.steps,
+        "guidance_scale": rules.guidance if request.guidance is None else request.guidance,
+        "generator": request.generator("augmentation"),
+        "latents": noise,
+        "output_type": "latent",
+    }
+    return pipeline(**asked | picture | more).frames[0].float().cpu()
+
+
+def batch_of(latents: Tensor, pipeline: Any) -> Tensor:
+    """Stored latents as an autoencoder takes them, [1, channels, latent frames, h, w], on its device."""
+    return latents.transpose(0, 1)[None].to(pipeline.vae.device, pipeline.vae.dtype)
+
+
+def as_frames(pipeline: Any, decoded: Tensor) -> NDArray[np.uint8]:
+    """uint8 RGB [frames, height, width, 3] of a decoded clip [1, 3, frames, height, width] in -1..1."""
+    frames = pipeline.video_processor.postprocess_video(decoded.float(), output_type="np")[0]
+    return (frames * 255).round().clip(0, 255).astype(np.uint8)
+
+
+def unnormalised(latents: Tensor, vae: Mapping[str, Any]) -> Tensor:
+    """Latents [1, channels, ...] of mean 0 and deviation 1, with those that the autoencoder's settings say."""
+    mean, deviation = (torch.tensor(vae[name]).view(1, -1, 1, 1, 1).to(latents) for name in STATISTICS)
+    # The same operations as in the pipeline, for the same bits.
+    return latents / (1.0 / deviation) + mean
+
+
+def denoisers(pipeline: Any) -> nn.ModuleList:
+    """The networks of a pipeline that run in every step."""
+    parts = (pipeline.components.get(name) for name in DENOISERS)
+    return nn.ModuleList(part for part in parts if part is not None)

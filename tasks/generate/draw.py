@@ -1,0 +1,170 @@
+"""Drawing: a text-to-image model makes the pictures of jobs that have only a text, for models that need a picture.
+
+A picture depends on its text, the run's seed and the job's key, its size, and the model that draws it; the takes of a
+job share one. It is kept by its content below pictures/, and its manifest says what made it.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+from prefect import task
+from pydantic import BaseModel, ConfigDict, Field
+
+from models.errors import ReelmillError
+from models.families.rules import Request
+from models.families.text_to_picture import GUIDANCE, STEPS, draw
+from models.loaded import lent_drawer
+from models.memory import is_out_of_memory
+from tasks.caching import Step, cached, find, key_of, lineage_of
+from tasks.manifest import ERROR_FIELDS, ManifestRef, publish, read_manifest, read_rows, table_of, write_manifest
+
+VERSION = 1
+
+SCHEMA = pa.schema(
+    [
+        pa.field("drawing", pa.string()),
+        pa.field("picture", pa.string()),
+        pa.field("picture_sha256", pa.string()),
+        *ERROR_FIELDS,
+    ]
+)
+"""`drawing` names what is drawn; `picture_sha256` is of the pixels, as in the jobs."""
+
+STEP = Step("draw", VERSION, SCHEMA, files=("picture",))
+
+FAILED = Step("draw_failed", VERSION, SCHEMA)
+"""Where failures are kept, apart: they count attempts, and the next run tries again."""
+
+NEEDS = ("status", "name", "picture_model", "picture_model_revision", "key", "seed", "prompt", "negative_prompt",
+         "width", "height")  # fmt: skip
+
+
+class DrawConfig(BaseModel):
+    """How pictures are drawn from texts."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    steps: int = Field(default=STEPS, ge=1, le=1000, description="Denoising steps of a drawn picture")
+    guidance: float = Field(default=GUIDANCE, ge=0, le=100, description="How strictly a drawn picture follows its text")
+
+
+class Drawing(BaseModel):
+    """What decides one picture, beside the model that draws it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key: str
+    seed: int
+    prompt: str
+    negative_prompt: str | None
+    width: int
+    height: int
+    steps: int
+    guidance: float
+
+
+Ask = tuple[ManifestRef, str]
+"""The jobs' manifest, and the name of a picture that some of them need."""
+
+
+def drawing_of(config: DrawConfig, job: Mapping[str, Any]) -> Drawing:
+    """What is to be drawn for a job that needs it."""
+    own = {name: job[name] for name in ("key", "seed", "prompt", "negative_prompt", "width", "height")}
+    return Drawing(**own, steps=config.steps, guidance=config.guidance)
+
+
+def name_of(config: DrawConfig, job: Mapping[str, Any]) -> str:
+    """The key of the manifest of a job's picture."""
+    return key_of(lineage_of(STEP, drawing_of(config, job), [], job["picture_model_revision"]))
+
+
+def jobs_to_draw(config: DrawConfig, jobs: ManifestRef) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The jobs that can be made and whose pictures are drawn, each with its picture's name."""
+    for row in read_rows(jobs, NEEDS):
+        if row["status"] == "ready" and row["picture_model"]:
+            yield name_of(config, row), row
+
+
+def pictures_to_draw(config: DrawConfig, jobs: ManifestRef) -> list[Ask]:
+    """What `draw_pictures` takes: each picture that the jobs need, once."""
+    return [(jobs, name) for name in dict(jobs_to_draw(config, jobs))]
+
+
+def draw_picture(root: Path, config: DrawConfig, job: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Draw a job's picture and write it below `root`: its manifest row. Raises BadInput or BadModel."""
+    drawing = drawing_of(config, job)
+    request = Request(
+        seed=drawing.seed,
+        item_key=drawing.key,
+        frames=1,
+        width=drawing.width,
+        height=drawing.height,
+        prompt=drawing.prompt,
+        negative=drawing.negative_prompt,
+    )
+    with lent_drawer(job["picture_model"], job["picture_model_revision"]) as pipeline:
+        pixels = draw(pipeline, request, drawing.steps, drawing.guidance)
+    path = f"pictures/drawn-{name}.png"
+    with publish(root / path) as aside:
+        Image.fromarray(pixels).save(aside, format="PNG")
+    digest = hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()
+    return {"drawing": name, "picture": path, "picture_sha256": digest, "attempt": 1}
+
+
+def _draw(root: Path, config: DrawConfig, job: Mapping[str, Any], name: str) -> ManifestRef:
+    """The manifest of one picture; where it fails, a row with the reason, kept apart."""
+    drawing, revision = drawing_of(config, job), job["picture_model_revision"]
+
+    def compute(key: str) -> pa.Table:
+        return table_of([draw_picture(root, config, job, key)], SCHEMA)
+
+    try:
+        return cached(STEP, root, drawing, [], compute, revision)
+    except (ReelmillError, RuntimeError, ValueError, OSError, MemoryError) as error:
+        before = find(FAILED, root, name)
+        attempt = read_rows(before)[0]["attempt"] + 1 if before else 1
+        row = {"drawing": name, "attempt": attempt, **_reason(job, error)}
+        lineage = lineage_of(FAILED, drawing, [], revision)
+        return write_manifest(FAILED.path(root, name), table_of([row], SCHEMA), lineage)
+
+
+def _reason(job: Mapping[str, Any], error: Exception) -> dict[str, str]:
+    if isinstance(error, ReelmillError):
+        return {"error_code": error.code, "error_message": f"{job['name']}: {error}"}
+    code = "out_of_memory" if is_out_of_memory(error) else "drawing_failed"
+    return {"error_code": code, "error_message": f"{job['name']}: its picture was not drawn ({error})."}
+
+
+@task(name="draw")
+def draw_pictures(root: Path, config: DrawConfig, asks: list[Ask]) -> list[ManifestRef]:
+    """The pictures asked for: a manifest for each, in their order. What is there stays."""
+    jobs = {name: row for ref in dict(asks) for name, row in jobs_to_draw(config, ref)}
+    return [_draw(root, config, jobs[name], name) for _, name in asks]
+
+
+@task(name="jobs with drawn pictures")
+def with_drawn(root: Path, config: DrawConfig, jobs: ManifestRef, drawn: Sequence[ManifestRef]) -> ManifestRef:
+    """The jobs with the pictures that were drawn for them; a job whose picture failed fails with its reason, and one
+    whose picture is not drawn yet waits."""
+    table, pictures = read_manifest(jobs), {row["drawing"]: row for ref in drawn for row in read_rows(ref)}
+    rows = [_pictured(row, config, pictures) for row in table.to_pylist()]
+    step = Step("drawn", VERSION, table.schema)
+    lineage = lineage_of(step, config, [jobs.digest, *(ref.digest for ref in drawn)])
+    return write_manifest(step.path(root, key_of(lineage)), table_of(rows, table.schema), lineage)
+
+
+def _pictured(row: dict[str, Any], config: DrawConfig, pictures: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    if row["status"] != "ready" or not row["picture_model"]:
+        return row
+    made = pictures.get(name_of(config, row))
+    if made is None:
+        said = f"{row['name']}: its picture is not drawn yet. The same command goes on."
+        return row | {"status": "waiting", "error_code": "not_started", "error_message": said}
+    if made["error_code"]:
+        return row | {"status": "failed"} | {field.name: made[field.name] for field in ERROR_FIELDS}
+    return row | {"picture": made["picture"], "picture_sha256": made["picture_sha256"]}

@@ -1,0 +1,290 @@
+"""From the rows of a job list to resolved jobs: every setting decided, from the row, the run, the model or a default.
+
+What a model needs, what it takes and what its clips can be is its family's (models/families/). What was asked and
+cannot be honoured, and does not change what is meant, is said in `ignored`; what changes it is a reason not to make it.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from models.calibration import load_calibration
+from models.card import ModelCard, read_card
+from models.device import Precision, device_named, precision_on
+from models.errors import BadInput, ReelmillError
+from models.families.rules import Fitted, Input
+from models.families.text_to_picture import revision_of
+from models.lora import load_lora
+from models.regions import told_as, words_in
+from models.svd import motion_bucket
+from tasks.asking import JobLine, JobsConfig
+from tasks.listing import Listing, TableRow, locate
+from tasks.manifest import file_digest
+
+DEFAULTS: Mapping[str, Any] = {"model": "tiny", "seed": 0, "lora_strength": 1.0}
+"""Where neither a row nor the run says anything, and the model has no number of its own."""
+
+NAME_LENGTH = 40
+"""Characters of a text that name its clip."""
+
+FLOW_PER_STRENGTH = {"zoom_in": 0.38, "zoom_out": 0.38, "roll": 0.38 * math.pi / 180}
+"""Mean optical flow, in short sides per second, of a motion of strength 1: a square's points are 0.38 sides from its
+middle on average. Pans and tilts move every point by their own strength."""
+
+
+class Asking:
+    """Turns rows of a listing into resolved jobs; a file is read once, however many rows name it.
+
+    `home` is the folder that models and LoRAs of rows are named from. What a row says goes before what the run says,
+    unless the row is a `workflow`'s: a flag that was given is meant to change what stands in the workflow.
+    """
+
+    def __init__(self, listing: Listing, home: Path, config: JobsConfig, workflow: bool = False) -> None:
+        self.listing, self.home, self.config, self.workflow = listing, home, config, workflow
+        self._digest = cache(file_digest)
+        self._card = cache(read_card)
+        self._picture_revision = cache(lambda name: revision_of(Path(name)))
+        self._calibration = cache(load_calibration)
+        self._lora = cache(lambda path: (load_lora(path)[1], file_digest(path)))
+
+    def job(self, number: int, row: TableRow) -> dict[str, Any]:
+        """The manifest row of job `number` but for its picture; where it cannot be made, with the reason."""
+        image, prompt = (printable(str(row.values.get(name) or "")) for name in ("image", "prompt"))
+        named = Path(image).stem if image else prompt[:NAME_LENGTH]
+        known = {
+            "job": number,
+            "name": safe_name(named),
+            "image": image or None,
+            "prompt": prompt or None,
+            "attempt": 1,
+        }
+        try:
+            return known | self._resolve(row) | {"status": "ready"}
+        except ReelmillError as error:
+            return known | failed(error)
+        except OSError as error:
+            return known | failed(BadInput(f"{image}: cannot be read ({error.strerror})."))
+
+    def _resolve(self, row: TableRow) -> dict[str, Any]:
+        line = _parse(row)
+        path = locate(self.listing.folder, line.image) if line.image else None
+        digest = self._digest(path) if path else None
+        model = self._folder("model", line.model) or "tiny"
+        card, ignored = self._card(model), list(line.ignored)
+        texts = self._texts(line, card, ignored)
+        about = digest or sha256((texts["prompt"] or "").encode()).hexdigest()
+        stem = path.stem if path else (texts["prompt"] or "")[:NAME_LENGTH]
+        name = safe_name(line.key or (f"{line.prefix}-{stem}" if line.prefix else stem))
+        source = {"name": name, "image": str(path) if path else None, "image_sha256": digest, **texts}
+        settings = self._settings(line, card, ignored)
+        fixed = {"key": line.key or about, "model": model, "priority": line.priority or 0}
+        return source | fixed | settings | {"ignored": ignored or None}
+
+    def _folder(self, setting: Literal["model", "picture_model"], own: str | None) -> str | None:
+        """The model of a row: "tiny", a folder as the command line names it, or one as a row names it, from `home`."""
+        name = self._pick(setting, own)
+        if name in (None, "tiny") or name != own:
+            return name
+        names = (name, name.removesuffix(".safetensors"))
+        folder = next((f for n in names if ((f := self.home / n) / "model_index.json").is_file()), None)
+        if folder is None:
+            flag = f"--{setting.replace('_', '-')}"
+            raise BadInput(f"{setting} {name}: there is no folder of that model in {self.home}; give {flag}.")
+        return str(folder.resolve())
+
+    def _texts(self, line: JobLine, card: ModelCard, ignored: list[str]) -> dict[str, Any]:
+        """The texts that make the clip, or the picture that it is made from, and the model that draws that."""
+        asked = {name: self._pick(name, getattr(line, name)) for name in ("prompt", "negative_prompt")}
+        texts = {name: printable(text) if text else None for name, text in asked.items()}
+        lacks = line.image is None and "picture" in card.inputs.needs
+        drawn = self._folder("picture_model", line.picture_model) if lacks else None
+        check_inputs(card, line.image is not None or drawn is not None, texts["prompt"])
+        if line.image is not None and "picture" not in card.inputs:
+            raise BadInput(f"{line.image}: {card.family} makes clips from texts alone; leave the picture out.")
+        if line.picture_model and not drawn:
+            used = "the picture given is used" if line.image else f"{card.family} makes clips from the text itself"
+            ignored.append(f"picture_model: {used}.")
+        columns: dict[str, Input] = {"prompt": "text", "negative_prompt": "negative text"}
+        for column, taken in columns.items():
+            if texts[column] and not drawn and taken not in card.inputs:
+                ignored.append(f"{column}: {card.family} does not take it.")
+                texts[column] = None
+        revision = self._picture_revision(drawn) if drawn else None
+        return {**texts, "picture_model": drawn, "picture_model_revision": revision}
+
+    def _settings(self, line: JobLine, card: ModelCard, ignored: list[str]) -> dict[str, Any]:
+        rules = card.rules
+        size = rules.fit_size(
+            self._pick("width", line.width, rules.width), self._pick("height", line.height, rules.height)
+        )
+        frames = fitted_frames(card, self._pick("frames", line.frames, rules.frames))
+        ignored += [fitted.note for fitted in (size, frames) if fitted.note]
+        return {
+            **{n: self._pick(n, getattr(line, n)) for n in ("seed", "motion_strength")},
+            "family": card.family,
+            "steps": self._pick("steps", line.steps, rules.steps),
+            "frames": frames.value,
+            "width": size.value[0],
+            "height": size.value[1],
+            "model_revision": card.revision,
+            "dtype": self._precision(card, ignored),
+            **self._steering(line, card, ignored),
+            **self._motion_and_lora(line, card),
+        }
+
+    def _precision(self, card: ModelCard, ignored: list[str]) -> Precision:
+        """The numbers that the model works in: float32 for the families that diffusers' pipelines sample."""
+        asked = precision_on(device_named("auto"), self.config.dtype)
+        if card.facts is None and asked != "float32":
+            ignored.append(f"dtype {asked}: {card.family} works in float32, on the CPU.")
+        return asked if card.facts else "float32"
+
+    def _steering(self, line: JobLine, card: ModelCard, ignored: list[str]) -> dict[str, Any]:
+        """Guidance, rate, noise and amount of motion, as far as the family takes them; what it does not is said."""
+        low, high = self.config.guidance or (None, None)
+        guidance = [self._first(line.guidance_min, low), self._first(line.guidance_max, high)]
+        fps, noise = (self._pick(n, getattr(line, n)) for n in ("fps", "noise_aug"))
+        bucket = self._pick("motion_bucket", line.motion_bucket)
+        asked: dict[Input, Any] = {"noise_aug": noise, "motion bucket": bucket}
+        ignored += [
+            f"{name.replace(' ', '_')}: {card.family} does not take it."
+            for name, value in asked.items()
+            if value is not None and name not in card.inputs
+        ]
+        if fps is not None and "fps" not in card.inputs and fps != card.rules.fps:
+            ignored.append(f"fps {fps:g}: {card.family} makes {float(card.rules.fps):g} a second, played at {fps:g}.")
+        if card.facts is None:
+            strength = _first(guidance[1], guidance[0])
+            if len({value for value in guidance if value is not None}) > 1:
+                ignored.append(f"guidance_min: {card.family} has one guidance for all frames, {strength:g}.")
+            guidance = [strength, strength]
+        return {
+            "fps": float(_first(fps, card.rules.fps)),
+            "guidance_min": _first(guidance[0], card.guidance[0]),
+            "guidance_max": _first(guidance[1], card.guidance[1]),
+            "noise_aug": _first(noise, card.noise_aug) if "noise_aug" in card.inputs else None,
+            "motion_bucket": self._bucket(line, card, bucket) if "motion bucket" in card.inputs else None,
+        }
+
+    def _bucket(self, line: JobLine, card: ModelCard, given: int | None) -> int | None:
+        """The motion bucket asked for; or that for the strength asked for; or the model's own."""
+        strength, motion = self._pick("motion_strength", line.motion_strength), self._pick("motion", line.motion)
+        if given is not None or strength is None:
+            return _first(given, card.motion_bucket)
+        # Standing still is no motion that a calibration measures.
+        if self.config.calibration and motion != "static":
+            return self._calibration(self.config.calibration, card.revision).bucket(motion, strength)
+        return motion_bucket(strength * FLOW_PER_STRENGTH.get(motion, 1.0))
+
+    def _motion_and_lora(self, line: JobLine, card: ModelCard) -> dict[str, Any]:
+        motion, path = self._pick("motion", line.motion), self._lora_path(line)
+        lineages: dict[str, Any] = {}
+        made_by_lora: tuple[str, ...] = ()
+        chosen: dict[str, Any] = {}
+        if card.lineage:
+            lineages["model"] = _short(card.lineage)
+        if path and "motion LoRA" not in card.inputs:
+            raise BadInput(f"LoRA {path.name}: {card.family} takes none; leave it out.")
+        if path:
+            strength = self._pick("lora_strength", line.lora_strength)
+            learned, digest = self._lora_of(path, card)
+            made_by_lora = tuple((learned.get("train") or {}).get("motions") or ())
+            lineages["lora"] = _short(learned)
+            chosen = {"lora": str(path), "lora_sha256": digest, "lora_strength": strength}
+        if motion is None and len(made_by_lora) == 1:
+            motion = made_by_lora[0]
+        # A motion LoRA learns, and so is used, without the word for its motion.
+        told = told_as(motion, card.facts.by_regions) if card.facts else motion
+        word = None if motion in made_by_lora or (path and card.facts is None) else told
+        _check_word(word, card)
+        lineage = json.dumps(lineages, sort_keys=True) if lineages else None
+        return chosen | {"motion": motion, "word": word, "lineage": lineage}
+
+    def _lora_of(self, path: Path, card: ModelCard) -> tuple[Mapping[str, Any], str]:
+        """What a LoRA says it learned from, and its digest. Another family's says nothing, and needs no word: whether
+        it makes the motion that the job asks for is measured."""
+        if card.facts is not None:
+            facts, digest = self._lora(path)
+            return facts.lineage, digest
+        if not path.is_file():
+            raise BadInput(f"{path}: no LoRA file there.")
+        return {}, self._digest(path)
+
+    def _lora_path(self, line: JobLine) -> Path | None:
+        """A row names a LoRA from its list's folder, the command line from where it is called."""
+        rows = (self.home / line.lora).resolve() if line.lora else None
+        return self._first(rows, Path(self.config.lora).resolve() if self.config.lora else None)
+
+    def _pick(self, name: str, own: Any, native: Any = None) -> Any:
+        """A setting: the row's or the run's, whichever goes first; or the model's; or the default."""
+        return self._first(own, getattr(self.config, name), _first(native, DEFAULTS.get(name)))
+
+    def _first(self, own: Any, run: Any, native: Any = None) -> Any:
+        return _first(run, own, native) if self.workflow else _first(own, run, native)
+
+
+def check_inputs(card: ModelCard, has_picture: bool, prompt: str | None) -> None:
+    """Raises BadInput where a model needs a picture or a text that a job does not bring."""
+    if "text" in card.inputs.needs and not prompt:
+        raise BadInput(f"{card.family} needs a text: give it in the column prompt, or --prompt for all.")
+    if "picture" in card.inputs.needs and not has_picture:
+        raise BadInput(
+            f"{card.family} needs a picture: give one in the column image"
+            + (", or a model that draws it from the text as picture_model." if prompt else ".")
+        )
+
+
+def fitted_frames(card: ModelCard, asked: int) -> Fitted:
+    """The nearest number of frames that a model makes; raises BadInput past its limits, where that is not near."""
+    fitted = card.rules.fit_frames(asked)
+    if abs(fitted.value - asked) >= card.rules.frame_step:
+        raise BadInput(f"frames {asked}: clips of {card.family} have {card.rules.frames_rule}; ask for {fitted.value}.")
+    return fitted
+
+
+def _check_word(word: str | None, card: ModelCard) -> None:
+    if unknown := [part for part in words_in(word) if part not in card.words]:
+        names, first = ", ".join(sorted(card.words)) or "none", unknown[0]
+        advice = "give a LoRA for it" if "motion LoRA" in card.inputs else "leave it out"
+        raise BadInput(f"motion {first!r}: the model does not know it by name (it knows: {names}); {advice}.")
+
+
+def _parse(row: TableRow) -> JobLine:
+    if row.problem:
+        raise BadInput(row.problem)
+    try:
+        return JobLine.model_validate(dict(row.values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise BadInput(f"column {first['loc'][0]}: {first['msg'].lower()}, not {first.get('input')!r}.") from error
+
+
+def printable(text: str) -> str:
+    """Text that a table can hold: halves of characters, which JSON can write, are replaced."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _first(*values: Any) -> Any:
+    return next((value for value in values if value is not None), None)
+
+
+def _short(lineage: Mapping[str, Any]) -> dict[str, Any]:
+    """A lineage with long lists replaced by how many they hold: it is repeated in every row and every video."""
+    return {k: len(v) if isinstance(v, list) and len(v) > 16 else v for k, v in lineage.items()}
+
+
+def failed(error: ReelmillError) -> dict[str, Any]:
+    """The columns of a job that cannot be made."""
+    return {"status": "failed", "error_code": error.code, "error_message": printable(str(error)), "attempt": 1}
+
+
+def safe_name(text: str) -> str:
+    """Text as a part of a file name: letters, digits, '-', '_' and '.', at most 60, never empty or hidden."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text)[:60].strip("-.") or "item"

@@ -1,0 +1,143 @@
+"""Small random models of several families, as diffusers saves them: text encoders read single letters."""
+
+import string
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderKLLTXVideo,
+    AutoencoderKLWan,
+    DDIMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    LTXVideoTransformer3DModel,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+    WanTransformer3DModel,
+)
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+    UMT5Config,
+    UMT5EncoderModel,
+)
+
+
+def save(make: Callable[[], Any], folder: Path) -> Path:
+    """Saves what a function makes with random weights, the same each time; the folder."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        make().save_pretrained(folder)
+    return folder
+
+
+def clip_text(positions: int = 16) -> dict[str, Any]:
+    """A CLIP text encoder of width 32 with its tokenizer, for so many tokens."""
+    letters = string.ascii_lowercase
+    pieces = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
+    config = CLIPTextConfig(
+        hidden_size=32,
+        intermediate_size=37,
+        num_attention_heads=4,
+        num_hidden_layers=2,
+        max_position_embeddings=positions,
+        vocab_size=len(pieces),
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+    )
+    tokenizer = CLIPTokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[], model_max_length=positions)
+    return {"text_encoder": CLIPTextModel(config), "tokenizer": tokenizer}
+
+
+def t5_tokenizer() -> T5Tokenizer:
+    """A T5 tokenizer of single letters, of 30 pieces."""
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
+    return T5Tokenizer(
+        vocab=[*pieces, *((letter, -3.0) for letter in string.ascii_lowercase)], extra_ids=0, model_max_length=16
+    )
+
+
+def t5_text() -> dict[str, Any]:
+    """A T5 text encoder of width 32 with its tokenizer."""
+    config = T5Config(vocab_size=32, d_model=32, d_ff=37, d_kv=8, num_heads=4, num_layers=2)
+    return {"text_encoder": T5EncoderModel(config), "tokenizer": t5_tokenizer()}
+
+
+def drawing_pipeline() -> StableDiffusionPipeline:
+    """A text-to-image model of Stable Diffusion's shape: pictures of 32x32 pixels, latents of 16x16."""
+    unet = UNet2DConditionModel(
+        sample_size=16,
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=32,
+        attention_head_dim=8,
+        norm_num_groups=8,
+    )
+    layers: dict[str, Any] = {
+        "block_out_channels": (16, 32),
+        "down_block_types": ("DownEncoderBlock2D",) * 2,
+        "up_block_types": ("UpDecoderBlock2D",) * 2,
+    }
+    vae = AutoencoderKL(**layers, latent_channels=4, norm_num_groups=8)
+    scheduler: Any = DDIMScheduler(beta_schedule="linear", clip_sample=False, steps_offset=1)
+    rest: Any = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    return StableDiffusionPipeline(vae=vae, unet=unet, scheduler=scheduler, **clip_text(), **rest)
+
+
+def ltx_parts(timestep_conditioning: bool = False) -> dict[str, Any]:
+    """The parts of an LTX pipeline whose autoencoder packs 8 frames of 8x8 pixels into one latent of 8 channels."""
+    transformer = LTXVideoTransformer3DModel(
+        in_channels=8,
+        out_channels=8,
+        num_attention_heads=4,
+        attention_head_dim=8,
+        cross_attention_dim=32,
+        num_layers=1,
+        caption_channels=32,
+    )
+    layers: dict[str, Any] = {
+        "block_out_channels": (8, 8, 8, 8),
+        "decoder_block_out_channels": (8, 8, 8, 8),
+        "layers_per_block": (1, 1, 1, 1, 1),
+        "decoder_layers_per_block": (1, 1, 1, 1, 1),
+    }
+    vae = AutoencoderKLLTXVideo(**layers, latent_channels=8, patch_size=4, timestep_conditioning=timestep_conditioning)
+    return {
+        "transformer": transformer,
+        "vae": vae,
+        "scheduler": FlowMatchEulerDiscreteScheduler(),
+        **t5_text(),
+    }
+
+
+def wan_parts(**settings: Any) -> dict[str, Any]:
+    """The parts of a Wan pipeline: latents of an eighth of the sides, of 16 channels, for 4 frames each."""
+    transformer = WanTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=12,
+        out_channels=16,
+        text_dim=32,
+        freq_dim=64,
+        ffn_dim=32,
+        num_layers=1,
+        cross_attn_norm=True,
+        rope_max_seq_len=32,
+        **settings,
+    )
+    config = UMT5Config(vocab_size=32, d_model=32, d_ff=37, d_kv=8, num_heads=4, num_layers=2)
+    return {
+        "transformer": transformer,
+        "vae": AutoencoderKLWan(base_dim=3, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1),
+        "scheduler": FlowMatchEulerDiscreteScheduler(shift=3.0),
+        "text_encoder": UMT5EncoderModel(config),
+        "tokenizer": t5_tokenizer(),
+    }

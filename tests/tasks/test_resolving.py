@@ -1,0 +1,92 @@
+"""What a family needs, takes and can make decides each job, from the configuration of its model's folder alone."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.asking import JobsConfig, read_list
+from tasks.resolving import Asking
+
+CONFIGS: dict[str, Any] = {
+    "model_index": {"_class_name": "AnimateDiffPipeline"},
+    "vae/config": {"block_out_channels": [8, 8, 8, 8]},
+    "unet/config": {"motion_max_seq_length": 24},
+}
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A folder with a model's configuration and a LoRA's file in it."""
+    for name, content in CONFIGS.items():
+        path = tmp_path / "animatediff" / f"{name}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(content))
+    (tmp_path / "pan.safetensors").write_bytes(b"weights")
+    return tmp_path
+
+
+def resolved(home: Path, row: dict[str, Any], **settings: Any) -> dict[str, Any]:
+    lines = (row, {"image": "other.png", "prompt": "another row"})
+    (home / "jobs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    listing, workflow = read_list(home / "jobs.jsonl", None)
+    config = JobsConfig(model=str(home / "animatediff"), **settings)
+    return Asking(listing, home, config, workflow).job(0, listing.rows[0])
+
+
+def test_a_job_of_a_text_has_its_familys_own_numbers(home):
+    row = resolved(home, {"prompt": "a red ball"})
+    assert (row["status"], row["name"], row["family"]) == ("ready", "a-red-ball", "AnimateDiff")
+    names = ("frames", "width", "height", "fps", "steps", "guidance_min", "guidance_max")
+    assert [row[name] for name in names] == [16, 512, 512, 8.0, 25, 7.5, 7.5]
+    assert (row["motion_bucket"], row["noise_aug"], row["image"], row["ignored"]) == (None, None, None, None)
+    assert row["key"] == resolved(home, {"prompt": "a red ball", "steps": 3})["key"], "a text names its noise"
+    assert row["key"] != resolved(home, {"prompt": "a blue ball"})["key"]
+
+
+def test_a_text_for_all_jobs_stands_back_behind_a_rows_own(home):
+    settings = {"prompt": "sky", "negative_prompt": "people"}
+    own = resolved(home, {"prompt": "sea"}, **settings)
+    assert (own["prompt"], own["negative_prompt"]) == ("sea", "people")
+    assert resolved(home, {"image": "gone.png"}, **settings)["error_message"].startswith("gone.png: no such file")
+
+
+def test_a_lora_of_another_family_needs_no_word_for_its_motion(home):
+    row = resolved(home, {"prompt": "sky", "lora": "pan.safetensors", "motion": "pan_left"})
+    assert (row["status"], row["motion"], row["word"], row["lora_strength"]) == ("ready", "pan_left", None, 1.0)
+    assert row["lora"] == str(home / "pan.safetensors")
+    assert "no LoRA file there" in resolved(home, {"prompt": "sky", "lora": "gone.safetensors"})["error_message"]
+    alone = resolved(home, {"prompt": "sky", "motion": "pan_left"})["error_message"]
+    assert alone.endswith("the model does not know it by name (it knows: none); give a LoRA for it.")
+
+
+def test_what_a_family_does_not_take_and_does_not_change_what_is_meant_is_said(home):
+    row = resolved(home, {"prompt": "sky", "motion_bucket": 9, "fps": 12, "guidance_min": 1, "guidance_max": 5})
+    assert row["ignored"] == [
+        "motion_bucket: AnimateDiff does not take it.",
+        "fps 12: AnimateDiff makes 8 a second, played at 12.",
+        "guidance_min: AnimateDiff has one guidance for all frames, 5.",
+    ]
+    assert (row["guidance_min"], row["guidance_max"], row["fps"]) == (5.0, 5.0, 12.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"frames": 25}, "frames 25: clips of AnimateDiff have any number of frames, at least 2, at most 24; ask"),
+        ({"prompt": None}, "AnimateDiff needs a text: give it in the column prompt, or --prompt for all."),
+        ({"model": "sd"}, "model sd: there is no folder of that model"),
+        ({"image": "pan.safetensors"}, "pan.safetensors: AnimateDiff makes clips from texts alone"),
+    ],
+)  # fmt: skip
+def test_what_a_family_cannot_make_is_a_row_with_the_reason(home, change, said):
+    row = resolved(home, {"prompt": "sky", "seed": 1} | change)
+    assert row["status"] == "failed"
+    assert row["error_message"].startswith(said)
+
+
+def test_a_configuration_that_is_not_its_familys_is_named(home):
+    (home / "animatediff" / "unet" / "config.json").write_text('{"motion_max_seq_length": "many"}')
+    row = resolved(home, {"prompt": "sky"})
+    assert (row["error_code"], "is not that of AnimateDiff" in row["error_message"]) == ("bad_model", True)
