@@ -42,7 +42,13 @@ from tasks.workflow import workflow_of
 
 
 class GenerateConfig(FlowConfig, JobsConfig, NightConfig, WatchConfig):
-    """Everything a batch of generated videos depends on. `jobs`: see the columns of tasks.asking.JobLine."""
+    """Everything a batch of generated videos depends on.
+
+    A table has a row for each job: its picture's file in the column image, found from the table's own folder, or a text
+    as prompt. It may also have negative_prompt, picture_model, key (names the noise), prefix (of the file's name),
+    priority (the highest first), model, motion, motion_strength, seed, steps, fps, width, height, frames,
+    motion_bucket, guidance_min, guidance_max, noise_aug, lora and lora_strength, which go before the same options.
+    """
 
     jobs: Path = Field(
         description="Folder of pictures, one picture, a CSV, JSONL or Parquet table of jobs, a text file of prompts, "
