@@ -56,11 +56,13 @@ bench-curate: install
 
 # The same of generation with the embedded model: exactness, memory, quality, and runs that are killed.
 bench-generate: install
-	$(BIN)/python -m benchmarks.decode
+	$(BIN)/python -m benchmarks.decode --large
 	$(BIN)/python -m benchmarks.sampling
+	$(BIN)/python -m benchmarks.batches
 	$(BIN)/python -m benchmarks.gate
 	$(BIN)/python -m benchmarks.takes
 	$(BIN)/python -m benchmarks.length
+	$(BIN)/python -m benchmarks.jobs
 	$(BIN)/python -m benchmarks.kills
 
 # Full-size sampling and decoding on a CUDA card, beside diffusers; needs the card and downloads nothing.

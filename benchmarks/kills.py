@@ -1,9 +1,12 @@
-"""A run that is killed again and again, against one that is not: `python benchmarks/kills.py [KILLS] [JOBS]`.
+"""A run that is killed again and again, against one that is not.
+
+    .venv/bin/python -m benchmarks.kills [--kills 20] [--jobs 60]
 
 Each time the same command is started and killed by SIGKILL, without a chance to tidy up, at a random moment of its
 work. In the end there must be a video for each job, none twice, and every manifest and video as in the undisturbed run.
 """
 
+import argparse
 import os
 import random
 import signal
@@ -60,25 +63,32 @@ def content(out: Path) -> dict[str, bytes]:
     return {str(path.relative_to(out)): path.read_bytes() for path in paths}
 
 
-def main(kills: int, jobs: int) -> int:
-    """Print what came of it; 1 if the runs differ."""
-    chance = random.Random(0)
+def main() -> int:
+    """Run, print and write benchmarks/kills.md; 1 if the runs differ."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--jobs", type=int, default=60)
+    asked, chance = parser.parse_args(), random.Random(0)
     with TemporaryDirectory() as folder:
-        home = pictures(Path(folder) / "in", jobs)
+        home = pictures(Path(folder) / "in", asked.jobs)
         whole, killed = Path(folder) / "whole", Path(folder) / "killed"
         start(home, whole).wait()
-        started = time.monotonic()
-        for _ in range(kills):
-            killed_at(home, killed, chance.randint(0, max(1, 2 * jobs // (kills + 2))), chance)
+        after: list[int] = []
+        for _ in range(asked.kills):
+            killed_at(home, killed, chance.randint(0, max(1, 2 * asked.jobs // (asked.kills + 2))), chance)
+            after.append(made(killed))
         code = start(home, killed).wait()
         one, other = content(whole), content(killed)
-        differ = sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
-        videos = sum(name.endswith(".mp4") for name in other)
-    print(f"{jobs} jobs, {kills} kills, {time.monotonic() - started:.0f} s, then exit code {code}: {videos} videos,")
-    print(f"{len(other)} files, {len(differ)} of them not as in the undisturbed run {differ[:5] or ''}")
-    return int(bool(differ) or code != 0 or videos != jobs)
+    differ = sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
+    videos = sum(name.endswith(".mp4") for name in other)
+    said = f"{asked.jobs} jobs, {asked.kills} kills, then exit code {code}: {videos} videos; {len(other)} files,"
+    said += f" {len(differ)} of them not as in the undisturbed run{': ' if differ else '.'}{', '.join(differ[:5])}"
+    moments = f"Whole latents and videos at each kill, of {2 * asked.jobs}: {', '.join(map(str, after))}."
+    text = "\n".join(["# Kills", "", *(__doc__ or "").strip().splitlines(), "", said, "", moments, ""])
+    print(text)
+    Path(__file__).with_suffix(".md").write_text(text, encoding="utf-8")
+    return int(bool(differ) or code != 0 or videos != asked.jobs)
 
 
 if __name__ == "__main__":
-    given = [int(argument) for argument in sys.argv[1:]]
-    sys.exit(main(*(given if len(given) == 2 else (20, 60))))
+    sys.exit(main())

@@ -28,11 +28,11 @@ from models.noise import item_noise, stack_noise
 from models.regions import told_as
 from models.sampling import decode_latents, sample_latents
 from models.svd import TINY, VideoModel, load_facts, load_model, motion_bucket
-from tasks.asking import FLOW_PER_STRENGTH
 from tasks.footage import Motion
 from tasks.generate.calibrate import own_speed
 from tasks.generate.choose import GateConfig, Take, choose
 from tasks.manifest import publish
+from tasks.resolving import FLOW_PER_STRENGTH
 from tasks.tiny.evaluate import true_clip
 
 MOTIONS: tuple[Motion, ...] = get_args(Motion)

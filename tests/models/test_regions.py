@@ -96,6 +96,14 @@ def test_clips_of_different_motions_by_regions_share_a_batch(knowing):
         assert (both[n] - alone[0]).abs().max() < 1e-4
 
 
+def test_guidance_is_the_same_whether_its_branches_share_a_batch_or_not(knowing):
+    given, asked = inputs(knowing), {"steps": 2, "guidance": (1.0, 3.0)}
+    apart, together = (
+        sample_latents(knowing, *given, ["regions:roll"], guidance_together=both, **asked) for both in (False, True)
+    )
+    assert (apart - together).abs().max() < 1e-4
+
+
 @pytest.mark.parametrize("other", [None, "static"])
 def test_clips_with_and_without_regions_cannot_share_a_batch(knowing, other):
     with pytest.raises(BadInput, match="with and without regions of motion cannot share a batch"):
