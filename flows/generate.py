@@ -88,8 +88,9 @@ class GenerateOutcome(Outcome):
     page: Path
 
     def __str__(self) -> str:
-        """One line for each field; what does not apply is left out."""
-        kept = {name: value for name, value in self if value or name in ("clips", "duplicates")}
+        """One line for each field; what does not apply is left out. What waits did not fail."""
+        said = dict(self) | {"failed": self.failed - self.waiting}
+        kept = {name: value for name, value in said.items() if value or name in ("clips", "duplicates")}
         return "\n".join(f"{name}: {value}" for name, value in kept.items())
 
 
