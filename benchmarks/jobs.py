@@ -1,6 +1,6 @@
 """Many small jobs: what orchestration costs the generate flow, and its throughput with one worker and with two.
 
-`python -m benchmarks.jobs [--jobs 500] [--rounds 1]` makes clips of 8 frames of 64x64 in 4 steps with the embedded
+`python -m benchmarks.jobs [--jobs 500] [--rounds 1]` makes clips of 4 frames of 32x32 in 4 steps with the embedded
 model, by the flow and by its steps bare (see benchmarks/orchestration.py), prints the table as Markdown and writes
 benchmarks/jobs.md.
 """
@@ -17,7 +17,7 @@ from PIL import Image
 
 from benchmarks.orchestration import arguments, load, measure, medians, run_here, table
 
-SIDE, STEPS = 64, 4
+SIDE, FRAMES, STEPS = 32, 4, 4
 
 
 def pictures(folder: Path, number: int) -> Path:
@@ -37,10 +37,10 @@ def flow_module() -> ModuleType:
 
 
 def config_of(source: Path, out: Path, workers: int) -> Any:
-    """The defaults but for the steps, which are few."""
+    """The defaults but for the size and the steps, which are small."""
     from flows.generate import GenerateConfig
 
-    return GenerateConfig(jobs=source, out=out, workers=workers, steps=STEPS)
+    return GenerateConfig(jobs=source, out=out, workers=workers, steps=STEPS, frames=FRAMES, width=SIDE, height=SIDE)
 
 
 def main() -> None:
@@ -56,7 +56,7 @@ def main() -> None:
         before = load()
         spent = measure("jobs", source, asked.rounds)
     about = (
-        f"{asked.jobs} jobs of 8 frames of {SIDE}x{SIDE} in {STEPS} steps by the embedded model (`python -m"
+        f"{asked.jobs} jobs of {FRAMES} frames of {SIDE}x{SIDE} in {STEPS} steps by the embedded model (`python -m"
         f" benchmarks.jobs`) on {len(os.sched_getaffinity(0))} cores ({platform.machine()}), {asked.rounds} rounds. The"
         f" load average was {before:.1f} before and {load():.1f} after, with that of the runs themselves. CPU time is"
         " that of all processes, Prefect's server included."

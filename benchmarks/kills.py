@@ -81,13 +81,10 @@ def main() -> int:
         one, other = content(whole), content(killed)
     differ = sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
     videos = sum(name.endswith(".mp4") for name in other)
-    lines = [
-        f"{asked.jobs} jobs, {asked.kills} kills, then exit code {code}: {videos} videos; {len(other)} files, of which "
-        f"{len(differ)} are not as in the undisturbed run{': ' if differ else '.'}{', '.join(differ[:5])}",
-        "",
-        f"Whole latents and videos at each kill, of {2 * asked.jobs}: {', '.join(map(str, after))}.",
-    ]
-    text = "\n".join(["# Kills", "", *(__doc__ or "").strip().splitlines(), "", *lines, ""])
+    said = f"{asked.jobs} jobs, {asked.kills} kills, then exit code {code}: {videos} videos; {len(other)} files,"
+    said += f" {len(differ)} of them not as in the undisturbed run{': ' if differ else '.'}{', '.join(differ[:5])}"
+    moments = f"Whole latents and videos at each kill, of {2 * asked.jobs}: {', '.join(map(str, after))}."
+    text = "\n".join(["# Kills", "", *(__doc__ or "").strip().splitlines(), "", said, "", moments, ""])
     print(text)
     Path(__file__).with_suffix(".md").write_text(text, encoding="utf-8")
     return int(bool(differ) or code != 0 or videos != asked.jobs)

@@ -6,6 +6,7 @@ field has a dotted one in kebab case (`--split.min-clip-s 1.5`). Everything wron
 
 import difflib
 import os
+import textwrap
 import tomllib
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -145,10 +146,12 @@ def option_names(config: type[BaseModel], prefix: str = "") -> list[str]:
 
 
 class _Parser(ArgumentParser):
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, description: str | None = None, **options: Any) -> None:
         width = min(120, _terminal_width())
+        paragraphs = (textwrap.fill(" ".join(each.split()), width) for each in (description or "").split("\n\n"))
         super().__init__(
             **options,
+            description="\n\n".join(paragraphs),
             allow_abbrev=False,
             formatter_class=lambda prog: RawDescriptionHelpFormatter(prog, max_help_position=36, width=width),
         )

@@ -28,7 +28,7 @@ from models.device import DEVICE_HELP, DeviceName, device_named, precision_on
 from models.families.making import sampled_in_batches
 from tasks.asking import JobsConfig
 from tasks.decoded import sweep_parked
-from tasks.encoding import Format, look_of
+from tasks.encoding import CODECS, Format, look_of
 from tasks.generate.choose import GateConfig, choose_takes
 from tasks.generate.decode import DecodeConfig, decode_jobs, sampled
 from tasks.generate.draw import DrawConfig, draw_pictures, pictures_to_draw, with_drawn
@@ -42,7 +42,13 @@ from tasks.workflow import workflow_of
 
 
 class GenerateConfig(FlowConfig, JobsConfig, NightConfig, WatchConfig):
-    """Everything a batch of generated videos depends on. `jobs`: see the columns of tasks.asking.JobLine."""
+    """Everything a batch of generated videos depends on.
+
+    A table has a row for each job: its picture's file in the column image, found from the table's own folder, or a text
+    as prompt. It may also have negative_prompt, picture_model, key (names the noise), prefix (of the file's name),
+    priority (the highest first), model, motion, motion_strength, seed, steps, fps, width, height, frames,
+    motion_bucket, guidance_min, guidance_max, noise_aug, lora and lora_strength, which go before the same options.
+    """
 
     jobs: Path = Field(
         description="Folder of pictures, one picture, a CSV, JSONL or Parquet table of jobs, a text file of prompts, "
@@ -82,8 +88,9 @@ class GenerateOutcome(Outcome):
     page: Path
 
     def __str__(self) -> str:
-        """One line for each field; what does not apply is left out."""
-        kept = {name: value for name, value in self if value or name in ("clips", "duplicates")}
+        """One line for each field; what does not apply is left out. What waits did not fail."""
+        said = dict(self) | {"failed": self.failed - self.waiting}
+        kept = {name: value for name, value in said.items() if value or name in ("clips", "duplicates")}
         return "\n".join(f"{name}: {value}" for name, value in kept.items())
 
 
@@ -157,8 +164,7 @@ def make(
     device = device_named(config.device)
     takes = {key: estimate(row, device, config.format) for key, row in rows.items()}
     work = [[takes[key] for key in keys] for _, keys in batches]
-    there = sum(1 for _ in config.out.glob("videos/[!.]*.json"))
-    missing = sorted(each.disk for each in takes.values())[there:]
+    missing = sorted(each.disk for each in takes.values())[clips_there(config.out, config.format) :]
     if missing:
         check_space(config.out, round(sum(missing) + parked_bytes(run, work)), config)
     stages = [
@@ -167,6 +173,12 @@ def make(
         Stage(encode_jobs, encoding, partial(measured, jobs), ENCODE_SHARE),
     ]
     return run_chain(run, stages, batches, [sum(each.seconds for each in batch) for batch in work], guard)
+
+
+def clips_there(out: Path, written: Format) -> int:
+    """How many clips of a format, or of one with the same kind of file, an earlier run has left."""
+    suffix = CODECS[written].suffix
+    return sum(sidecar.with_suffix(suffix).exists() for sidecar in out.glob("videos/[!.]*.json"))
 
 
 def parked_bytes(run: Run, work: Sequence[Sequence[Estimate]]) -> float:

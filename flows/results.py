@@ -22,8 +22,8 @@ REASONS = ("error_message", "error")
 PUT_OFF, DUPLICATE = "waiting", "duplicate"
 """States of items that are not done and did not fail."""
 
-NAMES = ("source", "clip_id", "name", "picture")
-"""Columns that name an item, the first that is there."""
+NAMES = ("job", "source", "clip_id", "name", "picture")
+"""Columns that name an item, the first that is there. Jobs have numbers, for many may have a picture in common."""
 
 
 class ResultsConfig(BaseModel):
@@ -170,15 +170,18 @@ def failures_in(table: Path) -> list[str]:
 
 
 def _line(row: dict[str, Any], item: str | None, reason: str) -> str:
+    if item == "job":
+        return f"job {row[item]}: {row[reason]}"
     named = str(row[item]) if item and row[item] else ""
     return row[reason] if named in row[reason] else f"{named}: {row[reason]}"
 
 
 def _codes(manifest: Path) -> list[str]:
-    """The error codes of a manifest's rows that have one."""
+    """The error codes of a manifest's rows that failed: not of those that are there twice."""
     if "error_code" not in pq.read_schema(manifest).names:
         return []
-    return [code for code in read_manifest(manifest, ("error_code",))["error_code"].to_pylist() if code]
+    codes = read_manifest(manifest, ("error_code",))["error_code"].to_pylist()
+    return [code for code in codes if code not in (None, DUPLICATE)]
 
 
 def _steps(path: Path) -> dict[str, str]:

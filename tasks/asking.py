@@ -60,7 +60,9 @@ class JobsConfig(BaseModel):
     calibration: Path | None = Field(
         default=None, description="File of `reelmill calibrate`: the bucket for a strength is as the model was measured"
     )
-    guidance: tuple[float, float] | None = Field(default=None, description="Guidance at the first and last frame")
+    guidance: tuple[float, float] | None = Field(
+        default=None, description="Guidance at the first and last frame, as 1,3"
+    )
     noise_aug: float | None = Field(
         default=None, ge=0, le=10, description="Deviation of the noise added to the picture"
     )

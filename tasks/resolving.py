@@ -251,7 +251,8 @@ def fitted_frames(card: ModelCard, asked: int) -> Fitted:
 
 def _check_word(word: str | None, card: ModelCard) -> None:
     if unknown := [part for part in words_in(word) if part not in card.words]:
-        names, first = ", ".join(sorted(card.words)) or "none", unknown[0]
+        made_by_regions = card.facts.by_regions if card.facts else ()
+        names, first = ", ".join(sorted({*card.words, *made_by_regions})) or "none", unknown[0]
         advice = "give a LoRA for it" if "motion LoRA" in card.inputs else "leave it out"
         raise BadInput(f"motion {first!r}: the model does not know it by name (it knows: {names}); {advice}.")
 

@@ -2,8 +2,9 @@
 
 Those that have a test beside the code they concern: a softmax over one caption (tasks/curate/test_similarity.py),
 snapping to a keyframe across the cut (tasks/curate/test_clips.py), boxes of a corner and a size read as two corners
-(models/test_text_boxes.py), decoding frames in chunks (models/test_exact_decode.py), ComfyUI's frame rate
-(tasks/test_workflow.py), one noise for augmentation and latents (models/test_noise.py).
+(models/test_text_boxes.py), decoding frames in chunks, whatever memory is free (models/test_exact_decode.py), ComfyUI's
+frame rate (tasks/test_workflow.py), one noise for augmentation and latents (models/test_noise.py), clips encoded anew
+for each training (tasks/finetune/test_encode.py), LoRAs that do not load (models/test_lora.py).
 """
 
 from fractions import Fraction
@@ -16,16 +17,23 @@ import torch
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors.torch import save_file
 
 from models.camera import measure_motion
 from models.flow import farneback
 from models.noise import item_noise, stack_noise
 from models.pictures import prepare_picture
 from models.sampling import sample_latents
-from models.svd import load_model
+from models.svd import load_model, motion_bucket
+from models.training import Batch, probe_error
 from tasks.detectors.cascade import DetectorSettings, find_boundaries
+from tasks.examples import Choice, Examples, gather_examples
+from tasks.finetune.encode import SCHEMA as ENCODED
+from tasks.finetune.encode import EncodeConfig, noised_pictures
 from tasks.footage import Camera, Frames, Scene, dissolve, render_shot
+from tasks.manifest import Lineage, table_of, write_manifest
 from tasks.signals import Recorder, Signals, signals_of, small_planes
+from tasks.tiny.render import SCHEMA as CLIPS
 
 HALF_SECONDS = [0.5 * i for i in range(9)]
 
@@ -126,6 +134,53 @@ def test_the_rate_told_in_training_is_the_one_told_in_sampling():
     sample_latents(model, torch.zeros(1, 3, 64, 64), noise, torch.zeros(1, 3, 64, 64), [None], steps=1)
     hook.remove()
     assert set(told) == {model.facts.fps - 1}
+
+
+def test_the_motion_bucket_told_in_training_is_the_clips_own_and_not_fixed(tmp_path: Path):
+    """Public trainers tell every clip 127; the model then unlearns what the number means."""
+    speeds = {"still": 0.0, "slow": 0.1, "fast": 0.6}
+    clips = [{"clip_id": name, "camera_motion": "pan_left", "motion_score": speed} for name, speed in speeds.items()]
+    made = Lineage(step="made", version=1)
+    write_manifest(tmp_path / "clips.parquet", table_of(clips, CLIPS), made)
+    windows = [{"clip_id": name, "latents": "x.safetensors", "row": row} for row, name in enumerate(speeds)]
+    encoded = write_manifest(tmp_path / "encoded.parquet", table_of(windows, ENCODED), made)
+    save_file(
+        {
+            "latents": torch.zeros(3, 4, 4, 4, 4),
+            "pictures": torch.zeros(3, 1, 4, 4, 4),
+            "sigmas": torch.zeros(3, 1),
+            "embeddings": torch.zeros(3, 8),
+        },
+        tmp_path / "x.safetensors",
+    )
+    told = Examples(gather_examples(tmp_path, [encoded], Choice()), fps=7.0).batch([0, 1, 2], draw=0).ids[:, 1]
+    assert told.tolist() == [motion_bucket(speed) for speed in speeds.values()]
+    assert len(set(told.tolist())) == 3
+
+
+def test_each_picture_of_a_batch_is_augmented_with_a_sigma_of_its_own():
+    """Public trainers draw one sigma for the whole batch."""
+    config = EncodeConfig(condition_draws=2)
+    noised, sigmas = noised_pictures(torch.zeros(4, 3, 32, 32), config, seed=0)
+    assert len(set(sigmas.flatten().tolist())) == 8
+    torch.testing.assert_close(noised.std(dim=(2, 3, 4)), sigmas, rtol=0.06, atol=0)
+
+
+def test_a_validation_is_the_same_number_whatever_was_drawn_before():
+    """Public trainers validate without a seed, so that two checkpoints are compared by luck."""
+    model = load_model("tiny")
+    fixed = torch.Generator().manual_seed(3)
+    cells = (model.facts.height // 8, model.facts.width // 8)
+    latents = torch.randn(1, 2, 4, *cells, generator=fixed)
+    width = next(iter(model.words.values())).shape[0]
+    embeddings, ids = torch.randn(1, width, generator=fixed), torch.tensor([[6.0, 127.0, 0.02]])
+    batch = Batch(latents, latents[:, 0], embeddings, ids, motions=[])
+
+    def validated(global_seed: int) -> float:
+        torch.manual_seed(global_seed)
+        return probe_error(model.unet, {}, batch, [], sigma=2.0)
+
+    assert validated(1) == validated(2)
 
 
 def test_a_picture_of_any_size_is_made_to_fit(tmp_path: Path):

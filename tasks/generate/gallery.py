@@ -48,7 +48,7 @@ NEEDS = ("job", "take", "name", "status", "stage", "image", "picture", "video", 
          "score", "passed", "reasons", "good_until", "good_until_reason", "frames_kept",
          *(f"{name}_curve" for name in CURVES), "seed", "steps", "fps", "motion_bucket", "frames", "width", "height",
          "model", "family", "prompt", "negative_prompt", "picture_model", "lora", "lora_strength",
-         "error_message")  # fmt: skip
+         "ignored", "error_message")  # fmt: skip
 
 
 @dataclass
@@ -161,11 +161,13 @@ def figures(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
 
 def gallery_html(root: Path, rows: Sequence[Mapping[str, Any]], embed_limit: int = EMBED_LIMIT) -> str:
     """The page for the rows of outputs.parquet below `root`."""
+    cards = cards_of(root, rows, embed_limit)
     return render(
         TEMPLATE,
         figures=figures(rows),
         motions=asked_measured(rows),
-        cards=cards_of(root, rows, embed_limit),
+        cards=cards,
+        plays=any(take["plays"] for card in cards for take in card.takes),
         others=[row for row in rows if row["status"] != "ok"],
     )
 

@@ -5,6 +5,7 @@ import errno
 import importlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from flows import cli
 from flows.cli import COMMANDS, Command, command_named, interface, main, usage
 from flows.config import Outcome, option_names
 from models.errors import BadInput
+from tasks.asking import COLUMNS
 
 
 def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -72,6 +74,12 @@ def test_what_the_table_names_is_there_and_its_help_lists_every_setting(
         flag = f"--{name.replace('_', '-')}"
         assert flag in out or name == command.positional, flag
     assert out.startswith(f"usage: reelmill {command.name}")
+
+
+def test_generates_help_names_the_columns_of_a_table_of_jobs(capsys: pytest.CaptureFixture[str]):
+    _, out, _ = said(capsys, "generate", "--help")
+    about = out.partition("positional arguments:")[0]
+    assert set(COLUMNS) <= set(re.findall(r"\w+", about))
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)

@@ -17,7 +17,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from flows.config import Interface, invocation
-from flows.generate import GenerateConfig, generate, plan
+from flows.generate import GenerateConfig, GenerateOutcome, clips_there, generate, plan
 from flows.running import run_flow
 from models.errors import BadInput
 from tasks.asking import JobsConfig
@@ -222,6 +222,23 @@ def test_jobs_that_are_none_are_refused_in_one_sentence(tmp_path, model, name):
     (tmp_path / "notes.doc").write_text("words")
     with pytest.raises(BadInput, match=name):
         plan(config(tmp_path / name, tmp_path / "out", model))
+
+
+def test_clips_of_another_format_are_no_space_saved(tmp_path):
+    videos = tmp_path / "videos"
+    (videos / "c.d-1").mkdir(parents=True)
+    for name in ("a.mp4", "a.json", "b.mp4", "b.json", "c.d-1.json", ".e.json"):
+        (videos / name).write_bytes(b"")
+    assert [clips_there(tmp_path, written) for written in ("h264", "av1", "png", "gif")] == [2, 2, 1, 0]
+
+
+def test_what_waits_is_not_told_as_failed(tmp_path):
+    outcome = GenerateOutcome(
+        failed=16, clips=0, duplicates=0, waiting=12, stopped="late", outputs=tmp_path / "t", page=tmp_path / "p"
+    )
+    assert str(outcome).splitlines()[:5] == ["failed: 4", "clips: 0", "duplicates: 0", "waiting: 12", "stopped: late"]
+    all_wait = outcome.model_copy(update={"failed": 12})
+    assert str(all_wait).startswith("clips: 0"), "where nothing failed, nothing is said of it"
 
 
 def test_the_flags_are_the_config(tmp_path):

@@ -48,12 +48,13 @@ def test_status_tells_the_steps_the_tables_and_each_failure(dataset: Path):
 def night(tmp_path: Path) -> Path:
     """A folder of generated clips of which some wait."""
     (tmp_path / "generate.yaml").write_text("out: x\n")
-    schema = pa.schema([("name", pa.string()), ("status", pa.string()), *ERROR_FIELDS])
+    schema = pa.schema([("job", pa.int32()), ("name", pa.string()), ("status", pa.string()), *ERROR_FIELDS])
     faults = {"failed": "c: broken.", "waiting": "d: not made, the time was over.", "duplicate": "e: asks again."}
     rows = [{"name": "a", "status": "ok"}, {"name": "b", "status": "ok"}, {"name": "f", "status": "waiting"}]
     rows += [
-        {"name": said[0], "status": state, "error_code": "x", "error_message": said} for state, said in faults.items()
+        {"name": said[0], "status": state, "error_code": state, "error_message": said} for state, said in faults.items()
     ]
+    rows = [row | {"job": number} for number, row in enumerate(rows)]
     rows[2] |= {"error_code": "not_started", "error_message": "f: not made, the time was over."}
     pq.write_table(table_of(rows, schema), tmp_path / "outputs.parquet")
     jobs = Lineage(step="jobs", version=1)
@@ -65,10 +66,12 @@ def night(tmp_path: Path) -> Path:
 def test_what_waits_or_is_there_twice_did_not_fail(night: Path):
     outcome = status(ResultsConfig(path=night))
     assert (outcome.failed, outcome.waiting) == (3, 2)
-    assert str(outcome).splitlines()[-3:] == [
+    assert str(outcome).splitlines()[1:] == [
+        "  jobs       1 manifest, 1 failed rows",
+        "  waiting    1 manifest",
         "outputs.parquet: 6 rows: 1 duplicate, 1 failed, 2 ok, 2 waiting",
         "2 wait: the same command goes on",
-        "  c: broken.",
+        "  job 3: c: broken.",
     ]
 
 

@@ -61,6 +61,13 @@ def test_a_lora_of_another_family_needs_no_word_for_its_motion(home):
     assert alone.endswith("the model does not know it by name (it knows: none); give a LoRA for it.")
 
 
+def test_an_unknown_motion_is_told_all_that_there_are_those_made_by_regions_too(home):
+    (home / "a.png").write_bytes(b"picture")
+    row = resolved(home, {"image": "a.png", "model": "tiny", "motion": "spiral"})
+    known = "pan_left, pan_right, roll, static, tilt_down, tilt_up, zoom_in, zoom_out"
+    assert f"(it knows: {known})" in row["error_message"]
+
+
 def test_what_a_family_does_not_take_and_does_not_change_what_is_meant_is_said(home):
     row = resolved(home, {"prompt": "sky", "motion_bucket": 9, "fps": 12, "guidance_min": 1, "guidance_max": 5})
     assert row["ignored"] == [

@@ -76,6 +76,17 @@ def test_pictures_that_move_by_themselves_and_the_first_of_a_folder_are_shown_as
     assert sorted(kinds) == sorted(["data:image/png"] * 3 + shown)
     assert page.count("; the first of them") == 1
     assert page.count("<video") == 1
+    assert "Pause all</button>" in page
+
+
+def test_where_nothing_plays_there_is_nothing_to_pause(root):
+    (root / "v.webp").write_bytes(b"w")
+    assert "Pause all</button>" not in gallery_html(root, [row(0, video="v.webp")])
+
+
+def test_what_is_not_as_it_was_asked_is_said_on_the_card(root):
+    page = gallery_html(root, [row(0, ignored=["size 100x50: made as 104x48, for sides must divide by 8."]), row(1)])
+    assert page.count("not as asked: size 100x50: made as 104x48") == page.count("not as asked") == 1
 
 
 def test_names_and_reasons_are_escaped(root):
