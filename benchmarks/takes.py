@@ -143,11 +143,8 @@ def speed_asked(motion: Motion) -> tuple[float, str]:
 
 def table(takes: Mapping[tuple[int, Motion], Sequence[Made]], by_regions: Collection[str]) -> list[str]:
     """Speeds, asked and of the first takes, and misses by class; and misses over all."""
-    lines = [
-        "| asked | told by | speed asked | measured, median | clips | missed, one take "
-        "| missed, four takes and the gate |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    columns = ("asked", "told by", "speed asked", "measured, median", "clips", "missed, one take")
+    lines = [f"| {' | '.join([*columns, 'missed, four takes and the gate'])} |", "|---" * 7 + "|"]
     for motion in MOTIONS:
         own = [made for (_, asked), made in takes.items() if asked == motion]
         clips, first, gated = counts(own)
@@ -169,11 +166,11 @@ def main() -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     takes = run(asked.pictures, asked.steps, asked.out)
+    size = f"{asked.pictures} held-out pictures, {len(MOTIONS)} classes, {asked.steps} steps"
     head = [
         "# Camera motion asked and measured: one take, and four takes with the gate",
         "",
-        f"The embedded model, {asked.pictures} held-out pictures, {len(MOTIONS)} classes, "
-        f"{asked.steps} steps, a mean flow",
+        f"The embedded model, {size}, a mean flow",
         f"of {FLOW} short sides per second asked for. `.venv/bin/python benchmarks/takes.py` makes this table.",
         "",
     ]
