@@ -12,10 +12,9 @@ What memory allows is planned before, and planned again, a rung lower, when it w
 import hashlib
 import json
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -30,7 +29,6 @@ from models.device import (
     CPU,
     DEVICE_HELP,
     DeviceName,
-    Precision,
     device_label,
     device_named,
     empty_cache,
@@ -48,6 +46,7 @@ from models.plan import Plan
 from models.regions import words_in
 from models.sampling import sample_latents
 from models.svd import VideoModel
+from tasks.batching import Item, ItemSettings, fill_batches, item_of, plan_batches
 from tasks.caching import Step, cached, find, key_of, lineage_of
 from tasks.manifest import ERROR_FIELDS, ManifestRef, publish, read_rows, table_of, write_manifest
 
@@ -89,82 +88,15 @@ class SampleConfig(BaseModel):
     device: DeviceName = Field(default="auto", description=DEVICE_HELP)
 
 
-class ItemSettings(BaseModel):
-    """What decides an item's latents: these columns of its job, and its picture."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    family: str
-    key: str
-    prompt: str | None
-    negative_prompt: str | None
-    picture_sha256: str | None
-    seed: int
-    take: int
-    word: str | None
-    steps: int
-    fps: float
-    motion_bucket: int | None
-    guidance_min: float
-    guidance_max: float
-    noise_aug: float | None
-    frames: int
-    width: int
-    height: int
-    lora_sha256: str | None
-    lora_strength: float | None
-    dtype: Precision
-
-
 NEEDS = ("status", "item_key", "name", "picture", "model", "model_revision", "lora", *ItemSettings.model_fields)
-
-SHARED = ("steps", "fps", "guidance_min", "guidance_max", "noise_aug", "frames", "width", "height")
-"""What the items of a batch have in common, beside the model, the LoRA and how they ask for a motion: by a word, by
-regions or not at all."""
-
 
 Batch = tuple[ManifestRef, tuple[str, ...]]
 """The jobs' manifest, and the keys of those of its items that are sampled together."""
 
 
-@dataclass(frozen=True)
-class Item:
-    """One job to sample: its settings, where its picture and weights lie, and the key of its manifest."""
-
-    item_key: str
-    name: str
-    picture: str | None
-    model: str
-    model_revision: str
-    lora: str | None
-    settings: ItemSettings
-
-    @property
-    def key(self) -> str:
-        """The name of the item's manifest and of its latents."""
-        return key_of(lineage_of(STEP, self.settings, [self.item_key], self.model_revision))
-
-    @property
-    def shared(self) -> tuple[Any, ...]:
-        """What must be equal for two items to share a batch."""
-        own = self.settings
-        if not sampled_in_batches(own.family):
-            return (self.item_key,)
-        return (
-            self.model_revision,
-            own.lora_sha256,
-            own.lora_strength,
-            own.dtype,
-            len(words_in(own.word)),
-            *(getattr(own, n) for n in SHARED),
-        )
-
-
-def item_of(row: Mapping[str, Any]) -> Item:
-    """The item of a job's row."""
-    settings = ItemSettings(**{name: row[name] for name in ItemSettings.model_fields})
-    own = ("item_key", "name", "picture", "model", "model_revision", "lora")
-    return Item(**{name: row[name] for name in own}, settings=settings)
+def _key(item: Item) -> str:
+    """The name of an item's manifest and of its latents."""
+    return key_of(lineage_of(STEP, item.settings, [item.item_key], item.model_revision))
 
 
 def ready_items(jobs: ManifestRef) -> list[Item]:
@@ -177,29 +109,6 @@ def batches_of(jobs: ManifestRef, config: SampleConfig, wanted: Collection[str] 
     takes, in chunks."""
     items = [item for item in ready_items(jobs) if wanted is None or item.item_key in wanted]
     return [(jobs, tuple(item.item_key for item in batch)) for batch in fill_batches(items, config.batch)]
-
-
-def plan_batches(items: Sequence[Item], done: Mapping[str, Sequence[str]], size: int) -> list[list[Item]]:
-    """The batches that make what is missing of `items`; `done` has the batch of each item that is not, by item key.
-
-    A batch of which some items are done is planned again as it was, if it still can be; others are filled in order.
-    """
-    known = {item.item_key: item for item in items}
-    missing = {key: item for key, item in known.items() if key not in done}
-    plans = []
-    for batch in dict.fromkeys(tuple(batch) for batch in done.values()):
-        if len(batch) <= size and set(batch) <= set(known) and set(batch) & set(missing):
-            plans.append([known[key] for key in batch])
-            missing = {key: item for key, item in missing.items() if key not in batch}
-    return plans + fill_batches(list(missing.values()), size)
-
-
-def fill_batches(items: Sequence[Item], size: int) -> list[list[Item]]:
-    """Batches of up to `size` items that may share one, in order."""
-    groups: dict[tuple[Any, ...], list[Item]] = {}
-    for item in items:
-        groups.setdefault(item.shared, []).append(item)
-    return [group[i : i + size] for group in groups.values() for i in range(0, len(group), size)]
 
 
 def sample_alone(root: Path, item: Item, plan: Plan) -> Tensor:
@@ -369,11 +278,11 @@ def _keep(root: Path, item: Item, attempt: Attempt, latents: Tensor) -> Manifest
 
 
 def _keep_failure(root: Path, item: Item, failure: Failure) -> ManifestRef:
-    before = find(FAILED, root, item.key)
+    before = find(FAILED, root, _key(item))
     attempt = read_rows(before)[0]["attempt"] + 1 if before else 1
     row = {"item_key": item.item_key, "error_code": failure.code, "error_message": failure.message, "attempt": attempt}
     lineage = lineage_of(FAILED, item.settings, [item.item_key], item.model_revision)
-    return write_manifest(FAILED.path(root, item.key), table_of([row], SCHEMA), lineage)
+    return write_manifest(FAILED.path(root, _key(item)), table_of([row], SCHEMA), lineage)
 
 
 @task(name="sample")
@@ -382,7 +291,7 @@ def sample_jobs(root: Path, config: SampleConfig, batches: list[Batch]) -> list[
     device = device_named(config.device)
     items = {item.item_key: item for jobs in dict(batches) for item in ready_items(jobs)}
     chunk = [items[key] for _, keys in batches for key in keys]
-    made = {item.item_key: found for item in chunk if (found := find(STEP, root, item.key))}
+    made = {item.item_key: found for item in chunk if (found := find(STEP, root, _key(item)))}
     done = {key: read_rows(found, ("batch",))[0]["batch"] for key, found in made.items()}
     for batch in plan_batches(chunk, done, config.batch):
         for item, attempt, outcome in _first_attempts(root, batch, device):

@@ -1,0 +1,101 @@
+"""Which clips are sampled together: those that ask for the same, in order; an interrupted batch as it was."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from models.device import Precision
+from models.families.making import sampled_in_batches
+from models.regions import words_in
+
+
+class ItemSettings(BaseModel):
+    """What decides an item's latents: these columns of its job, and its picture."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    family: str
+    key: str
+    prompt: str | None
+    negative_prompt: str | None
+    picture_sha256: str | None
+    seed: int
+    take: int
+    word: str | None
+    steps: int
+    fps: float
+    motion_bucket: int | None
+    guidance_min: float
+    guidance_max: float
+    noise_aug: float | None
+    frames: int
+    width: int
+    height: int
+    lora_sha256: str | None
+    lora_strength: float | None
+    dtype: Precision
+
+
+SHARED = ("steps", "fps", "guidance_min", "guidance_max", "noise_aug", "frames", "width", "height")
+"""What the items of a batch have in common, beside the model, the LoRA and how they ask for a motion: by a word, by
+regions or not at all."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One job to sample: its settings, and where its picture and weights lie."""
+
+    item_key: str
+    name: str
+    picture: str | None
+    model: str
+    model_revision: str
+    lora: str | None
+    settings: ItemSettings
+
+    @property
+    def shared(self) -> tuple[Any, ...]:
+        """What must be equal for two items to share a batch."""
+        own = self.settings
+        if not sampled_in_batches(own.family):
+            return (self.item_key,)
+        return (
+            self.model_revision,
+            own.lora_sha256,
+            own.lora_strength,
+            own.dtype,
+            len(words_in(own.word)),
+            *(getattr(own, n) for n in SHARED),
+        )
+
+
+def item_of(row: Mapping[str, Any]) -> Item:
+    """The item of a job's row."""
+    settings = ItemSettings(**{name: row[name] for name in ItemSettings.model_fields})
+    own = ("item_key", "name", "picture", "model", "model_revision", "lora")
+    return Item(**{name: row[name] for name in own}, settings=settings)
+
+
+def plan_batches(items: Sequence[Item], done: Mapping[str, Sequence[str]], size: int) -> list[list[Item]]:
+    """The batches that make what is missing of `items`; `done` has the batch of each item that is not, by item key.
+
+    A batch of which some items are done is planned again as it was, if it still can be; others are filled in order.
+    """
+    known = {item.item_key: item for item in items}
+    missing = {key: item for key, item in known.items() if key not in done}
+    plans = []
+    for batch in dict.fromkeys(tuple(batch) for batch in done.values()):
+        if len(batch) <= size and set(batch) <= set(known) and set(batch) & set(missing):
+            plans.append([known[key] for key in batch])
+            missing = {key: item for key, item in missing.items() if key not in batch}
+    return plans + fill_batches(list(missing.values()), size)
+
+
+def fill_batches(items: Sequence[Item], size: int) -> list[list[Item]]:
+    """Batches of up to `size` items that may share one, in order."""
+    groups: dict[tuple[Any, ...], list[Item]] = {}
+    for item in items:
+        groups.setdefault(item.shared, []).append(item)
+    return [group[i : i + size] for group in groups.values() for i in range(0, len(group), size)]
