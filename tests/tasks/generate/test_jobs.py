@@ -5,39 +5,24 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
-from models.calibration import UNNAMED, Calibration, Response, calibration_json
-from models.card import read_card
-from models.errors import BadInput, BadModel
+from models.errors import BadInput
 from models.lora import load_lora, save_lora
 from tasks.asking import COLUMNS, JobsConfig
 from tasks.generate.jobs import SCHEMA, mark_duplicates, read_jobs
 from tasks.manifest import read_lineage, read_manifest, read_rows
 from tasks.resolving import safe_name
 from tasks.workflow import workflow_of
+from tests.job_tables import jobs_of, table
 
 Pictures = Callable[..., Path]
-
-
-def jobs_of(root: Path, jobs: Path, model: str, **settings: Any) -> list[dict[str, Any]]:
-    return read_rows(read_jobs.fn(root, JobsConfig(model=model, **settings), jobs))
-
-
-def table(folder: Path, *rows: dict[str, Any], name: str = "jobs.parquet") -> Path:
-    pq.write_table(
-        pa.Table.from_pylist([dict.fromkeys(k for r in rows for k in r) | row for row in rows]), folder / name
-    )
-    return folder / name
 
 
 def test_a_folder_gives_a_job_for_each_picture_with_the_models_own_settings(tmp_path, pictures, model):
@@ -336,64 +321,6 @@ def test_higher_priority_goes_first_and_keeps_the_jobs_number(pictures, tmp_path
     home = pictures("a.png", "b.png", "c.png")
     asked = [{"image": f"{n}.png", "priority": p} for n, p in (("a", None), ("b", -2), ("c", 7))]
     assert [r["job"] for r in jobs_of(tmp_path / "out", table(home, *asked), model)] == [2, 0, 1]
-
-
-def test_the_speed_asked_for_sets_the_motion_bucket_unless_one_is_given(pictures, tmp_path, model):
-    home = pictures("a.png")
-    lines = [
-        {"motion": "pan_left", "motion_strength": 0.5, "seed": 1, "motion_bucket": None},
-        {"motion": "static", "motion_strength": 0.0, "seed": 2, "motion_bucket": None},
-        {"motion": "pan_left", "motion_strength": 0.5, "seed": 3, "motion_bucket": 9},
-    ]
-    rows = jobs_of(tmp_path / "out", table(home, *({"image": "a.png", **line} for line in lines)), model)
-    assert [(row["motion_strength"], row["motion_bucket"]) for row in rows] == [(0.5, 85), (0.0, 0), (0.5, 9)]
-
-
-def calibration_of(model: str, folder: Path, revision: str | None = None) -> Path:
-    responses = {"pan_left": Response((20, 220), (0.0, 1.0)), UNNAMED: Response((0, 200), (0.0, 2.0))}
-    made = Calibration(revision or read_card(model).revision, responses)
-    path = folder / "calibration.json"
-    path.write_text(json.dumps(calibration_json(made)))
-    return path
-
-
-def test_a_calibration_gives_the_bucket_that_makes_the_speed_asked_for(pictures, tmp_path, model):
-    home = pictures("a.png")
-    lines = [
-        {"motion": "pan_left", "motion_strength": 0.5, "seed": 1, "motion_bucket": None},
-        {"motion": None, "motion_strength": 0.5, "seed": 2, "motion_bucket": None},
-        {"motion": "pan_left", "motion_strength": 0.5, "seed": 3, "motion_bucket": 9},
-        {"motion": "pan_left", "motion_strength": None, "seed": 4, "motion_bucket": None},
-        {"motion": "static", "motion_strength": 0.0, "seed": 5, "motion_bucket": None},
-    ]
-    jobs = table(home, *({"image": "a.png", **line} for line in lines))
-    rows = jobs_of(tmp_path / "out", jobs, model, calibration=calibration_of(model, tmp_path))
-    assert [(row["status"], row["motion_bucket"]) for row in rows] == [
-        ("ready", bucket) for bucket in (120, 50, 9, 127, 0)
-    ]
-
-
-def test_a_motion_that_was_not_calibrated_fails_its_own_row(pictures, tmp_path, model):
-    home = pictures("a.png")
-    asked = [{"image": "a.png", "motion": m, "motion_strength": 0.3} for m in ("pan_right", "pan_left")]
-    failed, made = jobs_of(tmp_path / "out", table(home, *asked), model, calibration=calibration_of(model, tmp_path))
-    assert "not calibrated for pan_right" in failed["error_message"]
-    assert made["motion_bucket"] == 80
-
-
-def test_a_calibration_of_other_weights_stops_the_run_before_it_begins(pictures, tmp_path, model):
-    with pytest.raises(BadModel, match="other weights"):
-        jobs_of(tmp_path / "out", pictures("a.png"), model, calibration=calibration_of(model, tmp_path, "another"))
-
-
-def test_of_a_calibration_nothing_but_its_buckets_is_remembered(pictures, tmp_path, model):
-    jobs = table(pictures("a.png"), {"image": "a.png", "motion": "pan_left", "motion_strength": 0.5})
-    bucket = {"motion_strength": 0.5, "motion": "pan_left", "motion_bucket": 120}
-    told = table(tmp_path / "pictures", {"image": "a.png", **bucket}, name="told.parquet")
-    config = JobsConfig(model=model, calibration=calibration_of(model, tmp_path))
-    calibrated = read_jobs.fn(tmp_path / "out", config, jobs)
-    asked = read_jobs.fn(tmp_path / "out", JobsConfig(model=model), told)
-    assert (asked.path, asked.cached) == (calibrated.path, True)
 
 
 def test_both_formats_of_a_workflow_give_the_same_jobs_and_a_flag_overrides_it(pictures, tmp_path, model):
