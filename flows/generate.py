@@ -46,7 +46,7 @@ class GenerateConfig(FlowConfig, JobsConfig, NightConfig, WatchConfig):
 
     A table has a row for each job: its picture's file in the column image, found from the table's own folder, or a text
     as prompt. It may also have negative_prompt, picture_model, key (names the noise), prefix (of the file's name),
-    priority (the highest first), model, motion, motion_strength, seed, steps, fps, width, height, frames,
+    priority (the highest first), model, motion, motion_strength, seed, steps, fps, width, height, frames, longer,
     motion_bucket, guidance_min, guidance_max, noise_aug, lora and lora_strength, which go before the same options.
     """
 

@@ -22,9 +22,12 @@ from models.device import CPU, Precision, Used, dtype_of, empty_cache, free_byte
 from models.exact_decode import Room
 from models.families.loading import read_config
 from models.placement import WeightsTooLarge, placed_bytes, ready_to_decode
-from models.plan import MIB, USABLE, LatentShape, Needs, Networks, Plan, networks_of
+from models.plan import MIB, USABLE, LatentShape, Needs, Networks, Offload, Plan, networks_of
 from models.sampling import decode_latents
 from models.svd import PARTS, VideoModel
+
+FIXED_STRIP_MIB = 64
+"""Small enough for any card that can sample at all."""
 
 log = logging.getLogger("reelmill")
 
@@ -123,6 +126,14 @@ def decode_within_memory(
             return frames, plan, too_large
         # Only here is the error gone, and with it what its frames held.
         empty_cache(device)
+
+
+def decode_in_fixed_strips(
+    model: VideoModel, latents: Tensor, parking: Path | None, offload: Offload = "none"
+) -> NDArray[np.uint8]:
+    """A clip's frames, decoded on the model's device in strips of one size: the same bits whatever memory is free."""
+    with ready_to_decode(model, model.device, offload) as ready:
+        return decode_latents(ready, latents, Room(FIXED_STRIP_MIB * MIB, parking))
 
 
 def _place(model: VideoModel, device: torch.device) -> str:

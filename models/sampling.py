@@ -33,13 +33,16 @@ def sample_latents(
     guidance: tuple[float, float] | None = None,
     noise_aug: float | None = None,
     guidance_together: bool = False,
+    going_on: Tensor | None = None,
 ) -> Tensor:
     """Latents [batch, frames, channels, h, w] of a clip per picture, scaled by the autoencoder's `scaling_factor`.
 
     pictures: [batch, 3, H, W] in -1..1; noise: [batch, frames, channels, h, w] and augmentation: [batch, 3, H, W], both
     standard normal; motions: a word for each item, perhaps one by regions (models/regions.py), or None. What is None is
     as in the model's facts. More frames than the model makes at once are made in windows over time that share half
-    their frames (models/windows.py). What is given and what comes back lie on the CPU, wherever the model works.
+    their frames (models/windows.py). going_on: scaled latents [batch, channels, h, w] that stand in the place of the
+    pictures' own, the last ones of clips that these go on from (models/length.py). What is given and what comes back
+    lie on the CPU, wherever the model works.
     Raises BadInput when the shapes do not belong together or the model cannot make pictures of that size.
     """
     _check_shapes(model, pictures, noise, augmentation)
@@ -49,7 +52,7 @@ def sample_latents(
     context, regions = told(embed_pictures(model, pictures), model.words, motions, (noise.shape[-2], noise.shape[-1]))
     conditions = Conditions(
         context=context,
-        picture=encode_frames(model.vae, (pictures + aug * augmentation).to(model.device)),
+        picture=_begun(model, pictures + aug * augmentation, going_on),
         ids=torch.tensor([[(fps or facts.fps) - 1, bucket, aug] for bucket in buckets]).to(model.device),
         regions=regions,
     )
@@ -88,6 +91,13 @@ def guided(
         return free + strength * (wanted - free)
 
     return denoised
+
+
+def _begun(model: VideoModel, noisy_pictures: Tensor, going_on: Tensor | None) -> Tensor:
+    """The unscaled latents that every frame is told: the pictures', or those that a clip goes on from."""
+    if going_on is None:
+        return encode_frames(model.vae, noisy_pictures.to(model.device))
+    return (going_on / setting(model.vae, "scaling_factor")).to(model.device)
 
 
 def _check_shapes(model: VideoModel, pictures: Tensor, noise: Tensor, augmentation: Tensor) -> None:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from models.device import DTYPE_HELP, AskedPrecision
 from models.errors import BadInput
+from models.length import Way
 from models.pictures import PICTURE_SUFFIXES, Background, Fit
 from tasks.listing import Listing, TableRow, read_listing
 from tasks.workflow import read_workflow
@@ -54,6 +55,11 @@ class JobsConfig(BaseModel):
     frames: int | None = Field(
         default=None, ge=2, le=1000, description="Frames of a clip; the model's own if not given"
     )
+    longer: Way | None = Field(
+        default=None,
+        description="How a clip of more frames than the model's own is made: by windows over time, which share the "
+        "picture (if not given), or as a chain of clips that ends where it stops being good",
+    )
     motion_bucket: int | None = Field(
         default=None, ge=0, le=255, description="Amount of motion; by its strength, or the model's own, if not given"
     )
@@ -96,6 +102,7 @@ class JobLine(BaseModel):
     width: int | None = Field(default=None, ge=8, le=8192)
     height: int | None = Field(default=None, ge=8, le=8192)
     frames: int | None = Field(default=None, ge=2, le=1000)
+    longer: Way | None = None
     motion_bucket: int | None = Field(default=None, ge=0, le=255)
     guidance_min: float | None = Field(default=None, ge=0, le=100)
     guidance_max: float | None = Field(default=None, ge=0, le=100)

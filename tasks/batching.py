@@ -31,6 +31,7 @@ class ItemSettings(BaseModel):
     guidance_max: float
     noise_aug: float | None
     frames: int
+    longer: str | None
     width: int
     height: int
     lora_sha256: str | None
@@ -40,7 +41,7 @@ class ItemSettings(BaseModel):
 
 SHARED = ("steps", "fps", "guidance_min", "guidance_max", "noise_aug", "frames", "width", "height")
 """What the items of a batch have in common, beside the model, the LoRA and how they ask for a motion: by a word, by
-regions or not at all."""
+regions or not at all. A chain of hops shares none: each ends where its own frames stop being good."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Item:
     def shared(self) -> tuple[Any, ...]:
         """What must be equal for two items to share a batch."""
         own = self.settings
-        if not sampled_in_batches(own.family):
+        if not sampled_in_batches(own.family) or own.longer == "chain":
             return (self.item_key,)
         return (
             self.model_revision,

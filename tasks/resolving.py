@@ -21,6 +21,7 @@ from models.device import Precision, device_named, precision_on
 from models.errors import BadInput, ReelmillError
 from models.families.rules import Fitted, Input
 from models.families.text_to_picture import revision_of
+from models.length import Way
 from models.lora import load_lora
 from models.regions import told_as, words_in
 from models.svd import motion_bucket
@@ -131,6 +132,7 @@ class Asking:
             "family": card.family,
             "steps": self._pick("steps", line.steps, rules.steps),
             "frames": frames.value,
+            "longer": self._longer(line, card, frames.value, ignored),
             "width": size.value[0],
             "height": size.value[1],
             "model_revision": card.revision,
@@ -138,6 +140,15 @@ class Asking:
             **self._steering(line, card, ignored),
             **self._motion_and_lora(line, card),
         }
+
+    def _longer(self, line: JobLine, card: ModelCard, frames: int, ignored: list[str]) -> Way | None:
+        """How a clip past the model's own length is made; None where it is made at once."""
+        asked = self._pick("longer", line.longer)
+        if card.facts and frames > card.facts.frames:
+            return asked or "windows"
+        if asked:
+            ignored.append(f"longer: a clip of {frames} frames is made at once by this model.")
+        return None
 
     def _precision(self, card: ModelCard, ignored: list[str]) -> Precision:
         """The numbers that the model works in: float32 for the families that diffusers' pipelines sample."""

@@ -34,7 +34,7 @@ SCHEMA = pa.schema(
 
 STEP = Step("choose", VERSION, SCHEMA)
 
-JOB_NEEDS = ("job", "take", "item_key", "motion", "status")
+JOB_NEEDS = ("job", "take", "item_key", "motion", "frames", "status")
 
 COLOUR_SPAN = 40.0
 """Gray levels of colour drift at which that part of the score is 0."""
@@ -128,11 +128,11 @@ def choose(takes: Sequence[Take], gate: GateConfig) -> Choice:
     return Choice(max(range(len(takes)), key=lambda i: ranks[i]), scores, reasons)
 
 
-def take_of(clip: Mapping[str, Any], motion_asked: str | None) -> Take:
-    """A measured clip's row as a take."""
+def take_of(clip: Mapping[str, Any], job: Mapping[str, Any]) -> Take:
+    """A measured clip's row as a take of its job; a clip that ended early lacks the frames that it was to have."""
     names = ("item_key", "motion_measured", "sharpness", "colour", "identity", "flicker", "frozen_share")
     own = {name: clip[name] for name in names}
-    return Take(motion_asked=motion_asked, frames=len(clip["change_curve"]), good_frames=clip["good_until"], **own)
+    return Take(motion_asked=job["motion"], frames=job["frames"], good_frames=clip["good_until"], **own)
 
 
 def chosen_rows(
@@ -147,7 +147,7 @@ def chosen_rows(
     ready = sorted((job for job in jobs if job["item_key"] in made), key=lambda job: (job["job"], job["take"]))
     rows = []
     for _, group in groupby(ready, key=lambda job: job["job"]):
-        takes = [take_of(made[job["item_key"]], job["motion"]) for job in group]
+        takes = [take_of(made[job["item_key"]], job) for job in group]
         choice = choose(takes, gate)
         rows += [
             {

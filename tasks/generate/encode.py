@@ -28,7 +28,7 @@ from tasks.video import Frames
 VERSION = 1
 
 SETTINGS = ("key", "seed", "take", "motion", "motion_strength", "word", "steps", "fps", "motion_bucket",
-            "guidance_min", "guidance_max", "noise_aug", "frames", "width", "height", "family", "prompt",
+            "guidance_min", "guidance_max", "noise_aug", "frames", "longer", "width", "height", "family", "prompt",
             "negative_prompt", "picture_model_revision", "model_revision", "lora_sha256", "lora_strength",
             "dtype")  # fmt: skip
 

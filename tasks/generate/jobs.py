@@ -40,6 +40,7 @@ SETTINGS: tuple[pa.Field, ...] = (
     pa.field("guidance_max", pa.float64()),
     pa.field("noise_aug", pa.float64()),
     pa.field("frames", pa.int32()),
+    pa.field("longer", pa.string()),
     pa.field("width", pa.int32()),
     pa.field("height", pa.int32()),
     pa.field("family", pa.string()),
@@ -54,8 +55,9 @@ SETTINGS: tuple[pa.Field, ...] = (
 """What decides a clip, beside its picture. `motion` and `motion_strength` (short sides per second; zoom: natural log of
 magnification per second; roll: degrees per second) are what is asked and will be measured; `word` is what the model is
 told of it, null where a LoRA alone is to make it. `picture_model_revision`: of the model that draws the picture from
-the texts; without one the texts are the clip's own. `dtype`: the numbers that the UNet works in, which change a clip
-more than rounding does."""
+the texts; without one the texts are the clip's own. `longer`: how a clip past the model's own length is made, "windows"
+or "chain" (which may end before `frames`); null where it is made at once. `dtype`: the numbers that the UNet works in,
+which change a clip more than rounding does."""
 
 SCHEMA = pa.schema(
     [

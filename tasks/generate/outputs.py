@@ -21,6 +21,7 @@ JOB_COLUMNS: tuple[pa.Field, ...] = (
     pa.field("guidance_max", pa.float64()),
     pa.field("noise_aug", pa.float64()),
     pa.field("frames", pa.int32()),
+    pa.field("longer", pa.string()),
     pa.field("width", pa.int32()),
     pa.field("height", pa.int32()),
     pa.field("image_sha256", pa.string()),

@@ -13,7 +13,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -37,9 +37,10 @@ from models.device import (
 )
 from models.errors import BadInput, BadModel, ReelmillError
 from models.families.making import request_of, sample_by_family, sampled_in_batches
+from models.length import chained, judged
 from models.loaded import model_with_lora, waited_for_model
 from models.memory import learn_sampling, lower_plan, sampling_plan
-from models.noise import item_noise, stack_noise
+from models.noise import Noise, item_noise, stack_noise
 from models.pictures import Picture, as_tensor_values
 from models.placement import feed_forward_in_pieces, ready_to_sample
 from models.plan import Plan
@@ -118,12 +119,18 @@ def sample_alone(root: Path, item: Item, plan: Plan) -> Tensor:
     return sample_by_family(item.model, item.model_revision, request, plan)[None]
 
 
-def sample_batch(root: Path, model: VideoModel, items: Sequence[Item], plan: Plan) -> Tensor:
-    """Latents [batch, frames, channels, h, w] of items that may share a batch; pictures are read below `root`."""
-    first = items[0].settings
+def noise_of(model: VideoModel, items: Sequence[Item]) -> Noise:
+    """The noise of items that may share a batch, each drawn by itself."""
+    first, own = items[0].settings, [item.settings for item in items]
     shape = model.latent_shape(first.frames, first.height, first.width)
-    own = [item.settings for item in items]
-    noise = stack_noise([item_noise(s.seed, s.key, s.take, shape, (s.height, s.width)) for s in own])
+    return stack_noise([item_noise(s.seed, s.key, s.take, shape, (s.height, s.width)) for s in own])
+
+
+def sample_batch(
+    root: Path, model: VideoModel, items: Sequence[Item], plan: Plan, noise: Noise, going_on: Tensor | None = None
+) -> Tensor:
+    """Latents [batch, frames, channels, h, w] of items that may share a batch; pictures are read below `root`."""
+    first, own = items[0].settings, [item.settings for item in items]
     return sample_latents(
         model,
         torch.stack([_picture(root, item) for item in items]),
@@ -136,6 +143,7 @@ def sample_batch(root: Path, model: VideoModel, items: Sequence[Item], plan: Pla
         guidance=(first.guidance_min, first.guidance_max),
         noise_aug=first.noise_aug,
         guidance_together=plan.guidance_together,
+        going_on=going_on,
     )
 
 
@@ -145,9 +153,13 @@ def latents_digest(latents: Tensor) -> str:
 
 
 def _picture(root: Path, item: Item) -> Tensor:
+    return torch.from_numpy(as_tensor_values(_own_pixels(root, item)).copy())
+
+
+def _own_pixels(root: Path, item: Item) -> Picture:
     if item.picture is None:
         raise BadInput(f"{item.name}: no picture is given. Give one.")
-    return torch.from_numpy(as_tensor_values(_pixels(root / item.picture)).copy())
+    return _pixels(root / item.picture)
 
 
 def _pixels(path: Path) -> Picture:
@@ -165,14 +177,22 @@ def _sample(root: Path, items: Sequence[Item], plan: Plan, device: torch.device)
     with model_with_lora(first.model, Path(first.lora) if first.lora else None, strength, own.dtype, device) as model:
         if model.revision != first.model_revision:
             raise BadModel(f"{first.model}: the model's files changed while it was in use. Start the run again.")
-        with (
-            ready_to_sample(model, device, plan.offload) as ready,
-            feed_forward_in_pieces(ready.unet, plan.feed_forward),
-            measured(device) as used,
-        ):
-            latents = sample_batch(root, ready, items, plan)
-        learn_sampling(ready, plan, latents.shape, own.steps * max(1, len(words_in(own.word))), used)
-        return latents
+        noise = noise_of(model, items)
+
+        def sampled(frames: Tensor, going_on: Tensor | None = None) -> Tensor:
+            with (
+                ready_to_sample(model, device, plan.offload) as ready,
+                feed_forward_in_pieces(ready.unet, plan.feed_forward),
+                measured(device) as used,
+            ):
+                latents = sample_batch(root, ready, items, plan, replace(noise, latents=frames), going_on)
+            learn_sampling(ready, plan, latents.shape, own.steps * max(1, len(words_in(own.word))), used)
+            return latents
+
+        if own.longer != "chain":
+            return sampled(noise.latents)
+        good_frames = judged(replace(model, device=device), _own_pixels(root, first), root, plan.offload)
+        return chained(sampled, noise.latents, model.facts.frames, good_frames)
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,21 @@
-"""Long clips: as usual up to the model's own length, and past it as many frames as asked for."""
+"""Long clips: a chain is the usual clip up to the model's own length, and past it as long as asked and as is good."""
+
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from models.length import Ask, matched, sample_chain, sample_windows, while_good
+from models.length import GoodFrames, chained, judged, matched
 from models.meters import Limits
 from models.sampling import sample_latents
 from models.svd import VideoModel, load_model
 
-FRAMES = 20
+FRAMES, NATIVE = 20, 8
+
+ANYTHING = Limits(sharpness_min=-1, sharpness_max=1e9, colour_max=1e9, identity_min=-2, flicker_max=1e9)
+
+NOTHING = Limits(sharpness_min=1e9)
 
 
 @pytest.fixture(scope="module")
@@ -18,59 +24,90 @@ def model() -> VideoModel:
     return load_model("tiny")
 
 
-def drawn(frames: int, batch: int = 1) -> tuple[Tensor, Tensor, Tensor]:
-    """Pictures, noise and augmentation of 32x32 clips."""
+@pytest.fixture(scope="module")
+def drawn() -> tuple[Tensor, Tensor, Tensor]:
+    """A picture, noise and augmentation of a clip of 32x32."""
     generator = torch.Generator().manual_seed(1)
-    pictures = torch.rand(batch, 3, 32, 32, generator=generator) * 2 - 1
-    noise = torch.randn(batch, frames, 4, 8, 8, generator=generator)
-    return pictures, noise, torch.randn(batch, 3, 32, 32, generator=generator)
+    picture = torch.rand(1, 3, 32, 32, generator=generator) * 2 - 1
+    noise = torch.randn(1, FRAMES, 4, 8, 8, generator=generator)
+    return picture, noise, torch.randn(1, 3, 32, 32, generator=generator)
 
 
-@pytest.mark.parametrize("way", [sample_windows, sample_chain])
-def test_at_the_models_own_length_a_clip_is_the_same_as_sampled_usually(model, way):
-    given = drawn(8, batch=2)
-    usual = sample_latents(model, *given, motions=["pan_left"] * 2, steps=2)
-    assert torch.allclose(way(model, *given, Ask.native(model, "pan_left", 2)), usual, atol=1e-5)
+def chain(model: VideoModel, drawn: tuple[Tensor, Tensor, Tensor], good: GoodFrames, frames: int = FRAMES) -> Tensor:
+    picture, noise, augmentation = drawn
+
+    def hop(own: Tensor, going_on: Tensor | None) -> Tensor:
+        return sample_latents(model, picture, own, augmentation, ["pan_left"], steps=2, going_on=going_on)
+
+    return chained(hop, noise[:, :frames], NATIVE, good)
 
 
-@pytest.mark.parametrize("way", [sample_windows, sample_chain])
-def test_a_clip_is_as_long_as_asked(model, way):
-    made = way(model, *drawn(FRAMES), Ask.native(model, steps=1))
+def all_good(latents: Tensor) -> int:
+    return latents.shape[1]
+
+
+def test_up_to_the_models_own_length_a_chain_is_a_clip_as_sampled_usually(model, drawn):
+    picture, noise, augmentation = drawn
+    usual = sample_latents(model, picture, noise[:, :NATIVE], augmentation, ["pan_left"], steps=2)
+    assert torch.equal(chain(model, drawn, all_good, NATIVE), usual)
+
+
+def test_a_chain_is_as_long_as_asked_and_keeps_its_first_hop(model, drawn):
+    made = chain(model, drawn, all_good)
     assert made.shape == (1, FRAMES, 4, 8, 8)
     assert made.isfinite().all()
+    assert torch.equal(made[:, :NATIVE], chain(model, drawn, all_good, NATIVE))
+    assert (made[:, 0] - made[:, -1]).abs().mean() > 0.05
 
 
-def test_a_chain_keeps_its_first_hop_and_ends_where_it_is_told_to(model):
-    given, ask = drawn(FRAMES), Ask.native(model, "static", 2)
+def test_a_hop_goes_on_from_the_last_latent_with_noise_of_its_own():
+    told: list[tuple[list[float], float | None]] = []
+
+    def hop(own: Tensor, going_on: Tensor | None) -> Tensor:
+        told.append((own.flatten().tolist(), None if going_on is None else going_on.item()))
+        return own
+
+    noise = torch.arange(7.0).view(1, 7, 1, 1, 1)
+    made = chained(hop, noise, 3, all_good)
+    assert [own for own, _ in told] == [[0, 1, 2], [2, 3, 4], [4, 5, 6]]
+    assert told[0][1] is None
+    assert [begun for _, begun in told[1:]] == [made[0, 2].item(), made[0, 4].item()]
+    assert made.shape == noise.shape
+
+
+def test_a_chain_ends_where_it_stops_being_good_but_not_within_its_first_hop():
     lengths: list[int] = []
 
-    def goes_on(latents: Tensor) -> bool:
-        lengths.append(latents.shape[1])
-        return latents.shape[1] < 15
+    def good_frames(until: int) -> GoodFrames:
+        return lambda latents: lengths.append(latents.shape[1]) or min(until, latents.shape[1])
 
-    made = sample_chain(model, *given, ask, goes_on)
-    assert lengths == [8, 15]
-    assert made.shape[1] == 15
-    pictures, noise, augmentation = given
-    assert torch.equal(made[:, :8], sample_chain(model, pictures, noise[:, :8], augmentation, ask))
+    noise = torch.randn(1, 30, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+    made = {until: chained(lambda own, _: own, noise, NATIVE, good_frames(until)).shape[1] for until in (3, 8, 17, 99)}
+    assert made == {3: 8, 8: 8, 17: 17, 99: 30}
+    assert lengths == [8, 8, 15, 8, 15, 22, 8, 15, 22, 29, 30]
 
 
-def test_the_meters_choose_the_number_of_hops(model):
-    pictures, noise, augmentation = drawn(FRAMES)
-    picture = ((pictures[0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
-    ask = Ask.native(model, "pan_left", 1)
-    anything = Limits(sharpness_min=-1, sharpness_max=1e9, colour_max=1e9, identity_min=-2, flicker_max=1e9)
-    nothing = Limits(sharpness_min=1e9)
-    lengths = [
-        sample_chain(model, pictures, noise, augmentation, ask, while_good(model, picture, limits)).shape[1]
-        for limits in (anything, nothing)
-    ]
-    assert lengths == [FRAMES, 8]
+@pytest.mark.parametrize(("limits", "frames"), [(ANYTHING, FRAMES), (NOTHING, NATIVE)])
+def test_the_meters_choose_the_number_of_hops(model, drawn, tmp_path, limits, frames):
+    picture = ((drawn[0][0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+    assert chain(model, drawn, judged(model, picture, tmp_path, limits=limits)).shape[1] == frames
 
 
-def test_each_hop_has_the_first_ones_channel_statistics(model):
-    made = sample_chain(model, *drawn(15), Ask.native(model, steps=2))
-    first, second = made[:, :8], made[:, 8:]
+def test_where_frames_wait_while_they_are_judged_changes_nothing(model, drawn, tmp_path: Path):
+    picture = ((drawn[0][0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+    latents = chain(model, drawn, all_good)
+    limits = [Limits(identity_min=i / 10, colour_max=1e9, sharpness_min=0, sharpness_max=1e9) for i in range(10)]
+    in_memory, in_a_file = (
+        [judged(model, picture, parking, limits=limit)(latents) for limit in limits] for parking in (None, tmp_path)
+    )
+    assert in_memory == in_a_file
+    assert len(set(in_memory)) > 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_each_hop_has_the_first_ones_channel_statistics(model, drawn):
+    made = chain(model, drawn, all_good)
+    first, second = made[:, :NATIVE], made[:, NATIVE:15]
     assert (first.mean((1, 3, 4)) - second.mean((1, 3, 4))).abs().max() < 0.5
     assert (first.std((1, 3, 4)) / second.std((1, 3, 4)) - 1).abs().max() < 0.5
 
@@ -81,8 +118,3 @@ def test_matching_brings_mean_and_deviation_over_channel_by_channel():
     found = matched(torch.randn(2, 9, 3, 4, 4, generator=generator) * 5 - 1, target)
     for statistic in (torch.mean, torch.std):
         assert torch.allclose(statistic(found, (1, 3, 4)), statistic(target, (1, 3, 4)), atol=1e-4)
-
-
-def test_windows_of_a_long_clip_share_the_picture_and_differ_from_one_another(model):
-    made = sample_windows(model, *drawn(FRAMES), Ask.native(model, "pan_right", 2))
-    assert (made[:, 0] - made[:, -1]).abs().mean() > 0.05

@@ -11,11 +11,12 @@ from PIL import Image
 from torch import Tensor
 
 from models.autoencoder import encode_frames
+from models.edm import euler, karras_sigmas
 from models.errors import BadInput
-from models.length import Ask, sample_windows
 from models.noise import Noise, item_noise, stack_noise
-from models.sampling import decode_latents, sample_latents
-from models.svd import TINY, VideoModel, load_model, setting
+from models.sampling import decode_latents, guided, sample_latents
+from models.svd import TINY, Conditions, VideoModel, context_of, embed_pictures, load_model, setting
+from models.windows import over_windows
 from tasks.footage import Camera, Scene, render_shot
 
 DIFFUSERS_WARNS = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning:diffusers")
@@ -197,8 +198,22 @@ def test_more_frames_than_the_model_makes_at_once_are_made_in_windows(model):
     pictures = torch.rand(1, 3, height, width) * 2 - 1
     noise = torch.randn(1, *model.latent_shape(frames, height, width))
     made = sample_latents(model, pictures, noise, torch.randn_like(pictures), ["pan_left"], steps=3)
-    ask = replace(Ask.native(model, "pan_left", steps=3), motion="pan_left")
-    windows = sample_windows(model, pictures, noise, torch.zeros_like(pictures), replace(ask, noise_aug=0.0))
+    conditions = Conditions(
+        context_of(embed_pictures(model, pictures), model.words, ["pan_left"]),
+        encode_frames(model.vae, pictures),
+        torch.tensor([[model.facts.fps - 1, model.facts.motion_bucket, 0.0]]),
+    )
+    blended = over_windows(guided(model, conditions, model.facts.guidance), model.facts.frames, model.facts.frames // 2)
+    sigmas = karras_sigmas(3, setting(model.scheduler, "sigma_min"), setting(model.scheduler, "sigma_max"))
+    windows = euler(blended, noise * (sigmas[0] ** 2 + 1).sqrt(), sigmas)
     again = sample_latents(model, pictures, noise, torch.zeros_like(pictures), ["pan_left"], steps=3, noise_aug=0.0)
     assert made.shape == noise.shape
-    assert torch.equal(windows, again)
+    assert torch.allclose(windows, again, atol=1e-5)
+
+
+def test_a_clip_goes_on_from_a_latent_as_from_the_picture_that_it_is_of(model, pictures):
+    items = noises(model, 3)
+    usual = sample(model, pictures, items, noise_aug=0.0)
+    latents = encode_frames(model.vae, pictures) * setting(model.vae, "scaling_factor")
+    assert torch.allclose(sample(model, pictures, items, noise_aug=0.0, going_on=latents), usual, atol=1e-5)
+    assert (sample(model, pictures, items, noise_aug=0.0, going_on=latents.flip(0)) - usual).abs().max() > 1e-3

@@ -3,11 +3,13 @@
 from tasks.batching import Item, ItemSettings, plan_batches
 
 
-def items(*keys: str, word: str | None = None, family: str = "Stable Video Diffusion") -> list[Item]:
+def items(
+    *keys: str, word: str | None = None, family: str = "Stable Video Diffusion", longer: str | None = None
+) -> list[Item]:
     own = ItemSettings(
         family=family, prompt=None, negative_prompt=None,
         key="", picture_sha256="", seed=0, take=0, word=word, steps=2, fps=7, motion_bucket=1, guidance_min=1,
-        guidance_max=1, noise_aug=0, frames=4, width=32, height=32, lora_sha256=None, lora_strength=None,
+        guidance_max=1, noise_aug=0, frames=4, longer=longer, width=32, height=32, lora_sha256=None, lora_strength=None,
         dtype="float32",
     )  # fmt: skip
     return [Item(key, key, "", "m", "r", None, own) for key in keys]
@@ -19,6 +21,11 @@ def planned(items: list[Item], done: dict[str, list[str]], size: int) -> list[st
 
 def test_other_families_than_stable_video_diffusion_are_sampled_one_by_one():
     assert planned(items(*"abc", family="Wan"), {}, 2) == ["a", "b", "c"]
+
+
+def test_chains_are_sampled_one_by_one_and_windows_together():
+    assert planned(items(*"abc", longer="chain"), {}, 2) == ["a", "b", "c"]
+    assert planned(items(*"abc", longer="windows"), {}, 2) == ["ab", "c"]
 
 
 def test_missing_items_fill_batches_in_order():

@@ -58,7 +58,7 @@ def video(key: str, **changes: Any) -> dict[str, Any]:
 
 
 def job(number: int, take: int, key: str, **changes: Any) -> dict[str, Any]:
-    row = dict.fromkeys(JOB_SCHEMA.names) | {"status": "ready", "motion": "pan_left", "attempt": 1}
+    row = dict.fromkeys(JOB_SCHEMA.names) | {"status": "ready", "motion": "pan_left", "frames": 8, "attempt": 1}
     return row | {"job": number, "take": take, "item_key": key} | changes
 
 
@@ -113,6 +113,14 @@ def test_of_takes_that_meet_the_motion_the_best_is_chosen_and_of_equal_ones_the_
 
 def test_without_an_asked_motion_any_camera_will_do():
     assert failed_rules(replace(CLEAN, motion_asked=None, motion_measured="roll"), GATE) == ()
+
+
+def test_a_clip_that_ended_before_the_frames_asked_for_lacks_them():
+    jobs = [job(0, take, key, frames=16) for take, key in enumerate("ab")]
+    clips = [clip("a"), clip("b", good_until=12, change_curve=[1.0] * 16)]
+    short, long = chosen_rows(jobs, clips, [video("a"), video("b")], GATE)
+    assert short["reasons"] == ("good until frame 8 of 16",)
+    assert (long["passed"], long["chosen"]) == (True, True)
 
 
 def test_each_job_has_one_chosen_take_even_where_none_passes():

@@ -172,9 +172,9 @@ def test_what_is_there_is_not_sampled_again_whatever_the_batch(tmp_path, picture
     sampled: list[list[str]] = []
     real = step.sample_batch
 
-    def counting(root: Path, model, items, plan):
+    def counting(root: Path, model, items, plan, *noise):
         sampled.append([item.name for item in items])
-        return real(root, model, items, plan)
+        return real(root, model, items, plan, *noise)
 
     monkeypatch.setattr(step, "sample_batch", counting)
     again = run(root, read(root, pictures(*NAMES[:3]), model), 4)
@@ -202,10 +202,10 @@ def test_a_clip_that_cannot_be_sampled_is_a_row_and_its_neighbours_are_made(tmp_
     jobs = read(root, pictures(*NAMES[:3]), model)
     real = step.sample_batch
 
-    def failing(root: Path, model, items, plan):
+    def failing(root: Path, model, items, plan, *noise):
         if any(item.name == "b" for item in items):
             raise torch.OutOfMemoryError("out of memory")
-        return real(root, model, items, plan)
+        return real(root, model, items, plan, *noise)
 
     monkeypatch.setattr(step, "sample_batch", failing)
     states = [next(iter(rows_of([m]).values())) for m in run(root, jobs, 4)]
@@ -223,8 +223,8 @@ def test_a_clip_that_cannot_be_sampled_is_a_row_and_its_neighbours_are_made(tmp_
 def test_latents_that_are_not_numbers_are_a_failure_of_their_own_item(tmp_path, pictures, model, monkeypatch):
     real = step.sample_batch
 
-    def spoiled(root: Path, model, items, plan):
-        latents = real(root, model, items, plan)
+    def spoiled(root: Path, model, items, plan, *noise):
+        latents = real(root, model, items, plan, *noise)
         latents[0, 0] = float("nan")
         return latents
 
@@ -268,10 +268,10 @@ def small_memory(monkeypatch: pytest.MonkeyPatch, clips: int) -> None:
     """As on a card where more than `clips` clips of a batch are too many."""
     sample_batch = step.sample_batch
 
-    def sampled(root: Path, model: Any, items: Sequence[Item], plan: Plan) -> Tensor:
+    def sampled(root: Path, model: Any, items: Sequence[Item], plan: Plan, *noise: Any) -> Tensor:
         if len(items) > clips:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
-        return sample_batch(root, model, items, plan)
+        return sample_batch(root, model, items, plan, *noise)
 
     monkeypatch.setattr(step, "sample_batch", sampled)
 
@@ -295,10 +295,10 @@ def test_a_batch_too_large_for_memory_is_halved_until_it_fits_and_the_rows_say_s
 def test_what_fits_nowhere_is_a_row_after_the_last_rung_and_the_others_are_made(tmp_path, pictures, model, monkeypatch):
     sample_batch = step.sample_batch
 
-    def sampled(root: Path, model: Any, items: Sequence[Item], plan: Plan) -> Tensor:
+    def sampled(root: Path, model: Any, items: Sequence[Item], plan: Plan, *noise: Any) -> Tensor:
         if any(item.name.startswith("b") for item in items):
             raise MemoryError
-        return sample_batch(root, model, items, plan)
+        return sample_batch(root, model, items, plan, *noise)
 
     monkeypatch.setattr(step, "sample_batch", sampled)
     manifests = run(tmp_path / "out", read(tmp_path / "out", pictures(*NAMES[:3]), model), batch=3)
@@ -353,13 +353,13 @@ def test_an_attempt_that_failed_holds_nothing_when_the_next_begins(tmp_path, pic
     held: list[Any] = []
     sample_batch = step.sample_batch
 
-    def sampled(root: Path, model: Any, items: Sequence[Item], plan: Plan) -> Tensor:
+    def sampled(root: Path, model: Any, items: Sequence[Item], plan: Plan, *noise: Any) -> Tensor:
         if not held:
             large = torch.zeros(1)
             held.append(weakref.ref(large))
             raise torch.OutOfMemoryError("CUDA out of memory")
         assert held[0]() is None
-        return sample_batch(root, model, items, plan)
+        return sample_batch(root, model, items, plan, *noise)
 
     monkeypatch.setattr(step, "sample_batch", sampled)
     row = rows_of(run(tmp_path / "out", read(tmp_path / "out", pictures("a.png"), model), 1)).popitem()[1]
