@@ -198,3 +198,11 @@ def test_the_page_can_be_filtered_and_sorted_by_keyboard_and_says_how_many_are_s
 
 def test_a_trimmed_clip_says_so(root):
     assert "trimmed to 5" in gallery_html(root, [row(0, good_until=5, frames_kept=5)])
+
+
+@pytest.mark.parametrize(
+    ("longer", "said"), [("windows", "by windows over time"), ("chain", "as a chain of clips"), (None, None)]
+)
+def test_a_clip_past_the_models_length_says_how_it_was_made(root, longer, said):
+    page = gallery_html(root, [row(0, frames=32, longer=longer)])
+    assert [each for each in ("by windows over time", "as a chain of clips") if each in page] == ([said] if said else [])
