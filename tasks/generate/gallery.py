@@ -46,8 +46,8 @@ CURVES: Mapping[str, tuple[float, tuple[float, ...], str]] = {
 NEEDS = ("job", "take", "name", "status", "stage", "image", "picture", "video", "motion_asked", "motion_measured",
          "strength_asked", "strength_measured", "camera_strength", "first_frame_psnr", "last_frame_psnr", "chosen",
          "score", "passed", "reasons", "good_until", "good_until_reason", "frames_kept",
-         *(f"{name}_curve" for name in CURVES), "seed", "steps", "fps", "motion_bucket", "frames", "longer", "width", "height",
-         "model", "family", "prompt", "negative_prompt", "picture_model", "lora", "lora_strength",
+         *(f"{name}_curve" for name in CURVES), "seed", "steps", "fps", "motion_bucket", "frames", "longer", "width",
+         "height", "model", "family", "prompt", "negative_prompt", "picture_model", "lora", "lora_strength",
          "ignored", "error_message")  # fmt: skip
 
 
