@@ -9,13 +9,14 @@ import pytest
 import torch
 from diffusers import LTXPipeline
 
-from models import loaded
+from models import named
 from models.autoencoder import new_autoencoder
 from models.errors import BadInput, BadModel
 from models.image_encoder import new_feature_extractor, new_image_encoder
-from models.loaded import any_model_folder, lent_drawer, lent_pipeline, loaded_model, model_folder, model_with_lora
+from models.loaded import lent_drawer, lent_pipeline, loaded_model, model_folder, model_with_lora
 from models.lora import LoraFacts, add_lora, lora_weights, save_lora
-from models.svd import ModelFacts, VideoModel, load_model, save_model, weights_digest
+from models.named import any_model_folder, weights_digest
+from models.svd import ModelFacts, VideoModel, load_model, save_model
 from tasks.tiny.encoders import new_scheduler, new_unet
 from tests.small_families import drawing_pipeline, ltx_parts, save
 
@@ -52,7 +53,7 @@ def test_a_folder_without_a_model_is_named(tmp_path: Path):
 
 
 def test_tiny_is_the_embedded_model(folder: Path, monkeypatch):
-    monkeypatch.setattr(loaded, "TINY", folder)
+    monkeypatch.setattr(named, "TINY", folder)
     assert model_folder("tiny") == folder
     assert model_folder(str(folder)) == folder
 

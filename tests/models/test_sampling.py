@@ -13,9 +13,10 @@ from torch import Tensor
 from models.autoencoder import encode_frames
 from models.errors import BadInput
 from models.length import Ask, sample_windows
+from models.named import TINY
 from models.noise import Noise, item_noise, stack_noise
 from models.sampling import decode_latents, sample_latents
-from models.svd import TINY, VideoModel, load_model, setting
+from models.svd import VideoModel, load_model, setting
 from tasks.footage import Camera, Scene, render_shot
 
 DIFFUSERS_WARNS = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning:diffusers")

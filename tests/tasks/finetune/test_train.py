@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 
 from models.errors import BadInput
 from models.lora import load_lora, lora_applied
-from models.svd import load_model, weights_digest
+from models.named import weights_digest
+from models.svd import load_model
 from tasks.finetune.train import SCHEMA, TrainConfig, train_model
 from tasks.manifest import ManifestRef, read_manifest, read_rows
 
