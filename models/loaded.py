@@ -44,7 +44,7 @@ def model_folder(name: str) -> Path:
     family, _ = family_of(folder)
     if family.NAME != SVD:
         raise BadModel(
-            f"{folder}: a model of {family.NAME}; `reelmill generate` samples it, but it is not trained or measured "
+            f"{name}: a model of {family.NAME}; `reelmill generate` samples it, but it is not trained or measured "
             f"here. Name a folder of {PIPELINE}, or 'tiny'."
         )
     return folder
