@@ -9,13 +9,14 @@ from pydantic import Field
 from flows.config import FlowConfig, Outcome
 from flows.running import running
 from models.device import DEVICE_HELP, DeviceName
+from models.named import MODEL_HELP
 from tasks.generate.calibrate import FILE, CalibrateConfig, as_text, calibrate_model
 
 
 class CalibrationConfig(FlowConfig, CalibrateConfig):
     """Which model is measured, and on how many clips."""
 
-    model: str = Field(description="The model: a folder, or 'tiny' for the embedded one")
+    model: str = Field(description=f"The model: {MODEL_HELP}")
     out: Path = Field(description="Folder of the measurements and of the table")
     device: DeviceName = Field(default="auto", description=DEVICE_HELP)
 

@@ -9,6 +9,7 @@ from pydantic import Field
 from flows.config import FlowConfig, Outcome
 from flows.running import running
 from models.device import DEVICE_HELP, DeviceName
+from models.named import MODEL_HELP
 from tasks.manifest import publish_json
 from tasks.tiny.evaluate import EvaluateConfig, as_text, evaluate_model, evaluation
 
@@ -16,7 +17,7 @@ from tasks.tiny.evaluate import EvaluateConfig, as_text, evaluate_model, evaluat
 class EvaluationConfig(FlowConfig, EvaluateConfig):
     """Which model is measured, and on how many clips."""
 
-    model: str = Field(default="tiny", description="The model: a folder, or 'tiny' for the embedded one")
+    model: str = Field(default="tiny", description=f"The model: {MODEL_HELP}")
     out: Path = Field(default=Path("out/tiny-eval"), description="Folder of the measurements")
     device: DeviceName = Field(default="auto", description=DEVICE_HELP)
     figures: Path | None = Field(default=None, description="File the figures are written to, as JSON")

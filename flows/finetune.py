@@ -10,6 +10,7 @@ from pydantic import Field
 from flows.config import FlowConfig, Outcome
 from flows.running import Run, running
 from models.errors import BadInput
+from models.named import MODEL_HELP
 from tasks.finetune.encode import ClipSpan, EncodeConfig, SourceClips, encode_clips
 from tasks.finetune.listed import ListedConfig, list_clips
 from tasks.finetune.train import TrainConfig, train_model
@@ -25,7 +26,7 @@ class FinetuneConfig(FlowConfig):
 
     dataset: Path = Field(description="Folder of a curated dataset, or a CSV of clips: file_name, caption")
     out: Path = Field(description="Folder of the run")
-    base: str = Field(default="tiny", description="The model to start from: a folder, or 'tiny' for the embedded one")
+    base: str = Field(default="tiny", description=f"The model to start from: {MODEL_HELP}")
     encode: EncodeConfig = Field(default=EncodeConfig(), description="How clips become latents")
     listed: ListedConfig = Field(default=ListedConfig(), description="How a table of clips is read")
     train: TrainConfig = Field(default=TrainConfig(), description="What trains, and how long")

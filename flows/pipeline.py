@@ -10,6 +10,7 @@ from flows.config import FlowConfig, Outcome
 from flows.curate import CurateConfig, CurateOutcome, Source, curate
 from flows.finetune import FinetuneConfig, FinetuneOutcome, finetune, motion_lora
 from flows.generate import GenerateConfig, GenerateOutcome, generate
+from models.named import MODEL_HELP
 from tasks.asking import JobsConfig
 from tasks.curate.split import SplitConfig
 from tasks.finetune.train import TrainConfig
@@ -22,7 +23,7 @@ class PipelineConfig(FlowConfig):
     sources: tuple[Source, ...] = Field(min_length=1, description="Footage: video files, folders of them, or globs")
     jobs: Path = Field(description="Pictures: a folder, or a table of jobs")
     out: Path = Field(description="Folder of the dataset, the run and the videos")
-    base: str = Field(default="tiny", description="The model to start from: a folder, or 'tiny' for the embedded one")
+    base: str = Field(default="tiny", description=f"The model to start from: {MODEL_HELP}")
     split: SplitConfig = Field(default_factory=SplitConfig, description="Where shots end, how long clips are")
     select: SelectConfig = Field(default_factory=SelectConfig, description="Which clips are kept")
     train: TrainConfig = Field(

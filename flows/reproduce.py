@@ -23,6 +23,7 @@ from flows.config import Outcome
 from models.card import read_card
 from models.device import DEVICE_HELP, DeviceName, device_label, device_named
 from models.errors import BadInput, BadMedia, ReelmillError
+from models.named import MODEL_HELP, is_of_hub, short_revision
 from models.pictures import Picture, prepare_picture
 from tasks.clip_files import read_clip, read_tag
 from tasks.encoding import look_of
@@ -46,7 +47,9 @@ class ReproduceConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     clip: Path = Field(description="A generated clip: its file, or its folder of pictures")
-    model: str | None = Field(default=None, description="The model's folder, or 'tiny'; as in the clip's folder if not")
+    model: str | None = Field(
+        default=None, description=f"The model: {MODEL_HELP}; as in the clip's folder if not given"
+    )
     lora: Path | None = Field(default=None, description="The LoRA's file; as in the clip's folder if not given")
     picture: Path | None = Field(default=None, description="The original picture; the clip's folder has a copy if not")
     device: DeviceName = Field(default="auto", description=f"{DEVICE_HELP}. The precision is the clip's own")
@@ -116,8 +119,9 @@ def rows_beside(clip: Path) -> dict[str, dict[str, Any]]:
 
 
 def chosen_model(config: ReproduceConfig, facts: Facts, own: Facts) -> str:
-    """The model asked for, or the one the clip's folder names, or the embedded one."""
-    name = config.model or own.get("model") or ("tiny" if facts["model"] == "tiny" else None)
+    """The model asked for, or the one the clip's folder names, or the clip itself: the embedded one, one of the hub."""
+    is_anywhere = facts["model"] == "tiny" or is_of_hub(facts["model"], facts["model_revision"])
+    name = config.model or own.get("model") or (facts["model"] if is_anywhere else None)
     if name is None:
         raise BadInput(f"{config.clip}: was made with the model {facts['model']}; say where it is with --model.")
     return name
@@ -179,7 +183,8 @@ def weights_that_differ(facts: Facts, model: str, lora: Path | None) -> list[str
     differs = []
     revision = read_card(model).revision
     if revision != facts["model_revision"]:
-        differs.append(f"model: {model} is {revision[:12]}, not {facts['model_revision'][:12]}.")
+        found, told = short_revision(revision), short_revision(facts["model_revision"])
+        differs.append(f"model: {model} is {found}, not {told}.")
     if lora and (digest := file_digest(lora)) != facts["lora_sha256"]:
         differs.append(f"LoRA: {lora} is {digest[:12]}, not {facts['lora_sha256'][:12]}.")
     return differs

@@ -7,11 +7,12 @@ from typing import Any
 from models.errors import BadModel
 from models.families.known import family_of
 from models.families.latents import DENOISERS
-from models.families.loading import read_config
+from models.families.loading import parts_of, read_config, read_index
 from models.families.rules import Inputs, Rules
 from models.families.svd import NAME as SVD
-from models.loaded import any_model_folder
-from models.svd import ModelFacts, load_facts, load_words, weights_digest
+from models.named import any_model_folder, revision_of
+from models.svd import ModelFacts, load_facts, load_words
+from models.weights import weight_bytes
 
 FULL_WIDTH = 128
 """Channels of a full-size autoencoder at full resolution."""
@@ -19,10 +20,11 @@ FULL_WIDTH = 128
 
 @dataclass(frozen=True)
 class ModelCard:
-    """A model's family with its rules, the motions it knows by name and the digest of its weights.
+    """A model's family with its rules, the motions it knows by name and the revision of its content.
 
     `facts` are the numbers that Stable Video Diffusion alone has. `decoder_width`: channels of the autoencoder at full
-    resolution. `denoiser_bytes` and `weight_bytes`: size on disk of the networks that run in every step, and of all.
+    resolution. `denoiser_bytes` and `weight_bytes`: size on disk of what is loaded of the networks that run in every
+    step, and of all.
     """
 
     family: str
@@ -53,7 +55,7 @@ class ModelCard:
 
 
 def read_card(name: str) -> ModelCard:
-    """The card of the model at a folder, or of the embedded one as "tiny"; raises BadInput or BadModel."""
+    """The card of the model of a name (models/named.py); raises BadInput or BadModel."""
     folder = any_model_folder(name)
     family, pipeline = family_of(folder)
     try:
@@ -67,10 +69,10 @@ def read_card(name: str) -> ModelCard:
         rules=rules,
         facts=facts,
         words=frozenset(load_words(folder)),
-        revision=weights_digest(folder),
+        revision=revision_of(name),
         decoder_width=width,
-        denoiser_bytes=sum(_weight_bytes(folder / part) for part in DENOISERS),
-        weight_bytes=_weight_bytes(folder),
+        denoiser_bytes=sum(weight_bytes(folder / part) for part in DENOISERS),
+        weight_bytes=sum(weight_bytes(folder / part) for part in parts_of(read_index(folder))),
         lineage=facts.lineage if facts else {},
     )
 
@@ -79,7 +81,3 @@ def _decoder_width(folder: Path) -> int:
     vae = read_config(folder, "vae")
     widths = vae.get("decoder_block_out_channels") or vae.get("block_out_channels") or [vae.get("base_dim", FULL_WIDTH)]
     return int(widths[0])
-
-
-def _weight_bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*.safetensors"))

@@ -46,7 +46,7 @@ def costs_file() -> Path:
 
 def place_of(revision: str, device: torch.device, precision: str) -> str:
     """What figures of one model on one card are kept by; all cards of one name are alike."""
-    return f"{revision[:32]} {precision} {device_label(device)}"
+    return f"{revision} {precision} {device_label(device)}"
 
 
 def costs_of(place: str, path: Path | None = None) -> dict[str, Cost]:

@@ -59,10 +59,12 @@ def located(name: str, weights: Path) -> str:
 def find_model(name: str) -> Model:
     """The model of a name, from this machine alone; raises BadModel, saying what brings it, when it is not here."""
     if hub := HUB_NAME.fullmatch(name):
-        return _in_cache(hub["id"], hub["revision"])
+        found, bring = snapshot(hub["id"], hub["revision"]), bringing_snapshot(hub["id"], hub["revision"])
+        _refuse_incomplete(found.path, name, f"; `{bring}` brings what is missing")
+        return found
     path = Path(name)
     if path.is_file() and path.suffix == ".safetensors":
-        return Model(path, f"{path.name}:{_file_digest(path, *_stamp(path))[:12]}")
+        return Model(path, f"{path.name}:{digest_of(path)[:12]}")
     if path.is_dir():
         _refuse_incomplete(path, name)
         return Model(path, f"{path.name}:{_folder_digest(path)[:12]}")
@@ -80,6 +82,27 @@ def missing_models(names: Iterable[tuple[str, str]]) -> list[str]:
         except BadModel as error:
             lines.append(f"{setting}: {error}")
     return lines
+
+
+def snapshot(model_id: str, revision: str) -> Model:
+    """A model of the hub in Hugging Face's local cache, whole or not; raises BadModel, saying what brings it."""
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    name = f"{model_id}@{revision}"
+    try:
+        folder = snapshot_download(model_id, revision=revision, cache_dir=constants.HF_HUB_CACHE, local_files_only=True)
+    except LocalEntryNotFoundError as error:
+        bring = bringing_snapshot(model_id, revision)
+        raise BadModel(f"{name}: not in Hugging Face's local cache; `{bring}` brings it.") from error
+    except HFValidationError as error:
+        raise BadModel(f"{name}: not a name of the hub ({error}).") from error
+    return Model(Path(folder), f"{model_id}@{Path(folder).name}")
+
+
+def bringing_snapshot(model_id: str, revision: str) -> str:
+    """The shell command that downloads a model of the hub to the local cache."""
+    return f"hf download {model_id} --revision {revision}"
 
 
 def load_part(part: Any, folder: Path, **options: Any) -> Any:
@@ -121,6 +144,11 @@ def stamp_of(path: Path) -> tuple[tuple[str, int, int], ...]:
     return tuple((file.name, *_stamp(file)) for file in files)
 
 
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file's bytes, read once in a process for each size and time of change."""
+    return _file_digest(path, *_stamp(path))
+
+
 def best_device() -> str:
     """Where networks run: "cuda" where there is one, else "cpu"."""
     import torch
@@ -138,23 +166,6 @@ def _whole_network(folder: Path, network: Any, loading: dict[str, Any]) -> Any:
     return network.eval().requires_grad_(False).to(best_device())
 
 
-def _in_cache(model_id: str, revision: str) -> Model:
-    from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    name = f"{model_id}@{revision}"
-    bring = f"`hf download {model_id} --revision {revision}`"
-    try:
-        folder = snapshot_download(model_id, revision=revision, cache_dir=constants.HF_HUB_CACHE, local_files_only=True)
-    except LocalEntryNotFoundError as error:
-        raise BadModel(f"{name}: not in Hugging Face's local cache; {bring} brings it.") from error
-    except HFValidationError as error:
-        raise BadModel(f"{name}: not a name of the hub ({error}).") from error
-    path = Path(folder)
-    _refuse_incomplete(path, name, f"; {bring} brings what is missing")
-    return Model(path, f"{model_id}@{path.name}")
-
-
 def _refuse_incomplete(folder: Path, name: str, remedy: str = "") -> None:
     if not (folder / "config.json").is_file():
         raise BadModel(f"{name}: it has no config.json{remedy}.")
@@ -170,14 +181,13 @@ def _stamp(path: Path) -> tuple[int, int]:
     return stat.st_size, stat.st_mtime_ns
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=4096)
 def _file_digest(path: Path, size: int, changed_ns: int) -> str:
-    """SHA-256 of a file's bytes, read once for each size and time of change."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _folder_digest(folder: Path) -> str:
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.suffix in READ_SUFFIXES)
-    facts = [f"{path.name} {_file_digest(path, *_stamp(path))}" for path in files]
+    facts = [f"{path.name} {digest_of(path)}" for path in files]
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()

@@ -14,36 +14,29 @@ from typing import Any, NamedTuple
 import torch
 
 from models.device import CPU, Precision, dtype_of
-from models.errors import BadInput, BadModel
+from models.errors import BadModel
 from models.families import text_to_picture
 from models.families.known import family_of
 from models.families.rules import Family
 from models.families.svd import NAME as SVD
 from models.families.svd import PIPELINE
 from models.lora import lora_applied
-from models.svd import TINY, VideoModel, load_model, weights_digest
+from models.named import any_model_folder, revision_of
+from models.svd import VideoModel, load_model
 
 _LOADING, _WORKING = threading.Lock(), threading.Lock()
 
 
 class Lent(NamedTuple):
-    """A family with its pipeline, and the digest of the weights that it was loaded from."""
+    """A family with its pipeline, and the revision of what it was loaded from."""
 
     family: Family
     pipeline: Any
     revision: str
 
 
-def any_model_folder(name: str) -> Path:
-    """The folder of a model of any family, or of the embedded one as "tiny"; raises BadInput when there is none."""
-    folder = TINY if name == "tiny" else Path(name)
-    if not (folder / "model_index.json").is_file():
-        raise BadInput(f"{name}: no model there (a folder with model_index.json). Use 'tiny' for the embedded one.")
-    return folder
-
-
 def model_folder(name: str) -> Path:
-    """The folder of a model of Stable Video Diffusion's shape, or of the embedded one as "tiny".
+    """The folder of a model of Stable Video Diffusion's shape, by its name (models/named.py).
 
     Raises BadInput when there is none and BadModel when it is of another family.
     """
@@ -51,7 +44,7 @@ def model_folder(name: str) -> Path:
     family, _ = family_of(folder)
     if family.NAME != SVD:
         raise BadModel(
-            f"{folder}: a model of {family.NAME}; `reelmill generate` samples it, but it is not trained or measured "
+            f"{name}: a model of {family.NAME}; `reelmill generate` samples it, but it is not trained or measured "
             f"here. Name a folder of {PIPELINE}, or 'tiny'."
         )
     return folder
@@ -74,7 +67,7 @@ def lent_pipeline(name: str) -> Iterator[Lent]:
     with _WORKING:
         folder = any_model_folder(name)
         with _LOADING:
-            lent = _load_pipeline(folder, _stamp(folder))
+            lent = _load_pipeline(name, _stamp(folder))
         yield lent
 
 
@@ -84,7 +77,7 @@ def lent_drawer(name: str, revision: str) -> Iterator[Any]:
     with _WORKING:
         folder = any_model_folder(name)
         with _LOADING:
-            pipeline, found = _load_drawer(folder, _stamp(folder))
+            pipeline, found = _load_drawer(name, _stamp(folder))
         if found != revision:
             raise BadModel(f"{name}: the model's files changed while it was in use. Start the run again.")
         yield pipeline
@@ -118,14 +111,15 @@ def _load(name: str, stamp: tuple[tuple[str, int, int], ...], precision: Precisi
 
 
 @lru_cache(maxsize=1)
-def _load_pipeline(folder: Path, stamp: tuple[tuple[str, int, int], ...]) -> Lent:
+def _load_pipeline(name: str, stamp: tuple[tuple[str, int, int], ...]) -> Lent:
+    folder = any_model_folder(name)
     family, _ = family_of(folder)
-    return Lent(family, family.load(folder), weights_digest(folder))
+    return Lent(family, family.load(folder), revision_of(name))
 
 
 @lru_cache(maxsize=1)
-def _load_drawer(folder: Path, stamp: tuple[tuple[str, int, int], ...]) -> tuple[Any, str]:
-    return text_to_picture.load(folder), weights_digest(folder)
+def _load_drawer(name: str, stamp: tuple[tuple[str, int, int], ...]) -> tuple[Any, str]:
+    return text_to_picture.load(any_model_folder(name)), revision_of(name)
 
 
 def _stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:

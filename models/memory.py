@@ -25,6 +25,7 @@ from models.placement import WeightsTooLarge, placed_bytes, ready_to_decode
 from models.plan import MIB, USABLE, LatentShape, Needs, Networks, Offload, Plan, networks_of
 from models.sampling import decode_latents
 from models.svd import PARTS, VideoModel
+from models.weights import weights_in
 
 FIXED_STRIP_MIB = 64
 """Small enough for any card that can sample at all."""
@@ -46,7 +47,8 @@ def networks_of_folder(folder: Path) -> Networks:
 
 
 def _sizes(folder: Path) -> Iterator[tuple[str, int]]:
-    for path in sorted(folder.glob("*.safetensors")):
+    weights = weights_in(folder)
+    for path in weights.files if weights else ():
         with safe_open(path, "pt") as file:
             for name in file.keys():  # noqa: SIM118 - it is no dict
                 yield name, prod(file.get_slice(name).get_shape())

@@ -12,13 +12,15 @@ from torch import nn
 
 from models.device import is_out_of_memory
 from models.errors import BadModel
+from models.weights import weights_in
 
 Part = TypeVar("Part", bound=nn.Module)
 
 
 def load_part(kind: type[Part], folder: Path, dtype: torch.dtype = torch.float32) -> Part:
     """The network of a folder of diffusers or transformers, on the CPU, ready for inference: its weights are frozen,
-    for torch multiplies by a matrix in another order of sums while that may be trained, in last bits.
+    for torch multiplies by a matrix in another order of sums while that may be trained, in last bits. Weights that are
+    only there in half precision come in `dtype` all the same.
 
     Raises BadModel when its configuration or weights are missing, broken, pickled or of another shape, and leaves
     errors of too little memory as they are.
@@ -26,8 +28,10 @@ def load_part(kind: type[Part], folder: Path, dtype: torch.dtype = torch.float32
     if not (folder / "config.json").is_file():
         raise BadModel(f"{folder}: config.json is missing. Copy the model's folder again.")
     load = {"use_safetensors": True, "local_files_only": True, "ignore_mismatched_sizes": True, "dtype": dtype}
+    weights = weights_in(folder)
+    variant = weights.variant if weights else None
     try:
-        part, report = cast(Any, kind).from_pretrained(folder, **load, output_loading_info=True)
+        part, report = cast(Any, kind).from_pretrained(folder, **load, variant=variant, output_loading_info=True)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         if is_out_of_memory(error):
             raise

@@ -32,13 +32,12 @@ from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 from models.device import CPU, is_out_of_memory
 from models.edm import broadcast, c_in, c_noise, c_out, c_skip
 from models.errors import BadInput, BadModel
-from models.hub import READ_SUFFIXES
+from models.named import WORDS_FILE, any_model_folder, revision_of
 from models.one_token import attend_to_one_token
 from models.parts import first_sentence, load_part
+from models.scheduler import check_scheduler
 
-TINY = Path(__file__).parent / "tiny"
-
-FACTS_FILE, WORDS_FILE, FIGURES_FILE = "reelmill.json", "motion_words.safetensors", "eval.json"
+FACTS_FILE, FIGURES_FILE = "reelmill.json", "eval.json"
 
 PARTS = ("unet", "vae", "image_encoder")
 
@@ -126,15 +125,14 @@ class Conditions:
 
 
 def load_model(name: str, dtype: torch.dtype = torch.float32) -> VideoModel:
-    """Load the model at a folder, or the embedded one as "tiny", on the CPU, from safetensors only.
+    """Load the model of a name (models/named.py), on the CPU, from safetensors only.
 
     `dtype` is the UNet's and the image encoder's; the autoencoder is in float32 always (models/device.py).
 
-    Raises BadInput when there is no such folder and BadModel when a part is missing or does not fit.
+    Raises BadInput when there is no such model and BadModel when a part is missing or does not fit.
     """
-    folder = TINY if name == "tiny" else Path(name)
-    if not (folder / "model_index.json").is_file():
-        raise BadInput(f"{name}: no model there (a folder with model_index.json). Use 'tiny' for the embedded one.")
+    folder = any_model_folder(name)
+    check_scheduler(folder)
     try:
         unet = load_part(UNetSpatioTemporalConditionModel, folder / "unet", dtype)
         attend_to_one_token(unet)
@@ -149,7 +147,7 @@ def load_model(name: str, dtype: torch.dtype = torch.float32) -> VideoModel:
             ),
             words=load_words(folder),
             facts=load_facts(folder),
-            revision=weights_digest(folder),
+            revision=revision_of(name),
         )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         if is_out_of_memory(error):
@@ -195,17 +193,6 @@ def load_words(folder: Path) -> dict[str, Tensor]:
         return {name: word.float() for name, word in load_file(path).items()}
     except SafetensorError as error:
         raise BadModel(f"{path}: the motion words cannot be read ({error}). Copy the model's folder again.") from error
-
-
-def weights_digest(folder: Path) -> str:
-    """SHA-256 over the folder's weights, configurations and vocabularies, by name and content."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.suffix in READ_SUFFIXES and path.name not in (FACTS_FILE, FIGURES_FILE):
-            digest.update(path.relative_to(folder).as_posix().encode())
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
 
 
 def encoders_digest(model: VideoModel) -> str:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from models.device import DTYPE_HELP, AskedPrecision
 from models.errors import BadInput
 from models.length import Way
+from models.named import MODEL_HELP
 from models.pictures import PICTURE_SUFFIXES, Background, Fit
 from tasks.listing import Listing, TableRow, read_listing
 from tasks.workflow import read_workflow
@@ -25,9 +26,7 @@ class JobsConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: str | None = Field(
-        default=None, description="The model's folder, or 'tiny' for the embedded model, which is also the default"
-    )
+    model: str | None = Field(default=None, description=f"The model: {MODEL_HELP}, which is also the default")
     seed: int | None = Field(
         default=None,
         ge=0,
@@ -38,7 +37,8 @@ class JobsConfig(BaseModel):
     prompt: str | None = Field(default=None, description="Text of every clip; a row's own goes before it")
     negative_prompt: str | None = Field(default=None, description="Text of what no clip is to show")
     picture_model: str | None = Field(
-        default=None, description="Folder of a text-to-image model: it draws the picture where only a text is given"
+        default=None,
+        description="A text-to-image model, named alike: it draws the picture where only a text is given",
     )
     motion: str | None = Field(default=None, description="Camera motion asked of every clip, for example pan_left")
     motion_strength: float | None = Field(

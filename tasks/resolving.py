@@ -20,9 +20,10 @@ from models.card import ModelCard, read_card
 from models.device import Precision, device_named, precision_on
 from models.errors import BadInput, ReelmillError
 from models.families.rules import Fitted, Input
-from models.families.text_to_picture import revision_of
+from models.families.text_to_picture import drawer_revision
 from models.length import Way
 from models.lora import load_lora
+from models.named import INDEX_FILE, names_hub, pinned
 from models.regions import told_as, words_in
 from models.svd import motion_bucket
 from tasks.asking import JobLine, JobsConfig
@@ -51,7 +52,8 @@ class Asking:
         self.listing, self.home, self.config, self.workflow = listing, home, config, workflow
         self._digest = cache(file_digest)
         self._card = cache(read_card)
-        self._picture_revision = cache(lambda name: revision_of(Path(name)))
+        self._picture_revision = cache(drawer_revision)
+        self._pinned = cache(pinned)
         self._calibration = cache(load_calibration)
         self._lora = cache(lambda path: (load_lora(path)[1], file_digest(path)))
 
@@ -89,16 +91,21 @@ class Asking:
         return source | fixed | settings | {"ignored": ignored or None}
 
     def _folder(self, setting: Literal["model", "picture_model"], own: str | None) -> str | None:
-        """The model of a row: "tiny", a folder as the command line names it, or one as a row names it, from `home`."""
+        """The model of a row: "tiny", a folder as the command line names it, or one as a row names it, from `home`; one
+        of the hub by its commit."""
         name = self._pick(setting, own)
-        if name in (None, "tiny") or name != own:
+        if name is None or name == "tiny":
             return name
+        if name != own:
+            return self._pinned(name)
         names = (name, name.removesuffix(".safetensors"))
-        folder = next((f for n in names if ((f := self.home / n) / "model_index.json").is_file()), None)
-        if folder is None:
-            flag = f"--{setting.replace('_', '-')}"
-            raise BadInput(f"{setting} {name}: there is no folder of that model in {self.home}; give {flag}.")
-        return str(folder.resolve())
+        folder = next((f for n in names if ((f := self.home / n) / INDEX_FILE).is_file()), None)
+        if folder is not None:
+            return str(folder.resolve())
+        if names_hub(name):
+            return self._pinned(name)
+        flag = f"--{setting.replace('_', '-')}"
+        raise BadInput(f"{setting} {name}: there is no folder of that model in {self.home}; give {flag}.")
 
     def _texts(self, line: JobLine, card: ModelCard, ignored: list[str]) -> dict[str, Any]:
         """The texts that make the clip, or the picture that it is made from, and the model that draws that."""

@@ -81,6 +81,15 @@ def _own_costs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of the hub: tests/hub_cache.py puts models there."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+@pytest.fixture
 def repository() -> Path:
     """The root of the checkout."""
     return Path(__file__).parents[1]

@@ -30,7 +30,12 @@ def read_index(folder: Path) -> dict[str, Any]:
     path = folder / "model_index.json"
     if not path.is_file():
         raise BadInput(f"{folder}: no model there (a folder with model_index.json). Name a diffusers model's folder.")
-    return _read_json(path)
+    return read_json(path)
+
+
+def parts_of(index: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """[library, class] by name, of the parts that the folder has: an absent one is [null, null]."""
+    return {name: entry for name, entry in index.items() if isinstance(entry, list) and entry != [None, None]}
 
 
 def read_config(folder: Path, part: str) -> dict[str, Any]:
@@ -38,7 +43,7 @@ def read_config(folder: Path, part: str) -> dict[str, Any]:
     path = folder / part / "config.json"
     if not path.is_file():
         raise BadModel(f"{path}: the file is missing. Copy the model's folder again.")
-    return _read_json(path)
+    return read_json(path)
 
 
 def load_pipeline(kinds: Mapping[str, type[DiffusionPipeline]], folder: Path, **given: Any) -> Any:
@@ -54,7 +59,7 @@ def load_pipeline(kinds: Mapping[str, type[DiffusionPipeline]], folder: Path, **
             f"{folder}: its class is {index.get('_class_name')}, not {' or '.join(kinds)}. Name another model's folder."
         )
     _refuse_unreadable_tokenizers(folder, index)
-    parts = {name: _class_of(folder, name, entry) for name, entry in _parts(index).items() if name not in given}
+    parts = {name: _class_of(folder, name, entry) for name, entry in parts_of(index).items() if name not in given}
     networks = {name: load_part(part, folder / name) for name, part in parts.items() if issubclass(part, nn.Module)}
     try:
         pipeline: Any = kind.from_pretrained(folder, local_files_only=True, use_safetensors=True, **networks, **given)
@@ -64,14 +69,9 @@ def load_pipeline(kinds: Mapping[str, type[DiffusionPipeline]], folder: Path, **
     return pipeline
 
 
-def _parts(index: dict[str, Any]) -> dict[str, list[Any]]:
-    """[library, class] by name, of the parts that the folder has: an absent one is [null, null]."""
-    return {name: entry for name, entry in index.items() if isinstance(entry, list) and entry != [None, None]}
-
-
 def _refuse_unreadable_tokenizers(folder: Path, index: dict[str, Any]) -> None:
     """The library's own message for a spiece.model that it cannot read names a package that would not help."""
-    for name in _parts(index):
+    for name in parts_of(index):
         only_pieces = (folder / name / "spiece.model").is_file() and not (folder / name / "tokenizer.json").is_file()
         if only_pieces and find_spec("sentencepiece") is None:
             raise BadModel(
@@ -92,7 +92,8 @@ def _class_of(folder: Path, name: str, entry: list[Any]) -> type[Any]:
     return found
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; raises BadModel when the file holds none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

@@ -20,6 +20,7 @@ from models.families.rules import Input, Inputs, Request, Rules, check_request
 from models.lora import lora_applied
 from models.noise import item_noise
 from models.sampling import decode_latents, sample_latents
+from models.scheduler import check_scheduler
 from models.svd import ModelFacts, VideoModel, load_facts, load_model
 
 NAME: str = "Stable Video Diffusion"
@@ -47,7 +48,11 @@ PIPELINES: Mapping[str, Inputs] = {PIPELINE: Inputs(needs=frozenset({"picture"})
 
 
 def rules_of(folder: Path) -> Rules:
-    """The family's rules, with the folder's native numbers and the sides that its networks ask for."""
+    """The family's rules, with the folder's native numbers and the sides that its networks ask for.
+
+    Raises BadModel where its scheduler is of a model that is sampled otherwise.
+    """
+    check_scheduler(folder)
     vae, unet = (2 ** (len(read_config(folder, part)["block_out_channels"]) - 1) for part in ("vae", "unet"))
     return _rules(load_facts(folder), vae, vae * unet)
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from models.errors import BadInput, BadModel
 from models.families.loading import load_pipeline, read_index
 from models.families.rules import Request
+from models.named import any_model_folder, revision_of
 from models.noise import item_generator
-from models.svd import weights_digest
 
 STEPS, GUIDANCE = 50, 7.5
 
@@ -25,12 +25,12 @@ SIZE_UNIT = 8
 KINDS: dict[str, type[DiffusionPipeline]] = {"StableDiffusionPipeline": StableDiffusionPipeline}
 
 
-def revision_of(folder: Path) -> str:
-    """The digest of a text-to-image model's weights; raises BadInput or BadModel where the folder is not one's."""
-    name = read_index(folder).get("_class_name")
-    if name not in KINDS:
-        raise BadModel(f"{folder}: its class is {name}, which draws no pictures here; name a {' or '.join(KINDS)}.")
-    return weights_digest(folder)
+def drawer_revision(name: str) -> str:
+    """The revision of a text-to-image model (models/named.py); raises BadInput or BadModel where it is not one."""
+    kind = read_index(any_model_folder(name)).get("_class_name")
+    if kind not in KINDS:
+        raise BadModel(f"{name}: its class is {kind}, which draws no pictures here; name a {' or '.join(KINDS)}.")
+    return revision_of(name)
 
 
 def load(folder: Path) -> StableDiffusionPipeline:

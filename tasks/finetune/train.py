@@ -19,7 +19,8 @@ from torch import nn
 
 from models.loaded import model_folder
 from models.lora import LoraFacts, add_lora, lora_weights, remove_lora, save_lora
-from models.svd import VideoModel, load_model, save_model, setting, weights_digest
+from models.named import pinned, revision_of, told_name
+from models.svd import VideoModel, load_model, save_model, setting
 from models.training import (
     StepSettings,
     TrainingState,
@@ -196,7 +197,7 @@ def train(
     rows = training.run(checkpoint)
     lineage = {
         "run": key,
-        "base": base if base == "tiny" else str(Path(base).name),
+        "base": told_name(pinned(base), model.revision),
         "base_revision": model.revision,
         "dataset": root.name,
         "dataset_digest": clips.digest,
@@ -236,5 +237,6 @@ def train_model(
     """Train `base` on the encoded clips of the dataset at `root`, below `run`; the manifest is the training's log and
     names the weights."""
     inputs = [*encoded, clips]
-    revision = weights_digest(model_folder(base))
+    model_folder(base)
+    revision = revision_of(base)
     return cached(STEP, run, config, inputs, lambda key: train(root, run, key, base, encoded, clips, config), revision)

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from models.device import DEVICE_HELP, DeviceName, device_named
 from models.errors import ReelmillError
+from models.named import told_name
 from tasks.caching import Step, cached, find, key_of, lineage_of
 from tasks.clip_files import content_digest, pictures_of
 from tasks.decoded import decode_clip, parked, parked_at
@@ -95,8 +96,8 @@ def provenance_of(
 ) -> dict[str, Any]:
     """Everything needed to make the clip again, by names and digests: no path of this machine."""
     own = {name: job[name] for name in ("item_key", *PICTURE, *SETTINGS)}
-    files = ("image", "model", "picture_model", "lora")
-    names = {name: Path(job[name]).name for name in files if job[name]}
+    files = ("image", "lora", "model", "picture_model")
+    names = {name: _told(job, name) for name in files if job[name]}
     made = {
         "latents_sha256": sample["latents_sha256"],
         "batch": sample["batch"],
@@ -105,6 +106,11 @@ def provenance_of(
     }
     written = {"format": look.format, "encoder": look.encoder, "crf": look.crf, "trim": trim}
     return {**names, **own, **made, **written, "lineage": json.loads(job["lineage"] or "{}")}
+
+
+def _told(job: Mapping[str, Any], name: str) -> str:
+    """A file or a model by its own name; a model of the hub by its id and commit."""
+    return told_name(job[name], job.get(f"{name}_revision") or "")
 
 
 def frames_kept(made: int, good: int, trim: bool) -> int:

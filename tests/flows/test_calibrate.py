@@ -10,7 +10,7 @@ from flows.config import Interface, invocation
 from flows.running import run_flow
 from models.calibration import load_calibration
 from models.errors import BadInput
-from models.svd import TINY, weights_digest
+from models.named import TINY, weights_digest
 
 
 @pytest.mark.usefixtures("prefect_server")

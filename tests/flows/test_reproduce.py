@@ -12,8 +12,9 @@ from PIL import Image
 
 from flows.cli import main
 from flows.reproduce import ReproduceConfig, psnr, reproduce, told_by
-from models.errors import BadInput, BadMedia
+from models.errors import BadInput, BadMedia, BadModel
 from models.lora import LoraFacts, add_lora, lora_weights, remove_lora, save_lora
+from models.named import TINY
 from models.svd import load_model
 from tasks.asking import JobsConfig
 from tasks.encoding import Format
@@ -23,6 +24,7 @@ from tasks.generate.jobs import read_jobs
 from tasks.generate.outputs import collect_outputs
 from tasks.generate.sample import SampleConfig, batches_of, sample_jobs
 from tasks.manifest import read_rows
+from tests.hub_cache import COMMIT, cached
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +88,42 @@ def test_after_one_byte_of_the_lora_was_changed_the_lora_differs(run: Path, tmp_
     assert told_by(clip_of(run))["lora_sha256"][:12] in said
 
 
+def test_a_clip_of_a_model_of_the_hub_says_its_id_and_is_made_again_from_the_cache(tmp_path: Path, hub_cache: Path):
+    torch.set_num_threads(1)
+    cached(hub_cache, TINY, "org/svd")
+    picture = tmp_path / "in" / "a.png"
+    picture.parent.mkdir()
+    Image.new("RGB", (40, 40), "teal").save(picture)
+    root, pinned = tmp_path / "out", f"org/svd@{COMMIT}"
+    asked = JobsConfig(model="org/svd@main", steps=1, frames=3, width=32, height=32)
+    clip = made_in(root, asked, picture.parent)
+    (row,) = read_rows(root / "outputs.parquet")
+    assert (row["model"], row["model_revision"]) == (pinned, pinned)
+    sidecar = json.loads(clip.with_suffix(".json").read_text())
+    assert (sidecar["model"], sidecar["model_revision"]) == (pinned, pinned)
+    assert told_by(clip)["model"] == pinned
+
+    cached(hub_cache, TINY, "org/svd", commit="f" * 40)  # the branch goes on
+    assert reproduce(ReproduceConfig(clip=clip)).differs == ()
+    alone = Path(shutil.copy(clip, tmp_path / "alone.mp4"))
+    assert reproduce(ReproduceConfig(clip=alone, picture=picture)).differs == ()
+    (said,) = reproduce(ReproduceConfig(clip=clip, model="org/svd@main")).differs
+    assert said == f"model: org/svd@main is org/svd@{'f' * 40}, not {pinned}."
+    shutil.rmtree(hub_cache)
+    with pytest.raises(BadModel, match=f"`hf download org/svd --revision {COMMIT}` brings it"):
+        reproduce(ReproduceConfig(clip=alone, picture=picture))
+
+
+def made_in(root: Path, asked: JobsConfig, pictures: Path, written: Format = "h264", trim: bool = False) -> Path:
+    """The one clip made of a folder with one picture, below `root`."""
+    jobs = read_jobs.fn(root, asked, pictures)
+    samples = sample_jobs.fn(root, SampleConfig(), batches_of(jobs, SampleConfig()))
+    clips = decode_jobs.fn(root, DecodeConfig(), sampled(jobs, samples))
+    (video,) = encode_jobs.fn(root, EncodeConfig(format=written, trim=trim), measured(jobs, samples, clips))
+    collect_outputs.fn(root, jobs, samples, clips, [video])
+    return root / read_rows(video)[0]["video"]
+
+
 def test_another_model_and_another_picture_are_named(run: Path, tmp_path: Path, repository: Path):
     model = tmp_path / "model"
     shutil.copytree(repository / "models" / "tiny", model)
@@ -126,12 +164,7 @@ def test_a_clip_of_any_format_padded_and_trimmed_comes_out_identical(tmp_path: P
     picture.parent.mkdir()
     Image.fromarray(np.random.default_rng(1).integers(0, 256, (24, 40, 3), dtype=np.uint8)).save(picture)
     asked = JobsConfig(steps=1, frames=3, width=32, height=32, fit="pad", background="black", motion_strength=0.2)
-    jobs = read_jobs.fn(root, asked, picture.parent)
-    samples = sample_jobs.fn(root, SampleConfig(), batches_of(jobs, SampleConfig()))
-    clips = decode_jobs.fn(root, DecodeConfig(), sampled(jobs, samples))
-    (video,) = encode_jobs.fn(root, EncodeConfig(format=written, trim=True), measured(jobs, samples, clips))
-    collect_outputs.fn(root, jobs, samples, clips, [video])
-    clip = root / read_rows(video)[0]["video"]
+    clip = made_in(root, asked, picture.parent, written, trim=True)
     assert reproduce(ReproduceConfig(clip=clip)).differs == ()
     assert reproduce(ReproduceConfig(clip=clip, picture=picture)).differs == ()
     if written == "png":

@@ -5,15 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from huggingface_hub import constants
 from safetensors.torch import save_file
 from transformers import AutoTokenizer, BlipForConditionalGeneration, CLIPModel
 
 from models.errors import BadModel
 from models.hub import find_model, given_name, load_part, located, missing_models, read_weights
+from tests.hub_cache import COMMIT, cached
 from tests.small_models import save_clip, save_tokenizer
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @pytest.fixture(scope="module")
@@ -21,35 +19,20 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_clip(tmp_path_factory.mktemp("clip"))
 
 
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache of the hub."""
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    return tmp_path / "hub"
-
-
-def cached(cache: Path, model: Path, name: str = "org/clip") -> Path:
-    """A model as `hf download` of its `main` leaves it."""
-    folder = cache / f"models--{name.replace('/', '--')}"
-    (folder / "refs").mkdir(parents=True)
-    (folder / "refs" / "main").write_text(COMMIT)
-    return Path(shutil.copytree(model, folder / "snapshots" / COMMIT))
-
-
-def test_a_snapshot_is_found_by_its_commit(cache: Path, clip: Path):
-    snapshot = cached(cache, clip)
+def test_a_snapshot_is_found_by_its_commit(hub_cache: Path, clip: Path):
+    snapshot = cached(hub_cache, clip, "org/clip")
     found = find_model(f"org/clip@{COMMIT}")
     assert found.path == snapshot
     assert found.revision == f"org/clip@{COMMIT}"
 
 
-def test_a_branch_is_known_by_the_commit_it_stands_for(cache: Path, clip: Path):
-    cached(cache, clip)
+def test_a_branch_is_known_by_the_commit_it_stands_for(hub_cache: Path, clip: Path):
+    cached(hub_cache, clip, "org/clip")
     assert find_model("org/clip@main").revision == f"org/clip@{COMMIT}"
 
 
-def test_what_is_not_in_the_cache_is_named_with_the_command_that_brings_it(cache: Path, clip: Path):
-    cached(cache, clip)
+def test_what_is_not_in_the_cache_is_named_with_the_command_that_brings_it(hub_cache: Path, clip: Path):
+    cached(hub_cache, clip, "org/clip")
     for name in ("org/other@main", "org/clip@v2"):
         model, revision = name.split("@")
         with pytest.raises(BadModel, match=f"{name}: not in .*`hf download {model} --revision {revision}` brings it"):
@@ -57,21 +40,21 @@ def test_what_is_not_in_the_cache_is_named_with_the_command_that_brings_it(cache
 
 
 @pytest.mark.parametrize("gone", ["model.safetensors", "config.json"])
-def test_a_snapshot_that_was_brought_in_part_is_missing(cache: Path, clip: Path, gone: str):
-    (cached(cache, clip) / gone).unlink()
+def test_a_snapshot_that_was_brought_in_part_is_missing(hub_cache: Path, clip: Path, gone: str):
+    (cached(hub_cache, clip, "org/clip") / gone).unlink()
     with pytest.raises(BadModel, match=f"{gone}.*hf download org/clip --revision main"):
         find_model("org/clip@main")
 
 
-def test_pickled_weights_do_not_count(cache: Path, clip: Path):
-    snapshot = cached(cache, clip)
+def test_pickled_weights_do_not_count(hub_cache: Path, clip: Path):
+    snapshot = cached(hub_cache, clip, "org/clip")
     (snapshot / "model.safetensors").rename(snapshot / "pytorch_model.bin")
     with pytest.raises(BadModel, match=r"no model\.safetensors, and weights of another kind are not read"):
         find_model("org/clip@main")
 
 
-def test_every_shard_is_needed(cache: Path, clip: Path):
-    snapshot = cached(cache, clip)
+def test_every_shard_is_needed(hub_cache: Path, clip: Path):
+    snapshot = cached(hub_cache, clip, "org/clip")
     (snapshot / "model.safetensors").rename(snapshot / "model-1.safetensors")
     shards = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
     (snapshot / "model.safetensors.index.json").write_text(json.dumps(shards))
@@ -125,7 +108,7 @@ def test_a_bare_name_lies_in_the_folder_of_weights():
     assert located("gpt2@main", Path("/weights")) == "gpt2@main"
 
 
-def test_everything_missing_is_told_at_once(cache: Path, clip: Path):
+def test_everything_missing_is_told_at_once(hub_cache: Path, clip: Path):
     lines = missing_models([("a", "org/clip@main"), ("b", str(clip)), ("c", "/nowhere/craft.safetensors")])
     assert [line.split(":")[0] for line in lines] == ["a", "c"]
 

@@ -9,14 +9,16 @@ import pytest
 import torch
 from diffusers import LTXPipeline
 
-from models import loaded
+from models import named
 from models.autoencoder import new_autoencoder
 from models.errors import BadInput, BadModel
 from models.image_encoder import new_feature_extractor, new_image_encoder
-from models.loaded import any_model_folder, lent_drawer, lent_pipeline, loaded_model, model_folder, model_with_lora
+from models.loaded import lent_drawer, lent_pipeline, loaded_model, model_folder, model_with_lora
 from models.lora import LoraFacts, add_lora, lora_weights, save_lora
-from models.svd import ModelFacts, VideoModel, load_model, save_model, weights_digest
+from models.named import any_model_folder, weights_digest
+from models.svd import ModelFacts, VideoModel, load_model, save_model
 from tasks.tiny.encoders import new_scheduler, new_unet
+from tests.hub_cache import COMMIT, cached
 from tests.small_families import drawing_pipeline, ltx_parts, save
 
 
@@ -52,7 +54,7 @@ def test_a_folder_without_a_model_is_named(tmp_path: Path):
 
 
 def test_tiny_is_the_embedded_model(folder: Path, monkeypatch):
-    monkeypatch.setattr(loaded, "TINY", folder)
+    monkeypatch.setattr(named, "TINY", folder)
     assert model_folder("tiny") == folder
     assert model_folder(str(folder)) == folder
 
@@ -115,6 +117,21 @@ def test_a_pipeline_is_lent_with_its_family_loaded_once_and_again_when_its_files
     (folder / "scheduler" / "scheduler_config.json").write_text("{}")
     with lent_pipeline(str(folder)) as changed:
         assert changed.revision != first.revision
+
+
+def test_a_model_of_the_hub_is_loaded_by_its_name_and_has_its_commit_as_revision(
+    folder: Path, hub_cache: Path, tmp_path: Path
+):
+    name, pinned = "org/model@main", f"org/model@{COMMIT}"
+    cached(hub_cache, folder, "org/model")
+    assert loaded_model(name).revision == pinned
+    assert loaded_model(name) is loaded_model(name)
+    shutil.rmtree(hub_cache)
+    cached(hub_cache, save(lambda: LTXPipeline(**ltx_parts()), tmp_path / "ltx"), "org/model")
+    with lent_pipeline(name) as lent:
+        assert (lent.family.NAME, lent.revision) == ("LTX-Video", pinned)
+    with pytest.raises(BadModel, match="org/model@main: a model of LTX-Video; `reelmill generate` samples it"):
+        model_folder(name)
 
 
 def test_a_drawer_that_is_not_the_one_that_was_planned_is_refused(tmp_path: Path):

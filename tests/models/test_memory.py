@@ -1,5 +1,6 @@
 """A model's plans come from what it is and what was measured, go down the ladder, and change no result."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from models import memory
+from models.card import read_card
 from models.costs import Cost, costs_of, learn_cost, place_of
 from models.device import CPU, Used
 from models.exact_decode import Room
@@ -22,10 +24,11 @@ from models.memory import (
     networks_of_folder,
     sampling_plan,
 )
+from models.named import TINY
 from models.placement import WeightsTooLarge
 from models.plan import MIB, Plan
 from models.sampling import decode_latents
-from models.svd import TINY, VideoModel, load_model
+from models.svd import VideoModel, load_model
 
 SHAPE = (8, 4, 16, 16)
 
@@ -51,6 +54,19 @@ def card(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_folder_tells_what_the_loaded_model_does(model):
     assert networks_of_folder(TINY) == networks_in(model)
     assert needs_of_folder(TINY, model.revision, SHAPE, "float32", CPU) == needs_of(model, SHAPE)
+
+
+def test_weights_that_lie_there_twice_are_counted_once(model, tmp_path: Path):
+    folder = Path(shutil.copytree(TINY, tmp_path / "model"))
+    card = read_card(str(folder))
+    for path in list(folder.glob("*/*.safetensors")):
+        shutil.copy(path, path.with_suffix(".fp16.safetensors"))
+    shutil.copy(folder / "unet" / "diffusion_pytorch_model.safetensors", folder / "svd_xt.safetensors")
+    assert networks_of_folder(folder) == networks_in(model)
+    assert read_card(str(folder)) == card
+    for path in folder.glob("*/*model.safetensors"):
+        path.unlink()
+    assert networks_of_folder(folder) == networks_in(model), "of half precision alone"
 
 
 def test_plans_follow_what_is_free(model, monkeypatch):

@@ -1,5 +1,6 @@
 """A model's folder: what is saved is what is loaded, and what is broken is refused; how a clip is conditioned."""
 
+import copy
 import json
 import shutil
 from collections.abc import Callable
@@ -9,12 +10,13 @@ import pytest
 import torch
 from diffusers import AutoencoderKLTemporalDecoder
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from models.errors import BadInput, BadModel
+from models.named import TINY, weights_digest
 from models.parts import load_part
 from models.svd import (
     PARTS,
-    TINY,
     Conditions,
     VideoModel,
     context_of,
@@ -26,7 +28,6 @@ from models.svd import (
     load_words,
     motion_bucket,
     save_model,
-    weights_digest,
 )
 from tasks.footage import Camera, Scene, render_shot
 
@@ -69,6 +70,39 @@ def test_a_model_in_half_precision_takes_half_the_space_and_loads_as_float32(mod
     loaded = load_model(str(tmp_path / "half"))
     assert all(p.dtype == torch.float32 for part in PARTS for p in getattr(loaded, part).parameters())
     assert all(torch.equal(weight, before[name].half().float()) for name, weight in loaded.unet.state_dict().items())
+
+
+def in_half_precision_alone(model: VideoModel, folder: Path, keep_plain: bool = False) -> None:
+    """The networks of a model's folder as they are published in half precision, beside the plain ones or instead."""
+    for part in PARTS:
+        network = copy.deepcopy(getattr(model, part))
+        nn.Module.to(network, torch.float16)
+        network.save_pretrained(folder / part, variant="fp16")
+        if not keep_plain:
+            (folder / part / FILES[part]).unlink()
+
+
+def test_half_precision_is_loaded_where_there_is_nothing_else(model, folder):
+    in_half_precision_alone(model, folder)
+    assert not list(folder.glob("*/*model.safetensors"))
+    loaded = load_model(str(folder))
+    for part in PARTS:
+        before, after = getattr(model, part).state_dict(), getattr(loaded, part).state_dict()
+        assert all(torch.equal(after[name], before[name].half().float()) for name in before), part
+    assert load_model(str(folder), torch.float16).unet.dtype == torch.float16
+
+
+def test_plain_weights_are_loaded_where_half_precision_lies_beside_them(model, folder):
+    in_half_precision_alone(model, folder, keep_plain=True)
+    loaded = load_model(str(folder))
+    assert all(same_weights(getattr(model, part), getattr(loaded, part)) for part in PARTS)
+
+
+def test_half_precision_that_lacks_a_weight_is_refused(model, folder):
+    in_half_precision_alone(model, folder)
+    forget_a_weight(folder / "unet" / "diffusion_pytorch_model.fp16.safetensors")
+    with pytest.raises(BadModel, match="unet: 1 of the weights are missing"):
+        load_model(str(folder))
 
 
 def test_the_digest_is_of_the_weights_and_not_of_the_place(folder, tmp_path):
@@ -143,7 +177,7 @@ def test_a_part_without_its_configuration_is_refused(folder, file):
 @pytest.mark.parametrize(
     ("file", "text", "message"),
     [
-        ("scheduler/scheduler_config.json", "[", "not a valid JSON file"),
+        ("scheduler/scheduler_config.json", "[", "not JSON"),
         ("reelmill.json", '{"frames": "many"}', "valid integer"),
         ("motion_words.safetensors", "x" * 40, "motion words cannot be read"),
     ],

@@ -6,8 +6,11 @@ from typing import Any
 
 import pytest
 
+from models.named import TINY
 from tasks.asking import JobsConfig, read_list
 from tasks.resolving import Asking
+from tests.hub_cache import COMMIT, cached
+from tests.small_families import drawing_pipeline, save
 
 CONFIGS: dict[str, Any] = {
     "model_index": {"_class_name": "AnimateDiffPipeline"},
@@ -91,6 +94,35 @@ def test_what_a_family_cannot_make_is_a_row_with_the_reason(home, change, said):
     row = resolved(home, {"prompt": "sky", "seed": 1} | change)
     assert row["status"] == "failed"
     assert row["error_message"].startswith(said)
+
+
+def test_a_row_and_the_run_name_a_model_of_the_hub_and_its_commit_is_kept(home, hub_cache):
+    cached(hub_cache, TINY, "org/svd")
+    (home / "a.png").write_bytes(b"picture")
+    row = resolved(home, {"image": "a.png", "model": "org/svd@main"})
+    pinned = f"org/svd@{COMMIT}"
+    assert (row["status"], row["model"], row["model_revision"]) == ("ready", pinned, pinned)
+    (home / "jobs.csv").write_text("image\na.png\n")
+    listing, _ = read_list(home / "jobs.csv", None)
+    row = Asking(listing, home, JobsConfig(model="org/svd@main")).job(0, listing.rows[0])
+    assert (row["status"], row["model"]) == ("ready", pinned)
+
+
+def test_a_row_whose_model_is_not_in_the_cache_says_what_brings_it(home, hub_cache):
+    row = resolved(home, {"prompt": "sky", "model": "org/svd@main"})
+    assert (row["status"], row["error_code"]) == ("failed", "bad_model")
+    assert row["error_message"].endswith("`hf download org/svd --revision main` brings it.")
+
+
+def test_a_model_of_the_hub_draws_the_picture_of_a_text(home, hub_cache, tmp_path):
+    cached(hub_cache, save(drawing_pipeline, tmp_path / "drawer"), "org/drawer")
+    asked = {"prompt": "sky", "model": "tiny", "picture_model": "org/drawer@main"}
+    row = resolved(home, asked)
+    pinned = f"org/drawer@{COMMIT}"
+    assert (row["status"], row["picture_model"], row["picture_model_revision"]) == ("ready", pinned, pinned)
+    cached(hub_cache, TINY, "org/svd")
+    said = resolved(home, asked | {"picture_model": "org/svd@main"})["error_message"]
+    assert "its class is StableVideoDiffusionPipeline, which draws no pictures here" in said
 
 
 def test_a_configuration_that_is_not_its_familys_is_named(home):

@@ -2,17 +2,22 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from diffusers import DiffusionPipeline, LTXPipeline
 from safetensors.torch import load_file, save_file
 
 from models.errors import BadInput, BadModel
 from models.families import animatediff, ltx, svd
 from models.families.known import FAMILIES, family_of
+from models.families.loading import load_pipeline
 from models.families.text_to_picture import load
+from tests.small_families import drawing_pipeline, ltx_parts, save
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -70,6 +75,22 @@ def test_weights_that_lack_a_part_are_refused(folder: Path) -> None:
     save_file(weights, path)
     with pytest.raises(BadModel, match=r"unet: 1 of the weights .* conv_in\.bias"):
         load(folder)
+
+
+@pytest.mark.parametrize("make", [drawing_pipeline, lambda: LTXPipeline(**ltx_parts())])
+def test_half_precision_is_loaded_where_there_is_nothing_else(make: Callable[[], Any], tmp_path: Path) -> None:
+    whole = save(make, tmp_path / "whole")
+    half = DiffusionPipeline.from_pretrained(whole, dtype=torch.float16)
+    half.save_pretrained(tmp_path / "half", variant="fp16")
+    files = [path.name for path in (tmp_path / "half").rglob("*.safetensors")]
+    assert files
+    assert all(".fp16." in name for name in files)
+    loaded = load_pipeline({type(half).__name__: type(half)}, tmp_path / "half")
+    for name, network in half.components.items():
+        if isinstance(network, torch.nn.Module):
+            own = loaded.components[name].state_dict()
+            assert {weight.dtype for weight in own.values()} == {torch.float32}, name
+            assert all(torch.equal(own[key], weight.float()) for key, weight in network.state_dict().items()), name
 
 
 def test_pickled_weights_are_not_read(folder: Path) -> None:

@@ -13,9 +13,11 @@ from safetensors.torch import load_file
 
 from models.errors import BadInput
 from models.lora import load_lora, lora_applied
-from models.svd import load_model, weights_digest
+from models.named import weights_digest
+from models.svd import load_model
 from tasks.finetune.train import SCHEMA, TrainConfig, train_model
 from tasks.manifest import ManifestRef, read_manifest, read_rows
+from tests.hub_cache import COMMIT, cached
 
 CONFIG = TrainConfig(steps=11, batch=1, rank=2, checkpoint_every=3, ema=0.9)
 
@@ -51,6 +53,14 @@ def weights_of(run: Path, log: ManifestRef) -> Path:
 
 def hidden(folder: Path) -> list[Path]:
     return list(folder.rglob(".*"))
+
+
+def test_a_base_of_the_hub_stands_in_the_lineage_by_its_commit(tmp_path, hub_cache, trainable):
+    cached(hub_cache, Path(trainable.base), "org/svd")
+    config = CONFIG.model_copy(update={"steps": 1})
+    log = train_model.fn(tmp_path / "run", config, trainable.root, "org/svd@main", trainable.encoded, trainable.clips)
+    lineage = load_lora(weights_of(tmp_path / "run", log))[1].lineage
+    assert (lineage["base"], lineage["base_revision"]) == (f"org/svd@{COMMIT}",) * 2
 
 
 def test_a_lora_is_written_that_knows_its_origin_and_changes_the_model_it_is_put_on(tmp_path, train, trainable):

@@ -1,0 +1,132 @@
+"""Which model of diffusers a name names: its folder on this machine, and the revision of its content.
+
+A name is "tiny", the embedded model; a folder with model_index.json; or ID@REVISION of the hub, found in Hugging Face's
+local cache alone (models/hub.py). A folder goes before a model of the hub of the same name.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from models.errors import BadInput, BadModel
+from models.families.loading import parts_of, read_index
+from models.hub import HUB_NAME, READ_SUFFIXES, Model, bringing_snapshot, digest_of, snapshot
+from models.weights import HALF, read_files, weights_in
+
+TINY = Path(__file__).parent / "tiny"
+
+WORDS_FILE = "motion_words.safetensors"
+"""A model's motion words, beside its model_index.json."""
+
+INDEX_FILE = "model_index.json"
+
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+
+MODEL_HELP = "a folder in diffusers' layout, ID@REVISION of the hub in the local cache, or 'tiny' for the embedded one"
+"""For the options that name a model."""
+
+
+def any_model_folder(name: str) -> Path:
+    """The folder of a model of any family, or of the embedded one as "tiny".
+
+    Raises BadInput when there is none, and BadModel, with the command that brings it, for a model of the hub that is
+    not in the local cache or lacks files there.
+    """
+    if found := _of_hub(name):
+        return found.path
+    folder = TINY if name == "tiny" else Path(name)
+    if not (folder / INDEX_FILE).is_file():
+        raise BadInput(_nothing_there(name))
+    return folder
+
+
+def revision_of(name: str) -> str:
+    """What tells a model's content from any other: of a folder the digest of what is loaded, of a model of the hub
+    ID@COMMIT, with +fp16 where it is only there in half precision."""
+    if found := _of_hub(name):
+        return found.revision + (f"+{HALF}" if _is_half(found.path) else "")
+    return weights_digest(any_model_folder(name))
+
+
+def pinned(name: str) -> str:
+    """A model of the hub by its commit, whatever branch it was named by; any other name as it is."""
+    found = _of_hub(name)
+    return found.revision if found else name
+
+
+def names_hub(name: str) -> bool:
+    """Whether a name, of which there is no folder, is that of a model of the hub."""
+    return HUB_NAME.fullmatch(name) is not None
+
+
+def told_name(name: str, revision: str) -> str:
+    """What a model of that revision is called where paths of this machine say nothing: a folder's own name."""
+    return name if is_of_hub(name, revision) else Path(name).name
+
+
+def is_of_hub(name: str, revision: str) -> bool:
+    """Whether a pinned name is that of a model of the hub, which then is its revision, too."""
+    return name == revision.partition("+")[0]
+
+
+def short_revision(revision: str) -> str:
+    """A revision as it is told to a person: the first digits of a digest, a model of the hub in full."""
+    return revision if "@" in revision else revision[:12]
+
+
+def weights_digest(folder: Path) -> str:
+    """SHA-256 over what is loaded of a model's folder: weights, configurations and vocabularies, by name and content.
+
+    A file is read once, while its size and its time are the same.
+    """
+    digest = hashlib.sha256()
+    for path in sorted({folder / INDEX_FILE, folder / WORDS_FILE, *_files_of_parts(folder)}):
+        if path.is_file():
+            digest.update(path.relative_to(folder).as_posix().encode())
+            digest.update(bytes.fromhex(digest_of(path)))
+    return digest.hexdigest()
+
+
+def _of_hub(name: str) -> Model | None:
+    """The snapshot of a name of the hub; None for a name of another kind."""
+    hub = HUB_NAME.fullmatch(name)
+    if hub is None or (Path(name) / INDEX_FILE).is_file():
+        return None
+    found = snapshot(hub["id"], hub["revision"])
+    if lacking := _lacking(found.path):
+        bring = bringing_snapshot(hub["id"], hub["revision"])
+        raise BadModel(f"{name}: the local cache has no {lacking} of it; `{bring}` brings what is missing.")
+    return found
+
+
+def _lacking(folder: Path) -> str | None:
+    """The first file that a snapshot lacks, a part's folder where all of it is missing."""
+    if not (folder / INDEX_FILE).is_file():
+        return INDEX_FILE
+    for name in parts_of(read_index(folder)):
+        part, weights = folder / name, weights_in(folder / name)
+        if not any(path.is_file() for path in part.glob("*")):
+            return name
+        # Only networks have a config.json.
+        if weights is None and (part / "config.json").is_file():
+            return f"{name}/*.safetensors"
+        for path in weights.files if weights else ():
+            if not path.is_file():
+                return f"{name}/{path.name}"
+    return None
+
+
+def _is_half(folder: Path) -> bool:
+    return any(found.variant for part in parts_of(read_index(folder)) if (found := weights_in(folder / part)))
+
+
+def _files_of_parts(folder: Path) -> Iterator[Path]:
+    for part in parts_of(read_index(folder)):
+        yield from read_files(folder / part, READ_SUFFIXES)
+
+
+def _nothing_there(name: str) -> str:
+    if HUB_ID.fullmatch(name) and not Path(name).exists():
+        return f"{name}: no such folder; a model of the hub is named with its revision, {name}@COMMIT or {name}@main."
+    return f"{name}: no model there (a folder with {INDEX_FILE}). Use 'tiny' for the embedded one."
