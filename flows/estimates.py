@@ -19,7 +19,8 @@ from models.card import ModelCard, read_card
 from models.costs import Cost, costs_file, costs_of, place_of
 from models.device import CPU, device_label, free_bytes
 from models.families.making import sampled_in_batches
-from models.loaded import model_folder
+from models.families.placing import first_plan, weight_bytes
+from models.loaded import any_model_folder, model_folder
 from models.memory import needs_of_folder
 from models.plan import Plan, decoding_plan, sampling_plan
 from models.regions import words_in
@@ -64,7 +65,7 @@ def estimate(job: Mapping[str, Any], device: torch.device = CPU, written: Format
     """What one resolved job takes, its clip written so; its model is read from disk once."""
     card: ModelCard = _card(job["model"])
     pixels = job["frames"] * job["width"] * job["height"]
-    cells = pixels / card.rules.latent_scale**2 / card.rules.latent_frames
+    cells = pixels / card.rules.cell
     path = costs_file()
     stamp = path.stat().st_mtime_ns if path.is_file() else 0
     costs = _costs(path, stamp, card.revision, device, job["dtype"])
@@ -146,7 +147,9 @@ def plan_lines(
 def _memory(job: Mapping[str, Any], device: torch.device, batch: int) -> str:
     if sampled_in_batches(_card(job["model"]).family):
         return str(memory_of(job, device, batch))
-    return f"one at a time on the CPU, {_card(job['model']).weight_bytes / 1e9:.1f} GB of weights as stored"
+    weights = weight_bytes(any_model_folder(job["model"]), job["dtype"])
+    plan = first_plan(weights, free_bytes(device), device)
+    return f"{plan}, one at a time, {sum(weights.values()) / 1e9:.1f} GB of weights"
 
 
 def _models(jobs: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -71,9 +71,10 @@ class GenerateConfig(FlowConfig, JobsConfig, NightConfig, WatchConfig):
 
     @property
     def per_job(self) -> JobsConfig:
-        """The part that jobs are resolved with, its precision the one that is meant on the device."""
+        """The part that jobs are resolved with; on a card the precision that is meant by auto is each family's own."""
         own: dict[str, Any] = {name: getattr(self, name) for name in JobsConfig.model_fields}
-        own["dtype"] = precision_on(device_named(self.device), self.dtype)
+        where = device_named(self.device)
+        own["dtype"] = self.dtype if where.type == "cuda" else precision_on(where, self.dtype)
         return JobsConfig(**own)
 
 

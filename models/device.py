@@ -1,10 +1,11 @@
 """Devices and precisions: which a run works on, how much memory is free there, what an error of memory looks like.
 
 All that is special to one kind of device stands here and in models/placement.py. `auto` is the first CUDA card where
-there is one, otherwise the CPU; and in precision float16 on a CUDA card, as Stable Video Diffusion is published and as
-diffusers' documentation runs it, float32 anywhere else. The precision is that of the UNet and of the image encoder. The
-autoencoder always works in float32: its configuration asks for it (`force_upcast`), for float16 overflows in it, and
-what a clip shows is then the same on every device. Latents are integrated in float32 as well.
+there is one, otherwise the CPU; and in precision what a family is published in on a CUDA card (float16 for Stable Video
+Diffusion, as diffusers' documentation runs it), float32 anywhere else. The precision is that of the networks that
+denoise and of the encoders of pictures and texts. The autoencoder always works in float32: that of Stable Video
+Diffusion asks for it (`force_upcast`), for float16 overflows in it, and what a clip shows is then the same on every
+device. Latents of Stable Video Diffusion are integrated in float32 as well.
 """
 
 import gc
@@ -24,7 +25,7 @@ from models.errors import BadInput
 CPU = torch.device("cpu")
 
 Precision = Literal["float32", "float16", "bfloat16"]
-"""In what numbers a UNet and an image encoder work."""
+"""In what numbers a model's networks work, but for its autoencoder."""
 
 AskedPrecision = Literal["auto", "float32", "float16", "bfloat16"]
 
@@ -54,7 +55,10 @@ DeviceName = Annotated[str, AfterValidator(given_device)]
 
 DEVICE_HELP = "Where the model works: auto (the first CUDA card, or else the CPU), cpu, cuda, cuda:N or mps"
 
-DTYPE_HELP = "Numbers the UNet and the image encoder work in; auto: float16 on a CUDA card, float32 anywhere else"
+DTYPE_HELP = (
+    "Numbers the networks but the autoencoder work in; auto: on a CUDA card as the model's family is published "
+    "(float16 for Stable Video Diffusion), float32 anywhere else"
+)
 
 
 def device_named(name: str) -> torch.device:
@@ -68,11 +72,11 @@ def device_named(name: str) -> torch.device:
     return torch.device(asked.type, asked.index or 0)
 
 
-def precision_on(device: torch.device, asked: AskedPrecision = "auto") -> Precision:
-    """The precision that is meant on a device; an explicit one is what it is."""
+def precision_on(device: torch.device, asked: AskedPrecision = "auto", on_card: Precision = "float16") -> Precision:
+    """The precision that is meant on a device, `on_card` on a CUDA card; an explicit one is what it is."""
     if asked != "auto":
         return asked
-    return "float16" if device.type == "cuda" else "float32"
+    return on_card if device.type == "cuda" else "float32"
 
 
 def dtype_of(precision: str) -> torch.dtype:

@@ -61,13 +61,13 @@ def loaded_model(name: str, precision: Precision = "float32", device: torch.devi
 
 
 @contextmanager
-def lent_pipeline(name: str) -> Iterator[Lent]:
-    """A model of any family for the length of a block, on the CPU in float32, in which no one else samples or has it:
-    autoencoders of some families keep frames between calls."""
+def lent_pipeline(name: str, precision: Precision = "float32") -> Iterator[Lent]:
+    """A model of any family for the length of a block, in which no one else samples or has it: autoencoders of some
+    families keep frames between calls. It is in host memory, or where models/families/placing.py left it."""
     with _WORKING:
         folder = any_model_folder(name)
         with _LOADING:
-            lent = _load_pipeline(name, _stamp(folder))
+            lent = _load_pipeline(name, _stamp(folder), precision)
         yield lent
 
 
@@ -111,10 +111,10 @@ def _load(name: str, stamp: tuple[tuple[str, int, int], ...], precision: Precisi
 
 
 @lru_cache(maxsize=1)
-def _load_pipeline(name: str, stamp: tuple[tuple[str, int, int], ...]) -> Lent:
+def _load_pipeline(name: str, stamp: tuple[tuple[str, int, int], ...], precision: Precision) -> Lent:
     folder = any_model_folder(name)
     family, _ = family_of(folder)
-    return Lent(family, family.load(folder), revision_of(name))
+    return Lent(family, family.load(folder, precision), revision_of(name))
 
 
 @lru_cache(maxsize=1)

@@ -5,15 +5,12 @@ what was measured. No result depends on any of them.
 """
 
 import logging
-from collections.abc import Iterator
-from math import prod
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
 from torch import Tensor
 
 from models import plan as plans
@@ -21,11 +18,11 @@ from models.costs import Cost, Costs, costs_of, learn_cost, place_of
 from models.device import CPU, Precision, Used, dtype_of, empty_cache, free_bytes, is_out_of_memory, measured
 from models.exact_decode import Room
 from models.families.loading import read_config
+from models.parts import weight_sizes
 from models.placement import WeightsTooLarge, placed_bytes, ready_to_decode
 from models.plan import MIB, USABLE, LatentShape, Needs, Networks, Offload, Plan, networks_of
 from models.sampling import decode_latents
 from models.svd import PARTS, VideoModel
-from models.weights import weights_in
 
 FIXED_STRIP_MIB = 64
 """Small enough for any card that can sample at all."""
@@ -42,16 +39,8 @@ def networks_in(model: VideoModel) -> Networks:
 
 def networks_of_folder(folder: Path) -> Networks:
     """The same of a model that is not loaded, from its configurations and the heads of its files of weights."""
-    weights = {part: list(_sizes(folder / part)) for part in PARTS}
+    weights = {part: weight_sizes(folder / part).items() for part in PARTS}
     return networks_of(read_config(folder, "unet"), read_config(folder, "vae"), weights)
-
-
-def _sizes(folder: Path) -> Iterator[tuple[str, int]]:
-    weights = weights_in(folder)
-    for path in weights.files if weights else ():
-        with safe_open(path, "pt") as file:
-            for name in file.keys():  # noqa: SIM118 - it is no dict
-                yield name, prod(file.get_slice(name).get_shape())
 
 
 def needs_of_folder(
@@ -144,7 +133,8 @@ def _place(model: VideoModel, device: torch.device) -> str:
 
 def _free(model: VideoModel, device: torch.device) -> int:
     """What is free on a device, what the model holds there already included."""
-    return free_bytes(device) + (placed_bytes(model, device) if device != CPU else 0)
+    parts = (model.image_encoder, model.vae, model.unet)
+    return free_bytes(device) + (placed_bytes(parts, device) if device != CPU else 0)
 
 
 def _room(plan: Plan, needs: Needs, parking: Path) -> Room | None:

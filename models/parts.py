@@ -3,11 +3,12 @@
 The libraries fill weights that a file lacks with random numbers and say so in a log; here that is an error.
 """
 
+from math import prod
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from models.device import is_out_of_memory
@@ -22,8 +23,9 @@ def load_part(kind: type[Part], folder: Path, dtype: torch.dtype = torch.float32
     for torch multiplies by a matrix in another order of sums while that may be trained, in last bits. Weights that are
     only there in half precision come in `dtype` all the same.
 
-    Raises BadModel when its configuration or weights are missing, broken, pickled or of another shape, and leaves
-    errors of too little memory as they are.
+    What the library knows to overflow in half precision, or to lose too much, stays in float32. Raises BadModel when
+    its configuration or weights are missing, broken, pickled or of another shape, and leaves errors of too little
+    memory as they are.
     """
     if not (folder / "config.json").is_file():
         raise BadModel(f"{folder}: config.json is missing. Copy the model's folder again.")
@@ -42,9 +44,18 @@ def load_part(kind: type[Part], folder: Path, dtype: torch.dtype = torch.float32
             f"{folder}: {len(made_up)} of the weights are missing or of another shape, {made_up[0]} first. "
             "Copy the folder again."
         )
-    # Not part.to: diffusers' own complains of a change of precision.
-    nn.Module.to(part, dtype)
     return part.eval().requires_grad_(False)
+
+
+def weight_sizes(folder: Path) -> dict[str, int]:
+    """The weights that are loaded of a network's folder, by name, with their numbers of values, from the heads of its
+    files."""
+    sizes: dict[str, int] = {}
+    weights = weights_in(folder)
+    for path in weights.files if weights else ():
+        with safe_open(path, "pt") as file:
+            sizes |= {name: prod(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - it is no dict
+    return sizes
 
 
 def first_sentence(error: Exception) -> str:

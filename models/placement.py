@@ -11,10 +11,10 @@ from dataclasses import replace
 
 import torch
 from accelerate import cpu_offload_with_hook
+from accelerate.hooks import UserCpuOffloadHook
 from diffusers.hooks import apply_group_offloading
 from diffusers.models.attention import FeedForward
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from models.device import CPU, empty_cache, is_out_of_memory
 from models.plan import Offload
@@ -31,17 +31,46 @@ def ready_to_sample(model: VideoModel, device: torch.device, offload: Offload = 
 
     Raises WeightsTooLarge, with the model in host memory, when its weights do not fit.
     """
-    parts = (model.image_encoder, model.vae, model.unet)
+    with placed((model.image_encoder, model.vae), (model.unet,), device, offload):
+        yield replace(model, device=device)
+
+
+@contextmanager
+def placed(
+    before: Sequence[nn.Module],
+    denoisers: Sequence[nn.Module],
+    device: torch.device,
+    offload: Offload = "none",
+    by_layer: Sequence[nn.Module] = (),
+) -> Iterator[None]:
+    """Parts at work on `device` for the length of a block: those that work `before`, in that order, and then the
+    `denoisers`, of which one works at a time. Where nothing is offloaded, all stay there.
+
+    `by_layer` are those of `before` that come layer by layer where the denoisers come in groups of blocks. Raises
+    WeightsTooLarge, with all parts in host memory, when their weights do not fit.
+    """
+    parts = (*before, *denoisers)
     if offload == "none":
         move(parts, device)
-        yield replace(model, device=device)
+        yield
         return
     move(parts, CPU)
     with ExitStack() as afterwards:
         afterwards.callback(move, parts, CPU)
         afterwards.callback(_unhook, parts)
-        afterwards.callback(_hook(model, device, offload).remove)
-        yield replace(model, device=device)
+        in_groups = offload == "groups"
+        layered = [part for part in before if in_groups and part in by_layer]
+        for part in layered:
+            apply_group_offloading(part, device, CPU, offload_type="leaf_level")
+        left = _in_turn([part for part in before if part not in layered], device)
+        if in_groups:
+            _in_groups(denoisers, device)
+        else:
+            _in_turn(denoisers, device)
+        for part in denoisers:
+            # Group offloading knows of no part that was used before and must go, and a chain knows of one alone.
+            afterwards.callback(part.register_forward_pre_hook(lambda *_: _go(left)).remove)
+        yield
 
 
 @contextmanager
@@ -68,23 +97,28 @@ def move(parts: Sequence[nn.Module], device: torch.device) -> None:
         raise WeightsTooLarge(str(error)) from None
 
 
-def placed_bytes(model: VideoModel, device: torch.device) -> int:
-    """What of the model lies on a device already."""
-    parts = (model.image_encoder, model.vae, model.unet)
+def placed_bytes(parts: Sequence[nn.Module], device: torch.device) -> int:
+    """What of the parts' weights lies on a device already."""
     return sum(w.numel() * w.itemsize for part in parts for w in part.parameters() if w.device == device)
 
 
-def _hook(model: VideoModel, device: torch.device, offload: Offload) -> RemovableHandle:
-    """Let each part come to the device when it is used, and the one used before go."""
-    _, encoder = cpu_offload_with_hook(model.image_encoder, device)
-    _, vae = cpu_offload_with_hook(model.vae, device, encoder)
-    if offload == "parts":
-        cpu_offload_with_hook(model.unet, device, vae)
-    else:
-        streams = device.type == "cuda"  # the next block comes while one is at work
-        apply_group_offloading(model.unet, device, CPU, num_blocks_per_group=1, use_stream=streams)
-    # Group offloading knows of no part that was used before and must go; for the other, this comes to the same.
-    return model.unet.register_forward_pre_hook(lambda *_: vae.offload())
+def _in_turn(parts: Sequence[nn.Module], device: torch.device) -> list[UserCpuOffloadHook]:
+    """Let each part come to the device when it is used, and the one before it go."""
+    hooks: list[UserCpuOffloadHook] = []
+    for part in parts:
+        hooks.append(cpu_offload_with_hook(part, device, hooks[-1] if hooks else None)[1])
+    return hooks
+
+
+def _in_groups(parts: Sequence[nn.Module], device: torch.device) -> None:
+    streams = device.type == "cuda"  # the next block comes while one is at work
+    for part in parts:
+        apply_group_offloading(part, device, CPU, num_blocks_per_group=1, use_stream=streams)
+
+
+def _go(hooks: Sequence[UserCpuOffloadHook]) -> None:
+    for hook in hooks:
+        hook.offload()
 
 
 def _unhook(parts: Sequence[nn.Module]) -> None:

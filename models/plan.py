@@ -18,7 +18,8 @@ LatentShape = tuple[int, int, int, int]
 """[frames, channels, h, w] of a clip's latents."""
 
 Offload = Literal["none", "parts", "groups"]
-"""What lies on the device: the whole model, one part of it at a time, or of the UNet one group of blocks at a time."""
+"""What lies on the device: the whole model, one part of it at a time, or of the network that denoises (a UNet, or a
+transformer) one group of blocks at a time."""
 
 LARGEST_PIECE, SMALLEST_PIECE = 16384, 256
 """Tokens that a feed-forward layer takes at a time, on the first and on the last rung that cuts it."""
@@ -57,7 +58,7 @@ class Plan:
 
     batch: clips sampled together. guidance_together: both branches of guidance as one batch. feed_forward: tokens of a
     feed-forward layer at a time, or all. offload: what waits in host memory. strip_mib: MiB for strips of a clip to
-    decode, or it whole.
+    decode, or it whole. on_cpu: whether a clip is decoded on the CPU, the device being too small for it.
     """
 
     batch: int = 1
@@ -65,8 +66,11 @@ class Plan:
     feed_forward: int | None = None
     offload: Offload = "none"
     strip_mib: int | None = None
+    on_cpu: bool = False
 
     def __str__(self) -> str:
+        if self.on_cpu:
+            return "decoded on the CPU"
         said = [f"batch {self.batch}", *(["guidance together"] if self.guidance_together else []), *_pieces(self)]
         return ", ".join([*said, *([f"decoded in strips of {self.strip_mib} MiB"] if self.strip_mib else [])])
 
@@ -79,7 +83,7 @@ class Plan:
 
 def _pieces(plan: Plan) -> list[str]:
     said = [f"feed-forward in pieces of {plan.feed_forward} tokens"] if plan.feed_forward else []
-    words = {"parts": "parts moved in turn", "groups": "UNet moved in groups of blocks"}
+    words = {"parts": "parts moved in turn", "groups": "denoiser moved in groups of blocks"}
     return [*said, *([words[plan.offload]] if plan.offload != "none" else [])]
 
 

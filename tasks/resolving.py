@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from models.calibration import load_calibration
 from models.card import ModelCard, read_card
-from models.device import Precision, device_named, precision_on
+from models.device import device_named, precision_on
 from models.errors import BadInput, ReelmillError
 from models.families.rules import Fitted, Input
 from models.families.text_to_picture import drawer_revision
@@ -143,7 +143,7 @@ class Asking:
             "width": size.value[0],
             "height": size.value[1],
             "model_revision": card.revision,
-            "dtype": self._precision(card, ignored),
+            "dtype": precision_on(device_named("auto"), self.config.dtype, rules.card_precision),
             **self._steering(line, card, ignored),
             **self._motion_and_lora(line, card),
         }
@@ -156,13 +156,6 @@ class Asking:
         if asked:
             ignored.append(f"longer: a clip of {frames} frames is made at once by this model.")
         return None
-
-    def _precision(self, card: ModelCard, ignored: list[str]) -> Precision:
-        """The numbers that the model works in: float32 for the families that diffusers' pipelines sample."""
-        asked = precision_on(device_named("auto"), self.config.dtype)
-        if card.facts is None and asked != "float32":
-            ignored.append(f"dtype {asked}: {card.family} works in float32, on the CPU.")
-        return asked if card.facts else "float32"
 
     def _steering(self, line: JobLine, card: ModelCard, ignored: list[str]) -> dict[str, Any]:
         """Guidance, rate, noise and amount of motion, as far as the family takes them; what it does not is said."""

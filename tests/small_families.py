@@ -8,25 +8,38 @@ from typing import Any
 import torch
 from diffusers import (
     AutoencoderKL,
+    AutoencoderKLCogVideoX,
+    AutoencoderKLHunyuanVideo,
     AutoencoderKLLTXVideo,
     AutoencoderKLWan,
+    CogVideoXDDIMScheduler,
+    CogVideoXTransformer3DModel,
     DDIMScheduler,
     FlowMatchEulerDiscreteScheduler,
+    HunyuanVideoTransformer3DModel,
     LTXVideoTransformer3DModel,
+    MotionAdapter,
     StableDiffusionPipeline,
     UNet2DConditionModel,
     WanTransformer3DModel,
 )
+from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTokenizer,
+    LlamaConfig,
+    LlamaModel,
+    PreTrainedTokenizerFast,
     T5Config,
     T5EncoderModel,
     T5Tokenizer,
     UMT5Config,
     UMT5EncoderModel,
 )
+
+WORDS = ("[PAD]", "[UNK]", "a", "red", "ball", "blue", "cube")
+"""What the small HunyuanVideo can read."""
 
 
 def save(make: Callable[[], Any], folder: Path) -> Path:
@@ -140,4 +153,74 @@ def wan_parts(**settings: Any) -> dict[str, Any]:
         "scheduler": FlowMatchEulerDiscreteScheduler(shift=3.0),
         "text_encoder": UMT5EncoderModel(config),
         "tokenizer": t5_tokenizer(),
+    }
+
+
+def motion_adapter() -> MotionAdapter:
+    """A motion adapter for the model that draws, which knows positions of 8 frames."""
+    return MotionAdapter(
+        block_out_channels=(32, 64),
+        motion_layers_per_block=1,
+        motion_num_attention_heads=2,
+        motion_norm_num_groups=8,
+        motion_max_seq_length=8,
+    )
+
+
+def cogvideox_parts(in_channels: int = 4, **settings: Any) -> dict[str, Any]:
+    """The parts of a CogVideoX pipeline: latents of half the sides, of 4 channels, natively 9 frames of 32x32."""
+    layers: dict[str, Any] = {
+        "block_out_channels": (8, 8, 8, 8),
+        "down_block_types": ("CogVideoXDownBlock3D",) * 4,
+        "up_block_types": ("CogVideoXUpBlock3D",) * 4,
+    }
+    transformer = CogVideoXTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=16,
+        in_channels=in_channels,
+        out_channels=4,
+        time_embed_dim=2,
+        text_embed_dim=32,
+        num_layers=1,
+        sample_width=4,
+        sample_height=4,
+        sample_frames=9,
+        max_text_seq_length=16,
+        **settings,
+    )
+    vae = AutoencoderKLCogVideoX(**layers, latent_channels=4, layers_per_block=1, norm_num_groups=2)
+    return {"transformer": transformer, "vae": vae, "scheduler": CogVideoXDDIMScheduler(), **t5_text()}
+
+
+def hunyuan_parts() -> dict[str, Any]:
+    """The parts of a HunyuanVideo pipeline: latents of an eighth of the sides, of 4 channels, for 4 frames each."""
+    transformer = HunyuanVideoTransformer3DModel(
+        in_channels=4,
+        out_channels=4,
+        num_attention_heads=2,
+        attention_head_dim=10,
+        num_layers=1,
+        num_single_layers=1,
+        num_refiner_layers=1,
+        patch_size=1,
+        patch_size_t=1,
+        guidance_embeds=True,
+        text_embed_dim=16,
+        pooled_projection_dim=32,
+        rope_axes_dim=(2, 4, 4),
+    )
+    layers: dict[str, Any] = {"block_out_channels": (8, 8, 8, 8), "layers_per_block": 1, "norm_num_groups": 4}
+    vae = AutoencoderKLHunyuanVideo(**layers, latent_channels=4)
+    words = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    sizes: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 37, "num_attention_heads": 4}
+    seen = clip_text(positions=77)
+    return {
+        "transformer": transformer,
+        "vae": vae,
+        "scheduler": FlowMatchEulerDiscreteScheduler(shift=7.0),
+        "text_encoder": LlamaModel(LlamaConfig(**sizes, num_hidden_layers=2, vocab_size=len(WORDS), pad_token_id=0)),
+        "tokenizer": PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]"),
+        "text_encoder_2": seen["text_encoder"],
+        "tokenizer_2": seen["tokenizer"],
     }

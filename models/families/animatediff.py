@@ -3,7 +3,7 @@
 Text to video; motion LoRAs steer the camera. Source: Guo et al., arXiv 2307.04725.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
@@ -15,6 +15,7 @@ from diffusers import AnimateDiffPipeline, DiffusionPipeline, MotionAdapter, Sta
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.device import Precision
 from models.errors import BadModel
 from models.families.latents import as_frames, batch_of, sampled
 from models.families.loading import FAILURES, load_pipeline, read_config
@@ -37,6 +38,7 @@ RULES = Rules(
     fps=Fraction(8),
     steps=25,
     guidance=7.5,
+    card_precision="float16",
     licence="motion adapters: Apache-2.0; the text-to-image model: its own, CreativeML Open RAIL-M for SD 1.5",
 )
 
@@ -55,9 +57,9 @@ def rules_of(folder: Path) -> Rules:
     return replace(RULES, frames_max=most, frames=min(RULES.frames, most))
 
 
-def load(folder: Path) -> AnimateDiffPipeline:
+def load(folder: Path, precision: Precision = "float32") -> AnimateDiffPipeline:
     """The pipeline of an AnimateDiffPipeline's folder; raises BadModel."""
-    return load_pipeline(KINDS, folder)
+    return load_pipeline(KINDS, folder, precision)
 
 
 def join(pictures: Path, adapter: Path) -> AnimateDiffPipeline:
@@ -76,29 +78,13 @@ def join(pictures: Path, adapter: Path) -> AnimateDiffPipeline:
     return pipeline
 
 
-def sample(pipeline: AnimateDiffPipeline, request: Request) -> Tensor:
-    """The latents of a text's clip, [frames, channels, h, w]. Motion LoRAs are in the UNet for this clip only.
-
-    Raises BadInput when the request does not fit and BadModel when a motion LoRA does not.
-    """
-    rules = replace(RULES, frames_max=setting(pipeline.unet, "motion_max_seq_length"))
-    check_request(request, PIPELINES[type(pipeline).__name__], rules, NAME)
-    scale = pipeline.vae_scale_factor
-    channels = setting(pipeline.unet, "in_channels")
-    noise = request.noise(1, channels, request.frames, request.height // scale, request.width // scale)
-    with _moving(pipeline, request.motion):
-        return sampled(pipeline, request, rules, noise).transpose(0, 1)
-
-
-@torch.no_grad()
-def decode(pipeline: AnimateDiffPipeline, latents: Tensor, request: Request) -> NDArray[np.uint8]:
-    """The frames of latents [frames, channels, h, w], uint8 RGB [frames, height, width, 3]."""
-    return as_frames(pipeline, pipeline.decode_latents(batch_of(latents, pipeline)))
-
-
 @contextmanager
-def _moving(pipeline: AnimateDiffPipeline, motion: Sequence[MotionLora]) -> Iterator[None]:
-    """The pipeline with motion LoRAs at their strengths, and without them afterwards, whatever happens."""
+def steered(pipeline: AnimateDiffPipeline, request: Request) -> Iterator[None]:
+    """The pipeline with the request's motion LoRAs at their strengths, and without them afterwards, whatever happens.
+
+    Raises BadModel when one does not fit.
+    """
+    motion = request.motion
     try:
         for place, lora in enumerate(motion):
             _add(pipeline, lora, f"motion_{place}")
@@ -108,6 +94,22 @@ def _moving(pipeline: AnimateDiffPipeline, motion: Sequence[MotionLora]) -> Iter
     finally:
         if motion:
             pipeline.unload_lora_weights()
+
+
+def sample(pipeline: AnimateDiffPipeline, request: Request) -> Tensor:
+    """The latents of a text's clip, [frames, channels, h, w]. Raises BadInput when the request does not fit."""
+    rules = replace(RULES, frames_max=setting(pipeline.unet, "motion_max_seq_length"))
+    check_request(request, PIPELINES[type(pipeline).__name__], rules, NAME)
+    scale = pipeline.vae_scale_factor
+    channels = setting(pipeline.unet, "in_channels")
+    noise = request.noise(1, channels, request.frames, request.height // scale, request.width // scale)
+    return sampled(pipeline, request, rules, noise.to(pipeline.unet.dtype)).transpose(0, 1)
+
+
+@torch.no_grad()
+def decode(pipeline: AnimateDiffPipeline, latents: Tensor, request: Request) -> NDArray[np.uint8]:
+    """The frames of latents [frames, channels, h, w], uint8 RGB [frames, height, width, 3]."""
+    return as_frames(pipeline, pipeline.decode_latents(batch_of(latents, pipeline)))
 
 
 def _add(pipeline: AnimateDiffPipeline, lora: MotionLora, name: str) -> None:

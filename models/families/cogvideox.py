@@ -3,7 +3,8 @@
 The folder's class says which. Source: Yang et al., arXiv 2408.06072.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -15,9 +16,10 @@ from diffusers import CogVideoXImageToVideoPipeline, CogVideoXPipeline, Diffusio
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.device import Precision
 from models.families.latents import as_frames, batch_of, sampled
 from models.families.loading import load_pipeline, read_config
-from models.families.rules import Input, Inputs, Request, Rules, check_request
+from models.families.rules import Input, Inputs, Request, Rules, check_request, unsteered
 
 NAME: str = "CogVideoX"
 
@@ -60,9 +62,12 @@ def rules_of(folder: Path) -> Rules:
     return _rules(read_config(folder, "transformer"), read_config(folder, "vae"))
 
 
-def load(folder: Path) -> CogVideoXPipeline | CogVideoXImageToVideoPipeline:
+def load(folder: Path, precision: Precision = "float32") -> CogVideoXPipeline | CogVideoXImageToVideoPipeline:
     """The pipeline of a CogVideoX folder, of the class it names; raises BadModel."""
-    return load_pipeline(KINDS, folder)
+    return load_pipeline(KINDS, folder, precision)
+
+
+steered = unsteered
 
 
 def sample(pipeline: CogVideoXPipeline | CogVideoXImageToVideoPipeline, request: Request) -> Tensor:
@@ -74,13 +79,27 @@ def sample(pipeline: CogVideoXPipeline | CogVideoXImageToVideoPipeline, request:
     cells = padding + _latent_frames(pipeline, request.frames), pipeline.vae.config.latent_channels
     noise = request.noise(1, *cells, request.height // scale, request.width // scale)
     most = pipeline.transformer.config.max_text_seq_length
-    return sampled(pipeline, request, rules, noise, max_sequence_length=most)[padding:]
+    noise = noise.to(pipeline.transformer.dtype)
+    with _encoding(pipeline.vae):
+        return sampled(pipeline, request, rules, noise, max_sequence_length=most)[padding:]
 
 
 @torch.no_grad()
 def decode(pipeline: Any, latents: Tensor, request: Request) -> NDArray[np.uint8]:
     """The frames of latents [latent frames, channels, h, w], uint8 RGB [frames, height, width, 3]."""
     return as_frames(pipeline, pipeline.decode_latents(batch_of(latents, pipeline).transpose(1, 2)))
+
+
+@contextmanager
+def _encoding(vae: Any) -> Iterator[None]:
+    """For the length of a block, the autoencoder takes pictures in its own precision: the pipeline gives them in that
+    of the transformer."""
+    own = vae.encode
+    vae.encode = lambda pictures: own(pictures.to(vae.dtype))
+    try:
+        yield
+    finally:
+        del vae.encode
 
 
 def _latent_frames(pipeline: Any, frames: int) -> int:

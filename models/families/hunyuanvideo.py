@@ -16,9 +16,10 @@ from diffusers import DiffusionPipeline, HunyuanVideoPipeline
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.device import Precision
 from models.families.latents import as_frames, batch_of, sampled
 from models.families.loading import load_pipeline, read_config
-from models.families.rules import Inputs, Request, Rules, check_request
+from models.families.rules import Inputs, Request, Rules, check_request, unsteered
 
 NAME: str = "HunyuanVideo"
 
@@ -50,9 +51,12 @@ def rules_of(folder: Path) -> Rules:
     return _rules(read_config(folder, "transformer"), read_config(folder, "vae"))
 
 
-def load(folder: Path) -> HunyuanVideoPipeline:
+def load(folder: Path, precision: Precision = "float32") -> HunyuanVideoPipeline:
     """The pipeline of a HunyuanVideo folder; raises BadModel."""
-    return load_pipeline(KINDS, folder)
+    return load_pipeline(KINDS, folder, precision)
+
+
+steered = unsteered
 
 
 def sample(pipeline: HunyuanVideoPipeline, request: Request) -> Tensor:

@@ -11,6 +11,7 @@ from diffusers import DiffusionPipeline
 from safetensors import SafetensorError
 from torch import nn
 
+from models.device import Precision, dtype_of
 from models.errors import BadInput, BadModel
 from models.parts import first_sentence, load_part
 
@@ -20,6 +21,9 @@ LIBRARIES = {
     "stable_diffusion": "diffusers.pipelines.stable_diffusion",
 }
 """Where the classes named in model_index.json may come from; a folder's own Python files are never among them."""
+
+AUTOENCODER = "vae"
+"""What pipelines call their autoencoder."""
 
 FAILURES = (OSError, ValueError, TypeError, RuntimeError, KeyError, AttributeError, ImportError, SafetensorError)
 """What the libraries raise for a folder that they cannot load."""
@@ -46,8 +50,11 @@ def read_config(folder: Path, part: str) -> dict[str, Any]:
     return read_json(path)
 
 
-def load_pipeline(kinds: Mapping[str, type[DiffusionPipeline]], folder: Path, **given: Any) -> Any:
-    """The pipeline of a folder whose class is one of `kinds`, by name; networks are float32 on the CPU, frozen.
+def load_pipeline(
+    kinds: Mapping[str, type[DiffusionPipeline]], folder: Path, precision: Precision = "float32", **given: Any
+) -> Any:
+    """The pipeline of a folder whose class is one of `kinds`, by name; its networks are on the CPU, frozen, in a
+    precision, but for the autoencoder, which is always in float32.
 
     `given` are parts that do not come from the folder. Raises BadModel when a part is missing, broken, pickled, or of
     a class from elsewhere than diffusers and transformers.
@@ -60,7 +67,11 @@ def load_pipeline(kinds: Mapping[str, type[DiffusionPipeline]], folder: Path, **
         )
     _refuse_unreadable_tokenizers(folder, index)
     parts = {name: _class_of(folder, name, entry) for name, entry in parts_of(index).items() if name not in given}
-    networks = {name: load_part(part, folder / name) for name, part in parts.items() if issubclass(part, nn.Module)}
+    networks = {
+        name: load_part(part, folder / name, dtype_of("float32" if name == AUTOENCODER else precision))
+        for name, part in parts.items()
+        if issubclass(part, nn.Module)
+    }
     try:
         pipeline: Any = kind.from_pretrained(folder, local_files_only=True, use_safetensors=True, **networks, **given)
     except FAILURES as error:

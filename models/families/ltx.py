@@ -14,9 +14,10 @@ from diffusers import DiffusionPipeline, LTXImageToVideoPipeline, LTXPipeline
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.device import Precision
 from models.families.latents import as_frames, batch_of, sampled
 from models.families.loading import load_pipeline
-from models.families.rules import Inputs, Request, Rules, check_request
+from models.families.rules import Inputs, Request, Rules, check_request, unsteered
 
 NAME: str = "LTX-Video"
 
@@ -53,9 +54,12 @@ def rules_of(folder: Path) -> Rules:
     return RULES
 
 
-def load(folder: Path) -> LTXPipeline:
+def load(folder: Path, precision: Precision = "float32") -> LTXPipeline:
     """The pipeline of an LTX folder of either class; raises BadModel."""
-    return load_pipeline(KINDS, folder)
+    return load_pipeline(KINDS, folder, precision)
+
+
+steered = unsteered
 
 
 def sample(pipeline: LTXPipeline, request: Request) -> Tensor:
@@ -94,10 +98,11 @@ def _begun(pipeline: Any, request: Request, packed: Tensor) -> Tensor:
     """The packed noise with the picture's latents in the place of its first frame: given noise of one's own, the
     pipeline leaves the picture out."""
     size = {"height": request.height, "width": request.width}
-    picture = pipeline.video_processor.preprocess(request.image(), **size).to(pipeline.vae.device, pipeline.vae.dtype)
+    # Where the autoencoder comes to when it is used, which is not where it waits.
+    device = pipeline._execution_device
+    picture = pipeline.video_processor.preprocess(request.image(), **size).to(device, pipeline.vae.dtype)
     channels, generator = packed.shape[-1], request.generator("augmentation")
     shape = {"num_channels_latents": channels, "num_frames": request.frames, **size}
-    device = pipeline.vae.device
     known, mask = pipeline.prepare_latents(picture, **shape, dtype=torch.float32, device=device, generator=generator)
     return known * mask[..., None] + packed.to(known) * (1 - mask[..., None])
 

@@ -1,10 +1,12 @@
 """What a family of video models says of itself, as data, and what one item asks of it.
 
-A family's module has NAME, RULES and PIPELINES as data and the functions `rules_of`, `load`, `sample` and `decode`: it
-is the protocol `Family`. models/families/known.py finds the family of a folder; docs/families.md has these rules.
+A family's module has NAME, RULES and PIPELINES as data and the functions `rules_of`, `load`, `steered`, `sample` and
+`decode`: it is the protocol `Family`. models/families/known.py finds the family of a folder; docs/families.md has these
+rules.
 """
 
-from collections.abc import Mapping, Set
+from collections.abc import Iterator, Mapping, Set
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -16,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from models.device import Precision
 from models.errors import BadInput
 from models.noise import Stream, item_generator
 
@@ -55,8 +58,9 @@ class Rules:
     Clips have frame_step * k + frame_offset frames, of at least frames_min and at most frames_max where there is a
     most; sides are multiples of size_unit. frames, width, height and fps are native, what the weights were trained at;
     with `only_native_size` nothing else comes out. A latent cell is latent_scale pixels wide, a latent frame is
-    latent_frames frames long. steps and guidance are what its authors use. `licence` is that of
-    the published weights, which the code of this project cannot grant.
+    latent_frames frames long. steps and guidance are what its authors use, card_precision what its weights are
+    published in and work in on a card. `licence` is that of the published weights, which the code of this project
+    cannot grant.
     """
 
     frame_step: int
@@ -74,6 +78,12 @@ class Rules:
     latent_scale: int = 8
     latent_frames: int = 1
     only_native_size: bool = False
+    card_precision: Precision = "bfloat16"
+
+    @property
+    def cell(self) -> int:
+        """Pixels, over the frames, of a latent cell."""
+        return self.latent_scale**2 * self.latent_frames
 
     def fit_frames(self, frames: int) -> Fitted:
         """The number of frames nearest to `frames` that the family can make; the larger of two as near."""
@@ -173,12 +183,19 @@ class Family(Protocol):
         """The rules of one checkpoint: the family's, with what the folder's configurations say of their own."""
         ...
 
-    def load(self, folder: Path) -> Any:
-        """The folder's pipeline, float32 on the CPU; raises BadModel."""
+    def load(self, folder: Path, precision: Precision = "float32") -> Any:
+        """The folder's pipeline in host memory, its networks in a precision but for a float32 autoencoder; raises
+        BadModel."""
+        ...
+
+    def steered(self, pipeline: Any, request: Request) -> AbstractContextManager[None]:
+        """The pipeline for the length of a block with the LoRAs that the request puts on its weights; raises BadInput
+        where it takes none and BadModel where they do not fit. It comes before the weights are placed on a device."""
         ...
 
     def sample(self, pipeline: Any, request: Request) -> Tensor:
-        """The latents, float32 [latent frames, channels, h, w]; raises BadInput where the request does not fit."""
+        """The latents, float32 [latent frames, channels, h, w], of a pipeline that is steered by the request; raises
+        BadInput where the request does not fit."""
         ...
 
     def decode(self, pipeline: Any, latents: Tensor, request: Request) -> NDArray[np.uint8]:
@@ -206,7 +223,15 @@ def check_request(request: Request, inputs: Inputs, rules: Rules, model: str) ->
 
 def generate(family: Family, pipeline: Any, request: Request) -> NDArray[np.uint8]:
     """The clip, uint8 RGB [frames, height, width, 3]; raises BadInput where the request does not fit."""
-    return family.decode(pipeline, family.sample(pipeline, request), request)
+    with family.steered(pipeline, request):
+        latents = family.sample(pipeline, request)
+    return family.decode(pipeline, latents, request)
+
+
+@contextmanager
+def unsteered(pipeline: Any, request: Request) -> Iterator[None]:
+    """For a family that puts nothing on its weights: `sample` refuses a request that asks for it."""
+    yield
 
 
 def _nearest(side: int, unit: int) -> int:

@@ -3,8 +3,8 @@
 Source: Blattmann et al., arXiv 2311.15127.
 """
 
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.device import Precision, dtype_of
 from models.errors import BadInput
 from models.families.loading import read_config
 from models.families.rules import Input, Inputs, Request, Rules, check_request
@@ -37,6 +38,7 @@ RULES = Rules(
     fps=Fraction(7),
     steps=25,
     guidance=3.0,
+    card_precision="float16",
     licence="Stability AI Community License: free below a revenue of 1 million US dollars a year",
 )
 
@@ -57,34 +59,41 @@ def rules_of(folder: Path) -> Rules:
     return _rules(load_facts(folder), vae, vae * unet)
 
 
-def load(folder: Path) -> VideoModel:
+def load(folder: Path, precision: Precision = "float32") -> VideoModel:
     """The model of a folder; raises BadInput or BadModel."""
-    return load_model(str(folder))
+    return load_model(str(folder), dtype_of(precision))
+
+
+@contextmanager
+def steered(pipeline: VideoModel, request: Request) -> Iterator[None]:
+    """The model with the request's motion LoRAs on it for the length of a block; raises BadModel when one does not
+    fit."""
+    with ExitStack() as stack:
+        for lora in request.motion:
+            stack.enter_context(lora_applied(pipeline, lora.path, lora.strength))
+        yield
 
 
 def sample(pipeline: VideoModel, request: Request) -> Tensor:
     """The latents of a picture's clip, [frames, channels, h, w]; `guidance` is that of the last frame.
 
-    Raises BadInput when the request does not fit, and BadModel when its motion LoRA does not.
+    Raises BadInput when the request does not fit.
     """
     rules = _rules(pipeline.facts, pipeline.latent_scale, pipeline.size_unit)
     check_request(request, PIPELINES[PIPELINE], rules, NAME)
     shape = pipeline.latent_shape(request.frames, request.height, request.width)
     noise = item_noise(request.seed, request.item_key, request.take, shape, (request.height, request.width))
     first, last = pipeline.facts.guidance
-    with ExitStack() as stack:
-        for lora in request.motion:
-            stack.enter_context(lora_applied(pipeline, lora.path, lora.strength))
-        return sample_latents(
-            pipeline,
-            _as_tensor(request)[None],
-            noise.latents[None],
-            noise.augmentation[None],
-            motions=[None],
-            steps=request.steps or RULES.steps,
-            fps=request.fps,
-            guidance=(first, last if request.guidance is None else request.guidance),
-        )[0]
+    return sample_latents(
+        pipeline,
+        _as_tensor(request)[None],
+        noise.latents[None],
+        noise.augmentation[None],
+        motions=[None],
+        steps=request.steps or RULES.steps,
+        fps=request.fps,
+        guidance=(first, last if request.guidance is None else request.guidance),
+    )[0]
 
 
 def decode(pipeline: VideoModel, latents: Tensor, request: Request) -> NDArray[np.uint8]:

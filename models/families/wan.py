@@ -15,9 +15,10 @@ from diffusers import DiffusionPipeline, WanImageToVideoPipeline, WanPipeline
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.device import Precision
 from models.families.latents import as_frames, batch_of, sampled, unnormalised
 from models.families.loading import load_pipeline, read_config
-from models.families.rules import Input, Inputs, Request, Rules, check_request
+from models.families.rules import Input, Inputs, Request, Rules, check_request, unsteered
 
 NAME: str = "Wan"
 
@@ -61,9 +62,12 @@ def rules_of(folder: Path) -> Rules:
     return _rules(read_config(folder, "transformer"), read_config(folder, "vae"))
 
 
-def load(folder: Path) -> WanPipeline | WanImageToVideoPipeline:
+def load(folder: Path, precision: Precision = "float32") -> WanPipeline | WanImageToVideoPipeline:
     """The pipeline of a Wan folder, of the class it names; raises BadModel."""
-    return load_pipeline(KINDS, folder)
+    return load_pipeline(KINDS, folder, precision)
+
+
+steered = unsteered
 
 
 def sample(pipeline: WanPipeline | WanImageToVideoPipeline, request: Request) -> Tensor:

@@ -36,7 +36,7 @@ from models.device import (
     measured,
 )
 from models.errors import BadInput, BadModel, ReelmillError
-from models.families.making import request_of, sample_by_family, sampled_in_batches
+from models.families.making import plan_by_family, request_of, sample_by_family, sampled_in_batches
 from models.length import chained, judged
 from models.loaded import model_with_lora, waited_for_model
 from models.memory import learn_sampling, lower_plan, sampling_plan
@@ -112,11 +112,11 @@ def batches_of(jobs: ManifestRef, config: SampleConfig, wanted: Collection[str] 
     return [(jobs, tuple(item.item_key for item in batch)) for batch in fill_batches(items, config.batch)]
 
 
-def sample_alone(root: Path, item: Item, plan: Plan) -> Tensor:
+def sample_alone(root: Path, item: Item, plan: Plan, device: torch.device = CPU) -> Tensor:
     """Latents [1, latent frames, channels, h, w] of an item of a family that has no batches."""
     pixels = _pixels(root / item.picture) if item.picture else None
     request = request_of(item.settings.model_dump(), pixels, item.lora)
-    return sample_by_family(item.model, item.model_revision, request, plan)[None]
+    return sample_by_family(item.model, item.model_revision, request, plan, item.settings.dtype, device)[None]
 
 
 def noise_of(model: VideoModel, items: Sequence[Item]) -> Noise:
@@ -172,7 +172,7 @@ def _sample(root: Path, items: Sequence[Item], plan: Plan, device: torch.device)
     first = items[0]
     own = first.settings
     if not sampled_in_batches(own.family):
-        return sample_alone(root, first, plan)
+        return sample_alone(root, first, plan, device)
     strength = 1.0 if own.lora_strength is None else own.lora_strength
     with model_with_lora(first.model, Path(first.lora) if first.lora else None, strength, own.dtype, device) as model:
         if model.revision != first.model_revision:
@@ -242,8 +242,7 @@ def _attempts(root: Path, attempt: Attempt) -> Iterator[tuple[Item, Attempt, Ten
 def _first_attempts(
     root: Path, items: Sequence[Item], device: torch.device
 ) -> Iterator[tuple[Item, Attempt, Tensor | Failure]]:
-    """A batch's attempts, in the parts that memory allows; diffusers' pipelines work on the CPU."""
-    device = device if sampled_in_batches(items[0].settings.family) else CPU
+    """A batch's attempts, in the parts that memory allows."""
     try:
         plan = _planned(items, len(items), device)
     except (ReelmillError, RuntimeError, MemoryError) as error:
@@ -261,7 +260,7 @@ def _planned(items: Sequence[Item], size: int, device: torch.device) -> Plan:
     """What memory allows for items that may share a batch of up to `size`; raises BadModel and BadInput."""
     first = items[0]
     if not sampled_in_batches(first.settings.family):
-        return Plan()
+        return plan_by_family(first.model, first.settings.dtype, device)
     with waited_for_model(first.model, first.settings.dtype, device) as model:
         shape = model.latent_shape(first.settings.frames, first.settings.height, first.settings.width)
         return sampling_plan(model, shape, size, device)

@@ -254,3 +254,9 @@ def test_a_config_is_frozen_and_knows_its_fields(tmp_path):
     with pytest.raises(ValidationError, match="extra_forbidden"):
         GenerateConfig.model_validate({"jobs": "j", "out": "o", "colour": "red"})
     assert GenerateConfig(jobs=Path("j"), out=Path("o"), device="cpu").per_job == JobsConfig(dtype="float32")
+
+
+def test_on_a_card_auto_is_left_to_each_jobs_family(monkeypatch):
+    monkeypatch.setattr("flows.generate.device_named", lambda _: torch.device("cuda", 0))
+    assert GenerateConfig(jobs=Path("j"), out=Path("o")).per_job.dtype == "auto"
+    assert GenerateConfig(jobs=Path("j"), out=Path("o"), dtype="float16").per_job.dtype == "float16"

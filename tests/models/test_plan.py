@@ -88,9 +88,9 @@ def test_on_a_card_what_costs_least_is_given_up_first():
         "batch 1, feed-forward in pieces of 16384 tokens",
         "batch 1, feed-forward in pieces of 16384 tokens, parts moved in turn",
         "batch 1, feed-forward in pieces of 4096 tokens, parts moved in turn",
-        "batch 1, feed-forward in pieces of 4096 tokens, UNet moved in groups of blocks",
-        "batch 1, feed-forward in pieces of 1024 tokens, UNet moved in groups of blocks",
-        "batch 1, feed-forward in pieces of 256 tokens, UNet moved in groups of blocks",
+        "batch 1, feed-forward in pieces of 4096 tokens, denoiser moved in groups of blocks",
+        "batch 1, feed-forward in pieces of 1024 tokens, denoiser moved in groups of blocks",
+        "batch 1, feed-forward in pieces of 256 tokens, denoiser moved in groups of blocks",
     ]
 
 

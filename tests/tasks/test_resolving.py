@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from models.families.known import FAMILIES
 from models.named import TINY
 from tasks.asking import JobsConfig, read_list
 from tasks.resolving import Asking
@@ -129,3 +131,14 @@ def test_a_configuration_that_is_not_its_familys_is_named(home):
     (home / "animatediff" / "unet" / "config.json").write_text('{"motion_max_seq_length": "many"}')
     row = resolved(home, {"prompt": "sky"})
     assert (row["error_code"], "is not that of AnimateDiff" in row["error_message"]) == ("bad_model", True)
+
+
+def test_on_a_card_auto_is_the_precision_that_a_family_is_published_in(home, monkeypatch):
+    assert resolved(home, {"prompt": "sky"})["dtype"] == "float32"
+    monkeypatch.setattr("tasks.resolving.device_named", lambda _: torch.device("cuda", 0))
+    assert resolved(home, {"prompt": "sky"})["dtype"] == "float16"
+    assert resolved(home, {"prompt": "sky"}, dtype="bfloat16")["dtype"] == "bfloat16"
+    assert {family.NAME: family.RULES.card_precision for family in FAMILIES} == {
+        "Stable Video Diffusion": "float16", "AnimateDiff": "float16", "CogVideoX": "bfloat16",
+        "HunyuanVideo": "bfloat16", "LTX-Video": "bfloat16", "Wan": "bfloat16",
+    }  # fmt: skip

@@ -16,21 +16,13 @@ from safetensors.torch import save_file
 from models.errors import BadInput, BadModel
 from models.families import animatediff
 from models.families.rules import MotionLora, Request, generate
+from tests.small_families import motion_adapter
 
 
 @pytest.fixture(scope="module")
 def adapter(save: Any) -> Path:
     """A motion adapter that knows positions of 8 frames."""
-    return save(
-        lambda: MotionAdapter(
-            block_out_channels=(32, 64),
-            motion_layers_per_block=1,
-            motion_num_attention_heads=2,
-            motion_norm_num_groups=8,
-            motion_max_seq_length=8,
-        ),
-        "adapter",
-    )
+    return save(motion_adapter, "adapter")
 
 
 @pytest.fixture(scope="module")

@@ -7,54 +7,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from diffusers import (
-    AutoencoderKLCogVideoX,
-    CogVideoXDDIMScheduler,
-    CogVideoXImageToVideoPipeline,
-    CogVideoXPipeline,
-    CogVideoXTransformer3DModel,
-)
+from diffusers import CogVideoXImageToVideoPipeline, CogVideoXPipeline
 from numpy.typing import NDArray
 
 from models.errors import BadInput
 from models.families import cogvideox
 from models.families.rules import Request, generate
-from tests.small_families import t5_text
+from tests.small_families import cogvideox_parts
 
 
 @pytest.fixture(scope="module")
-def make() -> Callable[..., dict[str, Any]]:
-    """Makes the parts of a pipeline: latents of half the sides, of 4 channels, natively 9 frames of 32x32 pixels."""
-
-    def parts(in_channels: int = 4, **settings: Any) -> dict[str, Any]:
-        layers: dict[str, Any] = {
-            "block_out_channels": (8, 8, 8, 8),
-            "down_block_types": ("CogVideoXDownBlock3D",) * 4,
-            "up_block_types": ("CogVideoXUpBlock3D",) * 4,
-        }
-        transformer = CogVideoXTransformer3DModel(
-            num_attention_heads=2,
-            attention_head_dim=16,
-            in_channels=in_channels,
-            out_channels=4,
-            time_embed_dim=2,
-            text_embed_dim=32,
-            num_layers=1,
-            sample_width=4,
-            sample_height=4,
-            sample_frames=9,
-            max_text_seq_length=16,
-            **settings,
-        )
-        vae = AutoencoderKLCogVideoX(**layers, latent_channels=4, layers_per_block=1, norm_num_groups=2)
-        return {"transformer": transformer, "vae": vae, "scheduler": CogVideoXDDIMScheduler(), **t5_text()}
-
-    return parts
-
-
-@pytest.fixture(scope="module")
-def folder(make: Callable[..., dict[str, Any]], save: Any) -> Path:
-    return save(lambda: CogVideoXPipeline(**make()), "text")
+def folder(save: Any) -> Path:
+    return save(lambda: CogVideoXPipeline(**cogvideox_parts()), "text")
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +27,11 @@ def pipeline(folder: Path) -> Any:
 
 
 @pytest.fixture(scope="module")
-def with_pictures(make: Callable[..., dict[str, Any]], save: Any) -> Any:
+def with_pictures(save: Any) -> Any:
     learned = {"use_rotary_positional_embeddings": True, "use_learned_positional_embeddings": True}
-    return cogvideox.load(save(lambda: CogVideoXImageToVideoPipeline(**make(in_channels=8, **learned)), "pictures"))
+    return cogvideox.load(
+        save(lambda: CogVideoXImageToVideoPipeline(**cogvideox_parts(in_channels=8, **learned)), "pictures")
+    )
 
 
 @pytest.fixture
@@ -133,11 +99,9 @@ def test_a_folder_says_its_native_numbers(folder: Path) -> None:
     assert (rules.frames, rules.width, rules.height, rules.fps) == (9, 32, 32, 8)
 
 
-def test_version_1_5_with_patches_over_time_keeps_the_frame_rule(
-    make: Callable[..., dict[str, Any]], save: Any, item: Request
-) -> None:
+def test_version_1_5_with_patches_over_time_keeps_the_frame_rule(save: Any, item: Request) -> None:
     settings = {"patch_size_t": 2, "patch_bias": False, "use_rotary_positional_embeddings": True}
-    folder = save(lambda: CogVideoXPipeline(**make(**settings)), "later")
+    folder = save(lambda: CogVideoXPipeline(**cogvideox_parts(**settings)), "later")
     assert cogvideox.rules_of(folder).fps == 16
     assert len(generate(cogvideox, cogvideox.load(folder), item)) == 9
 

@@ -19,6 +19,7 @@ from tests.small_families import ltx_parts, wan_parts
 JOB: dict[str, Any] = {
     "family": "Wan", "key": "ball", "seed": 3, "take": 1, "frames": 5, "width": 32, "height": 32, "prompt": "a ball",
     "negative_prompt": "cube", "steps": 1, "fps": 12.0, "guidance_max": 2.0, "lora_strength": None,
+    "dtype": "float32",
 }  # fmt: skip
 
 

@@ -344,7 +344,7 @@ def test_weights_that_do_not_fit_a_device_lead_to_less_of_them_there(tmp_path, p
     row = rows_of(run(tmp_path / "out", read(tmp_path / "out", pictures("a.png"), model), 1)).popitem()[1]
     assert row["error_code"] is None
     assert seen == ["none", "parts", "groups"]
-    assert row["plan"] == "batch 1, feed-forward in pieces of 4096 tokens, UNet moved in groups of blocks"
+    assert row["plan"] == "batch 1, feed-forward in pieces of 4096 tokens, denoiser moved in groups of blocks"
     assert len(row["too_large"]) == 2
 
 
