@@ -16,6 +16,7 @@ from diffusers import (
     CogVideoXTransformer3DModel,
     DDIMScheduler,
     FlowMatchEulerDiscreteScheduler,
+    HunyuanVideoFramepackTransformer3DModel,
     HunyuanVideoTransformer3DModel,
     LTXVideoTransformer3DModel,
     MotionAdapter,
@@ -31,6 +32,9 @@ from transformers import (
     LlamaConfig,
     LlamaModel,
     PreTrainedTokenizerFast,
+    SiglipImageProcessor,
+    SiglipVisionConfig,
+    SiglipVisionModel,
     T5Config,
     T5EncoderModel,
     T5Tokenizer,
@@ -223,4 +227,35 @@ def hunyuan_parts() -> dict[str, Any]:
         "tokenizer": PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]"),
         "text_encoder_2": seen["text_encoder"],
         "tokenizer_2": seen["tokenizer"],
+    }
+
+
+def framepack_parts() -> dict[str, Any]:
+    """The parts of a FramePack pipeline: HunyuanVideo's, with a transformer that reads pictures and what was made."""
+    transformer = HunyuanVideoFramepackTransformer3DModel(
+        in_channels=4,
+        out_channels=4,
+        num_attention_heads=2,
+        attention_head_dim=10,
+        num_layers=1,
+        num_single_layers=1,
+        num_refiner_layers=1,
+        patch_size=2,
+        patch_size_t=1,
+        guidance_embeds=True,
+        text_embed_dim=16,
+        pooled_projection_dim=32,
+        rope_axes_dim=(2, 4, 4),
+        has_image_proj=True,
+        image_proj_dim=16,
+        has_clean_x_embedder=True,
+    )
+    eyes = SiglipVisionConfig(
+        hidden_size=16, intermediate_size=37, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=16
+    )
+    return {
+        **hunyuan_parts(),
+        "transformer": transformer,
+        "image_encoder": SiglipVisionModel(eyes),
+        "feature_extractor": SiglipImageProcessor(size={"height": 32, "width": 32}),
     }

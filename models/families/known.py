@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from models.errors import BadModel
-from models.families import animatediff, cogvideox, hunyuanvideo, ltx, svd, wan
+from models.families import animatediff, cogvideox, framepack, hunyuanvideo, ltx, svd, wan
 from models.families.loading import read_index
 from models.families.rules import Family
 
-FAMILIES: tuple[Family, ...] = (svd, animatediff, cogvideox, hunyuanvideo, ltx, wan)
+FAMILIES: tuple[Family, ...] = (svd, animatediff, cogvideox, framepack, hunyuanvideo, ltx, wan)
 
 
 def family_of(folder: Path) -> tuple[Family, str]:

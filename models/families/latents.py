@@ -19,8 +19,9 @@ DENOISERS = ("unet", "transformer", "transformer_2")
 STATISTICS = ("latents_mean", "latents_std")
 
 
-def sampled(pipeline: Any, request: Request, rules: Rules, noise: Tensor, **more: Any) -> Tensor:
-    """What a pipeline samples from `noise` for a request, in its own order of dimensions, without the batch.
+def sampled(pipeline: Any, request: Request, rules: Rules, noise: Tensor | None, **more: Any) -> Tensor:
+    """What a pipeline samples from `noise` for a request, in its own order of dimensions, without the batch; None where
+    the pipeline takes no noise and draws it.
 
     `more` goes before what the request says. What is drawn beside the noise, such as a picture's latents from their
     distribution, comes from a stream of its own.
@@ -35,10 +36,13 @@ def sampled(pipeline: Any, request: Request, rules: Rules, noise: Tensor, **more
         "num_inference_steps": request.steps or rules.steps,
         "guidance_scale": rules.guidance if request.guidance is None else request.guidance,
         "generator": request.generator("augmentation"),
-        "latents": noise,
         "output_type": "latent",
     }
-    return pipeline(**asked | picture | more).frames[0].float().cpu()
+    given = {} if noise is None else {"latents": noise}
+    made = pipeline(**asked | picture | given | more).frames
+    # A pipeline that works in sections gives what it had after each of them.
+    clip = made[-1] if isinstance(made, list) else made
+    return clip[0].float().cpu()
 
 
 def batch_of(latents: Tensor, pipeline: Any) -> Tensor:

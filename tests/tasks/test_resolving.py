@@ -140,5 +140,5 @@ def test_on_a_card_auto_is_the_precision_that_a_family_is_published_in(home, mon
     assert resolved(home, {"prompt": "sky"}, dtype="bfloat16")["dtype"] == "bfloat16"
     assert {family.NAME: family.RULES.card_precision for family in FAMILIES} == {
         "Stable Video Diffusion": "float16", "AnimateDiff": "float16", "CogVideoX": "bfloat16",
-        "HunyuanVideo": "bfloat16", "LTX-Video": "bfloat16", "Wan": "bfloat16",
+        "FramePack": "bfloat16", "HunyuanVideo": "bfloat16", "LTX-Video": "bfloat16", "Wan": "bfloat16",
     }  # fmt: skip

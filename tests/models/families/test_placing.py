@@ -15,6 +15,7 @@ from diffusers import (
     AnimateDiffPipeline,
     CogVideoXImageToVideoPipeline,
     CogVideoXPipeline,
+    HunyuanVideoFramepackPipeline,
     HunyuanVideoPipeline,
     LTXPipeline,
     WanImageToVideoPipeline,
@@ -26,12 +27,20 @@ from safetensors.torch import save_file
 from torch import nn
 
 from models.device import CPU
-from models.families import animatediff, cogvideox, hunyuanvideo, ltx, wan
+from models.families import animatediff, cogvideox, framepack, hunyuanvideo, ltx, wan
 from models.families.latents import denoisers
 from models.families.placing import decoding_plans, first_plan, networks, ready_to_decode, ready_to_sample, weight_bytes
 from models.families.rules import Family, MotionLora, Request, generate
 from models.plan import Plan
-from tests.small_families import cogvideox_parts, drawing_pipeline, hunyuan_parts, ltx_parts, motion_adapter, wan_parts
+from tests.small_families import (
+    cogvideox_parts,
+    drawing_pipeline,
+    framepack_parts,
+    hunyuan_parts,
+    ltx_parts,
+    motion_adapter,
+    wan_parts,
+)
 
 CARD = torch.device("cpu", 0)
 
@@ -52,6 +61,7 @@ MODELS: dict[str, tuple[Family, Callable[[], Any], int, bool]] = {
     "CogVideoX, picture": (
         cogvideox, lambda: CogVideoXImageToVideoPipeline(**cogvideox_parts(in_channels=8, **LEARNED)), 9, True
     ),
+    "FramePack": (framepack, lambda: HunyuanVideoFramepackPipeline(**framepack_parts()), 37, True),
     "HunyuanVideo": (hunyuanvideo, lambda: HunyuanVideoPipeline(**hunyuan_parts()), 5, False),
     "LTX": (ltx, lambda: LTXPipeline(**ltx_parts()), 9, False),
     "LTX, picture": (ltx, lambda: LTXPipeline(**ltx_parts()), 9, True),

@@ -1,0 +1,109 @@
+"""FramePack: HunyuanVideo's transformer made to go on for long, picture and text to video, section by section.
+
+Sections of 9 latent frames are made from the end of the clip to its beginning, each from the picture and from what was
+made before, packed the closer the farther away it is. Source: Zhang and Agrawala, arXiv 2504.12626 (inverted
+anti-drifting sampling).
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline, HunyuanVideoFramepackPipeline
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.device import Precision
+from models.families.latents import as_frames, batch_of, sampled
+from models.families.loading import load_pipeline, read_config
+from models.families.rules import Inputs, Request, Rules, check_request, unsteered
+
+NAME: str = "FramePack"
+
+WINDOW = 9
+"""Latent frames of a section."""
+
+OVERLAP = (WINDOW - 1) * 4 + 1
+"""Frames of a section by itself: what two decoded sections share."""
+
+RULES = Rules(
+    frame_step=4 * WINDOW,
+    frame_offset=1,
+    frames_min=4 * WINDOW + 1,
+    frames_max=None,
+    size_unit=16,
+    frames=145,
+    width=832,
+    height=480,
+    fps=Fraction(30),
+    steps=25,
+    guidance=10.0,
+    licence="as HunyuanVideo, of which it is made: Tencent Hunyuan Community License; the code: Apache-2.0",
+    latent_frames=4,
+)
+
+PIPELINES: Mapping[str, Inputs] = {
+    "HunyuanVideoFramepackPipeline": Inputs(needs=frozenset({"picture", "text"}), takes=frozenset({"guidance"}))
+}
+
+KINDS: dict[str, type[DiffusionPipeline]] = {"HunyuanVideoFramepackPipeline": HunyuanVideoFramepackPipeline}
+
+
+def rules_of(folder: Path) -> Rules:
+    """The family's rules, with the sides that the folder's autoencoder and patches ask for."""
+    return _rules(read_config(folder, "transformer"), read_config(folder, "vae"))
+
+
+def load(folder: Path, precision: Precision = "float32") -> HunyuanVideoFramepackPipeline:
+    """The pipeline of a FramePack folder; raises BadModel."""
+    return load_pipeline(KINDS, folder, precision)
+
+
+steered = unsteered
+
+
+def sample(pipeline: HunyuanVideoFramepackPipeline, request: Request) -> Tensor:
+    """The latents of a picture's and a text's clip, [latent frames, channels, h, w], the picture's own first.
+
+    Raises BadInput when the request does not fit. The pipeline draws each section's noise when it comes to it, from the
+    item's stream.
+    """
+    rules = _rules(pipeline.transformer.config, pipeline.vae.config)
+    check_request(request, PIPELINES[type(pipeline).__name__], rules, NAME)
+    # The pipeline counts sections by what each gives alone, and makes 36 frames of each and one more.
+    frames = (request.frames - 1) // rules.frame_step * OVERLAP
+    made = sampled(
+        pipeline, request, rules, None, num_frames=frames, latent_window_size=WINDOW, generator=request.generator()
+    )
+    return made.transpose(0, 1)
+
+
+@torch.no_grad()
+def decode(pipeline: Any, latents: Tensor, request: Request) -> NDArray[np.uint8]:
+    """The frames of latents [latent frames, channels, h, w], uint8 RGB [frames, height, width, 3].
+
+    As the pipeline does it: each section with the next one, from the end, blended over the frames that they share.
+    """
+    own = batch_of(latents, pipeline) / pipeline.vae.config.scaling_factor
+    sections = (own.shape[2] - 1) // WINDOW
+    clip = _decoded(pipeline, own[:, :, -WINDOW:] if sections > 1 else own)
+    for made in range(2, sections + 1):
+        # The first section brings the picture's latent frame.
+        size, picture = 2 * WINDOW, int(made == sections)
+        start = own.shape[2] - made * WINDOW - picture
+        section = _decoded(pipeline, own[:, :, start : start + size + picture])
+        clip = pipeline._soft_append(section, clip, OVERLAP)
+    return as_frames(pipeline, clip)
+
+
+def _decoded(pipeline: Any, latents: Tensor) -> Tensor:
+    return pipeline.vae.decode(latents, return_dict=False)[0]
+
+
+def _rules(transformer: Mapping[str, Any], vae: Mapping[str, Any]) -> Rules:
+    scale = vae["spatial_compression_ratio"]
+    return replace(RULES, latent_scale=scale, size_unit=max(RULES.size_unit, scale * transformer["patch_size"]))
