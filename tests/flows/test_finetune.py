@@ -121,3 +121,13 @@ def test_a_recipe_is_a_start_that_flags_change(tmp_path, capsys, recipe, paramet
     assert f"parameters: {parameters}" in shown
     assert "steps: 1\n" in shown
     assert "seed: 7\n" in shown
+
+
+@pytest.mark.usefixtures("prefect_server", "hub_cache")
+def test_a_base_that_is_not_in_the_cache_is_named_with_the_command_that_brings_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    root = dataset(tmp_path / "films")
+    assert main(flags(root, tmp_path / "run", "org/svd@main")) == 2
+    said = "reelmill: org/svd@main: not in Hugging Face's local cache; `hf download org/svd --revision main` brings it."
+    assert said in capsys.readouterr().err
