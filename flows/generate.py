@@ -77,6 +77,11 @@ class GenerateConfig(FlowConfig, JobsConfig, NightConfig, WatchConfig):
         own["dtype"] = self.dtype if where.type == "cuda" else precision_on(where, self.dtype)
         return JobsConfig(**own)
 
+    @property
+    def drawing(self) -> DrawConfig:
+        """How pictures are drawn: on the run's device, unless on one of their own."""
+        return self.draw.model_copy(update={"device": self.draw.device or self.device})
+
 
 class GenerateOutcome(Outcome):
     """Where the table and the page are, how many clips there are, and why some wait, if some do."""
@@ -146,11 +151,11 @@ def read(run: Run, config: GenerateConfig, guard: Guard, only: tuple[str, ...] |
     """The jobs, with so many takes of each more than were asked for, and with their pictures."""
     settings = config.per_job.model_copy(update={"takes": config.takes + more})
     jobs = run.whole(read_jobs, settings, config.jobs, config.images, only)
-    asks = pictures_to_draw(config.draw, jobs)
+    asks = pictures_to_draw(config.drawing, jobs)
     if not asks:
         return jobs
-    (drawn,) = run_chain(run, [Stage(draw_pictures, config.draw)], asks, [DRAWING_S] * len(asks), guard)
-    return run.whole(with_drawn, config.draw, jobs, drawn)
+    (drawn,) = run_chain(run, [Stage(draw_pictures, config.drawing)], asks, [DRAWING_S] * len(asks), guard)
+    return run.whole(with_drawn, config.drawing, jobs, drawn)
 
 
 def make(

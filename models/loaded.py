@@ -10,6 +10,7 @@ from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
+from weakref import WeakSet
 
 import torch
 
@@ -17,14 +18,19 @@ from models.device import CPU, Precision, dtype_of
 from models.errors import BadModel
 from models.families import text_to_picture
 from models.families.known import family_of
+from models.families.placing import networks
 from models.families.rules import Family
 from models.families.svd import NAME as SVD
 from models.families.svd import PIPELINE
 from models.lora import lora_applied
 from models.named import any_model_folder, revision_of
+from models.placement import move
 from models.svd import VideoModel, load_model
 
 _LOADING, _WORKING = threading.Lock(), threading.Lock()
+
+_DRAWERS: WeakSet[Any] = WeakSet()
+"""The text-to-image models that are in memory."""
 
 
 class Lent(NamedTuple):
@@ -72,15 +78,23 @@ def lent_pipeline(name: str, precision: Precision = "float32") -> Iterator[Lent]
 
 
 @contextmanager
-def lent_drawer(name: str, revision: str) -> Iterator[Any]:
-    """A text-to-image model's pipeline for the length of a block; raises BadModel when it is not of `revision`."""
+def lent_drawer(name: str, revision: str, precision: Precision = "float32") -> Iterator[Any]:
+    """A text-to-image model's pipeline for the length of a block; raises BadModel when it is not of `revision`. It is
+    in host memory, or where models/families/placing.py left it until `drawers_leave`."""
     with _WORKING:
         folder = any_model_folder(name)
         with _LOADING:
-            pipeline, found = _load_drawer(name, _stamp(folder))
+            pipeline, found = _load_drawer(name, _stamp(folder), precision)
         if found != revision:
             raise BadModel(f"{name}: the model's files changed while it was in use. Start the run again.")
         yield pipeline
+
+
+def drawers_leave() -> None:
+    """Move what draws pictures to host memory, so that the model which makes clips of them has the card's."""
+    with _WORKING:
+        for pipeline in list(_DRAWERS):
+            move(list(networks(pipeline).values()), CPU)
 
 
 @contextmanager
@@ -118,8 +132,10 @@ def _load_pipeline(name: str, stamp: tuple[tuple[str, int, int], ...], precision
 
 
 @lru_cache(maxsize=1)
-def _load_drawer(name: str, stamp: tuple[tuple[str, int, int], ...]) -> tuple[Any, str]:
-    return text_to_picture.load(any_model_folder(name)), revision_of(name)
+def _load_drawer(name: str, stamp: tuple[tuple[str, int, int], ...], precision: Precision) -> tuple[Any, str]:
+    pipeline = text_to_picture.load(any_model_folder(name), precision)
+    _DRAWERS.add(pipeline)
+    return pipeline, revision_of(name)
 
 
 def _stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:

@@ -5,8 +5,9 @@ what was measured. No result depends on any of them.
 """
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
@@ -28,6 +29,8 @@ FIXED_STRIP_MIB = 64
 """Small enough for any card that can sample at all."""
 
 log = logging.getLogger("reelmill")
+
+Made = TypeVar("Made")
 
 
 def networks_in(model: VideoModel) -> Networks:
@@ -78,6 +81,32 @@ def lower_plan(plan: Plan, error: BaseException, device: torch.device = CPU) -> 
     return plans.next_rung(plan, device != CPU) if is_out_of_memory(error) else None
 
 
+def within_memory(
+    work: Callable[[Plan], Made],
+    plan: Plan,
+    lower: Callable[[Plan, BaseException], Plan | None],
+    device: torch.device,
+    doing: str,
+) -> tuple[Made, Plan, list[Plan]]:
+    """What `work` makes by the first plan that does not run out of memory, that plan, and those too large before.
+
+    `lower` gives the plan to try after an error, or None where it is to be raised; `doing` is said in the log.
+    """
+    too_large: list[Plan] = []
+    while True:
+        try:
+            return work(plan), plan, too_large
+        except (RuntimeError, MemoryError) as error:
+            below = lower(plan, error)
+            if below is None:
+                raise
+        log.warning("%s: out of memory; tried again as %s.", doing, below)
+        too_large.append(plan)
+        plan = below
+        # Only here is the error gone, and with it what its frames held.
+        empty_cache(device)
+
+
 def learn_sampling(model: VideoModel, plan: Plan, shape: tuple[int, ...], steps: int, used: Used) -> None:
     """Keep what sampling latents of `shape` [batch, frames, channels, h, w] by a plan took on the model's device."""
     clip = cast(LatentShape, (min(shape[1], model.facts.frames), *shape[2:]))
@@ -97,26 +126,19 @@ def decode_within_memory(
 
     Activations that host memory cannot hold are parked in a file without a name in the folder `parking`.
     """
-    shape = cast(LatentShape, tuple(latents.shape))
-    needs, too_large = needs_of(model, shape, device), []
-    plan = plans.decoding_plan(needs, _free(model, device))
-    while True:
-        try:
-            with ready_to_decode(model, device, plan.offload) as ready, measured(device) as used:
-                frames = decode_latents(ready, latents, _room(plan, needs, parking))
-        except (RuntimeError, MemoryError) as error:
-            lower = plans.next_strip(plan, needs.on_card) if is_out_of_memory(error) else None
-            if lower is None:
-                raise
-            log.warning("decoding: out of memory; tried again as %s.", lower)
-            too_large.append(plan)
-            plan = lower
-        else:
-            bytes_each = used.peak / needs.cells if used.peak else None
-            learn_cost(_place(model, device), f"decoded {plan.rung}", Cost(used.seconds / needs.cells, bytes_each))
-            return frames, plan, too_large
-        # Only here is the error gone, and with it what its frames held.
-        empty_cache(device)
+    needs = needs_of(model, cast(LatentShape, tuple(latents.shape)), device)
+
+    def decode(plan: Plan) -> NDArray[np.uint8]:
+        with ready_to_decode(model, device, plan.offload) as ready, measured(device) as used:
+            frames = decode_latents(ready, latents, _room(plan, needs, parking))
+        bytes_each = used.peak / needs.cells if used.peak else None
+        learn_cost(_place(model, device), f"decoded {plan.rung}", Cost(used.seconds / needs.cells, bytes_each))
+        return frames
+
+    def lower(plan: Plan, error: BaseException) -> Plan | None:
+        return plans.next_strip(plan, needs.on_card) if is_out_of_memory(error) else None
+
+    return within_memory(decode, plans.decoding_plan(needs, _free(model, device)), lower, device, "decoding")
 
 
 def decode_in_fixed_strips(

@@ -15,12 +15,14 @@ from diffusers import (
     CogVideoXDDIMScheduler,
     CogVideoXTransformer3DModel,
     DDIMScheduler,
+    EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     HunyuanVideoFramepackTransformer3DModel,
     HunyuanVideoTransformer3DModel,
     LTXVideoTransformer3DModel,
     MotionAdapter,
     StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
     UNet2DConditionModel,
     WanTransformer3DModel,
 )
@@ -28,6 +30,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
+    CLIPTextModelWithProjection,
     CLIPTokenizer,
     LlamaConfig,
     LlamaModel,
@@ -108,6 +111,41 @@ def drawing_pipeline() -> StableDiffusionPipeline:
     scheduler: Any = DDIMScheduler(beta_schedule="linear", clip_sample=False, steps_offset=1)
     rest: Any = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     return StableDiffusionPipeline(vae=vae, unet=unet, scheduler=scheduler, **clip_text(), **rest)
+
+
+def drawing_xl_pipeline(**vae: Any) -> StableDiffusionXLPipeline:
+    """A text-to-image model of Stable Diffusion XL's shape, with two text encoders; settings are the autoencoder's."""
+    unet = UNet2DConditionModel(
+        sample_size=16,
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=64,
+        attention_head_dim=8,
+        norm_num_groups=8,
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=6 * 8 + 32,
+    )
+    layers: dict[str, Any] = {
+        "block_out_channels": (16, 32),
+        "down_block_types": ("DownEncoderBlock2D",) * 2,
+        "up_block_types": ("UpDecoderBlock2D",) * 2,
+    }
+    scheduler: Any = EulerDiscreteScheduler(beta_schedule="scaled_linear", steps_offset=1, timestep_spacing="leading")
+    first, second = clip_text(positions=77), clip_text(positions=77)
+    second["text_encoder"].config.projection_dim = 32
+    return StableDiffusionXLPipeline(
+        vae=AutoencoderKL(**layers, latent_channels=4, norm_num_groups=8, force_upcast=True, **vae),
+        unet=unet,
+        scheduler=scheduler,
+        **first,
+        text_encoder_2=CLIPTextModelWithProjection(second["text_encoder"].config),
+        tokenizer_2=second["tokenizer"],
+        add_watermarker=False,
+    )
 
 
 def ltx_parts(timestep_conditioning: bool = False) -> dict[str, Any]:

@@ -25,6 +25,9 @@ LIBRARIES = {
 AUTOENCODER = "vae"
 """What pipelines call their autoencoder."""
 
+IN_FLOAT32 = (AUTOENCODER, "safety_checker")
+"""Networks that work in float32 whatever the others do: what a picture shows, and whether it may, hang on them."""
+
 FAILURES = (OSError, ValueError, TypeError, RuntimeError, KeyError, AttributeError, ImportError, SafetensorError)
 """What the libraries raise for a folder that they cannot load."""
 
@@ -54,10 +57,10 @@ def load_pipeline(
     kinds: Mapping[str, type[DiffusionPipeline]], folder: Path, precision: Precision = "float32", **given: Any
 ) -> Any:
     """The pipeline of a folder whose class is one of `kinds`, by name; its networks are on the CPU, frozen, in a
-    precision, but for the autoencoder, which is always in float32.
+    precision, but for those that are always in float32.
 
-    `given` are parts that do not come from the folder. Raises BadModel when a part is missing, broken, pickled, or of
-    a class from elsewhere than diffusers and transformers.
+    `given` are parts and settings that do not come from the folder. Raises BadModel when a part is missing, broken,
+    pickled, or of a class from elsewhere than diffusers and transformers.
     """
     index = read_index(folder)
     kind = kinds.get(str(index.get("_class_name")))
@@ -68,7 +71,7 @@ def load_pipeline(
     _refuse_unreadable_tokenizers(folder, index)
     parts = {name: _class_of(folder, name, entry) for name, entry in parts_of(index).items() if name not in given}
     networks = {
-        name: load_part(part, folder / name, dtype_of("float32" if name == AUTOENCODER else precision))
+        name: load_part(part, folder / name, dtype_of("float32" if name in IN_FLOAT32 else precision))
         for name, part in parts.items()
         if issubclass(part, nn.Module)
     }

@@ -1,13 +1,14 @@
-"""A clip by whatever family its model's folder belongs to, through diffusers' own pipeline, one at a time.
+"""A clip by whatever family its model's folder belongs to, or the picture of a text, through diffusers' own pipelines,
+one at a time.
 
 Stable Video Diffusion has a sampler of this project's own, in batches: models/sampling.py.
 """
 
-import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -15,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.costs import Cost, learn_cost, place_of
-from models.device import CPU, Precision, empty_cache, free_bytes, is_out_of_memory, measured
+from models.device import CPU, Precision, free_bytes, is_out_of_memory, measured
 from models.errors import BadModel
-from models.families import svd
+from models.families import svd, text_to_picture
 from models.families.placing import (
     decoding_plans,
     first_plan,
@@ -27,11 +28,17 @@ from models.families.placing import (
     weight_bytes,
 )
 from models.families.rules import MotionLora, Request
-from models.loaded import Lent, any_model_folder, lent_pipeline, waited_for_model
-from models.memory import decode_within_memory
+from models.loaded import any_model_folder, lent_drawer, lent_pipeline, waited_for_model
+from models.memory import decode_within_memory, lower_plan, within_memory
 from models.plan import Plan
 
-log = logging.getLogger("reelmill")
+
+class Decoder(Protocol):
+    """What makes frames of latents: a family, or the drawing of pictures."""
+
+    def decode(self, pipeline: Any, latents: Tensor, request: Request) -> NDArray[np.uint8]:
+        """Frames or a picture, uint8 RGB."""
+        ...
 
 
 def sampled_in_batches(family: str) -> bool:
@@ -64,8 +71,7 @@ def plan_by_family(model: str, precision: Precision, device: torch.device) -> Pl
     if device == CPU:
         return Plan()
     with lent_pipeline(model, precision) as lent:
-        free = free_bytes(device) + held_bytes(lent.pipeline, device)
-        return first_plan(weight_bytes(any_model_folder(model), precision), free, device)
+        return _plan_for(lent.pipeline, model, precision, device)
 
 
 def sample_by_family(
@@ -112,23 +118,47 @@ def decode_job(
         with waited_for_model(job["model"], job["dtype"], device) as model:
             return decode_within_memory(model, latents, parking, device)
     with lent_pipeline(job["model"], job["dtype"]) as lent:
-        return _decoded(lent, latents, request_of(job), device)
+        return _decoded(lent.family, lent.pipeline, latents, request_of(job), device)
+
+
+def draw_picture(
+    model: str, revision: str, request: Request, precision: Precision = "float32", device: torch.device = CPU
+) -> tuple[NDArray[np.uint8], Plan, list[Plan]]:
+    """The picture of the request's text, uint8 RGB [height, width, 3], by a text-to-image model; the plan that sampled
+    it, and those that were too large before.
+
+    Raises BadModel when its files are no longer of `revision`, and BadInput when the request does not fit.
+    """
+    with lent_drawer(model, revision, precision) as pipeline:
+
+        def sample(plan: Plan) -> Tensor:
+            with ready_to_sample(pipeline, device, plan):
+                return text_to_picture.sample(pipeline, request)
+
+        plan, lower = _plan_for(pipeline, model, precision, device), partial(lower_plan, device=device)
+        latents, plan, too_large = within_memory(sample, plan, lower, device, f"{request.item_key}: drawing")
+        pixels, *_ = _decoded(text_to_picture, pipeline, latents, request, device)
+    return pixels, plan, too_large
+
+
+def _plan_for(pipeline: Any, model: str, precision: Precision, device: torch.device) -> Plan:
+    if device == CPU:
+        return Plan()
+    free = free_bytes(device) + held_bytes(pipeline, device)
+    return first_plan(weight_bytes(any_model_folder(model), precision), free, device)
 
 
 def _decoded(
-    lent: Lent, latents: Tensor, request: Request, device: torch.device
+    decoder: Decoder, pipeline: Any, latents: Tensor, request: Request, device: torch.device
 ) -> tuple[NDArray[np.uint8], Plan, list[Plan]]:
-    plan, *lower = decoding_plans(lent.pipeline, device)
-    too_large: list[Plan] = []
-    while True:
-        try:
-            ready_to_decode(lent.pipeline, device, plan)
-            return lent.family.decode(lent.pipeline, latents, request), plan, too_large
-        except (RuntimeError, MemoryError) as error:
-            if not lower or not is_out_of_memory(error):
-                raise
-        too_large.append(plan)
-        plan = lower.pop(0)
-        log.warning("%s: decoding: out of memory; tried again as %s.", request.item_key, plan)
-        # Only here is the error gone, and with it what its frames held.
-        empty_cache(device)
+    rungs = decoding_plans(pipeline, device)
+
+    def decode(plan: Plan) -> NDArray[np.uint8]:
+        ready_to_decode(pipeline, device, plan)
+        return decoder.decode(pipeline, latents, request)
+
+    def lower(plan: Plan, error: BaseException) -> Plan | None:
+        below = rungs[rungs.index(plan) + 1 :]
+        return below[0] if below and is_out_of_memory(error) else None
+
+    return within_memory(decode, rungs[0], lower, device, f"{request.item_key}: decoding")

@@ -14,7 +14,7 @@ from torch import nn
 
 from models.device import CPU, Precision, dtype_of
 from models.families.latents import DENOISERS, denoisers
-from models.families.loading import AUTOENCODER
+from models.families.loading import AUTOENCODER, parts_of, read_index
 from models.parts import weight_sizes
 from models.placement import feed_forward_in_pieces, move, placed, placed_bytes
 from models.plan import CARD_RUNGS, USABLE, Plan
@@ -25,7 +25,8 @@ IDLE = ("motion_adapter", "safety_checker")
 
 def weight_bytes(folder: Path, precision: Precision) -> dict[str, int]:
     """What the weights of each working network of a folder take in a precision; the autoencoder's are in float32."""
-    counts = {part.name: sum(weight_sizes(part).values()) for part in sorted(folder.iterdir()) if part.is_dir()}
+    # Published folders have more in them than their pipeline's parts: other autoencoders, other formats.
+    counts = {part: sum(weight_sizes(folder / part).values()) for part in sorted(parts_of(read_index(folder)))}
     own = {name: count for name, count in counts.items() if count and name not in IDLE}
     return {
         name: count * dtype_of("float32" if name == AUTOENCODER else precision).itemsize for name, count in own.items()

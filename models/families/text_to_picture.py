@@ -1,28 +1,51 @@
 """Text to video for a model that takes pictures: a text-to-image model draws the picture that becomes a clip.
 
-The picture's noise is a stream of its own, so that drawing it never shifts the noise that becomes the clip.
+The picture's noise is a stream of its own, so that drawing it never shifts the noise that becomes the clip. What a
+pipeline samples is decoded here, as the pipeline would: by itself none decodes latents in half precision with an
+autoencoder in float32.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from diffusers import DiffusionPipeline, StableDiffusionPipeline
+import torch
+from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
+from models.device import CPU, Precision
 from models.errors import BadInput, BadModel
+from models.families.latents import STATISTICS
 from models.families.loading import load_pipeline, read_index
 from models.families.rules import Request
 from models.named import any_model_folder, revision_of
-from models.noise import item_generator
 
-STEPS, GUIDANCE = 50, 7.5
+STEPS = 50
 
 SIZE_UNIT = 8
 """What the sides of a picture are multiples of, in pixels."""
 
 
-KINDS: dict[str, type[DiffusionPipeline]] = {"StableDiffusionPipeline": StableDiffusionPipeline}
+@dataclass(frozen=True)
+class Kind:
+    """A class of pipelines that draw: its own guidance, and what it is made with beside a folder's parts."""
+
+    pipeline: type[DiffusionPipeline]
+    guidance: float
+    given: Mapping[str, Any] = field(default_factory=dict)
+
+
+_KINDS = (
+    Kind(StableDiffusionPipeline, 7.5),
+    # Its watermark would be in every frame, and takes a package that is not always there.
+    Kind(StableDiffusionXLPipeline, 5.0, {"add_watermarker": False}),
+)
+
+KINDS = {kind.pipeline.__name__: kind for kind in _KINDS}
+"""By the class that a model's folder names."""
 
 
 def drawer_revision(name: str) -> str:
@@ -33,33 +56,67 @@ def drawer_revision(name: str) -> str:
     return revision_of(name)
 
 
-def load(folder: Path) -> StableDiffusionPipeline:
+def load(folder: Path, precision: Precision = "float32") -> Any:
     """The pipeline of a text-to-image model's folder, with its safety checker where it has one; raises BadModel."""
-    return load_pipeline(KINDS, folder)
+    kind = KINDS.get(str(read_index(folder).get("_class_name")))
+    pipelines = {name: known.pipeline for name, known in KINDS.items()}
+    return load_pipeline(pipelines, folder, precision, **(kind.given if kind else {}))
 
 
-def draw(
-    pipeline: StableDiffusionPipeline, request: Request, steps: int = STEPS, guidance: float = GUIDANCE
-) -> NDArray[np.uint8]:
-    """The picture of the request's text, uint8 RGB [height, width, 3].
+def sample(pipeline: Any, request: Request) -> Tensor:
+    """The latents of the picture of the request's text, float32 [channels, h, w].
 
-    Raises BadInput without a text, for sides that do not fit, and where the safety checker blackens the picture.
+    Raises BadInput without a text, for sides that do not fit, and where no numbers come out.
     """
     item = f"Item {request.item_key}"
     if request.prompt is None:
         raise BadInput(f"{item}: a picture is drawn from a text. Give one.")
     if request.width % SIZE_UNIT or request.height % SIZE_UNIT:
         raise BadInput(f"{item}: {request.width}x{request.height} is no size for a picture: multiples of {SIZE_UNIT}.")
-    made: Any = pipeline(
+    own = KINDS[type(pipeline).__name__].guidance
+    latents = pipeline(
         prompt=request.prompt,
         negative_prompt=request.negative,
         height=request.height,
         width=request.width,
-        num_inference_steps=steps,
-        guidance_scale=guidance,
-        generator=item_generator(request.seed, request.item_key, request.take, "picture"),
-        output_type="np",
-    )
-    if any(made.nsfw_content_detected or []):
+        num_inference_steps=request.steps or STEPS,
+        guidance_scale=own if request.guidance is None else request.guidance,
+        generator=request.generator("picture"),
+        output_type="latent",
+    ).images[0]
+    if not latents.isfinite().all():
+        raise BadInput(f"{item}: its picture's latents are not finite numbers. Try other steps, guidance or numbers.")
+    return latents.float().cpu()
+
+
+@torch.no_grad()
+def decode(pipeline: Any, latents: Tensor, request: Request) -> NDArray[np.uint8]:
+    """The picture of latents [channels, h, w], uint8 RGB [height, width, 3].
+
+    Raises BadInput where the model's safety checker holds it back.
+    """
+    vae = pipeline.vae
+    decoded = vae.decode(_unscaled(vae, latents[None].to(vae.device, vae.dtype)), return_dict=False)[0].cpu()
+    _check(pipeline, decoded, request)
+    picture = pipeline.image_processor.postprocess(decoded, output_type="np")[0]
+    return (picture * 255).round().astype(np.uint8)
+
+
+def _unscaled(vae: nn.Module, latents: Tensor) -> Tensor:
+    """Latents [1, channels, h, w] as the autoencoder made them, by the same operations as in the pipelines."""
+    known: Any = vae.config
+    mean, deviation = (getattr(known, name, None) for name in STATISTICS)
+    if mean is None or deviation is None:
+        return latents / known.scaling_factor
+    mean, deviation = (torch.tensor(each).view(1, -1, 1, 1).to(latents) for each in (mean, deviation))
+    return latents * deviation / known.scaling_factor + mean
+
+
+def _check(pipeline: Any, decoded: Tensor, request: Request) -> None:
+    """Ask the model's safety checker, where it has one: it waits in host memory and looks at a picture there."""
+    if pipeline.components.get("safety_checker") is None:
+        return
+    _, seen = pipeline.run_safety_checker(decoded.clone(), CPU, torch.float32)
+    if any(seen):
+        item = f"Item {request.item_key}"
         raise BadInput(f"{item}: the model's safety checker holds back the picture of its text. Change the text.")
-    return (made.images[0] * 255).round().astype(np.uint8)

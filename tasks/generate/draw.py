@@ -1,7 +1,8 @@
 """Drawing: a text-to-image model makes the pictures of jobs that have only a text, for models that need a picture.
 
-A picture depends on its text, the run's seed and the job's key, its size, and the model that draws it; the takes of a
-job share one. It is kept by its content below pictures/, and its manifest says what made it.
+A picture depends on its text, the run's seed and the job's key, its size, the model that draws it and the precision it
+works in; the takes of a job share one. It is kept by its content below pictures/, and its manifest says what made it.
+The device is no part of that: it differs in last bits, and is told in the row, as the plan is that memory allowed.
 """
 
 import hashlib
@@ -11,15 +12,25 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 from PIL import Image
 from prefect import task
 from pydantic import BaseModel, ConfigDict, Field
 
+from models.device import (
+    AskedPrecision,
+    DeviceName,
+    Precision,
+    device_label,
+    device_named,
+    is_out_of_memory,
+    precision_on,
+)
 from models.errors import ReelmillError
+from models.families import making
 from models.families.rules import Request
-from models.families.text_to_picture import GUIDANCE, STEPS, draw
-from models.loaded import lent_drawer
-from models.memory import is_out_of_memory
+from models.families.text_to_picture import KINDS, STEPS
+from models.loaded import drawers_leave
 from tasks.caching import Step, cached, find, key_of, lineage_of
 from tasks.manifest import ERROR_FIELDS, ManifestRef, publish, read_manifest, read_rows, table_of, write_manifest
 
@@ -30,10 +41,14 @@ SCHEMA = pa.schema(
         pa.field("drawing", pa.string()),
         pa.field("picture", pa.string()),
         pa.field("picture_sha256", pa.string()),
+        pa.field("plan", pa.string()),
+        pa.field("too_large", pa.list_(pa.string())),
+        pa.field("device", pa.string()),
         *ERROR_FIELDS,
     ]
 )
-"""`drawing` names what is drawn; `picture_sha256` is of the pixels, as in the jobs."""
+"""`drawing` names what is drawn; `picture_sha256` is of the pixels, as in the jobs. `plan` says how the memory was
+used, `too_large` which plans ran out of it before, `device` on what card, or `cpu`."""
 
 STEP = Step("draw", VERSION, SCHEMA, files=("picture",))
 
@@ -44,13 +59,34 @@ NEEDS = ("status", "name", "picture_model", "picture_model_revision", "key", "se
          "width", "height")  # fmt: skip
 
 
+_GUIDANCES = ", ".join(f"{kind.guidance:g} of a {name}" for name, kind in KINDS.items())
+
+
 class DrawConfig(BaseModel):
-    """How pictures are drawn from texts."""
+    """How pictures are drawn from texts, and where."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     steps: int = Field(default=STEPS, ge=1, le=1000, description="Denoising steps of a drawn picture")
-    guidance: float = Field(default=GUIDANCE, ge=0, le=100, description="How strictly a drawn picture follows its text")
+    guidance: float | None = Field(
+        default=None,
+        ge=0,
+        le=100,
+        description=f"How strictly a drawn picture follows its text; if not given, {_GUIDANCES}",
+    )
+    dtype: AskedPrecision = Field(
+        default="auto",
+        description="Numbers that the networks but the autoencoder draw in; auto: float16 on a CUDA card, float32 "
+        "anywhere else",
+    )
+    device: DeviceName | None = Field(
+        default=None, description="Where pictures are drawn, as auto, cpu, cuda, cuda:N or mps; if not given, as clips"
+    )
+
+    @property
+    def where(self) -> torch.device:
+        """The device; raises BadInput where this machine has no such one."""
+        return device_named(self.device or "auto")
 
 
 class Drawing(BaseModel):
@@ -65,7 +101,8 @@ class Drawing(BaseModel):
     width: int
     height: int
     steps: int
-    guidance: float
+    guidance: float | None
+    dtype: Precision
 
 
 Ask = tuple[ManifestRef, str]
@@ -75,7 +112,8 @@ Ask = tuple[ManifestRef, str]
 def drawing_of(config: DrawConfig, job: Mapping[str, Any]) -> Drawing:
     """What is to be drawn for a job that needs it."""
     own = {name: job[name] for name in ("key", "seed", "prompt", "negative_prompt", "width", "height")}
-    return Drawing(**own, steps=config.steps, guidance=config.guidance)
+    dtype = precision_on(config.where, config.dtype)
+    return Drawing(**own, steps=config.steps, guidance=config.guidance, dtype=dtype)
 
 
 def name_of(config: DrawConfig, job: Mapping[str, Any]) -> str:
@@ -106,14 +144,17 @@ def draw_picture(root: Path, config: DrawConfig, job: Mapping[str, Any], name: s
         height=drawing.height,
         prompt=drawing.prompt,
         negative=drawing.negative_prompt,
+        steps=drawing.steps,
+        guidance=drawing.guidance,
     )
-    with lent_drawer(job["picture_model"], job["picture_model_revision"]) as pipeline:
-        pixels = draw(pipeline, request, drawing.steps, drawing.guidance)
+    device, model = config.where, (job["picture_model"], job["picture_model_revision"])
+    pixels, plan, too_large = making.draw_picture(*model, request, drawing.dtype, device)
     path = f"pictures/drawn-{name}.png"
     with publish(root / path) as aside:
         Image.fromarray(pixels).save(aside, format="PNG")
     digest = hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()
-    return {"drawing": name, "picture": path, "picture_sha256": digest, "attempt": 1}
+    memory = {"plan": str(plan), "too_large": [str(each) for each in too_large], "device": device_label(device)}
+    return {"drawing": name, "picture": path, "picture_sha256": digest, "attempt": 1} | memory
 
 
 def _draw(root: Path, config: DrawConfig, job: Mapping[str, Any], name: str) -> ManifestRef:
@@ -142,9 +183,13 @@ def _reason(job: Mapping[str, Any], error: Exception) -> dict[str, str]:
 
 @task(name="draw")
 def draw_pictures(root: Path, config: DrawConfig, asks: list[Ask]) -> list[ManifestRef]:
-    """The pictures asked for: a manifest for each, in their order. What is there stays."""
+    """The pictures asked for: a manifest for each, in their order. What is there stays. Models that drew leave the card
+    for those that make clips."""
     jobs = {name: row for ref in dict(asks) for name, row in jobs_to_draw(config, ref)}
-    return [_draw(root, config, jobs[name], name) for _, name in asks]
+    try:
+        return [_draw(root, config, jobs[name], name) for _, name in asks]
+    finally:
+        drawers_leave()
 
 
 @task(name="jobs with drawn pictures")

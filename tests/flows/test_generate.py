@@ -21,6 +21,7 @@ from flows.generate import GenerateConfig, GenerateOutcome, clips_there, generat
 from flows.running import run_flow
 from models.errors import BadInput
 from tasks.asking import JobsConfig
+from tasks.generate.draw import DrawConfig
 from tasks.generate.outputs import SCHEMA
 from tasks.manifest import read_manifest, read_rows
 
@@ -260,3 +261,9 @@ def test_on_a_card_auto_is_left_to_each_jobs_family(monkeypatch):
     monkeypatch.setattr("flows.generate.device_named", lambda _: torch.device("cuda", 0))
     assert GenerateConfig(jobs=Path("j"), out=Path("o")).per_job.dtype == "auto"
     assert GenerateConfig(jobs=Path("j"), out=Path("o"), dtype="float16").per_job.dtype == "float16"
+
+
+def test_pictures_are_drawn_on_the_runs_device_unless_on_one_of_their_own():
+    run = GenerateConfig(jobs=Path("j"), out=Path("o"), device="cuda:1")
+    assert (run.draw.device, run.drawing.device) == (None, "cuda:1")
+    assert run.model_copy(update={"draw": DrawConfig(device="cpu")}).drawing == DrawConfig(device="cpu")

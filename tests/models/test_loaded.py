@@ -9,11 +9,12 @@ import pytest
 import torch
 from diffusers import LTXPipeline
 
-from models import named
+from models import loaded, named
 from models.autoencoder import new_autoencoder
 from models.errors import BadInput, BadModel
+from models.families.placing import networks
 from models.image_encoder import new_feature_extractor, new_image_encoder
-from models.loaded import lent_drawer, lent_pipeline, loaded_model, model_folder, model_with_lora
+from models.loaded import drawers_leave, lent_drawer, lent_pipeline, loaded_model, model_folder, model_with_lora
 from models.lora import LoraFacts, add_lora, lora_weights, save_lora
 from models.named import any_model_folder, weights_digest
 from models.svd import ModelFacts, VideoModel, load_model, save_model
@@ -140,3 +141,16 @@ def test_a_drawer_that_is_not_the_one_that_was_planned_is_refused(tmp_path: Path
         assert type(pipeline).__name__ == "StableDiffusionPipeline"
     with pytest.raises(BadModel, match="files changed"), lent_drawer(str(folder), "other"):
         pass
+
+
+def test_drawers_leave_the_card_whole_and_wait_for_one_that_is_at_work(tmp_path: Path, monkeypatch):
+    moved: dict[int, torch.device] = {}
+    monkeypatch.setattr(loaded, "move", lambda parts, device: moved.update({id(part): device for part in parts}))
+    folder = save(drawing_pipeline, tmp_path / "drawer")
+    with lent_drawer(str(folder), weights_digest(folder)) as pipeline:
+        leaving = threading.Thread(target=drawers_leave)
+        leaving.start()
+        leaving.join(0.2)
+        assert (leaving.is_alive(), moved) == (True, {})
+    leaving.join()
+    assert {moved.get(id(part)) for part in networks(pipeline).values()} == {torch.device("cpu")}

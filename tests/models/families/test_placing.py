@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from models.device import CPU
-from models.families import animatediff, cogvideox, framepack, hunyuanvideo, ltx, wan
+from models.families import animatediff, cogvideox, framepack, hunyuanvideo, ltx, text_to_picture, wan
 from models.families.latents import denoisers
 from models.families.placing import decoding_plans, first_plan, networks, ready_to_decode, ready_to_sample, weight_bytes
 from models.families.rules import Family, MotionLora, Request, generate
@@ -35,6 +35,7 @@ from models.plan import Plan
 from tests.small_families import (
     cogvideox_parts,
     drawing_pipeline,
+    drawing_xl_pipeline,
     framepack_parts,
     hunyuan_parts,
     ltx_parts,
@@ -105,6 +106,24 @@ def test_every_rung_gives_the_same_latents_and_leaves_no_trace(known: Any, item:
         # Not the same bits: a weight that was copied lies at another address, and is added up in another order.
         assert (made - whole).abs().max() < 1e-4 * whole.abs().max()
         assert traces(pipeline) == set()
+
+
+# diffusers' scheduler of SDXL hands a tensor to numpy in an old way.
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.parametrize("make", [drawing_pipeline, drawing_xl_pipeline])
+def test_every_rung_draws_the_same_picture_and_leaves_no_trace(make: Any, save: Any, asked: Request) -> None:
+    pipeline = text_to_picture.load(save(make, f"{make.__name__} on a card"))
+    whole = text_to_picture.sample(pipeline, asked)
+    picture = text_to_picture.decode(pipeline, whole, asked).astype(int)
+    for plan in (*RUNGS, Plan()):
+        with ready_to_sample(pipeline, CARD, plan):
+            made = text_to_picture.sample(pipeline, asked)
+            assert bool(traces(pipeline)) == (plan != Plan())
+        assert (made - whole).abs().max() < 1e-4 * whole.abs().max()
+        assert traces(pipeline) == set()
+        for way in decoding_plans(pipeline, CARD):
+            ready_to_decode(pipeline, CARD, way)
+            assert np.abs(text_to_picture.decode(pipeline, made, asked) - picture).max() <= 1
 
 
 def test_in_bfloat16_a_clip_is_about_the_same_and_its_autoencoder_works_in_float32(known: Any, item: Request) -> None:

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,24 @@ import pytest
 import torch
 from PIL import Image
 
+from models.families import making
+from models.families.placing import networks
+from models.loaded import lent_drawer
+from models.plan import Plan
 from tasks.asking import JobsConfig
-from tasks.generate.draw import DrawConfig, draw_pictures, pictures_to_draw, with_drawn
+from tasks.generate import draw
+from tasks.generate.draw import DrawConfig, draw_pictures, drawing_of, name_of, pictures_to_draw, with_drawn
 from tasks.generate.jobs import SCHEMA, read_jobs
 from tasks.manifest import ManifestRef, read_manifest, read_rows
-from tests.small_families import drawing_pipeline, save
+from tests.small_families import drawing_pipeline, drawing_xl_pipeline, save
 
 CONFIG = DrawConfig(steps=1)
+
+CARD = torch.device("cpu", 0)
+"""The CPU by its number stands for a card: to torch it is another device, to which weights are copied."""
+
+# diffusers' scheduler of SDXL hands a tensor to numpy in an old way.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
 @pytest.fixture(autouse=True)
@@ -91,3 +104,112 @@ def test_a_model_that_draws_no_pictures_is_named_in_the_jobs_row(tmp_path, model
     (row,) = read_rows(jobs_of(tmp_path, model, Path(model), {"prompt": "a ball"}))
     assert row["error_code"] == "bad_model"
     assert "StableVideoDiffusionPipeline, which draws no pictures here" in row["error_message"]
+
+
+@pytest.fixture(scope="module", params=[drawing_pipeline, drawing_xl_pipeline])
+def known(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(request.param, tmp_path_factory.mktemp("known") / "model")
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(draw, "device_named", lambda _: CARD)
+
+
+@pytest.fixture
+def small_card(card: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A card on which the denoiser's blocks come one by one or not at all, and on which nothing can be decoded."""
+    ready_to_sample, ready_to_decode = making.ready_to_sample, making.ready_to_decode
+
+    @contextmanager
+    def sampling(pipeline: Any, device: torch.device, plan: Plan) -> Iterator[None]:
+        with ready_to_sample(pipeline, device, plan):
+            if plan.offload != "groups":
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+            yield
+
+    def decoding(pipeline: Any, device: torch.device, plan: Plan) -> None:
+        ready_to_decode(pipeline, device, plan)
+        if not plan.on_cpu:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    monkeypatch.setattr(making, "ready_to_sample", sampling)
+    monkeypatch.setattr(making, "ready_to_decode", decoding)
+
+
+def drawn_row(root: Path, jobs: ManifestRef, config: DrawConfig = CONFIG) -> dict[str, Any]:
+    (ref,) = draw_pictures.fn(root, config, pictures_to_draw(config, jobs))
+    return read_rows(ref)[0]
+
+
+def pixels(root: Path, row: dict[str, Any]) -> np.ndarray:
+    with Image.open(root / row["picture"]) as picture:
+        return np.asarray(picture).astype(int)
+
+
+def traces(job: dict[str, Any]) -> set[str]:
+    """What hooks have left on the model that draws."""
+    with lent_drawer(job["picture_model"], job["picture_model_revision"]) as pipeline:
+        modules = [module for part in networks(pipeline).values() for module in part.modules()]
+    return {name for module in modules for name in {"forward", "_hf_hook", "_diffusers_hook"} & set(vars(module))}
+
+
+@pytest.fixture
+def left(tmp_path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many pictures there were each time that the models which draw were sent off the device."""
+    seen: list[int] = []
+    monkeypatch.setattr(draw, "drawers_leave", lambda: seen.append(len(list(tmp_path.glob("out/pictures/drawn-*")))))
+    return seen
+
+
+def test_with_room_pictures_are_drawn_on_the_device_and_then_their_model_leaves_it(tmp_path, model, known, card, left):
+    jobs = jobs_of(tmp_path, model, known, {"prompt": "a ball"}, {"prompt": "a cube"})
+    for ref in draw_pictures.fn(tmp_path / "out", CONFIG, pictures_to_draw(CONFIG, jobs)):
+        (row,) = read_rows(ref)
+        assert (row["error_code"], row["plan"], row["too_large"], row["device"]) == (None, "batch 1", [], "cpu")
+    assert left == [2]
+
+
+def test_out_of_memory_a_picture_is_drawn_a_rung_lower_and_is_the_same(tmp_path, model, known, request):
+    jobs = jobs_of(tmp_path, model, known, {"prompt": "a ball"})
+    whole = drawn_row(tmp_path / "out", jobs)
+    request.getfixturevalue("small_card")
+    lower = drawn_row(tmp_path / "lower", jobs)
+    assert whole["drawing"] == lower["drawing"]
+    assert lower["plan"] == "batch 1, feed-forward in pieces of 4096 tokens, denoiser moved in groups of blocks"
+    assert lower["too_large"] == [
+        "batch 1",
+        "batch 1, feed-forward in pieces of 16384 tokens",
+        "batch 1, feed-forward in pieces of 16384 tokens, parts moved in turn",
+        "batch 1, feed-forward in pieces of 4096 tokens, parts moved in turn",
+    ]
+    assert np.abs(pixels(tmp_path / "lower", lower) - pixels(tmp_path / "out", whole)).max() <= 1
+    assert traces(read_rows(jobs)[0]) == set()
+
+
+def test_a_picture_that_fits_nowhere_is_a_row_and_its_model_leaves_the_card(
+    tmp_path, model, drawer, card, left, monkeypatch
+):
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(making, "ready_to_decode", full)
+    jobs = jobs_of(tmp_path, model, drawer, {"prompt": "a ball"})
+    row = drawn_row(tmp_path / "out", jobs)
+    assert (row["error_code"], row["picture"]) == ("out_of_memory", None)
+    assert row["error_message"] == "a-ball: its picture was not drawn (CUDA out of memory)."
+    assert left == [0]
+
+
+def test_the_precision_makes_another_picture_and_the_device_does_not(tmp_path, model, drawer, monkeypatch):
+    jobs = jobs_of(tmp_path, model, drawer, {"prompt": "a ball"})
+    (job,) = read_rows(jobs)
+    configs = {dtype: CONFIG.model_copy(update={"dtype": dtype}) for dtype in ("auto", "float32", "float16")}
+    names = {dtype: name_of(config, job) for dtype, config in configs.items()}
+    assert names["auto"] == names["float32"] != names["float16"]
+    full, half = (pixels(tmp_path / "out", drawn_row(tmp_path / "out", jobs, configs[d])) for d in ("auto", "float16"))
+    assert 0 < np.abs(half - full).max() <= 8
+    monkeypatch.setattr(draw, "device_named", lambda name: torch.device("cuda", int(name[-1])))
+    cards = [CONFIG.model_copy(update={"device": f"cuda:{number}"}) for number in (0, 1)]
+    assert [drawing_of(config, job).dtype for config in cards] == ["float16", "float16"]
+    assert [name_of(config, job) for config in cards] == [names["float16"]] * 2
