@@ -95,9 +95,12 @@ def supersede(step: Step, root: Path) -> None:
         path.unlink()
 
 
-def set_aside(path: Path) -> None:
-    """Take a manifest out of the cache, so that its step runs again; rows that then differ count one more `attempt`."""
-    path.rename(_aside(path, attempts_of(path) + 1))
+def set_aside(path: Path) -> Path:
+    """Take a manifest out of the cache, so that its step runs again; rows that then differ count one more `attempt`.
+
+    Where it lies now is returned.
+    """
+    return path.rename(_aside(path, attempts_of(path) + 1))
 
 
 def attempts_of(path: Path) -> int:

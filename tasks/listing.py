@@ -79,7 +79,7 @@ def _checked(
     if not rows:
         raise BadInput(f"{path}: the table has no rows.")
     found = {name for row in rows for name in row.values}
-    unknown = sorted(str(name) for name in found - set(columns))
+    unknown = sorted(str(name) or "without a name" for name in found - set(columns))
     if unknown:
         raise BadInput(f"{path}: unknown column {', '.join(unknown)}. Known: {', '.join(columns)}.")
     if column not in found and instead not in found:
@@ -148,7 +148,10 @@ def read_table(path: Path) -> list[TableRow]:
     readers = {".csv": _read_csv, ".parquet": _read_parquet, ".jsonl": _read_json_lines, ".ndjson": _read_json_lines}
     try:
         return list(readers[path.suffix.lower()](path))
-    except (OSError, UnicodeDecodeError, csv.Error, pa.ArrowException) as error:
+    except UnicodeDecodeError as error:
+        kind = path.suffix[1:]
+        raise BadInput(f"{path}: cannot be read as a {kind} table ({error}). Save it as UTF-8.") from error
+    except (OSError, csv.Error, pa.ArrowException) as error:
         raise BadInput(f"{path}: cannot be read as a {path.suffix[1:]} table ({error}).") from error
 
 

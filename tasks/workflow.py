@@ -44,8 +44,9 @@ def read_workflow(path: Path) -> list[WorkflowJob]:
         raise BadInput(f"{path}: {error}") from error
 
 
-def workflow_of(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A resolved job as a workflow in the API's format, which finds its picture by name, in its own folder.
+def workflow_of(row: Mapping[str, Any], picture: str | None = None) -> dict[str, Any]:
+    """A resolved job as a workflow in the API's format, which finds its picture by name, in its own folder: by
+    `picture`, or else by the name it has.
 
     A motion asked by name, a key and a take have no place there."""
     model: list[Any] = ["1", 0]
@@ -54,7 +55,7 @@ def workflow_of(row: Mapping[str, Any]) -> dict[str, Any]:
         lora = {"lora_name": row["lora"], "strength_model": row["lora_strength"]}
         nodes["2"] = _api("LoraLoaderModelOnly", model=model, **lora)
         model = ["2", 0]
-    nodes["3"] = _api("LoadImage", image=Path(row["image"]).name)
+    nodes["3"] = _api("LoadImage", image=picture or Path(row["image"]).name)
     nodes["4"] = _api(
         "SVD_img2vid_Conditioning", clip_vision=["1", 1], init_image=["3", 0], vae=["1", 2], width=row["width"],
         height=row["height"], video_frames=row["frames"], motion_bucket_id=row["motion_bucket"],

@@ -27,8 +27,9 @@ from models.families.placing import (
     weight_bytes,
 )
 from models.families.rules import MotionLora, Request
-from models.loaded import Lent, any_model_folder, lent_pipeline, waited_for_model
+from models.loaded import Lent, lent_pipeline, waited_for_model
 from models.memory import decode_within_memory
+from models.named import any_model_folder
 from models.plan import Plan
 
 log = logging.getLogger("reelmill")

@@ -111,6 +111,18 @@ def cards_of(root: Path, rows: Sequence[Mapping[str, Any]], embed_limit: int = E
     return cards
 
 
+def still_there(root: Path, row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The row; failed, where its clip or its picture was removed since."""
+    if row["status"] != "ok":
+        return row
+    shown = (shown_file(root, row["video"])[0], row["picture"])
+    gone = next((name for name in shown if name and not (root / name).is_file()), None)
+    if gone is None:
+        return row
+    said = f"{gone}: is not there any more; the same command makes it again."
+    return {**row, "status": "failed", "stage": "page", "error_message": said, "chosen": None, "first_frame_psnr": None}
+
+
 def shown_file(root: Path, video: str) -> tuple[str, str]:
     """The file that shows a clip on the page, and its MIME type: of a folder of pictures, the first."""
     if (root / video).is_dir():
@@ -161,6 +173,7 @@ def figures(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
 
 def gallery_html(root: Path, rows: Sequence[Mapping[str, Any]], embed_limit: int = EMBED_LIMIT) -> str:
     """The page for the rows of outputs.parquet below `root`."""
+    rows = [still_there(root, row) for row in rows]
     cards = cards_of(root, rows, embed_limit)
     return render(
         TEMPLATE,

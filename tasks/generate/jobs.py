@@ -103,13 +103,13 @@ def with_picture(root: Path, row: Mapping[str, Any], fit: Fit, background: Backg
         return dict(row)
     recipe = [row["image_sha256"], row["width"], row["height"], fit, background, VERSION]
     name = f"pictures/{_digest(recipe)[:32]}.png"
+    content = _content(root / name)
     try:
-        if not (root / name).is_file():
+        if content is None:
             pixels = prepare_picture(Path(row["image"]), row["width"], row["height"], fit, background)
             with publish(root / name) as aside:
                 Image.fromarray(pixels).save(aside, format="PNG")
-        with Image.open(root / name) as picture:
-            content = hashlib.sha256(np.asarray(picture).tobytes()).hexdigest()
+            content = hashlib.sha256(pixels.tobytes()).hexdigest()
     except ReelmillError as error:
         return {**row, **failed(error)}
     many = pictures_in(Path(row["image"]))
@@ -117,6 +117,15 @@ def with_picture(root: Path, row: Mapping[str, Any], fit: Fit, background: Backg
     ignored = [*(row["ignored"] or ()), *said] or None
     prepared = {"picture": name, "picture_sha256": content, "fit": fit, "background": background}
     return {**row, **prepared, "ignored": ignored}
+
+
+def _content(path: Path) -> str | None:
+    """The digest of a prepared picture's pixels; None where there is none, or a damaged one."""
+    try:
+        with Image.open(path) as picture:
+            return hashlib.sha256(np.asarray(picture).tobytes()).hexdigest()
+    except (OSError, SyntaxError, ValueError):
+        return None
 
 
 def take_rows(row: Mapping[str, Any], takes: int) -> list[dict[str, Any]]:

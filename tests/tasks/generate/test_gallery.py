@@ -116,6 +116,16 @@ def test_failures_and_duplicates_stand_there_with_their_reasons(root):
     ]
 
 
+@pytest.mark.parametrize("gone", ["v.mp4", "p.png"])
+def test_a_clip_that_was_removed_since_is_said_to_be_gone(root, gone):
+    (root / "w.mp4").write_bytes(b"w")
+    (root / "q.png").write_bytes(b"q")
+    (root / gone).unlink()
+    page = gallery_html(root, [row(0), row(1, video="w.mp4", picture="q.png")])
+    assert f"{gone}: is not there any more" in page
+    assert len(Sources(page).loaded) == 2
+
+
 def test_a_page_without_any_clip_is_still_a_page(root):
     page = gallery_html(
         root, [row(0, status="failed", stage="jobs", error_message="why", first_frame_psnr=None, chosen=None)]
