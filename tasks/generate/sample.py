@@ -274,7 +274,9 @@ def _keep(root: Path, item: Item, attempt: Attempt, latents: Tensor) -> Manifest
         row = {"item_key": item.item_key, "latents": name, "latents_sha256": latents_digest(latents)}
         return table_of([row | memory | {"batch": keys, "attempt": 1}], SCHEMA)
 
-    return cached(STEP, root, item.settings, [item.item_key], compute, item.model_revision)
+    made = cached(STEP, root, item.settings, [item.item_key], compute, item.model_revision)
+    FAILED.path(root, _key(item)).unlink(missing_ok=True)
+    return made
 
 
 def _keep_failure(root: Path, item: Item, failure: Failure) -> ManifestRef:

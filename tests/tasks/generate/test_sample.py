@@ -218,6 +218,7 @@ def test_a_clip_that_cannot_be_sampled_is_a_row_and_its_neighbours_are_made(tmp_
     assert rows_of(run(root, jobs, 4)[1:2]).popitem()[1]["attempt"] == 2, "the next run tries again and counts"
     monkeypatch.setattr(step, "sample_batch", real)
     assert rows_of(run(root, jobs, 4)[1:2]).popitem()[1]["error_code"] is None
+    assert not list(root.glob("manifests/sample_failed/*.parquet")), "what was made since did not fail"
 
 
 def test_latents_that_are_not_numbers_are_a_failure_of_their_own_item(tmp_path, pictures, model, monkeypatch):
