@@ -173,6 +173,20 @@ def test_a_clip_of_any_format_padded_and_trimmed_comes_out_identical(tmp_path: P
         assert reproduce(ReproduceConfig(clip=first)).differs == (), "the file beside it tells"
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"steps": "many"}, {"steps": 0}, {"take": None}, {"crf": "high"}, {"batch": 5}, {"format": "mov"},
+        {"width": -5}, {"seed": [1]}, {"dtype": "int8"}, {"trim": None}, {"fit": "zoom"},
+    ],
+)  # fmt: skip
+def test_what_a_clip_says_of_itself_and_cannot_be_is_named(run: Path, change: dict[str, object]):
+    odd = run / "videos" / "odd.mp4"
+    write_untagged(clip_of(run), odd, told_by(clip_of(run)) | change)
+    with pytest.raises(BadMedia, match=f"does not say a usable {next(iter(change))}: "):
+        told_by(odd)
+
+
 def test_another_encoder_than_the_clip_was_made_with_is_named(run: Path):
     clip = clip_of(run)
     untagged = run / "videos" / "untagged.mp4"
