@@ -23,12 +23,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import save_file
 from torch import Tensor
 
-from models.device import DEVICE_HELP, DeviceName, device_label, device_named, empty_cache, is_out_of_memory
+from models.device import DEVICE_HELP, DeviceName, device_label, device_named, empty_cache
 from models.errors import ReelmillError
 from models.memory import lower_plan
 from models.plan import Plan
 from tasks.batching import Item, ItemSettings, fill_batches, item_of, plan_batches
 from tasks.caching import Step, cached, find, key_of, lineage_of
+from tasks.failing import failure_of
 from tasks.manifest import ERROR_FIELDS, ManifestRef, publish, read_rows, table_of, write_manifest
 from tasks.sampling import planned, sample
 
@@ -160,10 +161,8 @@ def _parts(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
 
 
 def _failure(item: Item, error: Exception) -> Failure:
-    if isinstance(error, ReelmillError):
-        return Failure(error.code, str(error))
-    code = "out_of_memory" if is_out_of_memory(error) else "sampling_failed"
-    return Failure(code, f"{item.name}: sampling failed ({str(error).strip() or type(error).__name__}).")
+    said = failure_of(error, item.name, "sampling")
+    return Failure(said["error_code"], said["error_message"])
 
 
 def _not_finite(item: Item) -> Failure:
