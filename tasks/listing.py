@@ -1,7 +1,7 @@
 """Lists of items as people give them: a folder of files, one file, a text with a name on each line, or a table that
 names files.
 
-A table is CSV, JSON lines or Parquet. Its rows are named values; a cell left empty is no value. The files that a table
+A table is CSV (parted by commas, semicolons or tabs), JSON lines or Parquet. Its rows are named values; a cell left empty is no value. The files that a table
 of jobs names lie below its own folder; a list of sources may name any.
 """
 
@@ -24,6 +24,9 @@ log = logging.getLogger("reelmill")
 TABLE_SUFFIXES = (".csv", ".jsonl", ".ndjson", ".parquet")
 
 TEXT_SUFFIX = ".txt"
+
+DELIMITERS = (",", ";", "\t")
+"""What parts the values of a CSV table: many countries' spreadsheets write semicolons, for their decimals have commas."""
 
 LIST_SUFFIXES = (TEXT_SUFFIX, *TABLE_SUFFIXES)
 
@@ -157,17 +160,29 @@ def read_table(path: Path) -> list[TableRow]:
 
 def _read_csv(path: Path) -> Iterator[TableRow]:
     with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, strict=True, skipinitialspace=True)
+        delimiter = _delimiter(file.readline())
+        file.seek(0)
+        reader = csv.DictReader(file, strict=True, skipinitialspace=True, delimiter=delimiter)
         columns = [name.strip() for name in reader.fieldnames or []]
-        repeated = sorted({name for name in columns if columns.count(name) > 1})
-        if repeated:
-            raise BadInput(f"{path}: the column {', '.join(repeated)} stands there twice.")
+        _check_columns(path, columns)
         reader.fieldnames = columns
         for row in reader:
             if None in row:
                 yield TableRow(problem=f"line {reader.line_num} has more fields than the header.")
             else:
                 yield TableRow(_filled({name: (value or "").strip() for name, value in row.items()}))
+
+
+def _delimiter(header: str) -> str:
+    """The one of DELIMITERS that parts a header into the most columns; the comma where none parts it into more."""
+    return max(DELIMITERS, key=lambda delimiter: _columns_in(header, delimiter))
+
+
+def _columns_in(header: str, delimiter: str) -> int:
+    try:
+        return len(next(csv.reader([header], strict=True, skipinitialspace=True, delimiter=delimiter), ()))
+    except csv.Error:
+        return 0
 
 
 def _read_json_lines(path: Path) -> Iterator[TableRow]:
@@ -186,8 +201,17 @@ def _read_json_lines(path: Path) -> Iterator[TableRow]:
 
 
 def _read_parquet(path: Path) -> Iterator[TableRow]:
-    for values in pq.ParquetFile(path).read().to_pylist():
+    rows = pq.ParquetFile(path).read()
+    _check_columns(path, rows.column_names)
+    for values in rows.to_pylist():
         yield TableRow(_filled(values))
+
+
+def _check_columns(path: Path, columns: Sequence[str]) -> None:
+    """Raises BadInput where a column stands there twice: which of its values is meant, nobody knows."""
+    repeated = sorted({name for name in columns if columns.count(name) > 1})
+    if repeated:
+        raise BadInput(f"{path}: the column {', '.join(repeated)} stands there twice.")
 
 
 def _filled(values: Mapping[str, Any]) -> dict[str, Any]:
