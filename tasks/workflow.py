@@ -126,7 +126,8 @@ class _Reading:
                 self.ignored.append(f"{node.label}: {name} {asked!r}; {ours} is used.")
         seed = int(_number(node, "seed"))
         if not 0 <= seed < MAX_SEED:
-            self.ignored.append(f"{node.label}: seed {seed} is too large; {seed % MAX_SEED} is used.")
+            wrong = "negative" if seed < 0 else "too large"
+            self.ignored.append(f"{node.label}: seed {seed} is {wrong}; {seed % MAX_SEED} is used.")
         self.values |= {"seed": seed % MAX_SEED, "steps": _value(node, "steps")}
         cfg = _number(node, "cfg")
         self.values |= {"guidance_min": cfg, "guidance_max": cfg}

@@ -161,6 +161,12 @@ def test_a_subgraph_is_refused_by_its_name(tmp_path: Path):
         read_workflow(written(tmp_path / "w.json", content))
 
 
+def test_a_negative_seed_is_called_negative(tmp_path: Path):
+    (job,) = read_workflow(written(tmp_path / "w.json", sampler(seed=-3)))
+    assert job.ignored[0] == f"KSampler (node 3): seed -3 is negative; {2**63 - 3} is used."
+    assert job.values["seed"] == 2**63 - 3
+
+
 def test_a_prefix_that_reads_like_a_seeds_control_is_a_prefix(tmp_path: Path):
     saver = node(10, "SaveAnimatedWEBP", ["fixed", 10, False, 85, "default"], {"images": IMAGES})
     job = read_workflow(written(tmp_path / "w.json", editor(SaveAnimatedWEBP=saver)))[0]
