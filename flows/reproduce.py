@@ -203,11 +203,12 @@ def _prepared(path: Path, facts: Facts) -> Picture:
 
 def weights_that_differ(facts: Facts, model: str, lora: Path | None) -> list[str]:
     """A sentence for the model and for the LoRA if they are not the ones the clip was made with."""
-    differs = []
-    revision = read_card(model).revision
-    if revision != facts["model_revision"]:
-        found, told = short_revision(revision), short_revision(facts["model_revision"])
+    differs, card = [], read_card(model)
+    if card.revision != facts["model_revision"]:
+        found, told = short_revision(card.revision), short_revision(facts["model_revision"])
         differs.append(f"model: {model} is {found}, not {told}.")
+    if card.family != facts["family"]:
+        differs.append(f"family: {model} is of {card.family}, not of {facts['family']}.")
     if lora and (digest := file_digest(lora)) != facts["lora_sha256"]:
         differs.append(f"LoRA: {lora} is {digest[:12]}, not {facts['lora_sha256'][:12]}.")
     return differs

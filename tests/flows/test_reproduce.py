@@ -134,6 +134,14 @@ def test_another_model_and_another_picture_are_named(run: Path, tmp_path: Path, 
     assert [said.partition(":")[0] for said in outcome.differs] == ["model", "picture"]
 
 
+@pytest.mark.parametrize("family", ["Wan", "no such family"])
+def test_another_family_than_the_models_own_is_named(run: Path, family: str):
+    odd = run / "videos" / "odd.mp4"
+    write_untagged(clip_of(run), odd, told_by(clip_of(run)) | {"family": family})
+    said = f"family: tiny is of Stable Video Diffusion, not of {family}."
+    assert reproduce(ReproduceConfig(clip=odd)).differs == (said,)
+
+
 def test_another_version_of_the_step_is_named(run: Path):
     clip = clip_of(run)
     told = told_by(clip) | {"sample_version": 0}
