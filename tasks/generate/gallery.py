@@ -17,6 +17,7 @@ from prefect import task
 
 from models.meters import LIMITS
 from tasks.manifest import ManifestRef, publish_text, read_rows
+from tasks.measured import told_length
 from tasks.pages.page import data_uri, render
 from tasks.pages.sparks import spark
 
@@ -107,8 +108,13 @@ def cards_of(root: Path, rows: Sequence[Mapping[str, Any]], embed_limit: int = E
         for take in (card.takes[place] for card in cards if place < len(card.takes)):
             name, kind = shown_file(root, take["video"])
             shown = {"video_url": url(name, kind), "plays": kind in PLAYED, "is_first": name != take["video"]}
-            take |= {**shown, "sparks": list(sparks_of(take))}
+            take |= {**shown, "sparks": list(sparks_of(take)), "why": reasons_of(take)}
     return cards
+
+
+def reasons_of(row: Mapping[str, Any]) -> list[str]:
+    """Why a take does not pass, but for where it stops being good, which stands with its meters."""
+    return [reason for reason in row["reasons"] or () if reason != told_length(row["good_until"], row["frames"])]
 
 
 def still_there(root: Path, row: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -54,6 +54,17 @@ def test_a_small_page_loads_nothing_from_anywhere(root):
     assert all(address.startswith("data:") for address in page.loaded)
 
 
+def test_where_a_clip_stops_being_good_stands_once_beside_what_else_it_fails(root):
+    reasons = ["camera static, asked pan_left", "good until frame 3 of 8"]
+    page = gallery_html(root, [row(0, passed=False, good_until=3, good_until_reason="sharpness", reasons=reasons)])
+    text = re.sub(r"<[^>]*>", "", page)
+    assert text.count("good until frame 3 of 8") == 1
+    assert "good until frame 3 of 8: sharpness" in text
+    assert '<p class="why">camera static, asked pan_left</p>' in page
+    alone = gallery_html(root, [row(0, passed=False, good_until=3, reasons=reasons[1:])])
+    assert '<p class="why">' not in alone
+
+
 def test_past_the_limit_files_are_linked_relative_to_the_page(root):
     page = Sources(gallery_html(root, [row(0), row(1)], embed_limit=1600))
     assert [address[:12] for address in page.loaded] == ["data:image/p", "data:video/m", "data:image/p", "../v.mp4"]
