@@ -11,6 +11,7 @@ import logging
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,9 @@ DELIMITERS = (",", ";", "\t")
 """What parts the values of a CSV table: many countries' spreadsheets write semicolons, for their decimals have commas."""
 
 LIST_SUFFIXES = (TEXT_SUFFIX, *TABLE_SUFFIXES)
+
+NAMED = 3
+"""How many of the files that are passed over are named."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,8 @@ def read_listing(
         names = sorted(p.name for p in path.iterdir() if _has_suffix(p, suffixes) and not p.is_dir())
         if not names:
             raise BadInput(f"{path}: no file with a fitting name in this folder ({', '.join(sorted(suffixes))}).")
+        others = (p for p in path.iterdir() if not _has_suffix(p, suffixes) and p.is_file())
+        _say_passed_over(path, tuple(sorted(p.name for p in others if not p.name.startswith("."))))
         return Listing(path, [TableRow({column: name}) for name in names])
     if not path.is_file():
         raise BadInput(f"{path}: no such folder or file.")
@@ -70,6 +76,16 @@ def read_listing(
         kinds = ", ".join(sorted((*suffixes, *TABLE_SUFFIXES)))
         raise BadInput(f"{path}: neither a folder nor a file of a known kind ({kinds}).")
     return Listing(path.parent, _checked(path, read_table(path), column, columns, instead))
+
+
+@cache
+def _say_passed_over(folder: Path, names: tuple[str, ...]) -> None:
+    """Once, however often a run looks at the folder: a watched one is looked at again and again."""
+    if names:
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        log.warning(
+            "%s: what is of no kind that can be read here is passed over: %s%s.", folder, ", ".join(names[:NAMED]), more
+        )
 
 
 def _has_suffix(path: Path, suffixes: Collection[str]) -> bool:

@@ -33,6 +33,26 @@ def test_a_folder_gives_its_files_by_name_and_leaves_out_others(tmp_path: Path):
     assert values(tmp_path) == [{"image": "a.PNG"}, {"image": "b.png"}]
 
 
+def test_what_a_folder_has_beside_its_pictures_is_said_once_by_its_first_names_and_its_number(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    for name in ("a.png", ".hidden.heic", *(f"{n}.heic" for n in range(5))):
+        (tmp_path / name).touch()
+    (tmp_path / "folder").mkdir()
+    assert values(tmp_path) == values(tmp_path) == [{"image": "a.png"}]
+    said = f"{tmp_path}: what is of no kind that can be read here is passed over: 0.heic, 1.heic, 2.heic and 2 more."
+    assert [record.getMessage() for record in caplog.records] == [said]
+    (tmp_path / "new.bmp.part").touch()
+    listed(tmp_path)
+    assert caplog.records[1].getMessage().endswith("2.heic and 3 more.")
+
+
+def test_a_folder_of_nothing_but_pictures_is_not_spoken_of(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    (tmp_path / "a.png").touch()
+    listed(tmp_path)
+    assert caplog.records == []
+
+
 def test_one_file_is_a_list_of_one(tmp_path: Path):
     (tmp_path / "a.png").touch()
     assert listed(tmp_path / "a.png") == Listing(tmp_path, [TableRow({"image": "a.png"})])
