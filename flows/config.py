@@ -22,6 +22,10 @@ from pydantic_settings import BaseSettings, CliSettingsSource, SettingsError
 from models.errors import BadInput
 
 Settings = dict[str, Any]
+
+CALLED_FROM = "# called from "
+"""Begins the settings that a run keeps."""
+
 Preset = Callable[[], Mapping[str, Any]]
 """A named starting point: the fields it sets, as values or as (nested) config objects."""
 
@@ -108,6 +112,18 @@ def dump(config: BaseModel) -> str:
     return yaml.safe_dump(
         {name: settings[name] for name in ordered(type(config))}, sort_keys=False, allow_unicode=True, width=120
     )
+
+
+def kept(config: BaseModel) -> str:
+    """The same, with the folder that relative paths in it are from: as a run keeps it."""
+    return f"{CALLED_FROM}{Path.cwd()}\n{dump(config)}"
+
+
+def called_from(file: Path) -> Path:
+    """The folder that the relative paths in kept settings are from; this one where that is not said, or not there."""
+    first, *_ = file.read_text(encoding="utf-8").split("\n")
+    folder = Path(first.removeprefix(CALLED_FROM))
+    return folder if first.startswith(CALLED_FROM) and folder.is_dir() else Path.cwd()
 
 
 def ordered(config: type[BaseModel]) -> list[str]:
@@ -277,7 +293,7 @@ def _sentence(interface: Interface, error: ErrorDetails, flags: Mapping[str, Any
     place = [str(part) for part in error["loc"] if not isinstance(part, int)]
     name = ".".join(place)
     if error["type"] == "missing":
-        return _missing(interface, name)
+        return _missing(interface, name) if isinstance(error["loc"][-1], str) else _too_few(name, error)
     if error["type"] == "extra_forbidden":
         close = nearest(name, option_names(interface.config))
         return f"{file or interface.prog}: unknown setting '{name}'{f': did you mean {close!r}?' if close else '.'}"
@@ -293,6 +309,12 @@ def _missing(interface: Interface, name: str) -> str:
     asked = _shout(interface) if name == interface.positional else None
     flag = f"--{name.replace('_', '-')} {name.rpartition('.')[2].upper()}"
     return f"{asked or flag} is missing. See `{interface.prog} --help`."
+
+
+def _too_few(name: str, error: ErrorDetails) -> str:
+    """A value of several parts that has not all of them."""
+    given = ",".join(map(str, error["input"]))
+    return f"--{name.replace('_', '-')}: {given} is too few; give them all, with commas between."
 
 
 def _reaches(flags: Mapping[str, Any], place: Sequence[str]) -> bool:

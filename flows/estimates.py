@@ -20,8 +20,9 @@ from models.costs import Cost, costs_file, costs_of, place_of
 from models.device import CPU, device_label, free_bytes
 from models.families.making import sampled_in_batches
 from models.families.placing import first_plan, weight_bytes
-from models.loaded import any_model_folder, model_folder
+from models.loaded import model_folder
 from models.memory import needs_of_folder
+from models.named import any_model_folder
 from models.plan import Plan, decoding_plan, sampling_plan
 from models.regions import words_in
 from tasks.encoding import Format

@@ -37,7 +37,7 @@ from tasks.generate.gallery import write_gallery
 from tasks.generate.jobs import WAITING, put_off, read_jobs
 from tasks.generate.outputs import collect_outputs
 from tasks.generate.sample import SampleConfig, batches_of, sample_jobs
-from tasks.manifest import ManifestRef, publish, publish_json, read_rows
+from tasks.manifest import ManifestRef, file_digest, publish, publish_json, read_rows
 from tasks.workflow import workflow_of
 
 
@@ -215,11 +215,14 @@ def summary(outputs: ManifestRef, page: Path, stopped: str | None) -> GenerateOu
 
 def write_workflows(folder: Path, jobs: ManifestRef) -> None:
     """Each job of Stable Video Diffusion with a picture, once for all its takes, as a workflow in the API's format,
-    beside a copy of the picture, which stays if it is there."""
+    beside a copy of the picture, which stays if it is there; where another has its name, it gets one of its own."""
     for row in ready_rows(jobs):
         if row["take"] == 0 and row["image"] and sampled_in_batches(row["family"]):
-            publish_json(folder / f"{row['name']}-{row['item_key'][:10]}.json", workflow_of(row))
-            picture = folder / Path(row["image"]).name
+            path = Path(row["image"])
+            picture = folder / path.name
+            if picture.exists() and file_digest(picture) != row["image_sha256"]:
+                picture = folder / f"{path.stem[:60]}-{row['image_sha256'][:10]}{path.suffix}"
+            publish_json(folder / f"{row['name']}-{row['item_key'][:10]}.json", workflow_of(row, picture.name))
             if not picture.exists():
                 with publish(picture) as aside:
                     shutil.copyfile(row["image"], aside)

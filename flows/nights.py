@@ -14,7 +14,7 @@ from datetime import time as Clock
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from models.errors import BadInput
 from tasks.manifest import ManifestRef, read_rows
@@ -23,6 +23,8 @@ _BUDGET = re.compile(r"(?=.)(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:
 
 MEGABYTE = 1_000_000
 
+LONGEST_BUDGET = timedelta(days=3650)
+
 
 def budget_of(value: Any) -> Any:
     """A length of time written as 2h, 90m, 1h30m or 45s; anything else is left to pydantic."""
@@ -30,7 +32,17 @@ def budget_of(value: Any) -> Any:
     if not found:
         return value
     hours, minutes, seconds = (float(part or 0) for part in found.groups())
-    return timedelta(hours=hours, minutes=minutes, seconds=seconds)
+    try:
+        return timedelta(hours=hours, minutes=minutes, seconds=seconds)
+    except OverflowError as error:
+        raise ValueError("longer than there is time") from error
+
+
+def local_clock(value: Clock | None) -> Clock | None:
+    """A time of day by this machine's clock; raises ValueError for one of another zone."""
+    if value is not None and value.tzinfo is not None:
+        raise ValueError("is a time of this machine's own clock; leave its zone out")
+    return value
 
 
 class NightConfig(BaseModel):
@@ -38,9 +50,14 @@ class NightConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    until: Clock | None = Field(default=None, description="Time of day to stop at, as 06:00; what is begun is finished")
+    until: Annotated[Clock | None, AfterValidator(local_clock)] = Field(
+        default=None, description="Time of day to stop at, as 06:00; what is begun is finished"
+    )
     budget: Annotated[timedelta, BeforeValidator(budget_of)] | None = Field(
-        default=None, description="Time to stop after, as 2h or 1h30m; what is begun is finished"
+        default=None,
+        ge=timedelta(0),
+        le=LONGEST_BUDGET,
+        description="Time to stop after, as 2h or 1h30m; what is begun is finished",
     )
     same_fault: int = Field(
         default=10, ge=0, description="Stop when so many clips in a row fail with the same fault; 0: never"

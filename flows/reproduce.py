@@ -17,16 +17,17 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from flows.config import Outcome
 from models.card import read_card
 from models.device import DEVICE_HELP, DeviceName, device_label, device_named
 from models.errors import BadInput, BadMedia, ReelmillError
 from models.named import MODEL_HELP, is_of_hub, short_revision
-from models.pictures import Picture, prepare_picture
+from models.pictures import Background, Fit, Picture, prepare_picture
+from tasks.batching import ItemSettings
 from tasks.clip_files import read_clip, read_tag
-from tasks.encoding import look_of
+from tasks.encoding import Format, look_of
 from tasks.generate.decode import DecodeConfig, decode_jobs, sampled
 from tasks.generate.encode import EncodeConfig, encode_jobs, measured
 from tasks.generate.jobs import SCHEMA
@@ -39,6 +40,23 @@ Facts = Mapping[str, Any]
 
 NEEDS = ("item_key", "latents_sha256", "model", "model_revision", "family", "batch", "format", "encoder", "dtype")
 """What a clip must say of itself to be made again, beside its settings."""
+
+
+class Told(ItemSettings):
+    """What a clip says of itself, as far as it is made again from that."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    batch: tuple[str, ...]
+    format: Format
+    crf: int | None
+    trim: bool
+    fit: Fit | None
+    background: Background | None
+    steps: int = Field(ge=1)
+    frames: int = Field(ge=2)
+    width: int = Field(ge=8)
+    height: int = Field(ge=8)
 
 
 class ReproduceConfig(BaseModel):
@@ -108,6 +126,11 @@ def told_by(clip: Path) -> dict[str, Any]:
         raise BadMedia(f"{clip}: does not say how it was made, and neither does {sidecar.name} beside it.") from error
     if missing:
         raise BadMedia(f"{clip}: does not say its {', '.join(missing)}, so it cannot be made again.")
+    try:
+        Told.model_validate(told)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise BadMedia(f"{clip}: does not say a usable {first['loc'][0]}: {first['msg'].lower()}.") from error
     return told
 
 
@@ -180,11 +203,12 @@ def _prepared(path: Path, facts: Facts) -> Picture:
 
 def weights_that_differ(facts: Facts, model: str, lora: Path | None) -> list[str]:
     """A sentence for the model and for the LoRA if they are not the ones the clip was made with."""
-    differs = []
-    revision = read_card(model).revision
-    if revision != facts["model_revision"]:
-        found, told = short_revision(revision), short_revision(facts["model_revision"])
+    differs, card = [], read_card(model)
+    if card.revision != facts["model_revision"]:
+        found, told = short_revision(card.revision), short_revision(facts["model_revision"])
         differs.append(f"model: {model} is {found}, not {told}.")
+    if card.family != facts["family"]:
+        differs.append(f"family: {model} is of {card.family}, not of {facts['family']}.")
     if lora and (digest := file_digest(lora)) != facts["lora_sha256"]:
         differs.append(f"LoRA: {lora} is {digest[:12]}, not {facts['lora_sha256'][:12]}.")
     return differs

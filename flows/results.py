@@ -3,18 +3,20 @@
 import fcntl
 import importlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import chdir, contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.cli import COMMANDS, Command
-from flows.config import Outcome, read_settings
+from flows.cli import COMMANDS, Command, interface
+from flows.config import Outcome, called_from, read_settings, validated
 from models.errors import BadInput
 from tasks.caching import set_aside
-from tasks.manifest import manifest_ref, read_manifest, read_rows
+from tasks.manifest import column_names, manifest_ref, read_manifest, read_rows
 
 REASONS = ("error_message", "error")
 """Columns that say why an item failed."""
@@ -93,20 +95,39 @@ def retry(config: ResultsConfig) -> RetryOutcome:
     """Set the manifests with failed rows aside, and run the folder's flow again; all else is found."""
     from flows.running import exclusive, run_flow
 
-    command = commands_of(config.path)[-1]
-    failed = failed_manifests(config.path)
-    items = items_to_retry(config.path, failed)
-    if not failed:
+    command, path = commands_of(config.path)[-1], config.path.resolve()
+    failed = failed_manifests(path)
+    items = items_to_retry(path, failed)
+    if not failed and not items:
         return RetryOutcome(retried=0, result=f"{config.path}: nothing failed.")
     module = importlib.import_module(command.module)
-    settings = read_settings(config.path / f"{command.name}.yaml")
-    with exclusive(config.path):
-        for manifest in failed:
-            set_aside(manifest)
-        result: Outcome = run_flow(
-            getattr(module, command.flow), getattr(module, command.config).model_validate(settings)
-        )
+    with chdir(called_from(path / f"{command.name}.yaml")):
+        settings = kept_settings(path, command, module)
+        with exclusive(path), out_of_the_cache(failed):
+            result: Outcome = run_flow(getattr(module, command.flow), settings)
     return RetryOutcome(failed=result.failed, retried=items, result=str(result))
+
+
+def kept_settings(path: Path, command: Command, module: ModuleType) -> BaseModel:
+    """What a command was run with in a folder, which may have moved since; raises BadInput where that is broken."""
+    file = path / f"{command.name}.yaml"
+    settings = read_settings(file)
+    moved = {"out": path} if "out" in settings else {}
+    return validated(interface(command, module), [settings, moved, {}], file)
+
+
+@contextmanager
+def out_of_the_cache(manifests: Iterable[Path]) -> Iterator[None]:
+    """Manifests set aside for the length of a block; those that were not made again are back where it was broken off,
+    so that what failed is still known."""
+    aside = {path: set_aside(path) for path in manifests}
+    try:
+        yield
+    except BaseException:
+        for path, place in aside.items():
+            if not path.exists():
+                place.rename(path)
+        raise
 
 
 def report(config: ResultsConfig) -> ReportOutcome:
@@ -152,14 +173,14 @@ def items_to_retry(path: Path, manifests: Iterable[Path]) -> int:
 
 def states_in(table: Path) -> Counter[str]:
     """How many rows of a table are in which state; none where it has no states."""
-    if "status" not in pq.read_schema(table).names:
+    if "status" not in column_names(table):
         return Counter()
     return Counter(row["status"] for row in read_rows(table, ("status",)))
 
 
 def failures_in(table: Path) -> list[str]:
     """A line for each failed row of a table: the item and the reason. What waits, or is there twice, did not fail."""
-    columns = pq.read_schema(table).names
+    columns = column_names(table)
     reason = next((name for name in REASONS if name in columns), None)
     item = next((name for name in NAMES if name in columns), None)
     if reason is None:
@@ -178,7 +199,7 @@ def _line(row: dict[str, Any], item: str | None, reason: str) -> str:
 
 def _codes(manifest: Path) -> list[str]:
     """The error codes of a manifest's rows that failed: not of those that are there twice."""
-    if "error_code" not in pq.read_schema(manifest).names:
+    if "error_code" not in column_names(manifest):
         return []
     codes = read_manifest(manifest, ("error_code",))["error_code"].to_pylist()
     return [code for code in codes if code not in (None, DUPLICATE)]
@@ -197,7 +218,7 @@ def _steps(path: Path) -> dict[str, str]:
 
 
 def _described(table: Path) -> str:
-    columns = pq.read_schema(table).names
+    columns = column_names(table)
     rows = pq.read_metadata(table).num_rows
     if "keep" in columns:
         return f"{rows} rows, {sum(row['keep'] for row in read_rows(table, ('keep',)))} kept"

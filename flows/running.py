@@ -24,7 +24,7 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from pydantic import BaseModel
 from rich.progress import Progress
 
-from flows.config import FlowConfig, dump
+from flows.config import FlowConfig, kept
 from flows.console import progress
 from flows.locking import exclusive
 from models.errors import BadInput
@@ -80,7 +80,7 @@ def running(folder: Path, flow: str, config: FlowConfig) -> Iterator["Run"]:
     """A flow's run on its output folder: locked, its resolved settings in FLOW.yaml, with progress on a terminal."""
     with exclusive(folder), progress() as bars:
         remove_asides(folder)
-        publish_text(folder / f"{flow}.yaml", dump(config))
+        publish_text(folder / f"{flow}.yaml", kept(config))
         yield Run(folder, config.workers or cores(), bars)
 
 

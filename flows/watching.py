@@ -5,6 +5,7 @@ A picture that is still being written is left for a later round: its size and ti
 
 import logging
 from pathlib import Path
+from stat import S_ISDIR
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -35,15 +36,20 @@ class WatchConfig(BaseModel):
 
 
 def look_at(folder: Path) -> Look:
-    """The pictures in a folder as they are now."""
+    """The pictures in a folder as they are now; raises BadInput when it is gone."""
     found: Look = {}
-    for path in folder.iterdir():
+    try:
+        paths = list(folder.iterdir())
+    except OSError as error:
+        raise BadInput(f"{folder}: can be watched no more ({error.strerror}). The same command goes on.") from error
+    for path in paths:
         if path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith("."):
             try:
                 facts = path.stat()
-            except FileNotFoundError:
+            except OSError:
                 continue
-            found[path.name] = facts.st_size, facts.st_mtime_ns
+            if not S_ISDIR(facts.st_mode):
+                found[path.name] = facts.st_size, facts.st_mtime_ns
     return found
 
 

@@ -87,18 +87,23 @@ def calibration_json(calibration: Calibration) -> dict[str, Any]:
 
 def load_calibration(path: Path, model_revision: str) -> Calibration:
     """Read a calibration; raises BadInput when it cannot be read and BadModel when it is of other weights."""
+    calibration = read_calibration(path)
+    if calibration.model_revision != model_revision:
+        raise BadModel(f"{path}: measured on other weights than the model has. Run `reelmill calibrate` again.")
+    return calibration
+
+
+def read_calibration(path: Path) -> Calibration:
+    """Read a calibration, of whatever weights; raises BadInput when it cannot be read."""
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
         responses = {
             name: Response(tuple(map(int, each["buckets"])), tuple(map(float, each["speeds"])))
             for name, each in kept["responses"].items()
         }
-        calibration = Calibration(kept["model_revision"], responses)
+        return Calibration(kept["model_revision"], responses)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInput(f"{path}: not a calibration ({error}). Make one with `reelmill calibrate`.") from error
-    if calibration.model_revision != model_revision:
-        raise BadModel(f"{path}: measured on other weights than the model has. Run `reelmill calibrate` again.")
-    return calibration
 
 
 def _first_of_equals(speeds: Sequence[float], buckets: Sequence[int]) -> tuple[list[float], list[int]]:

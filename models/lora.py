@@ -4,6 +4,7 @@ A LoRA file is safetensors with peft's names and, as metadata, its rank, alpha a
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +31,11 @@ class LoraFacts:
     rank: int
     alpha: float
     lineage: dict[str, Any]
+
+    @property
+    def motions(self) -> tuple[str, ...]:
+        """The camera motions that it was trained for, if it was for some."""
+        return tuple((self.lineage.get("train") or {}).get("motions") or ())
 
 
 def add_lora(unet: UNetSpatioTemporalConditionModel, rank: int = 16, alpha: float = 16.0) -> None:
@@ -67,10 +73,20 @@ def load_lora(path: Path) -> tuple[dict[str, Tensor], LoraFacts]:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if "reelmill" not in metadata:
+            raise ValueError("it has no facts of Reelmill's; those of other trainers are not read")
         facts = LoraFacts(**json.loads(metadata["reelmill"]))
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        _check_facts(facts, weights)
+    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadModel(f"{path}: not a LoRA made by Reelmill ({error}).") from error
     return weights, facts
+
+
+def _check_facts(facts: LoraFacts, weights: Mapping[str, Tensor]) -> None:
+    """Raises ValueError, TypeError or AttributeError for facts that are of another kind, or not of these weights."""
+    ranks = {weight.shape[0] for name, weight in weights.items() if "lora_A" in name}
+    if ranks != {facts.rank} or not math.isfinite(facts.alpha) or not all(isinstance(m, str) for m in facts.motions):
+        raise ValueError(f"its weights are of rank {sorted(ranks)}, it says {facts.rank}, alpha {facts.alpha}")
 
 
 def apply_lora(model: VideoModel, path: Path, strength: float = 1.0) -> LoraFacts:

@@ -4,8 +4,9 @@ A list is a folder of pictures, a table, a text with a prompt on each line, or a
 """
 
 from pathlib import Path
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from models.device import DTYPE_HELP, AskedPrecision
 from models.errors import BadInput
@@ -19,6 +20,9 @@ WORKFLOW_SUFFIX = ".json"
 
 LONGEST_TEXT = 10_000
 """Characters of a prompt."""
+
+
+Guidance = Annotated[float, Field(ge=0, le=100)]
 
 
 class JobsConfig(BaseModel):
@@ -66,7 +70,7 @@ class JobsConfig(BaseModel):
     calibration: Path | None = Field(
         default=None, description="File of `reelmill calibrate`: the bucket for a strength is as the model was measured"
     )
-    guidance: tuple[float, float] | None = Field(
+    guidance: tuple[Guidance, Guidance] | None = Field(
         default=None, description="Guidance at the first and last frame, as 1,3"
     )
     noise_aug: float | None = Field(
@@ -104,12 +108,20 @@ class JobLine(BaseModel):
     frames: int | None = Field(default=None, ge=2, le=1000)
     longer: Way | None = None
     motion_bucket: int | None = Field(default=None, ge=0, le=255)
-    guidance_min: float | None = Field(default=None, ge=0, le=100)
-    guidance_max: float | None = Field(default=None, ge=0, le=100)
+    guidance_min: Guidance | None = None
+    guidance_max: Guidance | None = None
     noise_aug: float | None = Field(default=None, ge=0, le=10)
     lora: str | None = None
     lora_strength: float | None = Field(default=None, ge=-10, le=10)
     ignored: tuple[str, ...] = ()
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth(cls, value: Any) -> Any:
+        """Raises ValueError for true and false: no column has them, and pydantic takes them for 1 and 0."""
+        if isinstance(value, bool):
+            raise ValueError("input should be no truth value")
+        return value
 
 
 COLUMNS = tuple(name for name in JobLine.model_fields if name != "ignored")

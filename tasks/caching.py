@@ -2,7 +2,7 @@
 
 The key covers the inputs' digests, the canonical parameters, the step's version and the model's revision. No path, no
 clock and no run id is in it. A manifest counts as found only below the root asked for, and only while every file that
-its rows name is still there.
+its rows name is still there and not empty.
 """
 
 import hashlib
@@ -77,7 +77,7 @@ def cached(
 
 
 def find(step: Step, root: Path, key: str) -> ManifestRef | None:
-    """The manifest of `key` below `root`, if it is whole and every file it names exists."""
+    """The manifest of `key` below `root`, if it is whole and every file it names is there and not empty."""
     path = step.path(root, key)
     if not path.exists():
         return None
@@ -95,9 +95,12 @@ def supersede(step: Step, root: Path) -> None:
         path.unlink()
 
 
-def set_aside(path: Path) -> None:
-    """Take a manifest out of the cache, so that its step runs again; rows that then differ count one more `attempt`."""
-    path.rename(_aside(path, attempts_of(path) + 1))
+def set_aside(path: Path) -> Path:
+    """Take a manifest out of the cache, so that its step runs again; rows that then differ count one more `attempt`.
+
+    Where it lies now is returned.
+    """
+    return path.rename(_aside(path, attempts_of(path) + 1))
 
 
 def attempts_of(path: Path) -> int:
@@ -129,4 +132,9 @@ def _files_exist(step: Step, root: Path, manifest: ManifestRef) -> bool:
         return True
     columns = read_manifest(manifest, step.files)
     names = (name for column in columns.columns for name in column.to_pylist() if name)
-    return all((root / name).exists() for name in names)
+    return all(_is_written(root / name) for name in names)
+
+
+def _is_written(path: Path) -> bool:
+    """Whether there is a file that is not empty, as a full disk leaves them, or a folder."""
+    return path.is_dir() or (path.is_file() and path.stat().st_size > 0)

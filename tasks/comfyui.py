@@ -112,7 +112,9 @@ def _from_editor(content: Mapping[str, Any]) -> Graph:
     # A link from a muted node or a primitive one leads nowhere; of the latter, the widget keeps the value.
     ids = {str(node["id"]) for node in present}
     links = {number: link for number, link in map(_editor_link, content["links"]) if link.node in ids}
-    graph = {str(node["id"]): _editor_node(node, links) for node in present}
+    groups = {each["id"]: each["name"] for each in (content.get("definitions") or {}).get("subgraphs") or ()}
+    named = ({**node, "type": f"subgraph {groups[t]!r}"} if (t := node["type"]) in groups else node for node in present)
+    graph = {str(node["id"]): _editor_node(node, links) for node in named}
     passing = {str(n["id"]) for n in present if n.get("mode") == BYPASSED or n["type"] == "Reroute"}
     kept = (node for node in graph.values() if node.id not in passing)
     return {node.id: Node(node.id, node.kind, _followed(node, graph, passing)) for node in kept}
@@ -134,8 +136,11 @@ def _editor_node(node: Mapping[str, Any], links: Mapping[int, Link]) -> Node:
 def _widget_values(kind: str, values: Any) -> dict[str, Any]:
     if isinstance(values, Mapping):
         return dict(values)
-    own = [value for value in values if not (isinstance(value, str) and value in SEED_CONTROLS)]
-    return dict(zip(WIDGETS.get(kind, ()), own, strict=False))
+    names, own = WIDGETS.get(kind, ()), list(values)
+    after_seed = names.index("seed") + 1 if "seed" in names else len(own)
+    if after_seed < len(own) and own[after_seed] in SEED_CONTROLS:
+        del own[after_seed]
+    return dict(zip(names, own, strict=False))
 
 
 def _followed(node: Node, graph: Graph, passing: Iterable[str]) -> dict[str, Any]:

@@ -47,16 +47,26 @@ def decode_clip(root: Path, job: Mapping[str, Any], sample: Mapping[str, Any], d
 
 
 def load_latents(path: Path, digest: str) -> Tensor:
-    """Latents [frames, channels, h, w] whose values have that digest; raises BadMedia when the file was changed."""
+    """Latents [frames, channels, h, w] whose values have that digest; raises BadMedia when the file was changed.
+
+    A damaged file is removed, for what is not there is sampled again; one that the disk does not give stays.
+    """
     try:
         latents = load_file(path)["latents"]
-    except (SafetensorError, OSError, KeyError) as error:
+    except (SafetensorError, KeyError, FileNotFoundError) as error:
+        raise _removed(path, f"cannot be read ({error})") from error
+    except OSError as error:
         raise BadMedia(
-            f"{path.name}: these latents cannot be read ({error}). Delete the file and run again."
+            f"{path.name}: these latents cannot be read ({error}). Make the file readable, and run again."
         ) from error
     if hashlib.sha256(latents.contiguous().numpy().tobytes()).hexdigest() != digest:
-        raise BadMedia(f"{path.name}: these latents are not the ones that were sampled. Delete the file and run again.")
+        raise _removed(path, "are not the ones that were sampled")
     return latents
+
+
+def _removed(path: Path, fault: str) -> BadMedia:
+    path.unlink(missing_ok=True)
+    return BadMedia(f"{path.name}: these latents {fault} and were removed; the same command samples them again.")
 
 
 def parked_at(root: Path, key: str) -> Path:

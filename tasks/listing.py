@@ -1,7 +1,7 @@
 """Lists of items as people give them: a folder of files, one file, a text with a name on each line, or a table that
 names files.
 
-A table is CSV, JSON lines or Parquet. Its rows are named values; a cell left empty is no value. The files that a table
+A table is CSV (parted by commas, semicolons or tabs), JSON lines or Parquet. Its rows are named values; a cell left empty is no value. The files that a table
 of jobs names lie below its own folder; a list of sources may name any.
 """
 
@@ -11,6 +11,7 @@ import logging
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,13 @@ TABLE_SUFFIXES = (".csv", ".jsonl", ".ndjson", ".parquet")
 
 TEXT_SUFFIX = ".txt"
 
+DELIMITERS = (",", ";", "\t")
+"""What parts the values of a CSV table: many countries' spreadsheets write semicolons, for their decimals have commas."""
+
 LIST_SUFFIXES = (TEXT_SUFFIX, *TABLE_SUFFIXES)
+
+NAMED = 3
+"""How many of the files that are passed over are named."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,8 @@ def read_listing(
         names = sorted(p.name for p in path.iterdir() if _has_suffix(p, suffixes) and not p.is_dir())
         if not names:
             raise BadInput(f"{path}: no file with a fitting name in this folder ({', '.join(sorted(suffixes))}).")
+        others = (p for p in path.iterdir() if not _has_suffix(p, suffixes) and p.is_file())
+        _say_passed_over(path, tuple(sorted(p.name for p in others if not p.name.startswith("."))))
         return Listing(path, [TableRow({column: name}) for name in names])
     if not path.is_file():
         raise BadInput(f"{path}: no such folder or file.")
@@ -69,6 +78,16 @@ def read_listing(
     return Listing(path.parent, _checked(path, read_table(path), column, columns, instead))
 
 
+@cache
+def _say_passed_over(folder: Path, names: tuple[str, ...]) -> None:
+    """Once, however often a run looks at the folder: a watched one is looked at again and again."""
+    if names:
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        log.warning(
+            "%s: what is of no kind that can be read here is passed over: %s%s.", folder, ", ".join(names[:NAMED]), more
+        )
+
+
 def _has_suffix(path: Path, suffixes: Collection[str]) -> bool:
     return path.suffix.lower() in suffixes and not path.name.startswith(".")
 
@@ -79,7 +98,7 @@ def _checked(
     if not rows:
         raise BadInput(f"{path}: the table has no rows.")
     found = {name for row in rows for name in row.values}
-    unknown = sorted(str(name) for name in found - set(columns))
+    unknown = sorted(str(name) or "without a name" for name in found - set(columns))
     if unknown:
         raise BadInput(f"{path}: unknown column {', '.join(unknown)}. Known: {', '.join(columns)}.")
     if column not in found and instead not in found:
@@ -148,23 +167,38 @@ def read_table(path: Path) -> list[TableRow]:
     readers = {".csv": _read_csv, ".parquet": _read_parquet, ".jsonl": _read_json_lines, ".ndjson": _read_json_lines}
     try:
         return list(readers[path.suffix.lower()](path))
-    except (OSError, UnicodeDecodeError, csv.Error, pa.ArrowException) as error:
+    except UnicodeDecodeError as error:
+        kind = path.suffix[1:]
+        raise BadInput(f"{path}: cannot be read as a {kind} table ({error}). Save it as UTF-8.") from error
+    except (OSError, csv.Error, pa.ArrowException) as error:
         raise BadInput(f"{path}: cannot be read as a {path.suffix[1:]} table ({error}).") from error
 
 
 def _read_csv(path: Path) -> Iterator[TableRow]:
     with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, strict=True, skipinitialspace=True)
+        delimiter = _delimiter(file.readline())
+        file.seek(0)
+        reader = csv.DictReader(file, strict=True, skipinitialspace=True, delimiter=delimiter)
         columns = [name.strip() for name in reader.fieldnames or []]
-        repeated = sorted({name for name in columns if columns.count(name) > 1})
-        if repeated:
-            raise BadInput(f"{path}: the column {', '.join(repeated)} stands there twice.")
+        _check_columns(path, columns)
         reader.fieldnames = columns
         for row in reader:
             if None in row:
                 yield TableRow(problem=f"line {reader.line_num} has more fields than the header.")
             else:
                 yield TableRow(_filled({name: (value or "").strip() for name, value in row.items()}))
+
+
+def _delimiter(header: str) -> str:
+    """The one of DELIMITERS that parts a header into the most columns; the comma where none parts it into more."""
+    return max(DELIMITERS, key=lambda delimiter: _columns_in(header, delimiter))
+
+
+def _columns_in(header: str, delimiter: str) -> int:
+    try:
+        return len(next(csv.reader([header], strict=True, skipinitialspace=True, delimiter=delimiter), ()))
+    except csv.Error:
+        return 0
 
 
 def _read_json_lines(path: Path) -> Iterator[TableRow]:
@@ -183,8 +217,17 @@ def _read_json_lines(path: Path) -> Iterator[TableRow]:
 
 
 def _read_parquet(path: Path) -> Iterator[TableRow]:
-    for values in pq.ParquetFile(path).read().to_pylist():
+    rows = pq.ParquetFile(path).read()
+    _check_columns(path, rows.column_names)
+    for values in rows.to_pylist():
         yield TableRow(_filled(values))
+
+
+def _check_columns(path: Path, columns: Sequence[str]) -> None:
+    """Raises BadInput where a column stands there twice: which of its values is meant, nobody knows."""
+    repeated = sorted({name for name in columns if columns.count(name) > 1})
+    if repeated:
+        raise BadInput(f"{path}: the column {', '.join(repeated)} stands there twice.")
 
 
 def _filled(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -86,13 +86,13 @@ def read_manifest(manifest: ManifestRef | Path, columns: Sequence[str] | None = 
         raise BadManifest(f"{path}: not a readable manifest ({error}). Delete it and run again.") from error
 
 
-def column_names(manifest: ManifestRef) -> list[str]:
+def column_names(manifest: ManifestRef | Path) -> list[str]:
     """The names of a manifest's columns, from its footer alone; raises BadManifest."""
+    path = manifest.path if isinstance(manifest, ManifestRef) else manifest
     try:
-        return pq.read_schema(manifest.path).names
+        return pq.read_schema(path).names
     except (OSError, pa.ArrowInvalid) as error:
-        reason = f"{manifest.path}: not a readable manifest ({error}). Delete it and run again."
-        raise BadManifest(reason) from error
+        raise BadManifest(f"{path}: not a readable manifest ({error}). Delete it and run again.") from error
 
 
 def read_rows(manifest: ManifestRef | Path, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:

@@ -1,4 +1,5 @@
-"""The columns of a generated clip's meters: the decoding step writes them, the table of outputs gathers them.
+"""The columns of a generated clip's meters: the decoding step writes them, the table of outputs gathers them. And how
+it is said until where a clip is good.
 
 What each one is, with its unit and range, stands in tasks/generate/decode.py and models/meters.py.
 """
@@ -29,3 +30,8 @@ METERS: tuple[pa.Field, ...] = (
     pa.field("flicker_curve", pa.list_(pa.float32())),
     pa.field("change_curve", pa.list_(pa.float32())),
 )
+
+
+def told_length(good: int, frames: int) -> str:
+    """How the gate and the page say until where a clip of so many frames is good."""
+    return f"good until frame {good} of {frames}"

@@ -87,7 +87,7 @@ class Asking:
         name = safe_name(line.key or (f"{line.prefix}-{stem}" if line.prefix else stem))
         source = {"name": name, "image": str(path) if path else None, "image_sha256": digest, **texts}
         settings = self._settings(line, card, ignored)
-        fixed = {"key": line.key or about, "model": model, "priority": line.priority or 0}
+        fixed = {"key": printable(line.key or about), "model": model, "priority": line.priority or 0}
         return source | fixed | settings | {"ignored": ignored or None}
 
     def _folder(self, setting: Literal["model", "picture_model"], own: str | None) -> str | None:
@@ -99,13 +99,20 @@ class Asking:
         if name != own:
             return self._pinned(name)
         names = (name, name.removesuffix(".safetensors"))
-        folder = next((f for n in names if ((f := self.home / n) / INDEX_FILE).is_file()), None)
+        folder = next((f for n in names if ((f := self._below_home(setting, n)) / INDEX_FILE).is_file()), None)
         if folder is not None:
-            return str(folder.resolve())
+            return str(folder)
         if names_hub(name):
             return self._pinned(name)
         flag = f"--{setting.replace('_', '-')}"
         raise BadInput(f"{setting} {name}: there is no folder of that model in {self.home}; give {flag}.")
+
+    def _below_home(self, setting: str, name: str) -> Path:
+        """What a row names; raises BadInput for what no path can be."""
+        try:
+            return (self.home / name).resolve()
+        except (OSError, ValueError, RuntimeError) as error:
+            raise BadInput(f"{setting} {name!r}: not a usable path ({error}).") from error
 
     def _texts(self, line: JobLine, card: ModelCard, ignored: list[str]) -> dict[str, Any]:
         """The texts that make the clip, or the picture that it is made from, and the model that draws that."""
@@ -230,7 +237,7 @@ class Asking:
 
     def _lora_path(self, line: JobLine) -> Path | None:
         """A row names a LoRA from its list's folder, the command line from where it is called."""
-        rows = (self.home / line.lora).resolve() if line.lora else None
+        rows = self._below_home("lora", line.lora) if line.lora else None
         return self._first(rows, Path(self.config.lora).resolve() if self.config.lora else None)
 
     def _pick(self, name: str, own: Any, native: Any = None) -> Any:

@@ -44,8 +44,9 @@ def read_workflow(path: Path) -> list[WorkflowJob]:
         raise BadInput(f"{path}: {error}") from error
 
 
-def workflow_of(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A resolved job as a workflow in the API's format, which finds its picture by name, in its own folder.
+def workflow_of(row: Mapping[str, Any], picture: str | None = None) -> dict[str, Any]:
+    """A resolved job as a workflow in the API's format, which finds its picture by name, in its own folder: by
+    `picture`, or else by the name it has.
 
     A motion asked by name, a key and a take have no place there."""
     model: list[Any] = ["1", 0]
@@ -54,7 +55,7 @@ def workflow_of(row: Mapping[str, Any]) -> dict[str, Any]:
         lora = {"lora_name": row["lora"], "strength_model": row["lora_strength"]}
         nodes["2"] = _api("LoraLoaderModelOnly", model=model, **lora)
         model = ["2", 0]
-    nodes["3"] = _api("LoadImage", image=Path(row["image"]).name)
+    nodes["3"] = _api("LoadImage", image=picture or Path(row["image"]).name)
     nodes["4"] = _api(
         "SVD_img2vid_Conditioning", clip_vision=["1", 1], init_image=["3", 0], vae=["1", 2], width=row["width"],
         height=row["height"], video_frames=row["frames"], motion_bucket_id=row["motion_bucket"],
@@ -125,7 +126,8 @@ class _Reading:
                 self.ignored.append(f"{node.label}: {name} {asked!r}; {ours} is used.")
         seed = int(_number(node, "seed"))
         if not 0 <= seed < MAX_SEED:
-            self.ignored.append(f"{node.label}: seed {seed} is too large; {seed % MAX_SEED} is used.")
+            wrong = "negative" if seed < 0 else "too large"
+            self.ignored.append(f"{node.label}: seed {seed} is {wrong}; {seed % MAX_SEED} is used.")
         self.values |= {"seed": seed % MAX_SEED, "steps": _value(node, "steps")}
         cfg = _number(node, "cfg")
         self.values |= {"guidance_min": cfg, "guidance_max": cfg}

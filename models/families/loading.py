@@ -41,8 +41,14 @@ def read_index(folder: Path) -> dict[str, Any]:
 
 
 def parts_of(index: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """[library, class] by name, of the parts that the folder has: an absent one is [null, null]."""
-    return {name: entry for name, entry in index.items() if isinstance(entry, list) and entry != [None, None]}
+    """[library, class] by name, of the parts that the folder has: an absent one is [null, null].
+
+    Raises BadModel for a name that could lead out of the folder.
+    """
+    own = {name: entry for name, entry in index.items() if isinstance(entry, list) and entry != [None, None]}
+    if wrong := next((name for name in own if not name.isidentifier()), None):
+        raise BadModel(f"model_index.json: {wrong!r} is no name of a part. Copy the model's folder again.")
+    return own
 
 
 def read_config(folder: Path, part: str) -> dict[str, Any]:

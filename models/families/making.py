@@ -28,8 +28,9 @@ from models.families.placing import (
     weight_bytes,
 )
 from models.families.rules import MotionLora, Request
-from models.loaded import any_model_folder, lent_drawer, lent_pipeline, waited_for_model
+from models.loaded import lent_drawer, lent_pipeline, waited_for_model
 from models.memory import decode_within_memory, lower_plan, within_memory
+from models.named import any_model_folder
 from models.plan import Plan
 
 

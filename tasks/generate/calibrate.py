@@ -7,7 +7,7 @@ so that every checkpoint is measured on the same ones.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
@@ -57,7 +57,9 @@ class CalibrateConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    buckets: tuple[int, ...] = Field(default=(10, 40, 80, 120, 160, 200, 240), description="Motion buckets tried")
+    buckets: tuple[Annotated[int, Field(ge=0, le=255)], ...] = Field(
+        default=(10, 40, 80, 120, 160, 200, 240), min_length=1, description="Motion buckets tried"
+    )
     pictures: int = Field(default=4, ge=1, description="Rendered pictures, each tried with every bucket and motion")
     motions: tuple[str, ...] | None = Field(
         default=None, description="Camera motions asked for by name; all that the model knows but static if not given"

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.caching import Step, cached
 from tasks.manifest import ManifestRef, read_rows, table_of
+from tasks.measured import told_length
 
 VERSION = 1
 
@@ -110,7 +111,7 @@ def failed_rules(take: Take, gate: GateConfig) -> tuple[str, ...]:
     stands = take.motion_asked != "static" and take.frozen_share > gate.frozen_max
     rules = {
         f"camera {take.motion_measured}, asked {take.motion_asked}": gate.motion and not take.met,
-        f"good until frame {take.good_frames} of {take.frames}": take.good_frames < gate.good_share * take.frames,
+        told_length(take.good_frames, take.frames): take.good_frames < gate.good_share * take.frames,
         f"{take.frozen_share:.0%} of the frames repeated": stands,
         f"score {score(take):.2f} below {gate.score_min:.2f}": score(take) < gate.score_min,
     }

@@ -27,6 +27,7 @@ from models.meters import good_until, measure_meters
 from models.pictures import Picture
 from tasks.caching import Step, cached, find, key_of, lineage_of
 from tasks.decoded import DECODED_BY, decode_clip, park, parked_at
+from tasks.failing import failure_of
 from tasks.manifest import ERROR_FIELDS, ManifestRef, read_rows, table_of, write_manifest
 from tasks.measured import METERS
 from tasks.video import Frames
@@ -144,13 +145,8 @@ def sampled(jobs: ManifestRef, samples: Iterable[ManifestRef]) -> list[tuple[Man
 
 def _failure(root: Path, job: Mapping[str, Any], path: Path, error: Exception) -> dict[str, Any]:
     before = find(FAILED, root, path.stem)
-    known = isinstance(error, ReelmillError)
-    return {
-        "item_key": job["item_key"],
-        "error_code": error.code if known else "decoding_failed",
-        "error_message": str(error) if known else f"{job['name']}: decoding failed ({error}).",
-        "attempt": read_rows(before)[0]["attempt"] + 1 if before else 1,
-    }
+    attempt = read_rows(before)[0]["attempt"] + 1 if before else 1
+    return {"item_key": job["item_key"], **failure_of(error, job["name"], "decoding"), "attempt": attempt}
 
 
 @task(name="decode")

@@ -22,6 +22,7 @@ from tasks.caching import Step, cached, find, key_of, lineage_of
 from tasks.clip_files import content_digest, pictures_of
 from tasks.decoded import decode_clip, parked, parked_at
 from tasks.encoding import Format, Look, look_of, write_clip
+from tasks.failing import failure_of
 from tasks.manifest import ERROR_FIELDS, ManifestRef, publish_json, read_lineage, read_rows, table_of, write_manifest
 from tasks.measured import METERS
 from tasks.video import Frames
@@ -176,13 +177,8 @@ def remove_what_is_incomplete(root: Path, key: str) -> None:
 
 def _failure(root: Path, job: Mapping[str, Any], path: Path, error: Exception) -> dict[str, Any]:
     before = find(FAILED, root, path.stem)
-    known = isinstance(error, ReelmillError)
-    return {
-        "item_key": job["item_key"],
-        "error_code": error.code if known else "encoding_failed",
-        "error_message": str(error) if known else f"{job['name']}: encoding failed ({error}).",
-        "attempt": read_rows(before)[0]["attempt"] + 1 if before else 1,
-    }
+    attempt = read_rows(before)[0]["attempt"] + 1 if before else 1
+    return {"item_key": job["item_key"], **failure_of(error, job["name"], "encoding"), "attempt": attempt}
 
 
 def measured(jobs: ManifestRef, samples: Iterable[ManifestRef], clips: Iterable[ManifestRef]) -> list[Clip]:

@@ -17,6 +17,7 @@ from prefect import task
 
 from models.meters import LIMITS
 from tasks.manifest import ManifestRef, publish_text, read_rows
+from tasks.measured import told_length
 from tasks.pages.page import data_uri, render
 from tasks.pages.sparks import spark
 
@@ -107,8 +108,25 @@ def cards_of(root: Path, rows: Sequence[Mapping[str, Any]], embed_limit: int = E
         for take in (card.takes[place] for card in cards if place < len(card.takes)):
             name, kind = shown_file(root, take["video"])
             shown = {"video_url": url(name, kind), "plays": kind in PLAYED, "is_first": name != take["video"]}
-            take |= {**shown, "sparks": list(sparks_of(take))}
+            take |= {**shown, "sparks": list(sparks_of(take)), "why": reasons_of(take)}
     return cards
+
+
+def reasons_of(row: Mapping[str, Any]) -> list[str]:
+    """Why a take does not pass, but for where it stops being good, which stands with its meters."""
+    return [reason for reason in row["reasons"] or () if reason != told_length(row["good_until"], row["frames"])]
+
+
+def still_there(root: Path, row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The row; failed, where its clip or its picture was removed since."""
+    if row["status"] != "ok":
+        return row
+    shown = (shown_file(root, row["video"])[0], row["picture"])
+    gone = next((name for name in shown if name and not (root / name).is_file()), None)
+    if gone is None:
+        return row
+    said = f"{gone}: is not there any more; the same command makes it again."
+    return {**row, "status": "failed", "stage": "page", "error_message": said, "chosen": None, "first_frame_psnr": None}
 
 
 def shown_file(root: Path, video: str) -> tuple[str, str]:
@@ -161,6 +179,7 @@ def figures(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
 
 def gallery_html(root: Path, rows: Sequence[Mapping[str, Any]], embed_limit: int = EMBED_LIMIT) -> str:
     """The page for the rows of outputs.parquet below `root`."""
+    rows = [still_there(root, row) for row in rows]
     cards = cards_of(root, rows, embed_limit)
     return render(
         TEMPLATE,

@@ -16,7 +16,7 @@ import pyarrow as pa
 from PIL import Image
 from prefect import task
 
-from models.calibration import load_calibration
+from models.calibration import load_calibration, read_calibration
 from models.card import read_card
 from models.errors import ReelmillError
 from models.pictures import Background, Fit, pictures_in, prepare_picture
@@ -103,13 +103,13 @@ def with_picture(root: Path, row: Mapping[str, Any], fit: Fit, background: Backg
         return dict(row)
     recipe = [row["image_sha256"], row["width"], row["height"], fit, background, VERSION]
     name = f"pictures/{_digest(recipe)[:32]}.png"
+    content = _content(root / name)
     try:
-        if not (root / name).is_file():
+        if content is None:
             pixels = prepare_picture(Path(row["image"]), row["width"], row["height"], fit, background)
             with publish(root / name) as aside:
                 Image.fromarray(pixels).save(aside, format="PNG")
-        with Image.open(root / name) as picture:
-            content = hashlib.sha256(np.asarray(picture).tobytes()).hexdigest()
+            content = hashlib.sha256(pixels.tobytes()).hexdigest()
     except ReelmillError as error:
         return {**row, **failed(error)}
     many = pictures_in(Path(row["image"]))
@@ -117,6 +117,15 @@ def with_picture(root: Path, row: Mapping[str, Any], fit: Fit, background: Backg
     ignored = [*(row["ignored"] or ()), *said] or None
     prepared = {"picture": name, "picture_sha256": content, "fit": fit, "background": background}
     return {**row, **prepared, "ignored": ignored}
+
+
+def _content(path: Path) -> str | None:
+    """The digest of a prepared picture's pixels; None where there is none, or a damaged one."""
+    try:
+        with Image.open(path) as picture:
+            return hashlib.sha256(np.asarray(picture).tobytes()).hexdigest()
+    except (OSError, SyntaxError, ValueError):
+        return None
 
 
 def take_rows(row: Mapping[str, Any], takes: int) -> list[dict[str, Any]]:
@@ -164,6 +173,18 @@ def put_off(root: Path, jobs: ManifestRef, made: Sequence[Sequence[ManifestRef]]
     return write_manifest(WAITING.path(root, key_of(lineage)), table_of(rows, SCHEMA), lineage)
 
 
+def check_models(config: JobsConfig) -> None:
+    """Raises BadModel or BadInput where the model or the calibration of a whole run cannot be used, asked for or not.
+
+    Without a model for all, each row has its own, and with it its own weights to hold the calibration against.
+    """
+    card = read_card(config.model) if config.model else None
+    if config.calibration and card:
+        load_calibration(config.calibration, card.revision)
+    elif config.calibration:
+        read_calibration(config.calibration)
+
+
 @task(name="read jobs")
 def read_jobs(
     root: Path, config: JobsConfig, jobs: Path, images: Path | None = None, only: Collection[str] | None = None
@@ -172,10 +193,7 @@ def read_jobs(
 
     `images`: pictures that a workflow runs over instead of its own. `only`: names of the pictures to make, if not all.
     """
-    if config.model:
-        card = read_card(config.model)
-        if config.calibration:
-            load_calibration(config.calibration, card.revision)
+    check_models(config)
     listing, workflow = read_list(jobs, images)
     asking = Asking(listing, jobs if jobs.is_dir() else jobs.parent, config, workflow)
     wanted = (row for row in listing.rows if only is None or row.values.get("image") in only)

@@ -13,43 +13,25 @@ import hashlib
 import json
 import logging
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import torch
-from PIL import Image
 from prefect import task
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import save_file
 from torch import Tensor
 
-from models.device import (
-    CPU,
-    DEVICE_HELP,
-    DeviceName,
-    device_label,
-    device_named,
-    empty_cache,
-    is_out_of_memory,
-    measured,
-)
-from models.errors import BadInput, BadModel, ReelmillError
-from models.families.making import plan_by_family, request_of, sample_by_family, sampled_in_batches
-from models.length import chained, judged
-from models.loaded import model_with_lora, waited_for_model
-from models.memory import learn_sampling, lower_plan, sampling_plan
-from models.noise import Noise, item_noise, stack_noise
-from models.pictures import Picture, as_tensor_values
-from models.placement import feed_forward_in_pieces, ready_to_sample
+from models.device import DEVICE_HELP, DeviceName, device_label, device_named, empty_cache
+from models.errors import ReelmillError
+from models.memory import lower_plan
 from models.plan import Plan
-from models.regions import words_in
-from models.sampling import sample_latents
-from models.svd import VideoModel
 from tasks.batching import Item, ItemSettings, fill_batches, item_of, plan_batches
 from tasks.caching import Step, cached, find, key_of, lineage_of
+from tasks.failing import failure_of
 from tasks.manifest import ERROR_FIELDS, ManifestRef, publish, read_rows, table_of, write_manifest
+from tasks.sampling import planned, sample
 
 VERSION = 1
 
@@ -112,87 +94,9 @@ def batches_of(jobs: ManifestRef, config: SampleConfig, wanted: Collection[str] 
     return [(jobs, tuple(item.item_key for item in batch)) for batch in fill_batches(items, config.batch)]
 
 
-def sample_alone(root: Path, item: Item, plan: Plan, device: torch.device = CPU) -> Tensor:
-    """Latents [1, latent frames, channels, h, w] of an item of a family that has no batches."""
-    pixels = _pixels(root / item.picture) if item.picture else None
-    request = request_of(item.settings.model_dump(), pixels, item.lora)
-    return sample_by_family(item.model, item.model_revision, request, plan, item.settings.dtype, device)[None]
-
-
-def noise_of(model: VideoModel, items: Sequence[Item]) -> Noise:
-    """The noise of items that may share a batch, each drawn by itself."""
-    first, own = items[0].settings, [item.settings for item in items]
-    shape = model.latent_shape(first.frames, first.height, first.width)
-    return stack_noise([item_noise(s.seed, s.key, s.take, shape, (s.height, s.width)) for s in own])
-
-
-def sample_batch(
-    root: Path, model: VideoModel, items: Sequence[Item], plan: Plan, noise: Noise, going_on: Tensor | None = None
-) -> Tensor:
-    """Latents [batch, frames, channels, h, w] of items that may share a batch; pictures are read below `root`."""
-    first, own = items[0].settings, [item.settings for item in items]
-    return sample_latents(
-        model,
-        torch.stack([_picture(root, item) for item in items]),
-        noise.latents,
-        noise.augmentation,
-        [s.word for s in own],
-        steps=first.steps,
-        fps=first.fps,
-        motion_buckets=[s.motion_bucket for s in own if s.motion_bucket is not None],
-        guidance=(first.guidance_min, first.guidance_max),
-        noise_aug=first.noise_aug,
-        guidance_together=plan.guidance_together,
-        going_on=going_on,
-    )
-
-
 def latents_digest(latents: Tensor) -> str:
     """SHA-256 of latents' float32 values in C order."""
     return hashlib.sha256(latents.contiguous().numpy().tobytes()).hexdigest()
-
-
-def _picture(root: Path, item: Item) -> Tensor:
-    return torch.from_numpy(as_tensor_values(_own_pixels(root, item)).copy())
-
-
-def _own_pixels(root: Path, item: Item) -> Picture:
-    if item.picture is None:
-        raise BadInput(f"{item.name}: no picture is given. Give one.")
-    return _pixels(root / item.picture)
-
-
-def _pixels(path: Path) -> Picture:
-    with Image.open(path) as picture:
-        return np.asarray(picture)
-
-
-def _sample(root: Path, items: Sequence[Item], plan: Plan, device: torch.device) -> Tensor:
-    """The batch's latents from the model its items name; raises BadModel when that is no longer the model planned."""
-    first = items[0]
-    own = first.settings
-    if not sampled_in_batches(own.family):
-        return sample_alone(root, first, plan, device)
-    strength = 1.0 if own.lora_strength is None else own.lora_strength
-    with model_with_lora(first.model, Path(first.lora) if first.lora else None, strength, own.dtype, device) as model:
-        if model.revision != first.model_revision:
-            raise BadModel(f"{first.model}: the model's files changed while it was in use. Start the run again.")
-        noise = noise_of(model, items)
-
-        def sampled(frames: Tensor, going_on: Tensor | None = None) -> Tensor:
-            with (
-                ready_to_sample(model, device, plan.offload) as ready,
-                feed_forward_in_pieces(ready.unet, plan.feed_forward),
-                measured(device) as used,
-            ):
-                latents = sample_batch(root, ready, items, plan, replace(noise, latents=frames), going_on)
-            learn_sampling(ready, plan, latents.shape, own.steps * max(1, len(words_in(own.word))), used)
-            return latents
-
-        if own.longer != "chain":
-            return sampled(noise.latents)
-        good_frames = judged(replace(model, device=device), _own_pixels(root, first), root, plan.offload)
-        return chained(sampled, noise.latents, model.facts.frames, good_frames)
 
 
 @dataclass(frozen=True)
@@ -217,7 +121,7 @@ def _attempts(root: Path, attempt: Attempt) -> Iterator[tuple[Item, Attempt, Ten
     """Each item with the attempt that made its latents, or with what went wrong with it alone."""
     items, device = attempt.items, attempt.device
     try:
-        latents = _sample(root, items, attempt.plan, device)
+        latents = sample(root, items, attempt.plan, device)
     except (ReelmillError, RuntimeError, ValueError, OSError, MemoryError) as error:
         lower = lower_plan(attempt.plan, error, device)
         # Without its traceback, which holds all that the attempt had on the device.
@@ -244,7 +148,7 @@ def _first_attempts(
 ) -> Iterator[tuple[Item, Attempt, Tensor | Failure]]:
     """A batch's attempts, in the parts that memory allows."""
     try:
-        plan = _planned(items, len(items), device)
+        plan = planned(items, len(items), device)
     except (ReelmillError, RuntimeError, MemoryError) as error:
         yield from ((item, Attempt(items, device, Plan()), _failure(item, error)) for item in items)
         return
@@ -256,21 +160,9 @@ def _parts(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
     return [items[i : i + size] for i in range(0, len(items), size)]
 
 
-def _planned(items: Sequence[Item], size: int, device: torch.device) -> Plan:
-    """What memory allows for items that may share a batch of up to `size`; raises BadModel and BadInput."""
-    first = items[0]
-    if not sampled_in_batches(first.settings.family):
-        return plan_by_family(first.model, first.settings.dtype, device)
-    with waited_for_model(first.model, first.settings.dtype, device) as model:
-        shape = model.latent_shape(first.settings.frames, first.settings.height, first.settings.width)
-        return sampling_plan(model, shape, size, device)
-
-
 def _failure(item: Item, error: Exception) -> Failure:
-    if isinstance(error, ReelmillError):
-        return Failure(error.code, str(error))
-    code = "out_of_memory" if is_out_of_memory(error) else "sampling_failed"
-    return Failure(code, f"{item.name}: sampling failed ({str(error).strip() or type(error).__name__}).")
+    said = failure_of(error, item.name, "sampling")
+    return Failure(said["error_code"], said["error_message"])
 
 
 def _not_finite(item: Item) -> Failure:
@@ -293,7 +185,9 @@ def _keep(root: Path, item: Item, attempt: Attempt, latents: Tensor) -> Manifest
         row = {"item_key": item.item_key, "latents": name, "latents_sha256": latents_digest(latents)}
         return table_of([row | memory | {"batch": keys, "attempt": 1}], SCHEMA)
 
-    return cached(STEP, root, item.settings, [item.item_key], compute, item.model_revision)
+    made = cached(STEP, root, item.settings, [item.item_key], compute, item.model_revision)
+    FAILED.path(root, _key(item)).unlink(missing_ok=True)
+    return made
 
 
 def _keep_failure(root: Path, item: Item, failure: Failure) -> ManifestRef:

@@ -160,6 +160,16 @@ def test_a_wrong_value_names_its_flag(flag: str, value: str, says: str):
     assert says in mistake("a", "--out", "d", flag, value)
 
 
+def test_a_pair_of_which_one_is_given_is_no_missing_flag():
+    class Pair(FlowConfig):
+        """A pair."""
+
+        guidance: tuple[float, float] = (1.0, 3.0)
+
+    with pytest.raises(BadInput, match=r"--guidance: 1 is too few; give them all, with commas between"):
+        invocation(Interface("reelmill pair", Pair), ["--guidance", "1"])
+
+
 def test_a_value_outside_the_choices_lists_them():
     message = mistake("a", "--out", "d", "--split.detector", "magic")
     assert message == "--split.detector: input should be 'plain' or 'adaptive', not 'magic'."

@@ -44,7 +44,13 @@ def test_a_budget_is_written_as_people_say_it(text: str, seconds: int):
     assert NightConfig(budget=text).budget == timedelta(seconds=seconds)  # pyright: ignore[reportArgumentType]
 
 
-@pytest.mark.parametrize("wrong", [{"budget": "soon"}, {"budget": ""}, {"until": "25:00"}, {"same_fault": -1}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"budget": "soon"}, {"budget": ""}, {"budget": "9" * 20 + "h"}, {"budget": "100000000h"}, {"budget": "-PT1H"},
+        {"until": "25:00"}, {"until": "06:00+05:00"}, {"same_fault": -1},
+    ],
+)  # fmt: skip
 def test_a_night_that_cannot_be_understood_is_refused(wrong: dict[str, Any]):
     with pytest.raises(ValidationError):
         NightConfig(**wrong)

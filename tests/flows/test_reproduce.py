@@ -134,6 +134,14 @@ def test_another_model_and_another_picture_are_named(run: Path, tmp_path: Path, 
     assert [said.partition(":")[0] for said in outcome.differs] == ["model", "picture"]
 
 
+@pytest.mark.parametrize("family", ["Wan", "no such family"])
+def test_another_family_than_the_models_own_is_named(run: Path, family: str):
+    odd = run / "videos" / "odd.mp4"
+    write_untagged(clip_of(run), odd, told_by(clip_of(run)) | {"family": family})
+    said = f"family: tiny is of Stable Video Diffusion, not of {family}."
+    assert reproduce(ReproduceConfig(clip=odd)).differs == (said,)
+
+
 def test_another_version_of_the_step_is_named(run: Path):
     clip = clip_of(run)
     told = told_by(clip) | {"sample_version": 0}
@@ -171,6 +179,20 @@ def test_a_clip_of_any_format_padded_and_trimmed_comes_out_identical(tmp_path: P
         first = clip / "0001.png"
         Image.fromarray(np.asarray(Image.open(first))).save(first)
         assert reproduce(ReproduceConfig(clip=first)).differs == (), "the file beside it tells"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"steps": "many"}, {"steps": 0}, {"take": None}, {"crf": "high"}, {"batch": 5}, {"format": "mov"},
+        {"width": -5}, {"seed": [1]}, {"dtype": "int8"}, {"trim": None}, {"fit": "zoom"},
+    ],
+)  # fmt: skip
+def test_what_a_clip_says_of_itself_and_cannot_be_is_named(run: Path, change: dict[str, object]):
+    odd = run / "videos" / "odd.mp4"
+    write_untagged(clip_of(run), odd, told_by(clip_of(run)) | change)
+    with pytest.raises(BadMedia, match=f"does not say a usable {next(iter(change))}: "):
+        told_by(odd)
 
 
 def test_another_encoder_than_the_clip_was_made_with_is_named(run: Path):

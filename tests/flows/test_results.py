@@ -10,7 +10,8 @@ import pytest
 
 from flows.cli import main
 from flows.results import ResultsConfig, commands_of, failed_manifests, failures_in, items_to_retry, retry, status
-from models.errors import BadInput
+from models.errors import BadInput, BadManifest
+from tasks.caching import set_aside
 from tasks.manifest import ERROR_FIELDS, Lineage, table_of, write_manifest
 
 SCHEMA = pa.schema([("source", pa.string()), *ERROR_FIELDS])
@@ -135,3 +136,53 @@ def test_a_table_without_reasons_has_no_failures(tmp_path: Path):
 def test_there_is_nothing_to_retry_where_nothing_failed(dataset: Path):
     (dataset / "manifests/scan/k2.parquet").unlink()
     assert str(retry(ResultsConfig(path=dataset))) == f"{dataset}: nothing failed."
+
+
+def test_a_table_or_manifest_cut_short_is_named(dataset: Path):
+    for name in ("clips.parquet", "manifests/scan/k1.parquet"):
+        whole = (dataset / name).read_bytes()
+        (dataset / name).write_bytes(whole[:100])
+        with pytest.raises(BadManifest, match=name.rpartition("/")[2]):
+            status(ResultsConfig(path=dataset))
+        (dataset / name).write_bytes(whole)
+
+
+def test_a_retry_that_cannot_run_leaves_what_failed_to_be_retried(tmp_path: Path, prefect_server: str):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/bad.png").write_text("no picture")
+    out = tmp_path / "out"
+    assert main(["generate", str(tmp_path / "in"), "--out", str(out), "--model", "tiny"]) == 1
+    (tmp_path / "in").rename(tmp_path / "away")
+    for _ in range(2):
+        with pytest.raises(BadInput, match="no such folder or file"):
+            retry(ResultsConfig(path=out))
+    (tmp_path / "away").rename(tmp_path / "in")
+    assert retry(ResultsConfig(path=out)).retried == 1
+
+
+def test_what_a_killed_retry_had_set_aside_is_still_to_be_retried(night: Path):
+    for manifest in failed_manifests(night):
+        set_aside(manifest)
+    (night / "generate.yaml").write_text("jobs: gone\nout: x\n")
+    with pytest.raises(BadInput, match="gone: no such folder or file"):
+        retry(ResultsConfig(path=night))
+
+
+def test_a_retry_from_anywhere_works_where_the_folder_lies_now(tmp_path: Path, monkeypatch, prefect_server: str):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/bad.png").write_text("no picture")
+    monkeypatch.chdir(tmp_path)
+    assert main(["generate", "in", "--out", "out", "--model", "tiny"]) == 1
+    (tmp_path / "out").rename(tmp_path / "moved")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    outcome = retry(ResultsConfig(path=Path("../moved")))
+    assert (outcome.retried, outcome.failed) == (1, 1)
+    assert str(tmp_path / "moved/outputs.parquet") in outcome.result
+    assert not (tmp_path / "out").exists()
+
+
+def test_settings_that_are_not_the_commands_are_named(dataset: Path):
+    (dataset / "curate.yaml").write_text("sources: [a]\nout: x\nsplitt: 1\n")
+    with pytest.raises(BadInput, match=r"curate.yaml: unknown setting 'splitt'"):
+        retry(ResultsConfig(path=dataset))

@@ -259,6 +259,21 @@ def test_a_workflow_runs_over_a_folder_and_written_back_gives_the_same_latents(t
     assert rows_of(tmp_path / "again")[0]["latents_sha256"] == rows[0]["latents_sha256"]
 
 
+@pytest.mark.usefixtures("prefect_server")
+def test_workflows_of_pictures_with_one_name_have_each_its_own(tmp_path):
+    for n, folder in enumerate(("a", "b")):
+        (tmp_path / folder).mkdir()
+        noise(tmp_path / folder / "x.png", n)
+    (tmp_path / "jobs.csv").write_text("image\na/x.png\nb/x.png\n")
+    back = tmp_path / "back"
+    run_flow(generate, config(tmp_path / "jobs.csv", tmp_path / "out", workflow_out=back))
+    made = {row["latents_sha256"] for row in rows_of(tmp_path / "out")}
+    for written in sorted(back.glob("*.json")):
+        run_flow(generate, GenerateConfig(jobs=written, out=tmp_path / written.stem, workers=1))
+        made.remove(rows_of(tmp_path / written.stem)[0]["latents_sha256"])
+    assert not made
+
+
 def test_a_plan_of_a_workflow_says_what_is_ignored_and_what_its_model_lacks(tmp_path):
     home = pictures(tmp_path / "in", 1)
     content = workflow_of(WORKFLOW | {"width": 50})

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -171,3 +172,18 @@ def test_a_model_that_had_a_lora_makes_the_bits_it_made_before(tmp_path: Path, c
     with lora_applied(model, tmp_path / "lora.safetensors"):
         assert not any(weight.requires_grad for weight in model.unet.parameters())
     assert torch.equal(sample_latents(model, *inputs, [None] * clips, steps=3), before)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rank": "x"}, {"rank": 100_000_000}, {"alpha": "x"}, {"alpha": float("nan")}, {"lineage": None},
+        {"lineage": "x"}, {"lineage": {"train": [1]}}, {"lineage": {"train": {"motions": 5}}},
+    ],
+)  # fmt: skip
+def test_a_lora_whose_facts_are_not_of_its_weights_is_refused(model, tmp_path, change):
+    path = tmp_path / "lora.safetensors"
+    weights = write_lora(path, model.unet)
+    save_lora(path, weights, replace(FACTS, **change))
+    with pytest.raises(BadModel, match="not a LoRA made by Reelmill"):
+        load_lora(path)

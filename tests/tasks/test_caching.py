@@ -101,6 +101,14 @@ def test_a_deleted_output_file_runs_again(work: Counted):
     assert run(work).cached
 
 
+def test_an_emptied_output_file_runs_again(work: Counted):
+    emptied = work.root / read_rows(run(work))[0]["picture"]
+    emptied.write_bytes(b"")
+    assert not run(work).cached
+    assert emptied.stat().st_size
+    assert run(work).cached
+
+
 def test_a_deleted_manifest_runs_again(work: Counted):
     run(work).path.unlink()
     run(work)

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from models.errors import BadMedia
 from tasks.decoded import load_latents, park, parked, parked_at, sweep_parked
@@ -54,3 +56,22 @@ def test_latents_that_cannot_be_read_are_named(tmp_path: Path):
     (tmp_path / "x.safetensors").write_bytes(b"junk")
     with pytest.raises(BadMedia, match=r"x\.safetensors: these latents cannot be read"):
         load_latents(tmp_path / "x.safetensors", "")
+
+
+@pytest.mark.parametrize("damage", ["junk", "nothing", "other values"])
+def test_damaged_latents_are_removed_so_that_the_same_command_samples_them_again(tmp_path: Path, damage: str):
+    path = tmp_path / "x.safetensors"
+    if damage == "other values":
+        save_file({"latents": torch.zeros(2, 4, 4, 4)}, path)
+    else:
+        path.write_bytes(b"junk" if damage == "junk" else b"")
+    with pytest.raises(BadMedia, match=r"x\.safetensors: .* removed; the same command samples them again\.$"):
+        load_latents(path, "0" * 64)
+    assert not path.exists()
+
+
+def test_latents_that_the_disk_does_not_give_are_left_where_they_are(tmp_path: Path):
+    (tmp_path / "x.safetensors").mkdir()
+    with pytest.raises(BadMedia, match=r"x\.safetensors: these latents cannot be read \(.*\)\. Make the file readable"):
+        load_latents(tmp_path / "x.safetensors", "")
+    assert (tmp_path / "x.safetensors").exists()

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from models.errors import BadInput
@@ -31,6 +33,26 @@ def test_a_folder_gives_its_files_by_name_and_leaves_out_others(tmp_path: Path):
     assert values(tmp_path) == [{"image": "a.PNG"}, {"image": "b.png"}]
 
 
+def test_what_a_folder_has_beside_its_pictures_is_said_once_by_its_first_names_and_its_number(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    for name in ("a.png", ".hidden.heic", *(f"{n}.heic" for n in range(5))):
+        (tmp_path / name).touch()
+    (tmp_path / "folder").mkdir()
+    assert values(tmp_path) == values(tmp_path) == [{"image": "a.png"}]
+    said = f"{tmp_path}: what is of no kind that can be read here is passed over: 0.heic, 1.heic, 2.heic and 2 more."
+    assert [record.getMessage() for record in caplog.records] == [said]
+    (tmp_path / "new.bmp.part").touch()
+    listed(tmp_path)
+    assert caplog.records[1].getMessage().endswith("2.heic and 3 more.")
+
+
+def test_a_folder_of_nothing_but_pictures_is_not_spoken_of(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    (tmp_path / "a.png").touch()
+    listed(tmp_path)
+    assert caplog.records == []
+
+
 def test_one_file_is_a_list_of_one(tmp_path: Path):
     (tmp_path / "a.png").touch()
     assert listed(tmp_path / "a.png") == Listing(tmp_path, [TableRow({"image": "a.png"})])
@@ -50,6 +72,30 @@ def test_the_three_kinds_of_table_give_the_same_rows(tmp_path: Path):
 def test_spaces_and_a_byte_order_mark_are_no_part_of_names_or_values(tmp_path: Path):
     path = written(tmp_path / "t.csv", "\ufeffimage, motion\n a.png , pan_left \n\n")
     assert values(path) == [{"image": "a.png", "motion": "pan_left"}]
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_a_table_parted_by_semicolons_or_tabs_is_the_same_and_its_decimals_stay_as_they_are(
+    tmp_path: Path, delimiter: str
+):
+    lines = ("image", "seed", "motion"), ("a, b.png", "0,5", ""), ("c.png", "", "pan_left")
+    path = written(tmp_path / "t.csv", "\ufeff" + "\n".join(map(delimiter.join, lines)))
+    assert values(path) == [{"image": "a, b.png", "seed": "0,5"}, {"image": "c.png", "motion": "pan_left"}]
+    quoted = written(tmp_path / "q.csv", '"image";"motion"\n"a;b.png";"pan_left"\n')
+    assert values(quoted) == [{"image": "a;b.png", "motion": "pan_left"}]
+
+
+def test_the_header_alone_decides_what_parts_a_table(tmp_path: Path):
+    commas = written(tmp_path / "t.csv", "image,motion\n a;b;c.png ,x;y\tz\n")
+    assert values(commas) == [{"image": "a;b;c.png", "motion": "x;y\tz"}]
+    one = written(tmp_path / "one.csv", "image\na;b.png\n")
+    assert values(one) == [{"image": "a;b.png"}]
+
+
+def test_a_parquet_table_with_a_column_twice_is_refused(tmp_path: Path):
+    pq.write_table(pa.table([["a.png"], ["b.png"]], names=["image", "image"]), tmp_path / "t.parquet")
+    with pytest.raises(BadInput, match=r"t\.parquet: the column image stands there twice"):
+        listed(tmp_path / "t.parquet")
 
 
 def test_a_broken_line_is_a_row_with_its_problem_and_the_others_stay(tmp_path: Path):
@@ -83,7 +129,7 @@ def test_a_table_that_cannot_be_used_is_refused_in_one_sentence(tmp_path: Path, 
 
 def test_a_table_in_another_encoding_is_refused(tmp_path: Path):
     (tmp_path / "t.csv").write_bytes("image\nm\u00fcll.png\n".encode("latin-1"))
-    with pytest.raises(BadInput, match="cannot be read as a csv table"):
+    with pytest.raises(BadInput, match=r"cannot be read as a csv table \(.*\). Save it as UTF-8."):
         read_table(tmp_path / "t.csv")
 
 

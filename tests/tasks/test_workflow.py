@@ -154,6 +154,26 @@ def test_unknown_nodes_are_refused_by_naming_them_all(tmp_path: Path):
         read_workflow(written(tmp_path / "w.json", editor(**nodes)))
 
 
+def test_a_subgraph_is_refused_by_its_name(tmp_path: Path):
+    content = editor(A=node(90, "2f0cd11a-9d5c-4b6e-9a39-3a3f1f6c7f11"))
+    content["definitions"] = {"subgraphs": [{"id": "2f0cd11a-9d5c-4b6e-9a39-3a3f1f6c7f11", "name": "Upscale"}]}
+    with pytest.raises(BadInput, match=r"what these nodes do: subgraph 'Upscale' \(node 90\)"):
+        read_workflow(written(tmp_path / "w.json", content))
+
+
+def test_a_negative_seed_is_called_negative(tmp_path: Path):
+    (job,) = read_workflow(written(tmp_path / "w.json", sampler(seed=-3)))
+    assert job.ignored[0] == f"KSampler (node 3): seed -3 is negative; {2**63 - 3} is used."
+    assert job.values["seed"] == 2**63 - 3
+
+
+def test_a_prefix_that_reads_like_a_seeds_control_is_a_prefix(tmp_path: Path):
+    saver = node(10, "SaveAnimatedWEBP", ["fixed", 10, False, 85, "default"], {"images": IMAGES})
+    job = read_workflow(written(tmp_path / "w.json", editor(SaveAnimatedWEBP=saver)))[0]
+    assert job.values["prefix"] == "fixed"
+    assert "fps 10, quality 85" in job.ignored[0]
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

@@ -112,6 +112,13 @@ def test_a_folders_own_code_is_never_run(folder: Path, tmp_path: Path) -> None:
     assert not trace.exists()
 
 
+@pytest.mark.parametrize("name", ["../elsewhere", "/etc", "a/b"])
+def test_a_part_outside_the_folder_is_refused(folder: Path, name: str) -> None:
+    edit_index(folder, **{name: ["diffusers", "UNet2DConditionModel"]})
+    with pytest.raises(BadModel, match="is no name of a part"):
+        load(folder)
+
+
 def test_a_missing_part_is_refused(folder: Path) -> None:
     shutil.rmtree(folder / "scheduler")
     with pytest.raises(BadModel, match="StableDiffusionPipeline cannot load it"):

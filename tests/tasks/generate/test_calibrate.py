@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from models.calibration import load_calibration
 from models.camera import CameraMotion
@@ -28,6 +29,12 @@ FOUND = CameraMotion("pan_left", 0.5, pan=-0.4, tilt=0.1, zoom=-0.2, roll=-5.0, 
 @pytest.fixture(autouse=True)
 def one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("buckets", [(), (-5,), (10, 256)])
+def test_a_bucket_that_no_job_can_ask_for_is_not_tried(buckets):
+    with pytest.raises(ValidationError, match="buckets"):
+        CalibrateConfig(buckets=buckets)
 
 
 def test_each_bucket_is_tried_with_each_motion_and_picture_and_found_again(tmp_path, model):

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from models import memory
 from models.loaded import loaded_model
 from models.sampling import decode_latents
 from tasks import decoded
@@ -107,12 +108,33 @@ def test_changed_latents_are_a_failure_of_their_own_clip_and_mending_them_mends_
 
 def test_an_unforeseen_fault_is_a_row_too(tmp_path, pictures, model, monkeypatch):
     def failing(*_: Any) -> None:
-        raise torch.OutOfMemoryError("out of memory")
+        raise RuntimeError("no kernel")
 
     monkeypatch.setattr(decoded, "decode_job", failing)
     root = tmp_path / "out"
     row = read_rows(decode_jobs.fn(root, DecodeConfig(), sampled_jobs(root, pictures("a.png"), model))[0])[0]
-    assert (row["error_code"], row["error_message"]) == ("decoding_failed", "a: decoding failed (out of memory).")
+    assert (row["error_code"], row["error_message"]) == ("decoding_failed", "a: decoding failed (no kernel).")
+
+
+def test_a_clip_that_no_plan_can_decode_says_what_to_do_and_its_neighbour_is_made(
+    tmp_path, pictures, model, monkeypatch
+):
+    root = tmp_path / "out"
+    items = sampled_jobs(root, pictures("a.png", "b.png"), model)
+    too_large = load_latents(root / (row := read_rows(items[0][1])[0])["latents"], row["latents_sha256"])
+    decode_latents = memory.decode_latents
+
+    def small(model: Any, latents: torch.Tensor, *room: Any) -> Any:
+        if torch.equal(latents, too_large):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return decode_latents(model, latents, *room)
+
+    monkeypatch.setattr(memory, "decode_latents", small)
+    bad, good = (read_rows(m)[0] for m in decode_jobs.fn(root, DecodeConfig(), items))
+    assert bad["error_code"] == "out_of_memory"
+    assert bad["error_message"].startswith("a: decoding ran out of memory")
+    assert "ask for a smaller size or fewer frames, or choose another --device." in bad["error_message"]
+    assert good["error_code"] is None
 
 
 def test_the_first_frame_of_a_clip_is_compared_with_the_picture_it_was_made_from(tmp_path, pictures, model):

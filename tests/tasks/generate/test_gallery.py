@@ -54,6 +54,17 @@ def test_a_small_page_loads_nothing_from_anywhere(root):
     assert all(address.startswith("data:") for address in page.loaded)
 
 
+def test_where_a_clip_stops_being_good_stands_once_beside_what_else_it_fails(root):
+    reasons = ["camera static, asked pan_left", "good until frame 3 of 8"]
+    page = gallery_html(root, [row(0, passed=False, good_until=3, good_until_reason="sharpness", reasons=reasons)])
+    text = re.sub(r"<[^>]*>", "", page)
+    assert text.count("good until frame 3 of 8") == 1
+    assert "good until frame 3 of 8: sharpness" in text
+    assert '<p class="why">camera static, asked pan_left</p>' in page
+    alone = gallery_html(root, [row(0, passed=False, good_until=3, reasons=reasons[1:])])
+    assert '<p class="why">' not in alone
+
+
 def test_past_the_limit_files_are_linked_relative_to_the_page(root):
     page = Sources(gallery_html(root, [row(0), row(1)], embed_limit=1600))
     assert [address[:12] for address in page.loaded] == ["data:image/p", "data:video/m", "data:image/p", "../v.mp4"]
@@ -114,6 +125,16 @@ def test_failures_and_duplicates_stand_there_with_their_reasons(root):
         ("pass the gate", "1", "of 1"),
         ("first frame, mean", "24.0", "dB"),
     ]
+
+
+@pytest.mark.parametrize("gone", ["v.mp4", "p.png"])
+def test_a_clip_that_was_removed_since_is_said_to_be_gone(root, gone):
+    (root / "w.mp4").write_bytes(b"w")
+    (root / "q.png").write_bytes(b"q")
+    (root / gone).unlink()
+    page = gallery_html(root, [row(0), row(1, video="w.mp4", picture="q.png")])
+    assert f"{gone}: is not there any more" in page
+    assert len(Sources(page).loaded) == 2
 
 
 def test_a_page_without_any_clip_is_still_a_page(root):

@@ -336,3 +336,43 @@ def test_both_formats_of_a_workflow_give_the_same_jobs_and_a_flag_overrides_it(p
     }
     assert (flagged["steps"], flagged["guidance_max"], flagged["seed"]) == (3, 2.0, 7)
     assert plain["model"] == model, "--model goes before the workflow's checkpoint"
+
+
+@pytest.mark.parametrize("line", [{"lora": "a\0b"}, {"lora": "\ud800"}, {"lora": "loop"}, {"model": "loop"}])
+def test_a_row_that_names_what_no_path_can_be_leaves_the_others(pictures, tmp_path, model, line):
+    home = pictures("a.png")
+    (home / "loop").symlink_to("loop")
+    (home / "jobs.jsonl").write_text(json.dumps({"image": "a.png"} | line) + '\n{"image": "a.png"}\n')
+    bad, good = jobs_of(tmp_path / "out", home / "jobs.jsonl", model)
+    assert (bad["status"], good["status"]) == ("failed", "ready")
+    assert "not a usable path" in bad["error_message"]
+
+
+def test_a_key_of_half_a_character_is_a_key(pictures, tmp_path, model):
+    home = pictures("a.png")
+    (home / "jobs.jsonl").write_text('{"image": "a.png", "key": "\\ud800"}\n')
+    assert jobs_of(tmp_path / "out", home / "jobs.jsonl", model)[0]["status"] == "ready"
+
+
+@pytest.mark.parametrize("column", ["seed", "steps", "motion_strength"])
+def test_true_is_no_number(pictures, tmp_path, model, column):
+    home = pictures("a.png")
+    row = jobs_of(tmp_path / "out", table(home, {"image": "a.png", column: True}), model)[0]
+    assert row["error_message"] == f"column {column}: value error, input should be no truth value, not True."
+
+
+@pytest.mark.parametrize("guidance", [(float("nan"), 1), (1, float("inf")), (-5, 1)])
+def test_guidance_for_all_has_the_limits_of_a_rows(guidance):
+    with pytest.raises(ValidationError, match="guidance"):
+        JobsConfig(guidance=guidance)
+
+
+def test_a_damaged_prepared_picture_is_made_again(pictures, tmp_path, model):
+    home, out = pictures("a.png"), tmp_path / "out"
+    before = jobs_of(out, home, model)[0]
+    (out / before["picture"]).write_bytes(b"")
+    pictures("b.png")
+    after = jobs_of(out, home, model)[0]
+    assert (after["status"], after["item_key"]) == ("ready", before["item_key"])
+    with Image.open(out / before["picture"]) as picture:
+        assert picture.size == (before["width"], before["height"])

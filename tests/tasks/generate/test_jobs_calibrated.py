@@ -8,7 +8,7 @@ import pytest
 
 from models.calibration import UNNAMED, Calibration, Response, calibration_json
 from models.card import read_card
-from models.errors import BadModel
+from models.errors import BadInput, BadModel
 from tasks.asking import JobsConfig
 from tasks.generate.jobs import read_jobs
 from tests.job_tables import jobs_of, table
@@ -72,3 +72,14 @@ def test_of_a_calibration_nothing_but_its_buckets_is_remembered(pictures, tmp_pa
     calibrated = read_jobs.fn(tmp_path / "out", config, jobs)
     asked = read_jobs.fn(tmp_path / "out", JobsConfig(model=model), told)
     assert (asked.path, asked.cached) == (calibrated.path, True)
+
+
+def test_a_broken_calibration_stops_the_run_though_nothing_asks_for_a_strength_and_no_model_is_named(
+    pictures, tmp_path
+):
+    (tmp_path / "c.json").write_text("{")
+    for name in ("c.json", "gone.json"):
+        config = JobsConfig(calibration=tmp_path / name)
+        with pytest.raises(BadInput, match=f"{name}: not a calibration"):
+            read_jobs.fn(tmp_path / "out", config, pictures("a.png"))
+    assert not (tmp_path / "out").exists()

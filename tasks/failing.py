@@ -1,0 +1,19 @@
+"""What the row of a clip that failed says: the stable word and the sentence of the error that stopped a step of it."""
+
+from models.device import is_out_of_memory
+from models.errors import ReelmillError
+
+
+def failure_of(error: BaseException, name: str, doing: str) -> dict[str, str]:
+    """`error_code` and `error_message` of the clip `name`, which a step was `doing` ("sampling") when it failed.
+
+    Where memory was too small, even for the plan that takes the least, torch's own text gives no advice.
+    """
+    if isinstance(error, ReelmillError):
+        code, said = error.code, str(error)
+    elif is_out_of_memory(error):
+        advice = "ask for a smaller size or fewer frames, or choose another --device"
+        code, said = "out_of_memory", f"{name}: {doing} ran out of memory, however little it took at a time; {advice}."
+    else:
+        code, said = f"{doing}_failed", f"{name}: {doing} failed ({str(error).strip() or type(error).__name__})."
+    return {"error_code": code, "error_message": said}

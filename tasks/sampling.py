@@ -1,0 +1,117 @@
+"""A batch sampled: the pictures and the noise of its items become latents, by the model they name and a memory plan.
+
+Of families other than Stable Video Diffusion each item is a batch of its own (models/families/making.py), and so is a
+clip that is made as a chain of hops (models/length.py).
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from models.device import CPU, measured
+from models.errors import BadInput, BadModel
+from models.families.making import plan_by_family, request_of, sample_by_family, sampled_in_batches
+from models.length import chained, judged
+from models.loaded import model_with_lora, waited_for_model
+from models.memory import learn_sampling, sampling_plan
+from models.noise import Noise, item_noise, stack_noise
+from models.pictures import Picture, as_tensor_values
+from models.placement import feed_forward_in_pieces, ready_to_sample
+from models.plan import Plan
+from models.regions import words_in
+from models.sampling import sample_latents
+from models.svd import VideoModel
+from tasks.batching import Item
+
+
+def planned(items: Sequence[Item], size: int, device: torch.device) -> Plan:
+    """What memory allows for items that may share a batch of up to `size`; raises BadModel and BadInput."""
+    first = items[0]
+    if not sampled_in_batches(first.settings.family):
+        return plan_by_family(first.model, first.settings.dtype, device)
+    with waited_for_model(first.model, first.settings.dtype, device) as model:
+        shape = model.latent_shape(first.settings.frames, first.settings.height, first.settings.width)
+        return sampling_plan(model, shape, size, device)
+
+
+def sample(root: Path, items: Sequence[Item], plan: Plan, device: torch.device) -> Tensor:
+    """The batch's latents from the model its items name; raises BadModel when that is no longer the model planned."""
+    first = items[0]
+    own = first.settings
+    if not sampled_in_batches(own.family):
+        return sample_alone(root, first, plan, device)
+    strength = 1.0 if own.lora_strength is None else own.lora_strength
+    with model_with_lora(first.model, Path(first.lora) if first.lora else None, strength, own.dtype, device) as model:
+        if model.revision != first.model_revision:
+            raise BadModel(f"{first.model}: the model's files changed while it was in use. Start the run again.")
+        noise = noise_of(model, items)
+
+        def sampled(frames: Tensor, going_on: Tensor | None = None) -> Tensor:
+            with (
+                ready_to_sample(model, device, plan.offload) as ready,
+                feed_forward_in_pieces(ready.unet, plan.feed_forward),
+                measured(device) as used,
+            ):
+                latents = sample_batch(root, ready, items, plan, replace(noise, latents=frames), going_on)
+            learn_sampling(ready, plan, latents.shape, own.steps * max(1, len(words_in(own.word))), used)
+            return latents
+
+        if own.longer != "chain":
+            return sampled(noise.latents)
+        good_frames = judged(replace(model, device=device), _own_pixels(root, first), root, plan.offload)
+        return chained(sampled, noise.latents, model.facts.frames, good_frames)
+
+
+def sample_alone(root: Path, item: Item, plan: Plan, device: torch.device = CPU) -> Tensor:
+    """Latents [1, latent frames, channels, h, w] of an item of a family that has no batches."""
+    pixels = _pixels(root / item.picture) if item.picture else None
+    request = request_of(item.settings.model_dump(), pixels, item.lora)
+    return sample_by_family(item.model, item.model_revision, request, plan, item.settings.dtype, device)[None]
+
+
+def noise_of(model: VideoModel, items: Sequence[Item]) -> Noise:
+    """The noise of items that may share a batch, each drawn by itself."""
+    first, own = items[0].settings, [item.settings for item in items]
+    shape = model.latent_shape(first.frames, first.height, first.width)
+    return stack_noise([item_noise(s.seed, s.key, s.take, shape, (s.height, s.width)) for s in own])
+
+
+def sample_batch(
+    root: Path, model: VideoModel, items: Sequence[Item], plan: Plan, noise: Noise, going_on: Tensor | None = None
+) -> Tensor:
+    """Latents [batch, frames, channels, h, w] of items that may share a batch; pictures are read below `root`."""
+    first, own = items[0].settings, [item.settings for item in items]
+    return sample_latents(
+        model,
+        torch.stack([_picture(root, item) for item in items]),
+        noise.latents,
+        noise.augmentation,
+        [s.word for s in own],
+        steps=first.steps,
+        fps=first.fps,
+        motion_buckets=[s.motion_bucket for s in own if s.motion_bucket is not None],
+        guidance=(first.guidance_min, first.guidance_max),
+        noise_aug=first.noise_aug,
+        guidance_together=plan.guidance_together,
+        going_on=going_on,
+    )
+
+
+def _picture(root: Path, item: Item) -> Tensor:
+    return torch.from_numpy(as_tensor_values(_own_pixels(root, item)).copy())
+
+
+def _own_pixels(root: Path, item: Item) -> Picture:
+    if item.picture is None:
+        raise BadInput(f"{item.name}: no picture is given. Give one.")
+    return _pixels(root / item.picture)
+
+
+def _pixels(path: Path) -> Picture:
+    with Image.open(path) as picture:
+        return np.asarray(picture)
