@@ -1,8 +1,8 @@
 """Lists of items as people give them: a folder of files, one file, a text with a name on each line, or a table that
 names files.
 
-A table is CSV (parted by commas, semicolons or tabs), JSON lines or Parquet. Its rows are named values; a cell left empty is no value. The files that a table
-of jobs names lie below its own folder; a list of sources may name any.
+A table is CSV (parted by commas, semicolons or tabs), JSON lines or Parquet. Its rows are named values; a cell left
+empty is no value. The files that a table of jobs names lie below its own folder; a list of sources may name any.
 """
 
 import csv
@@ -27,7 +27,7 @@ TABLE_SUFFIXES = (".csv", ".jsonl", ".ndjson", ".parquet")
 TEXT_SUFFIX = ".txt"
 
 DELIMITERS = (",", ";", "\t")
-"""What parts the values of a CSV table: many countries' spreadsheets write semicolons, for their decimals have commas."""
+"""What parts the values of a CSV table: spreadsheets of many countries write semicolons."""
 
 LIST_SUFFIXES = (TEXT_SUFFIX, *TABLE_SUFFIXES)
 
