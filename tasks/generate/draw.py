@@ -23,7 +23,6 @@ from models.device import (
     Precision,
     device_label,
     device_named,
-    is_out_of_memory,
     precision_on,
 )
 from models.errors import ReelmillError
@@ -32,6 +31,7 @@ from models.families.rules import Request
 from models.families.text_to_picture import KINDS, STEPS
 from models.loaded import drawers_leave
 from tasks.caching import Step, cached, find, key_of, lineage_of
+from tasks.failing import failure_of
 from tasks.manifest import ERROR_FIELDS, ManifestRef, publish, read_manifest, read_rows, table_of, write_manifest
 
 VERSION = 1
@@ -177,8 +177,7 @@ def _draw(root: Path, config: DrawConfig, job: Mapping[str, Any], name: str) -> 
 def _reason(job: Mapping[str, Any], error: Exception) -> dict[str, str]:
     if isinstance(error, ReelmillError):
         return {"error_code": error.code, "error_message": f"{job['name']}: {error}"}
-    code = "out_of_memory" if is_out_of_memory(error) else "drawing_failed"
-    return {"error_code": code, "error_message": f"{job['name']}: its picture was not drawn ({error})."}
+    return failure_of(error, job["name"], "drawing")
 
 
 @task(name="draw")

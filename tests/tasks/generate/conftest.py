@@ -1,16 +1,24 @@
-"""A LoRA for the small model, and pictures to give it."""
+"""A LoRA for the small model, pictures to give it, and a device that stands for a card."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from models.families import making
 from models.lora import LoraFacts, add_lora, lora_weights, remove_lora, save_lora
+from models.plan import Plan
 from models.svd import load_model
 from tasks.footage import Camera, Scene, render_shot
+from tasks.generate import decode, draw, sample
+
+CARD = torch.device("cpu", 0)
+"""The CPU by its number stands for a card: to torch it is another device, to which weights are copied."""
 
 
 @pytest.fixture(scope="session")
@@ -40,3 +48,31 @@ def pictures(tmp_path: Path) -> Callable[..., Path]:
         return tmp_path / folder
 
     return write
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The steps work on a device that stands for a card."""
+    for step in (sample, decode, draw):
+        monkeypatch.setattr(step, "device_named", lambda _: CARD)
+
+
+@pytest.fixture
+def small_card(card: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A card on which the denoiser's blocks come one by one or not at all, and on which nothing can be decoded."""
+    ready_to_sample, ready_to_decode = making.ready_to_sample, making.ready_to_decode
+
+    @contextmanager
+    def sampling(pipeline: Any, device: torch.device, plan: Plan) -> Iterator[None]:
+        with ready_to_sample(pipeline, device, plan):
+            if plan.offload != "groups":
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+            yield
+
+    def decoding(pipeline: Any, device: torch.device, plan: Plan) -> None:
+        ready_to_decode(pipeline, device, plan)
+        if not plan.on_cpu:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    monkeypatch.setattr(making, "ready_to_sample", sampling)
+    monkeypatch.setattr(making, "ready_to_decode", decoding)
