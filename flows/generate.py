@@ -5,6 +5,7 @@ A night's run ends before its work is done where its time is over, its disk is f
 left are rows that wait, and the same command goes on.
 """
 
+import logging
 import shutil
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -39,6 +40,8 @@ from tasks.generate.outputs import collect_outputs
 from tasks.generate.sample import SampleConfig, batches_of, sample_jobs
 from tasks.manifest import ManifestRef, file_digest, publish, publish_json, read_rows
 from tasks.workflow import workflow_of
+
+log = logging.getLogger("reelmill")
 
 
 class GenerateConfig(FlowConfig, JobsConfig, NightConfig, WatchConfig):
@@ -218,6 +221,10 @@ def write_workflows(folder: Path, jobs: ManifestRef) -> None:
     beside a copy of the picture, which stays if it is there; where another has its name, it gets one of its own."""
     for row in ready_rows(jobs):
         if row["take"] == 0 and row["image"] and sampled_in_batches(row["family"]):
+            if row["longer"] == "chain":
+                log.warning(
+                    "%s: a workflow knows of no chains; the one written makes one clip by windows.", row["name"]
+                )
             path = Path(row["image"])
             picture = folder / path.name
             if picture.exists() and file_digest(picture) != row["image_sha256"]:

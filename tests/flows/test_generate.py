@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from flows.config import Interface, invocation
 from flows.generate import GenerateConfig, GenerateOutcome, clips_there, generate, plan
+from flows.reproduce import ReproduceConfig, reproduce
 from flows.running import run_flow
 from models.errors import BadInput
 from tasks.asking import JobsConfig
@@ -267,3 +268,14 @@ def test_pictures_are_drawn_on_the_runs_device_unless_on_one_of_their_own():
     run = GenerateConfig(jobs=Path("j"), out=Path("o"), device="cuda:1")
     assert (run.draw.device, run.drawing.device) == (None, "cuda:1")
     assert run.model_copy(update={"draw": DrawConfig(device="cpu")}).drawing == DrawConfig(device="cpu")
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_chain_ends_early_where_it_is_not_good_and_is_made_again_to_the_bit(pictures, tmp_path, model, caplog):
+    asked = {"frames": 9, "longer": "chain", "steps": 2, "workers": 1, "workflow_out": tmp_path / "workflows"}
+    outcome = run_flow(generate, config(pictures / "a.png", tmp_path / "out", model, **asked))
+    (row,) = read_rows(outcome.outputs)
+    assert (row["status"], row["longer"], row["frames"], row["frames_kept"]) == ("ok", "chain", 9, 4)
+    assert not row["passed"]
+    assert "a: a workflow knows of no chains" in caplog.text
+    assert reproduce(ReproduceConfig(clip=tmp_path / "out" / row["video"])).differs == ()
