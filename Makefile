@@ -54,7 +54,8 @@ bench-curate: install
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.camera
 
-# The same of generation with the embedded model: quality, memory, runs that are killed, exactness; about an hour.
+# The same of generation with the embedded model: quality, memory, runs that are killed, exactness; about two
+# hours on two cores.
 bench-generate: install
 	$(BIN)/python -m benchmarks.sampling
 	$(BIN)/python -m benchmarks.batches
