@@ -255,7 +255,8 @@ def denoise(unet: UNetSpatioTemporalConditionModel, noisy: Tensor, sigma: Tensor
     level = broadcast(sigma, noisy)
     picture = conditions.picture[:, None].expand(-1, frames, -1, -1, -1)
     seen = torch.cat([c_in(level) * noisy, picture], dim=2)
-    half = unet.dtype  # what the network works in; the latents stay in float32
+    # What the network works in; the latents stay in float32. Its own property walks through all of the network.
+    half = next(unet.parameters()).dtype
     predicted = unet(seen.to(half), c_noise(sigma), conditions.context.to(half), conditions.ids, return_dict=False)[0]
     return c_skip(level) * noisy + c_out(level) * predicted.float()
 
