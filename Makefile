@@ -57,12 +57,12 @@ bench-curate: install
 # The same of generation with the embedded model: quality, memory, runs that are killed, exactness; about two
 # hours on two cores.
 bench-generate: install
+	$(BIN)/python -m benchmarks.jobs
 	$(BIN)/python -m benchmarks.sampling
 	$(BIN)/python -m benchmarks.batches
 	$(BIN)/python -m benchmarks.gate
 	$(BIN)/python -m benchmarks.takes
 	$(BIN)/python -m benchmarks.length
-	$(BIN)/python -m benchmarks.jobs
 	$(BIN)/python -m benchmarks.kills
 	$(BIN)/python -m benchmarks.decode --large
 
