@@ -6,6 +6,8 @@ Animated pictures give their first frame. Values follow the file; an embedded co
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -58,10 +60,8 @@ def prepare_picture(
 def pictures_in(path: Path) -> int:
     """How many pictures a file holds, frames of an animation or pages: only the first is used. 1 if it cannot tell."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as picture:
-                return getattr(picture, "n_frames", 1)
+        with _warnings("ignore"), Image.open(path) as picture:
+            return getattr(picture, "n_frames", 1)
     except (Image.DecompressionBombError, *_UNREADABLE):
         return 1
 
@@ -93,16 +93,23 @@ def as_tensor_values(picture: Picture) -> NDArray[np.float32]:
 def _read(path: Path, background: Background) -> Image.Image:
     """The picture as RGB, turned as its EXIF orientation says; Pillow's limit on pixels is kept, as an error."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as picture:
-                picture.load()
-                return _opaque(ImageOps.exif_transpose(picture), background, path.name)
+        with _warnings("error"), Image.open(path) as picture:
+            picture.load()
+            return _opaque(ImageOps.exif_transpose(picture), background, path.name)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         limit = (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
         raise BadMedia(f"{path.name}: has more than {limit} million pixels; make it smaller.") from error
     except _UNREADABLE as error:
         raise BadMedia(f"{path.name}: cannot be read as a picture ({_reason(error)}).") from error
+
+
+@contextmanager
+def _warnings(of_size: Literal["error", "ignore"]) -> Iterator[None]:
+    """Pillow's warnings: those of too many pixels as said, those of damaged EXIF data not at all."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        warnings.simplefilter(of_size, Image.DecompressionBombWarning)
+        yield
 
 
 def _reason(error: Exception) -> str:

@@ -2,7 +2,7 @@
 
 The key covers the inputs' digests, the canonical parameters, the step's version and the model's revision. No path, no
 clock and no run id is in it. A manifest counts as found only below the root asked for, and only while every file that
-its rows name is still there and not empty.
+its rows name is still there and as long as it was.
 """
 
 import hashlib
@@ -10,6 +10,7 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pyarrow as pa
 from pydantic import BaseModel
 
 from models.errors import BadManifest
-from tasks.manifest import Lineage, ManifestRef, manifest_ref, read_manifest, read_rows, write_manifest
+from tasks.manifest import Lineage, ManifestRef, manifest_ref, read_lengths, read_rows, write_manifest
 
 log = logging.getLogger("reelmill")
 
@@ -73,17 +74,17 @@ def cached(
     table = compute(key)
     if table.schema != step.schema:
         raise BadManifest(f"{step.name}: its rows have {table.schema.names}, its schema says {step.schema.names}.")
-    return write_manifest(path, _counted(table, path), lineage)
+    return write_manifest(path, _counted(table, path), lineage, _lengths(step, root, table))
 
 
 def find(step: Step, root: Path, key: str) -> ManifestRef | None:
-    """The manifest of `key` below `root`, if it is whole and every file it names is there and not empty."""
+    """The manifest of `key` below `root`, if it is whole and every file it names is there as it was."""
     path = step.path(root, key)
     if not path.exists():
         return None
     try:
         found = manifest_ref(path, cached=True)
-        return found if _files_exist(step, root, found) else None
+        return found if _files_are_whole(step, root, path) else None
     except BadManifest as error:
         log.warning("%s It is made again.", error)
         return None
@@ -127,14 +128,32 @@ def _identity(row: dict[str, Any]) -> str:
     return repr({name: value for name, value in row.items() if name != "attempt"})
 
 
-def _files_exist(step: Step, root: Path, manifest: ManifestRef) -> bool:
-    if not step.files:
-        return True
-    columns = read_manifest(manifest, step.files)
-    names = (name for column in columns.columns for name in column.to_pylist() if name)
-    return all(_is_written(root / name) for name in names)
+def _lengths(step: Step, root: Path, table: pa.Table) -> dict[str, int | None]:
+    """The bytes of every file that the rows name, and of every file in a folder that they name."""
+    names = {name for column in step.files for name in table[column].to_pylist() if name}
+    files = {Path(name) / file.relative_to(root / name) for name in names for file in _files_of(root / name)}
+    return {str(file): _length(root / file) for file in sorted(files)}
 
 
-def _is_written(path: Path) -> bool:
-    """Whether there is a file that is not empty, as a full disk leaves them, or a folder."""
-    return path.is_dir() or (path.is_file() and path.stat().st_size > 0)
+def _files_of(place: Path) -> list[Path]:
+    return [path for path in place.rglob("*") if path.is_file()] if place.is_dir() else [place]
+
+
+def _length(path: Path) -> int | None:
+    return path.stat().st_size if path.is_file() else None
+
+
+def _files_are_whole(step: Step, root: Path, path: Path) -> bool:
+    """Whether every file that a manifest names is there, and neither cut nor emptied, as a full disk leaves them."""
+    known = read_lengths(path) if step.files else {}
+    found = {name: _length(root / name) for name in known}
+    for name, length in found.items():
+        if length not in (None, known[name]):
+            _say(f"{name}: is not as it was written ({length} bytes, not {known[name]}). It is made again.")
+    return found == known and None not in found.values()
+
+
+@cache
+def _say(text: str) -> None:
+    """Once, however often a step looks at its files."""
+    log.warning("%s", text)

@@ -29,7 +29,7 @@ ERROR_FIELDS: tuple[pa.Field, ...] = (
 )
 """Every step's schema ends with these: null code and message when the item succeeded, `attempt` from 1."""
 
-_LINEAGE, _DIGEST = b"reelmill.lineage", b"reelmill.digest"
+_LINEAGE, _DIGEST, _LENGTHS = b"reelmill.lineage", b"reelmill.digest", b"reelmill.lengths"
 
 _ASIDE = re.compile(r"\..+\.(?P<pid>\d+)-[0-9a-f]{8}(\.\w+)?")
 """The names that `publish` gives to unfinished files."""
@@ -59,11 +59,17 @@ class ManifestRef(BaseModel):
     cached: bool = False
 
 
-def write_manifest(path: Path, rows: pa.Table, lineage: Lineage) -> ManifestRef:
-    """Write `rows` with their digest and lineage; the file appears whole or not at all."""
+def write_manifest(
+    path: Path, rows: pa.Table, lineage: Lineage, lengths: Mapping[str, int | None] | None = None
+) -> ManifestRef:
+    """Write `rows` with their digest, their lineage and the `lengths` in bytes of the files that they name, by name.
+
+    The file appears whole or not at all.
+    """
     digest = table_digest(rows)
+    facts = manifest_metadata(lineage, digest) | {_LENGTHS: json.dumps(lengths or {}).encode()}
     with publish(path) as aside:
-        pq.write_table(rows.replace_schema_metadata(manifest_metadata(lineage, digest)), aside, compression="zstd")
+        pq.write_table(rows.replace_schema_metadata(facts), aside, compression="zstd")
     return ManifestRef(path=path, digest=digest, rows=rows.num_rows)
 
 
@@ -105,6 +111,14 @@ def read_lineage(path: Path) -> Lineage:
     return Lineage.model_validate_json(_metadata(path)[_LINEAGE])
 
 
+def read_lengths(path: Path) -> dict[str, int | None]:
+    """The bytes that each file had which a manifest names, None where there was none; raises BadManifest."""
+    facts = _metadata(path)
+    if _LENGTHS not in facts:
+        raise BadManifest(f"{path}: does not say how long its files were.")
+    return dict(json.loads(facts[_LENGTHS]))
+
+
 def manifest_ref(path: Path, cached: bool = False) -> ManifestRef:
     """The reference of a manifest on disk, from its footer alone."""
     facts = _metadata(path)
@@ -137,7 +151,10 @@ def file_digest(path: Path) -> str:
 
 @contextmanager
 def publish(path: Path) -> Iterator[Path]:
-    """Yield a path to write to; on success it is synced and renamed to `path`, on an error it is removed."""
+    """Yield a path to write to; on success it is synced and renamed to `path`, on an error it is removed.
+
+    An error of the disk that does not say of which file gets that of `path`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}{path.suffix}")
     try:
@@ -145,6 +162,9 @@ def publish(path: Path) -> Iterator[Path]:
         with aside.open("rb") as file:
             os.fsync(file.fileno())
         aside.replace(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
     finally:
         aside.unlink(missing_ok=True)
 

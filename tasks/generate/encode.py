@@ -6,7 +6,6 @@ memory was used, `encode_too_large` which plans ran out of it before (tasks/enco
 """
 
 import json
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from models.device import DEVICE_HELP, DeviceName, device_named
 from models.errors import ReelmillError
 from models.named import told_name
 from tasks.caching import Step, cached, find, key_of, lineage_of
-from tasks.clip_files import content_digest, pictures_of
+from tasks.clip_files import content_digest
 from tasks.decoded import decode_clip, parked, parked_at
 from tasks.encoding import Format, Look, look_of, write_clip
 from tasks.failing import failure_of
@@ -154,25 +153,15 @@ def _encode(
         made = write_files(root, kept, look, job["fps"], settings, meters, key)
         return table_of([{"item_key": job["item_key"], "attempt": 1, **made}], SCHEMA)
 
-    lineage, failed = (lineage_of(s, settings, [decoded_key], job["model_revision"]) for s in (STEP, FAILED))
+    failed = lineage_of(FAILED, settings, [decoded_key], job["model_revision"])
     failed_at = FAILED.path(root, key_of(failed))
     try:
-        remove_what_is_incomplete(root, key_of(lineage))
         made = cached(STEP, root, settings, [decoded_key], compute, job["model_revision"])
     except (ReelmillError, RuntimeError, ValueError, OSError, MemoryError) as error:
         return write_manifest(failed_at, table_of([_failure(root, job, failed_at, error)], SCHEMA), failed)
     for path in (parked_at(root, decoded_key), failed_at):
         path.unlink(missing_ok=True)
     return made
-
-
-def remove_what_is_incomplete(root: Path, key: str) -> None:
-    """Remove the folder of pictures of a clip that was made and has lost some since, so that it is made again."""
-    found = find(STEP, root, key)
-    for row in read_rows(found) if found else ():
-        folder = root / row["video"]
-        if folder.is_dir() and len(pictures_of(folder)) != row["frames_kept"]:
-            shutil.rmtree(folder)
 
 
 def _failure(root: Path, job: Mapping[str, Any], path: Path, error: Exception) -> dict[str, Any]:

@@ -13,13 +13,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from flows import chain
 from flows.cli import main
 from flows.generate import GenerateConfig, generate, plan
 from flows.results import ResultsConfig, retry, status
 from flows.running import run_flow
-from models.errors import BadInput
+from models import memory
+from models.errors import BadInput, EncoderOutOfMemory
+from tasks import encoding, sampling
+from tasks.clip_files import read_clip
 from tasks.manifest import read_rows
 from tasks.workflow import workflow_of
 
@@ -133,6 +137,37 @@ def test_of_200_jobs_20_bad_ones_are_rows_and_after_mending_10_retry_makes_exact
     after = videos(out)
     assert len(after) == 190
     assert {name: after[name] for name in before} == before, "what was made stays as it is"
+
+
+def too_large_once(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, error: Exception) -> None:
+    """The function runs out of memory the first time it is called."""
+    work, errors = getattr(module, name), [error]
+
+    def called(*arguments: Any, **options: Any) -> Any:
+        if errors:
+            raise errors.pop()
+        return work(*arguments, **options)
+
+    monkeypatch.setattr(module, name, called)
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_memory_that_runs_out_at_every_step_changes_no_clip_and_is_told_in_the_table(tmp_path, monkeypatch):
+    home, calm, out = pictures(tmp_path / "in", 3), tmp_path / "calm", tmp_path / "out"
+    assert run_flow(generate, config(home, calm, batch=4, workers=1)).failed == 0
+    of_card = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+    too_large_once(monkeypatch, sampling, "sample_latents", of_card)
+    too_large_once(monkeypatch, memory, "decode_latents", of_card)
+    too_large_once(monkeypatch, encoding, "run_ffmpeg", EncoderOutOfMemory("ffmpeg ran out of memory"))
+    assert run_flow(generate, config(home, out, batch=4, workers=1)).failed == 0
+    rows, expected = rows_of(out), rows_of(calm)
+    for row, own in zip(rows, expected, strict=True):
+        latents, known = (load_file(root / row["latents"])["latents"] for root in (out, calm))
+        assert (latents - known).abs().max() < 1e-4
+        made, known = (read_clip(root / each["video"]).astype(int) for root, each in ((out, row), (calm, own)))
+        assert abs(made - known).max() <= 1
+    assert [row["too_large"] for row in rows] == [["batch 3"]] * 3
+    assert [[bool(row[f"{step}_too_large"]) for row in rows].count(True) for step in ("decode", "encode")] == [1, 1]
 
 
 @pytest.mark.usefixtures("prefect_server")

@@ -93,6 +93,17 @@ def test_a_picture_lying_on_its_side_is_stood_up_before_it_is_cropped(tmp_path: 
     assert near(upright[36, 10], BLUE, 6)
 
 
+def test_damaged_exif_data_is_passed_over(tmp_path: Path):
+    """Pillow warns of it, and a warning is an error here."""
+    cut = b"Exif\0\0MM\0*\0\0\0\x08\0\x02\x01\x12\0\x03\0\0\0\x01\0\x06"
+    path = saved(halves(40, 20), tmp_path / "a.jpg", exif=cut, quality=98, subsampling=0)
+    with pytest.warns(UserWarning, match="EXIF"), Image.open(path) as picture:
+        picture.getexif()
+    pixels = prepare_picture(path, 40, 20)
+    assert near(pixels[10, 4], RED)
+    assert pictures_in(path) == 1
+
+
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
 def test_what_is_transparent_shows_the_background(tmp_path: Path, mode: str):
     picture = Image.new("RGBA", (16, 16), (*RED, 0))

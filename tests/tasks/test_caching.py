@@ -101,12 +101,58 @@ def test_a_deleted_output_file_runs_again(work: Counted):
     assert run(work).cached
 
 
-def test_an_emptied_output_file_runs_again(work: Counted):
-    emptied = work.root / read_rows(run(work))[0]["picture"]
-    emptied.write_bytes(b"")
+@pytest.mark.parametrize("left", [0, 3])
+def test_an_output_file_that_was_cut_runs_again_and_is_named(
+    work: Counted, left: int, caplog: pytest.LogCaptureFixture
+):
+    name = read_rows(run(work))[0]["picture"]
+    whole = (work.root / name).read_bytes()
+    (work.root / name).write_bytes(whole[:left])
     assert not run(work).cached
-    assert emptied.stat().st_size
+    assert f"{name}: is not as it was written ({left} bytes, not {len(whole)})." in caplog.text
+    assert (work.root / name).read_bytes() == whole
     assert run(work).cached
+
+
+class InFolders(Counted):
+    """The same, where what it writes is a folder of two files."""
+
+    def __call__(self, key: str) -> pa.Table:
+        self.runs += 1
+        folder = self.root / "pictures"
+        folder.mkdir(exist_ok=True)
+        for name in ("1.txt", "2.txt"):
+            (folder / name).write_text(key)
+        return table_of([{"value": "v", "picture": "pictures", "attempt": 1}], SCHEMA)
+
+
+def test_a_folder_is_whole_when_each_of_its_files_is_whatever_else_is_there(tmp_path: Path):
+    work = InFolders(tmp_path)
+    run(work)
+    (tmp_path / "pictures" / ".DS_Store").write_bytes(b"of another")
+    assert run(work).cached
+    (tmp_path / "pictures" / "2.txt").write_bytes(b"")
+    assert not run(work).cached
+    (tmp_path / "pictures" / "1.txt").unlink()
+    assert not run(work).cached
+    assert run(work).cached
+
+
+def test_a_file_that_was_empty_from_the_start_is_as_it_was(tmp_path: Path):
+    """A source may be empty; that is its row's matter."""
+    (tmp_path / "empty.mp4").write_bytes(b"")
+
+    def compute(_: str) -> pa.Table:
+        return table_of([{"value": "v", "picture": str(tmp_path / "empty.mp4"), "attempt": 1}], SCHEMA)
+
+    assert [cached(STEP, tmp_path / "root", None, ["d"], compute).cached for _ in range(2)] == [False, True]
+
+
+def test_a_file_that_was_never_there_is_looked_for_again(tmp_path: Path):
+    def compute(_: str) -> pa.Table:
+        return table_of([{"value": "v", "picture": "gone.txt", "attempt": 1}], SCHEMA)
+
+    assert not any(cached(STEP, tmp_path, None, ["d"], compute).cached for _ in range(2))
 
 
 def test_a_deleted_manifest_runs_again(work: Counted):

@@ -154,6 +154,12 @@ def test_a_file_whose_writing_fails_leaves_the_old_one(tmp_path: Path):
     assert (tmp_path / "a.txt").read_text() == "old"
 
 
+def test_a_full_disk_says_which_file_it_has_no_room_for(tmp_path: Path):
+    with pytest.raises(OSError, match="No space left") as raised, publish(tmp_path / "page.html"):
+        Path("/dev/full").write_text("too much")
+    assert raised.value.filename == str(tmp_path / "page.html")
+
+
 def test_a_file_is_written_aside_under_its_own_ending(tmp_path: Path):
     with publish(tmp_path / "a.mp4") as aside:
         assert (aside.suffix, aside.parent) == (".mp4", tmp_path)

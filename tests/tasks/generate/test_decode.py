@@ -90,12 +90,13 @@ def test_takes_that_differ_in_what_is_asked_alone_are_clips_of_their_own(tmp_pat
     assert len(set(rows)) == 2
 
 
-def test_changed_latents_are_a_failure_of_their_own_clip_and_mending_them_mends_it(tmp_path, pictures, model):
+@pytest.mark.parametrize("changed", [lambda latents: latents + 1, lambda latents: latents.bfloat16()])
+def test_changed_latents_are_a_failure_of_their_own_clip_and_mending_them_mends_it(tmp_path, pictures, model, changed):
     root = tmp_path / "out"
     items = sampled_jobs(root, pictures("a.png", "b.png"), model)
     path = root / read_rows(items[0][1])[0]["latents"]
     content = path.read_bytes()
-    save_file({"latents": load_file(path)["latents"] + 1}, path)
+    save_file({"latents": changed(load_file(path)["latents"])}, path)
     bad, good = (read_rows(m)[0] for m in decode_jobs.fn(root, DecodeConfig(), items))
     assert bad["error_code"] == "bad_media"
     assert "are not the ones that were sampled" in bad["error_message"]

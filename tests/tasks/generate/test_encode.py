@@ -1,6 +1,7 @@
 """Files of clips: they play, say where they come from, need no frames to be kept, and fail one by one."""
 
 import json
+import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -115,14 +116,16 @@ def test_a_deleted_file_is_made_again_with_the_same_bytes(tmp_path, pictures, mo
     assert path.read_bytes() == content
 
 
-def test_a_folder_that_lost_a_picture_is_made_again(tmp_path, pictures, model):
+def test_a_clip_or_a_picture_of_one_that_was_cut_or_lost_is_made_again(tmp_path, pictures, model):
     root = tmp_path / "out"
     items = clips_of(root, pictures("a.png"), model)
-    lost = root / encoded(root, items, format="png")[0]["video"] / "0003.png"
-    content = lost.read_bytes()
-    lost.unlink()
-    encoded(root, items, format="png")
-    assert lost.read_bytes() == content
+    folder, film = (root / encoded(root, items, format=name)[0]["video"] for name in ("png", "h264"))
+    for lost, left in ((folder / "0003.png", None), (folder / "0002.png", 0), (film, 100)):
+        content = lost.read_bytes()
+        lost.unlink() if left is None else os.truncate(lost, left)
+        encoded(root, items, format="png")
+        encoded(root, items)
+        assert lost.read_bytes() == content
 
 
 def test_another_quality_or_format_is_another_file_of_the_same_frames_and_all_stay(tmp_path, pictures, model):
