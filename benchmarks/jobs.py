@@ -1,6 +1,6 @@
 """Many small jobs: what orchestration costs the generate flow, and its throughput with one worker and with two.
 
-`python -m benchmarks.jobs [--jobs 500] [--rounds 1]` makes clips of 4 frames of 32x32 in 4 steps with the embedded
+`python -m benchmarks.jobs [--jobs 100] [--rounds 5]` makes clips of 4 frames of 32x32 in 4 steps with the embedded
 model, by the flow and by its steps bare (see benchmarks/orchestration.py), prints the table as Markdown and writes
 benchmarks/jobs.md.
 """
@@ -45,8 +45,8 @@ def config_of(source: Path, out: Path, workers: int) -> Any:
 
 def main() -> None:
     """Measure, print and write."""
-    parser = arguments(__doc__, rounds=1)
-    parser.add_argument("--jobs", type=int, default=500, help="Pictures, each a job.")
+    parser = arguments(__doc__, rounds=5)
+    parser.add_argument("--jobs", type=int, default=100, help="Pictures, each a job.")
     asked = parser.parse_args()
     if asked.child:
         run_here(flow_module, config_of, asked.child)
@@ -56,10 +56,10 @@ def main() -> None:
         before = load()
         spent = measure("jobs", source, asked.rounds)
     about = (
-        f"{asked.jobs} jobs of {FRAMES} frames of {SIDE}x{SIDE} in {STEPS} steps by the embedded model (`python -m"
-        f" benchmarks.jobs`) on {len(os.sched_getaffinity(0))} cores ({platform.machine()}), {asked.rounds} rounds. The"
-        f" load average was {before:.1f} before and {load():.1f} after, with that of the runs themselves. CPU time is"
-        " that of all processes, Prefect's server included."
+        f"{asked.rounds} rounds of {asked.jobs} jobs of {FRAMES} frames of {SIDE}x{SIDE} in {STEPS} steps by the"
+        f" embedded model (`python -m benchmarks.jobs`) on {len(os.sched_getaffinity(0))} cores"
+        f" ({platform.machine()}). The load average was {before:.1f} before and {load():.1f} after, with that of the"
+        " runs themselves. CPU time is that of all processes, Prefect's server included."
     )
     rates = [f"| {way}, clips per second | {asked.jobs / usual.body:.2f} | |" for way, usual in medians(spent).items()]
     text = "\n".join(["# Many jobs", "", about, "", *table(spent, ""), *rates, ""])
