@@ -27,6 +27,7 @@ from rich.progress import Progress
 from flows.config import FlowConfig, kept
 from flows.console import progress
 from flows.locking import exclusive
+from flows.stopping import check_stopped, stoppable
 from models.errors import BadInput
 from tasks.manifest import ManifestRef, publish_text, remove_asides
 
@@ -54,7 +55,7 @@ def threads(workers: int | None = None) -> TaskRunner[Any]:
 def run_flow(flow: Flow[..., T], config: BaseModel) -> T:
     """Run a flow in this process, on the runner its config names, without the heartbeat that holds its end up."""
     runner = _runner(config) if isinstance(config, FlowConfig) else threads()
-    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+    with stoppable(), temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
         return flow.with_options(task_runner=runner)(config)
 
 
@@ -123,7 +124,8 @@ class Run:
         return manifests
 
     def submit(self, step: Task[..., T], *arguments: Any) -> PrefectFuture[T]:
-        """Start a step on this run's folder and `arguments`, as a task of the flow."""
+        """Start a step on this run's folder and `arguments`, as a task of the flow, unless Ctrl-C was pressed."""
+        check_stopped()
         return reporting(step).submit(self.folder, *arguments)
 
 

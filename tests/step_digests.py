@@ -10,7 +10,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,6 +65,9 @@ class Project:
     def __init__(self, root: Path) -> None:
         files = [file for package in PACKAGES for file in sorted((root / package).rglob("*.py"))]
         self.modules = {_module_name(file.relative_to(root)): Module(file) for file in files}
+        # Many steps reach the same places.
+        self._following = cache(lambda place: frozenset(self._next(place)))
+        self._canonical = cache(lambda place: [canonical(statement) for statement in self._code(place)])
 
     def steps(self) -> list[str]:
         """The modules that have a VERSION, by name."""
@@ -74,7 +77,7 @@ class Project:
         """The version and the digest of a step as they are now."""
         module = self.modules[step]
         places = {(step, name) for name in module.definitions if name != "VERSION"}
-        code = [(place, [canonical(s) for s in self._code(place)]) for place in sorted(self._reached(places))]
+        code = [(place, self._canonical(place)) for place in sorted(self._reached(places))]
         assert module.version is not None
         return Pin(module.version, hashlib.sha256(json.dumps(code).encode()).hexdigest()[:32])
 
@@ -82,7 +85,7 @@ class Project:
         reached: set[Place] = set()
         while places:
             reached |= places
-            places = {next_place for place in places for next_place in self._next(place)} - reached
+            places = {next_place for place in places for next_place in self._following(place)} - reached
         return reached
 
     def _next(self, place: Place) -> Iterator[Place]:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -210,3 +211,24 @@ def test_what_a_killed_run_left_half_written_is_swept_away_and_that_of_a_living_
     with running(tmp_path, "double", DoubleConfig(out=tmp_path)):
         pass
     assert sorted(p.name for p in manifests.iterdir()) == sorted([alive.name, kept.name])
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_ctrl_c_that_a_library_lets_go_by_stops_the_run_at_its_next_step(tmp_path: Path):
+    ways: list[str] = []
+
+    @flow(name="swallowing")
+    def swallowing(config: DoubleConfig) -> None:
+        with running(config.out, "swallowing", config) as run:
+            with suppress(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+            ways.append("went on")
+            run.chunks(double, config, (1,), (1.0,))
+            ways.append("did the step")
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        run_flow(swallowing, DoubleConfig(out=tmp_path))
+    assert ways == ["went on"]
+    assert signal.getsignal(signal.SIGINT) is before
+    run_flow(doubled, DoubleConfig(out=tmp_path, items=(1,)))
