@@ -1,6 +1,6 @@
 """Many small jobs: what orchestration costs the generate flow, and its throughput with one worker and with two.
 
-`python -m benchmarks.jobs [--jobs 100] [--rounds 5]` makes clips of 4 frames of 32x32 in 4 steps with the embedded
+`python -m benchmarks.jobs [--jobs 500] [--rounds 1]` makes clips of 4 frames of 32x32 in 4 steps with the embedded
 model, by the flow and by its steps bare (see benchmarks/orchestration.py), prints the table as Markdown and writes
 benchmarks/jobs.md.
 """
@@ -45,8 +45,8 @@ def config_of(source: Path, out: Path, workers: int) -> Any:
 
 def main() -> None:
     """Measure, print and write."""
-    parser = arguments(__doc__, rounds=5)
-    parser.add_argument("--jobs", type=int, default=100, help="Pictures, each a job.")
+    parser = arguments(__doc__, rounds=1)
+    parser.add_argument("--jobs", type=int, default=500, help="Pictures, each a job.")
     asked = parser.parse_args()
     if asked.child:
         run_here(flow_module, config_of, asked.child)
