@@ -96,7 +96,7 @@ def test_the_meters_choose_the_number_of_hops(model, drawn, tmp_path, limits, fr
 def test_where_frames_wait_while_they_are_judged_changes_nothing(model, drawn, tmp_path: Path):
     picture = ((drawn[0][0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
     latents = chain(model, drawn, all_good)
-    limits = [Limits(identity_min=i / 10, colour_max=1e9, sharpness_min=0, sharpness_max=1e9) for i in (0, 5, 8)]
+    limits = [Limits(identity_min=i / 10, colour_max=1e9, sharpness_min=0, sharpness_max=1e9) for i in range(10)]
     in_memory, in_a_file = (
         [judged(model, picture, parking, limits=limit)(latents) for limit in limits] for parking in (None, tmp_path)
     )
