@@ -97,9 +97,9 @@ def table(size: tuple[int, int, int], ways: list[str]) -> list[str]:
 def _apart(made: dict[str, np.ndarray], frames: np.ndarray) -> str:
     """How far frames are from the truth and from the whole decode, where those were made."""
     truth, whole = made.get("truth"), made.get("whole")
-    from_truth = "| " if truth is None else f"{np.abs(frames - truth).max():.1e} | "
+    from_truth = "| " if truth is None else f"{np.abs(frames - truth).max():.2e} | "
     mean = "" if truth is None else f"{np.abs(frames - truth).mean() / truth.std():.3f}"
-    return f"{from_truth}{mean} | " + ("" if whole is None else f"{np.abs(frames - whole).max():.1e}")
+    return f"{from_truth}{mean} | " + ("" if whole is None else f"{np.abs(frames - whole).max():.2e}")
 
 
 def main() -> None:
