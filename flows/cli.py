@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from flows.config import Interface, Outcome
+    from flows.config import Outcome
+    from flows.flags import Interface
 
 DONE, SOME_FAILED, COULD_NOT_RUN, STOPPED = 0, 1, 2, 130
 
@@ -25,7 +26,7 @@ class Command:
 
     `flow` is a Prefect flow or a function of one config object, whose class is `config`; `positional` is its field
     that is given without a flag. A command that is `watched` runs as a Prefect flow; the others are so short that they
-    are called as they are. `presets`, `stored` and `shortcuts`: see flows.config.Interface. `plan` is called for
+    are called as they are. `presets`, `stored` and `shortcuts`: see flows.flags.Interface. `plan` is called for
     `--dry-run`.
     """
 
@@ -226,7 +227,7 @@ def usage() -> str:
 
 def command_named(name: str) -> Command:
     """The row of the table; raises BadInput with the nearest name."""
-    from flows.config import nearest
+    from flows.flags import nearest
     from models.errors import BadInput
 
     table = {command.name: command for command in COMMANDS}
@@ -238,8 +239,9 @@ def command_named(name: str) -> Command:
 
 def run(command: Command, arguments: Sequence[str]) -> int:
     """Parse, run, print the result; the exit code."""
-    from flows.config import dump, invocation
+    from flows.config import dump
     from flows.console import show_log
+    from flows.flags import invocation
     from flows.local_server import ensure_server, settle_environment
 
     settle_environment()
@@ -259,7 +261,7 @@ def run(command: Command, arguments: Sequence[str]) -> int:
 
 def interface(command: Command, module: ModuleType) -> "Interface":
     """How the command's config class shows, with what its module provides."""
-    from flows.config import Interface
+    from flows.flags import Interface
 
     return Interface(
         prog=f"reelmill {command.name}",

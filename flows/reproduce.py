@@ -1,13 +1,12 @@
 """Reproduce: a generated clip is made again from what it says of itself, and compared: its latents bit for bit, and its
 frames.
 
-What it says stands in the clip (tasks/clip_files.py), or in the JSON file beside it. Picture, model and LoRA are looked
+What it says of itself (flows/told.py) names everything that it was made from. Picture, model and LoRA are looked
 for in the folder it was made in, unless they are given; what is not the same as it was is named, and then nothing is
 sampled.
 """
 
 import hashlib
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,46 +16,23 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from flows.config import Outcome
+from flows.told import Facts, rows_beside, told_by
 from models.card import read_card
 from models.device import DEVICE_HELP, DeviceName, device_label, device_named
-from models.errors import BadInput, BadMedia, ReelmillError
+from models.errors import BadInput, ReelmillError
 from models.named import MODEL_HELP, is_of_hub, short_revision
-from models.pictures import Background, Fit, Picture, prepare_picture
-from tasks.batching import ItemSettings
-from tasks.clip_files import read_clip, read_tag
-from tasks.encoding import Format, look_of
+from models.pictures import Picture, prepare_picture
+from tasks.clip_files import read_clip
+from tasks.encoding import look_of
 from tasks.generate.decode import DecodeConfig, decode_jobs, sampled
 from tasks.generate.encode import EncodeConfig, encode_jobs, measured
 from tasks.generate.jobs import SCHEMA
-from tasks.generate.outputs import FILE
 from tasks.generate.sample import VERSION, SampleConfig, sample_jobs
 from tasks.manifest import Lineage, ManifestRef, file_digest, read_rows, table_of, write_manifest
 from tasks.video import Frames
-
-Facts = Mapping[str, Any]
-
-NEEDS = ("item_key", "latents_sha256", "model", "model_revision", "family", "batch", "format", "encoder", "dtype")
-"""What a clip must say of itself to be made again, beside its settings."""
-
-
-class Told(ItemSettings):
-    """What a clip says of itself, as far as it is made again from that."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    batch: tuple[str, ...]
-    format: Format
-    crf: int | None
-    trim: bool
-    fit: Fit | None
-    background: Background | None
-    steps: int = Field(ge=1)
-    frames: int = Field(ge=2)
-    width: int = Field(ge=8)
-    height: int = Field(ge=8)
 
 
 class ReproduceConfig(BaseModel):
@@ -112,33 +88,6 @@ def reproduce(config: ReproduceConfig) -> ReproduceOutcome:
     if not differs:
         differs = compared(config.clip, facts, rows, Inputs(model, lora, picture, config.device))
     return ReproduceOutcome(failed=bool(differs), clip=config.clip, differs=tuple(differs))
-
-
-def told_by(clip: Path) -> dict[str, Any]:
-    """What a clip says of itself, in its tag or beside it; raises BadMedia when it says nothing of use."""
-    text = read_tag(clip)
-    # A folder's name may have a dot in it, which ends no stem.
-    sidecar = clip.with_name(f"{clip.name}.json") if clip.is_dir() else clip.with_suffix(".json")
-    try:
-        told = json.loads(text or sidecar.read_text(encoding="utf-8"))
-        missing = [name for name in NEEDS if not told.get(name)]
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
-        raise BadMedia(f"{clip}: does not say how it was made, and neither does {sidecar.name} beside it.") from error
-    if missing:
-        raise BadMedia(f"{clip}: does not say its {', '.join(missing)}, so it cannot be made again.")
-    try:
-        Told.model_validate(told)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise BadMedia(f"{clip}: does not say a usable {first['loc'][0]}: {first['msg'].lower()}.") from error
-    return told
-
-
-def rows_beside(clip: Path) -> dict[str, dict[str, Any]]:
-    """The finished rows of the table in the folder the clip was made in, by item key; none where it is elsewhere."""
-    table = clip.absolute().parent.parent / FILE
-    rows = read_rows(table) if table.is_file() else []
-    return {row["item_key"]: {**row, "home": table.parent} for row in rows if row["status"] == "ok"}
 
 
 def chosen_model(config: ReproduceConfig, facts: Facts, own: Facts) -> str:

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.cli import COMMANDS, Command, interface
-from flows.config import Outcome, called_from, read_settings, validated
+from flows.config import Outcome, called_from, read_settings
+from flows.flags import validated
 from models.errors import BadInput
 from tasks.caching import set_aside
 from tasks.manifest import column_names, manifest_ref, read_manifest, read_rows

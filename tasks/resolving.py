@@ -6,7 +6,6 @@ cannot be honoured, and does not change what is meant, is said in `ignored`; wha
 
 import json
 import math
-import re
 from collections.abc import Mapping
 from functools import cache
 from hashlib import sha256
@@ -29,6 +28,7 @@ from models.svd import motion_bucket
 from tasks.asking import JobLine, JobsConfig
 from tasks.listing import Listing, TableRow, locate
 from tasks.manifest import file_digest
+from tasks.naming import printable, safe_name
 
 DEFAULTS: Mapping[str, Any] = {"model": "tiny", "seed": 0, "lora_strength": 1.0}
 """Where neither a row nor the run says anything, and the model has no number of its own."""
@@ -285,11 +285,6 @@ def _parse(row: TableRow) -> JobLine:
         raise BadInput(f"column {first['loc'][0]}: {first['msg'].lower()}, not {first.get('input')!r}.") from error
 
 
-def printable(text: str) -> str:
-    """Text that a table can hold: halves of characters, which JSON can write, are replaced."""
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
 def _first(*values: Any) -> Any:
     return next((value for value in values if value is not None), None)
 
@@ -302,8 +297,3 @@ def _short(lineage: Mapping[str, Any]) -> dict[str, Any]:
 def failed(error: ReelmillError) -> dict[str, Any]:
     """The columns of a job that cannot be made."""
     return {"status": "failed", "error_code": error.code, "error_message": printable(str(error)), "attempt": 1}
-
-
-def safe_name(text: str) -> str:
-    """Text as a part of a file name: letters, digits, '-', '_' and '.', at most 60, never empty or hidden."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", text)[:60].strip("-.") or "item"

@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 import pytest
 
 from flows.cli import COMMANDS, command_named, interface
-from flows.config import Outcome, invocation
+from flows.config import Outcome
 from flows.curate import CurateOutcome
 from flows.deciding import SelectOutcome
 from flows.finetune import FinetuneOutcome
+from flows.flags import invocation
 from flows.generate import GenerateOutcome
 from flows.results import ReportOutcome
 from models.errors import BadInput

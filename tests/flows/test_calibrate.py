@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from flows.calibrate import CalibrationConfig, calibrate
-from flows.config import Interface, invocation
+from flows.flags import Interface, invocation
 from flows.running import run_flow
 from models.calibration import load_calibration
 from models.errors import BadInput

@@ -18,7 +18,8 @@ from pydantic import BaseModel, Field
 
 from flows import cli
 from flows.cli import COMMANDS, Command, command_named, interface, main, usage
-from flows.config import Outcome, option_names
+from flows.config import Outcome
+from flows.flags import option_names
 from models.errors import BadInput
 from tasks.asking import COLUMNS
 

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from pydantic import ValidationError
 
-from flows.config import Interface, invocation
+from flows.flags import Interface, invocation
 from flows.generate import GenerateConfig, GenerateOutcome, clips_there, generate, plan
 from flows.reproduce import ReproduceConfig, reproduce
 from flows.running import run_flow

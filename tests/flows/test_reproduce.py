@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from flows.cli import main
-from flows.reproduce import ReproduceConfig, psnr, reproduce, told_by
+from flows.reproduce import ReproduceConfig, psnr, reproduce
+from flows.told import told_by
 from models.errors import BadInput, BadMedia, BadModel
 from models.lora import LoraFacts, add_lora, lora_weights, remove_lora, save_lora
 from models.named import TINY

@@ -18,7 +18,6 @@ from models.lora import load_lora, save_lora
 from tasks.asking import COLUMNS, JobsConfig
 from tasks.generate.jobs import SCHEMA, mark_duplicates, read_jobs
 from tasks.manifest import read_lineage, read_manifest, read_rows
-from tasks.resolving import safe_name
 from tasks.workflow import workflow_of
 from tests.job_tables import jobs_of, table
 
@@ -207,13 +206,6 @@ def test_what_no_job_can_be_made_of_is_refused(tmp_path, pictures, model):
         jobs_of(tmp_path / "out", home, str(home))
     with pytest.raises(ValidationError, match="takes"):
         JobsConfig(takes=0)
-
-
-def test_names_are_safe_in_a_file_name():
-    assert safe_name("../../etc/passwd") == "etc-passwd"
-    assert safe_name("caf\u00e9 au lait (2).x") == "caf-au-lait-2-.x"
-    assert safe_name("...") == safe_name("\u7321") == "item"
-    assert len(safe_name("a" * 300)) == 60
 
 
 def test_only_the_first_of_equal_jobs_is_made():

@@ -1,0 +1,67 @@
+"""What a generated clip says of itself, in its file (tasks/clip_files.py) or in the JSON file beside it; and the rows
+of the folder it was made in.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ConfigDict, Field, ValidationError
+
+from models.errors import BadMedia
+from models.pictures import Background, Fit
+from tasks.batching import ItemSettings
+from tasks.clip_files import read_tag
+from tasks.encoding import Format
+from tasks.generate.outputs import FILE
+from tasks.manifest import read_rows
+
+Facts = Mapping[str, Any]
+
+NEEDS = ("item_key", "latents_sha256", "model", "model_revision", "family", "batch", "format", "encoder", "dtype")
+"""What a clip must say of itself to be made again, beside its settings."""
+
+
+class Told(ItemSettings):
+    """What a clip says of itself, as far as it is made again from that."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    batch: tuple[str, ...]
+    format: Format
+    crf: int | None
+    trim: bool
+    fit: Fit | None
+    background: Background | None
+    steps: int = Field(ge=1)
+    frames: int = Field(ge=2)
+    width: int = Field(ge=8)
+    height: int = Field(ge=8)
+
+
+def told_by(clip: Path) -> dict[str, Any]:
+    """What a clip says of itself, in its tag or beside it; raises BadMedia when it says nothing of use."""
+    text = read_tag(clip)
+    # A folder's name may have a dot in it, which ends no stem.
+    sidecar = clip.with_name(f"{clip.name}.json") if clip.is_dir() else clip.with_suffix(".json")
+    try:
+        told = json.loads(text or sidecar.read_text(encoding="utf-8"))
+        missing = [name for name in NEEDS if not told.get(name)]
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise BadMedia(f"{clip}: does not say how it was made, and neither does {sidecar.name} beside it.") from error
+    if missing:
+        raise BadMedia(f"{clip}: does not say its {', '.join(missing)}, so it cannot be made again.")
+    try:
+        Told.model_validate(told)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise BadMedia(f"{clip}: does not say a usable {first['loc'][0]}: {first['msg'].lower()}.") from error
+    return told
+
+
+def rows_beside(clip: Path) -> dict[str, dict[str, Any]]:
+    """The finished rows of the table in the folder the clip was made in, by item key; none where it is elsewhere."""
+    table = clip.absolute().parent.parent / FILE
+    rows = read_rows(table) if table.is_file() else []
+    return {row["item_key"]: {**row, "home": table.parent} for row in rows if row["status"] == "ok"}
