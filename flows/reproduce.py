@@ -189,9 +189,7 @@ def compared(clip: Path, facts: Facts, rows: Mapping[str, Facts], inputs: Inputs
         distance = psnr(read_clip(root / _made(videos[0])["video"]), read_clip(clip))
     if sample["latents_sha256"] != facts["latents_sha256"]:
         return [_other_latents(facts, len(keys), device_label(device_named(inputs.device)), distance)]
-    return (
-        [] if distance == math.inf else [f"frames: the latents are identical, the frames agree to {distance:.1f} dB."]
-    )
+    return [] if distance == math.inf else [f"frames: the latents are identical. {told_distance(distance)}"]
 
 
 def _other_latents(facts: Facts, together: int, device: str, distance: float) -> str:
@@ -202,7 +200,14 @@ def _other_latents(facts: Facts, together: int, device: str, distance: float) ->
         why = f"it was sampled on {facts.get('device')}, this is {device}"
     else:
         why = "its inputs are the same, so torch, its threads or the processor are others"
-    return f"latents: not the same bits; {why}. The frames agree to {distance:.1f} dB."
+    return f"latents: not the same bits; {why}. {told_distance(distance)}"
+
+
+def told_distance(distance: float) -> str:
+    """How near two clips' frames are, whose distance `psnr` gave."""
+    if distance == math.inf:
+        return "Every frame is the same."
+    return f"The frames agree to {distance:.1f} dB."
 
 
 def _jobs(root: Path, facts: Facts, rows: Mapping[str, Facts], inputs: Inputs) -> tuple[ManifestRef, tuple[str, ...]]:

@@ -28,7 +28,7 @@ from models.svd import motion_bucket
 from tasks.asking import JobLine, JobsConfig
 from tasks.listing import Listing, TableRow, locate
 from tasks.manifest import file_digest
-from tasks.naming import printable, safe_name
+from tasks.naming import prefixed, printable, safe_name
 
 DEFAULTS: Mapping[str, Any] = {"model": "tiny", "seed": 0, "lora_strength": 1.0}
 """Where neither a row nor the run says anything, and the model has no number of its own."""
@@ -84,7 +84,7 @@ class Asking:
         texts = self._texts(line, card, ignored)
         about = digest or sha256((texts["prompt"] or "").encode()).hexdigest()
         stem = path.stem if path else (texts["prompt"] or "")[:NAME_LENGTH]
-        name = safe_name(line.key or (f"{line.prefix}-{stem}" if line.prefix else stem))
+        name = safe_name(line.key or prefixed(line.prefix, stem))
         source = {"name": name, "image": str(path) if path else None, "image_sha256": digest, **texts}
         settings = self._settings(line, card, ignored)
         fixed = {"key": printable(line.key or about), "model": model, "priority": line.priority or 0}

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from flows.cli import main
-from flows.reproduce import ReproduceConfig, psnr, reproduce
+from flows.reproduce import ReproduceConfig, psnr, reproduce, told_distance
 from flows.told import told_by
 from models.errors import BadInput, BadMedia, BadModel
 from models.lora import LoraFacts, add_lora, lora_weights, remove_lora, save_lora
@@ -228,7 +228,7 @@ def test_frames_that_were_changed_are_told_from_latents_that_were_not(run: Path)
     mixed = run / "videos" / "mixed.mp4"
     write_untagged(other, mixed, told)
     (said,) = reproduce(ReproduceConfig(clip=mixed)).differs
-    assert said.startswith("frames: the latents are identical, the frames agree to ")
+    assert said.startswith("frames: the latents are identical. The frames agree to ")
 
 
 def test_distance_of_clips():
@@ -236,3 +236,8 @@ def test_distance_of_clips():
     assert psnr(black, black) == float("inf")
     assert psnr(black, black[:1]) == 0.0
     assert psnr(black, black + np.uint8(255)) == pytest.approx(0.0)
+
+
+def test_the_distance_of_equal_clips_is_told_without_a_number():
+    assert told_distance(float("inf")) == "Every frame is the same."
+    assert told_distance(31.42) == "The frames agree to 31.4 dB."

@@ -1,6 +1,6 @@
 """Texts from outside as what can be kept."""
 
-from tasks.naming import printable, safe_name
+from tasks.naming import prefixed, printable, safe_name
 
 
 def test_names_are_safe_in_a_file_name():
@@ -13,3 +13,10 @@ def test_names_are_safe_in_a_file_name():
 def test_half_a_character_is_replaced_in_what_a_table_is_to_hold():
     assert printable("caf\u00e9 \U0001f600") == "caf\u00e9 \U0001f600"
     assert printable("a\ud800b") == "a?b"
+
+
+def test_a_prefix_that_names_the_picture_does_not_name_it_again():
+    assert prefixed("night", "beach") == "night-beach"
+    assert prefixed("night-beach", "beach") == "night-beach"
+    assert prefixed("beach", "beach") == "beach"
+    assert prefixed(None, "beach") == "beach"
