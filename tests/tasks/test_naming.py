@@ -19,4 +19,6 @@ def test_a_prefix_that_names_the_picture_does_not_name_it_again():
     assert prefixed("night", "beach") == "night-beach"
     assert prefixed("night-beach", "beach") == "night-beach"
     assert prefixed("beach", "beach") == "beach"
+    assert prefixed("night-a-b", "a b") == "night-a-b"
+    assert prefixed("night1", "1") == "night1-1"
     assert prefixed(None, "beach") == "beach"
