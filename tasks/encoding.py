@@ -115,8 +115,8 @@ def look_of(name: Format, crf: int | None) -> Look:
     if encoder is None:
         wanted = " nor ".join(codec.encoders)
         raise BadInput(
-            f"--format {name}: {ffmpeg_exe()} has no encoder {wanted}. Choose another format, or take this ffmpeg off "
-            "the PATH: the one that Reelmill is installed with has it."
+            f"--format {name}: {ffmpeg_exe()} has no encoder {wanted}. Choose another format, or unset "
+            "IMAGEIO_FFMPEG_EXE: the ffmpeg that Reelmill is installed with has it."
         )
     return Look(name, encoder, codec.crf if crf is None else crf)
 

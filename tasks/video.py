@@ -7,7 +7,6 @@ import codecs
 import errno
 import os
 import re
-import shutil
 import signal
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -19,6 +18,7 @@ from typing import Any
 
 import av
 import ffmpeg
+import imageio_ffmpeg
 import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError, InvalidDataError
@@ -28,12 +28,17 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from models.errors import BadMedia, EncoderOutOfMemory
+from models.errors import BadInput, BadMedia, EncoderOutOfMemory
 from tasks.manifest import publish
 
 Frames = NDArray[np.uint8]
 
 ENCODE_LIMIT_S = 600.0
+
+VERSION_LIMIT_S = 60.0
+
+OLDEST_FFMPEG = (6, 1)
+"""The first ffmpeg that knows `-enc_time_base demux`, which exact cutting needs."""
 
 NO_MEMORY = (
     "Cannot allocate memory",
@@ -50,13 +55,29 @@ _opened: list[Path] = []
 
 @cache
 def ffmpeg_exe() -> str:
-    """The system's ffmpeg, or the one that comes with imageio-ffmpeg."""
-    found = shutil.which("ffmpeg")
-    if found:
-        return found
-    import imageio_ffmpeg
+    """Return the ffmpeg to run: the one in imageio-ffmpeg's wheel, whatever is on the PATH, or the one that the
+    environment variable IMAGEIO_FFMPEG_EXE names. Raises BadInput where that cannot run or is too old."""
+    exe = imageio_ffmpeg.get_ffmpeg_exe()
+    found = ffmpeg_version(exe)
+    if found < OLDEST_FFMPEG:
+        oldest, this = (".".join(map(str, version)) for version in (OLDEST_FFMPEG, found))
+        raise BadInput(
+            f"{exe}: is ffmpeg {this}, and Reelmill needs {oldest} or later. Unset IMAGEIO_FFMPEG_EXE to use the "
+            "ffmpeg that Reelmill is installed with."
+        )
+    return exe
 
-    return imageio_ffmpeg.get_ffmpeg_exe()
+
+def ffmpeg_version(exe: str) -> tuple[int, int]:
+    """Return the major and minor version of an ffmpeg; raises BadInput where the program cannot run or says none."""
+    try:
+        said = subprocess.run([exe, "-version"], capture_output=True, timeout=VERSION_LIMIT_S, check=False).stdout
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise BadInput(f"{exe}: cannot be run as ffmpeg ({error}). Correct or unset IMAGEIO_FFMPEG_EXE.") from error
+    found = re.match(r"ffmpeg version n?(\d+)\.(\d+)", said.decode(errors="replace"))
+    if not found:
+        raise BadInput(f"{exe}: names no version of ffmpeg. Correct or unset IMAGEIO_FFMPEG_EXE.")
+    return int(found[1]), int(found[2])
 
 
 def write_video(path: Path, frames: Frames, fps: float, crf: int = 16, tags: Mapping[str, str] | None = None) -> None:

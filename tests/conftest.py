@@ -7,12 +7,17 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from flows.local_server import settle_environment, start
 
 _HOME = tempfile.TemporaryDirectory(prefix="reelmill-prefect-", ignore_cleanup_errors=True)
 _PORT = socket.socket()
 _PORT.bind(("127.0.0.1", 0))
+
+# No test depends on how fast the machine is.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 # Before anything imports Prefect. The port answers only in tests that ask for the server: without it, a flow fails at
 # once instead of starting a server of its own.

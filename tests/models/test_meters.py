@@ -128,7 +128,7 @@ def test_the_first_fault_names_the_reason():
     assert good_until(flat_curves(sharpness=[1, 9, 9, 9, 9, 9])).reason == "harsh"
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.floats(0, 2, width=32), min_size=6, max_size=6), st.floats(0, 1), st.floats(0, 1))
 def test_a_stricter_limit_never_makes_a_clip_longer(curve, one, other):
     meters = flat_curves(sharpness=curve)

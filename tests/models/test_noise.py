@@ -23,7 +23,7 @@ def draw(seed: int = 7, key: str = "cat", take: int = 0):
 
 
 @given(seeds, keys, takes)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_an_item_draws_the_same_bits_whenever_it_is_drawn(seed: int, key: str, take: int):
     first, again = draw(seed, key, take), draw(seed, key, take)
     assert torch.equal(first.latents, again.latents)
@@ -31,7 +31,7 @@ def test_an_item_draws_the_same_bits_whenever_it_is_drawn(seed: int, key: str, t
 
 
 @given(st.lists(keys, min_size=1, max_size=6, unique=True), st.randoms())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_neighbours_and_order_leave_an_items_noise_alone(names: list[str], shuffler: random.Random):
     alone = {name: draw(key=name) for name in names}
     shuffler.shuffle(names)
@@ -53,7 +53,7 @@ def test_the_generators_of_the_process_are_neither_read_nor_moved():
 
 
 @given(seeds, seeds, keys, keys, takes, takes)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_another_seed_key_or_take_is_another_stream(a: int, b: int, key: str, other: str, take: int, later: int):
     asked = {(a, key, take), (b, key, take), (a, other, take), (a, key, later)}
     states = {item_generator(*item, "latents").initial_seed() for item in asked}

@@ -40,7 +40,7 @@ def test_the_file_is_never_seen_in_its_folder(tmp_path: Path):
     place.close()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(strip=st.integers(1, 7), whole_clip=st.booleans(), seed=st.integers(0, 99))
 def test_normalisation_equals_torchs_whatever_the_strips(strip: int, whole_clip: bool, seed: int):
     torch.manual_seed(seed)

@@ -152,7 +152,7 @@ def test_bars_of_known_width_are_found_exactly(size: tuple[int, int]):
         assert bars_in(barred(picture, bars)) == bars
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.builds(Bars, *[st.just(0) | st.integers(4, 60)] * 4), st.integers(0, 3))
 def test_bars_on_any_side_are_found_exactly(bars: Bars, seed: int):
     assert bars_in(barred(scene(seed, (320, 192)), bars, level=1)) == bars

@@ -13,7 +13,7 @@ from models.errors import BadMedia
 from tasks.decoded import load_latents, park, parked, parked_at, sweep_parked
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.tuples(st.integers(1, 4), st.integers(1, 9), st.integers(1, 9)), st.integers(0, 9))
 def test_frames_come_back_as_they_were(
     tmp_path_factory: pytest.TempPathFactory, shape: tuple[int, int, int], seed: int

@@ -48,7 +48,7 @@ def turned(frame: np.ndarray, magnified: float, clockwise: float) -> np.ndarray:
 
 
 @given(st.integers(-5, 5), st.integers(-5, 5), st.integers(0, 50))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_camera_that_goes_right_and_up_by_pixels_moves_the_picture_left_and_down_by_as_many(right, up, seed):
     camera = Camera(pan=right * FPS / SIDE, tilt=up * FPS / SIDE)
     before, after = film(camera, scene=Scene(seed, movers=0))

@@ -64,7 +64,7 @@ CELLS = st.tuples(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(CELLS, max_size=12), st.data())
 def test_the_digest_does_not_depend_on_how_the_rows_are_chunked(rows: list, data: st.DataObject):
     schema = pa.schema([("name", pa.string()), ("pts", pa.list_(pa.int64())), ("score", pa.float32())])
@@ -76,7 +76,7 @@ def test_the_digest_does_not_depend_on_how_the_rows_are_chunked(rows: list, data
     assert {table_digest(t) for t in (pieces, rebuilt, padded)} == {table_digest(table)}
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(CELLS, min_size=1, max_size=6))
 def test_the_digest_changes_with_any_row(rows: list):
     schema = pa.schema([("name", pa.string()), ("pts", pa.list_(pa.int64())), ("score", pa.float32())])

@@ -11,7 +11,7 @@ from tasks.verdicts import SCHEMA, bits_of, funnel_of, verdict_columns
 verdicts = st.lists(st.integers(0, (1 << len(REASONS)) - 1), max_size=30).map(lambda codes: np.array(codes, np.uint16))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(verdicts)
 def test_verdicts_come_back_from_their_columns(bits: np.ndarray):
     columns = verdict_columns(bits)
@@ -28,7 +28,7 @@ def test_columns_name_the_reasons_in_their_order():
     ]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(verdicts)
 def test_what_is_kept_and_what_each_rule_drops_first_add_up_to_all(bits: np.ndarray):
     seconds = np.arange(len(bits), dtype=float)

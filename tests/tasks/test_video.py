@@ -1,3 +1,5 @@
+import os
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -5,7 +7,7 @@ import numpy as np
 import pytest
 from av.error import InvalidDataError
 
-from models.errors import BadMedia
+from models.errors import BadInput, BadMedia
 from tasks.footage import Camera, Scene, render_shot
 from tasks.video import (
     FullPass,
@@ -69,6 +71,55 @@ def test_the_same_frames_give_the_same_bytes(tmp_path: Path):
 def test_odd_sides_are_made_even(tmp_path: Path):
     write_video(tmp_path / "odd.mp4", np.zeros((2, 33, 65, 3), np.uint8), 24)
     assert [shown_size(frame) for _, frame in read_frames(tmp_path / "odd.mp4")] == [(66, 34)] * 2
+
+
+def named_ffmpeg(monkeypatch: pytest.MonkeyPatch, path: Path, said: str | None) -> str:
+    """Have IMAGEIO_FFMPEG_EXE name a program that prints `said`, or a missing one; returns its path."""
+    if said is not None:
+        path.write_text(f"#!/bin/sh\necho '{said}'\n")
+        path.chmod(0o755)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(path))
+    ffmpeg_exe.cache_clear()
+    return str(path)
+
+
+@pytest.fixture
+def _ffmpeg_asked_anew() -> Iterator[None]:
+    yield
+    ffmpeg_exe.cache_clear()
+
+
+def test_the_ffmpeg_on_the_path_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "ffmpeg").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "ffmpeg").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    ffmpeg_exe.cache_clear()
+    assert Path(ffmpeg_exe()).parent.name == "binaries"
+
+
+@pytest.mark.usefixtures("_ffmpeg_asked_anew")
+@pytest.mark.parametrize("version", ["6.1", "n6.1.2-3-gabc", "7.0-static", "10.0"])
+def test_another_ffmpeg_is_used_where_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str):
+    named = named_ffmpeg(monkeypatch, tmp_path / "mine", f"ffmpeg version {version} Copyright (c) 2000-2026")
+    assert ffmpeg_exe() == named
+
+
+@pytest.mark.usefixtures("_ffmpeg_asked_anew")
+@pytest.mark.parametrize(
+    ("said", "refused"),
+    [
+        ("ffmpeg version 5.1.9-0+deb12u1 Copyright", r"mine: is ffmpeg 5\.1, and Reelmill needs 6\.1 or later"),
+        ("ffmpeg version 6.0 Copyright", r"mine: is ffmpeg 6\.0, and Reelmill needs 6\.1 or later"),
+        ("hello", "mine: names no version of ffmpeg"),
+        (None, "mine: cannot be run as ffmpeg"),
+    ],
+)
+def test_an_ffmpeg_that_is_too_old_or_none_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str | None, refused: str
+):
+    named_ffmpeg(monkeypatch, tmp_path / "mine", said)
+    with pytest.raises(BadInput, match=refused):
+        ffmpeg_exe()
 
 
 def test_a_failing_ffmpeg_says_why():

@@ -99,7 +99,6 @@ def test_hashes_are_read_as_sixty_four_bits():
     assert hashes_of(column).tolist() == [[2**64 - 1, 0, 2**63]]
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=12), st.integers(1, 4))
 def test_linked_items_are_the_connected_ones_however_they_come(pairs: list[tuple[int, int]], at_once: int):
     links = Links(10)
@@ -117,7 +116,7 @@ def alike(hashes: np.ndarray, shots: list[int], limit: int) -> list[tuple[int, i
     ]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data(), st.integers(1, 60), st.sampled_from([0, 1, 3, 10, 31]), st.integers(1, 3))
 def test_groups_are_those_that_comparing_each_with_each_gives(data: st.DataObject, count: int, limit: int, frames: int):
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
@@ -157,7 +156,7 @@ def test_many_clips_of_the_same_picture_are_one_group_at_once():
     assert not links.label.any()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 2**32), st.integers(1, 40), st.sampled_from([0.5, 0.9, 0.99]))
 def test_embeddings_are_linked_as_comparing_each_with_each_gives(seed: int, count: int, limit: float):
     rng = np.random.default_rng(seed)

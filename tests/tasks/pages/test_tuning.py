@@ -162,7 +162,7 @@ configs = st.builds(
 
 
 @needs_chromium
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(config=configs)
 def test_the_page_judges_every_clip_as_the_rules_do(page: Page, dataset: Path, config: SelectConfig):
     clips = read_dataset(manifest_ref(dataset / "clips.parquet")).clips
@@ -178,7 +178,7 @@ def test_the_page_judges_every_clip_as_the_rules_do(page: Page, dataset: Path, c
 
 
 @needs_chromium
-@settings(max_examples=2, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=2, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(config=configs)
 def test_any_settings_of_the_panel_are_those_of_its_command(
     page: Page, dataset: Path, repository: Path, config: SelectConfig
