@@ -33,9 +33,10 @@ format: install
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# After a step's code changed: refuses while its VERSION is what it was.
+# After a step's code changed: refuses while its VERSION is what it was. Where its results are too, say so:
+# make pin SAME="tasks.curate.look tasks.curate.motion"
 pin: install
-	$(BIN)/python tests/step_digests.py
+	$(BIN)/python tests/step_digests.py --same-results $(SAME)
 
 # Makes the embedded model again, from nothing, and measures it.
 tiny-model: install

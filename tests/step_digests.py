@@ -1,22 +1,30 @@
-"""Digests of the code that each step's results depend on, pinned beside its VERSION in step_digests.json.
+"""Digests of the code that each step's results depend on, pinned beside its VERSION in step_digests.json of the folder
+of its tests.
 
 A step's code is its module and, of the project's modules it imports, the definitions it reaches, function by function.
-Comments, docstrings and the descriptions of fields are left out, and so is what only moves bytes about (PLUMBING).
-Run as a script, it pins; it refuses to pin code that changed under the same VERSION.
+No name of a module, a function or a class is in a digest: where a definition is used, the digest of what it is stands
+for its name, so that moving and renaming change nothing. Comments, docstrings and the descriptions of fields are left
+out, and so is what only moves bytes about (PLUMBING).
+
+Run as a script, it pins. It refuses code that changed under the same VERSION, unless `--same-results` names the step.
 """
 
+import argparse
 import ast
 import hashlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 PACKAGES = ("tasks", "models")
 PLUMBING = frozenset({"tasks.manifest", "tasks.caching", "tasks.children", "models.errors"})
-PINS = Path("tests/step_digests.json")
+PINS = "step_digests.json"
+
+ROUNDS = 2
+"""How deep the digest of a definition sees into what it uses; what lies deeper is in the digest of the step."""
 
 Place = tuple[str, str]
 
@@ -39,15 +47,17 @@ class Module:
             self._add(statement)
 
     def _add(self, statement: ast.stmt) -> None:
-        if isinstance(statement, ast.Import):
-            self.imports |= {(a.asname or a.name.split(".")[0]): (a.name, "") for a in statement.names}
-        elif isinstance(statement, ast.ImportFrom):
-            self.imports |= {(a.asname or a.name): (statement.module or "", a.name) for a in statement.names}
+        if isinstance(statement, ast.Import | ast.ImportFrom):
+            self.imports |= _imports(statement)
         elif names := list(_defined(statement)):
             for name in names:
                 self.definitions.setdefault(name, []).append(statement)
         elif not _is_text(statement):
             self.loose.append(statement)
+
+    def code(self, name: str) -> list[ast.stmt]:
+        """Return the statements of a definition, or with "" those that simply run."""
+        return self.definitions[name] if name else self.loose
 
     @cached_property
     def version(self) -> int | None:
@@ -66,96 +76,150 @@ class Project:
         files = [file for package in PACKAGES for file in sorted((root / package).rglob("*.py"))]
         self.modules = {_module_name(file.relative_to(root)): Module(file) for file in files}
         # Many steps reach the same places.
-        self._following = cache(lambda place: frozenset(self._next(place)))
-        self._canonical = cache(lambda place: [canonical(statement) for statement in self._code(place)])
+        self._shape = cache(self._shape_of)
+        self._digest = cache(self._digest_of)
 
     def steps(self) -> list[str]:
-        """The modules that have a VERSION, by name."""
+        """Return the modules that have a VERSION, by name."""
         return [name for name, module in self.modules.items() if module.version is not None]
 
     def pin(self, step: str) -> Pin:
-        """The version and the digest of a step as they are now."""
+        """Return the version and the digest of a step as they are now."""
         module = self.modules[step]
-        places = {(step, name) for name in module.definitions if name != "VERSION"}
-        code = [(place, self._canonical(place)) for place in sorted(self._reached(places))]
         assert module.version is not None
-        return Pin(module.version, hashlib.sha256(json.dumps(code).encode()).hexdigest()[:32])
+        reached = self._reached({(step, name) for name in module.definitions if name != "VERSION"})
+        return Pin(module.version, _hash(sorted(self._digest(place, ROUNDS) for place in reached)))
 
     def _reached(self, places: set[Place]) -> set[Place]:
         reached: set[Place] = set()
         while places:
             reached |= places
-            places = {next_place for place in places for next_place in self._following(place)} - reached
+            used = {use for place in places for use in self._shape(place).uses}
+            places = (used | {(module, "") for module, _ in places}) - reached
         return reached
 
-    def _next(self, place: Place) -> Iterator[Place]:
+    def _digest_of(self, place: Place, rounds: int) -> str:
+        """Return the digest of a definition, in which what it uses is told apart down to `rounds` definitions deep."""
+        shape = self._shape(place)
+        return _hash([shape.text, *(self._digest(use, rounds - 1) for use in shape.uses if rounds)])
+
+    def _shape_of(self, place: Place) -> "Shape":
         module = self.modules[place[0]]
-        if place[1]:
-            yield place[0], ""
-        for statement in self._code(place):
-            for node in ast.walk(statement):
-                if isinstance(node, ast.Name):
-                    yield from self._named(place[0], module, node.id)
-                elif isinstance(node, ast.ImportFrom):
-                    for alias in node.names:
-                        yield from self._imported(node.module or "", alias.name)
+        code = module.code(place[1])
+        inner = [node for statement in code for node in ast.walk(statement) if isinstance(node, ast.ImportFrom)]
+        imports = module.imports | {name: origin for node in inner for name, origin in _imports(node).items()}
+        reader = _ShapeReader(lambda name: self._origin(place[0], imports, name))
+        return Shape(json.dumps([reader.read(statement, outermost=True) for statement in code]), tuple(reader.uses))
 
-    def _named(self, own: str, module: Module, name: str) -> Iterator[Place]:
-        if name in module.definitions:
-            yield own, name
-        elif name in module.imports:
-            yield from self._imported(*module.imports[name])
+    def _origin(self, own: str, imports: Mapping[str, Place], name: str) -> Place | None:
+        """Return the place that a name in the module `own` stands for; a module of the project is (its name, "")."""
+        if name in self.modules[own].definitions:
+            return own, name
+        head, _, attribute = name.partition(".")
+        if head not in imports:
+            return None
+        module, imported = imports[head]
+        inside = f"{module}.{imported}" if imported else module
+        if inside in self.modules:
+            return self._origin(inside, {}, attribute) or self._passed_on(inside, attribute)
+        return None if attribute or module not in self.modules else self._passed_on(module, imported)
 
-    def _imported(self, module: str, name: str) -> Iterator[Place]:
-        if f"{module}.{name}" in self.modules:
-            module, name = f"{module}.{name}", ""
-        if module not in self.modules or module in PLUMBING:
-            return
-        if name in self.modules[module].definitions:
-            yield module, name
-        elif name in self.modules[module].imports:
-            yield from self._imported(*self.modules[module].imports[name])
-        else:
-            yield from ((module, each) for each in self.modules[module].definitions)
-
-    def _code(self, place: Place) -> list[ast.stmt]:
-        module = self.modules[place[0]]
-        return module.definitions[place[1]] if place[1] else module.loose
+    def _passed_on(self, module: str, name: str) -> Place | None:
+        return self._origin(module, self.modules[module].imports, name) if name else None
 
 
-def canonical(node: Any) -> Any:
-    """A syntax tree as lists and strings that are the same in every Python version; without what is only said."""
-    if isinstance(node, ast.AST):
-        fields = [(name, value) for name, value in ast.iter_fields(node) if name not in ("kind", "type_comment")]
-        return [type(node).__name__, *([n, canonical(v)] for n, v in fields if v is not None and v != [])]
-    if isinstance(node, list):
-        said = [n for n in node if _is_text(n) or (isinstance(n, ast.keyword) and n.arg == "description")]
-        return [canonical(n) for n in node if n not in said]
-    return repr(node)
+class Shape(NamedTuple):
+    """A definition without names of the project's: its syntax tree as text, and what it uses, in order."""
+
+    text: str
+    uses: tuple[Place, ...]
 
 
-def problems(now: dict[str, Pin], pinned: dict[str, Pin]) -> list[str]:
-    """A sentence for each step whose code and VERSION do not go together."""
+class _ShapeReader:
+    """Reads syntax trees as lists and strings, the same in every Python version, without what is only said."""
+
+    def __init__(self, origin: Callable[[str], Place | None]) -> None:
+        self._origin = origin
+        self.uses: list[Place] = []
+
+    def read(self, node: Any, outermost: bool = False) -> Any:
+        """Return the tree below a node; the outermost definition has no name."""
+        if isinstance(node, list):
+            return [self.read(n) for n in node if not _is_said(n)]
+        if not isinstance(node, ast.AST):
+            return repr(node)
+        if (place := self._origin(_dotted(node))) is not None:
+            return self._use(place)
+        left_out = {"kind", "type_comment", *(["name"] if outermost and hasattr(node, "name") else [])}
+        fields = [(name, value) for name, value in ast.iter_fields(node) if name not in left_out]
+        return [type(node).__name__, *([n, self.read(v)] for n, v in fields if v is not None and v != [])]
+
+    def _use(self, place: Place) -> list[str]:
+        if place[0] in PLUMBING:
+            return ["plumbing", place[1]]
+        self.uses.append(place)
+        return ["used"]
+
+
+def _dotted(node: ast.AST) -> str:
+    """Return `name` or `name.attribute` where a node is one of these, else ""."""
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+        return f"{node.value.id}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def _is_said(node: Any) -> bool:
+    """Whether a part of a list changes nothing: a docstring, a description, an import from the project itself."""
+    if isinstance(node, ast.ImportFrom):
+        return (node.module or "").split(".")[0] in PACKAGES
+    return _is_text(node) or (isinstance(node, ast.keyword) and node.arg == "description")
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:32]
+
+
+def problems(now: Mapping[str, Pin], pinned: Mapping[str, Pin]) -> list[str]:
+    """Return a sentence for each step whose code and VERSION do not go together."""
     changed = [s for s in now if s in pinned and now[s].version == pinned[s].version and now[s] != pinned[s]]
     return [
-        f"{s}: its code changed and its VERSION is still {now[s].version}. Raise it, then `make pin`." for s in changed
+        f"{s}: its code changed and its VERSION is still {now[s].version}. Raise it, then `make pin`; or, where its "
+        f"results are the same as before, `make pin SAME={s}`."
+        for s in changed
     ]
 
 
 def read_pins(root: Path) -> dict[str, Pin]:
-    """The pins as they are in the repository."""
-    path = root / PINS
-    return {name: Pin(**pin) for name, pin in json.loads(path.read_text()).items()} if path.exists() else {}
+    """Return the pins as they are in the repository."""
+    files = sorted((root / "tests").glob(f"tasks/*/{PINS}"))
+    return {
+        f"tasks.{file.parent.name}.{step}": Pin(**pin)
+        for file in files
+        for step, pin in json.loads(file.read_text()).items()
+    }
+
+
+def write_pins(root: Path, pins: Mapping[str, Pin]) -> None:
+    """Write the pins, a file for each folder of steps."""
+    for folder in sorted({step.split(".")[1] for step in pins}):
+        own = {step.split(".")[2]: pin._asdict() for step, pin in sorted(pins.items()) if step.split(".")[1] == folder}
+        (root / "tests/tasks" / folder / PINS).write_text(json.dumps(own, indent=2) + "\n")
 
 
 def current_pins(root: Path) -> dict[str, Pin]:
-    """The pins as the code is."""
+    """Return the pins as the code is."""
     project = Project(root)
     return {step: project.pin(step) for step in project.steps()}
 
 
 def _module_name(file: Path) -> str:
     return ".".join(file.with_suffix("").parts).removesuffix(".__init__")
+
+
+def _imports(statement: ast.Import | ast.ImportFrom) -> dict[str, Place]:
+    if isinstance(statement, ast.Import):
+        return {(a.asname or a.name.split(".")[0]): (a.name, "") for a in statement.names}
+    return {(a.asname or a.name): (statement.module or "", a.name) for a in statement.names}
 
 
 def _defined(statement: ast.stmt) -> Iterator[str]:
@@ -171,15 +235,20 @@ def _is_text(node: Any) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Pin every step, or say why not."""
+    parser = argparse.ArgumentParser(description="Pin the code of every step beside its VERSION.")
+    parser.add_argument(
+        "--same-results", nargs="*", default=[], metavar="STEP", help="steps that write what they wrote"
+    )
+    same = set(parser.parse_args(arguments).same_results)
     root = Path(__file__).parents[1]
-    now = current_pins(root)
-    if wrong := problems(now, read_pins(root)):
+    now, pinned = current_pins(root), read_pins(root)
+    if wrong := problems({step: pin for step, pin in now.items() if step not in same}, pinned):
         print("\n".join(wrong), file=sys.stderr)
         return 1
-    (root / PINS).write_text(json.dumps({name: pin._asdict() for name, pin in sorted(now.items())}, indent=2) + "\n")
-    print(f"{len(now)} steps are pinned in {PINS}.")
+    write_pins(root, now)
+    print(f"{len(now)} steps are pinned.")
     return 0
 
 
