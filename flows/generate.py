@@ -126,7 +126,7 @@ def generate(
     """
     look_of(config.format, config.crf)
     if config.watch:
-        return keep_watching(generate, config)
+        return watch(config)
     with running(config.out, "generate", config) as run:
         clear(config.out)
         guard = Guard(config.out, config, deadline or deadline_of(config, local_now()))
@@ -143,6 +143,13 @@ def generate(
         outputs = run.whole(collect_outputs, left, *made[1:], made.jobs)
         page = run.whole(write_gallery, outputs)
         return summary(outputs, page, guard.reason)
+
+
+def watch(config: GenerateConfig) -> GenerateOutcome:
+    """Make the pictures that come into a folder, round after round; return the last round's outcome."""
+    each = config.model_copy(update={"watch": False})
+    guard = Guard(config.out, config, deadline_of(config, local_now()))
+    return keep_watching(config.images or config.jobs, config.out, config.poll_s, guard, partial(generate, each))
 
 
 def clear(out: Path) -> None:

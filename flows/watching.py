@@ -4,21 +4,18 @@ A picture that is still being written is left for a later round: its size and ti
 """
 
 import logging
+from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from stat import S_ISDIR
-from typing import TYPE_CHECKING
+from typing import Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.nights import Guard, deadline_of, local_now, wait
+from flows.nights import Guard, wait
 from flows.running import exclusive
 from models.errors import BadInput
 from models.pictures import PICTURE_SUFFIXES
-
-if TYPE_CHECKING:
-    from prefect import Flow
-
-    from flows.generate import GenerateConfig, GenerateOutcome
 
 log = logging.getLogger("reelmill")
 
@@ -58,23 +55,45 @@ def settled(before: Look, now: Look) -> Look:
     return {name: facts for name, facts in now.items() if facts[0] and before.get(name) == facts}
 
 
-def keep_watching(flow: "Flow[..., GenerateOutcome]", config: "GenerateConfig") -> "GenerateOutcome":
-    """Run the flow whenever there are settled pictures it has not seen, until the deadline or a guard ends it.
+class Round(Protocol):
+    """What a round of a watched folder comes to."""
 
-    The last round's outcome is returned. Raises BadInput where there is no folder to watch, or none came in time.
+    @property
+    def clips(self) -> int:
+        """Clips there are."""
+        ...
+
+    @property
+    def failed(self) -> int:
+        """Items that failed."""
+        ...
+
+    @property
+    def stopped(self) -> str | None:
+        """Why the round ended before its work was done."""
+        ...
+
+
+R = TypeVar("R", bound=Round)
+
+
+def keep_watching(
+    folder: Path, out: Path, poll_s: float, guard: Guard, make: Callable[[tuple[str, ...], datetime | None], R]
+) -> R:
+    """Call `make` with the names of the settled pictures in `folder`, and the deadline, whenever there are other ones
+    than at the round before, until the guard ends it; return what the last round came to.
+
+    Nobody else works in `out` meanwhile. Raises BadInput where there is no folder to watch, or no picture came in time.
     """
-    folder = config.images or config.jobs
     if not folder.is_dir():
         raise BadInput(f"{folder}: --watch needs a folder of pictures.")
-    guard = Guard(config.out, config, deadline_of(config, local_now()))
-    each = config.model_copy(update={"watch": False})
     before, made, outcome = look_at(folder), Look(), None
-    with exclusive(config.out):
-        while wait(config.poll_s, guard):
+    with exclusive(out):
+        while wait(poll_s, guard):
             now = look_at(folder)
             ready, before = settled(before, now), now
             if ready and ready != made:
-                outcome = flow(each, tuple(sorted(ready)), guard.deadline)
+                outcome = make(tuple(sorted(ready)), guard.deadline)
                 made, guard.reason = ready, outcome.stopped
                 log.info("watching %s: %d clips, %d failed", folder, outcome.clips, outcome.failed)
     if outcome is None:

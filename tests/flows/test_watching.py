@@ -1,11 +1,14 @@
 """A watched folder: which pictures are whole, and which are still coming."""
 
 import os
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from flows.watching import look_at, settled
+from flows.nights import Guard, NightConfig, local_now
+from flows.watching import keep_watching, look_at, settled
 from models.errors import BadInput
 
 
@@ -36,3 +39,37 @@ def test_a_folder_with_a_pictures_name_is_no_picture(tmp_path: Path):
 def test_a_watched_folder_that_is_gone_is_said(tmp_path: Path):
     with pytest.raises(BadInput, match="can be watched no more"):
         look_at(tmp_path / "gone")
+
+
+@dataclass
+class Round:
+    """What a round comes to here."""
+
+    clips: int
+    failed: int
+    stopped: str | None
+
+
+def test_each_round_makes_the_settled_pictures_and_the_guard_ends_the_watch(tmp_path: Path):
+    pictures, asked, deadline = tmp_path / "pictures", list[tuple[str, ...]](), local_now() + timedelta(hours=1)
+    pictures.mkdir()
+    (pictures / "a.png").write_bytes(b"1234")
+
+    def make(names: tuple[str, ...], until: datetime | None) -> Round:
+        assert until == deadline
+        asked.append(names)
+        (pictures / "b.png").write_bytes(b"1234")
+        return Round(len(names), 0, "the disk is full" if len(names) == 2 else None)
+
+    guard = Guard(tmp_path, NightConfig(), deadline, free=lambda _: 10**12)
+    last = keep_watching(pictures, tmp_path / "out", 0.01, guard, make)
+    assert asked == [("a.png",), ("a.png", "b.png")]
+    assert last == Round(2, 0, "the disk is full")
+
+
+def test_a_watch_needs_a_folder_and_a_picture_in_time(tmp_path: Path):
+    over = Guard(tmp_path, NightConfig(), local_now(), free=lambda _: 10**12)
+    with pytest.raises(BadInput, match=r"nowhere: --watch needs a folder of pictures\."):
+        keep_watching(tmp_path / "nowhere", tmp_path / "out", 0.01, over, lambda *_: Round(0, 0, None))
+    with pytest.raises(BadInput, match="no picture came before the time was over"):
+        keep_watching(tmp_path, tmp_path / "out", 0.01, over, lambda *_: Round(0, 0, None))
