@@ -24,11 +24,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from models.camera import measure_motion
 from models.meters import good_until, measure_meters
-from models.named import TINY
 from models.noise import item_noise, stack_noise
 from models.regions import told_as
 from models.sampling import decode_latents, sample_latents
 from models.svd import VideoModel, load_facts, load_model, motion_bucket
+from models.weights.names import TINY
 from tasks.footage import Motion
 from tasks.generate.calibrate import own_speed
 from tasks.generate.choose import GateConfig, Take, choose

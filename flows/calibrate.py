@@ -9,7 +9,7 @@ from pydantic import Field
 from flows.config import FlowConfig, Outcome
 from flows.running import running
 from models.device import DEVICE_HELP, DeviceName
-from models.named import MODEL_HELP
+from models.weights.names import MODEL_HELP
 from tasks.generate.calibrate import FILE, CalibrateConfig, as_text, calibrate_model
 
 

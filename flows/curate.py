@@ -18,7 +18,7 @@ from flows.config import FlowConfig, Outcome, merged
 from flows.deciding import described
 from flows.running import Run, running, threads
 from models.errors import BadModel
-from models.hub import located, missing_models
+from models.weights.hub_cache import located, missing_models
 from tasks import captioning
 from tasks.captioning import CaptionConfig
 from tasks.curate import motion, select, similarity, text
@@ -125,7 +125,7 @@ def svd() -> Mapping[str, Any]:
     """All that the paper measures, with public models in the places of those it does not publish.
 
     Models of the hub are pinned to a commit. CRAFT, RAFT and the aesthetic head are not published as safetensors: the
-    commands of models/published.py make them, in the folder of `--weights`.
+    commands of models/weights/conversions.py make them, in the folder of `--weights`.
     """
     captions = {
         "engine": "transformers",

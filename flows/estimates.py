@@ -22,9 +22,9 @@ from models.families.making import sampled_in_batches
 from models.families.placing import first_plan, weight_bytes
 from models.loaded import model_folder
 from models.memory import needs_of_folder
-from models.named import any_model_folder
 from models.plan import Plan, decoding_plan, sampling_plan
 from models.regions import words_in
+from models.weights.names import any_model_folder
 from tasks.encoding import Format
 
 SECONDS_PER_CELL = 6.5e-5

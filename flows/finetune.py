@@ -10,7 +10,7 @@ from pydantic import Field
 from flows.config import FlowConfig, Outcome
 from flows.running import Run, running
 from models.errors import BadInput
-from models.named import MODEL_HELP
+from models.weights.names import MODEL_HELP
 from tasks.finetune.encode import ClipSpan, EncodeConfig, SourceClips, encode_clips
 from tasks.finetune.listed import ListedConfig, list_clips
 from tasks.finetune.train import TrainConfig, train_model

@@ -10,7 +10,7 @@ from flows.config import FlowConfig, Outcome
 from flows.curate import CurateConfig, CurateOutcome, Source, curate
 from flows.finetune import FinetuneConfig, FinetuneOutcome, finetune, motion_lora
 from flows.generate import GenerateConfig, GenerateOutcome, generate
-from models.named import MODEL_HELP
+from models.weights.names import MODEL_HELP
 from tasks.asking import JobsConfig
 from tasks.curate.split import SplitConfig
 from tasks.finetune.train import TrainConfig

@@ -23,8 +23,8 @@ from flows.told import Facts, rows_beside, told_by
 from models.card import read_card
 from models.device import DEVICE_HELP, DeviceName, device_label, device_named
 from models.errors import BadInput, ReelmillError
-from models.named import MODEL_HELP, is_of_hub, short_revision
 from models.pictures import Picture, prepare_picture
+from models.weights.names import MODEL_HELP, is_of_hub, short_revision
 from tasks.clip_files import read_clip
 from tasks.encoding import look_of
 from tasks.generate.decode import DecodeConfig, decode_jobs, sampled

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import BadModel
-from models.hub import load_part, stamp_of
+from models.weights.hub_cache import load_part, stamp_of
 
 T = TypeVar("T")
 

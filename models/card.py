@@ -7,12 +7,12 @@ from typing import Any
 from models.errors import BadModel
 from models.families.known import family_of
 from models.families.latents import DENOISERS
-from models.families.loading import parts_of, read_config, read_index
 from models.families.rules import Inputs, Rules
 from models.families.svd import NAME as SVD
-from models.named import any_model_folder, revision_of
 from models.svd import ModelFacts, load_facts, load_words
-from models.weights import weight_bytes
+from models.weights.files import weight_bytes
+from models.weights.names import any_model_folder, revision_of
+from models.weights.pipeline_folder import parts_of, read_config, read_index
 
 FULL_WIDTH = 128
 """Channels of a full-size autoencoder at full resolution."""
@@ -55,7 +55,7 @@ class ModelCard:
 
 
 def read_card(name: str) -> ModelCard:
-    """The card of the model of a name (models/named.py); raises BadInput or BadModel."""
+    """The card of the model of a name (models/weights/names.py); raises BadInput or BadModel."""
     folder = any_model_folder(name)
     family, pipeline = family_of(folder)
     try:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import BadModel
-from models.hub import load_part, read_weights, stamp_of
+from models.weights.hub_cache import load_part, read_weights, stamp_of
 
 Embeddings = NDArray[np.float32]
 """[items, width], each of length 1."""

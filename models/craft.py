@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import BadModel
-from models.hub import best_device, read_weights, stamp_of
+from models.weights.hub_cache import best_device, read_weights, stamp_of
 
 _LOADING, _RUNNING = threading.Lock(), threading.Lock()
 

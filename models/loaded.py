@@ -23,9 +23,9 @@ from models.families.rules import Family
 from models.families.svd import NAME as SVD
 from models.families.svd import PIPELINE
 from models.lora import lora_applied
-from models.named import any_model_folder, revision_of
 from models.placement import move
 from models.svd import VideoModel, load_model
+from models.weights.names import any_model_folder, revision_of
 
 _LOADING, _WORKING = threading.Lock(), threading.Lock()
 
@@ -42,7 +42,7 @@ class Lent(NamedTuple):
 
 
 def model_folder(name: str) -> Path:
-    """The folder of a model of Stable Video Diffusion's shape, by its name (models/named.py).
+    """The folder of a model of Stable Video Diffusion's shape, by its name (models/weights/names.py).
 
     Raises BadInput when there is none and BadModel when it is of another family.
     """

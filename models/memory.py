@@ -18,12 +18,12 @@ from models import plan as plans
 from models.costs import Cost, Costs, costs_of, learn_cost, place_of
 from models.device import CPU, Precision, Used, dtype_of, empty_cache, free_bytes, is_out_of_memory, measured
 from models.exact_decode import Room
-from models.families.loading import read_config
-from models.parts import weight_sizes
 from models.placement import WeightsTooLarge, placed_bytes, ready_to_decode
 from models.plan import MIB, USABLE, LatentShape, Needs, Networks, Offload, Plan, networks_of
 from models.sampling import decode_latents
 from models.svd import PARTS, VideoModel
+from models.weights.network import weight_sizes
+from models.weights.pipeline_folder import read_config
 
 FIXED_STRIP_MIB = 64
 """Small enough for any card that can sample at all."""

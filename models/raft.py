@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from models.errors import BadModel
 from models.flow import Flow, flow_size
-from models.hub import best_device, read_weights, stamp_of
+from models.weights.hub_cache import best_device, read_weights, stamp_of
 
 LEAST_SIDE = 128
 """The least side of a picture for RAFT, whose coarsest comparison is of an eighth of an eighth."""

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from models.errors import BadModel
-from models.families.loading import read_json
+from models.weights.pipeline_folder import read_json
 
 TRAINED_FOR = {"prediction_type": "v_prediction", "timestep_type": "continuous"}
 """As Stable Video Diffusion's scheduler_config.json says it: v is predicted, and told ln(sigma) / 4."""

@@ -32,10 +32,10 @@ from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 from models.device import CPU, is_out_of_memory
 from models.edm import broadcast, c_in, c_noise, c_out, c_skip
 from models.errors import BadInput, BadModel
-from models.named import WORDS_FILE, any_model_folder, revision_of
 from models.one_token import attend_to_one_token
-from models.parts import first_sentence, load_part
 from models.scheduler import check_scheduler
+from models.weights.names import WORDS_FILE, any_model_folder, revision_of
+from models.weights.network import first_sentence, load_part
 
 FACTS_FILE, FIGURES_FILE = "reelmill.json", "eval.json"
 
@@ -125,7 +125,7 @@ class Conditions:
 
 
 def load_model(name: str, dtype: torch.dtype = torch.float32) -> VideoModel:
-    """Load the model of a name (models/named.py), on the CPU, from safetensors only.
+    """Load the model of a name (models/weights/names.py), on the CPU, from safetensors only.
 
     `dtype` is the UNet's and the image encoder's; the autoencoder is in float32 always (models/device.py).
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from models.captioners import load_image_captioner, load_video_captioner, load_writer
 from models.endpoint import Endpoint, Request
 from models.errors import BadInput, ReelmillError
-from models.hub import find_model, given_name
+from models.weights.hub_cache import find_model, given_name
 from tasks.frames import Frames
 
 COLUMNS = ("caption", "caption_image", "caption_video")

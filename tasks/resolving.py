@@ -22,9 +22,9 @@ from models.families.rules import Fitted, Input
 from models.families.text_to_picture import drawer_revision
 from models.length import Way
 from models.lora import load_lora
-from models.named import INDEX_FILE, names_hub, pinned
 from models.regions import told_as, words_in
 from models.svd import motion_bucket
+from models.weights.names import INDEX_FILE, names_hub, pinned
 from tasks.asking import JobLine, JobsConfig
 from tasks.listing import Listing, TableRow, locate
 from tasks.manifest import file_digest

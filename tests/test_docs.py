@@ -24,8 +24,8 @@ from flows.generate import GenerateOutcome
 from flows.results import ReportOutcome
 from models.errors import BadInput
 from models.families.known import FAMILIES
-from models.named import TINY
 from models.svd import FIGURES_FILE
+from models.weights.names import TINY
 from tasks.curate import ingest, join, select
 from tasks.generate import outputs
 from tasks.manifest import ERROR_FIELDS

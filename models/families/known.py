@@ -4,8 +4,8 @@ from pathlib import Path
 
 from models.errors import BadModel
 from models.families import animatediff, cogvideox, framepack, hunyuanvideo, ltx, svd, wan
-from models.families.loading import read_index
 from models.families.rules import Family
+from models.weights.pipeline_folder import read_index
 
 FAMILIES: tuple[Family, ...] = (svd, animatediff, cogvideox, framepack, hunyuanvideo, ltx, wan)
 

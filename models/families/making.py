@@ -30,8 +30,8 @@ from models.families.placing import (
 from models.families.rules import MotionLora, Request
 from models.loaded import lent_drawer, lent_pipeline, waited_for_model
 from models.memory import decode_within_memory, lower_plan, within_memory
-from models.named import any_model_folder
 from models.plan import Plan
+from models.weights.names import any_model_folder
 
 
 class Decoder(Protocol):

@@ -14,10 +14,10 @@ from torch import nn
 
 from models.device import CPU, Precision, dtype_of
 from models.families.latents import DENOISERS, denoisers
-from models.families.loading import AUTOENCODER, parts_of, read_index
-from models.parts import weight_sizes
 from models.placement import feed_forward_in_pieces, move, placed, placed_bytes
 from models.plan import CARD_RUNGS, USABLE, Plan
+from models.weights.network import weight_sizes
+from models.weights.pipeline_folder import AUTOENCODER, parts_of, read_index
 
 IDLE = ("motion_adapter", "safety_checker")
 """Networks of a pipeline's folder that do no work of their own: the layers of an adapter are in the UNet."""

@@ -16,13 +16,13 @@ from torch import Tensor
 
 from models.device import Precision, dtype_of
 from models.errors import BadInput
-from models.families.loading import read_config
 from models.families.rules import Input, Inputs, Request, Rules, check_request
 from models.lora import lora_applied
 from models.noise import item_noise
 from models.sampling import decode_latents, sample_latents
 from models.scheduler import check_scheduler
 from models.svd import ModelFacts, VideoModel, load_facts, load_model
+from models.weights.pipeline_folder import read_config
 
 NAME: str = "Stable Video Diffusion"
 

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from models.device import CPU, Precision
 from models.errors import BadInput, BadModel
 from models.families.latents import STATISTICS
-from models.families.loading import load_pipeline, read_index
 from models.families.rules import Request
-from models.named import any_model_folder, revision_of
+from models.weights.names import any_model_folder, revision_of
+from models.weights.pipeline_folder import load_pipeline, read_index
 
 STEPS = 50
 
@@ -49,7 +49,7 @@ KINDS = {kind.pipeline.__name__: kind for kind in _KINDS}
 
 
 def drawer_revision(name: str) -> str:
-    """The revision of a text-to-image model (models/named.py); raises BadInput or BadModel where it is not one."""
+    """The revision of a text-to-image model (models/weights/names.py); raises BadInput or BadModel where it is none."""
     kind = read_index(any_model_folder(name)).get("_class_name")
     if kind not in KINDS:
         raise BadModel(f"{name}: its class is {kind}, which draws no pictures here; name a {' or '.join(KINDS)}.")

@@ -21,7 +21,7 @@ from prefect.cache_policies import NO_CACHE
 
 from models.attributes import compose
 from models.errors import BadMedia, BadModel, ReelmillError
-from models.hub import find_model
+from models.weights.hub_cache import find_model
 from tasks.caching import Step, cached
 from tasks.captioning import (
     COLUMNS,

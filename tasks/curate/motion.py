@@ -22,8 +22,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from models.camera import CameraMotion, FlowOfFrames
 from models.camera import measure_motion as measure_frames
 from models.errors import BadMedia, ReelmillError
-from models.hub import ModelName, find_model
 from models.raft import raft_flow
+from models.weights.hub_cache import ModelName, find_model
 from tasks.caching import Step, cached
 from tasks.children import run_in_child
 from tasks.frames import FramesOnDemand, read_frame_times

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from models.clip import aesthetic_scores, load_clip
 from models.errors import ReelmillError
-from models.hub import ModelName, find_model
+from models.weights.hub_cache import ModelName, find_model
 from tasks.caching import Step, cached
 from tasks.frames import first_middle_last
 from tasks.manifest import ERROR_FIELDS, ManifestRef, read_rows, table_of

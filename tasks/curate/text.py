@@ -20,8 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from models.craft import find_craft_boxes
 from models.errors import ReelmillError
-from models.hub import ModelName, find_model
 from models.text_boxes import find_text_boxes, weights_revision
+from models.weights.hub_cache import ModelName, find_model
 from tasks.caching import Step, cached
 from tasks.frames import Frames, first_middle_last
 from tasks.manifest import ERROR_FIELDS, ManifestRef, read_rows, table_of

@@ -19,7 +19,6 @@ from torch import nn
 
 from models.loaded import model_folder
 from models.lora import LoraFacts, add_lora, lora_weights, remove_lora, save_lora
-from models.named import pinned, revision_of, told_name
 from models.svd import VideoModel, load_model, save_model, setting
 from models.training import (
     StepSettings,
@@ -30,6 +29,7 @@ from models.training import (
     probe_error,
     step_generator,
 )
+from models.weights.names import pinned, revision_of, told_name
 from tasks import checkpoints
 from tasks.caching import Step, cached
 from tasks.examples import CLIP_COLUMNS, Choice, Examples, gather_examples, held_out

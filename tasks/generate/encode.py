@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from models.device import DEVICE_HELP, DeviceName, device_named
 from models.errors import ReelmillError
-from models.named import told_name
+from models.weights.names import told_name
 from tasks.caching import Step, cached, find, key_of, lineage_of
 from tasks.clip_files import content_digest
 from tasks.decoded import decode_clip, parked, parked_at

@@ -10,7 +10,7 @@ from flows.flags import Interface, invocation
 from flows.running import run_flow
 from models.calibration import load_calibration
 from models.errors import BadInput
-from models.named import TINY, weights_digest
+from models.weights.names import TINY, weights_digest
 
 
 @pytest.mark.usefixtures("prefect_server")

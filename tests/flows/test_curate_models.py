@@ -12,7 +12,7 @@ from flows.cli import main
 from flows.curate import PRESETS, CurateConfig, cost_of, curate, ready
 from flows.running import run_flow
 from models.errors import BadModel
-from models.published import bringing
+from models.weights.conversions import bringing
 from tasks.captioning import CaptionConfig
 from tasks.curate.similarity import OFF
 from tasks.footage import Camera, Scene, render_shot

@@ -9,7 +9,7 @@ from diffusers import LTXPipeline
 
 from models.card import read_card
 from models.errors import BadInput, BadModel
-from models.named import TINY
+from models.weights.names import TINY
 from tests.small_families import ltx_parts, save
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from models import lean as module
 from models.lean import lean
 from models.lora import add_lora, remove_lora
-from models.named import TINY
+from models.weights.names import TINY
 
 
 @pytest.fixture

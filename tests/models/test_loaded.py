@@ -9,15 +9,16 @@ import pytest
 import torch
 from diffusers import LTXPipeline
 
-from models import loaded, named
+from models import loaded
 from models.autoencoder import new_autoencoder
 from models.errors import BadInput, BadModel
 from models.families.placing import networks
 from models.image_encoder import new_feature_extractor, new_image_encoder
 from models.loaded import drawers_leave, lent_drawer, lent_pipeline, loaded_model, model_folder, model_with_lora
 from models.lora import LoraFacts, add_lora, lora_weights, save_lora
-from models.named import any_model_folder, weights_digest
 from models.svd import ModelFacts, VideoModel, load_model, save_model
+from models.weights import names
+from models.weights.names import any_model_folder, weights_digest
 from tasks.tiny.encoders import new_scheduler, new_unet
 from tests.hub_cache import COMMIT, cached
 from tests.small_families import drawing_pipeline, ltx_parts, save
@@ -55,7 +56,7 @@ def test_a_folder_without_a_model_is_named(tmp_path: Path):
 
 
 def test_tiny_is_the_embedded_model(folder: Path, monkeypatch):
-    monkeypatch.setattr(named, "TINY", folder)
+    monkeypatch.setattr(names, "TINY", folder)
     assert model_folder("tiny") == folder
     assert model_folder(str(folder)) == folder
 

@@ -24,11 +24,11 @@ from models.memory import (
     networks_of_folder,
     sampling_plan,
 )
-from models.named import TINY
 from models.placement import WeightsTooLarge
 from models.plan import MIB, Plan
 from models.sampling import decode_latents
 from models.svd import VideoModel, load_model
+from models.weights.names import TINY
 
 SHAPE = (8, 4, 16, 16)
 

@@ -7,9 +7,9 @@ from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import Tensor
 
 from models.lora import add_lora, remove_lora
-from models.named import TINY
 from models.one_token import OneTokenAttention, attend_to_one_token
 from models.svd import load_model
+from models.weights.names import TINY
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from models.camera import measure_motion
 from models.errors import BadInput
-from models.named import TINY
 from models.noise import item_noise, stack_noise
 from models.regions import PARTS, SLIDING, shares, told, told_as, words_in
 from models.sampling import decode_latents, sample_latents
 from models.svd import Conditions, VideoModel, denoise, load_facts, load_model
+from models.weights.names import TINY
 from tasks.footage import Camera, Scene, render_shot
 from tasks.tiny.evaluate import true_clip
 

@@ -13,10 +13,10 @@ from torch import Tensor
 from models.autoencoder import encode_frames
 from models.edm import euler, karras_sigmas
 from models.errors import BadInput
-from models.named import TINY
 from models.noise import Noise, item_noise, stack_noise
 from models.sampling import decode_latents, guided, sample_latents
 from models.svd import Conditions, VideoModel, context_of, embed_pictures, load_model, setting
+from models.weights.names import TINY
 from models.windows import over_windows
 from tasks.footage import Camera, Scene, render_shot
 

@@ -10,8 +10,8 @@ import pytest
 
 from models.card import read_card
 from models.errors import BadModel
-from models.named import TINY
 from models.svd import load_model
+from models.weights.names import TINY
 
 PUBLISHED = {
     "_class_name": "EulerDiscreteScheduler",

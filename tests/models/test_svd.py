@@ -13,8 +13,6 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from models.errors import BadInput, BadModel
-from models.named import TINY, weights_digest
-from models.parts import load_part
 from models.svd import (
     PARTS,
     Conditions,
@@ -29,6 +27,8 @@ from models.svd import (
     motion_bucket,
     save_model,
 )
+from models.weights.names import TINY, weights_digest
+from models.weights.network import load_part
 from tasks.footage import Camera, Scene, render_shot
 
 FILES = {

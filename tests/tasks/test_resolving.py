@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from models.families.known import FAMILIES
-from models.named import TINY
+from models.weights.names import TINY
 from tasks.asking import JobsConfig, read_list
 from tasks.resolving import Asking
 from tests.hub_cache import COMMIT, cached

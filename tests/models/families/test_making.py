@@ -12,8 +12,8 @@ from models.errors import BadModel
 from models.families import wan
 from models.families.making import decode_job, request_of, sample_by_family, sampled_in_batches
 from models.families.rules import MotionLora
-from models.named import weights_digest
 from models.plan import Plan
+from models.weights.names import weights_digest
 from tests.small_families import ltx_parts, wan_parts
 
 JOB: dict[str, Any] = {

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 
 from models.errors import BadInput
 from models.lora import load_lora, lora_applied
-from models.named import weights_digest
 from models.svd import load_model
+from models.weights.names import weights_digest
 from tasks.finetune.train import SCHEMA, TrainConfig, train_model
 from tasks.manifest import ManifestRef, read_manifest, read_rows
 from tests.hub_cache import COMMIT, cached

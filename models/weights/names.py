@@ -1,7 +1,7 @@
 """Which model of diffusers a name names: its folder on this machine, and the revision of its content.
 
 A name is "tiny", the embedded model; a folder with model_index.json; or ID@REVISION of the hub, found in Hugging Face's
-local cache alone (models/hub.py). A folder goes before a model of the hub of the same name.
+local cache alone (models/weights/hub_cache.py). A folder goes before a model of the hub of the same name.
 """
 
 import hashlib
@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from models.errors import BadInput, BadModel
-from models.families.loading import parts_of, read_index
-from models.hub import HUB_NAME, READ_SUFFIXES, Model, bringing_snapshot, digest_of, snapshot
-from models.weights import HALF, read_files, weights_in
+from models.weights.files import HALF, read_files, weights_in
+from models.weights.hub_cache import HUB_NAME, READ_SUFFIXES, Model, bringing_snapshot, digest_of, snapshot
+from models.weights.pipeline_folder import parts_of, read_index
 
-TINY = Path(__file__).parent / "tiny"
+TINY = Path(__file__).parents[1] / "tiny"
 
 WORDS_FILE = "motion_words.safetensors"
 """A model's motion words, beside its model_index.json."""

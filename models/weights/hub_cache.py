@@ -16,7 +16,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator
 
 from models.errors import BadModel
-from models.published import bringing
+from models.weights.conversions import bringing
 
 HUB_NAME = re.compile(r"(?P<id>\w[\w.-]*(/\w[\w.-]*)?)@(?P<revision>\w[\w./-]*)")
 

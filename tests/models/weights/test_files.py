@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from models.weights import read_files, weight_bytes, weights_in
+from models.weights.files import read_files, weight_bytes, weights_in
 
 PLAIN, HALF = "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors"
 

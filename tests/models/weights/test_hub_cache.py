@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from transformers import AutoTokenizer, BlipForConditionalGeneration, CLIPModel
 
 from models.errors import BadModel
-from models.hub import find_model, given_name, load_part, located, missing_models, read_weights
+from models.weights.hub_cache import find_model, given_name, load_part, located, missing_models, read_weights
 from tests.hub_cache import COMMIT, cached
 from tests.small_models import save_clip, save_tokenizer
 

@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from torchvision.models.optical_flow import Raft_Large_Weights
 
 from models.errors import BadModel
-from models.hub import find_model
-from models.published import PUBLISHED, bringing
+from models.weights.conversions import PUBLISHED, bringing
+from models.weights.hub_cache import find_model
 
 
 def test_the_addresses_are_those_of_the_libraries_that_publish_the_weights():

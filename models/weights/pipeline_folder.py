@@ -13,7 +13,7 @@ from torch import nn
 
 from models.device import Precision, dtype_of
 from models.errors import BadInput, BadModel
-from models.parts import first_sentence, load_part
+from models.weights.network import first_sentence, load_part
 
 LIBRARIES = {
     "diffusers": "diffusers",

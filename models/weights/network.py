@@ -13,7 +13,7 @@ from torch import nn
 
 from models.device import is_out_of_memory
 from models.errors import BadModel
-from models.weights import weights_in
+from models.weights.files import weights_in
 
 Part = TypeVar("Part", bound=nn.Module)
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from models import hub
 from models.errors import BadInput, BadModel
-from models.named import (
+from models.weights import hub_cache
+from models.weights.names import (
     TINY,
     any_model_folder,
     is_of_hub,
@@ -35,7 +35,7 @@ def snapshot(hub_cache: Path) -> Path:
 
 def files_read() -> int:
     """How many files were read for their digest in this process."""
-    return hub._file_digest.cache_info().misses
+    return hub_cache._file_digest.cache_info().misses
 
 
 def half(folder: Path, file: str) -> None:

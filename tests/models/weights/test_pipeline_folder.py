@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from models.errors import BadInput, BadModel
 from models.families import animatediff, ltx, svd
 from models.families.known import FAMILIES, family_of
-from models.families.loading import load_pipeline
 from models.families.text_to_picture import load
+from models.weights.pipeline_folder import load_pipeline
 from tests.small_families import drawing_pipeline, ltx_parts, save
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
