@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from models.noise import item_noise, stack_noise
-from models.sampling import sample_latents
-from models.svd import VideoModel, load_model
+from models.svd.model import VideoModel, load_model
+from models.svd.sampling import sample_latents
 from tasks.footage import Camera, Scene, render_shot
 
 ITEMS = range(4)

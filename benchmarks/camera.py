@@ -20,7 +20,7 @@ from typing import get_args
 import cv2
 import numpy as np
 
-from models.camera import MotionClass, mean_radius
+from models.measures.camera import MotionClass, mean_radius
 from tasks.curate.motion import MotionConfig, measure_clip
 from tasks.curate.scan import Sampling, scan_file
 from tasks.footage import Camera, Frames, Scene, render_shot

@@ -27,7 +27,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from models.exact_decode import Room, decode_exactly
+from models.svd.exact_decode import Room, decode_exactly
 
 MIB = 2**20
 

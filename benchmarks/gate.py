@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from models.camera import measure_motion
-from models.meters import good_until, measure_meters
+from models.measures.camera import measure_motion
+from models.measures.meters import good_until, measure_meters
 from tasks.footage import Camera, Motion, Scene, render_shot
 from tasks.generate.choose import GateConfig, Take, choose, failed_rules
 

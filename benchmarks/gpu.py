@@ -38,12 +38,12 @@ from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWi
 
 from models.device import CPU, device_label, device_named, empty_cache, is_out_of_memory, measured
 from models.errors import BadInput
-from models.exact_decode import Room
-from models.one_token import attend_to_one_token
-from models.placement import feed_forward_in_pieces, move, ready_to_decode, ready_to_sample
-from models.plan import MIB, Plan
-from models.sampling import decode_latents, sample_latents
-from models.svd import ModelFacts, VideoModel
+from models.memory.placement import feed_forward_in_pieces, move, ready_to_decode, ready_to_sample
+from models.memory.plan import MIB, Plan
+from models.svd.exact_decode import Room
+from models.svd.model import ModelFacts, VideoModel
+from models.svd.one_token_attention import attend_to_one_token
+from models.svd.sampling import decode_latents, sample_latents
 
 NO_CARD = 2
 

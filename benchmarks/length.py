@@ -23,12 +23,12 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from models.camera import measure_motion
-from models.length import chained
-from models.meters import Meters, good_until, measure_meters
+from models.generation.long_clips import chained
+from models.measures.camera import measure_motion
+from models.measures.meters import Meters, good_until, measure_meters
 from models.noise import Noise, item_noise
-from models.sampling import decode_latents, sample_latents
-from models.svd import VideoModel, load_model, motion_bucket
+from models.svd.model import VideoModel, load_model, motion_bucket
+from models.svd.sampling import decode_latents, sample_latents
 from tasks.footage import Camera, Motion, Scene, render_shot
 from tasks.tiny.evaluate import HELD_OUT
 

@@ -23,8 +23,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from diffusers import StableVideoDiffusionPipeline, UNetSpatioTemporalConditionModel
 from PIL import Image
 
-from models.sampling import sample_latents
-from models.svd import load_model, save_model
+from models.svd.model import load_model, save_model
+from models.svd.sampling import sample_latents
 from models.weights.names import TINY
 
 MODELS = {"tiny": (8, 64, 64, 25), "medium": (8, 128, 192, 4)}

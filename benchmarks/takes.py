@@ -3,8 +3,8 @@
     .venv/bin/python benchmarks/takes.py [--pictures 60] [--steps 10] [--out out/takes]
 
 Every class is asked for as `reelmill generate` asks: pans, tilts and the still camera by their words, zooms and rolls
-by words in regions (models/regions.py). Further takes are made one at a time, and only where all before missed. That
-changes no count: the gate never prefers a take that misses the motion to one that meets it. Clips are kept below
+by words in regions (models/svd/regions.py). Further takes are made one at a time, and only where all before missed.
+That changes no count: the gate never prefers a take that misses the motion to one that meets it. Clips are kept below
 --out, so that a second call only writes the table.
 """
 
@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from models.camera import measure_motion
-from models.meters import good_until, measure_meters
+from models.measures.camera import measure_motion
+from models.measures.meters import good_until, measure_meters
 from models.noise import item_noise, stack_noise
-from models.regions import told_as
-from models.sampling import decode_latents, sample_latents
-from models.svd import VideoModel, load_facts, load_model, motion_bucket
+from models.svd.model import VideoModel, load_facts, load_model, motion_bucket
+from models.svd.regions import told_as
+from models.svd.sampling import decode_latents, sample_latents
 from models.weights.names import TINY
 from tasks.footage import Motion
 from tasks.generate.calibrate import own_speed

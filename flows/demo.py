@@ -17,7 +17,7 @@ from flows.generate import GenerateConfig, generate
 from flows.pipeline import PipelineConfig, pipeline
 from flows.running import running
 from models.errors import BadModel
-from models.svd import FIGURES_FILE
+from models.svd.model import FIGURES_FILE
 from models.weights.names import TINY
 from tasks.asking import JobsConfig
 from tasks.demo.footage import FOLDER, FootageConfig, held_out_pictures, render_footage

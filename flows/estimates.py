@@ -1,8 +1,8 @@
 """What generating clips is expected to take: time, memory and disk, from the size of a job, its model and the device.
 
-Memory, and the plan made of what is free, are those of models/memory.py. Times are as measured on the device, where the
-model has worked there before, or else those of the embedded model on one core, scaled. They cut work into chunks and
-fill the plan that `--dry-run` prints, and no result depends on them.
+Memory, and the plan made of what is free, are those of models/memory/planner.py. Times are as measured on the device,
+where the model has worked there before, or else those of the embedded model on one core, scaled. They cut work into
+chunks and fill the plan that `--dry-run` prints, and no result depends on them.
 """
 
 from collections import Counter
@@ -15,15 +15,15 @@ from typing import Any
 
 import torch
 
-from models.card import ModelCard, read_card
-from models.costs import Cost, costs_file, costs_of, place_of
 from models.device import CPU, device_label, free_bytes
-from models.families.making import sampled_in_batches
-from models.families.placing import first_plan, weight_bytes
-from models.loaded import model_folder
-from models.memory import needs_of_folder
-from models.plan import Plan, decoding_plan, sampling_plan
-from models.regions import words_in
+from models.families.placement import first_plan, weight_bytes
+from models.generation.by_family import sampled_in_batches
+from models.generation.card import ModelCard, read_card
+from models.generation.model_cache import model_folder
+from models.memory.measured_costs import Cost, costs_file, costs_of, place_of
+from models.memory.plan import Plan, decoding_plan, sampling_plan
+from models.memory.planner import needs_of_folder
+from models.svd.regions import words_in
 from models.weights.names import any_model_folder
 from tasks.encoding import Format
 
@@ -103,7 +103,8 @@ class Memory:
 
 
 def memory_of(job: Mapping[str, Any], device: torch.device = CPU, batch: int = 1, free: int | None = None) -> Memory:
-    """The plans of models/memory.py for one resolved job, in what is free on the device now or in `free` bytes."""
+    """The plans of models/memory/planner.py for one resolved job, in what is free on the device now or in `free`
+    bytes."""
     card = _card(job["model"])
     height, width = (job[side] // card.rules.latent_scale for side in ("height", "width"))
     frames, folder, free = job["frames"], model_folder(job["model"]), free_bytes(device) if free is None else free

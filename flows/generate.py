@@ -26,7 +26,7 @@ from flows.running import Run, chunks_of, running
 from flows.takes import Made, further_takes
 from flows.watching import WatchConfig, keep_watching
 from models.device import DEVICE_HELP, DeviceName, device_named, precision_on
-from models.families.making import sampled_in_batches
+from models.generation.by_family import sampled_in_batches
 from tasks.asking import JobsConfig
 from tasks.decoded import sweep_parked
 from tasks.encoding import CODECS, Format, look_of

@@ -20,9 +20,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from flows.config import Outcome
 from flows.told import Facts, rows_beside, told_by
-from models.card import read_card
 from models.device import DEVICE_HELP, DeviceName, device_label, device_named
 from models.errors import BadInput, ReelmillError
+from models.generation.card import read_card
 from models.pictures import Picture, prepare_picture
 from models.weights.names import MODEL_HELP, is_of_hub, short_revision
 from tasks.clip_files import read_clip

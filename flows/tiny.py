@@ -13,7 +13,7 @@ from pydantic import Field
 from flows.config import FlowConfig, Outcome
 from flows.finetune import FinetuneConfig, finetune
 from flows.running import running
-from models.svd import load_model, save_model
+from models.svd.model import load_model, save_model
 from tasks.finetune.encode import EncodeConfig
 from tasks.finetune.train import TrainConfig
 from tasks.manifest import publish_folder, read_rows

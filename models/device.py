@@ -1,8 +1,8 @@
 """Devices and precisions: which a run works on, how much memory is free there, what an error of memory looks like.
 
-All that is special to one kind of device stands here and in models/placement.py. `auto` is the first CUDA card where
-there is one, otherwise the CPU; and in precision what a family is published in on a CUDA card (float16 for Stable Video
-Diffusion, as diffusers' documentation runs it), float32 anywhere else. The precision is that of the networks that
+All that is special to one kind of device stands here and in models/memory/placement.py. `auto` is the first CUDA card
+where there is one, otherwise the CPU; and in precision what a family is published in on a CUDA card (float16 for Stable
+Video Diffusion, as diffusers' documentation runs it), float32 anywhere else. The precision is that of the networks that
 denoise and of the encoders of pictures and texts. The autoencoder always works in float32: that of Stable Video
 Diffusion asks for it (`force_upcast`), for float16 overflows in it, and what a clip shows is then the same on every
 device. Latents of Stable Video Diffusion are integrated in float32 as well.

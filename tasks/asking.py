@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from models.device import DTYPE_HELP, AskedPrecision
 from models.errors import BadInput
-from models.length import Way
+from models.generation.long_clips import Way
 from models.pictures import PICTURE_SUFFIXES, Background, Fit
 from models.weights.names import MODEL_HELP
 from tasks.listing import Listing, TableRow, read_listing

@@ -7,8 +7,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from models.device import Precision
-from models.families.making import sampled_in_batches
-from models.regions import words_in
+from models.generation.by_family import sampled_in_batches
+from models.svd.regions import words_in
 
 
 class ItemSettings(BaseModel):

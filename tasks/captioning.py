@@ -1,6 +1,7 @@
 """Who writes captions: the settings that name networks and servers, and the questions put to them.
 
-A network runs in this process (models/captioners.py); a server speaks OpenAI's chat completions (models/endpoint.py).
+A network runs in this process (models/captions/captioners.py); a server speaks OpenAI's chat completions
+(models/captions/endpoint.py).
 """
 
 import os
@@ -9,8 +10,8 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from models.captioners import load_image_captioner, load_video_captioner, load_writer
-from models.endpoint import Endpoint, Request
+from models.captions.captioners import load_image_captioner, load_video_captioner, load_writer
+from models.captions.endpoint import Endpoint, Request
 from models.errors import BadInput, ReelmillError
 from models.weights.hub_cache import find_model, given_name
 from tasks.frames import Frames

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, ValidationError
 from safetensors import SafetensorError
 
 from models.errors import BadInput
-from models.training import TrainingState
+from models.svd.training import TrainingState
 from tasks.manifest import publish, publish_text
 
 

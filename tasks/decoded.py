@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from models.errors import BadMedia
-from models.families.making import decode_job
-from models.plan import Plan
+from models.generation.by_family import decode_job
+from models.memory.plan import Plan
 from tasks.manifest import publish
 from tasks.video import Frames
 

@@ -11,8 +11,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from models.errors import BadInput
-from models.svd import motion_bucket
-from models.training import Batch
+from models.svd.model import motion_bucket
+from models.svd.training import Batch
 from tasks.manifest import ManifestRef, read_rows
 
 CLIP_COLUMNS = ("clip_id", "camera_motion", "motion_score")

@@ -14,16 +14,16 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from models.calibration import load_calibration
-from models.card import ModelCard, read_card
 from models.device import device_named, precision_on
 from models.errors import BadInput, ReelmillError
-from models.families.rules import Fitted, Input
+from models.families.family import Fitted, Input
 from models.families.text_to_picture import drawer_revision
-from models.length import Way
-from models.lora import load_lora
-from models.regions import told_as, words_in
-from models.svd import motion_bucket
+from models.generation.calibration import load_calibration
+from models.generation.card import ModelCard, read_card
+from models.generation.long_clips import Way
+from models.svd.lora import load_lora
+from models.svd.model import motion_bucket
+from models.svd.regions import told_as, words_in
 from models.weights.names import INDEX_FILE, names_hub, pinned
 from tasks.asking import JobLine, JobsConfig
 from tasks.listing import Listing, TableRow, locate

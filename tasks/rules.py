@@ -17,7 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.camera import MotionClass
+from models.measures.camera import MotionClass
 
 Mask = NDArray[np.bool_]
 Bits = NDArray[np.uint16]

@@ -1,7 +1,7 @@
 """A batch sampled: the pictures and the noise of its items become latents, by the model they name and a memory plan.
 
-Of families other than Stable Video Diffusion each item is a batch of its own (models/families/making.py), and so is a
-clip that is made as a chain of hops (models/length.py).
+Of families other than Stable Video Diffusion each item is a batch of its own (models/generation/by_family.py), and so
+is a clip that is made as a chain of hops (models/generation/long_clips.py).
 """
 
 from collections.abc import Sequence
@@ -15,17 +15,17 @@ from torch import Tensor
 
 from models.device import CPU, measured
 from models.errors import BadInput, BadModel
-from models.families.making import plan_by_family, request_of, sample_by_family, sampled_in_batches
-from models.length import chained, judged
-from models.loaded import model_with_lora, waited_for_model
-from models.memory import learn_sampling, sampling_plan
+from models.generation.by_family import plan_by_family, request_of, sample_by_family, sampled_in_batches
+from models.generation.long_clips import chained, judged
+from models.generation.model_cache import model_with_lora, waited_for_model
+from models.memory.placement import feed_forward_in_pieces, ready_to_sample
+from models.memory.plan import Plan
+from models.memory.planner import learn_sampling, sampling_plan
 from models.noise import Noise, item_noise, stack_noise
 from models.pictures import Picture, as_tensor_values
-from models.placement import feed_forward_in_pieces, ready_to_sample
-from models.plan import Plan
-from models.regions import words_in
-from models.sampling import sample_latents
-from models.svd import VideoModel
+from models.svd.model import VideoModel
+from models.svd.regions import words_in
+from models.svd.sampling import sample_latents
 from tasks.batching import Item
 
 

@@ -43,9 +43,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The folder of a random model of Stable Video Diffusion's shape: 4 frames of 32x32, two motions known by name."""
     import torch
 
-    from models.autoencoder import new_autoencoder
-    from models.image_encoder import new_feature_extractor, new_image_encoder
-    from models.svd import ModelFacts, VideoModel, save_model
+    from models.svd.autoencoder import new_autoencoder
+    from models.svd.image_encoder import new_feature_extractor, new_image_encoder
+    from models.svd.model import ModelFacts, VideoModel, save_model
     from tasks.tiny.encoders import new_scheduler, new_unet
 
     folder = tmp_path_factory.mktemp("models") / "small"

@@ -24,7 +24,7 @@ from flows.generate import GenerateOutcome
 from flows.results import ReportOutcome
 from models.errors import BadInput
 from models.families.known import FAMILIES
-from models.svd import FIGURES_FILE
+from models.svd.model import FIGURES_FILE
 from models.weights.names import TINY
 from tasks.curate import ingest, join, select
 from tasks.generate import outputs

@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import save_file
 
-from models.camera import measure_motion
-from models.flow import farneback
+from models.measures.camera import measure_motion
+from models.measures.flow import farneback
 from models.noise import item_noise, stack_noise
 from models.pictures import prepare_picture
-from models.sampling import sample_latents
-from models.svd import load_model, motion_bucket
-from models.training import Batch, probe_error
+from models.svd.model import load_model, motion_bucket
+from models.svd.sampling import sample_latents
+from models.svd.training import Batch, probe_error
 from tasks.detectors.cascade import DetectorSettings, find_boundaries
 from tasks.examples import Choice, Examples, gather_examples
 from tasks.finetune.encode import SCHEMA as ENCODED

@@ -48,9 +48,9 @@ def test_the_import_rule_holds(copy: Path):
 @pytest.mark.parametrize(
     ("file", "line", "broken"),
     [
-        ("models/edm.py", "import prefect", "models know nothing of Prefect or Parquet"),
-        ("models/edm.py", "import pyarrow.parquet", "models know nothing of Prefect or Parquet"),
-        ("models/edm.py", "from tasks.manifest import publish", "flows -> tasks -> models"),
+        ("models/svd/edm.py", "import prefect", "models know nothing of Prefect or Parquet"),
+        ("models/svd/edm.py", "import pyarrow.parquet", "models know nothing of Prefect or Parquet"),
+        ("models/svd/edm.py", "from tasks.manifest import publish", "flows -> tasks -> models"),
         ("tasks/curate/motion.py", "from tasks.curate.split import SCHEMA as s", "none imports another"),
         ("tasks/curate/motion.py", "import tasks.generate.decode", "the folders of steps know nothing of one another"),
         ("tasks/manifest.py", "from tasks.caching import Step", "steps -> what they share"),

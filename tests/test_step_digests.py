@@ -48,7 +48,7 @@ def test_each_steps_code_is_pinned_beside_its_version(repository: Path):
 
 def test_a_changed_helper_changes_the_digest_of_the_steps_that_reach_it_and_of_no_other(copy: Path):
     before = read_pins(copy)
-    replace(copy / "models/flow.py", "def farneback(", "def farneback(unused=None, *")
+    replace(copy / "models/measures/flow.py", "def farneback(", "def farneback(unused=None, *")
     changed = changed_steps(before, copy)
     assert "tasks.curate.motion" in changed
     assert not {"tasks.curate.split", "tasks.curate.text", "tasks.tiny.render"} & changed
@@ -56,7 +56,7 @@ def test_a_changed_helper_changes_the_digest_of_the_steps_that_reach_it_and_of_n
 
 def test_a_moved_module_and_a_renamed_function_change_no_digest(copy: Path):
     before = read_pins(copy)
-    (copy / "models/flow.py").rename(copy / "models/optical.py")
+    (copy / "models/measures/flow.py").rename(copy / "models/optical.py")
     for file in [*copy.glob("tasks/**/*.py"), *copy.glob("models/**/*.py")]:
         text = re.sub(r"\bmodels\.flow\b", "models.optical", file.read_text())
         file.write_text(
@@ -64,7 +64,7 @@ def test_a_moved_module_and_a_renamed_function_change_no_digest(copy: Path):
                 r"\bfarneback\(", "measure_farneback(", re.sub(r"\bfarneback\b(?=[,\n)])", "measure_farneback", text)
             )
         )
-    assert "measure_farneback" in (copy / "models/camera.py").read_text()
+    assert "measure_farneback" in (copy / "models/measures/camera.py").read_text()
     assert changed_steps(before, copy) == set()
 
 

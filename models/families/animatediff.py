@@ -17,9 +17,9 @@ from torch import Tensor
 
 from models.device import Precision
 from models.errors import BadModel
+from models.families.family import Inputs, MotionLora, Request, Rules, check_request
 from models.families.latents import as_frames, batch_of, sampled
-from models.families.rules import Inputs, MotionLora, Request, Rules, check_request
-from models.svd import setting
+from models.svd.model import setting
 from models.weights.hub_cache import read_weights
 from models.weights.network import first_sentence, load_part
 from models.weights.pipeline_folder import FAILURES, load_pipeline, read_config

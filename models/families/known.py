@@ -4,7 +4,7 @@ from pathlib import Path
 
 from models.errors import BadModel
 from models.families import animatediff, cogvideox, framepack, hunyuanvideo, ltx, svd, wan
-from models.families.rules import Family
+from models.families.family import Family
 from models.weights.pipeline_folder import read_index
 
 FAMILIES: tuple[Family, ...] = (svd, animatediff, cogvideox, framepack, hunyuanvideo, ltx, wan)

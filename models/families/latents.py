@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.families.rules import Request, Rules
+from models.families.family import Request, Rules
 
 DENOISERS = ("unet", "transformer", "transformer_2")
 

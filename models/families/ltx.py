@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.device import Precision
+from models.families.family import Inputs, Request, Rules, check_request, unsteered
 from models.families.latents import as_frames, batch_of, sampled
-from models.families.rules import Inputs, Request, Rules, check_request, unsteered
 from models.weights.pipeline_folder import load_pipeline
 
 NAME: str = "LTX-Video"

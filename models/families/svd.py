@@ -1,4 +1,4 @@
-"""Stable Video Diffusion: a picture to video, by this project's own sampling (models/sampling.py).
+"""Stable Video Diffusion: a picture to video, by this project's own sampling (models/svd/sampling.py).
 
 Source: Blattmann et al., arXiv 2311.15127.
 """
@@ -16,12 +16,12 @@ from torch import Tensor
 
 from models.device import Precision, dtype_of
 from models.errors import BadInput
-from models.families.rules import Input, Inputs, Request, Rules, check_request
-from models.lora import lora_applied
+from models.families.family import Input, Inputs, Request, Rules, check_request
 from models.noise import item_noise
-from models.sampling import decode_latents, sample_latents
-from models.scheduler import check_scheduler
-from models.svd import ModelFacts, VideoModel, load_facts, load_model
+from models.svd.lora import lora_applied
+from models.svd.model import ModelFacts, VideoModel, load_facts, load_model
+from models.svd.sampling import decode_latents, sample_latents
+from models.svd.scheduler import check_scheduler
 from models.weights.pipeline_folder import read_config
 
 NAME: str = "Stable Video Diffusion"

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from models.device import CPU, Precision
 from models.errors import BadInput, BadModel
+from models.families.family import Request
 from models.families.latents import STATISTICS
-from models.families.rules import Request
 from models.weights.names import any_model_folder, revision_of
 from models.weights.pipeline_folder import load_pipeline, read_index
 

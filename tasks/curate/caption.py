@@ -2,10 +2,10 @@
 `caption`, the one to train with.
 
 As in Stable Video Diffusion (arXiv 2311.15127, C.1), a language model merges the first two to the third. Each column is
-written by the engine its setting names: networks in this process (models/captioners.py), or a server with OpenAI's chat
-completions (models/endpoint.py). By default `caption` is a sentence composed from what was measured
-(models/attributes.py) and the other two are null, as `caption_note` says. `caption_engine` says which engine wrote
-`caption`, and the columns `*_model` say which model at which revision wrote each.
+written by the engine its setting names: networks in this process (models/captions/captioners.py), or a server with
+OpenAI's chat completions (models/captions/endpoint.py). By default `caption` is a sentence composed from what was
+measured (models/captions/attributes.py) and the other two are null, as `caption_note` says. `caption_engine` says which
+engine wrote `caption`, and the columns `*_model` say which model at which revision wrote each.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +19,7 @@ import pyarrow as pa
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from models.attributes import compose
+from models.captions.attributes import compose
 from models.errors import BadMedia, BadModel, ReelmillError
 from models.weights.hub_cache import find_model
 from tasks.caching import Step, cached

@@ -7,12 +7,12 @@ perceptual hash of each of the three frames, 16 hexadecimal digits: frames that 
 Functions", 2010).
 
 `sharpness` (0 blurred, 1 sharp), `exposure` (-1 crushed to black, 0 neither, 1 blown out to white) and `blockiness` (1
-no grid of a codec, 2 a plain one) are the medians over the three frames of what models/quality.py measures inside the
-black bars. The scan decodes without the codec's loop filter and stores JPEGs of at most 360 lines: so blockiness tells
-how coarsely a video was coded rather than what a player shows of it, and the larger a video is the less of it.
-`bar_top`, `bar_bottom`, `bar_left` and `bar_right` are the widths of those bars, in pixels of the picture as shown,
-over all stored frames of the clip, 0 for none; `crop` is what removes them, as ffmpeg's filter `crop` takes it,
-"w:h:x:y", null where there are none.
+no grid of a codec, 2 a plain one) are the medians over the three frames of what models/measures/quality.py measures
+inside the black bars. The scan decodes without the codec's loop filter and stores JPEGs of at most 360 lines: so
+blockiness tells how coarsely a video was coded rather than what a player shows of it, and the larger a video is the
+less of it. `bar_top`, `bar_bottom`, `bar_left` and `bar_right` are the widths of those bars, in pixels of the picture
+as shown, over all stored frames of the clip, 0 for none; `crop` is what removes them, as ffmpeg's filter `crop` takes
+it, "w:h:x:y", null where there are none.
 """
 
 from dataclasses import asdict
@@ -28,7 +28,7 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.errors import ReelmillError
-from models.quality import NO_BARS, Bars, blockiness, exposure, find_bars, range_of, sharpness
+from models.measures.quality import NO_BARS, Bars, blockiness, exposure, find_bars, range_of, sharpness
 from tasks.caching import Step, cached
 from tasks.frames import Frames, first_middle_last, lumas_in
 from tasks.manifest import ERROR_FIELDS, ManifestRef, read_rows, table_of

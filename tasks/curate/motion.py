@@ -4,7 +4,7 @@
 freeze, and higher is faster. It depends neither on the resolution nor on the frame rate. Source: Stable Video Diffusion
 (arXiv 2311.15127, C.3): Farneback's flow at 2 frames per second, and RAFT at 800x450 for the last stage, which is the
 engine `raft`. Both see stored frames, so that neither decodes, and both give the same units. The camera's columns are
-those of models/camera.py.
+those of models/measures/camera.py.
 """
 
 from collections.abc import Sequence
@@ -19,10 +19,10 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.camera import CameraMotion, FlowOfFrames
-from models.camera import measure_motion as measure_frames
 from models.errors import BadMedia, ReelmillError
-from models.raft import raft_flow
+from models.measures.camera import CameraMotion, FlowOfFrames
+from models.measures.camera import measure_motion as measure_frames
+from models.measures.raft import raft_flow
 from models.weights.hub_cache import ModelName, find_model
 from tasks.caching import Step, cached
 from tasks.children import run_in_child

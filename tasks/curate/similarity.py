@@ -19,8 +19,8 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from models.clip import aesthetic_scores, load_clip
 from models.errors import ReelmillError
+from models.measures.clip_similarity import aesthetic_scores, load_clip
 from models.weights.hub_cache import ModelName, find_model
 from tasks.caching import Step, cached
 from tasks.frames import first_middle_last

@@ -18,9 +18,9 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.craft import find_craft_boxes
 from models.errors import ReelmillError
-from models.text_boxes import find_text_boxes, weights_revision
+from models.measures.craft import find_craft_boxes
+from models.measures.text_boxes import find_text_boxes, weights_revision
 from models.weights.hub_cache import ModelName, find_model
 from tasks.caching import Step, cached
 from tasks.frames import Frames, first_middle_last
@@ -63,7 +63,7 @@ Boxes = NDArray[np.floating]
 
 
 class TextConfig(BaseModel):
-    """What counts as text; see models/text_boxes.py (rapidocr) and models/craft.py (easyocr)."""
+    """What counts as text; see models/measures/text_boxes.py (rapidocr) and models/measures/craft.py (easyocr)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 

@@ -23,10 +23,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import save_file
 from torch import Tensor
 
-from models.autoencoder import encode_frames
 from models.errors import BadMedia, ReelmillError
-from models.loaded import loaded_model
-from models.svd import VideoModel, embed_pictures, encoders_digest
+from models.generation.model_cache import loaded_model
+from models.svd.autoencoder import encode_frames
+from models.svd.model import VideoModel, embed_pictures, encoders_digest
 from tasks.caching import Step, cached
 from tasks.manifest import ERROR_FIELDS, ManifestRef, publish, table_of
 from tasks.video import read_frames, upright

@@ -1,9 +1,9 @@
 """Training on encoded clips: the whole UNet, or a LoRA on its temporal attention.
 
-The loss is the EDM loss with v-scaling (models/edm.py). Every few hundred steps the whole state is kept, and a training
-that was killed goes on from there to the same weights. The log has the loss, and where clips were held out, the error
-on them at three noise levels: with the motion they show asked for, with the opposite one, and for a copy of the
-picture. A model that follows has the first well below the second.
+The loss is the EDM loss with v-scaling (models/svd/edm.py). Every few hundred steps the whole state is kept, and a
+training that was killed goes on from there to the same weights. The log has the loss, and where clips were held out,
+the error on them at three noise levels: with the motion they show asked for, with the opposite one, and for a copy of
+the picture. A model that follows has the first well below the second.
 """
 
 import logging
@@ -17,10 +17,10 @@ from prefect import task
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from models.loaded import model_folder
-from models.lora import LoraFacts, add_lora, lora_weights, remove_lora, save_lora
-from models.svd import VideoModel, load_model, save_model, setting
-from models.training import (
+from models.generation.model_cache import model_folder
+from models.svd.lora import LoraFacts, add_lora, lora_weights, remove_lora, save_lora
+from models.svd.model import VideoModel, load_model, save_model, setting
+from models.svd.training import (
     StepSettings,
     TrainingState,
     diffusion_loss,

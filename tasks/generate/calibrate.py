@@ -1,8 +1,8 @@
 """Calibration: clips are generated over motion buckets and motions, and the motion in them is measured.
 
-strength_measured: the speed of the motion asked for, in its own unit (models/calibration.py), negative where the camera
-went the other way; flow: mean optical flow, short sides per second. Pictures are rendered scenes that no training saw,
-so that every checkpoint is measured on the same ones.
+strength_measured: the speed of the motion asked for, in its own unit (models/generation/calibration.py), negative where
+the camera went the other way; flow: mean optical flow, short sides per second. Pictures are rendered scenes that no
+training saw, so that every checkpoint is measured on the same ones.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,16 +16,16 @@ from numpy.typing import NDArray
 from prefect import task
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.calibration import calibration_json, calibration_of
-from models.camera import CameraMotion, measure_motion
 from models.device import DTYPE_HELP, AskedPrecision, device_named, precision_on
-from models.loaded import loaded_model
+from models.generation.calibration import calibration_json, calibration_of
+from models.generation.model_cache import loaded_model
+from models.measures.camera import CameraMotion, measure_motion
+from models.memory.placement import ready_to_sample
 from models.noise import item_noise
 from models.pictures import as_tensor_values
-from models.placement import ready_to_sample
-from models.regions import told_as
-from models.sampling import decode_latents, sample_latents
-from models.svd import VideoModel
+from models.svd.model import VideoModel
+from models.svd.regions import told_as
+from models.svd.sampling import decode_latents, sample_latents
 from tasks.caching import Step, cached
 from tasks.footage import Camera, Scene, render_shot
 from tasks.manifest import ERROR_FIELDS, ManifestRef, publish_json, read_rows, table_of

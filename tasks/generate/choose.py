@@ -58,7 +58,7 @@ class GateConfig(BaseModel):
 
 @dataclass(frozen=True)
 class Take:
-    """What the choice knows of a clip; see models/meters.py for the units."""
+    """What the choice knows of a clip; see models/measures/meters.py for the units."""
 
     item_key: str
     motion_asked: str | None

@@ -2,10 +2,10 @@
 
 first_frame_psnr and last_frame_psnr: peak signal-to-noise ratio in dB of that frame against the picture, at most 100;
 the first says whether the clip shows the picture, the last how far it has drifted or moved from it. A clip without a
-picture has neither, and its other meters compare with its own first frame. Camera motion is
-measured as curation measures it (models/camera.py), in short sides per second. The other meters are those of
-models/meters.py: a curve with a value for each frame (`..._curve`), the worst of it, and `good_until`, the number of
-frames before the first lasting fault, which `good_until_reason` names.
+picture has neither, and its other meters compare with its own first frame. Camera motion is measured as curation
+measures it (models/measures/camera.py), in short sides per second. The other meters are those of
+models/measures/meters.py: a curve with a value for each frame (`..._curve`), the worst of it, and `good_until`, the
+number of frames before the first lasting fault, which `good_until_reason` names.
 """
 
 import math
@@ -20,10 +20,10 @@ from PIL import Image
 from prefect import task
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.camera import measure_motion
 from models.device import DEVICE_HELP, DeviceName, device_named
 from models.errors import ReelmillError
-from models.meters import good_until, measure_meters
+from models.measures.camera import measure_motion
+from models.measures.meters import good_until, measure_meters
 from models.pictures import Picture
 from tasks.caching import Step, cached, find, key_of, lineage_of
 from tasks.decoded import DECODED_BY, decode_clip, park, parked_at

@@ -26,10 +26,10 @@ from models.device import (
     precision_on,
 )
 from models.errors import ReelmillError
-from models.families import making
-from models.families.rules import Request
+from models.families.family import Request
 from models.families.text_to_picture import KINDS, STEPS
-from models.loaded import drawers_leave
+from models.generation import by_family
+from models.generation.model_cache import drawers_leave
 from tasks.caching import Step, cached, find, key_of, lineage_of
 from tasks.failing import failure_of
 from tasks.manifest import ERROR_FIELDS, ManifestRef, publish, read_manifest, read_rows, table_of, write_manifest
@@ -148,7 +148,7 @@ def draw_picture(root: Path, config: DrawConfig, job: Mapping[str, Any], name: s
         guidance=drawing.guidance,
     )
     device, model = config.where, (job["picture_model"], job["picture_model_revision"])
-    pixels, plan, too_large = making.draw_picture(*model, request, drawing.dtype, device)
+    pixels, plan, too_large = by_family.draw_picture(*model, request, drawing.dtype, device)
     path = f"pictures/drawn-{name}.png"
     with publish(root / path) as aside:
         Image.fromarray(pixels).save(aside, format="PNG")

@@ -15,7 +15,7 @@ from typing import Any
 from markupsafe import Markup
 from prefect import task
 
-from models.meters import LIMITS
+from models.measures.meters import LIMITS
 from tasks.manifest import ManifestRef, publish_text, read_rows
 from tasks.measured import told_length
 from tasks.pages.page import data_uri, render

@@ -16,9 +16,9 @@ import pyarrow as pa
 from PIL import Image
 from prefect import task
 
-from models.calibration import load_calibration, read_calibration
-from models.card import read_card
 from models.errors import ReelmillError
+from models.generation.calibration import load_calibration, read_calibration
+from models.generation.card import read_card
 from models.pictures import Background, Fit, pictures_in, prepare_picture
 from tasks.asking import JobsConfig, read_list
 from tasks.caching import Step, cached, key_of, lineage_of

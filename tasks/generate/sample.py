@@ -3,10 +3,10 @@
 Items that ask for the same sampling share a batch. An item's noise never depends on its batch; its latents do in the
 last bits. So each item's row names its batch, and a batch that was interrupted while it was being written is sampled
 again as it was: a run killed at any moment ends with the same bits as one that was not. Of families other than Stable
-Video Diffusion each item is a batch of its own (models/families/making.py).
+Video Diffusion each item is a batch of its own (models/generation/by_family.py).
 
 What memory allows is planned before, and planned again, a rung lower, when it was too much after all
-(models/memory.py). Each row has the plan that made it and the plans that failed before, and the device.
+(models/memory/planner.py). Each row has the plan that made it and the plans that failed before, and the device.
 """
 
 import hashlib
@@ -25,8 +25,8 @@ from torch import Tensor
 
 from models.device import DEVICE_HELP, DeviceName, device_label, device_named, empty_cache
 from models.errors import ReelmillError
-from models.memory import lower_plan
-from models.plan import Plan
+from models.memory.plan import Plan
+from models.memory.planner import lower_plan
 from tasks.batching import Item, ItemSettings, fill_batches, item_of, plan_batches
 from tasks.caching import Step, cached, find, key_of, lineage_of
 from tasks.failing import failure_of

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from models.camera import MOTIONS
+from models.measures.camera import MOTIONS
 from tasks.pages.dataset import RULES, Dataset
 from tasks.pages.page import clock, file_name
 from tasks.pages.sheets import Reel

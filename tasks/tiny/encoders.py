@@ -18,11 +18,18 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.autoencoder import Progress, decoded, encode_frames, new_autoencoder, normalise_latents, train_autoencoder
-from models.edm import signal_to_noise_db
-from models.image_encoder import new_feature_extractor, new_image_encoder, train_image_encoder
-from models.regions import SLIDING
-from models.svd import ModelFacts, VideoModel, save_model
+from models.svd.autoencoder import (
+    Progress,
+    decoded,
+    encode_frames,
+    new_autoencoder,
+    normalise_latents,
+    train_autoencoder,
+)
+from models.svd.edm import signal_to_noise_db
+from models.svd.image_encoder import new_feature_extractor, new_image_encoder, train_image_encoder
+from models.svd.model import ModelFacts, VideoModel, save_model
+from models.svd.regions import SLIDING
 from tasks.caching import Step, cached
 from tasks.manifest import ManifestRef, publish_folder, read_rows, table_of
 from tasks.video import read_frames

@@ -21,14 +21,14 @@ from prefect import task
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from models.autoencoder import encode_frames
-from models.camera import measure_motion
 from models.device import DTYPE_HELP, AskedPrecision, device_named, precision_on
-from models.loaded import loaded_model
+from models.generation.model_cache import loaded_model
+from models.measures.camera import measure_motion
+from models.memory.placement import ready_to_sample
 from models.noise import item_noise, stack_noise
-from models.placement import ready_to_sample
-from models.sampling import decode_latents, sample_latents
-from models.svd import VideoModel, motion_bucket, setting
+from models.svd.autoencoder import encode_frames
+from models.svd.model import VideoModel, motion_bucket, setting
+from models.svd.sampling import decode_latents, sample_latents
 from tasks.caching import Step, cached
 from tasks.footage import Camera, Motion, Scene, mean_flow, render_shot
 from tasks.manifest import ManifestRef, read_rows, table_of

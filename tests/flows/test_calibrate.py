@@ -8,8 +8,8 @@ import torch
 from flows.calibrate import CalibrationConfig, calibrate
 from flows.flags import Interface, invocation
 from flows.running import run_flow
-from models.calibration import load_calibration
 from models.errors import BadInput
+from models.generation.calibration import load_calibration
 from models.weights.names import TINY, weights_digest
 
 

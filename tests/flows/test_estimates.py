@@ -7,8 +7,8 @@ import torch
 
 from flows import estimates
 from flows.estimates import estimate, memory_of, plan_lines, spoken
-from models.costs import Cost
-from models.plan import Plan
+from models.memory.measured_costs import Cost
+from models.memory.plan import Plan
 
 JOB: dict[str, Any] = {"model": "tiny", "frames": 8, "width": 64, "height": 64, "steps": 25, "dtype": "float32"}
 
@@ -48,7 +48,7 @@ def test_a_time_that_was_measured_on_the_device_is_used(monkeypatch):
 
 def test_on_a_card_without_a_measurement_no_time_is_said(monkeypatch):
     monkeypatch.setattr(estimates, "device_label", lambda _: "NVIDIA Pretended")
-    monkeypatch.setattr("models.costs.device_label", lambda _: "NVIDIA Pretended")
+    monkeypatch.setattr("models.memory.measured_costs.device_label", lambda _: "NVIDIA Pretended")
     monkeypatch.setattr(estimates, "free_bytes", lambda _: 10**10)
     lines = plan_lines([JOB], torch.device("cuda", 0))
     assert "by tiny: not measured yet on NVIDIA Pretended each; batch 1, guidance together, decoded whole" in lines[0]

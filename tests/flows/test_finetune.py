@@ -12,7 +12,7 @@ from flows.cli import main
 from flows.finetune import FinetuneConfig, finetune
 from flows.generate import GenerateConfig, generate
 from flows.running import run_flow
-from models.lora import load_lora
+from models.svd.lora import load_lora
 from tasks.finetune.encode import EncodeConfig
 from tasks.finetune.train import TrainConfig
 from tasks.footage import Camera, Motion, Scene, render_shot

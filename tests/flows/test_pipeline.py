@@ -10,7 +10,7 @@ from PIL import Image
 
 from flows.pipeline import PipelineConfig, clips_of, pipeline, videos_of, weights_of
 from flows.running import run_flow
-from models.lora import load_lora
+from models.svd.lora import load_lora
 from tasks.curate.select import SelectConfig
 from tasks.finetune.train import TrainConfig
 from tasks.footage import Camera, Scene, render_shot

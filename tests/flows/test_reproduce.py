@@ -14,8 +14,8 @@ from flows.cli import main
 from flows.reproduce import ReproduceConfig, psnr, reproduce, told_distance
 from flows.told import told_by
 from models.errors import BadInput, BadMedia, BadModel
-from models.lora import LoraFacts, add_lora, lora_weights, remove_lora, save_lora
-from models.svd import load_model
+from models.svd.lora import LoraFacts, add_lora, lora_weights, remove_lora, save_lora
+from models.svd.model import load_model
 from models.weights.names import TINY
 from tasks.asking import JobsConfig
 from tasks.encoding import Format

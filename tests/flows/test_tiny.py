@@ -8,7 +8,7 @@ import torch
 
 from flows.running import run_flow
 from flows.tiny import TinyConfig, tiny
-from models.svd import load_model
+from models.svd.model import load_model
 from tasks.finetune.encode import EncodeConfig
 from tasks.finetune.train import TrainConfig
 from tasks.tiny.encoders import EncodersConfig

@@ -20,8 +20,8 @@ from flows.cli import main
 from flows.generate import GenerateConfig, generate, plan
 from flows.results import ResultsConfig, retry, status
 from flows.running import run_flow
-from models import memory
 from models.errors import BadInput, EncoderOutOfMemory
+from models.memory import planner
 from tasks import encoding, sampling
 from tasks.clip_files import read_clip
 from tasks.manifest import read_rows
@@ -157,7 +157,7 @@ def test_memory_that_runs_out_at_every_step_changes_no_clip_and_is_told_in_the_t
     assert run_flow(generate, config(home, calm, batch=4, workers=1)).failed == 0
     of_card = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
     too_large_once(monkeypatch, sampling, "sample_latents", of_card)
-    too_large_once(monkeypatch, memory, "decode_latents", of_card)
+    too_large_once(monkeypatch, planner, "decode_latents", of_card)
     too_large_once(monkeypatch, encoding, "run_ffmpeg", EncoderOutOfMemory("ffmpeg ran out of memory"))
     assert run_flow(generate, config(home, out, batch=4, workers=1)).failed == 0
     rows, expected = rows_of(out), rows_of(calm)

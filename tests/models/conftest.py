@@ -6,9 +6,9 @@ import pytest
 import torch
 from diffusers import UNetSpatioTemporalConditionModel
 
-from models.autoencoder import new_autoencoder
-from models.image_encoder import new_feature_extractor, new_image_encoder
-from models.svd import ModelFacts, VideoModel
+from models.svd.autoencoder import new_autoencoder
+from models.svd.image_encoder import new_feature_extractor, new_image_encoder
+from models.svd.model import ModelFacts, VideoModel
 from tasks.tiny.encoders import new_scheduler
 
 UNetMaker = Callable[..., UNetSpatioTemporalConditionModel]

@@ -10,8 +10,6 @@ from pydantic import TypeAdapter, ValidationError
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from models import device as devices
-from models import lean
-from models.autoencoder import new_autoencoder
 from models.device import (
     CPU,
     AskedPrecision,
@@ -25,10 +23,12 @@ from models.device import (
     precision_on,
 )
 from models.errors import BadInput
-from models.exact_decode import Room, decode_exactly
-from models.image_encoder import new_feature_extractor, new_image_encoder
-from models.sampling import sample_latents
-from models.svd import ModelFacts, VideoModel
+from models.svd import inference_unet
+from models.svd.autoencoder import new_autoencoder
+from models.svd.exact_decode import Room, decode_exactly
+from models.svd.image_encoder import new_feature_extractor, new_image_encoder
+from models.svd.model import ModelFacts, VideoModel
+from models.svd.sampling import sample_latents
 from tasks.tiny.encoders import new_scheduler, new_unet
 
 CARD = torch.device("cuda", 0)
@@ -39,7 +39,7 @@ SCHEDULER, EXTRACTOR = new_scheduler(), new_feature_extractor()
 @pytest.fixture
 def pretended_card(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Tensors have shapes, precisions and devices but no values, and a card is there."""
-    monkeypatch.setattr(lean, "_temporal_share", lambda _: 0.5)
+    monkeypatch.setattr(inference_unet, "_temporal_share", lambda _: 0.5)
     with FakeTensorMode(), torch.no_grad():
         yield
 

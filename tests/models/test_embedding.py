@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.svd import embed_pictures, load_model
+from models.svd.model import embed_pictures, load_model
 
 
 def test_equal_pictures_of_a_batch_are_embedded_once_and_each_gets_its_own(monkeypatch: pytest.MonkeyPatch):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from models.errors import BadInput
-from models.training import TrainingState, new_state
+from models.svd.training import TrainingState, new_state
 from tasks.checkpoints import TrainingLog, keep, remove, resume
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.camera import measure_motion
+from models.measures.camera import measure_motion
 from tasks.footage import (
     OPPOSITE,
     Camera,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.families.rules import Request
+from models.families.family import Request
 from tests import small_families
 from tests.small_families import drawing_pipeline
 

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from models.errors import BadInput, BadModel
 from models.families import animatediff
-from models.families.rules import MotionLora, Request, generate
+from models.families.family import MotionLora, Request, generate
 from tests.small_families import motion_adapter
 
 

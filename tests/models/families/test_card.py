@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from models.device import CPU
 from models.families import ltx
-from models.families.rules import Request
+from models.families.family import Request
 from tests.small_families import ltx_parts
 
 CARD = torch.device("cuda", 0)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from models.errors import BadInput
 from models.families import framepack
-from models.families.rules import Request, generate
+from models.families.family import Request, generate
 from tests.small_families import framepack_parts
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from models.errors import BadInput
 from models.families import hunyuanvideo
-from models.families.rules import Request, generate
+from models.families.family import Request, generate
 from tests.small_families import hunyuan_parts
 
 

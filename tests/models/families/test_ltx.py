@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from models.errors import BadInput
 from models.families import ltx
+from models.families.family import Request, generate
 from models.families.latents import denoisers
-from models.families.rules import Request, generate
-from models.placement import feed_forward_in_pieces
+from models.memory.placement import feed_forward_in_pieces
 from tests.small_families import ltx_parts
 
 

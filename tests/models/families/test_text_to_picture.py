@@ -16,9 +16,9 @@ from transformers import CLIPConfig, CLIPImageProcessor
 
 from models.errors import BadInput, BadModel
 from models.families import svd, text_to_picture
-from models.families.placing import first_plan, networks, weight_bytes
-from models.families.rules import Request, generate
-from models.svd import VideoModel, save_model
+from models.families.family import Request, generate
+from models.families.placement import first_plan, networks, weight_bytes
+from models.svd.model import VideoModel, save_model
 from tests.small_families import drawing_pipeline, drawing_xl_pipeline
 
 # diffusers' scheduler of SDXL hands a tensor to numpy in an old way.

@@ -13,7 +13,7 @@ from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWi
 
 from models.errors import BadInput
 from models.families import wan
-from models.families.rules import Request, generate
+from models.families.family import Request, generate
 from tests.small_families import wan_parts
 
 

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from models.quality import Bars
+from models.measures.quality import Bars
 from tasks.curate.look import (
     PALETTE,
     LookConfig,

@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.camera import measure_motion as measure_frames
+from models.measures.camera import measure_motion as measure_frames
 from tasks.curate import motion
 from tasks.curate.motion import SCHEMA, MotionConfig, evenly_spaced, measure_motion, models_of
 from tasks.footage import Camera, Scene, render_shot

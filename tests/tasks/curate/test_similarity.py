@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from models.clip import load_clip
+from models.measures.clip_similarity import load_clip
 from tasks.caching import lineage_of
 from tasks.curate import caption
 from tasks.curate.similarity import (

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.camera import measure_motion
 from models.errors import BadMedia
+from models.measures.camera import measure_motion
 from tasks.demo.footage import (
     FILMS,
     HELD_OUT,

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
 
-from models.autoencoder import encode_frames
-from models.image_encoder import new_image_encoder
-from models.loaded import loaded_model
-from models.svd import VideoModel, embed_pictures, load_model, save_model
+from models.generation.model_cache import loaded_model
+from models.svd.autoencoder import encode_frames
+from models.svd.image_encoder import new_image_encoder
+from models.svd.model import VideoModel, embed_pictures, load_model, save_model
 from tasks.finetune.encode import (
     SCHEMA,
     ClipSpan,

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from models.errors import BadInput
-from models.lora import load_lora, lora_applied
-from models.svd import load_model
+from models.svd.lora import load_lora, lora_applied
+from models.svd.model import load_model
 from models.weights.names import weights_digest
 from tasks.finetune.train import SCHEMA, TrainConfig, train_model
 from tasks.manifest import ManifestRef, read_manifest, read_rows
@@ -153,7 +153,7 @@ def test_a_stop_half_way_leaves_whole_checkpoints_alone(tmp_path, train, monkeyp
         if state.step > 3:
             raise Stopped
 
-    from models.training import TrainingState
+    from models.svd.training import TrainingState
 
     save = TrainingState.save
     monkeypatch.setattr(TrainingState, "save", stop_at_a_later_write)

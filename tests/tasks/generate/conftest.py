@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from models.families import making
-from models.lora import LoraFacts, add_lora, lora_weights, remove_lora, save_lora
-from models.plan import Plan
-from models.svd import load_model
+from models.generation import by_family
+from models.memory.plan import Plan
+from models.svd.lora import LoraFacts, add_lora, lora_weights, remove_lora, save_lora
+from models.svd.model import load_model
 from tasks.footage import Camera, Scene, render_shot
 from tasks.generate import decode, draw, sample
 
@@ -60,7 +60,7 @@ def card(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def small_card(card: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """A card on which the denoiser's blocks come one by one or not at all, and on which nothing can be decoded."""
-    ready_to_sample, ready_to_decode = making.ready_to_sample, making.ready_to_decode
+    ready_to_sample, ready_to_decode = by_family.ready_to_sample, by_family.ready_to_decode
 
     @contextmanager
     def sampling(pipeline: Any, device: torch.device, plan: Plan) -> Iterator[None]:
@@ -74,5 +74,5 @@ def small_card(card: None, monkeypatch: pytest.MonkeyPatch) -> None:
         if not plan.on_cpu:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
-    monkeypatch.setattr(making, "ready_to_sample", sampling)
-    monkeypatch.setattr(making, "ready_to_decode", decoding)
+    monkeypatch.setattr(by_family, "ready_to_sample", sampling)
+    monkeypatch.setattr(by_family, "ready_to_decode", decoding)

@@ -6,10 +6,10 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from models.calibration import load_calibration
-from models.camera import CameraMotion
 from models.errors import BadInput
-from models.svd import load_model
+from models.generation.calibration import load_calibration
+from models.measures.camera import CameraMotion
+from models.svd.model import load_model
 from tasks.generate.calibrate import (
     FILE,
     SCHEMA,

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from models import memory
-from models.loaded import loaded_model
-from models.sampling import decode_latents
+from models.generation.model_cache import loaded_model
+from models.memory import planner
+from models.svd.sampling import decode_latents
 from tasks import decoded
 from tasks.asking import JobsConfig
 from tasks.decoded import load_latents, parked, parked_at
@@ -123,14 +123,14 @@ def test_a_clip_that_no_plan_can_decode_says_what_to_do_and_its_neighbour_is_mad
     root = tmp_path / "out"
     items = sampled_jobs(root, pictures("a.png", "b.png"), model)
     too_large = load_latents(root / (row := read_rows(items[0][1])[0])["latents"], row["latents_sha256"])
-    decode_latents = memory.decode_latents
+    decode_latents = planner.decode_latents
 
     def small(model: Any, latents: torch.Tensor, *room: Any) -> Any:
         if torch.equal(latents, too_large):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
         return decode_latents(model, latents, *room)
 
-    monkeypatch.setattr(memory, "decode_latents", small)
+    monkeypatch.setattr(planner, "decode_latents", small)
     bad, good = (read_rows(m)[0] for m in decode_jobs.fn(root, DecodeConfig(), items))
     assert bad["error_code"] == "out_of_memory"
     assert bad["error_message"].startswith("a: decoding ran out of memory")

@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from models.families import making
-from models.families.placing import networks
-from models.loaded import lent_drawer
+from models.families.placement import networks
+from models.generation import by_family
+from models.generation.model_cache import lent_drawer
 from tasks.asking import JobsConfig
 from tasks.generate import draw
 from tasks.generate.draw import DrawConfig, draw_pictures, drawing_of, name_of, pictures_to_draw, with_drawn
@@ -161,7 +161,7 @@ def test_a_picture_that_fits_nowhere_is_a_row_and_its_model_leaves_the_card(
     def full(*_: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(making, "ready_to_decode", full)
+    monkeypatch.setattr(by_family, "ready_to_decode", full)
     jobs = jobs_of(tmp_path, model, drawer, {"prompt": "a ball"})
     row = drawn_row(tmp_path / "out", jobs)
     assert (row["error_code"], row["picture"]) == ("out_of_memory", None)

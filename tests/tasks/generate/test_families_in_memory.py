@@ -12,7 +12,7 @@ import torch
 from diffusers import WanPipeline
 from safetensors.torch import load_file
 
-from models.families import making
+from models.generation import by_family
 from tasks.asking import JobsConfig
 from tasks.decoded import parked
 from tasks.generate.decode import DecodeConfig, decode_jobs, sampled
@@ -80,11 +80,11 @@ def test_what_fits_nowhere_is_a_row(tmp_path: Path, wan: Path, card: None, monke
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     jobs, samples = made(tmp_path / "out", wan)
-    monkeypatch.setattr(making, "ready_to_decode", full)
+    monkeypatch.setattr(by_family, "ready_to_decode", full)
     (clip,) = (read_rows(ref)[0] for ref in decode_jobs.fn(tmp_path / "out", DecodeConfig(), sampled(jobs, samples)))
     assert clip["error_code"] == "out_of_memory"
     assert clip["error_message"].startswith("a-red-ball: decoding ran out of memory, however little it took at a time")
-    monkeypatch.setattr(making, "ready_to_sample", full)
+    monkeypatch.setattr(by_family, "ready_to_sample", full)
     row = read_rows(made(tmp_path / "again", wan)[1][0])[0]
     assert row["error_code"] == "out_of_memory"
 

@@ -14,7 +14,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from models.errors import BadInput
-from models.lora import load_lora, save_lora
+from models.svd.lora import load_lora, save_lora
 from tasks.asking import COLUMNS, JobsConfig
 from tasks.generate.jobs import SCHEMA, mark_duplicates, read_jobs
 from tasks.manifest import read_lineage, read_manifest, read_rows

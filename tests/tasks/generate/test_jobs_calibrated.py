@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from models.calibration import UNNAMED, Calibration, Response, calibration_json
-from models.card import read_card
 from models.errors import BadInput, BadModel
+from models.generation.calibration import UNNAMED, Calibration, Response, calibration_json
+from models.generation.card import read_card
 from tasks.asking import JobsConfig
 from tasks.generate.jobs import read_jobs
 from tests.job_tables import jobs_of, table

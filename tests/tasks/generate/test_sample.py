@@ -13,11 +13,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from models.loaded import loaded_model
+from models.generation.model_cache import loaded_model
+from models.memory.placement import WeightsTooLarge
+from models.memory.plan import Plan
 from models.noise import item_noise
-from models.placement import WeightsTooLarge
-from models.plan import Plan
-from models.svd import load_model
+from models.svd.model import load_model
 from tasks import sampling
 from tasks.asking import JobsConfig
 from tasks.generate.jobs import read_jobs

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from models import length
-from models.meters import GoodUntil
+from models.generation import long_clips
+from models.measures.meters import GoodUntil
 from tasks import sampling
 from tasks.asking import JobsConfig
 from tasks.decoded import load_latents
@@ -32,7 +32,7 @@ def one_thread() -> None:
 @pytest.fixture
 def good(monkeypatch: pytest.MonkeyPatch) -> None:
     """Random weights make nothing that is good: here, everything is."""
-    monkeypatch.setattr(length, "good_until", lambda meters, _: GoodUntil(len(meters.change), None))
+    monkeypatch.setattr(long_clips, "good_until", lambda meters, _: GoodUntil(len(meters.change), None))
 
 
 def chains(root: Path, jobs: Path, model: str, **settings: Any) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from models.camera import MOTIONS
+from models.measures.camera import MOTIONS
 from tasks.curate.report import ReportConfig, write_report
 from tasks.manifest import manifest_ref
 from tasks.pages.dataset import read_dataset

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.autoencoder import new_autoencoder
-from models.svd import load_model
+from models.svd.autoencoder import new_autoencoder
+from models.svd.model import load_model
 from tasks.manifest import ManifestRef, read_rows
 from tasks.tiny.encoders import (
     FRAMES,

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.camera import measure_motion
-from models.svd import VideoModel, load_model
+from models.measures.camera import measure_motion
+from models.svd.model import VideoModel, load_model
 from tasks.footage import Motion, mean_flow
 from tasks.manifest import read_rows
 from tasks.tiny.evaluate import (

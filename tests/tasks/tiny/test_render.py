@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from models.camera import measure_motion
+from models.measures.camera import measure_motion
 from tasks.footage import OPPOSITE, mean_flow
 from tasks.manifest import file_digest, read_manifest, read_rows
 from tasks.tiny.render import SCHEMA, SHARES, RenderConfig, filmed, render_files, write_dataset

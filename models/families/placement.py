@@ -1,0 +1,92 @@
+"""Where the networks of a diffusers pipeline lie while it samples and decodes, and the plan that is tried first.
+
+What a network's weights take is known; what its work takes is not, and is learned by running out of memory: then the
+next plan of models/memory/plan.py's ladder is tried.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from models.device import CPU, Precision, dtype_of
+from models.families.latents import DENOISERS, denoisers
+from models.memory.placement import feed_forward_in_pieces, move, placed, placed_bytes
+from models.memory.plan import CARD_RUNGS, USABLE, Plan
+from models.weights.network import weight_sizes
+from models.weights.pipeline_folder import AUTOENCODER, parts_of, read_index
+
+IDLE = ("motion_adapter", "safety_checker")
+"""Networks of a pipeline's folder that do no work of their own: the layers of an adapter are in the UNet."""
+
+
+def weight_bytes(folder: Path, precision: Precision) -> dict[str, int]:
+    """What the weights of each working network of a folder take in a precision; the autoencoder's are in float32."""
+    # Published folders have more in them than their pipeline's parts: other autoencoders, other formats.
+    counts = {part: sum(weight_sizes(folder / part).values()) for part in sorted(parts_of(read_index(folder)))}
+    own = {name: count for name, count in counts.items() if count and name not in IDLE}
+    return {
+        name: count * dtype_of("float32" if name == AUTOENCODER else precision).itemsize for name, count in own.items()
+    }
+
+
+def first_plan(weights: Mapping[str, int], free: int, device: torch.device) -> Plan:
+    """The first plan whose weights, in bytes by network, fit in what is free on a device: all, or the largest one.
+
+    On the CPU, where weights and work share one memory, nothing is moved.
+    """
+    if device == CPU or sum(weights.values()) <= USABLE * free:
+        return Plan()
+    wanted = "parts" if max(weights.values()) <= USABLE * free else "groups"
+    offload, feed_forward = next(rung for rung in CARD_RUNGS if rung[0] == wanted)
+    return Plan(offload=offload, feed_forward=feed_forward)
+
+
+def networks(pipeline: Any) -> dict[str, nn.Module]:
+    """The networks of a pipeline that work, by name, the autoencoder after those that read texts and pictures."""
+    own = {name: part for name, part in pipeline.components.items() if isinstance(part, nn.Module) and name not in IDLE}
+    return dict(sorted(own.items(), key=lambda named: named[0] == AUTOENCODER))
+
+
+def held_bytes(pipeline: Any, device: torch.device) -> int:
+    """What of a pipeline lies on a device already; none on the CPU, where that is no room for its work."""
+    return placed_bytes(list(networks(pipeline).values()), device) if device != CPU else 0
+
+
+@contextmanager
+def ready_to_sample(pipeline: Any, device: torch.device, plan: Plan) -> Iterator[None]:
+    """The pipeline at work on a device by a plan for the length of a block; raises WeightsTooLarge.
+
+    Afterwards its networks are as they were, on the device where nothing was offloaded, or else in host memory.
+    """
+    parts = {name: part for name, part in networks(pipeline).items() if name not in DENOISERS}
+    readers = [part for name, part in parts.items() if name != AUTOENCODER]
+    work = denoisers(pipeline)
+    with (
+        placed(list(parts.values()), list(work), device, plan.offload, by_layer=readers),
+        feed_forward_in_pieces(work, plan.feed_forward),
+    ):
+        yield
+
+
+def ready_to_decode(pipeline: Any, device: torch.device, plan: Plan) -> None:
+    """Put the autoencoder on a device, or in host memory where the plan says so; with an offload, the other networks
+    make room for it. Raises WeightsTooLarge when it does not fit."""
+    parts = networks(pipeline)
+    own = parts.pop(AUTOENCODER)
+    if plan.offload != "none":
+        move(list(parts.values()), CPU)
+    move([own], CPU if plan.on_cpu else device)
+
+
+def decoding_plans(pipeline: Any, device: torch.device) -> list[Plan]:
+    """The plans for decoding, in the order in which they are tried: on the device, there alone, and on the CPU."""
+    if device == CPU:
+        return [Plan()]
+    others = [part for name, part in networks(pipeline).items() if name != AUTOENCODER]
+    # Where nothing else is on the device, to be there alone is no other plan.
+    alone = [Plan(offload="parts")] if placed_bytes(others, device) else []
+    return [Plan(), *alone, Plan(offload="parts", on_cpu=True)]

@@ -1,0 +1,165 @@
+"""A clip by whatever family its model's folder belongs to, or the picture of a text, through diffusers' own pipelines,
+one at a time.
+
+Stable Video Diffusion has a sampler of this project's own, in batches: models/svd/sampling.py.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.device import CPU, Precision, free_bytes, is_out_of_memory, measured
+from models.errors import BadModel
+from models.families import svd, text_to_picture
+from models.families.family import MotionLora, Request
+from models.families.placement import (
+    decoding_plans,
+    first_plan,
+    held_bytes,
+    ready_to_decode,
+    ready_to_sample,
+    weight_bytes,
+)
+from models.generation.model_cache import lent_drawer, lent_pipeline, waited_for_model
+from models.memory.measured_costs import Cost, learn_cost, place_of
+from models.memory.plan import Plan
+from models.memory.planner import decode_within_memory, lower_plan, within_memory
+from models.weights.names import any_model_folder
+
+
+class Decoder(Protocol):
+    """What makes frames of latents: a family, or the drawing of pictures."""
+
+    def decode(self, pipeline: Any, latents: Tensor, request: Request) -> NDArray[np.uint8]:
+        """Frames or a picture, uint8 RGB."""
+        ...
+
+
+def sampled_in_batches(family: str) -> bool:
+    """Whether a family is sampled by models/svd/sampling.py; the others are sampled here."""
+    return family == svd.NAME
+
+
+def request_of(job: Mapping[str, Any], picture: NDArray[np.uint8] | None = None, lora: str | None = None) -> Request:
+    """What a job's columns ask of its family; guidance is that of the last frame. `picture` and `lora`: if it has."""
+    strength = 1.0 if job.get("lora_strength") is None else job["lora_strength"]
+    return Request(
+        seed=job["seed"],
+        item_key=job["key"],
+        take=job["take"],
+        frames=job["frames"],
+        width=job["width"],
+        height=job["height"],
+        prompt=job["prompt"],
+        negative=job["negative_prompt"],
+        picture=picture,
+        motion=(MotionLora(Path(lora), strength),) if lora else (),
+        steps=job["steps"],
+        guidance=job["guidance_max"],
+        fps=job["fps"],
+    )
+
+
+def plan_by_family(model: str, precision: Precision, device: torch.device) -> Plan:
+    """The plan to begin with, in what is free on the device now, what the model holds there included."""
+    if device == CPU:
+        return Plan()
+    with lent_pipeline(model, precision) as lent:
+        return _plan_for(lent.pipeline, model, precision, device)
+
+
+def sample_by_family(
+    model: str,
+    revision: str,
+    request: Request,
+    plan: Plan,
+    precision: Precision = "float32",
+    device: torch.device = CPU,
+) -> Tensor:
+    """The request's latents, float32 [latent frames, channels, h, w], by the model and the plan that were chosen.
+
+    Raises BadModel when its files are no longer of `revision`, BadInput when the request does not fit, and
+    WeightsTooLarge when the weights that the plan wants on the device do not.
+    """
+    with lent_pipeline(model, precision) as lent:
+        if lent.revision != revision:
+            raise BadModel(f"{model}: the model's files changed while it was in use. Start the run again.")
+        if "fps" not in lent.family.PIPELINES[type(lent.pipeline).__name__]:
+            # How fast a clip is played is no matter of the model, then.
+            request = replace(request, fps=None)
+        with (
+            lent.family.steered(lent.pipeline, request),
+            ready_to_sample(lent.pipeline, device, plan),
+            measured(device) as used,
+        ):
+            latents = lent.family.sample(lent.pipeline, request)
+        cells = request.frames * request.width * request.height / lent.family.rules_of(any_model_folder(model)).cell
+        seconds = used.seconds / ((request.steps or lent.family.RULES.steps) * cells)
+        learn_cost(place_of(revision, device, precision), plan.rung, Cost(seconds))
+        return latents
+
+
+def decode_job(
+    job: Mapping[str, Any], latents: Tensor, parking: Path, device: torch.device = CPU
+) -> tuple[NDArray[np.uint8], Plan, list[Plan]]:
+    """A job's frames, uint8 RGB [frames, height, width, 3], from its latents as its family decodes them; the plan that
+    did it, and those that were too large before.
+
+    What host memory cannot hold of Stable Video Diffusion's is parked in the folder `parking`; other families' decoders
+    work on the whole clip, on the CPU where it does not fit on the device.
+    """
+    if sampled_in_batches(job["family"]):
+        with waited_for_model(job["model"], job["dtype"], device) as model:
+            return decode_within_memory(model, latents, parking, device)
+    with lent_pipeline(job["model"], job["dtype"]) as lent:
+        return _decoded(lent.family, lent.pipeline, latents, request_of(job), device)
+
+
+def draw_picture(
+    model: str, revision: str, request: Request, precision: Precision = "float32", device: torch.device = CPU
+) -> tuple[NDArray[np.uint8], Plan, list[Plan]]:
+    """The picture of the request's text, uint8 RGB [height, width, 3], by a text-to-image model; the plan that sampled
+    it, and those that were too large before.
+
+    Raises BadModel when its files are no longer of `revision`, and BadInput when the request does not fit.
+    """
+    with lent_drawer(model, revision, precision) as pipeline:
+
+        def sample(plan: Plan) -> Tensor:
+            with ready_to_sample(pipeline, device, plan):
+                return text_to_picture.sample(pipeline, request)
+
+        plan, lower = _plan_for(pipeline, model, precision, device), partial(lower_plan, device=device)
+        latents, plan, too_large = within_memory(sample, plan, lower, device, f"{request.item_key}: drawing")
+        pixels, *_ = _decoded(text_to_picture, pipeline, latents, request, device)
+    return pixels, plan, too_large
+
+
+def _plan_for(pipeline: Any, model: str, precision: Precision, device: torch.device) -> Plan:
+    if device == CPU:
+        return Plan()
+    free = free_bytes(device) + held_bytes(pipeline, device)
+    return first_plan(weight_bytes(any_model_folder(model), precision), free, device)
+
+
+def _decoded(
+    decoder: Decoder, pipeline: Any, latents: Tensor, request: Request, device: torch.device
+) -> tuple[NDArray[np.uint8], Plan, list[Plan]]:
+    rungs = decoding_plans(pipeline, device)
+
+    def decode(plan: Plan) -> NDArray[np.uint8]:
+        ready_to_decode(pipeline, device, plan)
+        return decoder.decode(pipeline, latents, request)
+
+    def lower(plan: Plan, error: BaseException) -> Plan | None:
+        below = rungs[rungs.index(plan) + 1 :]
+        return below[0] if below and is_out_of_memory(error) else None
+
+    return within_memory(decode, rungs[0], lower, device, f"{request.item_key}: decoding")

@@ -1,0 +1,239 @@
+"""The camera's motion in a clip: a similarity (shift, zoom, roll) fitted to optical flow, and what moves besides.
+
+Units: lengths in short sides of the frame, so speeds are short sides per second ("sides/s"); zoom is the natural
+logarithm of magnification per second; roll is in degrees per second, clockwise positive. Directions are the camera's:
+when it pans right the picture slides to the left, when it tilts up the picture slides down.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal, get_args
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from models.errors import BadInput
+from models.measures.flow import Flow, Gray, farneback, flow_size, positions, stays_inside
+
+MotionClass = Literal[
+    "static", "pan_left", "pan_right", "tilt_up", "tilt_down", "zoom_in", "zoom_out", "roll", "complex"
+]
+"""What a camera does; both senses of roll are one class."""
+
+MOTIONS: tuple[MotionClass, ...] = get_args(MotionClass)
+
+STATIC_FLOOR = 0.02
+"""sides/s: a camera that gets the average pixel no further than this is static (a short side takes 50 s)."""
+
+JITTER_FLOOR = 0.06
+"""sides/s: a static camera may tremble so much, as long as it gets nowhere."""
+
+DOMINANT_SHARE = 0.6
+"""Of the squared displacement: one component must hold this much, or the motion is complex (39 degrees off an axis)."""
+
+STEADY_SHARE = 0.5
+"""Of the motion, this much must add up over the clip: a pan to the right and back is complex."""
+
+MIN_STEP_S = 0.1
+"""Frames closer together than this are passed over, so that noise is not multiplied by the frame rate."""
+
+TEXTURE_FLOOR = 12.0
+"""Gray levels per pixel: a neighbourhood with weaker slopes hardly counts in the fit."""
+
+FIT_STEPS = 10
+"""Reweighting steps of the robust fit."""
+
+
+@dataclass(frozen=True)
+class CameraMotion:
+    """What was measured in a clip.
+
+    pan, tilt, zoom, roll: the camera's signed speeds, medians over time, in the module's units. strength: how far the
+    camera moves the average pixel, whatever the direction (sides/s). object_motion: mean magnitude of the flow that the
+    camera does not explain (sides/s). magnitude: mean magnitude of the flow over time and space (sides/s).
+    """
+
+    motion: MotionClass
+    strength: float
+    pan: float
+    tilt: float
+    zoom: float
+    roll: float
+    object_motion: float
+    magnitude: float
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One pair of frames: its length in seconds and displacements in sides (zoom: ln, roll: degrees) over it."""
+
+    seconds: float
+    pan: float
+    tilt: float
+    zoom: float
+    roll: float
+    rest: float
+    magnitude: float
+
+
+FlowOfFrames = Callable[[NDArray[np.uint8], NDArray[np.uint8]], Flow]
+"""The flow between two uint8 RGB frames, [height, width, 2] in pixels of the size in which flow is measured."""
+
+
+def measure_motion(
+    frames: Sequence[NDArray[np.uint8]] | NDArray[np.uint8],
+    times_s: Sequence[float],
+    finer_flow: FlowOfFrames | None = None,
+) -> CameraMotion:
+    """Measure a clip: uint8 RGB [frames, height, width, 3], shown at the rising times `times_s`.
+
+    Frames are taken one by one, in order, so that a sequence may read them when it is asked for them.
+    The flow is Farneback's, if `finer_flow` gives no other. Raises BadInput when there are fewer than two frames, or
+    not one time for each.
+    """
+    if len(frames) != len(times_s) or len(frames) < 2:
+        raise BadInput(f"Motion needs two or more frames and a time for each, not {len(frames)} and {len(times_s)}.")
+    chosen = _spaced(times_s)
+    frame = frames[chosen[0]]
+    gray = to_gray(frame)
+    radius, steps = mean_radius(*gray.shape), []
+    for i, j in pairwise(chosen):
+        next_frame = frames[j]
+        next_gray = to_gray(next_frame)
+        flow = finer_flow(frame, next_frame) if finer_flow else farneback(gray, next_gray)
+        steps.append(_measure_step(gray, flow, times_s[j] - times_s[i]))
+        frame, gray = next_frame, next_gray
+    return _summary(steps, radius)
+
+
+def to_gray(frame: NDArray[np.uint8]) -> Gray:
+    """An RGB frame as a gray picture in the size in which flow is measured."""
+    gray = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
+    size = flow_size(*gray.shape)
+    shrinks = size[1] < gray.shape[0]
+    resized = cv2.resize(gray, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+    return resized.astype(np.uint8, copy=False)
+
+
+def fit_similarity(flow: Flow, weights: NDArray[np.floating]) -> tuple[complex, complex]:
+    """(turn, shift) such that pixels z go to turn * z + shift: least squares, reweighted until outliers do not count.
+
+    `weights` [height, width] are at least 0; a picture that has none anywhere did not move: (1, 0).
+    """
+    points = positions(*flow.shape[:2])[::2, ::2].ravel()
+    moves = (flow[::2, ::2, 0] + 1j * flow[::2, ::2, 1]).ravel()
+    given = weights[::2, ::2].ravel()
+    turn, shift = 1 + 0j, 0j
+    trust = given
+    for _ in range(FIT_STEPS):
+        if trust.sum() <= 1e-6:
+            return 1 + 0j, 0j
+        turn, shift = _least_squares(points, points + moves, trust)
+        error = np.abs(points + moves - turn * points - shift)
+        scale = max(1.5 * _weighted_median(error, given), 0.5)
+        trust = given / (1 + (error / scale) ** 2) ** 2
+    return turn, shift
+
+
+def classify(
+    pan: float, tilt: float, zoom: float, roll: float, strength: float, radius: float, steadiness: float = 1.0
+) -> MotionClass:
+    """The class of a motion given by its speeds, the mean displacement `strength`, and the frame's mean radius.
+
+    `steadiness`, 0 to 1, is the share of the motion that adds up over the clip. A component's displacement is what it
+    gives the average pixel: |pan|, |tilt|, radius * |zoom|, radius * |roll|.
+    """
+    parts: dict[MotionClass, float] = {
+        "pan_right" if pan > 0 else "pan_left": abs(pan),
+        "tilt_up" if tilt > 0 else "tilt_down": abs(tilt),
+        "zoom_in" if zoom > 0 else "zoom_out": radius * abs(zoom),
+        "roll": radius * abs(float(np.deg2rad(roll))),
+    }
+    if np.linalg.norm(list(parts.values())) < STATIC_FLOOR and strength < JITTER_FLOOR:
+        return "static"
+    name = max(parts, key=lambda part: parts[part])
+    plain = parts[name] ** 2 >= DOMINANT_SHARE * strength**2 and steadiness >= STEADY_SHARE
+    return name if plain else "complex"
+
+
+def mean_radius(height: int, width: int) -> float:
+    """Root mean square distance of a pixel from the middle, in short sides."""
+    return float(np.sqrt((height**2 + width**2) / 12) / min(height, width))
+
+
+def _spaced(times_s: Sequence[float]) -> list[int]:
+    """The frames to measure: the first, then each at least MIN_STEP_S later; a very short clip's first and last."""
+    chosen = [0]
+    for index, time in enumerate(times_s):
+        if time - times_s[chosen[-1]] >= MIN_STEP_S - 1e-6:
+            chosen.append(index)
+    return chosen if len(chosen) > 1 else [0, len(times_s) - 1]
+
+
+def _measure_step(before: Gray, flow: Flow, seconds: float) -> _Step:
+    seen = stays_inside(flow)
+    turn, shift = fit_similarity(flow, texture(before) * seen)
+    side = min(before.shape)
+    points = positions(*before.shape)
+    rest = np.abs(flow[..., 0] + 1j * flow[..., 1] - ((turn - 1) * points + shift))
+    return _Step(
+        seconds=seconds,
+        pan=-shift.real / side,
+        tilt=shift.imag / side,
+        zoom=float(np.log(abs(turn))),
+        roll=float(np.rad2deg(np.angle(turn))),
+        rest=float(rest[seen].mean() / side) if seen.any() else 0.0,
+        magnitude=float(np.hypot(flow[..., 0], flow[..., 1]).mean() / side),
+    )
+
+
+def texture(gray: Gray) -> NDArray[np.float32]:
+    """How well motion can be seen at each pixel, 0..1: slopes in two directions, against TEXTURE_FLOOR."""
+    smooth = cv2.GaussianBlur(gray, (0, 0), 1.5).astype(np.float32)
+    weakest = cv2.cornerMinEigenVal(smooth, blockSize=7, ksize=3)
+    slope = np.maximum(weakest, 0) * 64
+    return (slope / (slope + TEXTURE_FLOOR**2)).astype(np.float32)
+
+
+def _summary(steps: list[_Step], radius: float) -> CameraMotion:
+    seconds = np.array([step.seconds for step in steps])
+    speeds = np.array([[s.pan, s.tilt, s.zoom, s.roll] for s in steps]) / seconds[:, None]
+    moves = speeds * np.array([1.0, 1.0, radius, radius * np.pi / 180])
+    pan, tilt, zoom, roll = (_weighted_median(column, seconds) for column in speeds.T)
+    strength = _weighted_median(np.linalg.norm(moves, axis=1), seconds)
+    return CameraMotion(
+        motion=classify(pan, tilt, zoom, roll, strength, radius, _steadiness(moves, seconds)),
+        strength=strength,
+        pan=pan,
+        tilt=tilt,
+        zoom=zoom,
+        roll=roll,
+        object_motion=float(sum(step.rest for step in steps) / seconds.sum()),
+        magnitude=float(sum(step.magnitude for step in steps) / seconds.sum()),
+    )
+
+
+def _steadiness(moves: NDArray, seconds: NDArray) -> float:
+    """How much of the steps' directions [steps, 4] is left in their mean, 1 when all are one; 1 without motion."""
+    lengths = np.linalg.norm(moves, axis=1)
+    # Steps count by their direction, so that a single one that was measured wrong cannot outweigh the others.
+    directions = moves / np.maximum(lengths, 1e-9)[:, None]
+    return float(np.linalg.norm(np.average(directions, axis=0, weights=seconds))) if lengths.any() else 1.0
+
+
+def _least_squares(points: NDArray, targets: NDArray, weights: NDArray) -> tuple[complex, complex]:
+    """Weighted linear regression targets = turn * points + shift over complex numbers."""
+    total = weights.sum()
+    mean_point, mean_target = (weights * points).sum() / total, (weights * targets).sum() / total
+    centred = points - mean_point
+    spread = (weights * np.abs(centred) ** 2).sum()
+    turn = complex((weights * np.conj(centred) * (targets - mean_target)).sum() / max(spread, 1e-9))
+    return turn, complex(mean_target - turn * mean_point)
+
+
+def _weighted_median(values: NDArray, weights: NDArray) -> float:
+    order = np.argsort(values)
+    passed = np.cumsum(weights[order])
+    return float(values[order][np.searchsorted(passed, passed[-1] / 2)])

@@ -1,0 +1,82 @@
+"""Dense optical flow by RAFT, the finer engine: torchvision's networks with weights from a safetensors file.
+
+Source: Teed and Deng, "RAFT: Recurrent All-Pairs Field Transforms for Optical Flow" (arXiv 2003.12039); Stable Video
+Diffusion filters its last stage's clips with it, at 800x450. Unit: as in models/measures/flow.py, pixels of the
+pictures in whose size the flow is given.
+"""
+
+import threading
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from models.errors import BadModel
+from models.measures.flow import Flow, flow_size
+from models.weights.hub_cache import best_device, read_weights, stamp_of
+
+LEAST_SIDE = 128
+"""The least side of a picture for RAFT, whose coarsest comparison is of an eighth of an eighth."""
+
+_LOADING, _RUNNING = threading.Lock(), threading.Lock()
+
+Frame = NDArray[np.uint8]
+
+
+def raft_flow(weights: Path, before: Frame, after: Frame, short_side: int = 450) -> Flow:
+    """The flow between two uint8 RGB frames of one size, found at `short_side` pixels and given, [height, width, 2], in
+    pixels of the size in which flow is measured (models/measures/flow.py's `flow_size`).
+
+    Raises BadModel when the weights are none of RAFT.
+    """
+    import torch
+
+    height, width = before.shape[:2]
+    scale = max(short_side, LEAST_SIDE) / min(height, width)
+    seen_size = (_eighths(width * scale), _eighths(height * scale))
+    network = load_raft(weights)
+    with _RUNNING, torch.no_grad():
+        found = network(_prepared(before, seen_size), _prepared(after, seen_size))[-1][0]
+    flow = found.permute(1, 2, 0).cpu().numpy()
+    size = flow_size(height, width)
+    ratio = np.array(size, np.float32) / np.array(seen_size, np.float32)
+    return cv2.resize(flow, size, interpolation=cv2.INTER_AREA).astype(np.float32) * ratio
+
+
+def load_raft(weights: Path) -> Any:
+    """Either raft_small or raft_large of torchvision, by what the weights in a safetensors file are of, kept in memory
+    while that is the same; raises BadModel when they are of neither."""
+    with _LOADING:
+        return _load_raft(weights, stamp_of(weights))
+
+
+@lru_cache(maxsize=1)
+def _load_raft(weights: Path, stamp: tuple[tuple[str, int, int], ...]) -> Any:
+    from torchvision.models.optical_flow import raft_large, raft_small
+
+    tensors = read_weights(weights)
+    first = tensors.get("feature_encoder.convnormrelu.0.weight")
+    make = raft_small if first is not None and first.shape[0] == 32 else raft_large
+    network = make(weights=None, progress=False)
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise BadModel(f"{weights}: not the weights of torchvision's RAFT ({reason}). See docs/weights.md.") from error
+    return network.eval().requires_grad_(False).to(best_device())
+
+
+def _prepared(frame: Frame, size: tuple[int, int]) -> Any:
+    """A frame as RAFT sees it: [1, 3, height, width] in -1..1."""
+    import torch
+
+    shrinks = size[0] < frame.shape[1]
+    resized = cv2.resize(frame, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+    return torch.from_numpy(resized).permute(2, 0, 1)[None].to(best_device()).float() / 127.5 - 1
+
+
+def _eighths(length: float) -> int:
+    return max(round(length / 8) * 8, LEAST_SIDE)

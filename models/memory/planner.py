@@ -1,0 +1,167 @@
+"""Memory: a model's plans on a device, made from what is free there now and what the model is known to take.
+
+models/memory/plan.py has the plans and their ladder, models/memory/placement.py puts weights where a plan says,
+models/memory/measured_costs.py keeps what was measured. No result depends on any of them.
+"""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.device import CPU, Precision, Used, dtype_of, empty_cache, free_bytes, is_out_of_memory, measured
+from models.memory import plan as plans
+from models.memory.measured_costs import Cost, Costs, costs_of, learn_cost, place_of
+from models.memory.placement import WeightsTooLarge, placed_bytes, ready_to_decode
+from models.memory.plan import MIB, USABLE, LatentShape, Needs, Networks, Offload, Plan, networks_of
+from models.svd.exact_decode import Room
+from models.svd.model import PARTS, VideoModel
+from models.svd.sampling import decode_latents
+from models.weights.network import weight_sizes
+from models.weights.pipeline_folder import read_config
+
+FIXED_STRIP_MIB = 64
+"""Small enough for any card that can sample at all."""
+
+log = logging.getLogger("reelmill")
+
+Made = TypeVar("Made")
+
+
+def networks_in(model: VideoModel) -> Networks:
+    """What of a loaded model its memory depends on."""
+    parts = {"image_encoder": model.image_encoder, "vae": model.vae, "unet": model.unet}
+    weights = {name: [(n, w.numel()) for n, w in part.named_parameters()] for name, part in parts.items()}
+    return networks_of(model.unet.config, model.vae.config, weights)
+
+
+def networks_of_folder(folder: Path) -> Networks:
+    """The same of a model that is not loaded, from its configurations and the heads of its files of weights."""
+    weights = {part: weight_sizes(folder / part).items() for part in PARTS}
+    return networks_of(read_config(folder, "unet"), read_config(folder, "vae"), weights)
+
+
+def needs_of_folder(
+    folder: Path, revision: str, shape: LatentShape, precision: Precision, device: torch.device
+) -> Needs:
+    """What clips of latents `shape` take of a model that is not loaded."""
+    known = costs_of(place_of(revision, device, precision))
+    return _needs(networks_of_folder(folder), shape, dtype_of(precision).itemsize, device, known)
+
+
+def needs_of(model: VideoModel, shape: LatentShape, device: torch.device = CPU) -> Needs:
+    """What clips of latents `shape` take of a loaded model on a device: as measured there, or else as estimated."""
+    known = costs_of(_place(model, device))
+    return _needs(networks_in(model), shape, model.unet.dtype.itemsize, device, known)
+
+
+def _needs(networks: Networks, shape: LatentShape, itemsize: int, device: torch.device, known: Costs) -> Needs:
+    seen = {rung: cost.bytes for rung, cost in known.items() if cost.bytes}
+    return Needs(networks, shape, itemsize, on_card=device != CPU, measured=seen)
+
+
+def sampling_plan(model: VideoModel, shape: LatentShape, batch: int, device: torch.device = CPU) -> Plan:
+    """The plan that samples up to `batch` clips of latents `shape` in what is free on the device now.
+
+    Clips of more frames than the model makes at once are sampled in windows, which take no more than one.
+    """
+    at_once = (min(shape[0], model.facts.frames), *shape[1:])
+    return plans.sampling_plan(needs_of(model, at_once, device), batch, _free(model, device))
+
+
+def lower_plan(plan: Plan, error: BaseException, device: torch.device = CPU) -> Plan | None:
+    """The plan to try after an error: None where memory was not the fault, or there is no lower one."""
+    if isinstance(error, WeightsTooLarge):
+        return plans.next_placement(plan)
+    return plans.next_rung(plan, device != CPU) if is_out_of_memory(error) else None
+
+
+def within_memory(
+    work: Callable[[Plan], Made],
+    plan: Plan,
+    lower: Callable[[Plan, BaseException], Plan | None],
+    device: torch.device,
+    doing: str,
+) -> tuple[Made, Plan, list[Plan]]:
+    """What `work` makes by the first plan that does not run out of memory, that plan, and those too large before.
+
+    `lower` gives the plan to try after an error, or None where it is to be raised; `doing` is said in the log.
+    """
+    too_large: list[Plan] = []
+    while True:
+        try:
+            return work(plan), plan, too_large
+        except (RuntimeError, MemoryError) as error:
+            below = lower(plan, error)
+            if below is None:
+                raise
+        log.warning("%s: out of memory; tried again as %s.", doing, below)
+        too_large.append(plan)
+        plan = below
+        # Only here is the error gone, and with it what its frames held.
+        empty_cache(device)
+
+
+def learn_sampling(model: VideoModel, plan: Plan, shape: tuple[int, ...], steps: int, used: Used) -> None:
+    """Keep what sampling latents of `shape` [batch, frames, channels, h, w] by a plan took on the model's device."""
+    clip = cast(LatentShape, (min(shape[1], model.facts.frames), *shape[2:]))
+    needs = needs_of(model, clip, model.device)
+    branches = shape[0] * (2 if plan.guidance_together else 1)
+    # What was moved to the device meanwhile counts among the weights, which a plan adds by itself.
+    moved = needs.weights(plan.offload) if plan.offload != "none" else 0
+    own = None if used.peak is None or used.peak <= moved else (used.peak - moved) / (branches * needs.cells)
+    seconds = used.seconds / (steps * shape[0] * shape[1] * shape[3] * shape[4])
+    learn_cost(_place(model, model.device), plan.rung, Cost(seconds, own))
+
+
+def decode_within_memory(
+    model: VideoModel, latents: Tensor, parking: Path, device: torch.device = CPU
+) -> tuple[NDArray[np.uint8], Plan, list[Plan]]:
+    """A clip's frames as models.svd.sampling.decode_latents gives them, the plan that did it, and those too large
+    before.
+
+    Activations that host memory cannot hold are parked in a file without a name in the folder `parking`.
+    """
+    needs = needs_of(model, cast(LatentShape, tuple(latents.shape)), device)
+
+    def decode(plan: Plan) -> NDArray[np.uint8]:
+        with ready_to_decode(model, device, plan.offload) as ready, measured(device) as used:
+            frames = decode_latents(ready, latents, _room(plan, needs, parking))
+        bytes_each = used.peak / needs.cells if used.peak else None
+        learn_cost(_place(model, device), f"decoded {plan.rung}", Cost(used.seconds / needs.cells, bytes_each))
+        return frames
+
+    def lower(plan: Plan, error: BaseException) -> Plan | None:
+        return plans.next_strip(plan, needs.on_card) if is_out_of_memory(error) else None
+
+    return within_memory(decode, plans.decoding_plan(needs, _free(model, device)), lower, device, "decoding")
+
+
+def decode_in_fixed_strips(
+    model: VideoModel, latents: Tensor, parking: Path | None, offload: Offload = "none"
+) -> NDArray[np.uint8]:
+    """A clip's frames, decoded on the model's device in strips of one size: the same bits whatever memory is free."""
+    with ready_to_decode(model, model.device, offload) as ready:
+        return decode_latents(ready, latents, Room(FIXED_STRIP_MIB * MIB, parking))
+
+
+def _place(model: VideoModel, device: torch.device) -> str:
+    return place_of(model.revision, device, str(model.unet.dtype).removeprefix("torch."))
+
+
+def _free(model: VideoModel, device: torch.device) -> int:
+    """What is free on a device, what the model holds there already included."""
+    parts = (model.image_encoder, model.vae, model.unet)
+    return free_bytes(device) + (placed_bytes(parts, device) if device != CPU else 0)
+
+
+def _room(plan: Plan, needs: Needs, parking: Path) -> Room | None:
+    if plan.strip_mib is None:
+        return None
+    in_memory = needs.whole_clip() // 2 < USABLE / 2 * free_bytes(CPU)
+    return Room(plan.strip_mib * MIB, None if in_memory else parking)

@@ -1,0 +1,124 @@
+"""Image-to-video sampling of a Stable-Video-Diffusion-shaped model: pictures and noise in, latents out, frames after.
+
+The noise is handed in, never drawn here, so that an item's clip depends on its own noise alone.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.errors import BadInput
+from models.svd.autoencoder import decoded, encode_frames
+from models.svd.edm import Denoiser, euler, guidance_per_frame, karras_sigmas
+from models.svd.exact_decode import Room, decode_exactly
+from models.svd.inference_unet import lean
+from models.svd.model import Conditions, VideoModel, denoise, embed_pictures, setting
+from models.svd.regions import told
+from models.svd.windows import over_windows
+
+
+@torch.no_grad()
+def sample_latents(
+    model: VideoModel,
+    pictures: Tensor,
+    noise: Tensor,
+    augmentation: Tensor,
+    motions: Sequence[str | None],
+    steps: int = 25,
+    fps: float | None = None,
+    motion_buckets: Sequence[int] | None = None,
+    guidance: tuple[float, float] | None = None,
+    noise_aug: float | None = None,
+    guidance_together: bool = False,
+    going_on: Tensor | None = None,
+) -> Tensor:
+    """Latents [batch, frames, channels, h, w] of a clip per picture, scaled by the autoencoder's `scaling_factor`.
+
+    pictures: [batch, 3, H, W] in -1..1; noise: [batch, frames, channels, h, w] and augmentation: [batch, 3, H, W], both
+    standard normal; motions: a word for each item, perhaps one by regions (models/svd/regions.py), or None. What is
+    None is as in the model's facts. More frames than the model makes at once are made in windows over time that share
+    half their frames (models/svd/windows.py). going_on: scaled latents [batch, channels, h, w] that stand in the place
+    of the pictures' own, the last ones of clips that these go on from (models/generation/long_clips.py). What is given
+    and what comes back lie on the CPU, wherever the model works. Raises BadInput when the shapes do not belong together
+    or the model cannot make pictures of that size.
+    """
+    _check_shapes(model, pictures, noise, augmentation)
+    facts = model.facts
+    aug = facts.noise_aug if noise_aug is None else noise_aug
+    buckets = motion_buckets or [facts.motion_bucket] * len(pictures)
+    context, regions = told(embed_pictures(model, pictures), model.words, motions, (noise.shape[-2], noise.shape[-1]))
+    conditions = Conditions(
+        context=context,
+        picture=_begun(model, pictures + aug * augmentation, going_on),
+        ids=torch.tensor([[(fps or facts.fps) - 1, bucket, aug] for bucket in buckets]).to(model.device),
+        regions=regions,
+    )
+    sigmas = karras_sigmas(steps, setting(model.scheduler, "sigma_min"), setting(model.scheduler, "sigma_max"))
+    sigmas = sigmas.to(model.device)
+    denoiser, native = guided(model, conditions, guidance or facts.guidance, guidance_together), facts.frames
+    if noise.shape[1] > native:
+        denoiser = over_windows(denoiser, native, overlap=native // 2)
+    # The noisiest latent is the noise itself, at the deviation of signal and noise together.
+    start = noise.to(model.device) * (sigmas[0] ** 2 + 1).sqrt()
+    with lean(model.unet):
+        return euler(denoiser, start, sigmas).cpu()
+
+
+def guided(
+    model: VideoModel, conditions: Conditions, guidance: tuple[float, float], together: bool = False
+) -> Denoiser:
+    """The denoiser with guidance that rises over the frames it is given, from the first of two strengths to the other.
+
+    The two branches run one after the other: half the memory of running them `together`, as one batch, and about the
+    same time where one of them keeps the device busy.
+    """
+    low, high = guidance
+    both = conditions.with_dropped() if together else None
+
+    def denoised(noisy: Tensor, sigma: Tensor) -> Tensor:
+        level = sigma.expand(len(noisy))
+        if low == high == 1.0:
+            return denoise(model.unet, noisy, level, conditions)
+        if both:
+            wanted, free = denoise(model.unet, torch.cat([noisy, noisy]), torch.cat([level, level]), both).chunk(2)
+        else:
+            wanted = denoise(model.unet, noisy, level, conditions)
+            free = denoise(model.unet, noisy, level, conditions.dropped())
+        strength = guidance_per_frame(noisy.shape[1], low, high)[None, :, None, None, None].to(noisy)
+        return free + strength * (wanted - free)
+
+    return denoised
+
+
+def _begun(model: VideoModel, noisy_pictures: Tensor, going_on: Tensor | None) -> Tensor:
+    """The unscaled latents that every frame is told: the pictures', or those that a clip goes on from."""
+    if going_on is None:
+        return encode_frames(model.vae, noisy_pictures.to(model.device))
+    return (going_on / setting(model.vae, "scaling_factor")).to(model.device)
+
+
+def _check_shapes(model: VideoModel, pictures: Tensor, noise: Tensor, augmentation: Tensor) -> None:
+    height, width = pictures.shape[-2:]
+    unit = model.size_unit
+    if height % unit or width % unit:
+        raise BadInput(f"Pictures of {width}x{height} do not fit the model: use sides that are multiples of {unit}.")
+    wanted = (len(pictures), *model.latent_shape(noise.shape[1], height, width))
+    if noise.shape != wanted or augmentation.shape != pictures.shape:
+        raise BadInput(
+            f"{len(pictures)} pictures of {width}x{height} need latent noise of {list(wanted)} and picture noise of "
+            f"{list(pictures.shape)}, not {list(noise.shape)} and {list(augmentation.shape)}."
+        )
+
+
+@torch.no_grad()
+def decode_latents(model: VideoModel, latents: Tensor, room: Room | None = None) -> NDArray[np.uint8]:
+    """Frames, uint8 RGB [frames, height, width, 3], of the scaled latents [frames, channels, h, w] of one clip.
+
+    Decoded whole, or in the strips that `room` allows, on the model's device; latents and frames lie on the CPU.
+    """
+    unscaled = (latents / setting(model.vae, "scaling_factor")).to(model.device)
+    frames = decode_exactly(model.vae, unscaled, room) if room else decoded(model.vae, unscaled, len(latents))
+    return ((frames.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()

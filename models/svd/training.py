@@ -1,0 +1,173 @@
+"""One training step of a video-diffusion UNet, and the state that a stopped training is resumed from.
+
+Everything random in a step comes from its seed and its number, so that a resumed training is the straight one.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from diffusers import UNetSpatioTemporalConditionModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from models.svd.edm import broadcast, draw_sigma, loss_weight
+from models.svd.model import Conditions, denoise
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Encoded clips: latents [batch, frames, channels, h, w], the picture's latent with augmentation noise
+    [batch, channels, h, w], image embeddings [batch, width], micro-conditions [batch, 3], camera motions by name."""
+
+    latents: Tensor
+    pictures: Tensor
+    embeddings: Tensor
+    ids: Tensor
+    motions: list[str]
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """How a step draws noise and drops conditions; `crop` is the side, in latent cells, of a random square, or None."""
+
+    log_sigma_mean: float
+    log_sigma_deviation: float
+    drop_picture: float
+    drop_word: float
+    crop: int | None
+
+
+def step_generator(seed: int, step: int) -> torch.Generator:
+    """The one source of randomness of a step."""
+    return torch.Generator().manual_seed(seed * 1_000_003 + step)
+
+
+def diffusion_loss(
+    unet: UNetSpatioTemporalConditionModel,
+    words: Mapping[str, Tensor],
+    batch: Batch,
+    settings: StepSettings,
+    generator: torch.Generator,
+) -> Tensor:
+    """The weighted squared error of the denoised latents, a scalar.
+
+    Conditions are dropped as generation will miss them: the picture per clip, the motion word for the whole batch,
+    since a context without a word is one token long.
+    """
+    latents, pictures = random_crop(batch.latents, batch.pictures, settings.crop, generator)
+    sigma = draw_sigma(len(latents), settings.log_sigma_mean, settings.log_sigma_deviation, generator)
+    noise = torch.randn(latents.shape, generator=generator)
+    kept = (torch.rand(len(latents), generator=generator) >= settings.drop_picture).float()
+    with_word = bool(words) and torch.rand((), generator=generator).item() >= settings.drop_word
+    conditions = Conditions(
+        context=_context(batch.embeddings * kept[:, None], words if with_word else {}, batch.motions),
+        picture=pictures * broadcast(kept, pictures),
+        ids=batch.ids,
+    )
+    denoised = denoise(unet, latents + broadcast(sigma, latents) * noise, sigma, conditions)
+    return (broadcast(loss_weight(sigma), latents) * (denoised - latents) ** 2).mean()
+
+
+@torch.no_grad()
+def probe_error(
+    unet: UNetSpatioTemporalConditionModel, words: Mapping[str, Tensor], batch: Batch, motions: list[str], sigma: float
+) -> float:
+    """Mean squared error of the latents denoised from fixed noise at `sigma`, when `motions` are asked for."""
+    noise = torch.randn(batch.latents.shape, generator=torch.Generator().manual_seed(0))
+    conditions = Conditions(_context(batch.embeddings, words, motions), batch.pictures, batch.ids)
+    level = torch.full((len(batch.latents),), sigma)
+    denoised = denoise(unet, batch.latents + sigma * noise, level, conditions)
+    return (denoised - batch.latents).square().mean().item()
+
+
+def random_crop(
+    latents: Tensor, pictures: Tensor, side: int | None, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """The same random square of every latent and picture of a batch; both as they are when `side` is None."""
+    if side is None:
+        return latents, pictures
+    height, width = latents.shape[-2:]
+    top = int(torch.randint(0, height - side + 1, (), generator=generator))
+    left = int(torch.randint(0, width - side + 1, (), generator=generator))
+    window = (..., slice(top, top + side), slice(left, left + side))
+    return latents[window], pictures[window]
+
+
+@dataclass
+class TrainingState:
+    """What trains: named parameters, their moving average and the optimiser, at a step."""
+
+    parameters: dict[str, nn.Parameter]
+    optimiser: torch.optim.AdamW
+    ema_decay: float
+    step: int = 0
+    average: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.average = {name: p.detach().clone() for name, p in self.parameters.items()}
+
+    def apply(self, loss: Tensor, learning_rate: float) -> None:
+        """One optimiser step on `loss`, gradients clipped to norm 1, and the average moved along."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(list(self.parameters.values()), 1.0)
+        self.optimiser.step()
+        self.step += 1
+        # Early on a short memory, so that the average does not carry the initial weights along.
+        decay = min(self.ema_decay, self.step / (self.step + 10))
+        for name, parameter in self.parameters.items():
+            self.average[name].lerp_(parameter.detach(), 1 - decay)
+
+    @torch.no_grad()
+    def load_average(self) -> None:
+        """Set the parameters to their moving average."""
+        for name, parameter in self.parameters.items():
+            parameter.copy_(self.average[name])
+
+    def save(self, path: Path) -> None:
+        """Write the whole state as safetensors."""
+        tensors = {"step": torch.tensor(self.step)}
+        for name, parameter in self.parameters.items():
+            tensors[f"parameter.{name}"] = parameter.detach().contiguous()
+            tensors[f"average.{name}"] = self.average[name]
+            for key, value in self.optimiser.state.get(parameter, {}).items():
+                tensors[f"optimiser.{key}.{name}"] = value
+        save_file({key: value.clone() for key, value in tensors.items()}, path)
+
+    @torch.no_grad()
+    def load(self, path: Path) -> None:
+        """Take up a saved state, bit for bit."""
+        tensors = load_file(path)
+        self.step = int(tensors["step"])
+        for name, parameter in self.parameters.items():
+            parameter.copy_(tensors[f"parameter.{name}"])
+            self.average[name] = tensors[f"average.{name}"].clone()
+            # The optimiser knows nothing of a parameter that no step has used yet, a word that was never asked for.
+            kept = {key: tensors.get(f"optimiser.{key}.{name}") for key in ("step", "exp_avg", "exp_avg_sq")}
+            known = {key: value.clone() for key, value in kept.items() if value is not None}
+            if known:
+                self.optimiser.state[parameter] = known
+
+
+def new_state(parameters: Mapping[str, nn.Parameter], ema_decay: float, weight_decay: float = 1e-3) -> TrainingState:
+    """A fresh state over the parameters that train."""
+    chosen = dict(parameters)
+    optimiser = torch.optim.AdamW(chosen.values(), betas=(0.9, 0.98), weight_decay=weight_decay)
+    return TrainingState(chosen, optimiser, ema_decay)
+
+
+def learning_rate_at(step: int, steps: int, peak: float, warm_up: int = 30) -> float:
+    """A linear rise over `warm_up` steps, then half a cosine down to a twentieth of the peak at the last step."""
+    rise = min(1.0, (step + 1) / warm_up)
+    fall = 0.5 * (1 + torch.cos(torch.tensor(torch.pi * step / max(steps, 1))).item())
+    return peak * rise * (0.05 + 0.95 * fall)
+
+
+def _context(embeddings: Tensor, words: Mapping[str, Tensor], motions: list[str]) -> Tensor:
+    if not words:
+        return embeddings[:, None]
+    return torch.stack([embeddings, torch.stack([words[motion] for motion in motions])], dim=1)
