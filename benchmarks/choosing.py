@@ -24,9 +24,9 @@ from benchmarks.synthetic import make_dataset  # noqa: E402
 from tasks.curate.dedup import link_hashes  # noqa: E402
 from tasks.curate.report import ReportConfig, write_report  # noqa: E402
 from tasks.curate.select import read_measures  # noqa: E402
+from tasks.keep_rules import paper, seconds_of, verdict_of  # noqa: E402
+from tasks.keep_verdicts import funnel_of, verdict_columns  # noqa: E402
 from tasks.manifest import manifest_ref  # noqa: E402
-from tasks.rules import paper, seconds_of, verdict_of  # noqa: E402
-from tasks.verdicts import funnel_of, verdict_columns  # noqa: E402
 
 MILLION, SHOWN, VIDEOS = 1_000_000, 10_000, 200
 

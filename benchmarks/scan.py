@@ -44,7 +44,7 @@ import sys, cv2, numpy as np
 from pathlib import Path
 from fractions import Fraction
 from scenedetect import AdaptiveDetector, ContentDetector, ThresholdDetector, detect
-from tasks.frames import frame_writer
+from tasks.frame_store import frame_writer
 from tasks.video import FullPass, open_video, read_frames, upright
 cv2.setNumThreads(1)
 path = Path(sys.argv[1])

@@ -15,9 +15,9 @@ from tasks.caching import lineage_of
 from tasks.curate import ingest, join
 from tasks.curate.select import select_clips
 from tasks.footage import Camera, Scene, render_shot
-from tasks.frames import write_frames
+from tasks.frame_store import write_frames
+from tasks.keep_rules import SelectConfig
 from tasks.manifest import Lineage, table_of, write_manifest
-from tasks.rules import SelectConfig
 
 MOTIONS = ("static", "pan_left", "pan_right", "tilt_up", "tilt_down", "zoom_in", "zoom_out", "roll", "complex")
 

@@ -32,8 +32,8 @@ from models.weights.names import TINY
 from tasks.footage import Motion
 from tasks.generate.calibrate import own_speed
 from tasks.generate.choose import GateConfig, Take, choose
+from tasks.generate.job_resolver import FLOW_PER_STRENGTH
 from tasks.manifest import publish
-from tasks.resolving import FLOW_PER_STRENGTH
 from tasks.tiny.evaluate import true_clip
 
 MOTIONS: tuple[Motion, ...] = get_args(Motion)

@@ -207,7 +207,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def unexpected(error: Exception) -> str:
     """What is said of an error that nobody raised on purpose; that a disk cannot be written to is to be expected."""
-    from tasks.children import NO_ROOM
+    from tasks.child_process import NO_ROOM
 
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         place, reason = error.filename or "the output", os.strerror(error.errno or 0).lower()

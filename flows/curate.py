@@ -19,10 +19,9 @@ from flows.deciding import described
 from flows.running import Run, running, threads
 from models.errors import BadModel
 from models.weights.hub_cache import located, missing_models
-from tasks import captioning
-from tasks.captioning import CaptionConfig
-from tasks.curate import motion, select, similarity, text
+from tasks.curate import caption_writers, motion, select, similarity, text
 from tasks.curate.caption import caption_clips
+from tasks.curate.caption_writers import CaptionConfig
 from tasks.curate.clips import NEEDS as CUT_NEEDS
 from tasks.curate.clips import TABLE as CUTS
 from tasks.curate.clips import ClipsConfig, cut_clips, gather_cuts, spans_of
@@ -37,10 +36,10 @@ from tasks.curate.select import Selection
 from tasks.curate.similarity import SimilarityConfig, measure_similarity
 from tasks.curate.split import SplitConfig, split_videos
 from tasks.curate.text import TextConfig, find_text
+from tasks.keep_rules import SelectConfig, paper
+from tasks.keep_verdicts import Funnel
 from tasks.manifest import ManifestRef, read_rows
 from tasks.pages.page import plural
-from tasks.rules import SelectConfig, paper
-from tasks.verdicts import Funnel
 from tasks.video import SourceVideo
 
 log = logging.getLogger("reelmill")
@@ -63,7 +62,7 @@ WEIGHTS = Path("~/.cache/reelmill/weights")
 MODELS: Mapping[str, Callable[[Any], Mapping[str, str]]] = {
     "motion": motion.models_of,
     "text": text.models_of,
-    "caption": captioning.models_of,
+    "caption": caption_writers.models_of,
     "similarity": similarity.models_of,
 }
 """The steps that may need models, by the name of their settings."""
@@ -210,7 +209,7 @@ def ready(config: CurateConfig) -> CurateConfig:
         for group, step in steps.items()
     }
     names = [(f"{group}.{setting}", name) for group, found in named.items() for setting, name in found.items()]
-    missing = [*missing_models(names), *captioning.missing_key(config.caption)]
+    missing = [*missing_models(names), *caption_writers.missing_key(config.caption)]
     if missing:
         raise BadModel("\n  ".join([f"{plural(len(missing), 'thing')} asked for cannot be found:", *missing]))
     return config.model_copy(update={group: step.model_copy(update=named[group]) for group, step in steps.items()})

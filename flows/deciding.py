@@ -14,11 +14,11 @@ from pydantic import Field
 from flows.config import Outcome, read_settings
 from flows.locking import exclusive
 from models.errors import BadInput
-from tasks import rules
+from tasks import keep_rules
 from tasks.curate.select import reselect
+from tasks.keep_rules import SelectConfig
+from tasks.keep_verdicts import Funnel
 from tasks.manifest import publish_text
-from tasks.rules import SelectConfig
-from tasks.verdicts import Funnel
 
 log = logging.getLogger("reelmill")
 
@@ -44,7 +44,7 @@ def _whole(preset: Callable[[], SelectConfig]) -> Callable[[], Mapping[str, Any]
     return lambda: preset().model_dump()
 
 
-PRESETS = {name: _whole(preset) for name, preset in rules.PRESETS.items()}
+PRESETS = {name: _whole(preset) for name, preset in keep_rules.PRESETS.items()}
 
 
 def stored(dataset: str) -> Mapping[str, Any]:

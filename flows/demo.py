@@ -19,11 +19,11 @@ from flows.running import running
 from models.errors import BadModel
 from models.svd.model import FIGURES_FILE
 from models.weights.names import TINY
-from tasks.asking import JobsConfig
 from tasks.demo.footage import FOLDER, FootageConfig, held_out_pictures, render_footage
 from tasks.demo.page import write_page
 from tasks.finetune.train import TrainConfig
 from tasks.footage import Motion
+from tasks.generate.job_settings import JobsConfig
 from tasks.manifest import manifest_ref
 
 

@@ -25,7 +25,7 @@ from models.memory.plan import Plan, decoding_plan, sampling_plan
 from models.memory.planner import needs_of_folder
 from models.svd.regions import words_in
 from models.weights.names import any_model_folder
-from tasks.encoding import Format
+from tasks.generate.encode_formats import Format
 
 SECONDS_PER_CELL = 6.5e-5
 """For one latent cell of one frame through one denoising step, with guidance."""

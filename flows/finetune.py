@@ -14,7 +14,7 @@ from models.weights.names import MODEL_HELP
 from tasks.finetune.encode import ClipSpan, EncodeConfig, SourceClips, encode_clips
 from tasks.finetune.listed import ListedConfig, list_clips
 from tasks.finetune.train import TrainConfig, train_model
-from tasks.listing import TABLE_SUFFIXES
+from tasks.item_lists import TABLE_SUFFIXES
 from tasks.manifest import ManifestRef, manifest_ref, publish_json, read_rows
 
 ENCODE_SHARE = 0.4

@@ -27,19 +27,19 @@ from flows.takes import Made, further_takes
 from flows.watching import WatchConfig, keep_watching
 from models.device import DEVICE_HELP, DeviceName, device_named, precision_on
 from models.generation.by_family import sampled_in_batches
-from tasks.asking import JobsConfig
-from tasks.decoded import sweep_parked
-from tasks.encoding import CODECS, Format, look_of
 from tasks.generate.choose import GateConfig, choose_takes
+from tasks.generate.clip_frames import sweep_parked
+from tasks.generate.comfyui_jobs import workflow_of
 from tasks.generate.decode import DecodeConfig, decode_jobs, sampled
 from tasks.generate.draw import DrawConfig, draw_pictures, pictures_to_draw, with_drawn
 from tasks.generate.encode import EncodeConfig, encode_jobs, measured
+from tasks.generate.encode_formats import CODECS, Format, look_of
 from tasks.generate.gallery import write_gallery
+from tasks.generate.job_settings import JobsConfig
 from tasks.generate.jobs import WAITING, put_off, read_jobs
 from tasks.generate.outputs import collect_outputs
 from tasks.generate.sample import SampleConfig, batches_of, sample_jobs
 from tasks.manifest import ManifestRef, file_digest, publish, publish_json, read_rows
-from tasks.workflow import workflow_of
 
 log = logging.getLogger("reelmill")
 

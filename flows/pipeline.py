@@ -11,10 +11,10 @@ from flows.curate import CurateConfig, CurateOutcome, Source, curate
 from flows.finetune import FinetuneConfig, FinetuneOutcome, finetune, motion_lora
 from flows.generate import GenerateConfig, GenerateOutcome, generate
 from models.weights.names import MODEL_HELP
-from tasks.asking import JobsConfig
 from tasks.curate.split import SplitConfig
 from tasks.finetune.train import TrainConfig
-from tasks.rules import SelectConfig
+from tasks.generate.job_settings import JobsConfig
+from tasks.keep_rules import SelectConfig
 
 
 class PipelineConfig(FlowConfig):

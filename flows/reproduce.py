@@ -25,10 +25,10 @@ from models.errors import BadInput, ReelmillError
 from models.generation.card import read_card
 from models.pictures import Picture, prepare_picture
 from models.weights.names import MODEL_HELP, is_of_hub, short_revision
-from tasks.clip_files import read_clip
-from tasks.encoding import look_of
+from tasks.generate.clip_tags import read_clip
 from tasks.generate.decode import DecodeConfig, decode_jobs, sampled
 from tasks.generate.encode import EncodeConfig, encode_jobs, measured
+from tasks.generate.encode_formats import look_of
 from tasks.generate.jobs import SCHEMA
 from tasks.generate.sample import VERSION, SampleConfig, sample_jobs
 from tasks.manifest import Lineage, ManifestRef, file_digest, read_rows, table_of, write_manifest

@@ -1,5 +1,5 @@
-"""What a generated clip says of itself, in its file (tasks/clip_files.py) or in the JSON file beside it; and the rows
-of the folder it was made in.
+"""What a generated clip says of itself, in its file (tasks/generate/clip_tags.py) or in the JSON file beside it; and
+the rows of the folder it was made in.
 """
 
 import json
@@ -11,9 +11,9 @@ from pydantic import ConfigDict, Field, ValidationError
 
 from models.errors import BadMedia
 from models.pictures import Background, Fit
-from tasks.batching import ItemSettings
-from tasks.clip_files import read_tag
-from tasks.encoding import Format
+from tasks.generate.clip_tags import read_tag
+from tasks.generate.encode_formats import Format
+from tasks.generate.job_batches import ItemSettings
 from tasks.generate.outputs import FILE
 from tasks.manifest import read_rows
 

@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.asking import JobsConfig
+from tasks.generate.job_settings import JobsConfig
 from tasks.generate.jobs import read_jobs
 from tasks.manifest import read_rows
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 PACKAGES = ("tasks", "models")
-PLUMBING = frozenset({"tasks.manifest", "tasks.caching", "tasks.children", "models.errors"})
+PLUMBING = frozenset({"tasks.manifest", "tasks.caching", "tasks.child_process", "models.errors"})
 PINS = "step_digests.json"
 
 ROUNDS = 2
@@ -88,7 +88,8 @@ class Project:
         module = self.modules[step]
         assert module.version is not None
         reached = self._reached({(step, name) for name in module.definitions if name != "VERSION"})
-        return Pin(module.version, _hash(sorted(self._digest(place, ROUNDS) for place in reached)))
+        digests = sorted(self._digest(place, ROUNDS) for place in reached if self.modules[place[0]].code(place[1]))
+        return Pin(module.version, _hash(digests))
 
     def _reached(self, places: set[Place]) -> set[Place]:
         reached: set[Place] = set()

@@ -28,9 +28,9 @@ from models.svd.model import FIGURES_FILE
 from models.weights.names import TINY
 from tasks.curate import ingest, join, select
 from tasks.generate import outputs
+from tasks.keep_rules import REASONS
+from tasks.keep_verdicts import Funnel, ReasonCount
 from tasks.manifest import ERROR_FIELDS
-from tasks.rules import REASONS
-from tasks.verdicts import Funnel, ReasonCount
 from tests.step_digests import Project
 
 ROOT = Path(__file__).parents[1]

@@ -27,9 +27,9 @@ from models.svd.model import load_model, motion_bucket
 from models.svd.sampling import sample_latents
 from models.svd.training import Batch, probe_error
 from tasks.detectors.cascade import DetectorSettings, find_boundaries
-from tasks.examples import Choice, Examples, gather_examples
 from tasks.finetune.encode import SCHEMA as ENCODED
 from tasks.finetune.encode import EncodeConfig, noised_pictures
+from tasks.finetune.train_examples import Choice, Examples, gather_examples
 from tasks.footage import Camera, Frames, Scene, dissolve, render_shot
 from tasks.manifest import Lineage, table_of, write_manifest
 from tasks.signals import Recorder, Signals, signals_of, small_planes

@@ -23,7 +23,7 @@ from models.captions.attributes import compose
 from models.errors import BadMedia, BadModel, ReelmillError
 from models.weights.hub_cache import find_model
 from tasks.caching import Step, cached
-from tasks.captioning import (
+from tasks.curate.caption_writers import (
     COLUMNS,
     Answer,
     CaptionConfig,
@@ -35,7 +35,7 @@ from tasks.captioning import (
     models_of,
     writers_of,
 )
-from tasks.frames import Frames, load_frames, read_frame_times
+from tasks.frame_store import Frames, load_frames, read_frame_times
 from tasks.manifest import ERROR_FIELDS, ManifestRef, read_rows, table_of
 
 VERSION = 1

@@ -22,8 +22,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from models.errors import BadMedia, ReelmillError
 from tasks.caching import Step, cached, lineage_of
-from tasks.children import run_in_child
-from tasks.cutting import PacketIndex, copied_span, copy_command, encode_command, inspect_clip, read_index
+from tasks.child_process import run_in_child
+from tasks.curate.clip_cutting import PacketIndex, copied_span, copy_command, encode_command, inspect_clip, read_index
 from tasks.manifest import ERROR_FIELDS, ManifestRef, file_digest, publish, read_manifest, table_of, write_manifest
 from tasks.video import SourceVideo, run_ffmpeg
 

@@ -25,8 +25,8 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.caching import Step, cached
+from tasks.keep_rules import codes
 from tasks.manifest import ERROR_FIELDS, ManifestRef, read_manifest
-from tasks.rules import codes
 
 VERSION = 1
 

@@ -19,11 +19,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from models.errors import BadMedia
 from tasks.caching import Step, cached
-from tasks.children import run_in_child
+from tasks.child_process import run_in_child
+from tasks.curate.source_fetch import FetchConfig, fetch, is_url
+from tasks.curate.source_list import Entry, expand
 from tasks.manifest import ERROR_FIELDS, ManifestRef, file_digest, read_rows, table_of
 from tasks.probe import VideoFacts, probe
-from tasks.remote import FetchConfig, fetch, is_url
-from tasks.sources import Entry, expand
 from tasks.video import SourceVideo
 
 log = logging.getLogger("reelmill")

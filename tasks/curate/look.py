@@ -30,7 +30,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from models.errors import ReelmillError
 from models.measures.quality import NO_BARS, Bars, blockiness, exposure, find_bars, range_of, sharpness
 from tasks.caching import Step, cached
-from tasks.frames import Frames, first_middle_last, lumas_in
+from tasks.frame_store import Frames, first_middle_last, lumas_in
 from tasks.manifest import ERROR_FIELDS, ManifestRef, read_rows, table_of
 
 VERSION = 1

@@ -25,8 +25,8 @@ from models.measures.camera import measure_motion as measure_frames
 from models.measures.raft import raft_flow
 from models.weights.hub_cache import ModelName, find_model
 from tasks.caching import Step, cached
-from tasks.children import run_in_child
-from tasks.frames import FramesOnDemand, read_frame_times
+from tasks.child_process import run_in_child
+from tasks.frame_store import FramesOnDemand, read_frame_times
 from tasks.manifest import ERROR_FIELDS, ManifestRef, read_rows, table_of
 
 VERSION = 1

@@ -25,8 +25,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from models.errors import BadMedia, DecodeTimeout
 from tasks.caching import Step, cached, find, key_of, lineage_of, set_aside
-from tasks.children import run_in_child
-from tasks.frames import FrameWriter, frame_writer
+from tasks.child_process import run_in_child
+from tasks.frame_store import FrameWriter, frame_writer
 from tasks.manifest import ERROR_FIELDS, ManifestRef, read_rows, remove_asides, table_of
 from tasks.signals import Recorder, neighbours, small_planes
 from tasks.video import FullPass, SourceVideo, decoders_opened, open_video, shown_size, upright

@@ -1,8 +1,8 @@
 """Select: decides which clips are kept, and writes clips.parquet.
 
-The rules are in tasks/rules.py. They need the columns of clips.parquet alone, so that it is enough to decide again.
-Each dropped clip has every reason against it in `drop_reasons`, and the first of them, in the order of REASONS, in
-`drop_reason`. Only these columns are written: the measured ones are copied as bytes, however many and wide they are.
+The rules are in tasks/keep_rules.py. They need the columns of clips.parquet alone, so that it is enough to decide
+again. Each dropped clip has every reason against it in `drop_reasons`, and the first of them, in the order of REASONS,
+in `drop_reason`. Only these columns are written: the measured ones are copied as bytes, however many and wide they are.
 
 The Prefect task is made in flows/curate.py: `reelmill select` calls these functions without Prefect, whose import
 takes longer than deciding a million clips.
@@ -16,10 +16,10 @@ from pydantic import BaseModel, ConfigDict
 
 from models.errors import BadInput, BadManifest
 from tasks.caching import Step, lineage_of
-from tasks.columns import extend_manifest
+from tasks.curate.parquet_append import extend_manifest
+from tasks.keep_rules import SelectConfig, seconds_of, verdict_of
+from tasks.keep_verdicts import SCHEMA, Funnel, funnel_of, verdict_columns
 from tasks.manifest import ManifestRef, read_lineage
-from tasks.rules import SelectConfig, seconds_of, verdict_of
-from tasks.verdicts import SCHEMA, Funnel, funnel_of, verdict_columns
 
 VERSION = 1
 

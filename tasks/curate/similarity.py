@@ -23,7 +23,7 @@ from models.errors import ReelmillError
 from models.measures.clip_similarity import aesthetic_scores, load_clip
 from models.weights.hub_cache import ModelName, find_model
 from tasks.caching import Step, cached
-from tasks.frames import first_middle_last
+from tasks.frame_store import first_middle_last
 from tasks.manifest import ERROR_FIELDS, ManifestRef, read_rows, table_of
 
 VERSION = 1

@@ -23,7 +23,7 @@ from models.measures.craft import find_craft_boxes
 from models.measures.text_boxes import find_text_boxes, weights_revision
 from models.weights.hub_cache import ModelName, find_model
 from tasks.caching import Step, cached
-from tasks.frames import Frames, first_middle_last
+from tasks.frame_store import Frames, first_middle_last
 from tasks.manifest import ERROR_FIELDS, ManifestRef, read_rows, table_of
 
 VERSION = 1

@@ -19,8 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from models.errors import BadInput, BadMedia, ReelmillError
 from tasks.caching import Step, cached, lineage_of
-from tasks.children import run_in_child
-from tasks.listing import TableRow, locate, read_table
+from tasks.child_process import run_in_child
+from tasks.item_lists import TableRow, locate, read_table
 from tasks.manifest import ERROR_FIELDS, ManifestRef, file_digest, read_manifest, table_of, write_manifest
 from tasks.probe import probe
 

@@ -30,9 +30,9 @@ from models.svd.training import (
     step_generator,
 )
 from models.weights.names import pinned, revision_of, told_name
-from tasks import checkpoints
 from tasks.caching import Step, cached
-from tasks.examples import CLIP_COLUMNS, Choice, Examples, gather_examples, held_out
+from tasks.finetune import train_checkpoints
+from tasks.finetune.train_examples import CLIP_COLUMNS, Choice, Examples, gather_examples, held_out
 from tasks.footage import OPPOSITE
 from tasks.manifest import ManifestRef, publish, publish_folder, table_of
 
@@ -150,7 +150,7 @@ class Training:
 
     def run(self, checkpoint: Path) -> list[dict[str, Any]]:
         """Train to the last step, from the checkpoint where there is one; the whole log's rows."""
-        so_far, config = checkpoints.resume(checkpoint, self.state), self.config
+        so_far, config = train_checkpoints.resume(checkpoint, self.state), self.config
         if so_far.losses:
             log.info("train: goes on from step %d", self.state.step)
         while self.state.step < config.steps:
@@ -161,7 +161,7 @@ class Training:
                 probed = self.probe() if self._is_due(PROBE_EVERY) else {}
                 _say(so_far.add_row({"learning_rate": rate, **probed}), config.steps)
             if done % config.checkpoint_every == 0:
-                checkpoints.keep(checkpoint, self.state, so_far)
+                train_checkpoints.keep(checkpoint, self.state, so_far)
         self.state.load_average()
         return so_far.rows
 
@@ -205,7 +205,7 @@ def train(
         "train": config.model_dump(mode="json"),
     }
     weights = _save(training, run / "weights" / key, lineage)
-    checkpoints.remove(checkpoint)
+    train_checkpoints.remove(checkpoint)
     name = weights.relative_to(run).as_posix()
     return table_of([row | {"weights": name} for row in rows], SCHEMA)
 

@@ -17,8 +17,8 @@ from prefect import task
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.caching import Step, cached
+from tasks.generate.meter_columns import told_length
 from tasks.manifest import ManifestRef, read_rows, table_of
-from tasks.measured import told_length
 
 VERSION = 1
 

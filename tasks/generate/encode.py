@@ -2,7 +2,7 @@
 
 The frames are those that decoding parked; where they are gone, the latents are decoded again. `video` is a file, or a
 folder of pictures; `video_sha256` is of its content. `frames_kept` counts the frames in it. `encode_plan` says how
-memory was used, `encode_too_large` which plans ran out of it before (tasks/encoding.py).
+memory was used, `encode_too_large` which plans ran out of it before (tasks/generate/encode_formats.py).
 """
 
 import json
@@ -18,12 +18,12 @@ from models.device import DEVICE_HELP, DeviceName, device_named
 from models.errors import ReelmillError
 from models.weights.names import told_name
 from tasks.caching import Step, cached, find, key_of, lineage_of
-from tasks.clip_files import content_digest
-from tasks.decoded import decode_clip, parked, parked_at
-from tasks.encoding import Format, Look, look_of, write_clip
 from tasks.failing import failure_of
+from tasks.generate.clip_frames import decode_clip, parked, parked_at
+from tasks.generate.clip_tags import content_digest
+from tasks.generate.encode_formats import Format, Look, look_of, write_clip
+from tasks.generate.meter_columns import METERS
 from tasks.manifest import ERROR_FIELDS, ManifestRef, publish_json, read_lineage, read_rows, table_of, write_manifest
-from tasks.measured import METERS
 from tasks.video import Frames
 
 VERSION = 1

@@ -16,8 +16,8 @@ from markupsafe import Markup
 from prefect import task
 
 from models.measures.meters import LIMITS
+from tasks.generate.meter_columns import told_length
 from tasks.manifest import ManifestRef, publish_text, read_rows
-from tasks.measured import told_length
 from tasks.pages.page import data_uri, render
 from tasks.pages.sparks import spark
 

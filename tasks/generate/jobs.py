@@ -20,10 +20,10 @@ from models.errors import ReelmillError
 from models.generation.calibration import load_calibration, read_calibration
 from models.generation.card import read_card
 from models.pictures import Background, Fit, pictures_in, prepare_picture
-from tasks.asking import JobsConfig, read_list
 from tasks.caching import Step, cached, key_of, lineage_of
+from tasks.generate.job_resolver import Asking, failed
+from tasks.generate.job_settings import JobsConfig, read_list
 from tasks.manifest import ERROR_FIELDS, ManifestRef, publish, read_rows, table_of, write_manifest
-from tasks.resolving import Asking, failed
 
 VERSION = 1
 

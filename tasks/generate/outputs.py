@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 from prefect import task
 
+from tasks.generate.meter_columns import METERS
 from tasks.manifest import ERROR_FIELDS, Lineage, ManifestRef, read_rows, table_of, write_manifest
-from tasks.measured import METERS
 
 VERSION = 1
 

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from tasks import rules, verdicts
+from tasks import keep_rules, keep_verdicts
 from tasks.manifest import ManifestRef, read_lineage, read_manifest
 from tasks.pages.page import plural
 
@@ -143,9 +143,9 @@ class Dataset:
     @cached_property
     def limits(self) -> dict[str, float]:
         """The number that each rule in use cuts at, by its reason, quantiles resolved."""
-        config = rules.SelectConfig.model_validate(dict(self.thresholds))
+        config = keep_rules.SelectConfig.model_validate(dict(self.thresholds))
         single = {"too_short": config.min_clip_s, "no_motion": config.max_still_motion}
-        found = rules.limits_of(self.clips, config)[0]
+        found = keep_rules.limits_of(self.clips, config)[0]
         return found | {reason: limit for reason, limit in single.items() if limit is not None}
 
     @cached_property
@@ -183,7 +183,9 @@ def decoding(dataset: Dataset) -> str:
 
 def funnel_of(dataset: Dataset) -> Funnel:
     """How many clips each rule removes, alone and together with the others."""
-    counted = verdicts.funnel_of(rules.Verdict(verdicts.bits_of(dataset.clips["drop_reasons"])), dataset.seconds)
+    counted = keep_verdicts.funnel_of(
+        keep_rules.Verdict(keep_verdicts.bits_of(dataset.clips["drop_reasons"])), dataset.seconds
+    )
     stages, left, clips = [], counted.clips, max(counted.clips, 1)
     used = [place for place, count in enumerate(counted.reasons) if count.failing]
     for count in (counted.reasons[place] for place in used):

@@ -10,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from models.errors import BadManifest
-from tasks.frames import Frames, load_frames, read_frame_times
+from tasks.frame_store import Frames, load_frames, read_frame_times
 from tasks.pages.dataset import Dataset
 from tasks.pages.page import data_uri
 

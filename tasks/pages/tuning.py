@@ -13,10 +13,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from models.measures.camera import MOTIONS
+from tasks.keep_rules import AXES, PRESETS, REASONS, Axis, SelectConfig, codes, floats, limits_of, seconds_of
 from tasks.pages.dataset import RULES, Dataset
 from tasks.pages.page import clock, file_name
 from tasks.pages.sheets import Reel
-from tasks.rules import AXES, PRESETS, REASONS, Axis, SelectConfig, codes, floats, limits_of, seconds_of
 
 TUNED = 200_000
 """Most clips whose numbers stand in a page: 50 bytes each."""

@@ -21,7 +21,7 @@ from flows.cli import COMMANDS, Command, command_named, interface, main, usage
 from flows.config import Outcome
 from flows.flags import option_names
 from models.errors import BadInput
-from tasks.asking import COLUMNS
+from tasks.generate.job_settings import COLUMNS
 
 
 def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:

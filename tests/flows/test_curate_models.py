@@ -13,7 +13,7 @@ from flows.curate import PRESETS, CurateConfig, cost_of, curate, ready
 from flows.running import run_flow
 from models.errors import BadModel
 from models.weights.conversions import bringing
-from tasks.captioning import CaptionConfig
+from tasks.curate.caption_writers import CaptionConfig
 from tasks.curate.similarity import OFF
 from tasks.footage import Camera, Scene, render_shot
 from tasks.manifest import read_rows

@@ -21,8 +21,8 @@ from flows.generate import GenerateConfig, GenerateOutcome, clips_there, generat
 from flows.reproduce import ReproduceConfig, reproduce
 from flows.running import run_flow
 from models.errors import BadInput
-from tasks.asking import JobsConfig
 from tasks.generate.draw import DrawConfig
+from tasks.generate.job_settings import JobsConfig
 from tasks.generate.outputs import SCHEMA
 from tasks.manifest import read_manifest, read_rows
 

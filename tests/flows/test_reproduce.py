@@ -17,10 +17,10 @@ from models.errors import BadInput, BadMedia, BadModel
 from models.svd.lora import LoraFacts, add_lora, lora_weights, remove_lora, save_lora
 from models.svd.model import load_model
 from models.weights.names import TINY
-from tasks.asking import JobsConfig
-from tasks.encoding import Format
 from tasks.generate.decode import DecodeConfig, decode_jobs, sampled
 from tasks.generate.encode import EncodeConfig, encode_jobs, measured
+from tasks.generate.encode_formats import Format
+from tasks.generate.job_settings import JobsConfig
 from tasks.generate.jobs import read_jobs
 from tasks.generate.outputs import collect_outputs
 from tasks.generate.sample import SampleConfig, batches_of, sample_jobs

@@ -13,8 +13,8 @@ from flows.reselect import select
 from tasks.caching import lineage_of
 from tasks.curate import join
 from tasks.curate.select import select_clips
+from tasks.keep_rules import SelectConfig
 from tasks.manifest import publish_text, read_rows, table_of, write_manifest
-from tasks.rules import SelectConfig
 
 
 @pytest.fixture

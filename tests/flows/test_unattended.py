@@ -22,10 +22,10 @@ from flows.results import ResultsConfig, retry, status
 from flows.running import run_flow
 from models.errors import BadInput, EncoderOutOfMemory
 from models.memory import planner
-from tasks import encoding, sampling
-from tasks.clip_files import read_clip
+from tasks.generate import encode_formats, sample_batch
+from tasks.generate.clip_tags import read_clip
+from tasks.generate.comfyui_jobs import workflow_of
 from tasks.manifest import read_rows
-from tasks.workflow import workflow_of
 
 SMALL: dict[str, Any] = {"steps": 1, "frames": 2, "width": 32, "height": 32, "guidance": (1.0, 1.0), "workers": 2}
 
@@ -156,9 +156,9 @@ def test_memory_that_runs_out_at_every_step_changes_no_clip_and_is_told_in_the_t
     home, calm, out = pictures(tmp_path / "in", 3), tmp_path / "calm", tmp_path / "out"
     assert run_flow(generate, config(home, calm, batch=4, workers=1)).failed == 0
     of_card = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
-    too_large_once(monkeypatch, sampling, "sample_latents", of_card)
+    too_large_once(monkeypatch, sample_batch, "sample_latents", of_card)
     too_large_once(monkeypatch, planner, "decode_latents", of_card)
-    too_large_once(monkeypatch, encoding, "run_ffmpeg", EncoderOutOfMemory("ffmpeg ran out of memory"))
+    too_large_once(monkeypatch, encode_formats, "run_ffmpeg", EncoderOutOfMemory("ffmpeg ran out of memory"))
     assert run_flow(generate, config(home, out, batch=4, workers=1)).failed == 0
     rows, expected = rows_of(out), rows_of(calm)
     for row, own in zip(rows, expected, strict=True):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tasks.caching import lineage_of
 from tasks.curate import scan, split
-from tasks.frames import write_frames
+from tasks.frame_store import write_frames
 from tasks.manifest import ManifestRef, table_of, write_manifest
 
 cv2.setNumThreads(1)

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from models.errors import BadModel
-from tasks.captioning import CaptionConfig, EndpointConfig, missing_key, models_of
 from tasks.curate.caption import answered, caption_clips, spread
+from tasks.curate.caption_writers import CaptionConfig, EndpointConfig, missing_key, models_of
 from tasks.curate.look import LookConfig, measure_look
 from tasks.curate.motion import MotionConfig, measure_motion
 from tasks.curate.text import TextConfig, find_text

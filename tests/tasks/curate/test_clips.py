@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tasks.curate.clip_cutting import Packet, copied_span, inspect_clip
 from tasks.curate.clips import SCHEMA, ClipsConfig, SourceSpans, Span, cut_clips, gather_cuts, spans_of
-from tasks.cutting import Packet, copied_span, inspect_clip
 from tasks.manifest import file_digest, read_rows
 from tasks.video import SourceVideo, ffmpeg_exe, open_video, read_frames, run_ffmpeg, upright, write_video
 

@@ -21,9 +21,9 @@ from tasks.curate.report import (
     report_html,
     write_report,
 )
+from tasks.keep_rules import SelectConfig
 from tasks.pages.dataset import funnel_of, read_dataset
 from tasks.pages.sheets import Reel
-from tasks.rules import SelectConfig
 
 SHORT, TEXT = {"start_s": 0.0, "end_s": 0.5}, {"text_area": 0.2}
 TWINS = [{"dedup_group": "a-0", "video_id": name, "clip_id": f"{name}-0", "shot_start_pts": 0} for name in "ab"]

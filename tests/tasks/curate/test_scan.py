@@ -7,7 +7,7 @@ import pytest
 
 from tasks.curate.scan import SCHEMA, Sampling, ScanConfig, is_peak, scan_videos
 from tasks.footage import Camera, Scene, render_shot
-from tasks.frames import load_frames, read_frame_times
+from tasks.frame_store import load_frames, read_frame_times
 from tasks.manifest import ManifestRef, file_digest, read_lineage, read_rows
 from tasks.signals import THUMBNAIL_BYTES
 from tasks.video import SourceVideo, ffmpeg_exe, run_ffmpeg, write_video

@@ -18,7 +18,7 @@ from tasks.curate.similarity import (
     models_of,
     similarities,
 )
-from tasks.frames import first_middle_last
+from tasks.frame_store import first_middle_last
 from tasks.manifest import ManifestRef, read_lineage, read_manifest, read_rows, table_of, write_manifest
 from tests.small_models import save_clip, save_head
 

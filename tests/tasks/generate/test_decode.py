@@ -13,11 +13,11 @@ from safetensors.torch import load_file, save_file
 from models.generation.model_cache import loaded_model
 from models.memory import planner
 from models.svd.sampling import decode_latents
-from tasks import decoded
-from tasks.asking import JobsConfig
-from tasks.decoded import load_latents, parked, parked_at
 from tasks.footage import Camera, Scene, render_shot
+from tasks.generate import clip_frames
+from tasks.generate.clip_frames import load_latents, parked, parked_at
 from tasks.generate.decode import SCHEMA, DecodeConfig, decode_jobs, measure_clip, psnr, sampled
+from tasks.generate.job_settings import JobsConfig
 from tasks.generate.jobs import read_jobs
 from tasks.generate.sample import SampleConfig, batches_of, sample_jobs
 from tasks.manifest import ManifestRef, read_manifest, read_rows
@@ -75,7 +75,7 @@ def test_decoding_again_finds_everything_whether_or_not_the_frames_were_taken(tm
     items = sampled_jobs(root, pictures("a.png"), model)
     (first,) = decode_jobs.fn(root, DecodeConfig(), items)
     parked_at(root, first.path.stem).unlink()
-    monkeypatch.setattr(decoded, "decode_job", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(clip_frames, "decode_job", lambda *_: pytest.fail("decoded again"))
     (again,) = decode_jobs.fn(root, DecodeConfig(), items)
     assert again.cached
     assert again.digest == first.digest
@@ -111,7 +111,7 @@ def test_an_unforeseen_fault_is_a_row_too(tmp_path, pictures, model, monkeypatch
     def failing(*_: Any) -> None:
         raise RuntimeError("no kernel")
 
-    monkeypatch.setattr(decoded, "decode_job", failing)
+    monkeypatch.setattr(clip_frames, "decode_job", failing)
     root = tmp_path / "out"
     row = read_rows(decode_jobs.fn(root, DecodeConfig(), sampled_jobs(root, pictures("a.png"), model))[0])[0]
     assert (row["error_code"], row["error_message"]) == ("decoding_failed", "a: decoding failed (no kernel).")

@@ -14,9 +14,9 @@ from PIL import Image
 from models.families.placement import networks
 from models.generation import by_family
 from models.generation.model_cache import lent_drawer
-from tasks.asking import JobsConfig
 from tasks.generate import draw
 from tasks.generate.draw import DrawConfig, draw_pictures, drawing_of, name_of, pictures_to_draw, with_drawn
+from tasks.generate.job_settings import JobsConfig
 from tasks.generate.jobs import SCHEMA, read_jobs
 from tasks.manifest import ManifestRef, read_manifest, read_rows
 from tests.small_families import drawing_pipeline, drawing_xl_pipeline, save

@@ -14,14 +14,14 @@ import torch
 from PIL import Image
 
 from tasks import video
-from tasks.asking import JobsConfig
 from tasks.caching import set_aside
-from tasks.clip_files import read_clip, read_tag
-from tasks.decoded import parked, parked_at
-from tasks.encoding import PLANS
 from tasks.generate import encode as step
+from tasks.generate.clip_frames import parked, parked_at
+from tasks.generate.clip_tags import read_clip, read_tag
 from tasks.generate.decode import DecodeConfig, decode_jobs, sampled
 from tasks.generate.encode import SCHEMA, Clip, EncodeConfig, encode_jobs, frames_kept, measured
+from tasks.generate.encode_formats import PLANS
+from tasks.generate.job_settings import JobsConfig
 from tasks.generate.jobs import read_jobs
 from tasks.generate.sample import SampleConfig, batches_of, sample_jobs
 from tasks.manifest import read_manifest, read_rows

@@ -13,9 +13,9 @@ from diffusers import WanPipeline
 from safetensors.torch import load_file
 
 from models.generation import by_family
-from tasks.asking import JobsConfig
-from tasks.decoded import parked
+from tasks.generate.clip_frames import parked
 from tasks.generate.decode import DecodeConfig, decode_jobs, sampled
+from tasks.generate.job_settings import JobsConfig
 from tasks.generate.jobs import read_jobs
 from tasks.generate.sample import SampleConfig, batches_of, sample_jobs
 from tasks.manifest import ManifestRef, read_rows

@@ -15,10 +15,10 @@ from pydantic import ValidationError
 
 from models.errors import BadInput
 from models.svd.lora import load_lora, save_lora
-from tasks.asking import COLUMNS, JobsConfig
+from tasks.generate.comfyui_jobs import workflow_of
+from tasks.generate.job_settings import COLUMNS, JobsConfig
 from tasks.generate.jobs import SCHEMA, mark_duplicates, read_jobs
 from tasks.manifest import read_lineage, read_manifest, read_rows
-from tasks.workflow import workflow_of
 from tests.job_tables import jobs_of, table
 
 Pictures = Callable[..., Path]

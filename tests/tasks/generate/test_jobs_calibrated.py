@@ -9,7 +9,7 @@ import pytest
 from models.errors import BadInput, BadModel
 from models.generation.calibration import UNNAMED, Calibration, Response, calibration_json
 from models.generation.card import read_card
-from tasks.asking import JobsConfig
+from tasks.generate.job_settings import JobsConfig
 from tasks.generate.jobs import read_jobs
 from tests.job_tables import jobs_of, table
 

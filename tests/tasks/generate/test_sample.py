@@ -18,8 +18,8 @@ from models.memory.placement import WeightsTooLarge
 from models.memory.plan import Plan
 from models.noise import item_noise
 from models.svd.model import load_model
-from tasks import sampling
-from tasks.asking import JobsConfig
+from tasks.generate import sample_batch
+from tasks.generate.job_settings import JobsConfig
 from tasks.generate.jobs import read_jobs
 from tasks.generate.sample import (
     SCHEMA,
@@ -170,13 +170,13 @@ def test_what_is_there_is_not_sampled_again_whatever_the_batch(tmp_path, picture
     root = tmp_path / "out"
     first = run(root, read(root, pictures(*NAMES[:3]), model), 2)
     sampled: list[list[str]] = []
-    real = sampling.sample_batch
+    real = sample_batch.sample_batch
 
     def counting(root: Path, model, items, plan, *noise):
         sampled.append([item.name for item in items])
         return real(root, model, items, plan, *noise)
 
-    monkeypatch.setattr(sampling, "sample_batch", counting)
+    monkeypatch.setattr(sample_batch, "sample_batch", counting)
     again = run(root, read(root, pictures(*NAMES[:3]), model), 4)
     assert sampled == []
     assert all(manifest.cached for manifest in again)
@@ -200,14 +200,14 @@ def test_a_lost_file_is_sampled_again_in_the_batch_it_was_made_in(tmp_path, pict
 def test_a_clip_that_cannot_be_sampled_is_a_row_and_its_neighbours_are_made(tmp_path, pictures, model, monkeypatch):
     root = tmp_path / "out"
     jobs = read(root, pictures(*NAMES[:3]), model)
-    real = sampling.sample_batch
+    real = sample_batch.sample_batch
 
     def failing(root: Path, model, items, plan, *noise):
         if any(item.name == "b" for item in items):
             raise torch.OutOfMemoryError("out of memory")
         return real(root, model, items, plan, *noise)
 
-    monkeypatch.setattr(sampling, "sample_batch", failing)
+    monkeypatch.setattr(sample_batch, "sample_batch", failing)
     states = [next(iter(rows_of([m]).values())) for m in run(root, jobs, 4)]
     assert [(s["error_code"], s["latents"] is None, s["attempt"]) for s in states] == [
         (None, False, 1),
@@ -216,20 +216,20 @@ def test_a_clip_that_cannot_be_sampled_is_a_row_and_its_neighbours_are_made(tmp_
     ]
     assert states[1]["error_message"].startswith("b: sampling ran out of memory, however little it took at a time; ask")
     assert rows_of(run(root, jobs, 4)[1:2]).popitem()[1]["attempt"] == 2, "the next run tries again and counts"
-    monkeypatch.setattr(sampling, "sample_batch", real)
+    monkeypatch.setattr(sample_batch, "sample_batch", real)
     assert rows_of(run(root, jobs, 4)[1:2]).popitem()[1]["error_code"] is None
     assert not list(root.glob("manifests/sample_failed/*.parquet")), "what was made since did not fail"
 
 
 def test_latents_that_are_not_numbers_are_a_failure_of_their_own_item(tmp_path, pictures, model, monkeypatch):
-    real = sampling.sample_batch
+    real = sample_batch.sample_batch
 
     def spoiled(root: Path, model, items, plan, *noise):
         latents = real(root, model, items, plan, *noise)
         latents[0, 0] = float("nan")
         return latents
 
-    monkeypatch.setattr(sampling, "sample_batch", spoiled)
+    monkeypatch.setattr(sample_batch, "sample_batch", spoiled)
     root = tmp_path / "out"
     states = rows_of(run(root, read(root, pictures("a.png", "b.png"), model), 2))
     assert [row["error_code"] for row in states.values()] == ["not_finite", None]
@@ -250,13 +250,13 @@ def test_a_model_that_changed_since_the_jobs_were_read_is_refused(tmp_path, pict
 
 def test_the_noise_handed_to_the_sampler_is_the_items_own(tmp_path, pictures, model, monkeypatch):
     seen: list[Tensor] = []
-    real = sampling.sample_latents
+    real = sample_batch.sample_latents
 
     def looking(model, pictures, noise, augmentation, motions, **settings):
         seen.append(noise)
         return real(model, pictures, noise, augmentation, motions, **settings)
 
-    monkeypatch.setattr(sampling, "sample_latents", looking)
+    monkeypatch.setattr(sample_batch, "sample_latents", looking)
     root = tmp_path / "out"
     jobs = read(root, pictures(*NAMES[:3]), model, seed=3)
     run(root, jobs, 3)
@@ -267,14 +267,14 @@ def test_the_noise_handed_to_the_sampler_is_the_items_own(tmp_path, pictures, mo
 
 def small_memory(monkeypatch: pytest.MonkeyPatch, clips: int) -> None:
     """As on a card where more than `clips` clips of a batch are too many."""
-    sample_batch = sampling.sample_batch
+    real = sample_batch.sample_batch
 
     def sampled(root: Path, model: Any, items: Sequence[Item], plan: Plan, *noise: Any) -> Tensor:
         if len(items) > clips:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
-        return sample_batch(root, model, items, plan, *noise)
+        return real(root, model, items, plan, *noise)
 
-    monkeypatch.setattr(sampling, "sample_batch", sampled)
+    monkeypatch.setattr(sample_batch, "sample_batch", sampled)
 
 
 def test_a_batch_too_large_for_memory_is_halved_until_it_fits_and_the_rows_say_so(
@@ -294,14 +294,14 @@ def test_a_batch_too_large_for_memory_is_halved_until_it_fits_and_the_rows_say_s
 
 
 def test_what_fits_nowhere_is_a_row_after_the_last_rung_and_the_others_are_made(tmp_path, pictures, model, monkeypatch):
-    sample_batch = sampling.sample_batch
+    real = sample_batch.sample_batch
 
     def sampled(root: Path, model: Any, items: Sequence[Item], plan: Plan, *noise: Any) -> Tensor:
         if any(item.name.startswith("b") for item in items):
             raise MemoryError
-        return sample_batch(root, model, items, plan, *noise)
+        return real(root, model, items, plan, *noise)
 
-    monkeypatch.setattr(sampling, "sample_batch", sampled)
+    monkeypatch.setattr(sample_batch, "sample_batch", sampled)
     manifests = run(tmp_path / "out", read(tmp_path / "out", pictures(*NAMES[:3]), model), batch=3)
     codes = [row["error_code"] for manifest in manifests for row in read_rows(manifest)]
     assert codes == [None, "out_of_memory", None]
@@ -333,7 +333,7 @@ def test_half_precision_gives_about_the_same_latents(tmp_path, pictures, model):
 
 
 def test_weights_that_do_not_fit_a_device_lead_to_less_of_them_there(tmp_path, pictures, model, monkeypatch):
-    ready, seen = sampling.ready_to_sample, []
+    ready, seen = sample_batch.ready_to_sample, []
 
     def small_card(model: Any, device: torch.device, offload: str) -> Any:
         seen.append(offload)
@@ -341,7 +341,7 @@ def test_weights_that_do_not_fit_a_device_lead_to_less_of_them_there(tmp_path, p
             raise WeightsTooLarge("CUDA out of memory")
         return ready(model, device, offload)
 
-    monkeypatch.setattr(sampling, "ready_to_sample", small_card)
+    monkeypatch.setattr(sample_batch, "ready_to_sample", small_card)
     row = rows_of(run(tmp_path / "out", read(tmp_path / "out", pictures("a.png"), model), 1)).popitem()[1]
     assert row["error_code"] is None
     assert seen == ["none", "parts", "groups"]
@@ -352,7 +352,7 @@ def test_weights_that_do_not_fit_a_device_lead_to_less_of_them_there(tmp_path, p
 def test_an_attempt_that_failed_holds_nothing_when_the_next_begins(tmp_path, pictures, model, monkeypatch):
     """An error's traceback holds the frames it went through, and they the tensors that were too many."""
     held: list[Any] = []
-    sample_batch = sampling.sample_batch
+    real = sample_batch.sample_batch
 
     def sampled(root: Path, model: Any, items: Sequence[Item], plan: Plan, *noise: Any) -> Tensor:
         if not held:
@@ -360,8 +360,8 @@ def test_an_attempt_that_failed_holds_nothing_when_the_next_begins(tmp_path, pic
             held.append(weakref.ref(large))
             raise torch.OutOfMemoryError("CUDA out of memory")
         assert held[0]() is None
-        return sample_batch(root, model, items, plan, *noise)
+        return real(root, model, items, plan, *noise)
 
-    monkeypatch.setattr(sampling, "sample_batch", sampled)
+    monkeypatch.setattr(sample_batch, "sample_batch", sampled)
     row = rows_of(run(tmp_path / "out", read(tmp_path / "out", pictures("a.png"), model), 1)).popitem()[1]
     assert row["error_code"] is None

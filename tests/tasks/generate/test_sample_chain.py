@@ -10,9 +10,9 @@ import torch
 
 from models.generation import long_clips
 from models.measures.meters import GoodUntil
-from tasks import sampling
-from tasks.asking import JobsConfig
-from tasks.decoded import load_latents
+from tasks.generate import sample_batch
+from tasks.generate.clip_frames import load_latents
+from tasks.generate.job_settings import JobsConfig
 from tasks.generate.jobs import read_jobs
 from tasks.generate.sample import SampleConfig, batches_of, sample_jobs
 from tasks.manifest import read_rows
@@ -90,14 +90,14 @@ def test_a_chain_is_the_same_bits_in_any_company(good, pictures, tmp_path, model
 def test_out_of_memory_in_a_later_hop_leaves_the_same_clip(good, pictures, tmp_path, model, monkeypatch):
     home = pictures("a.png")
     (undisturbed,) = chains(tmp_path / "calm", home, model)
-    real, calls = sampling.sample_batch, iter(range(100))
+    real, calls = sample_batch.sample_batch, iter(range(100))
 
     def short(*given: Any) -> Any:
         if next(calls) == 1:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
         return real(*given)
 
-    monkeypatch.setattr(sampling, "sample_batch", short)
+    monkeypatch.setattr(sample_batch, "sample_batch", short)
     (row,) = chains(tmp_path / "short", home, model)
     made, wanted = (
         load_latents(root / each["latents"], each["latents_sha256"]).numpy()

@@ -19,12 +19,12 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from models.measures.camera import MOTIONS
 from tasks.curate.report import ReportConfig, write_report
+from tasks.keep_rules import PRESETS, REASONS, SelectConfig, paper, seconds_of, verdict_of
+from tasks.keep_verdicts import funnel_of
 from tasks.manifest import manifest_ref
 from tasks.pages.dataset import read_dataset
 from tasks.pages.sheets import Reel
 from tasks.pages.tuning import UNMEASURED, arrays_of, packed, panel
-from tasks.rules import PRESETS, REASONS, SelectConfig, paper, seconds_of, verdict_of
-from tasks.verdicts import funnel_of
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 

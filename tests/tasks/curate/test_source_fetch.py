@@ -12,8 +12,8 @@ import fsspec
 import pytest
 
 from models.errors import BadFetch, BadInput, DecodeTimeout
+from tasks.curate.source_fetch import FetchConfig, expand_url, fetch, is_url
 from tasks.manifest import file_digest, remove_asides
-from tasks.remote import FetchConfig, expand_url, fetch, is_url
 
 SUFFIXES = (".mp4",)
 CONTENT = bytes(range(256)) * 4000

@@ -20,7 +20,7 @@ from typing import Any, Literal, get_args
 import ffmpeg
 
 from models.errors import BadInput
-from tasks.clip_files import TAG, write_tag
+from tasks.generate.clip_tags import TAG, write_tag
 from tasks.manifest import publish, publish_folder
 from tasks.video import Frames, command_of, even, ffmpeg_exe, mp4_options, raw_frames, run_ffmpeg
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.errors import BadManifest
-from tasks.columns import encoded, extend_manifest, graft, read_footer
+from tasks.curate.parquet_append import encoded, extend_manifest, graft, read_footer
 from tasks.manifest import Lineage, manifest_ref, read_lineage, read_manifest, table_digest, write_manifest
 
 MEASURED = pa.schema(

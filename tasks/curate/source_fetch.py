@@ -21,7 +21,7 @@ import httpx
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.errors import BadFetch, BadInput
-from tasks.children import run_in_child
+from tasks.child_process import run_in_child
 from tasks.manifest import publish_json
 
 log = logging.getLogger("reelmill")

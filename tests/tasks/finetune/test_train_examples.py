@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from models.errors import BadInput
-from tasks.examples import Choice, Example, Examples, gather_examples, held_out
 from tasks.finetune.encode import SCHEMA as ENCODED
+from tasks.finetune.train_examples import Choice, Example, Examples, gather_examples, held_out
 from tasks.manifest import Lineage, ManifestRef, table_of, write_manifest
 from tasks.tiny.render import SCHEMA as CLIPS
 

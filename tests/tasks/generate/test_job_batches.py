@@ -1,6 +1,6 @@
 """Batches are filled in order, and an interrupted one is planned as it was."""
 
-from tasks.batching import Item, ItemSettings, plan_batches
+from tasks.generate.job_batches import Item, ItemSettings, plan_batches
 
 
 def items(

@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from models.errors import BadInput
-from tasks.listing import LIST_SUFFIXES, read_names
-from tasks.remote import expand_url, is_url
+from tasks.curate.source_fetch import expand_url, is_url
+from tasks.item_lists import LIST_SUFFIXES, read_names
 
 NAME_COLUMNS = ("source", "path", "url")
 """The column of a table that names the sources: the first of these that it has."""

@@ -5,7 +5,7 @@ import pytest
 from pydantic import ValidationError
 
 from models.errors import BadInput
-from tasks.captioning import CaptionConfig, EndpointConfig, server_of
+from tasks.curate.caption_writers import CaptionConfig, EndpointConfig, server_of
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from models.errors import BadManifest
-from tasks import frames
+from tasks import frame_store
 from tasks.footage import Camera, Scene, render_shot
-from tasks.frames import (
+from tasks.frame_store import (
     ROWS_PER_GROUP,
     Frames,
     FramesOnDemand,
@@ -134,7 +134,7 @@ def test_frames_on_demand_are_those_that_are_stored_and_few_are_held(tmp_path: P
         asked.append(len(pts))
         return load_frames(path, pts)
 
-    monkeypatch.setattr(frames, "load_frames", counted)
+    monkeypatch.setattr(frame_store, "load_frames", counted)
     on_demand = FramesOnDemand(store, list(range(1, len(pictures), 2)))
     assert len(on_demand) == len(pictures) // 2
     found = [int(picture.mean().round()) for picture in on_demand]

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from models.errors import BadInput
-from tasks.listing import Listing, TableRow, locate, read_listing, read_table
+from tasks.item_lists import Listing, TableRow, locate, read_listing, read_table
 
 SUFFIXES, COLUMNS = (".png",), ("image", "seed", "motion")
 

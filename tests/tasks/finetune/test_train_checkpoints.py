@@ -8,7 +8,7 @@ from torch import nn
 
 from models.errors import BadInput
 from models.svd.training import TrainingState, new_state
-from tasks.checkpoints import TrainingLog, keep, remove, resume
+from tasks.finetune.train_checkpoints import TrainingLog, keep, remove, resume
 
 
 def trained(steps: int) -> tuple[TrainingState, TrainingLog]:

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.rules import REASONS, Verdict
-from tasks.verdicts import SCHEMA, bits_of, funnel_of, verdict_columns
+from tasks.keep_rules import REASONS, Verdict
+from tasks.keep_verdicts import SCHEMA, bits_of, funnel_of, verdict_columns
 
 verdicts = st.lists(st.integers(0, (1 << len(REASONS)) - 1), max_size=30).map(lambda codes: np.array(codes, np.uint16))
 

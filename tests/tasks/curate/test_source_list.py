@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from models.errors import BadInput
-from tasks.sources import Entry, expand
+from tasks.curate.source_list import Entry, expand
 
 SUFFIXES = (".mp4", ".mov")
 

@@ -26,7 +26,7 @@ from models.pictures import Picture, as_tensor_values
 from models.svd.model import VideoModel
 from models.svd.regions import words_in
 from models.svd.sampling import sample_latents
-from tasks.batching import Item
+from tasks.generate.job_batches import Item
 
 
 def planned(items: Sequence[Item], size: int, device: torch.device) -> Plan:

@@ -14,7 +14,7 @@ from models.captions.captioners import load_image_captioner, load_video_captione
 from models.captions.endpoint import Endpoint, Request
 from models.errors import BadInput, ReelmillError
 from models.weights.hub_cache import find_model, given_name
-from tasks.frames import Frames
+from tasks.frame_store import Frames
 
 COLUMNS = ("caption", "caption_image", "caption_video")
 """What is written, each with the model that wrote it."""

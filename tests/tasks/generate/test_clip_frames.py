@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from models.errors import BadMedia
-from tasks.decoded import load_latents, park, parked, parked_at, sweep_parked
+from tasks.generate.clip_frames import load_latents, park, parked, parked_at, sweep_parked
 
 
 @settings(max_examples=20)

@@ -13,8 +13,8 @@ from models.errors import BadInput
 from models.generation.long_clips import Way
 from models.pictures import PICTURE_SUFFIXES, Background, Fit
 from models.weights.names import MODEL_HELP
-from tasks.listing import Listing, TableRow, read_listing
-from tasks.workflow import read_workflow
+from tasks.generate.comfyui_jobs import read_workflow
+from tasks.item_lists import Listing, TableRow, read_listing
 
 WORKFLOW_SUFFIX = ".json"
 

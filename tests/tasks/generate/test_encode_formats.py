@@ -11,9 +11,10 @@ import pytest
 from PIL import Image, ImageSequence
 
 from models.errors import BadInput, EncoderOutOfMemory
-from tasks import encoding, video
-from tasks.clip_files import pictures_of, read_clip, read_tag
-from tasks.encoding import CODECS, PLANS, Format, known_encoders, look_of, webp_quality, write_clip
+from tasks import video
+from tasks.generate import encode_formats
+from tasks.generate.clip_tags import pictures_of, read_clip, read_tag
+from tasks.generate.encode_formats import CODECS, PLANS, Format, known_encoders, look_of, webp_quality, write_clip
 from tasks.video import Frames, ffmpeg_exe, read_frames, run_ffmpeg
 
 COLOURS = [(200, 30, 30), (30, 200, 30), (30, 30, 200), (220, 220, 40), (128, 128, 128)]
@@ -148,7 +149,7 @@ def test_an_ffmpeg_without_the_encoder_is_named_and_another_that_it_has_is_taken
 ):
     assert look_of("av1", None).encoder == "libsvtav1"
     exe = lacking(tmp_path, "libsvtav1", "libx265")
-    monkeypatch.setattr(encoding, "ffmpeg_exe", lambda: exe)
+    monkeypatch.setattr(encode_formats, "ffmpeg_exe", lambda: exe)
     with pytest.raises(BadInput, match=rf"--format hevc: {exe} has no encoder libx265\. Choose another format"):
         look_of("hevc", None)
     assert look_of("av1", None).encoder == "libaom-av1"

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from models.errors import BadMedia, DecodeCrash, DecodeTimeout
-from tasks.children import run_in_child
+from tasks.child_process import run_in_child
 from tasks.probe import probe
 
 UNGUARDED = """
 import os, threading
-from tasks.children import run_in_child
+from tasks.child_process import run_in_child
 answers = []
 caller = threading.Thread(target=lambda: answers.append(run_in_child(os.getpid, limit_s=60)))
 caller.start(); caller.join()

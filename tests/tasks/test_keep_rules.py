@@ -11,8 +11,19 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from tasks.curate import join
-from tasks.rules import AXES, PRESETS, REASONS, SelectConfig, cut_at, keep_all, paper, repeated, seconds_of, verdict_of
-from tasks.verdicts import SCHEMA, bits_of, decide, funnel_of
+from tasks.keep_rules import (
+    AXES,
+    PRESETS,
+    REASONS,
+    SelectConfig,
+    cut_at,
+    keep_all,
+    paper,
+    repeated,
+    seconds_of,
+    verdict_of,
+)
+from tasks.keep_verdicts import SCHEMA, bits_of, decide, funnel_of
 
 GOOD: dict[str, Any] = {
     "video_id": "v",

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from models.errors import BadInput
-from tasks.comfyui import read_graph
-from tasks.workflow import read_workflow, workflow_of
+from tasks.generate.comfyui_graph import read_graph
+from tasks.generate.comfyui_jobs import read_workflow, workflow_of
 
 MODEL, CLIP, VAE, GUIDED, POSITIVE, NEGATIVE, LATENT, SAMPLES, IMAGES, PICTURE = range(1, 11)
 """The numbers of the editor's links, as `editor` draws them."""

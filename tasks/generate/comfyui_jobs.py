@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import BadInput
-from tasks.comfyui import Graph, Link, Node, read_graph
+from tasks.generate.comfyui_graph import Graph, Link, Node, read_graph
 
 Values = dict[str, Any]
 

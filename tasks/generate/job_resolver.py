@@ -6,6 +6,7 @@ cannot be honoured, and does not change what is meant, is said in `ignored`; wha
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from functools import cache
 from hashlib import sha256
@@ -25,10 +26,9 @@ from models.svd.lora import load_lora
 from models.svd.model import motion_bucket
 from models.svd.regions import told_as, words_in
 from models.weights.names import INDEX_FILE, names_hub, pinned
-from tasks.asking import JobLine, JobsConfig
-from tasks.listing import Listing, TableRow, locate
+from tasks.generate.job_settings import JobLine, JobsConfig
+from tasks.item_lists import Listing, TableRow, locate
 from tasks.manifest import file_digest
-from tasks.naming import prefixed, printable, safe_name
 
 DEFAULTS: Mapping[str, Any] = {"model": "tiny", "seed": 0, "lora_strength": 1.0}
 """Where neither a row nor the run says anything, and the model has no number of its own."""
@@ -297,3 +297,21 @@ def _short(lineage: Mapping[str, Any]) -> dict[str, Any]:
 def failed(error: ReelmillError) -> dict[str, Any]:
     """The columns of a job that cannot be made."""
     return {"status": "failed", "error_code": error.code, "error_message": printable(str(error)), "attempt": 1}
+
+
+def printable(text: str) -> str:
+    """Text that a table can hold: halves of characters, which JSON can write, are replaced."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def safe_name(text: str) -> str:
+    """Text as a part of a file name: letters, digits, '-', '_' and '.', at most 60, never empty or hidden."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text)[:60].strip("-.") or "item"
+
+
+def prefixed(prefix: str | None, stem: str) -> str:
+    """A clip's name, from the prefix asked for and its picture's name, which the prefix may be or end with already."""
+    name = safe_name(stem)
+    if not prefix:
+        return name
+    return prefix if prefix == name or prefix.endswith(f"-{name}") else f"{prefix}-{stem}"

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
-from tasks.rules import REASONS, Bits, SelectConfig, Values, Verdict, verdict_of
+from tasks.keep_rules import REASONS, Bits, SelectConfig, Values, Verdict, verdict_of
 
 SCHEMA = pa.schema([("keep", pa.bool_()), ("drop_reason", pa.string()), ("drop_reasons", pa.list_(pa.string()))])
 """The verdict on a clip, as columns."""
