@@ -54,7 +54,7 @@ def deciding(folder: Path, count: int) -> list[Row]:
         verdict_columns(verdict.bits)
         funnel_of(verdict, seconds_of(loaded))
 
-    command = [sys.executable, "-m", "flows.cli", "select", str(folder), "--preset", "paper"]
+    command = [sys.executable, "-m", "flows.command.main", "select", str(folder), "--preset", "paper"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     before = os.times()
     whole = best_of(3, lambda: subprocess.run(command, check=True, capture_output=True, env=environment))

@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from PIL import Image
 
-COMMAND = [sys.executable, "-m", "flows.cli", "generate"]
+COMMAND = [sys.executable, "-m", "flows.command.main", "generate"]
 
 SETTINGS = ["--steps", "4", "--frames", "4", "--width", "32", "--height", "32", "--batch", "4", "--workers", "2"]
 

@@ -41,9 +41,9 @@ class Spent(NamedTuple):
 
 
 def bare(workers: int) -> Any:
-    """In place of flows.running.running: runs whose steps are called as plain functions, on threads."""
-    from flows.console import progress
-    from flows.running import Run
+    """In place of flows.running.run.running: runs whose steps are called as plain functions, on threads."""
+    from flows.running.progress import progress
+    from flows.running.run import Run
 
     with_threads = ThreadPoolExecutor(workers)
 
@@ -70,7 +70,7 @@ def start_prefect(config: Any) -> float:
     """Run an empty flow, which waits until the server is up; the seconds it took."""
     from prefect import flow
 
-    from flows.running import run_flow
+    from flows.running.run import run_flow
 
     started = time.perf_counter()
     run_flow(flow(name="empty")(lambda config: None), config)
@@ -82,13 +82,13 @@ def run_here(module: Callable[[], ModuleType], config_of: ConfigOf, asked: str) 
 
     Prefect and the flow are imported only when the environment is set, as the command does.
     """
-    from flows.local_server import ensure_server, settle_environment
+    from flows.command.prefect_server import ensure_server, settle_environment
 
     way, workers, source, out = json.loads(asked)
     settle_environment()
     if way == "flow":
         ensure_server()
-    from flows.running import run_flow
+    from flows.running.run import run_flow
 
     flows, config = module(), config_of(Path(source), Path(out), workers)
     whole_flow = getattr(flows, flows.__name__.rpartition(".")[2])

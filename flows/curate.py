@@ -14,9 +14,9 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from pydantic import AfterValidator, Field, model_validator
 
-from flows.config import FlowConfig, Outcome, merged
-from flows.deciding import described
-from flows.running import Run, running, threads
+from flows.running.config import FlowConfig, Outcome, merged
+from flows.running.run import Run, running, threads
+from flows.selection import described
 from models.errors import BadModel
 from models.weights.hub_cache import located, missing_models
 from tasks.curate import caption_writers, motion, select, similarity, text

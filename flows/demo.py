@@ -12,10 +12,10 @@ from typing import Any
 from prefect import flow
 from pydantic import Field
 
-from flows.config import FlowConfig, Outcome
 from flows.generate import GenerateConfig, generate
 from flows.pipeline import PipelineConfig, pipeline
-from flows.running import running
+from flows.running.config import FlowConfig, Outcome
+from flows.running.run import running
 from models.errors import BadModel
 from models.svd.model import FIGURES_FILE
 from models.weights.names import TINY

@@ -6,8 +6,8 @@ from typing import Any
 from prefect import flow
 from pydantic import Field
 
-from flows.config import FlowConfig, Outcome
-from flows.running import running
+from flows.running.config import FlowConfig, Outcome
+from flows.running.run import running
 from models.device import DEVICE_HELP, DeviceName
 from models.weights.names import MODEL_HELP
 from tasks.manifest import publish_json

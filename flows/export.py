@@ -8,9 +8,9 @@ from typing import Any, Literal
 from prefect import flow
 from pydantic import Field
 
-from flows.config import FlowConfig, Outcome, read_settings
 from flows.curate import cut
-from flows.running import Run, running
+from flows.running.config import FlowConfig, Outcome, read_settings
+from flows.running.run import Run, running
 from models.errors import BadInput
 from tasks.curate.clips import ClipsConfig
 from tasks.curate.ingest import source_videos

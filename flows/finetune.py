@@ -7,8 +7,8 @@ from typing import Any
 from prefect import flow
 from pydantic import Field
 
-from flows.config import FlowConfig, Outcome
-from flows.running import Run, running
+from flows.running.config import FlowConfig, Outcome
+from flows.running.run import Run, running
 from models.errors import BadInput
 from models.weights.names import MODEL_HELP
 from tasks.finetune.encode import ClipSpan, EncodeConfig, SourceClips, encode_clips

@@ -18,13 +18,13 @@ from typing import Any
 from prefect import flow
 from pydantic import Field
 
-from flows.chain import Stage, run_chain
-from flows.config import FlowConfig, Outcome
-from flows.estimates import DECODE_SHARE, DRAWING_S, ENCODE_SHARE, Estimate, estimate, plan_lines
-from flows.nights import Guard, NightConfig, check_space, deadline_of, local_now
-from flows.running import Run, chunks_of, running
-from flows.takes import Made, further_takes
-from flows.watching import WatchConfig, keep_watching
+from flows.generate_takes import Made, further_takes
+from flows.running.config import FlowConfig, Outcome
+from flows.running.estimate import DECODE_SHARE, DRAWING_S, ENCODE_SHARE, Estimate, estimate, plan_lines
+from flows.running.guard import Guard, NightConfig, check_space, deadline_of, local_now
+from flows.running.run import Run, chunks_of, running
+from flows.running.stages import Stage, run_chain
+from flows.running.watch_folder import WatchConfig, keep_watching
 from models.device import DEVICE_HELP, DeviceName, device_named, precision_on
 from models.generation.by_family import sampled_in_batches
 from tasks.generate.choose import GateConfig, choose_takes

@@ -6,10 +6,10 @@ from typing import Any
 from prefect import flow
 from pydantic import Field
 
-from flows.config import FlowConfig, Outcome
 from flows.curate import CurateConfig, CurateOutcome, Source, curate
 from flows.finetune import FinetuneConfig, FinetuneOutcome, finetune, motion_lora
 from flows.generate import GenerateConfig, GenerateOutcome, generate
+from flows.running.config import FlowConfig, Outcome
 from models.weights.names import MODEL_HELP
 from tasks.curate.split import SplitConfig
 from tasks.finetune.train import TrainConfig

@@ -1,7 +1,7 @@
 """Reproduce: a generated clip is made again from what it says of itself, and compared: its latents bit for bit, and its
 frames.
 
-What it says of itself (flows/told.py) names everything that it was made from. Picture, model and LoRA are looked
+What it says of itself (flows/provenance.py) names everything that it was made from. Picture, model and LoRA are looked
 for in the folder it was made in, unless they are given; what is not the same as it was is named, and then nothing is
 sampled.
 """
@@ -18,8 +18,8 @@ import numpy as np
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.config import Outcome
-from flows.told import Facts, rows_beside, told_by
+from flows.provenance import Facts, rows_beside, told_by
+from flows.running.config import Outcome
 from models.device import DEVICE_HELP, DeviceName, device_label, device_named
 from models.errors import BadInput, ReelmillError
 from models.generation.card import read_card

@@ -1,8 +1,8 @@
-"""Select: decide again which clips of a dataset are kept, as a Prefect flow; the work is in flows/deciding.py."""
+"""Select: decide again which clips of a dataset are kept, as a Prefect flow; the work is in flows/selection.py."""
 
 from prefect import flow
 
-from flows.deciding import ReselectConfig, SelectOutcome, decide_again
+from flows.selection import ReselectConfig, SelectOutcome, decide_again
 
 
 @flow(name="select")

@@ -10,9 +10,9 @@ from pathlib import Path
 from prefect import flow
 from pydantic import Field
 
-from flows.config import FlowConfig, Outcome
 from flows.finetune import FinetuneConfig, finetune
-from flows.running import running
+from flows.running.config import FlowConfig, Outcome
+from flows.running.run import running
 from models.svd.model import load_model, save_model
 from tasks.finetune.encode import EncodeConfig
 from tasks.finetune.train import TrainConfig

@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 from hypothesis import HealthCheck, settings
 
-from flows.local_server import settle_environment, start
+from flows.command.prefect_server import settle_environment, start
 
 _HOME = tempfile.TemporaryDirectory(prefix="reelmill-prefect-", ignore_cleanup_errors=True)
 _PORT = socket.socket()

@@ -14,14 +14,14 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from flows.cli import COMMANDS, command_named, interface
-from flows.config import Outcome
+from flows.command.flags import invocation
+from flows.command.folders import ReportOutcome
+from flows.command.main import COMMANDS, command_named, interface
 from flows.curate import CurateOutcome
-from flows.deciding import SelectOutcome
 from flows.finetune import FinetuneOutcome
-from flows.flags import invocation
 from flows.generate import GenerateOutcome
-from flows.results import ReportOutcome
+from flows.running.config import Outcome
+from flows.selection import SelectOutcome
 from models.errors import BadInput
 from models.families.known import FAMILIES
 from models.svd.model import FIGURES_FILE

@@ -62,7 +62,7 @@ def test_the_import_rule_holds(copy: Path):
         ("tasks/curate/motion.py", "import tasks.generate.decode", "the folders of steps know nothing of one another"),
         ("tasks/manifest.py", "from tasks.caching import Step", "steps -> what they share"),
         ("tasks/video.py", "from tasks.curate.scan import STEP", "steps -> what they share"),
-        ("tasks/caching.py", "import flows.config", "flows -> tasks -> models"),
+        ("tasks/caching.py", "import flows.running.config", "flows -> tasks -> models"),
     ],
 )
 def test_an_import_against_the_rule_turns_the_check_red(copy: Path, file: str, line: str, broken: str):
@@ -150,7 +150,7 @@ def test_every_deployment_names_a_flow_its_parameters_fit_and_no_active_schedule
 
 @pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "ARCHITECTURE.md"])
 def test_the_commands_in_the_documents_exist(document: str, repository: Path):
-    from flows.cli import COMMANDS
+    from flows.command.main import COMMANDS
 
     text = (repository / document).read_text(encoding="utf-8")
     blocks = "\n".join(re.findall(r"^```(?:sh|bash|console)?\n(.*?)^```", text, re.MULTILINE | re.DOTALL))

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from flows.calibrate import CalibrationConfig, calibrate
-from flows.flags import Interface, invocation
-from flows.running import run_flow
+from flows.command.flags import Interface, invocation
+from flows.running.run import run_flow
 from models.errors import BadInput
 from models.generation.calibration import load_calibration
 from models.weights.names import TINY, weights_digest

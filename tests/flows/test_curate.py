@@ -14,9 +14,9 @@ import pytest
 from prefect.flows import Flow, load_flow_from_entrypoint
 from prefect.utilities.callables import parameter_schema
 
-from flows.cli import main
+from flows.command.main import main
 from flows.curate import PRESETS, CurateConfig, curate, work
-from flows.running import run_flow
+from flows.running.run import run_flow
 from tasks.curate.split import SplitConfig
 from tasks.footage import Camera, Scene, render_shot
 from tasks.manifest import read_rows
@@ -143,7 +143,7 @@ def test_a_run_killed_in_the_middle_and_run_again_is_as_if_it_had_not_been(
     good: Path, undisturbed: Path, tmp_path: Path, repository: Path, step: str
 ):
     dataset = tmp_path / "dataset"
-    command = [sys.executable, "-m", "flows.cli", "curate", str(good), "--out", str(dataset), "--workers", "1"]
+    command = [sys.executable, "-m", "flows.command.main", "curate", str(good), "--out", str(dataset), "--workers", "1"]
     with subprocess.Popen(command, cwd=repository, stderr=subprocess.DEVNULL, start_new_session=True) as process:
         wait_for(dataset, f"manifests/{step}/[!.]*.parquet", process)
         os.kill(process.pid, signal.SIGKILL)
@@ -164,7 +164,7 @@ def test_two_runs_do_not_share_a_folder(
     good: Path, tmp_path: Path, repository: Path, capsys: pytest.CaptureFixture[str], prefect_server: str
 ):
     dataset = tmp_path / "dataset"
-    command = [sys.executable, "-m", "flows.cli", "curate", str(good), "--out", str(dataset), "--workers", "1"]
+    command = [sys.executable, "-m", "flows.command.main", "curate", str(good), "--out", str(dataset), "--workers", "1"]
     with subprocess.Popen(command, cwd=repository, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         wait_for(dataset, "curate.yaml", process)
         assert main(["curate", str(good), "--out", str(dataset)]) == 2

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from huggingface_hub import constants
 
-from flows.cli import main
+from flows.command.main import main
 from flows.curate import PRESETS, CurateConfig, cost_of, curate, ready
-from flows.running import run_flow
+from flows.running.run import run_flow
 from models.errors import BadModel
 from models.weights.conversions import bringing
 from tasks.curate.caption_writers import CaptionConfig

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from flows.cli import main
+from flows.command.main import main
 from flows.evaluate import EvaluationConfig
 
 torch.set_num_threads(1)

@@ -12,10 +12,10 @@ import cv2
 import numpy as np
 import pytest
 
-from flows.cli import main
+from flows.command.main import main
 from flows.curate import CurateConfig, curate
 from flows.export import ExportConfig, export, stored
-from flows.running import run_flow
+from flows.running.run import run_flow
 from models.errors import BadInput
 from tasks.curate.clips import ClipsConfig
 from tasks.footage import Camera, Scene, render_shot
@@ -105,7 +105,9 @@ def test_the_csv_trains(dataset: Path, tmp_path: Path, model: str):
 def test_an_export_that_is_killed_goes_on_and_writes_the_same(dataset: Path, tmp_path: Path, contents):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     run_flow(export, ExportConfig(dataset=dataset, out=whole, to="webdataset"))
-    child = subprocess.Popen([sys.executable, "-m", "flows.cli", *command(dataset, killed)], stderr=subprocess.DEVNULL)
+    child = subprocess.Popen(
+        [sys.executable, "-m", "flows.command.main", *command(dataset, killed)], stderr=subprocess.DEVNULL
+    )
     deadline = time.monotonic() + 60
     while not list(killed.glob("manifests/samples/*.parquet")) and time.monotonic() < deadline:
         time.sleep(0.01)

@@ -10,11 +10,11 @@ import torch
 from diffusers import LTXPipeline, WanImageToVideoPipeline
 from PIL import Image
 
-from flows.cli import main
+from flows.command.main import main
 from flows.generate import GenerateConfig, generate, plan
+from flows.provenance import told_by
 from flows.reproduce import ReproduceConfig, reproduce
-from flows.running import run_flow
-from flows.told import told_by
+from flows.running.run import run_flow
 from models.families.text_to_picture import drawer_revision
 from tasks.manifest import read_rows
 from tests.small_families import drawing_pipeline, ltx_parts, save, wan_parts

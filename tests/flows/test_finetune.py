@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from flows.cli import main
+from flows.command.main import main
 from flows.finetune import FinetuneConfig, finetune
 from flows.generate import GenerateConfig, generate
-from flows.running import run_flow
+from flows.running.run import run_flow
 from models.svd.lora import load_lora
 from tasks.finetune.encode import EncodeConfig
 from tasks.finetune.train import TrainConfig

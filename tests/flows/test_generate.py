@@ -16,10 +16,10 @@ import torch
 from PIL import Image
 from pydantic import ValidationError
 
-from flows.flags import Interface, invocation
+from flows.command.flags import Interface, invocation
 from flows.generate import GenerateConfig, GenerateOutcome, clips_there, generate, plan
 from flows.reproduce import ReproduceConfig, reproduce
-from flows.running import run_flow
+from flows.running.run import run_flow
 from models.errors import BadInput
 from tasks.generate.draw import DrawConfig
 from tasks.generate.job_settings import JobsConfig
@@ -38,7 +38,7 @@ import sys
 import torch
 torch.set_num_threads(1)
 from flows.generate import GenerateConfig, generate
-from flows.running import run_flow
+from flows.running.run import run_flow
 run_flow(generate, GenerateConfig.model_validate_json(sys.argv[1]))
 """
 

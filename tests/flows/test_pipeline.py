@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from flows.pipeline import PipelineConfig, clips_of, pipeline, videos_of, weights_of
-from flows.running import run_flow
+from flows.running.run import run_flow
 from models.svd.lora import load_lora
 from tasks.curate.select import SelectConfig
 from tasks.finetune.train import TrainConfig

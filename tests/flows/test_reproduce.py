@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from flows.cli import main
+from flows.command.main import main
+from flows.provenance import told_by
 from flows.reproduce import ReproduceConfig, psnr, reproduce, told_distance
-from flows.told import told_by
 from models.errors import BadInput, BadMedia, BadModel
 from models.svd.lora import LoraFacts, add_lora, lora_weights, remove_lora, save_lora
 from models.svd.model import load_model

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from prefect import Flow
 
-from flows.cli import main
-from flows.config import read_settings
-from flows.deciding import PRESETS, ReselectConfig, decide_again, stored
+from flows.command.main import main
 from flows.reselect import select
+from flows.running.config import read_settings
+from flows.selection import PRESETS, ReselectConfig, decide_again, stored
 from tasks.caching import lineage_of
 from tasks.curate import join
 from tasks.curate.select import select_clips

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from flows.running import run_flow
+from flows.running.run import run_flow
 from flows.tiny import TinyConfig, tiny
 from models.svd.model import load_model
 from tasks.finetune.encode import EncodeConfig

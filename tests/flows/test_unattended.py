@@ -15,11 +15,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from flows import chain
-from flows.cli import main
+from flows.command.folders import ResultsConfig, retry, status
+from flows.command.main import main
 from flows.generate import GenerateConfig, generate, plan
-from flows.results import ResultsConfig, retry, status
-from flows.running import run_flow
+from flows.running import stages
+from flows.running.run import run_flow
 from models.errors import BadInput, EncoderOutOfMemory
 from models.memory import planner
 from tasks.generate import encode_formats, sample_batch
@@ -198,7 +198,7 @@ def test_retry_makes_what_waits(tmp_path):
 
 @pytest.mark.usefixtures("prefect_server")
 def test_the_most_urgent_are_made_first(tmp_path, monkeypatch):
-    monkeypatch.setattr(chain, "PIECE_S", 1e-9)
+    monkeypatch.setattr(stages, "PIECE_S", 1e-9)
     home, out = pictures(tmp_path / "in", 4), tmp_path / "out"
     table = home / "jobs.jsonl"
     lines = [
@@ -214,7 +214,7 @@ def test_the_most_urgent_are_made_first(tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("prefect_server")
 def test_the_same_fault_three_times_stops_the_run_and_each_row_keeps_its_reason(tmp_path, monkeypatch):
-    monkeypatch.setattr(chain, "PIECE_S", 1e-9)
+    monkeypatch.setattr(stages, "PIECE_S", 1e-9)
     home, out = pictures(tmp_path / "in", 6), tmp_path / "out"
     out.mkdir()
     (out / "videos").write_text("in the way")

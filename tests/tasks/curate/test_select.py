@@ -103,6 +103,6 @@ def test_the_same_verdicts_have_the_same_digest_and_others_another(tmp_path: Pat
 
 
 def test_deciding_does_not_load_prefect():
-    code = "import sys, flows.deciding; print('prefect' in sys.modules, 'torch' in sys.modules)"
+    code = "import sys, flows.selection; print('prefect' in sys.modules, 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]

@@ -1,6 +1,6 @@
 """A chain of steps: how work is cut, and what goes first."""
 
-from flows.chain import pieces_of
+from flows.running.stages import pieces_of
 
 
 def test_work_is_cut_into_pieces_of_about_two_seconds():

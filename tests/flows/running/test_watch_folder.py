@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.nights import Guard, NightConfig, local_now
-from flows.watching import keep_watching, look_at, settled
+from flows.running.guard import Guard, NightConfig, local_now
+from flows.running.watch_folder import keep_watching, look_at, settled
 from models.errors import BadInput
 
 

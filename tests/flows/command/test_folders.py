@@ -8,8 +8,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from flows.cli import main
-from flows.results import ResultsConfig, commands_of, failed_manifests, failures_in, items_to_retry, retry, status
+from flows.command.folders import (
+    ResultsConfig,
+    commands_of,
+    failed_manifests,
+    failures_in,
+    items_to_retry,
+    retry,
+    status,
+)
+from flows.command.main import main
 from models.errors import BadInput, BadManifest
 from tasks.caching import set_aside
 from tasks.manifest import ERROR_FIELDS, Lineage, table_of, write_manifest
@@ -95,7 +103,7 @@ def test_status_of_a_folder_that_was_only_begun(tmp_path: Path, capsys: pytest.C
 HOLD = """
 import sys, time
 from pathlib import Path
-from flows.running import exclusive
+from flows.running.run import exclusive
 with exclusive(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

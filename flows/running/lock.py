@@ -43,6 +43,18 @@ def exclusive(folder: Path) -> Iterator[None]:
             _held.reset(token)
 
 
+def holder(folder: Path) -> str | None:
+    """Return the number of the process that works in a folder; None where no process does."""
+    if not (folder / LOCK).is_file():
+        return None
+    with (folder / LOCK).open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return file.read().strip()
+    return None
+
+
 def _lock_file(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)

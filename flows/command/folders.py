@@ -1,6 +1,5 @@
 """What an output folder holds: its state, its failures, another attempt at those, and its page."""
 
-import fcntl
 import importlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -12,9 +11,10 @@ from typing import Any
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.cli import COMMANDS, Command, interface
-from flows.config import Outcome, called_from, read_settings
-from flows.flags import validated
+from flows.command.flags import validated
+from flows.command.main import COMMANDS, Command, interface
+from flows.running.config import Outcome, called_from, read_settings
+from flows.running.lock import holder
 from models.errors import BadInput
 from tasks.caching import set_aside
 from tasks.manifest import column_names, manifest_ref, read_manifest, read_rows
@@ -85,7 +85,7 @@ def status(config: ResultsConfig) -> StatusOutcome:
         waiting=waiting,
         path=path,
         flow=" and ".join(command.name for command in flows),
-        at_work=_holder(path),
+        at_work=holder(path),
         steps=_steps(path),
         tables=tables,
         failures=tuple(failures),
@@ -94,7 +94,7 @@ def status(config: ResultsConfig) -> StatusOutcome:
 
 def retry(config: ResultsConfig) -> RetryOutcome:
     """Set the manifests with failed rows aside, and run the folder's flow again; all else is found."""
-    from flows.running import exclusive, run_flow
+    from flows.running.run import exclusive, run_flow
 
     command, path = commands_of(config.path)[-1], config.path.resolve()
     failed = failed_manifests(path)
@@ -225,16 +225,3 @@ def _described(table: Path) -> str:
         return f"{rows} rows, {sum(row['keep'] for row in read_rows(table, ('keep',)))} kept"
     states = ", ".join(f"{count} {state}" for state, count in sorted(states_in(table).items()))
     return f"{rows} rows{f': {states}' if states else ''}"
-
-
-def _holder(path: Path) -> str | None:
-    """The process that works in the folder, if one does."""
-    lock = path / ".reelmill.lock"
-    if not lock.is_file():
-        return None
-    with lock.open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return file.read().strip()
-    return None

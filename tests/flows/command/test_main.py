@@ -16,10 +16,9 @@ from types import ModuleType
 import pytest
 from pydantic import BaseModel, Field
 
-from flows import cli
-from flows.cli import COMMANDS, Command, command_named, interface, main, usage
-from flows.config import Outcome
-from flows.flags import option_names
+from flows.command.flags import option_names
+from flows.command.main import COMMANDS, Command, command_named, interface, main, usage
+from flows.running.config import Outcome
 from models.errors import BadInput
 from tasks.generate.job_settings import COLUMNS
 
@@ -36,7 +35,7 @@ def is_one_sentence(text: str) -> bool:
 
 LOADED = """
 import json, os, sys
-from flows.cli import main
+from flows.command.main import main
 main(["--help"])
 print(json.dumps([sorted(sys.modules), sum(os.times()[:2])]), file=sys.stderr)
 """
@@ -175,7 +174,7 @@ def fake_command(monkeypatch: pytest.MonkeyPatch) -> None:
     vars(module).update(fake=fake, FakeConfig=FakeConfig)
     monkeypatch.setitem(sys.modules, "flows.fake", module)
     command = Command("fake", "flows.fake", "fake", "FakeConfig", "does as told", positional="does", watched=False)
-    monkeypatch.setattr(cli, "COMMANDS", (*COMMANDS, command))
+    monkeypatch.setattr("flows.command.main.COMMANDS", (*COMMANDS, command))
 
 
 @pytest.mark.usefixtures("fake_command")
@@ -215,7 +214,15 @@ def test_a_run_stopped_by_the_keyboard_says_that_it_can_go_on(tmp_path: Path, re
 
     for seed in range(6):
         write_video(tmp_path / "in" / f"{seed}.mp4", render_shot(Scene(seed), Camera(), 24, 12.0, (96, 64)), 12.0)
-    command = [sys.executable, "-m", "flows.cli", "curate", str(tmp_path / "in"), "--out", str(tmp_path / "out")]
+    command = [
+        sys.executable,
+        "-m",
+        "flows.command.main",
+        "curate",
+        str(tmp_path / "in"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
     with subprocess.Popen(command, cwd=repository, stderr=subprocess.PIPE, text=True) as process:
         until = time.monotonic() + 90
         while not (tmp_path / "out" / "curate.yaml").exists():

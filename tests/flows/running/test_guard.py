@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
-from flows.nights import Guard, NightConfig, check_space, deadline_of, free_bytes, local_now
+from flows.running.guard import Guard, NightConfig, check_space, deadline_of, free_bytes, local_now
 from models.errors import BadInput
 from tasks.manifest import ERROR_FIELDS, Lineage, ManifestRef, table_of, write_manifest
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from flows.local_server import QUIET, configured_api, settle_environment
+from flows.command.prefect_server import QUIET, configured_api, settle_environment
 
 PROFILES = """
 active = "studio"
@@ -58,10 +58,10 @@ def test_what_the_user_set_stays(monkeypatch: pytest.MonkeyPatch):
 
 STARTED = """
 import os, time
-from flows import local_server
-local_server.settle_environment()
-local_server.ensure_server()
-print(os.environ["PREFECT_API_URL"], local_server._started[0].pid, flush=True)
+from flows.command import prefect_server
+prefect_server.settle_environment()
+prefect_server.ensure_server()
+print(os.environ["PREFECT_API_URL"], prefect_server._started[0].pid, flush=True)
 time.sleep(300)
 """
 

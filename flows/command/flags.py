@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field, ValidationError, create_model
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsError
 
-from flows.config import Settings, merged, ordered, read_settings
+from flows.running.config import Settings, merged, ordered, read_settings
 from models.errors import BadInput
 
 Preset = Callable[[], Mapping[str, Any]]

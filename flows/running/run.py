@@ -24,10 +24,10 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from pydantic import BaseModel
 from rich.progress import Progress
 
-from flows.config import FlowConfig, kept
-from flows.console import progress
-from flows.locking import exclusive
-from flows.stopping import check_stopped, stoppable
+from flows.running.config import FlowConfig, kept
+from flows.running.interrupt import check_stopped, stoppable
+from flows.running.lock import exclusive
+from flows.running.progress import progress
 from models.errors import BadInput
 from tasks.manifest import ManifestRef, publish_text, remove_asides
 

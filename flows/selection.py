@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 from pydantic import Field
 
-from flows.config import Outcome, read_settings
-from flows.locking import exclusive
+from flows.running.config import Outcome, read_settings
+from flows.running.lock import exclusive
 from models.errors import BadInput
 from tasks import keep_rules
 from tasks.curate.select import reselect

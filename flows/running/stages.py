@@ -17,8 +17,8 @@ from prefect import Task
 from prefect.futures import PrefectFuture
 from pydantic import BaseModel
 
-from flows.nights import Guard
-from flows.running import Run, chunks_of, say
+from flows.running.guard import Guard
+from flows.running.run import Run, chunks_of, say
 from tasks.manifest import ManifestRef
 
 T = TypeVar("T")

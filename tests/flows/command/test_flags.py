@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.config import FlowConfig, dump
+from flows.command.flags import Interface, invocation, nearest, option_names
 from flows.curate import CurateConfig
-from flows.flags import Interface, invocation, nearest, option_names
+from flows.running.config import FlowConfig, dump
 from models.errors import BadInput
 
 

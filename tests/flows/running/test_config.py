@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.config import Outcome, merged, read_settings
+from flows.running.config import Outcome, merged, read_settings
 
 
 def test_an_empty_config_file_sets_nothing(tmp_path: Path):

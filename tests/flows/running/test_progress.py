@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from flows.console import progress, show_log
+from flows.running.progress import progress, show_log
 
 
 @pytest.fixture(autouse=True)

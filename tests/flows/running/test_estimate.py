@@ -5,8 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from flows import estimates
-from flows.estimates import estimate, memory_of, plan_lines, spoken
+from flows.running.estimate import estimate, memory_of, plan_lines, spoken
 from models.memory.measured_costs import Cost
 from models.memory.plan import Plan
 
@@ -41,15 +40,15 @@ def test_memory_is_that_of_the_plan_that_would_be_used_now():
 
 def test_a_time_that_was_measured_on_the_device_is_used(monkeypatch):
     costs = {"whole": Cost(3.0, None), "decoded whole": Cost(9.0, None)}
-    monkeypatch.setattr(estimates, "_costs", lambda *_: costs)
+    monkeypatch.setattr("flows.running.estimate._costs", lambda *_: costs)
     assert estimate(JOB).seconds == 3.0 * 8 * 16 * 16 * 25
     assert " as measured each; batch 1, decoded whole, about " in plan_lines([JOB])[0]
 
 
 def test_on_a_card_without_a_measurement_no_time_is_said(monkeypatch):
-    monkeypatch.setattr(estimates, "device_label", lambda _: "NVIDIA Pretended")
+    monkeypatch.setattr("flows.running.estimate.device_label", lambda _: "NVIDIA Pretended")
     monkeypatch.setattr("models.memory.measured_costs.device_label", lambda _: "NVIDIA Pretended")
-    monkeypatch.setattr(estimates, "free_bytes", lambda _: 10**10)
+    monkeypatch.setattr("flows.running.estimate.free_bytes", lambda _: 10**10)
     lines = plan_lines([JOB], torch.device("cuda", 0))
     assert "by tiny: not measured yet on NVIDIA Pretended each; batch 1, guidance together, decoded whole" in lines[0]
     assert lines[1].startswith("in all: no time is known yet, ")

@@ -20,8 +20,8 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from pydantic import Field
 
-from flows.config import FlowConfig
-from flows.running import CHUNK_S, MAX_CHUNKS, chunks_of, exclusive, run_flow, running, threads
+from flows.running.config import FlowConfig
+from flows.running.run import CHUNK_S, MAX_CHUNKS, chunks_of, exclusive, run_flow, running, threads
 from models.errors import BadInput, BadMedia
 from tasks.caching import Step, cached
 from tasks.manifest import ManifestRef, read_rows, table_of
@@ -173,7 +173,7 @@ def test_an_output_folder_that_cannot_be_made_is_named(tmp_path: Path):
 HOLD = """
 import sys, time
 from pathlib import Path
-from flows.running import exclusive
+from flows.running.run import exclusive
 with exclusive(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

@@ -71,7 +71,7 @@ def start(port: socket.socket) -> subprocess.Popen[bytes]:
     """Start a server on an open port; it ends when its standard input closes, so at the latest with this process."""
     environment = os.environ | {"PREFECT_UI_ENABLED": "0", "PREFECT_API_BLOCKS_REGISTER_ON_START": "false"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "flows.local_server", str(port.fileno())],
+        [sys.executable, "-m", "flows.command.prefect_server", str(port.fileno())],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from flows.config import Outcome
-    from flows.flags import Interface
+    from flows.command.flags import Interface
+    from flows.running.config import Outcome
 
 DONE, SOME_FAILED, COULD_NOT_RUN, STOPPED = 0, 1, 2, 130
 
@@ -26,7 +26,7 @@ class Command:
 
     `flow` is a Prefect flow or a function of one config object, whose class is `config`; `positional` is its field
     that is given without a flag. A command that is `watched` runs as a Prefect flow; the others are so short that they
-    are called as they are. `presets`, `stored` and `shortcuts`: see flows.flags.Interface. `plan` is called for
+    are called as they are. `presets`, `stored` and `shortcuts`: see flows.command.flags.Interface. `plan` is called for
     `--dry-run`.
     """
 
@@ -56,7 +56,7 @@ COMMANDS = (
     ),
     Command(
         name="select",
-        module="flows.deciding",
+        module="flows.selection",
         flow="decide_again",
         config="ReselectConfig",
         help="decide again which clips a dataset keeps, computing nothing anew",
@@ -143,7 +143,7 @@ COMMANDS = (
     ),
     Command(
         name="status",
-        module="flows.results",
+        module="flows.command.folders",
         flow="status",
         config="ResultsConfig",
         help="what is done in an output folder, what failed and why",
@@ -152,7 +152,7 @@ COMMANDS = (
     ),
     Command(
         name="retry",
-        module="flows.results",
+        module="flows.command.folders",
         flow="retry",
         config="ResultsConfig",
         help="run an output folder's flow again for what failed",
@@ -160,7 +160,7 @@ COMMANDS = (
     ),
     Command(
         name="report",
-        module="flows.results",
+        module="flows.command.folders",
         flow="report",
         config="ResultsConfig",
         help="write the page of a dataset or of generated videos again",
@@ -227,7 +227,7 @@ def usage() -> str:
 
 def command_named(name: str) -> Command:
     """The row of the table; raises BadInput with the nearest name."""
-    from flows.flags import nearest
+    from flows.command.flags import nearest
     from models.errors import BadInput
 
     table = {command.name: command for command in COMMANDS}
@@ -239,10 +239,10 @@ def command_named(name: str) -> Command:
 
 def run(command: Command, arguments: Sequence[str]) -> int:
     """Parse, run, print the result; the exit code."""
-    from flows.config import dump
-    from flows.console import show_log
-    from flows.flags import invocation
-    from flows.local_server import ensure_server, settle_environment
+    from flows.command.flags import invocation
+    from flows.command.prefect_server import ensure_server, settle_environment
+    from flows.running.config import dump
+    from flows.running.progress import show_log
 
     settle_environment()
     if command.watched and not {"-h", "--help", "--dry-run"} & set(arguments):
@@ -261,7 +261,7 @@ def run(command: Command, arguments: Sequence[str]) -> int:
 
 def interface(command: Command, module: ModuleType) -> "Interface":
     """How the command's config class shows, with what its module provides."""
-    from flows.flags import Interface
+    from flows.command.flags import Interface
 
     return Interface(
         prog=f"reelmill {command.name}",
@@ -287,7 +287,7 @@ def call(command: Command, module: ModuleType, config: "BaseModel") -> "Outcome"
         return entry(config)
     if not command.watched:
         return entry.fn(config)
-    from flows.running import run_flow
+    from flows.running.run import run_flow
 
     return run_flow(entry, config)
 

@@ -12,8 +12,8 @@ from typing import Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.nights import Guard, wait
-from flows.running import exclusive
+from flows.running.guard import Guard, wait
+from flows.running.run import exclusive
 from models.errors import BadInput
 from models.pictures import PICTURE_SUFFIXES
 

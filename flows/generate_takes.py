@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Collection
 from typing import NamedTuple
 
-from flows.running import Run
+from flows.running.run import Run
 from tasks.generate.choose import GateConfig, choose_takes, unmet_jobs
 from tasks.manifest import ManifestRef, read_rows
 
