@@ -25,8 +25,8 @@ from models.errors import ReelmillError
 from models.measures.camera import measure_motion
 from models.measures.meters import good_until, measure_meters
 from models.pictures import Picture
+from tasks.attempts import failure_of
 from tasks.caching import Step, cached, find, key_of, lineage_of
-from tasks.failing import failure_of
 from tasks.generate.clip_frames import DECODED_BY, decode_clip, park, parked_at
 from tasks.generate.meter_columns import METERS
 from tasks.manifest import ERROR_FIELDS, ManifestRef, read_rows, table_of, write_manifest

@@ -30,8 +30,8 @@ from models.families.family import Request
 from models.families.text_to_picture import KINDS, STEPS
 from models.generation import by_family
 from models.generation.model_cache import drawers_leave
+from tasks.attempts import failure_of
 from tasks.caching import Step, cached, find, key_of, lineage_of
-from tasks.failing import failure_of
 from tasks.manifest import ERROR_FIELDS, ManifestRef, publish, read_manifest, read_rows, table_of, write_manifest
 
 VERSION = 1

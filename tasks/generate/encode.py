@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from models.device import DEVICE_HELP, DeviceName, device_named
 from models.errors import ReelmillError
 from models.weights.names import told_name
+from tasks.attempts import failure_of
 from tasks.caching import Step, cached, find, key_of, lineage_of
-from tasks.failing import failure_of
 from tasks.generate.clip_frames import decode_clip, parked, parked_at
 from tasks.generate.clip_tags import content_digest
 from tasks.generate.encode_formats import Format, Look, look_of, write_clip

@@ -27,8 +27,8 @@ from models.device import DEVICE_HELP, DeviceName, device_label, device_named, e
 from models.errors import ReelmillError
 from models.memory.plan import Plan
 from models.memory.planner import lower_plan
+from tasks.attempts import failure_of
 from tasks.caching import Step, cached, find, key_of, lineage_of
-from tasks.failing import failure_of
 from tasks.generate.job_batches import Item, ItemSettings, fill_batches, item_of, plan_batches
 from tasks.generate.sample_batch import planned, sample
 from tasks.manifest import ERROR_FIELDS, ManifestRef, publish, read_rows, table_of, write_manifest

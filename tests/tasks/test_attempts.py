@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from models.errors import BadMedia, EncoderOutOfMemory
-from tasks.failing import failure_of
+from tasks.attempts import failure_of
 
 RAW = "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 79.10 GiB"
 

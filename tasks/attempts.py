@@ -1,7 +1,13 @@
-"""What the row of a clip that failed says: the stable word and the sentence of the error that stopped a step of it."""
+"""Work that failed is a row: the stable word and the sentence of the error that stopped it, and how often it was tried."""
 
 from models.device import is_out_of_memory
 from models.errors import ReelmillError
+
+
+def error_columns(error: ReelmillError, item: str | None = None) -> dict[str, str]:
+    """Return the columns `error_code` and `error_message` of a row whose item failed; `item` names it before the
+    sentence, where the error does not."""
+    return {"error_code": error.code, "error_message": f"{item}: {error}" if item else str(error)}
 
 
 def failure_of(error: BaseException, name: str, doing: str) -> dict[str, str]:
