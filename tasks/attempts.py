@@ -1,4 +1,4 @@
-"""Work that failed is a row: the stable word and the sentence of the error that stopped it, and how often it was tried."""
+"""Work that failed is a row: the word and the sentence of the error that stopped it, and how often it was tried."""
 
 from models.device import is_out_of_memory
 from models.errors import ReelmillError
