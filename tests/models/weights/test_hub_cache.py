@@ -100,7 +100,7 @@ def test_names_of_the_hub_stay_and_paths_become_absolute(tmp_path: Path, monkeyp
     assert given_name("craft.safetensors") == "craft.safetensors"
     assert given_name("models/clip") == str(tmp_path / "models/clip")
     assert given_name("./odd@name") == str(tmp_path / "odd@name")
-    with pytest.raises(ValueError, match="a model has a name"):
+    with pytest.raises(ValueError, match="must name a model"):
         given_name(" ")
 
 
