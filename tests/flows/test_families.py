@@ -97,8 +97,8 @@ def test_texts_and_pictures_become_videos_of_three_families_and_bad_jobs_are_row
     ), strict=True):  # fmt: skip
         assert said in reason
     assert made[10]["ignored"] == [
-        "size 40x32: made as 32x32, for sides must divide by 32.",
-        "frames 12: made as 9, for clips have 8k+1 frames, at least 9, at most 257.",
+        "size 40x32: made as 32x32, because sides must be multiples of 32.",
+        "frames 12: made as 9, because clips have 8k+1 frames, at least 9, at most 257.",
         "noise_aug: LTX-Video does not take it.",
     ]
     told = told_by(out / made[0]["video"])
@@ -165,11 +165,11 @@ def test_a_plan_says_the_families_their_rules_and_what_is_drawn(home, tmp_path, 
     lines = plan(config(table(home, TEXT, DRAWN, DRAWN | {"seed": 2}), tmp_path / "out", model)).takes
     svd = (
         "Stable Video Diffusion; needs picture, takes fps, guidance, motion LoRA, motion bucket, motion word, "
-        "noise_aug; any number of frames, at least 2; sides divide by 8; 7 a second"
+        "noise_aug; any number of frames, at least 2; sides are multiples of 8; 7 a second"
     )
     ltx = (
         "LTX-Video; needs text, takes fps, guidance, negative text, picture; 8k+1 frames, at least 9, at most 257; "
-        "sides divide by 32; 25 a second"
+        "sides are multiples of 32; 25 a second"
     )
     assert {line.partition(": ")[2] for line in lines[-3:-1]} == {svd, ltx}
     assert lines[-1] == f"2 of the pictures are drawn first, by {(home / 'drawer').resolve()}"

@@ -130,7 +130,9 @@ def test_a_base_that_is_not_in_the_cache_is_named_with_the_command_that_brings_i
 ):
     root = dataset(tmp_path / "films")
     assert main(flags(root, tmp_path / "run", "org/svd@main")) == 2
-    said = "reelmill: org/svd@main: not in Hugging Face's local cache; `hf download org/svd --revision main` brings it."
+    said = (
+        "reelmill: org/svd@main: not in Hugging Face's local cache; `hf download org/svd --revision main` downloads it."
+    )
     assert said in capsys.readouterr().err
 
 

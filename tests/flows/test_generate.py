@@ -31,7 +31,7 @@ SETTLED = ("latents", "videos", "pictures", "manifests")
 
 FAMILY = (
     "Stable Video Diffusion; needs picture, takes fps, guidance, motion LoRA, motion bucket, motion word, noise_aug; "
-    "any number of frames, at least 2; sides divide by 8; 7 a second"
+    "any number of frames, at least 2; sides are multiples of 8; 7 a second"
 )
 
 SCRIPT = """
@@ -181,7 +181,7 @@ def test_a_plan_checks_every_job_and_writes_nothing(tmp_path, pictures, model):
         ),
         "in all: about 0.5 s on one core, 0.1 MB on disk",
         f"{model}: {FAMILY}",
-        "job 2: broken.png: cannot be read as a picture (its content is of no known picture format).",
+        "job 2: broken.png: cannot be read as a picture (its content is not in a known picture format).",
         "job 8: same: asks for the same clip as job 0; give it another seed or key for another clip.",
     ]
     assert not (tmp_path / "out").exists()

@@ -112,7 +112,7 @@ def test_a_clip_of_a_model_of_the_hub_says_its_id_and_is_made_again_from_the_cac
     (said,) = reproduce(ReproduceConfig(clip=clip, model="org/svd@main")).differs
     assert said == f"model: org/svd@main is org/svd@{'f' * 40}, not {pinned}."
     shutil.rmtree(hub_cache)
-    with pytest.raises(BadModel, match=f"`hf download org/svd --revision {COMMIT}` brings it"):
+    with pytest.raises(BadModel, match=f"`hf download org/svd --revision {COMMIT}` downloads it"):
         reproduce(ReproduceConfig(clip=alone, picture=picture))
 
 

@@ -32,7 +32,7 @@ SMALL: dict[str, Any] = {"steps": 1, "frames": 2, "width": 32, "height": 32, "gu
 REASONS = (
     "no such file",
     "cannot be read as a picture",
-    "no known picture format",
+    "not in a known picture format",
     "column width",
     "there is no folder of that model",
     "lies outside",
@@ -317,6 +317,6 @@ def test_a_plan_of_a_workflow_says_what_is_ignored_and_what_its_model_lacks(tmp_
     (tmp_path / "w.json").write_text(json.dumps(content))
     said = str(plan(GenerateConfig(jobs=tmp_path / "w.json", images=home, out=tmp_path / "out", model="tiny")))
     assert "job 0: ignored: KSampler (node 6): sampler_name 'dpmpp_2m'; euler is used." in said
-    assert "job 0: ignored: size 50x40: made as 48x40, for sides must divide by 8." in said
+    assert "job 0: ignored: size 50x40: made as 48x40, because sides must be multiples of 8." in said
     said = str(plan(GenerateConfig(jobs=tmp_path / "w.json", images=home, out=tmp_path / "out")))
     assert "model svd.safetensors: there is no folder of that model in" in said

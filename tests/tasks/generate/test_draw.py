@@ -100,7 +100,7 @@ def test_a_job_whose_picture_is_not_drawn_yet_waits_and_one_that_has_its_own_is_
 def test_a_model_that_draws_no_pictures_is_named_in_the_jobs_row(tmp_path, model):
     (row,) = read_rows(jobs_of(tmp_path, model, Path(model), {"prompt": "a ball"}))
     assert row["error_code"] == "bad_model"
-    assert "StableVideoDiffusionPipeline, which draws no pictures here" in row["error_message"]
+    assert "StableVideoDiffusionPipeline, which cannot draw pictures here" in row["error_message"]
 
 
 @pytest.fixture(scope="module", params=[drawing_pipeline, drawing_xl_pipeline])

@@ -96,7 +96,9 @@ def test_where_nothing_plays_there_is_nothing_to_pause(root):
 
 
 def test_what_is_not_as_it_was_asked_is_said_on_the_card(root):
-    page = gallery_html(root, [row(0, ignored=["size 100x50: made as 104x48, for sides must divide by 8."]), row(1)])
+    page = gallery_html(
+        root, [row(0, ignored=["size 100x50: made as 104x48, because sides must be multiples of 8."]), row(1)]
+    )
     assert page.count("not as asked: size 100x50: made as 104x48") == page.count("not as asked") == 1
 
 

@@ -284,7 +284,7 @@ def test_sizes_are_rounded_to_what_the_model_takes_and_it_is_said(pictures, tmp_
     home = pictures("a.png")
     row = jobs_of(tmp_path / "out", table(home, {"image": "a.png", "width": 43, "height": 9, "frames": 6}), model)[0]
     assert (row["width"], row["height"], row["frames"]) == (40, 8, 6)
-    assert row["ignored"] == ["size 43x9: made as 40x8, for sides must divide by 8."]
+    assert row["ignored"] == ["size 43x9: made as 40x8, because sides must be multiples of 8."]
     with Image.open(tmp_path / "out" / row["picture"]) as picture:
         assert picture.size == (40, 8)
 
