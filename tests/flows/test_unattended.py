@@ -35,7 +35,7 @@ REASONS = (
     "no known picture format",
     "column width",
     "there is no folder of that model",
-    "lies outside",
+    "is outside",
     "asks for the same clip as job",
 )
 

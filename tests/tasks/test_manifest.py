@@ -130,7 +130,7 @@ def test_a_broken_manifest_says_what_to_do(tmp_path: Path, content: bytes):
 
 def test_a_table_without_lineage_is_no_manifest(tmp_path: Path):
     pq.write_table(pa.table({"a": [1]}), tmp_path / "m.parquet")
-    with pytest.raises(BadManifest, match="it carries no lineage"):
+    with pytest.raises(BadManifest, match="it has no lineage"):
         manifest_ref(tmp_path / "m.parquet")
 
 
