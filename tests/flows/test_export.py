@@ -137,5 +137,5 @@ def test_what_cannot_be_exported_is_one_sentence(dataset: Path, tmp_path: Path):
     assert not (tmp_path / "out").exists()
     (tmp_path / "tars").mkdir()
     (tmp_path / "tars" / "export.yaml").write_text("to: webdataset\n")
-    with pytest.raises(BadInput, match="holds an export to webdataset"):
+    with pytest.raises(BadInput, match="already holds a webdataset export"):
         export.fn(ExportConfig(dataset=dataset, out=tmp_path / "tars", to="csv"))

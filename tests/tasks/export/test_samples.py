@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from models.errors import BadInput
-from tasks.export.samples import SidesConfig, side_of, sides_of
+from tasks.export.samples import HoldOutConfig, side_of, sides_of
 from tasks.manifest import read_lineage, read_rows
 
-THIRDS = SidesConfig(validation=1 / 3, test=1 / 3)
+THIRDS = HoldOutConfig(validation=1 / 3, test=1 / 3)
 
 
 def clip(video: int, group: int | None = None) -> dict[str, str | None]:
@@ -49,7 +49,7 @@ def test_only_lookalikes_across_sides_are_left_out_and_the_held_out_one_stays(cl
 
 
 def test_the_shares_are_those_asked_for():
-    config = SidesConfig(validation=0.2, test=0.1)
+    config = HoldOutConfig(validation=0.2, test=0.1)
     counts = Counter(side_of(f"{video:016x}", config) for video in range(5000))
     assert counts["test"] / 5000 == pytest.approx(0.1, abs=0.02)
     assert counts["validation"] / 5000 == pytest.approx(0.2, abs=0.02)
@@ -66,8 +66,8 @@ def test_the_draw_is_the_same_for_ever_and_another_seed_draws_others():
 
 
 def test_more_than_all_cannot_be_held_out():
-    with pytest.raises(ValidationError, match="are more than all"):
-        SidesConfig(validation=0.6, test=0.6)
+    with pytest.raises(ValidationError, match="are together more than 1"):
+        HoldOutConfig(validation=0.6, test=0.6)
 
 
 def test_kept_clips_become_samples_with_all_that_is_known(films, tmp_path: Path):

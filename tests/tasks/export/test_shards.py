@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 from webdataset.compat import WebDataset
 
-from tasks.export.samples import SidesConfig
+from tasks.export.samples import HoldOutConfig
 from tasks.export.shards import ShardsConfig, shards_of, write_shards
 from tasks.manifest import file_digest, read_rows
 
@@ -18,7 +18,7 @@ MANY = [{"caption": f"clip {number}"} for number in range(12)]
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # webdataset leaves its shards open.
 def test_webdataset_reads_every_sample_with_its_caption_and_facts(films, tmp_path: Path):
     out = tmp_path / "out"
-    write_shards.fn(out, ShardsConfig(max_samples=5), films.root, films.samples(out, MANY, SidesConfig(test=0.4)))
+    write_shards.fn(out, ShardsConfig(max_samples=5), films.root, films.samples(out, MANY, HoldOutConfig(test=0.4)))
     names = sorted(path.as_posix() for path in out.glob("*.tar"))
     assert {Path(name).name.split("-")[0] for name in names} == {"train", "validation", "test"} - {
         "validation"
