@@ -27,8 +27,7 @@ ERROR_FIELDS: tuple[pa.Field, ...] = (
     pa.field("error_message", pa.string()),
     pa.field("attempt", pa.int32()),
 )
-"""The columns that end every step's schema: code and message are null when the item succeeded, `attempt` is 1 or
-more."""
+"""The columns that end every step's schema: null code and message when the item succeeded, `attempt` from 1."""
 
 _LINEAGE, _DIGEST, _LENGTHS = b"reelmill.lineage", b"reelmill.digest", b"reelmill.lengths"
 

@@ -204,8 +204,7 @@ def _join(before: Frames, after: Frames, shot: Shot, fps: float) -> Frames:
 
 
 def truth_rows(film: Film, fps: float) -> Iterator[dict[str, Any]]:
-    """Yield the film's rows of the truth table. A shot's times are those of the frames in which any of it is
-    visible."""
+    """Yield the film's rows of the truth table. A shot's times are those of the frames in which it is visible."""
     end = 0
     for index, shot in enumerate(film.shots):
         overlap = round(shot.transition_s * fps) if shot.transition == "dissolve" else 0

@@ -79,7 +79,7 @@ def test_after_the_deadline_nothing_starts_and_what_is_begun_is_finished(tmp_pat
     over = guard(tmp_path, deadline=datetime(2026, 3, 1, 6, 0, tzinfo=UTC))
     assert not over.may_start()
     assert over.may_start(begun=True)
-    assert over.reason == "the time was over at 06:00:00"
+    assert over.reason == "the time limit was reached at 06:00:00"
     assert guard(tmp_path, deadline=local_now() + timedelta(hours=1)).may_start()
 
 
@@ -106,7 +106,7 @@ def test_the_same_fault_again_and_again_stops_the_run(tmp_path: Path, written: W
     assert watched.may_start()
     watched.saw([written("out_of_memory")])
     assert not watched.may_start(begun=True)
-    assert watched.reason == "3 clips in a row failed with out_of_memory, the last so: x: out_of_memory."
+    assert watched.reason == "3 clips in a row failed with out_of_memory, the last one: x: out_of_memory."
 
 
 def test_other_faults_and_successes_between_do_not(tmp_path: Path, written: Written):
