@@ -116,7 +116,7 @@ def read_lengths(path: Path) -> dict[str, int | None]:
     BadManifest."""
     facts = _metadata(path)
     if _LENGTHS not in facts:
-        raise BadManifest(f"{path}: does not record the sizes of its files. Delete it and run again.")
+        raise BadManifest(f"{path}: does not record the sizes of its files.")
     return dict(json.loads(facts[_LENGTHS]))
 
 
