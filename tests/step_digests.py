@@ -2,9 +2,9 @@
 of its tests.
 
 A step's code is its module and, of the project's modules it imports, the definitions it reaches, function by function.
-No name of a module, a function or a class is in a digest: where a definition is used, the digest of what it is stands
-for its name, so that moving and renaming change nothing. Comments, docstrings and the descriptions of fields are left
-out, and so is code that only moves bytes (PLUMBING).
+No name of a module, a function or a class is in a digest: where a definition is used, the digest of its content
+replaces its name, so that moving and renaming change nothing. Comments, docstrings and the descriptions of fields are
+left out, and so is code that only moves bytes (PLUMBING).
 
 Run as a script, it pins. It refuses code that changed under the same VERSION, unless `--same-results` names the step.
 """

@@ -127,11 +127,11 @@ def plan_lines(
         return *(job[name] for name in names), passes(job)
 
     lines, seconds, disk = [], 0.0, 0.0
-    where, told = device_label(device), True
+    where, timed = device_label(device), True
     for _, group in groupby(sorted(jobs, key=alike), key=alike):
         job, *others = group
         clips, each = 1 + len(others), estimate(job, device, written)
-        told &= each.measured or device == CPU
+        timed &= each.measured or device == CPU
         seconds, disk = (
             seconds + clips * each.seconds * (1 + DECODE_SHARE * (1 + ENCODE_SHARE)),
             disk + clips * each.disk,
@@ -141,7 +141,7 @@ def plan_lines(
             f"{clips} of {job['frames']} frames of {job['width']}x{job['height']}, {steps}, by"
             f" {job['model']}: {_time(each, device)} each; {_memory(job, device, batch)}"
         )
-    total = f"about {spoken(seconds)} on {'one core' if device == CPU else where}" if told else "time not measured yet"
+    total = f"about {spoken(seconds)} on {'one core' if device == CPU else where}" if timed else "time not measured yet"
     total = f"total: {total}, {disk / 1e6:.1f} MB on disk"
     return [*lines, total, *_models(jobs), *_drawers(jobs)] if lines else []
 
