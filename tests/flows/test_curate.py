@@ -232,7 +232,7 @@ def test_retrying_what_stays_broken_says_so_again(
     assert "retried: 3" in capsys.readouterr().out
     assert main(["status", str(dataset)]) == 1
     status = capsys.readouterr().out
-    assert status.startswith(f"{dataset}: curate, nobody at work")
+    assert status.startswith(f"{dataset}: curate, idle")
     assert "videos.parquet: 7 rows" in status
     assert status.count("text.mp4: ") == 1
 

@@ -138,7 +138,7 @@ def test_what_cannot_be_exported_is_one_sentence(dataset: Path, tmp_path: Path):
     assert not (tmp_path / "out").exists()
     (tmp_path / "tars").mkdir()
     (tmp_path / "tars" / "export.yaml").write_text("to: webdataset\n")
-    with pytest.raises(BadInput, match="holds an export to webdataset"):
+    with pytest.raises(BadInput, match="already holds a webdataset export"):
         export.fn(ExportConfig(dataset=dataset, out=tmp_path / "tars", to="csv"))
 
 
@@ -148,7 +148,7 @@ def test_the_settings_have_these_defaults_and_bounds():
         "dataset": "required",
         "out": "required",
         "to": "'webdataset'",
-        "split": "SidesConfig()",
+        "split": "HoldOutConfig()",
         "clips": "ClipsConfig(mode='exact')",
         "shards": "ShardsConfig()",
     }

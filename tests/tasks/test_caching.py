@@ -110,7 +110,7 @@ def test_an_output_file_that_was_cut_runs_again_and_is_named(
     whole = (work.root / name).read_bytes()
     (work.root / name).write_bytes(whole[:left])
     assert not run(work).cached
-    assert f"{name}: is not as it was written ({left} bytes, not {len(whole)})." in caplog.text
+    assert f"{name}: has {left} bytes, but {len(whole)} were written." in caplog.text
     assert (work.root / name).read_bytes() == whole
     assert run(work).cached
 
@@ -320,5 +320,5 @@ def test_a_manifest_that_does_not_say_how_long_its_files_were_is_made_again_and_
     facts = {name: value for name, value in (table.schema.metadata or {}).items() if name != b"reelmill.lengths"}
     pq.write_table(table.replace_schema_metadata(facts), path)
     assert not run(work).cached
-    assert f"{path}: does not say how long its files were. It is made again." in caplog.text
+    assert f"{path}: does not record the sizes of its files. It is made again." in caplog.text
     assert run(work).cached

@@ -45,7 +45,7 @@ def test_status_tells_the_steps_the_tables_and_each_failure(dataset: Path):
     outcome = status(ResultsConfig(path=dataset))
     assert outcome.failed == 2
     assert str(outcome).splitlines() == [
-        f"{dataset}: curate, nobody at work",
+        f"{dataset}: curate, idle",
         "  scan       2 manifests, 1 failed rows",
         "clips.parquet: 2 rows, 1 kept",
         "videos.parquet: 2 rows",
@@ -80,7 +80,7 @@ def test_what_waits_or_is_there_twice_did_not_fail(night: Path):
         "  jobs       1 manifest, 1 failed rows",
         "  waiting    1 manifest",
         "outputs.parquet: 6 rows: 1 duplicate, 1 failed, 2 ok, 2 waiting",
-        "2 wait: the same command goes on",
+        "2 pending: run the same command to resume",
         "  job 3: c: broken.",
     ]
 
@@ -98,7 +98,7 @@ def test_where_no_clips_were_generated_it_is_counted_in_failed_rows(dataset: Pat
 def test_status_of_a_folder_that_was_only_begun(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "generate.yaml").write_text("")
     assert main(["status", str(tmp_path)]) == 0
-    assert capsys.readouterr().out == f"{tmp_path}: generate, nobody at work\nno table yet: the same command goes on\n"
+    assert capsys.readouterr().out == f"{tmp_path}: generate, idle\nno table yet: run the same command to resume\n"
 
 
 HOLD = """
@@ -122,7 +122,7 @@ def test_status_names_the_process_at_work(dataset: Path, repository: Path):
 
 
 def test_a_folder_no_command_wrote_is_refused(tmp_path: Path):
-    with pytest.raises(BadInput, match=r"no output folder, it has no settings of a command in it\."):
+    with pytest.raises(BadInput, match=r"not an output folder, it has no settings of a command\. Name one that"):
         status(ResultsConfig(path=tmp_path))
     with pytest.raises(BadInput, match=r"no such folder\. Name one that a command wrote with --out\."):
         status(ResultsConfig(path=tmp_path / "none"))

@@ -166,7 +166,7 @@ def test_a_runner_that_is_not_installed_is_named(tmp_path: Path):
 def test_an_output_folder_that_cannot_be_made_is_named(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with (
-        pytest.raises(BadInput, match=r"file/out: the output folder cannot be made"),
+        pytest.raises(BadInput, match=r"file/out: the output folder cannot be created"),
         exclusive(tmp_path / "file" / "out"),
     ):
         raise AssertionError

@@ -38,7 +38,7 @@ def test_a_folder_with_a_pictures_name_is_no_picture(tmp_path: Path):
 
 
 def test_a_watched_folder_that_is_gone_is_said(tmp_path: Path):
-    with pytest.raises(BadInput, match="can be watched no more"):
+    with pytest.raises(BadInput, match="can no longer be watched"):
         look_at(tmp_path / "gone")
 
 
@@ -72,7 +72,7 @@ def test_a_watch_needs_a_folder_and_a_picture_in_time(tmp_path: Path):
     over = Guard(tmp_path, NightConfig(), local_now(), free=lambda _: 10**12)
     with pytest.raises(BadInput, match=r"nowhere: --watch needs a folder of pictures\."):
         keep_watching(tmp_path / "nowhere", tmp_path / "out", 0.01, over, lambda *_: Round(0, 0, None))
-    with pytest.raises(BadInput, match="no picture came before the time was over"):
+    with pytest.raises(BadInput, match="no picture arrived before the time limit was reached"):
         keep_watching(tmp_path, tmp_path / "out", 0.01, over, lambda *_: Round(0, 0, None))
 
 

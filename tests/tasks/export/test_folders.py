@@ -11,11 +11,11 @@ import yaml
 from prefect.cache_policies import NO_CACHE
 
 from tasks.export.folders import STEP, Layout, as_table, write_folders
-from tasks.export.samples import SidesConfig
+from tasks.export.samples import HoldOutConfig
 from tasks.manifest import read_rows
 
 MANY = [{"caption": f'clip, "{number}"\nzwei 🎬'} for number in range(12)]
-HALVES = SidesConfig(validation=0.0, test=0.5)
+HALVES = HoldOutConfig(validation=0.0, test=0.5)
 
 
 def metadata(path: Path) -> list[dict]:

@@ -9,7 +9,7 @@ import pytest
 from prefect.cache_policies import NO_CACHE
 from webdataset.compat import WebDataset
 
-from tasks.export.samples import SidesConfig
+from tasks.export.samples import HoldOutConfig
 from tasks.export.shards import STEP, ShardsConfig, shards_of, write_shards
 from tasks.manifest import file_digest, read_rows
 from tests.declared import declared
@@ -20,7 +20,7 @@ MANY = [{"caption": f"clip {number}"} for number in range(12)]
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # webdataset leaves its shards open.
 def test_webdataset_reads_every_sample_with_its_caption_and_facts(films, tmp_path: Path):
     out = tmp_path / "out"
-    write_shards.fn(out, ShardsConfig(max_samples=5), films.root, films.samples(out, MANY, SidesConfig(test=0.4)))
+    write_shards.fn(out, ShardsConfig(max_samples=5), films.root, films.samples(out, MANY, HoldOutConfig(test=0.4)))
     names = sorted(path.as_posix() for path in out.glob("*.tar"))
     assert [Path(name).name for name in names] == [
         "test-000000.tar",

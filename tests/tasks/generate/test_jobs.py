@@ -69,7 +69,7 @@ def test_bad_rows_say_why_and_leave_the_good_ones(tmp_path, pictures, model):
         ({"image": "text.png"}, "bad_media", "text.png: cannot be read as a picture"),
         ({"image": "empty.png"}, "bad_media", "empty.png: cannot be read as a picture"),
         ({"image": "cut.png"}, "bad_media", "cut.png: cannot be read as a picture"),
-        ({"image": "../elsewhere/secret.png"}, "bad_input", "lies outside"),
+        ({"image": "../elsewhere/secret.png"}, "bad_input", "is outside"),
         ({"image": "good.png", "steps": 0}, "bad_input", "column steps: input should be greater than or equal to 1"),
         ({"image": "good.png", "motion": "sideways"}, "bad_input", "motion 'sideways': the model does not know it"),
         ({"image": "good.png", "lora": "gone.safetensors"}, "bad_input", "no LoRA file there"),
@@ -249,7 +249,7 @@ def test_whatever_a_row_holds_it_is_a_row_of_the_manifest(one_picture, model, li
     [
         ("jobs.csv", b"image,seed\n\"a.png,1\n", "cannot be read as a csv table"),
         ("jobs.csv", "image\ncaf\u00e9.png\n".encode("latin-1"), "cannot be read as a csv table"),
-        ("jobs.csv", b"image,image\na.png,a.png\n", "stands there twice"),
+        ("jobs.csv", b"image,image\na.png,a.png\n", "duplicate column"),
         ("jobs.csv", b"", "the table has no rows"),
         ("jobs.csv", b"image\n" + b"a" * 200_000, "cannot be read as a csv table"),
         ("jobs.parquet", b"PAR1 and nothing else", "cannot be read as a parquet table"),
