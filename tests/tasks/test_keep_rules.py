@@ -23,7 +23,8 @@ from tasks.keep_rules import (
     seconds_of,
     verdict_of,
 )
-from tasks.keep_verdicts import SCHEMA, bits_of, decide, funnel_of
+from tasks.keep_verdicts import SCHEMA, bits_of, funnel_of
+from tests.verdicts import decide
 
 GOOD: dict[str, Any] = {
     "video_id": "v",
