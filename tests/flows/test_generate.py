@@ -25,6 +25,7 @@ from tasks.generate.draw import DrawConfig
 from tasks.generate.job_settings import JobsConfig
 from tasks.generate.outputs import SCHEMA
 from tasks.manifest import read_manifest, read_rows
+from tests.declared import declared
 
 SETTLED = ("latents", "videos", "pictures", "manifests")
 
@@ -279,3 +280,24 @@ def test_a_chain_ends_early_where_it_is_not_good_and_is_made_again_to_the_bit(pi
     assert not row["passed"]
     assert "a: a workflow knows of no chains" in caplog.text
     assert reproduce(ReproduceConfig(clip=tmp_path / "out" / row["video"])).differs == ()
+
+
+def test_the_settings_have_these_defaults_and_bounds():
+    assert declared(GenerateConfig) == {
+        "": "frozen=True, extra='forbid'",
+        "jobs": "required",
+        "out": "required",
+        "images": "None",
+        "workflow_out": "None",
+        "batch": "1, ge=1, le=256",
+        "device": "'auto'",
+        "format": "'h264'",
+        "crf": "None, ge=0, le=63",
+        "trim": "False",
+        "draw": "DrawConfig()",
+        "gate": "GateConfig()",
+    }
+
+
+def test_the_flow_goes_by_its_name():
+    assert generate.name == "generate"

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from models.errors import BadInput
-from tasks.item_lists import Listing, TableRow, locate, read_listing, read_table
+from tasks.item_lists import Listing, TableRow, locate, read_listing, read_names, read_table
 
 SUFFIXES, COLUMNS = (".png",), ("image", "seed", "motion")
 
@@ -156,3 +156,10 @@ def test_a_named_file_is_found_below_the_folder_only(tmp_path: Path):
             locate(home, name)
     with pytest.raises(BadInput, match="not a usable path"):
         locate(home, "a\0.png")
+
+
+def test_a_text_that_cannot_be_read_is_named(tmp_path: Path):
+    (tmp_path / "list.txt").write_bytes("caf\u00e9.mp4\n".encode("latin-1"))
+    for name in ("list.txt", "gone.txt"):
+        with pytest.raises(BadInput, match=rf"{name}: cannot be read as a list, one entry to a line \("):
+            read_names(tmp_path / name, ("source",))

@@ -14,6 +14,7 @@ from flows.command.folders import (
     failed_manifests,
     failures_in,
     items_to_retry,
+    report,
     retry,
     status,
 )
@@ -121,9 +122,9 @@ def test_status_names_the_process_at_work(dataset: Path, repository: Path):
 
 
 def test_a_folder_no_command_wrote_is_refused(tmp_path: Path):
-    with pytest.raises(BadInput, match="no output folder"):
+    with pytest.raises(BadInput, match=r"no output folder, it has no settings of a command in it\."):
         status(ResultsConfig(path=tmp_path))
-    with pytest.raises(BadInput, match="no such folder"):
+    with pytest.raises(BadInput, match=r"no such folder\. Name one that a command wrote with --out\."):
         status(ResultsConfig(path=tmp_path / "none"))
 
 
@@ -168,7 +169,7 @@ def test_a_retry_that_cannot_run_leaves_what_failed_to_be_retried(tmp_path: Path
     assert retry(ResultsConfig(path=out)).retried == 1
 
 
-def test_what_a_killed_retry_had_set_aside_is_still_to_be_retried(night: Path):
+def test_what_a_killed_retry_had_set_aside_is_still_to_be_retried(night: Path, prefect_server: str):
     for manifest in failed_manifests(night):
         set_aside(manifest)
     (night / "generate.yaml").write_text("jobs: gone\nout: x\n")
@@ -194,3 +195,8 @@ def test_settings_that_are_not_the_commands_are_named(dataset: Path):
     (dataset / "curate.yaml").write_text("sources: [a]\nout: x\nsplitt: 1\n")
     with pytest.raises(BadInput, match=r"curate.yaml: unknown setting 'splitt'"):
         retry(ResultsConfig(path=dataset))
+
+
+def test_a_folder_without_a_table_has_no_page(tmp_path: Path):
+    with pytest.raises(BadInput, match=r"nothing to show, it has neither clips\.parquet nor outputs\.parquet\."):
+        report(ResultsConfig(path=tmp_path))

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from flows.running.guard import Guard, NightConfig, local_now
-from flows.running.watch_folder import keep_watching, look_at, settled
+from flows.running.watch_folder import WatchConfig, keep_watching, look_at, settled
 from models.errors import BadInput
+from tests.declared import declared
 
 
 def test_only_pictures_are_seen_and_none_that_is_hidden(tmp_path: Path):
@@ -73,3 +74,11 @@ def test_a_watch_needs_a_folder_and_a_picture_in_time(tmp_path: Path):
         keep_watching(tmp_path / "nowhere", tmp_path / "out", 0.01, over, lambda *_: Round(0, 0, None))
     with pytest.raises(BadInput, match="no picture came before the time was over"):
         keep_watching(tmp_path, tmp_path / "out", 0.01, over, lambda *_: Round(0, 0, None))
+
+
+def test_the_settings_have_these_defaults_and_bounds():
+    assert declared(WatchConfig) == {
+        "": "frozen=True, extra='forbid'",
+        "watch": "False",
+        "poll_s": "5.0, ge=0.2, le=3600",
+    }

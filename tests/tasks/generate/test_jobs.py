@@ -17,7 +17,7 @@ from models.errors import BadInput
 from models.svd.lora import load_lora, save_lora
 from tasks.generate.comfyui_jobs import workflow_of
 from tasks.generate.job_settings import COLUMNS, JobsConfig
-from tasks.generate.jobs import SCHEMA, mark_duplicates, read_jobs
+from tasks.generate.jobs import SCHEMA, STEP, mark_duplicates, read_jobs, take_rows
 from tasks.manifest import read_lineage, read_manifest, read_rows
 from tests.job_tables import jobs_of, table
 
@@ -368,3 +368,16 @@ def test_a_damaged_prepared_picture_is_made_again(pictures, tmp_path, model):
     assert (after["status"], after["item_key"]) == ("ready", before["item_key"])
     with Image.open(out / before["picture"]) as picture:
         assert picture.size == (before["width"], before["height"])
+
+
+def test_a_clips_key_is_the_same_in_every_version_so_that_an_upgrade_samples_nothing_again():
+    """The first 32 digits that `sha256sum` gives of the values as JSON without spaces: ["k","p",7,0,null ... null], of
+    which 7 is the seed, then the take, and 7.0 the frames per second."""
+    row = {"status": "ready", "key": "k", "picture_sha256": "p", "seed": 7, "fps": 7.0}
+    keys = [each["item_key"] for each in take_rows(row, 2)]
+    assert keys == ["ccf0c599117b129007367f265311b133", "4fce25d6403344d8ad2fb0501857960a"]
+
+
+def test_the_step_goes_by_its_name_and_answers_for_the_files_it_writes():
+    assert read_jobs.name == "read jobs"
+    assert STEP.files == ("picture",)
