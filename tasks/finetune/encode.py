@@ -25,8 +25,10 @@ from torch import Tensor
 
 from models.errors import BadMedia, ReelmillError
 from models.generation.model_cache import loaded_model
+from models.pictures import from_pixels
 from models.svd.autoencoder import encode_frames
 from models.svd.model import VideoModel, embed_pictures, encoders_digest
+from tasks.attempts import error_columns
 from tasks.caching import Step, cached
 from tasks.manifest import ERROR_FIELDS, ManifestRef, publish, table_of
 from tasks.video import read_frames, upright
@@ -130,7 +132,7 @@ def encode_windows(model: VideoModel, windows: Sequence[NDArray[np.uint8]], conf
     """What training reads of windows, uint8 RGB [frames, H, W, 3] each: float16 tensors by name."""
     parts: dict[str, list[Tensor]] = {"latents": [], "pictures": [], "sigmas": [], "embeddings": []}
     for index, window in enumerate(windows):
-        frames = torch.from_numpy(window).permute(0, 3, 1, 2).float() / 127.5 - 1
+        frames = from_pixels(torch.from_numpy(window).permute(0, 3, 1, 2))
         noised, sigma = noised_pictures(frames[:1], config, seed + index)
         parts["latents"].append(encode_frames(model.vae, frames))
         parts["pictures"].append(encode_frames(model.vae, noised[0]))
@@ -172,8 +174,7 @@ def encode_source(root: Path, key: str, group: SourceClips, model: VideoModel, c
                 rows.append({"clip_id": clip.clip_id, "window": index, "start_s": start, **place, "attempt": 1})
                 windows.append(window)
         except ReelmillError as error:
-            failure = {"error_code": error.code, "error_message": str(error), "attempt": 1}
-            rows.append({"clip_id": clip.clip_id, **failure})
+            rows.append({"clip_id": clip.clip_id, **error_columns(error), "attempt": 1})
     if windows:
         with publish(root / name) as aside:
             save_file(encode_windows(model, windows, config, seed=int(group.key()[:12], 16)), aside)
