@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from tasks import clip_measures
 from tasks.caching import Step, cached, lineage_of
+from tasks.curate.video_manifests import MEASURING, VideoManifests
 from tasks.manifest import (
     ERROR_FIELDS,
     ManifestRef,
     column_names,
-    read_lineage,
     read_manifest,
     read_rows,
     table_of,
@@ -52,45 +53,7 @@ SCHEMA = pa.schema(
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("frames", pa.int64()),
-        ("change", pa.float32()),
-        ("brightness", pa.float32()),
-        ("contrast", pa.float32()),
-        ("colours", pa.list_(pa.string())),
-        ("sharpness", pa.float32()),
-        ("exposure", pa.float32()),
-        ("blockiness", pa.float32()),
-        ("bar_top", pa.int32()),
-        ("bar_bottom", pa.int32()),
-        ("bar_left", pa.int32()),
-        ("bar_right", pa.int32()),
-        ("crop", pa.string()),
-        ("motion_score", pa.float32()),
-        ("camera_motion", pa.string()),
-        ("camera_strength", pa.float32()),
-        ("camera_pan", pa.float32()),
-        ("camera_tilt", pa.float32()),
-        ("camera_zoom", pa.float32()),
-        ("camera_roll", pa.float32()),
-        ("object_motion", pa.float32()),
-        ("text_area", pa.float32()),
-        ("text_area_max", pa.float32()),
-        ("text_static_area", pa.float32()),
-        ("text_boxes", pa.int32()),
-        ("caption", pa.string()),
-        ("caption_image", pa.string()),
-        ("caption_video", pa.string()),
-        ("caption_engine", pa.string()),
-        ("caption_model", pa.string()),
-        ("caption_image_model", pa.string()),
-        ("caption_video_model", pa.string()),
-        ("caption_note", pa.string()),
-        ("clip_similarity", pa.float32()),
-        ("clip_similarity_image", pa.float32()),
-        ("clip_similarity_video", pa.float32()),
-        ("aesthetic", pa.float32()),
-        ("similarity_note", pa.string()),
-        ("phash", pa.list_(pa.string())),
-        ("dedup_group", pa.string()),
+        *(measure.field for measure in clip_measures.JOINED),
         ("error", pa.string()),
     ]
 )
@@ -166,28 +129,21 @@ def videos_schema(ingest: pa.Schema) -> pa.Schema:
 
 @task(name="join", cache_policy=NO_CACHE)
 def join_measures(
-    root: Path,
-    ingest: ManifestRef,
-    scans: list[ManifestRef],
-    splits: list[ManifestRef],
-    measures: list[list[ManifestRef]],
+    root: Path, ingest: ManifestRef, videos: Sequence[VideoManifests], groups: ManifestRef
 ) -> ManifestRef:
-    """Write videos.parquet below `root` and return the joined clips.
-
-    `scans` and `splits` are those of the same videos in the same order. `measures` has a list of manifests for each
-    further step, in any order: their rows are found by clip_id.
-    """
+    """Write videos.parquet below `root` and return the joined clips: what each step measured, found by clip_id, and
+    the `groups` of those that look alike."""
+    scans, splits = [video.scan for video in videos], [video.split for video in videos]
+    steps = {step: [ref for video in videos for ref in video.of([step])] for step in MEASURING} | {"dedup": [groups]}
 
     def compute(_: str) -> pa.Table:
         tables = [read_manifest(split) for split in splits]
         changes = [c for scan, table in zip(scans, tables, strict=True) for c in mean_changes(scan, table)]
-        named = {
-            read_lineage(step[0].path).step: pa.concat_tables(map(_read_wanted, step)) for step in measures if step
-        }
+        measures = {step: pa.concat_tables(map(_read_wanted, refs)) for step, refs in steps.items() if refs}
         split = pa.concat_tables(tables) if tables else SCHEMA.empty_table()
-        return join_clips(read_rows(ingest), split, np.array(changes), named)
+        return join_clips(read_rows(ingest), split, np.array(changes), measures)
 
-    digests = [ingest.digest, *map(_digest_of, (scans, splits, *measures))]
+    digests = [ingest.digest, *map(_digest_of, (scans, splits, *steps.values()))]
     clips = cached(STEP, root, None, digests, compute)
     _write_videos(root, ingest, scans, clips)
     return clips

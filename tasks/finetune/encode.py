@@ -27,6 +27,7 @@ from models.errors import BadMedia, ReelmillError
 from models.generation.model_cache import loaded_model
 from models.svd.autoencoder import encode_frames
 from models.svd.model import VideoModel, embed_pictures, encoders_digest
+from tasks.attempts import error_columns
 from tasks.caching import Step, cached
 from tasks.manifest import ERROR_FIELDS, ManifestRef, publish, table_of
 from tasks.video import read_frames, upright
@@ -172,8 +173,7 @@ def encode_source(root: Path, key: str, group: SourceClips, model: VideoModel, c
                 rows.append({"clip_id": clip.clip_id, "window": index, "start_s": start, **place, "attempt": 1})
                 windows.append(window)
         except ReelmillError as error:
-            failure = {"error_code": error.code, "error_message": str(error), "attempt": 1}
-            rows.append({"clip_id": clip.clip_id, **failure})
+            rows.append({"clip_id": clip.clip_id, **error_columns(error), "attempt": 1})
     if windows:
         with publish(root / name) as aside:
             save_file(encode_windows(model, windows, config, seed=int(group.key()[:12], 16)), aside)

@@ -18,6 +18,7 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.errors import BadInput, BadMedia, ReelmillError
+from tasks.attempts import error_columns
 from tasks.caching import Step, cached, lineage_of
 from tasks.child_process import run_in_child
 from tasks.item_lists import TableRow, locate, read_table
@@ -100,8 +101,8 @@ def clips_of(path: Path, rows: list[TableRow], limit_s: float) -> list[dict[str,
         try:
             found.setdefault(source, named | clip_of(path.parent, row, column, limit_s))
         except ReelmillError as error:
-            failure = {"error_code": error.code, "error_message": f"{path} row {number}: {error}", "keep": False}
-            found.setdefault(source, named | failure)
+            failure = error_columns(error, f"{path} row {number}")
+            found.setdefault(source, named | failure | {"keep": False})
     return list(found.values())
 
 

@@ -255,12 +255,12 @@ def test_a_setting_that_has_nothing_to_judge_rests_and_says_so():
     found = verdict_of(clips, SelectConfig(aesthetic_quantile=0.25, min_clip_similarity=0.2, sharpness_quantile=0.5))
     assert found.bits.tolist() == [0, 0]
     assert found.skipped == (
-        "aesthetic_quantile 0.25 rests: no clip has a measured aesthetic, so nothing is dropped by it",
-        "min_clip_similarity 0.2 rests: no clip has a measured clip_similarity, so nothing is dropped by it",
-        "sharpness_quantile 0.5 rests: no clip has a measured sharpness, so nothing is dropped by it",
+        "aesthetic_quantile 0.25 is ignored: nobody measured aesthetic, so nothing is dropped by it",
+        "min_clip_similarity 0.2 is ignored: nobody measured clip_similarity, so nothing is dropped by it",
+        "sharpness_quantile 0.5 is ignored: nobody measured sharpness, so nothing is dropped by it",
     )
     unmeasured = verdict_of(table({"motion_score": None}), SelectConfig(motion_quantile=0.5, max_still_motion=None))
-    assert "motion_quantile 0.5 rests" in unmeasured.skipped[0]
+    assert "motion_quantile 0.5 is ignored" in unmeasured.skipped[0]
 
 
 def test_a_measured_sharpness_is_judged_and_decides_between_duplicates():
