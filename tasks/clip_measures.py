@@ -100,7 +100,13 @@ SIMILARITY = (
 
 DEDUP = (Measure("dedup_group", TEXT_TYPE, "group of clips that look alike", "the first one's clip_id"),)
 
-JOIN = (Measure("change", FLOAT, "mean change from frame to frame", "0 identical to 255"),)
+STILL_CHANGE = 0.05
+"""A frame whose change, 0 to 255, is less shows the same picture as the one before."""
+
+JOIN = (
+    Measure("change", FLOAT, "mean change from frame to frame", "0 identical to 255"),
+    Measure("frozen_s", FLOAT, "longest freeze", "seconds", absent=OLDER),
+)
 """What `join` works out of the scan's signals."""
 
 JOINED = (

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.measures.camera import MotionClass
-from tasks.clip_measures import MEASURES, Measure
+from tasks.clip_measures import MEASURES, STILL_CHANGE, Measure
 
 Mask = NDArray[np.bool_]
 Bits = NDArray[np.uint16]
@@ -91,8 +91,12 @@ class SelectConfig(BaseModel):
         default=0.005, ge=0, description="no_motion: motion score below this, in sides/s, and"
     )
     max_still_change: float = Field(
-        default=0.05, ge=0, description="no_motion: frames that change less, 0 to 255: a freeze."
+        default=STILL_CHANGE, ge=0, description="no_motion: frames that change less, 0 to 255: a freeze."
     )
+    max_frozen_s: Annotated[
+        float | None,
+        Axis("frozen", "Freezes", "for more than {0:.3g} s", column="frozen_s", upper=True, slider="Longest freeze"),
+    ] = Field(default=None, ge=0, description="frozen: the picture stands still for longer than this, in seconds.")
     min_motion: Annotated[
         float | None,
         Axis(

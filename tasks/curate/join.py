@@ -1,11 +1,14 @@
 """Join: everything measured of each clip in one table, and everything known of each source file in videos.parquet.
 
-`change` is the mean over a clip of the scan's signal of that name, 0 to 255: 0 for identical frames. What a step could
-not measure is null and stands in `error`, as "step: message". Nothing is decided here.
+`change` is the mean over a clip of the scan's signal of that name, 0 to 255: 0 for identical frames. `frozen_s` is the
+longest time, in seconds, over which two or more frames of a clip show one picture: 0 where each differs from the one
+before, the clip's length for a still. What a step could not measure is null and stands in `error`, as "step: message".
+Nothing is decided here.
 """
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +31,7 @@ from tasks.manifest import (
     write_manifest,
 )
 
-VERSION = 1
+VERSION = 2
 
 FACTS_OF_SCAN = ("frames", "lost", "dropped", "decodes", "frame_store", "error_code", "error_message")
 """Columns of the scan that go into videos.parquet."""
@@ -71,13 +74,14 @@ def join_clips(
 ) -> pa.Table:
     """One row of SCHEMA for each clip of the split, sorted by source and start.
 
-    `changes` [clips] are null where NaN; `measures` are the rows of the other steps by the steps' names.
+    `changes` [clips, 2] are those of JOIN, null where NaN; `measures` are the rows of the other steps by their names.
     """
     sources = {row["video_id"]: row["source"] for row in ingest if row["status"] == "ok"}
     clip_ids = split["clip_id"].to_pylist()
     columns = {name: split[name] for name in split.column_names}
     columns["source"] = pa.array([sources[video] for video in split["video_id"].to_pylist()], pa.string())
-    columns["change"] = pa.array(changes, pa.float32(), from_pandas=True)
+    for measure, values in zip(clip_measures.JOIN, changes.T, strict=True):
+        columns[measure.name] = pa.array(values, measure.type, from_pandas=True)
     for table in measures.values():
         rows = _rows_of(clip_ids, table)
         columns |= {name: table[name].take(rows) for name in table.column_names if name != "clip_id"}
@@ -86,16 +90,31 @@ def join_clips(
     return pa.table(arrays, SCHEMA).sort_by([("source", "ascending"), ("start_pts", "ascending")])
 
 
-def mean_changes(scan: ManifestRef, split: pa.Table) -> list[float]:
-    """The mean `change` of each clip of one video over its frames but the first, whose change is from what came before
-    the clip; NaN for a clip of one frame."""
+def changes_of(scan: ManifestRef, split: pa.Table) -> NDArray[np.float64]:
+    """The columns of JOIN [clips, 2] of one video's clips, from the changes of each clip's frames but the first, whose
+    change is from what came before the clip; NaN for a clip of one frame."""
     if not len(split):
-        return []
+        return np.empty((0, len(clip_measures.JOIN)))
     row = read_rows(scan, ("pts", "change"))[0]
     pts, change = np.array(row["pts"]), np.array(row["change"])
-    spans = zip(split["start_pts"].to_pylist(), split["end_pts"].to_pylist(), strict=True)
-    parts = (change[np.searchsorted(pts, start, side="right") : np.searchsorted(pts, end)] for start, end in spans)
-    return [float(part.mean()) if len(part) else np.nan for part in parts]
+    measured = []
+    for clip in split.select(["start_pts", "end_pts", "time_base"]).to_pylist():
+        first, end = np.searchsorted(pts, (clip["start_pts"], clip["end_pts"]))
+        inner = change[first + 1 : end]
+        ticks = longest_freeze(inner, np.append(pts[first:end], clip["end_pts"]))
+        frozen = float(ticks * Fraction(clip["time_base"]))
+        measured.append((float(inner.mean()), frozen) if len(inner) else (np.nan, np.nan))
+    return np.array(measured)
+
+
+def longest_freeze(change: NDArray[np.floating], edges: NDArray[np.integer]) -> int:
+    """The longest time for which frames show one picture; 0 where no frame repeats the one before.
+
+    `change` [frames - 1] are those of all frames but the first; `edges` [frames + 1] the frames' times and the end.
+    """
+    still = np.concatenate([[False], change < clip_measures.STILL_CHANGE, [False]]).astype(np.int8)
+    starts, ends = np.flatnonzero(np.diff(still) > 0), np.flatnonzero(np.diff(still) < 0)
+    return int(max(edges[ends + 1] - edges[starts], default=0))
 
 
 def join_videos(ingest: Rows, scans: Rows, clips: pa.Table) -> list[dict[str, Any]]:
@@ -138,10 +157,11 @@ def join_measures(
 
     def compute(_: str) -> pa.Table:
         tables = [read_manifest(split) for split in splits]
-        changes = [c for scan, table in zip(scans, tables, strict=True) for c in mean_changes(scan, table)]
+        none = np.empty((0, len(clip_measures.JOIN)))
+        changes = [none, *(changes_of(scan, table) for scan, table in zip(scans, tables, strict=True))]
         measures = {step: pa.concat_tables(map(_read_wanted, refs)) for step, refs in steps.items() if refs}
         split = pa.concat_tables(tables) if tables else SCHEMA.empty_table()
-        return join_clips(read_rows(ingest), split, np.array(changes), measures)
+        return join_clips(read_rows(ingest), split, np.concatenate(changes), measures)
 
     digests = [ingest.digest, *map(_digest_of, (scans, splits, *steps.values()))]
     clips = cached(STEP, root, None, digests, compute)

@@ -7,7 +7,7 @@ import pytest
 
 from tasks.caching import Step, lineage_of
 from tasks.curate import ingest
-from tasks.curate.join import SCHEMA, join_measures, mean_changes, videos_schema
+from tasks.curate.join import SCHEMA, changes_of, join_measures, videos_schema
 from tasks.curate.video_manifests import VideoManifests
 from tasks.manifest import ERROR_FIELDS, ManifestRef, read_lineage, read_manifest, read_rows, table_of, write_manifest
 
@@ -97,9 +97,26 @@ def test_the_errors_of_all_steps_are_told(dataset, flat):
 def test_the_change_of_a_clip_leaves_out_the_cut_before_it(dataset, flat):
     still, moving = flat(5, 200), np.concatenate([flat(1, level) for level in (0, 10, 20, 30)])
     scan, split, *_ = dataset.add("v", [still, moving, flat(1, 99)])
-    assert mean_changes(scan, read_manifest(split)) == pytest.approx([0, 10, np.nan], nan_ok=True)
+    assert changes_of(scan, read_manifest(split))[:, 0] == pytest.approx([0, 10, np.nan], nan_ok=True)
     failed = dataset.failed("w")
-    assert mean_changes(failed.scan, read_manifest(failed.split)) == []
+    assert changes_of(failed.scan, read_manifest(failed.split)).shape == (0, 2)
+
+
+def test_the_longest_freeze_of_a_clip_is_that_of_its_frames_that_show_one_picture(dataset, flat):
+    moving = np.concatenate([flat(1, level) for level in (0, 40, 80)])
+    shots = [
+        flat(24),  # a still, as long as it is
+        moving,  # never
+        np.concatenate([moving, flat(6, 120), moving, flat(12, 200), moving]),  # the longer one of two
+        np.concatenate([moving, flat(3, 120)]),  # up to the end
+        flat(1),  # nothing to compare
+    ]
+    scan, split, *_ = dataset.add("v", shots)
+    found = changes_of(scan, read_manifest(split))[:, 1]
+    assert found == pytest.approx([1, 0, 12 / 24, 3 / 24, np.nan], abs=0.002, nan_ok=True)
+    files = ingested(dataset.root, {"video_id": "v", "source": "/a.mp4"})
+    rows = read_rows(join(dataset, files, VideoManifests(scan, split)))
+    assert [row["frozen_s"] for row in rows] == [pytest.approx(each, abs=0.002) for each in found[:4]] + [None]
 
 
 def test_every_source_file_is_a_row_of_videos(dataset, flat):
