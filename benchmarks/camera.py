@@ -20,6 +20,7 @@ from typing import get_args
 import cv2
 import numpy as np
 
+from models.errors import ReelmillError
 from models.measures.camera import MotionClass, mean_radius
 from tasks.curate.motion import MotionConfig, measure_clip
 from tasks.curate.scan import Sampling, scan_file
@@ -103,8 +104,10 @@ def measured(motion: MotionClass, number: int) -> str:
         write_video(film, render(motion, number), FPS, crf=23)
         scan = scan_file(film, store, Sampling())
         clip = {"clip_id": film.name, "start_pts": int(scan["pts"][0]), "end_pts": scan["end_pts"]}
-        row = measure_clip(store, clip, MotionConfig())
-    return row.get("camera_motion") or row["error_code"]
+        try:
+            return measure_clip(store, clip, MotionConfig())["camera_motion"]
+        except ReelmillError as error:
+            return error.code
 
 
 def measure(shots: int, workers: int) -> Counter[tuple[str, str]]:

@@ -51,13 +51,14 @@ from tasks.curate.look import LookConfig, measure_look
 from tasks.curate.motion import MotionConfig, measure_motion
 from tasks.curate.scan import ScanConfig, scan_video
 from tasks.curate.split import SplitConfig, split_video
+from tasks.curate.video_manifests import VideoManifests
 root, film, steps = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 (video,) = source_videos(root, ingest_sources(root, IngestConfig(), [film]))
 scan = scan_video(root, ScanConfig(), video)
 split = split_video(root, SplitConfig(), scan)
 if "motion" in steps:
-    measure_look.fn(root, LookConfig(), [(scan, split)])
-    measure_motion.fn(root, MotionConfig(), [(scan, split)])
+    measure_look.fn(root, LookConfig(), [VideoManifests(scan, split)])
+    measure_motion.fn(root, MotionConfig(), [VideoManifests(scan, split)])
 """
 
 

@@ -36,6 +36,7 @@ from tasks.curate.select import Selection
 from tasks.curate.similarity import SimilarityConfig, measure_similarity
 from tasks.curate.split import SplitConfig, split_videos
 from tasks.curate.text import TextConfig, find_text
+from tasks.curate.video_manifests import VideoManifests, adding
 from tasks.keep_rules import SelectConfig, paper
 from tasks.keep_verdicts import Funnel
 from tasks.manifest import ManifestRef, read_rows
@@ -170,19 +171,19 @@ def curate(config: CurateConfig) -> CurateOutcome:
         videos = source_videos(config.out, files)
         scans = run.chunks(scan_videos, config.scan, videos, work(videos, SCAN))
         splits = run.chunks(split_videos, config.split, scans, work(videos, SPLIT))
-        scanned = list(zip(scans, splits, strict=True))
+        scanned = list(map(VideoManifests, scans, splits))
         looks = run.chunks(measure_look, config.look, scanned, work(videos, LOOK))
         motions = run.chunks(measure_motion, config.motion, scanned, work(videos, MOTION))
         texts = run.chunks(find_text, config.text, scanned, work(videos, TEXT))
-        measured = list(zip(scans, splits, looks, motions, texts, strict=True))
+        measured = adding(scanned, look=looks, motion=motions, text=texts)
         captions = run.chunks(caption_clips, config.caption, measured, work(videos, cost_of(config.caption, CAPTION)))
-        captioned = list(zip(scans, splits, captions, strict=True))
+        captioned = adding(measured, caption=captions)
         similarities = run.chunks(
             measure_similarity, config.similarity, captioned, work(videos, cost_of(config.similarity, SIMILARITY))
         )
-        groups = run.whole(group_duplicates, config.dedup, list(zip(splits, looks, similarities, strict=True)))
-        measures = [looks, motions, texts, captions, similarities, [groups]]
-        clips = run.whole(join_measures, files, scans, splits, measures)
+        compared = adding(captioned, similarity=similarities)
+        groups = run.whole(group_duplicates, config.dedup, compared)
+        clips = run.whole(join_measures, files, compared, groups)
         selection = run.whole(select_clips, config.select, clips)
         cut(run, config.clips, videos, selection.clips)
         page = run.whole(write_report, config.report, selection.clips)

@@ -8,9 +8,9 @@ Video Diffusion paper sets them (arXiv 2311.15127, appendix E). Where both are g
 values are never torn apart: of n different values the lowest floor(q n) are dropped, of ties at the limit none.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.measures.camera import MotionClass
+from tasks.clip_measures import MEASURES, STILL_CHANGE, Measure
 
 Mask = NDArray[np.bool_]
 Bits = NDArray[np.uint16]
@@ -27,95 +28,180 @@ GRACE_S = 1e-6
 """A length that is exact as a fraction may fall short of its threshold by so much in floating point."""
 
 
+@dataclass(frozen=True)
+class Rule:
+    """A reason to drop a clip, and for readers its title and its limit as a sentence: 0 is the number, 1 in percent."""
+
+    reason: str
+    title: str
+    words: str = ""
+
+
+@dataclass(frozen=True)
+class Axis(Rule):
+    """A rule that cuts off one end of a measured column, at the setting `limit` or at a share, the setting `quantile`.
+
+    `slider` is the title of its card in the report's tuning panel.
+    """
+
+    column: str = field(kw_only=True)
+    slider: str = field(kw_only=True)
+    quantile: str | None = field(default=None, kw_only=True)
+    upper: bool = field(default=False, kw_only=True)
+    limit: str = field(default="", kw_only=True)
+
+    @property
+    def measure(self) -> Measure:
+        """The column that is judged."""
+        return MEASURES[self.column]
+
+
 def _quantile(reason: str, end: str, of: str) -> Any:
     return Field(default=None, ge=0, lt=1, description=f"{reason}: the {end} share of clips by {of}, 0 to 1.")
 
 
 class SelectConfig(BaseModel):
-    """The thresholds; none (null in a file) turns one off. Each description begins with the reason it gives."""
+    """The thresholds, each with the rule that it turns on; none (null in a file) turns one off.
+
+    The rules are asked in this order. Each description begins with the reason it gives.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    min_clip_s: float | None = Field(default=1.0, ge=0, description="too_short: clips shorter than this, in seconds.")
-    min_contrast: float | None = Field(
-        default=2.0, ge=0, description="no_picture: deviation of luma, 0 to 255, below this."
-    )
-    max_text_area: float | None = Field(
-        default=0.07, ge=0, le=1, description="too_much_text: share of the picture above this."
-    )
+    min_clip_s: Annotated[
+        float | None, Axis("too_short", "Too short", "under {0:g} s", column="seconds", slider="Length")
+    ] = Field(default=1.0, ge=0, description="too_short: clips shorter than this, in seconds.")
+    min_contrast: Annotated[
+        float | None, Axis("no_picture", "No picture", "contrast under {0:g}", column="contrast", slider="Contrast")
+    ] = Field(default=2.0, ge=0, description="no_picture: deviation of luma, 0 to 255, below this.")
+    max_text_area: Annotated[
+        float | None,
+        Axis(
+            "too_much_text",
+            "Too much text",
+            "over {1:.3g}% of the picture",
+            column="text_area",
+            quantile="text_area_quantile",
+            upper=True,
+            slider="Text",
+        ),
+    ] = Field(default=0.07, ge=0, le=1, description="too_much_text: share of the picture above this.")
     text_area_quantile: float | None = _quantile("too_much_text", "highest", "text area")
-    max_still_motion: float | None = Field(
+    max_still_motion: Annotated[float | None, Rule("no_motion", "Nothing moves", "under {0:g} sides/s")] = Field(
         default=0.005, ge=0, description="no_motion: motion score below this, in sides/s, and"
     )
     max_still_change: float = Field(
-        default=0.05, ge=0, description="no_motion: frames that change less, 0 to 255: a freeze."
+        default=STILL_CHANGE, ge=0, description="no_motion: frames that change less, 0 to 255: a freeze."
     )
-    min_motion: float | None = Field(default=None, ge=0, description="low_motion: motion score below this, in sides/s.")
+    max_frozen_s: Annotated[
+        float | None,
+        Axis("frozen", "Freezes", "for more than {0:.3g} s", column="frozen_s", upper=True, slider="Longest freeze"),
+    ] = Field(default=None, ge=0, description="frozen: the picture stands still for longer than this, in seconds.")
+    min_motion: Annotated[
+        float | None,
+        Axis(
+            "low_motion",
+            "Little motion",
+            "under {0:.3g} sides/s",
+            column="motion_score",
+            quantile="motion_quantile",
+            slider="Motion",
+        ),
+    ] = Field(default=None, ge=0, description="low_motion: motion score below this, in sides/s.")
     motion_quantile: float | None = _quantile("low_motion", "lowest", "motion score")
-    max_motion: float | None = Field(
-        default=None, gt=0, description="too_much_motion: motion score above this, in sides/s."
-    )
-    min_aesthetic: float | None = Field(default=None, description="low_aesthetic: aesthetic score below this.")
+    max_motion: Annotated[
+        float | None,
+        Axis(
+            "too_much_motion",
+            "Too much motion",
+            "over {0:.3g} sides/s",
+            column="motion_score",
+            upper=True,
+            slider="Motion, upper end",
+        ),
+    ] = Field(default=None, gt=0, description="too_much_motion: motion score above this, in sides/s.")
+    min_aesthetic: Annotated[
+        float | None,
+        Axis(
+            "low_aesthetic",
+            "Low aesthetic score",
+            "under {0:.3g}",
+            column="aesthetic",
+            quantile="aesthetic_quantile",
+            slider="Aesthetic score",
+        ),
+    ] = Field(default=None, description="low_aesthetic: aesthetic score below this.")
     aesthetic_quantile: float | None = _quantile("low_aesthetic", "lowest", "aesthetic score")
-    min_clip_similarity: float | None = Field(
-        default=None, ge=-1, le=1, description="low_similarity: likeness of caption and picture below this."
-    )
+    min_clip_similarity: Annotated[
+        float | None,
+        Axis(
+            "low_similarity",
+            "Caption and picture differ",
+            "likeness under {0:.3g}",
+            column="clip_similarity",
+            quantile="clip_similarity_quantile",
+            slider="Likeness of caption and picture",
+        ),
+    ] = Field(default=None, ge=-1, le=1, description="low_similarity: likeness of caption and picture below this.")
     clip_similarity_quantile: float | None = _quantile("low_similarity", "lowest", "likeness of caption and picture")
-    min_sharpness: float | None = Field(default=None, ge=0, description="not_sharp: sharpness, 0 to 1, below this.")
+    min_sharpness: Annotated[
+        float | None,
+        Axis(
+            "not_sharp",
+            "Not sharp",
+            "under {0:.3g}",
+            column="sharpness",
+            quantile="sharpness_quantile",
+            slider="Sharpness",
+        ),
+    ] = Field(default=None, ge=0, description="not_sharp: sharpness, 0 to 1, below this.")
     sharpness_quantile: float | None = _quantile("not_sharp", "lowest", "sharpness")
-    drop_motions: tuple[MotionClass, ...] = Field(
+    drop_motions: Annotated[tuple[MotionClass, ...], Rule("unwanted_motion", "Unwanted camera motion")] = Field(
         default=(), description="unwanted_motion: clips whose camera moves so."
     )
-    drop_duplicates: bool = Field(default=True, description="duplicate: all but one shot of those that look alike.")
+    drop_duplicates: Annotated[bool, Rule("duplicate", "Looks like another clip")] = Field(
+        default=True, description="duplicate: all but one shot of those that look alike."
+    )
 
 
-@dataclass(frozen=True)
-class Axis:
-    """A measured column, the settings that cut off one end of it, and the reason they give.
-
-    An `optional` column is one that no step may have measured: then the rule rests, with a word.
-    """
-
-    reason: str
-    column: str
-    limit: str
-    quantile: str | None = None
-    upper: bool = False
-    optional: bool = False
+def _declared() -> Iterator[Rule]:
+    """The rules in the order of their settings; whether a clip could be measured is asked after its length."""
+    for setting, declared in SelectConfig.model_fields.items():
+        for rule in (each for each in declared.metadata if isinstance(each, Rule)):
+            yield replace(rule, limit=setting) if isinstance(rule, Axis) else rule
+            if rule.reason == "too_short":
+                yield Rule("measurement_failed", "Could not be measured")
 
 
-AXES = (
-    Axis("no_picture", "contrast", "min_contrast"),
-    Axis("too_much_text", "text_area", "max_text_area", "text_area_quantile", upper=True),
-    Axis("low_motion", "motion_score", "min_motion", "motion_quantile"),
-    Axis("too_much_motion", "motion_score", "max_motion", upper=True),
-    Axis("low_aesthetic", "aesthetic", "min_aesthetic", "aesthetic_quantile", optional=True),
-    Axis("low_similarity", "clip_similarity", "min_clip_similarity", "clip_similarity_quantile", optional=True),
-    Axis("not_sharp", "sharpness", "min_sharpness", "sharpness_quantile", optional=True),
+RULES: Mapping[str, Rule] = {rule.reason: rule for rule in _declared()}
+"""Every rule by its reason, in the order in which they are asked."""
+
+REASONS = tuple(RULES)
+
+LENGTH, *AXES = (rule for rule in RULES.values() if isinstance(rule, Axis))
+"""The axes; a clip's length is judged to the microsecond, and is no column."""
+
+NEEDS = tuple(
+    dict.fromkeys(
+        [
+            *("video_id", "start_s", "end_s", "shot_start_pts", "width", "height", "change", "camera_motion"),
+            *(axis.column for axis in AXES),
+            "sharpness",
+            "dedup_group",
+        ]
+    )
 )
+"""Columns of the joined clips that the rules read; the others pass through."""
 
-REASONS = (
-    "too_short",
-    "measurement_failed",
-    "no_picture",
-    "too_much_text",
-    "no_motion",
-    "low_motion",
-    "too_much_motion",
-    "low_aesthetic",
-    "low_similarity",
-    "not_sharp",
-    "unwanted_motion",
-    "duplicate",
-)
-"""Every reason, in the order in which they are asked."""
+ABSENT = frozenset(name for name in NEEDS if name in MEASURES and MEASURES[name].absent)
+"""Those of them that a dataset may lack: a rule on such a column is ignored."""
 
 
 @dataclass(frozen=True)
 class Verdict:
     """Which clips fail which rules: bit i of `bits` [clips] stands for REASONS[i], 0 for a clip that is kept.
 
-    `limits` has the number that each axis was cut at, by reason; `skipped` a sentence for each rule that rested.
+    `limits` has the number that each axis was cut at, by reason; `skipped` a sentence for each setting ignored.
     """
 
     bits: Bits
@@ -153,18 +239,18 @@ def verdict_of(clips: pa.Table, config: SelectConfig) -> Verdict:
 
 
 def limits_of(clips: pa.Table, config: SelectConfig) -> tuple[dict[str, float], tuple[str, ...]]:
-    """The number that each axis in use is cut at, by reason, and a sentence for each setting that rests."""
+    """The number that each axis in use is cut at, by reason, and a sentence for each setting that is ignored."""
     limits: dict[str, float] = {}
     skipped: list[str] = []
     for axis in AXES:
         absolute = getattr(config, axis.limit)
         share = getattr(config, axis.quantile) if axis.quantile else None
-        measured = _is_measured(clips, axis.column)
+        measured = is_measured(clips, axis.column)
         if not measured:
-            idle = {axis.limit: absolute} if axis.optional else {}
+            idle = {axis.limit: absolute} if axis.measure.absent else {}
             idle |= {axis.quantile: share} if axis.quantile else {}
-            skipped += [_rests(axis, name, value) for name, value in idle.items() if value is not None]
-            absolute, share = None if axis.optional else absolute, None
+            skipped += [_ignored(axis, name, value) for name, value in idle.items() if value is not None]
+            absolute, share = None if axis.measure.absent else absolute, None
         cuts = [] if absolute is None else [absolute]
         if share is not None:
             cuts.append(cut_at(floats(clips, axis.column), share, axis.upper))
@@ -267,11 +353,12 @@ PRESETS: Mapping[str, Callable[[], SelectConfig]] = {
 """Thresholds by name; each sets all of them."""
 
 
-def _rests(axis: Axis, setting: str, value: float) -> str:
-    return f"{setting} {value:g} rests: no clip has a measured {axis.column}, so nothing is dropped by it"
+def _ignored(axis: Axis, setting: str, value: float) -> str:
+    return f"{setting} {value:g} is ignored: nobody measured {axis.column}, so nothing is dropped by it"
 
 
-def _is_measured(clips: pa.Table, column: str) -> bool:
+def is_measured(clips: pa.Table, column: str) -> bool:
+    """Whether any clip has a value in the column."""
     return column in clips.column_names and clips[column].null_count < len(clips)
 
 
@@ -293,7 +380,7 @@ def _one_of(column: pa.ChunkedArray, names: tuple[str, ...]) -> Mask:
 
 def _sharpness(clips: pa.Table) -> Values:
     """Sharpness, 0 where it was not measured."""
-    measured = _is_measured(clips, "sharpness")
+    measured = is_measured(clips, "sharpness")
     return np.nan_to_num(floats(clips, "sharpness").astype(np.float64)) if measured else np.zeros(len(clips))
 
 

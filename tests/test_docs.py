@@ -214,7 +214,7 @@ def columns(module: ModuleType) -> list[str]:
 def declared_needs(module: ModuleType) -> set[str]:
     """The columns that a step declares to read, of whatever manifest."""
     groups = [getattr(module, name) for name in vars(module) if name.startswith("NEEDS")]
-    flat = [part for group in groups for part in group]
+    flat = [part for group in groups for part in (group.values() if isinstance(group, Mapping) else group)]
     return {name for part in flat for name in ([part] if isinstance(part, str) else part)}
 
 

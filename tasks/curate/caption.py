@@ -22,6 +22,7 @@ from prefect.cache_policies import NO_CACHE
 from models.captions.attributes import compose
 from models.errors import BadMedia, BadModel, ReelmillError
 from models.weights.hub_cache import find_model
+from tasks import clip_measures
 from tasks.caching import Step, cached
 from tasks.curate.caption_writers import (
     COLUMNS,
@@ -35,35 +36,21 @@ from tasks.curate.caption_writers import (
     models_of,
     writers_of,
 )
+from tasks.curate.video_manifests import VideoManifests, frame_stores, read_clips
 from tasks.frame_store import Frames, load_frames, read_frame_times
-from tasks.manifest import ERROR_FIELDS, ManifestRef, read_rows, table_of
+from tasks.manifest import ManifestRef, table_of
 
 VERSION = 1
 
-NEEDS_OF_SCAN = ("frame_store",)
+NEEDS = {
+    "scan": ("frame_store",),
+    "split": ("clip_id", "start_s", "end_s", "start_pts", "end_pts"),
+    "look": ("clip_id", "brightness", "contrast", "colours"),
+    "motion": ("clip_id", "camera_motion", "camera_strength", "camera_roll", "object_motion"),
+    "text": ("clip_id", "text_area"),
+}
 
-NEEDS = (
-    ("clip_id", "start_s", "end_s", "start_pts", "end_pts"),
-    ("clip_id", "brightness", "contrast", "colours"),
-    ("clip_id", "camera_motion", "camera_strength", "camera_roll", "object_motion"),
-    ("clip_id", "text_area"),
-)
-"""Columns read of the split, and of the steps look, motion and text."""
-
-SCHEMA = pa.schema(
-    [
-        ("clip_id", pa.string()),
-        ("caption", pa.string()),
-        ("caption_image", pa.string()),
-        ("caption_video", pa.string()),
-        ("caption_engine", pa.string()),
-        ("caption_model", pa.string()),
-        ("caption_image_model", pa.string()),
-        ("caption_video_model", pa.string()),
-        ("caption_note", pa.string()),
-        *ERROR_FIELDS,
-    ]
-)
+SCHEMA = clip_measures.step_schema(clip_measures.CAPTION)
 
 STEP = Step("caption", VERSION, SCHEMA)
 
@@ -157,30 +144,22 @@ def note_of(config: CaptionConfig) -> str | None:
     return " ".join(f"No {name}: no captioner is named ({setting})." for name, setting in settings.items()) or None
 
 
-def caption_video(root: Path, config: CaptionConfig, manifests: Sequence[ManifestRef]) -> ManifestRef:
-    """The captions of one video's clips below `root`, given by its scan, split, look, motion and text."""
-    scan, *measured = manifests
+def caption_video(root: Path, config: CaptionConfig, video: VideoManifests) -> ManifestRef:
+    """The captions of one video's clips below `root`: found, or written."""
 
     def compute(_: str) -> pa.Table:
-        clips: dict[str, dict[str, Any]] = {}
-        for manifest, columns in zip(measured, NEEDS, strict=True):
-            for row in read_rows(manifest, columns):
-                clips.setdefault(row["clip_id"], {}).update(row)
-        stores = [root / row["frame_store"] for row in read_rows(scan, NEEDS_OF_SCAN) if row["frame_store"]]
-        store, listed = (stores[0] if stores else None), list(clips.values())
-        batches = [listed[start : start + BATCH] for start in range(0, len(listed), BATCH)]
+        stores, clips = frame_stores(root, video), read_clips(video, NEEDS)
+        store = stores[0] if stores else None
+        batches = [clips[start : start + BATCH] for start in range(0, len(clips), BATCH)]
         return table_of([row for batch in batches for row in caption_batch(store, batch, config)], SCHEMA)
 
     # A sentence of attributes needs no pictures: a scan that only stored more frames leaves it as it is.
     looks = any(engine != "none" for engine in (config.image_engine, config.video_engine))
-    return cached(STEP, root, keyed(config), manifests if looks else measured, compute)
+    read = [step for step in NEEDS if looks or step != "scan"]
+    return cached(STEP, root, keyed(config), video.of(read), compute)
 
 
 @task(name="caption", cache_policy=NO_CACHE)
-def caption_clips(
-    root: Path,
-    config: CaptionConfig,
-    videos: list[tuple[ManifestRef, ManifestRef, ManifestRef, ManifestRef, ManifestRef]],
-) -> list[ManifestRef]:
-    """Caption the clips of a chunk of videos, each given by its scan, split, look, motion and text."""
-    return [caption_video(root, config, manifests) for manifests in videos]
+def caption_clips(root: Path, config: CaptionConfig, videos: Sequence[VideoManifests]) -> list[ManifestRef]:
+    """Caption the clips of a chunk of videos, from what look, motion and text measured of them."""
+    return [caption_video(root, config, video) for video in videos]

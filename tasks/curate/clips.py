@@ -21,6 +21,7 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.errors import BadMedia, ReelmillError
+from tasks.attempts import error_columns
 from tasks.caching import Step, cached, lineage_of
 from tasks.child_process import run_in_child
 from tasks.curate.clip_cutting import PacketIndex, copied_span, copy_command, encode_command, inspect_clip, read_index
@@ -173,22 +174,18 @@ def cut_source(root: Path, source: SourceSpans, config: ClipsConfig) -> pa.Table
         limit_s = max(config.limit_floor_s, video.duration_s or 0.0)
         index = run_in_child(read_index, video.path, limit_s=limit_s)
     except BadMedia as error:
-        return table_of([_row(span, config) | _failure(error) for span in source.spans], SCHEMA)
+        return table_of([_row(span, config) | error_columns(error) for span in source.spans], SCHEMA)
     rows = []
     for span in source.spans:
         try:
             rows.append(_row(span, config) | cut_clip(video, index, span, config, root))
         except ReelmillError as error:
-            rows.append(_row(span, config) | _failure(error))
+            rows.append(_row(span, config) | error_columns(error))
     return table_of(rows, SCHEMA)
 
 
 def _row(span: Span, config: ClipsConfig) -> dict[str, Any]:
     return {"clip_id": span.clip_id, "cut_mode": config.mode, "attempt": 1}
-
-
-def _failure(error: ReelmillError) -> dict[str, Any]:
-    return {"error_code": error.code, "error_message": str(error)}
 
 
 def _key(video: SourceVideo, span: Span, config: ClipsConfig) -> str:

@@ -11,7 +11,7 @@ space with multi-index hashing", 2014). Cut into bands, two hashes that differ i
 some band, so only clips from neighbouring buckets of a band are compared. The bands' width follows the number of clips.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 from math import comb
 from pathlib import Path
@@ -24,19 +24,22 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field
 
+from tasks import clip_measures
 from tasks.caching import Step, cached
+from tasks.curate.video_manifests import VideoManifests
 from tasks.keep_rules import codes
-from tasks.manifest import ERROR_FIELDS, ManifestRef, read_manifest
+from tasks.manifest import ManifestRef, read_manifest
 
 VERSION = 1
 
-NEEDS = (("clip_id", "video_id", "shot_start_pts"), ("clip_id", "phash"))
-"""Columns read of the split and of the step look."""
+NEEDS = {
+    "split": ("clip_id", "video_id", "shot_start_pts"),
+    "look": ("clip_id", "phash"),
+    "similarity": ("clip_id", "embedding"),
+}
+"""Embeddings are vectors of one length, null where unmeasured; none are read where similarity has not run."""
 
-EMBEDDED = ("clip_id", "embedding")
-"""Columns read of a third manifest of each video, where there is one: vectors of one length, null where unmeasured."""
-
-SCHEMA = pa.schema([("clip_id", pa.string()), ("dedup_group", pa.string()), *ERROR_FIELDS])
+SCHEMA = clip_measures.step_schema(clip_measures.DEDUP)
 
 STEP = Step("dedup", VERSION, SCHEMA)
 
@@ -172,8 +175,8 @@ def link_embeddings(vectors: NDArray[np.floating], shots: Integers, min_cosine: 
 
 
 def group_clips(clips: pa.Table, config: DedupConfig) -> pa.Table:
-    """The rows of clips with the columns of NEEDS, and of EMBEDDED if there are any; without hashes and embedding, a
-    clip is like no other."""
+    """The rows of clips with the columns of NEEDS, embeddings if there are any; without hashes and embedding, a clip
+    is like no other."""
     count = len(clips)
     shots = codes(clips, "video_id", "shot_start_pts")
     links = Links(count)
@@ -181,22 +184,19 @@ def group_clips(clips: pa.Table, config: DedupConfig) -> pa.Table:
     if len(hashed):
         hashes = hashes_of(clips["phash"].take(hashed))
         _take_over(links, hashed, link_hashes(hashes, shots[hashed], config.max_distance))
-    seen = _measured(clips[EMBEDDED[1]]) if EMBEDDED[1] in clips.column_names else hashed[:0]
+    seen = _measured(clips["embedding"]) if "embedding" in clips.column_names else hashed[:0]
     if len(seen):
-        vectors = clips[EMBEDDED[1]].take(seen).combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        vectors = clips["embedding"].take(seen).combine_chunks().flatten().to_numpy(zero_copy_only=False)
         _take_over(links, seen, link_embeddings(vectors.reshape(len(seen), -1), shots[seen], config.min_cosine))
     group = clips["clip_id"].take(pa.array(links.label, mask=~links.linked))
     errors = [pa.nulls(count, pa.string())] * 2
     return pa.table([clips["clip_id"], group, *errors, pa.array(np.ones(count, np.int32))], SCHEMA)
 
 
-def read_clips(videos: list[tuple[ManifestRef, ...]]) -> pa.Table:
+def read_clips(videos: Sequence[VideoManifests]) -> pa.Table:
     """The clips of all videos, joined by clip_id from each video's manifests, in the order of the splits."""
-    columns = (*NEEDS, EMBEDDED)
-    parts = [
-        pa.concat_tables([read_manifest(video[step], columns[step]) for video in videos])
-        for step in range(max(map(len, videos), default=0))
-    ]
+    steps = [(columns, [ref for video in videos for ref in video.of([step])]) for step, columns in NEEDS.items()]
+    parts = [pa.concat_tables(read_manifest(ref, columns) for ref in refs) for columns, refs in steps if refs]
     if not parts:
         empty = [("clip_id", pa.string()), ("video_id", pa.string()), ("shot_start_pts", pa.int64())]
         return pa.schema([*empty, ("phash", pa.list_(pa.string()))]).empty_table()
@@ -210,9 +210,9 @@ def read_clips(videos: list[tuple[ManifestRef, ...]]) -> pa.Table:
 
 
 @task(name="dedup", cache_policy=NO_CACHE)
-def group_duplicates(root: Path, config: DedupConfig, videos: list[tuple[ManifestRef, ...]]) -> ManifestRef:
-    """Group the clips of all videos, each given by its split, its look and, where there is one, its embeddings."""
-    inputs = [manifest for manifests in videos for manifest in manifests]
+def group_duplicates(root: Path, config: DedupConfig, videos: Sequence[VideoManifests]) -> ManifestRef:
+    """Group the clips of all videos by their hashes and, where there are any, their embeddings."""
+    inputs = [manifest for video in videos for manifest in video.of(NEEDS)]
     return cached(STEP, root, config, inputs, lambda _: group_clips(read_clips(videos), config))
 
 

@@ -18,6 +18,7 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.errors import BadMedia
+from tasks.attempts import error_columns
 from tasks.caching import Step, cached
 from tasks.child_process import run_in_child
 from tasks.curate.source_fetch import FetchConfig, fetch, is_url
@@ -119,7 +120,7 @@ def identify(root: Path, entry: Entry, limits: FetchConfig) -> dict[str, Any]:
         path = fetch(entry.source, root / FETCHED, limits) if is_url(entry.source) else Path(entry.source)
         size, digest = _measured(path)
     except BadMedia as error:
-        return row | {"status": "unreadable", "error_code": error.code, "error_message": str(error)}
+        return row | {"status": "unreadable"} | error_columns(error)
     place = path.relative_to(root).as_posix() if is_url(entry.source) else str(path)
     return row | {"path": place, "digest": digest, "bytes": size, "video_id": digest[:16]}
 
@@ -141,7 +142,7 @@ def examine(root: Path, file: dict[str, Any], limit_s: float) -> dict[str, Any]:
     try:
         facts = run_in_child(probe, root / file["path"], limit_s=limit_s)
     except BadMedia as error:
-        return file | {"status": "unreadable", "error_code": error.code, "error_message": str(error)}
+        return file | {"status": "unreadable"} | error_columns(error)
     return file | _columns(facts) | {"status": "ok"}
 
 

@@ -1,11 +1,14 @@
 """Join: everything measured of each clip in one table, and everything known of each source file in videos.parquet.
 
-`change` is the mean over a clip of the scan's signal of that name, 0 to 255: 0 for identical frames. What a step could
-not measure is null and stands in `error`, as "step: message". Nothing is decided here.
+`change` is the mean over a clip of the scan's signal of that name, 0 to 255: 0 for identical frames. `frozen_s` is the
+longest time, in seconds, over which two or more frames of a clip show one picture: 0 where each differs from the one
+before, the clip's length for a still. What a step could not measure is null and stands in `error`, as "step: message".
+Nothing is decided here.
 """
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +18,20 @@ from numpy.typing import NDArray
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from tasks import clip_measures
 from tasks.caching import Step, cached, lineage_of
+from tasks.curate.video_manifests import MEASURING, VideoManifests
 from tasks.manifest import (
     ERROR_FIELDS,
     ManifestRef,
     column_names,
-    read_lineage,
     read_manifest,
     read_rows,
     table_of,
     write_manifest,
 )
 
-VERSION = 1
+VERSION = 2
 
 FACTS_OF_SCAN = ("frames", "lost", "dropped", "decodes", "frame_store", "error_code", "error_message")
 """Columns of the scan that go into videos.parquet."""
@@ -52,45 +56,7 @@ SCHEMA = pa.schema(
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("frames", pa.int64()),
-        ("change", pa.float32()),
-        ("brightness", pa.float32()),
-        ("contrast", pa.float32()),
-        ("colours", pa.list_(pa.string())),
-        ("sharpness", pa.float32()),
-        ("exposure", pa.float32()),
-        ("blockiness", pa.float32()),
-        ("bar_top", pa.int32()),
-        ("bar_bottom", pa.int32()),
-        ("bar_left", pa.int32()),
-        ("bar_right", pa.int32()),
-        ("crop", pa.string()),
-        ("motion_score", pa.float32()),
-        ("camera_motion", pa.string()),
-        ("camera_strength", pa.float32()),
-        ("camera_pan", pa.float32()),
-        ("camera_tilt", pa.float32()),
-        ("camera_zoom", pa.float32()),
-        ("camera_roll", pa.float32()),
-        ("object_motion", pa.float32()),
-        ("text_area", pa.float32()),
-        ("text_area_max", pa.float32()),
-        ("text_static_area", pa.float32()),
-        ("text_boxes", pa.int32()),
-        ("caption", pa.string()),
-        ("caption_image", pa.string()),
-        ("caption_video", pa.string()),
-        ("caption_engine", pa.string()),
-        ("caption_model", pa.string()),
-        ("caption_image_model", pa.string()),
-        ("caption_video_model", pa.string()),
-        ("caption_note", pa.string()),
-        ("clip_similarity", pa.float32()),
-        ("clip_similarity_image", pa.float32()),
-        ("clip_similarity_video", pa.float32()),
-        ("aesthetic", pa.float32()),
-        ("similarity_note", pa.string()),
-        ("phash", pa.list_(pa.string())),
-        ("dedup_group", pa.string()),
+        *(measure.field for measure in clip_measures.JOINED),
         ("error", pa.string()),
     ]
 )
@@ -108,13 +74,14 @@ def join_clips(
 ) -> pa.Table:
     """One row of SCHEMA for each clip of the split, sorted by source and start.
 
-    `changes` [clips] are null where NaN; `measures` are the rows of the other steps by the steps' names.
+    `changes` [clips, 2] are those of JOIN, null where NaN; `measures` are the rows of the other steps by their names.
     """
     sources = {row["video_id"]: row["source"] for row in ingest if row["status"] == "ok"}
     clip_ids = split["clip_id"].to_pylist()
     columns = {name: split[name] for name in split.column_names}
     columns["source"] = pa.array([sources[video] for video in split["video_id"].to_pylist()], pa.string())
-    columns["change"] = pa.array(changes, pa.float32(), from_pandas=True)
+    for measure, values in zip(clip_measures.JOIN, changes.T, strict=True):
+        columns[measure.name] = pa.array(values, measure.type, from_pandas=True)
     for table in measures.values():
         rows = _rows_of(clip_ids, table)
         columns |= {name: table[name].take(rows) for name in table.column_names if name != "clip_id"}
@@ -123,16 +90,31 @@ def join_clips(
     return pa.table(arrays, SCHEMA).sort_by([("source", "ascending"), ("start_pts", "ascending")])
 
 
-def mean_changes(scan: ManifestRef, split: pa.Table) -> list[float]:
-    """The mean `change` of each clip of one video over its frames but the first, whose change is from what came before
-    the clip; NaN for a clip of one frame."""
+def changes_of(scan: ManifestRef, split: pa.Table) -> NDArray[np.float64]:
+    """The columns of JOIN [clips, 2] of one video's clips, from the changes of each clip's frames but the first, whose
+    change is from what came before the clip; NaN for a clip of one frame."""
     if not len(split):
-        return []
+        return np.empty((0, len(clip_measures.JOIN)))
     row = read_rows(scan, ("pts", "change"))[0]
     pts, change = np.array(row["pts"]), np.array(row["change"])
-    spans = zip(split["start_pts"].to_pylist(), split["end_pts"].to_pylist(), strict=True)
-    parts = (change[np.searchsorted(pts, start, side="right") : np.searchsorted(pts, end)] for start, end in spans)
-    return [float(part.mean()) if len(part) else np.nan for part in parts]
+    measured = []
+    for clip in split.select(["start_pts", "end_pts", "time_base"]).to_pylist():
+        first, end = np.searchsorted(pts, (clip["start_pts"], clip["end_pts"]))
+        inner = change[first + 1 : end]
+        ticks = longest_freeze(inner, np.append(pts[first:end], clip["end_pts"]))
+        frozen = float(ticks * Fraction(clip["time_base"]))
+        measured.append((float(inner.mean()), frozen) if len(inner) else (np.nan, np.nan))
+    return np.array(measured)
+
+
+def longest_freeze(change: NDArray[np.floating], edges: NDArray[np.integer]) -> int:
+    """The longest time for which frames show one picture; 0 where no frame repeats the one before.
+
+    `change` [frames - 1] are those of all frames but the first; `edges` [frames + 1] the frames' times and the end.
+    """
+    still = np.concatenate([[False], change < clip_measures.STILL_CHANGE, [False]]).astype(np.int8)
+    starts, ends = np.flatnonzero(np.diff(still) > 0), np.flatnonzero(np.diff(still) < 0)
+    return int(max(edges[ends + 1] - edges[starts], default=0))
 
 
 def join_videos(ingest: Rows, scans: Rows, clips: pa.Table) -> list[dict[str, Any]]:
@@ -166,28 +148,22 @@ def videos_schema(ingest: pa.Schema) -> pa.Schema:
 
 @task(name="join", cache_policy=NO_CACHE)
 def join_measures(
-    root: Path,
-    ingest: ManifestRef,
-    scans: list[ManifestRef],
-    splits: list[ManifestRef],
-    measures: list[list[ManifestRef]],
+    root: Path, ingest: ManifestRef, videos: Sequence[VideoManifests], groups: ManifestRef
 ) -> ManifestRef:
-    """Write videos.parquet below `root` and return the joined clips.
-
-    `scans` and `splits` are those of the same videos in the same order. `measures` has a list of manifests for each
-    further step, in any order: their rows are found by clip_id.
-    """
+    """Write videos.parquet below `root` and return the joined clips: what each step measured, found by clip_id, and
+    the `groups` of those that look alike."""
+    scans, splits = [video.scan for video in videos], [video.split for video in videos]
+    steps = {step: [ref for video in videos for ref in video.of([step])] for step in MEASURING} | {"dedup": [groups]}
 
     def compute(_: str) -> pa.Table:
         tables = [read_manifest(split) for split in splits]
-        changes = [c for scan, table in zip(scans, tables, strict=True) for c in mean_changes(scan, table)]
-        named = {
-            read_lineage(step[0].path).step: pa.concat_tables(map(_read_wanted, step)) for step in measures if step
-        }
+        none = np.empty((0, len(clip_measures.JOIN)))
+        changes = [none, *(changes_of(scan, table) for scan, table in zip(scans, tables, strict=True))]
+        measures = {step: pa.concat_tables(map(_read_wanted, refs)) for step, refs in steps.items() if refs}
         split = pa.concat_tables(tables) if tables else SCHEMA.empty_table()
-        return join_clips(read_rows(ingest), split, np.array(changes), named)
+        return join_clips(read_rows(ingest), split, np.concatenate(changes), measures)
 
-    digests = [ingest.digest, *map(_digest_of, (scans, splits, *measures))]
+    digests = [ingest.digest, *map(_digest_of, (scans, splits, *steps.values()))]
     clips = cached(STEP, root, None, digests, compute)
     _write_videos(root, ingest, scans, clips)
     return clips

@@ -15,49 +15,30 @@ as shown, over all stored frames of the clip, 0 for none; `crop` is what removes
 it, "w:h:x:y", null where there are none.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.errors import ReelmillError
 from models.measures.quality import NO_BARS, Bars, blockiness, exposure, find_bars, range_of, sharpness
-from tasks.caching import Step, cached
+from tasks import clip_measures
+from tasks.caching import Step
+from tasks.curate.video_manifests import Clip, VideoManifests, clip_rows, measured
 from tasks.frame_store import Frames, first_middle_last, lumas_in
-from tasks.manifest import ERROR_FIELDS, ManifestRef, read_rows, table_of
+from tasks.manifest import ManifestRef
 
 VERSION = 1
 
-NEEDS_OF_SCAN = ("frame_store",)
+NEEDS = {"scan": ("frame_store",), "split": ("clip_id", "start_pts", "end_pts", "width", "height")}
 
-NEEDS = ("clip_id", "start_pts", "end_pts", "width", "height")
-"""Columns of the split that this step reads."""
-
-SCHEMA = pa.schema(
-    [
-        ("clip_id", pa.string()),
-        ("brightness", pa.float32()),
-        ("contrast", pa.float32()),
-        ("colours", pa.list_(pa.string())),
-        ("phash", pa.list_(pa.string())),
-        ("sharpness", pa.float32()),
-        ("exposure", pa.float32()),
-        ("blockiness", pa.float32()),
-        ("bar_top", pa.int32()),
-        ("bar_bottom", pa.int32()),
-        ("bar_left", pa.int32()),
-        ("bar_right", pa.int32()),
-        ("crop", pa.string()),
-        *ERROR_FIELDS,
-    ]
-)
+SCHEMA = clip_measures.step_schema(clip_measures.LOOK)
 
 STEP = Step("look", VERSION, SCHEMA)
 
@@ -145,30 +126,19 @@ def _palette() -> Frames:
     return np.array([list(PALETTE.values())], np.uint8)
 
 
-def measure_clip(store: Path, clip: dict[str, Any], config: LookConfig) -> dict[str, Any]:
-    """The row of one clip of the split, from its frames in `store`; nulls and the reason when it cannot be measured."""
-    row = {"clip_id": clip["clip_id"], "attempt": 1}
+def measure_clip(store: Path, clip: Clip, config: LookConfig) -> dict[str, Any]:
+    """The measured columns of one clip of the split, from its frames in `store`."""
     span, shown = (clip["start_pts"], clip["end_pts"]), (clip["width"], clip["height"])
-    try:
-        frames = first_middle_last(store, *span)
-        bars = find_bars(range_of(lumas_in(store, *span)), shown)
-        return row | columns_of(frames, config) | quality_of(frames, shown, bars)
-    except ReelmillError as error:
-        return row | {"error_code": error.code, "error_message": str(error)}
-
-
-def measure_video(root: Path, config: LookConfig, scan: ManifestRef, split: ManifestRef) -> ManifestRef:
-    """The look of one video's clips below `root`: found, or measured."""
-
-    def compute(_: str) -> pa.Table:
-        stores = [root / row["frame_store"] for row in read_rows(scan, NEEDS_OF_SCAN) if row["frame_store"]]
-        rows = [measure_clip(store, clip, config) for store in stores for clip in read_rows(split, NEEDS)]
-        return table_of(rows, SCHEMA)
-
-    return cached(STEP, root, config, [scan, split], compute)
+    frames = first_middle_last(store, *span)
+    bars = find_bars(range_of(lumas_in(store, *span)), shown)
+    return columns_of(frames, config) | quality_of(frames, shown, bars)
 
 
 @task(name="look", cache_policy=NO_CACHE)
-def measure_look(root: Path, config: LookConfig, videos: list[tuple[ManifestRef, ManifestRef]]) -> list[ManifestRef]:
-    """Measure the clips of a chunk of videos, each given by its scan and its split."""
-    return [measure_video(root, config, scan, split) for scan, split in videos]
+def measure_look(root: Path, config: LookConfig, videos: Sequence[VideoManifests]) -> list[ManifestRef]:
+    """Measure the clips of a chunk of videos."""
+
+    def measure(store: Path, clips: Sequence[Clip]) -> list[dict[str, Any]]:
+        return clip_rows(clips, lambda clip: measure_clip(store, clip, config))
+
+    return [measured(STEP, root, config, NEEDS, video, measure) for video in videos]

@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import cv2
 import numpy as np
-import pyarrow as pa
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field
@@ -24,32 +23,19 @@ from models.measures.camera import CameraMotion, FlowOfFrames
 from models.measures.camera import measure_motion as measure_frames
 from models.measures.raft import raft_flow
 from models.weights.hub_cache import ModelName, find_model
-from tasks.caching import Step, cached
+from tasks import clip_measures
+from tasks.attempts import error_columns
+from tasks.caching import Step
 from tasks.child_process import run_in_child
+from tasks.curate.video_manifests import Clip, VideoManifests, clip_rows, measured
 from tasks.frame_store import FramesOnDemand, read_frame_times
-from tasks.manifest import ERROR_FIELDS, ManifestRef, read_rows, table_of
+from tasks.manifest import ManifestRef
 
 VERSION = 1
 
-NEEDS_OF_SCAN = ("frame_store",)
+NEEDS = {"scan": ("frame_store",), "split": ("clip_id", "start_pts", "end_pts", "start_s", "end_s")}
 
-NEEDS = ("clip_id", "start_pts", "end_pts", "start_s", "end_s")
-"""Columns of the split that this step reads."""
-
-SCHEMA = pa.schema(
-    [
-        ("clip_id", pa.string()),
-        ("motion_score", pa.float32()),
-        ("camera_motion", pa.string()),
-        ("camera_strength", pa.float32()),
-        ("camera_pan", pa.float32()),
-        ("camera_tilt", pa.float32()),
-        ("camera_zoom", pa.float32()),
-        ("camera_roll", pa.float32()),
-        ("object_motion", pa.float32()),
-        *ERROR_FIELDS,
-    ]
-)
+SCHEMA = clip_measures.step_schema(clip_measures.MOTION)
 
 STEP = Step("motion", VERSION, SCHEMA)
 
@@ -122,30 +108,26 @@ def columns_of(motion: CameraMotion) -> dict[str, Any]:
     }
 
 
-def measure_clip(store: Path, clip: dict[str, Any], config: MotionConfig) -> dict[str, Any]:
-    """The row of one clip of the split, from its frames in `store`; nulls and the reason when it cannot be measured."""
-    row = {"clip_id": clip["clip_id"], "attempt": 1}
-    try:
-        stored = [frame for frame in read_frame_times(store) if clip["start_pts"] <= frame[0] < clip["end_pts"]]
-        chosen = [stored[i] for i in evenly_spaced([time for _, time in stored], config.frames_per_s)]
-        if len(chosen) < 2:
-            raise BadMedia(
-                f"{clip['clip_id']}: {len(chosen)} of its frames stored, and motion is seen between two. If "
-                "it has more, raise --scan.frames-per-s."
-            )
-        frames = FramesOnDemand(store, [pts for pts, _ in chosen])
-        return row | columns_of(measure_frames(frames, [time for _, time in chosen], flow_of(config)))
-    except ReelmillError as error:
-        return row | {"error_code": error.code, "error_message": str(error)}
+def measure_clip(store: Path, clip: Clip, config: MotionConfig) -> dict[str, Any]:
+    """The measured columns of one clip of the split, from its frames in `store`."""
+    stored = [frame for frame in read_frame_times(store) if clip["start_pts"] <= frame[0] < clip["end_pts"]]
+    chosen = [stored[i] for i in evenly_spaced([time for _, time in stored], config.frames_per_s)]
+    if len(chosen) < 2:
+        raise BadMedia(
+            f"{clip['clip_id']}: {len(chosen)} of its frames stored, and motion is seen between two. If "
+            "it has more, raise --scan.frames-per-s."
+        )
+    frames = FramesOnDemand(store, [pts for pts, _ in chosen])
+    return columns_of(measure_frames(frames, [time for _, time in chosen], flow_of(config)))
 
 
-def measure_clips(store: Path, clips: Sequence[dict[str, Any]], config: MotionConfig) -> list[dict[str, Any]]:
+def measure_clips(store: Path, clips: Sequence[Clip], config: MotionConfig) -> list[dict[str, Any]]:
     """The rows of a video's clips, on one core."""
     cv2.setNumThreads(1)
-    return [measure_clip(store, clip, config) for clip in clips]
+    return clip_rows(clips, lambda clip: measure_clip(store, clip, config))
 
 
-def measured_apart(store: Path, clips: Sequence[dict[str, Any]], config: MotionConfig) -> list[dict[str, Any]]:
+def measured_apart(store: Path, clips: Sequence[Clip], config: MotionConfig) -> list[dict[str, Any]]:
     """The same in a child process: Farneback's flow and the fit are many short calls, which threads of one process
     wait for each other in. RAFT stays here, where its network is loaded."""
     if config.engine == "raft":
@@ -154,25 +136,12 @@ def measured_apart(store: Path, clips: Sequence[dict[str, Any]], config: MotionC
     try:
         return run_in_child(measure_clips, store, clips, config, limit_s=limit_s)
     except ReelmillError as error:
-        failed = {"attempt": 1, "error_code": error.code, "error_message": str(error)}
-        return [{"clip_id": clip["clip_id"]} | failed for clip in clips]
-
-
-def measure_video(root: Path, config: MotionConfig, scan: ManifestRef, split: ManifestRef) -> ManifestRef:
-    """The motion of one video's clips below `root`: found, or measured."""
-
-    def compute(_: str) -> pa.Table:
-        stores = [root / row["frame_store"] for row in read_rows(scan, NEEDS_OF_SCAN) if row["frame_store"]]
-        clips = read_rows(split, NEEDS)
-        return table_of([row for store in stores if clips for row in measured_apart(store, clips, config)], SCHEMA)
-
-    settings, revision = keyed(config)
-    return cached(STEP, root, settings, [scan, split], compute, revision)
+        return [{"clip_id": clip["clip_id"], "attempt": 1, **error_columns(error)} for clip in clips]
 
 
 @task(name="motion", cache_policy=NO_CACHE)
-def measure_motion(
-    root: Path, config: MotionConfig, videos: list[tuple[ManifestRef, ManifestRef]]
-) -> list[ManifestRef]:
-    """Measure the clips of a chunk of videos, each given by its scan and its split."""
-    return [measure_video(root, config, scan, split) for scan, split in videos]
+def measure_motion(root: Path, config: MotionConfig, videos: Sequence[VideoManifests]) -> list[ManifestRef]:
+    """Measure the clips of a chunk of videos."""
+    settings, revision = keyed(config)
+    measure = partial(measured_apart, config=config)
+    return [measured(STEP, root, settings, NEEDS, video, measure, revision) for video in videos]

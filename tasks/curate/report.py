@@ -13,8 +13,9 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field
 
+from tasks.keep_rules import AXES, RULES, is_measured
 from tasks.manifest import ManifestRef, publish_text, read_rows
-from tasks.pages.dataset import RULES, Dataset, Funnel, decoding, funnel_of, read_dataset, titled
+from tasks.pages.dataset import Dataset, Funnel, decoding, funnel_of, read_dataset, titled
 from tasks.pages.page import clock, duration, file_name, render
 from tasks.pages.sheets import Reel, Sheet, grouped, kept_sheets, sheet_of
 from tasks.pages.tuning import panel
@@ -59,11 +60,11 @@ def remarks(dataset: Dataset) -> list[str]:
     engines = sorted(set(dataset.clips["caption_engine"].drop_null().to_pylist()))
     captions = {"attributes": "Captions are sentences composed from these measurements; no network saw the pictures."}
     lines = [captions.get(engine, f"Captions are by {engine}.") for engine in engines]
-    optional = {"clip_similarity": "likeness of caption and picture (CLIP)", "aesthetic": "the aesthetic score"}
-    missing = [label for name, label in optional.items() if dataset.clips[name].null_count == len(dataset.clips)]
-    if missing:
-        lines.append(f"Not measured: {' and '.join(missing)}. They need weights that this run did without.")
-    return lines
+    judged = dict.fromkeys(axis.measure for axis in AXES if not is_measured(dataset.clips, axis.column))
+    missing: dict[str, list[str]] = {}
+    for measure in (each for each in judged if each.absent):
+        missing.setdefault(measure.absent, []).append(measure.words)
+    return [*lines, *(f"Not measured: {' and '.join(words)}. {why}" for why, words in missing.items())]
 
 
 def dropped_sheets(reel: Reel, cap: int) -> list[tuple[str, str, Sheet]]:

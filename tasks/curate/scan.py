@@ -24,6 +24,7 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.errors import BadMedia, DecodeTimeout
+from tasks.attempts import error_columns
 from tasks.caching import Step, cached, find, key_of, lineage_of, set_aside
 from tasks.child_process import run_in_child
 from tasks.frame_store import FrameWriter, frame_writer
@@ -209,7 +210,7 @@ def scan_video(root: Path, config: ScanConfig, video: SourceVideo) -> ManifestRe
         try:
             measured = run_in_child(scan_file, video.path, root / store, sampling, limit_s=limit_s)
         except BadMedia as error:
-            failed = row | {"error_code": error.code, "error_message": str(error)}
+            failed = row | error_columns(error)
             return table_of([failed | ({"limit_s": limit_s} if isinstance(error, DecodeTimeout) else {})], SCHEMA)
         finally:
             remove_asides(root / store)

@@ -17,32 +17,11 @@ from pydantic import BaseModel, ConfigDict
 from models.errors import BadInput, BadManifest
 from tasks.caching import Step, lineage_of
 from tasks.curate.parquet_append import extend_manifest
-from tasks.keep_rules import SelectConfig, seconds_of, verdict_of
+from tasks.keep_rules import ABSENT, NEEDS, SelectConfig, seconds_of, verdict_of
 from tasks.keep_verdicts import SCHEMA, Funnel, funnel_of, verdict_columns
 from tasks.manifest import ManifestRef, read_lineage
 
 VERSION = 1
-
-NEEDS = (
-    "video_id",
-    "start_s",
-    "end_s",
-    "shot_start_pts",
-    "width",
-    "height",
-    "contrast",
-    "text_area",
-    "motion_score",
-    "change",
-    "camera_motion",
-    "clip_similarity",
-    "aesthetic",
-    "dedup_group",
-)
-"""Columns of the joined clips that the rules read; the others pass through."""
-
-ALSO = ("sharpness",)
-"""Columns that the rules read where a dataset has them."""
 
 STEP = Step("select", VERSION, SCHEMA)
 
@@ -80,10 +59,10 @@ def read_measures(path: Path) -> tuple[pa.Table, pa.Schema]:
     try:
         with pq.ParquetFile(path, read_dictionary=["video_id", "camera_motion", "dedup_group"]) as file:
             names = file.schema_arrow.names
-            missing = ", ".join(sorted(set(NEEDS) - set(names)))
+            missing = ", ".join(sorted({*NEEDS} - ABSENT - {*names}))
             if missing:
                 raise BadManifest(f"{path}: the columns {missing} are missing. Was it made by an older step?")
-            table = file.read(columns=[*NEEDS, *(name for name in ALSO if name in names)])
+            table = file.read(columns=[name for name in NEEDS if name in names])
         with pq.ParquetFile(path) as file:
             return table, pa.schema([column for column in file.schema_arrow if column.name not in SCHEMA.names])
     except (OSError, pa.ArrowInvalid) as error:

@@ -19,35 +19,23 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from models.errors import ReelmillError
 from models.measures.clip_similarity import aesthetic_scores, load_clip
 from models.weights.hub_cache import ModelName, find_model
+from tasks import clip_measures
 from tasks.caching import Step, cached
+from tasks.curate.video_manifests import Clip, VideoManifests, clip_rows, measured
 from tasks.frame_store import first_middle_last
-from tasks.manifest import ERROR_FIELDS, ManifestRef, read_rows, table_of
+from tasks.manifest import ManifestRef, read_rows, table_of
 
 VERSION = 1
 
-NEEDS_OF_SCAN = ("frame_store",)
+NEEDS = {
+    "scan": ("frame_store",),
+    "split": ("clip_id", "start_pts", "end_pts"),
+    "caption": ("clip_id", "caption", "caption_image", "caption_video"),
+}
 
-NEEDS_OF_SPLIT = ("clip_id", "start_pts", "end_pts")
-
-NEEDS_OF_CAPTIONS = ("clip_id", "caption", "caption_image", "caption_video")
-
-SCHEMA = pa.schema(
-    [
-        ("clip_id", pa.string()),
-        ("clip_similarity", pa.float32()),
-        ("clip_similarity_image", pa.float32()),
-        ("clip_similarity_video", pa.float32()),
-        ("clip_similarities", pa.list_(pa.float32())),
-        ("aesthetic", pa.float32()),
-        ("similarity_note", pa.string()),
-        ("clip_model", pa.string()),
-        ("embedding", pa.list_(pa.float32())),
-        *ERROR_FIELDS,
-    ]
-)
+SCHEMA = clip_measures.step_schema(clip_measures.SIMILARITY)
 
 STEP = Step("similarity", VERSION, SCHEMA)
 
@@ -109,51 +97,36 @@ def columns_of(
     }
 
 
-def measure_clip(store: Path, clip: Mapping[str, Any], config: SimilarityConfig) -> dict[str, Any]:
-    """The row of one clip, from its frames in `store` and its captions; nulls and the reason when it cannot be
-    measured."""
-    row = {"clip_id": clip["clip_id"], "attempt": 1}
+def measure_clip(store: Path, clip: Clip, config: SimilarityConfig) -> dict[str, Any]:
+    """The measured columns of one clip, from its frames in `store` and its captions."""
     captions = {name: clip[name] for name in CAPTIONS if clip.get(name)}
-    try:
-        model = find_model(config.clip_model or "")
-        frames = first_middle_last(store, clip["start_pts"], clip["end_pts"])
-        seen, texts = load_clip(model.path).embed(list(frames), list(captions.values()))
-        # A clip of one or two frames shows them as its first, middle and last all the same.
-        embeddings = seen[[round(i * (len(seen) - 1) / 2) for i in range(3)]]
-        head = config.aesthetic_head
-        aesthetics = aesthetic_scores(find_model(head).path, embeddings) if head else None
-        told = dict(zip(captions, texts, strict=True))
-        return row | columns_of(embeddings, told, aesthetics) | {"clip_model": model.revision}
-    except ReelmillError as error:
-        return row | {"error_code": error.code, "error_message": str(error)}
+    model = find_model(config.clip_model or "")
+    frames = first_middle_last(store, clip["start_pts"], clip["end_pts"])
+    seen, texts = load_clip(model.path).embed(list(frames), list(captions.values()))
+    # A clip of one or two frames shows them as its first, middle and last all the same.
+    embeddings = seen[[round(i * (len(seen) - 1) / 2) for i in range(3)]]
+    head = config.aesthetic_head
+    aesthetics = aesthetic_scores(find_model(head).path, embeddings) if head else None
+    told = dict(zip(captions, texts, strict=True))
+    return columns_of(embeddings, told, aesthetics) | {"clip_model": model.revision}
 
 
-def measure_video(
-    root: Path, config: SimilarityConfig, scan: ManifestRef, split: ManifestRef, captions: ManifestRef
-) -> ManifestRef:
-    """The similarity of one video's clips below `root`: found, or measured."""
-    if not config.clip_model:
-        return cached(STEP, root, config, [split], lambda _: _unmeasured(split))
-
-    def compute(_: str) -> pa.Table:
-        told = {row["clip_id"]: row for row in read_rows(captions, NEEDS_OF_CAPTIONS)}
-        stores = [root / row["frame_store"] for row in read_rows(scan, NEEDS_OF_SCAN) if row["frame_store"]]
-        clips = [told.get(clip["clip_id"], {}) | clip for clip in read_rows(split, NEEDS_OF_SPLIT)]
-        return table_of([measure_clip(store, clip, config) for store in stores for clip in clips], SCHEMA)
-
-    revisions = {setting: find_model(name).revision for setting, name in models_of(config).items()}
-    settings = config.model_copy(update=revisions)
-    return cached(STEP, root, settings, [scan, split, captions], compute, " ".join(revisions.values()))
-
-
-def _unmeasured(split: ManifestRef) -> pa.Table:
+def unmeasured(split: ManifestRef) -> pa.Table:
+    """The rows of a split's clips where nobody measures."""
     rows = read_rows(split, ("clip_id",))
     return table_of([{**row, "similarity_note": OFF, "attempt": 1} for row in rows], SCHEMA)
 
 
 @task(name="similarity", cache_policy=NO_CACHE)
-def measure_similarity(
-    root: Path, config: SimilarityConfig, videos: Sequence[tuple[ManifestRef, ManifestRef, ManifestRef]]
-) -> list[ManifestRef]:
-    """Measure the clips of a chunk of videos, each given by its scan, its split and its captions."""
-    return [measure_video(root, config, *manifests) for manifests in videos]
+def measure_similarity(root: Path, config: SimilarityConfig, videos: Sequence[VideoManifests]) -> list[ManifestRef]:
+    """Measure the clips of a chunk of videos; without a model, their rows say so."""
+    if not config.clip_model:
+        splits = [video.split for video in videos]
+        return [cached(STEP, root, config, [split], lambda _, split=split: unmeasured(split)) for split in splits]
+    revisions = {setting: find_model(name).revision for setting, name in models_of(config).items()}
+    settings, revision = config.model_copy(update=revisions), " ".join(revisions.values())
+
+    def measure(store: Path, clips: Sequence[Clip]) -> list[dict[str, Any]]:
+        return clip_rows(clips, lambda clip: measure_clip(store, clip, config))
+
+    return [measured(STEP, root, settings, NEEDS, video, measure, revision) for video in videos]

@@ -12,37 +12,25 @@ from typing import Any, Literal
 
 import cv2
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.errors import ReelmillError
 from models.measures.craft import find_craft_boxes
 from models.measures.text_boxes import find_text_boxes, weights_revision
 from models.weights.hub_cache import ModelName, find_model
-from tasks.caching import Step, cached
+from tasks import clip_measures
+from tasks.caching import Step
+from tasks.curate.video_manifests import Clip, VideoManifests, clip_rows, measured
 from tasks.frame_store import Frames, first_middle_last
-from tasks.manifest import ERROR_FIELDS, ManifestRef, read_rows, table_of
+from tasks.manifest import ManifestRef
 
 VERSION = 1
 
-NEEDS_OF_SCAN = ("frame_store",)
+NEEDS = {"scan": ("frame_store",), "split": ("clip_id", "start_pts", "end_pts")}
 
-NEEDS = ("clip_id", "start_pts", "end_pts")
-"""Columns of the split that this step reads."""
-
-SCHEMA = pa.schema(
-    [
-        ("clip_id", pa.string()),
-        ("text_area", pa.float32()),
-        ("text_area_max", pa.float32()),
-        ("text_static_area", pa.float32()),
-        ("text_boxes", pa.int32()),
-        *ERROR_FIELDS,
-    ]
-)
+SCHEMA = clip_measures.step_schema(clip_measures.TEXT)
 
 STEP = Step("text", VERSION, SCHEMA)
 
@@ -136,14 +124,10 @@ def find_boxes(frames: Frames, config: TextConfig) -> list[Boxes]:
     return list(find_craft_boxes(weights, frames, config.canvas_side, *thresholds))
 
 
-def measure_clip(store: Path, clip: dict[str, Any], config: TextConfig) -> dict[str, Any]:
-    """The row of one clip of the split, from its frames in `store`; nulls and the reason when it cannot be measured."""
-    row = {"clip_id": clip["clip_id"], "attempt": 1}
-    try:
-        frames = first_middle_last(store, clip["start_pts"], clip["end_pts"])
-        return row | columns_of(find_boxes(frames, config), *frames.shape[1:3])
-    except ReelmillError as error:
-        return row | {"error_code": error.code, "error_message": str(error)}
+def measure_clip(store: Path, clip: Clip, config: TextConfig) -> dict[str, Any]:
+    """The measured columns of one clip of the split, from its frames in `store`."""
+    frames = first_middle_last(store, clip["start_pts"], clip["end_pts"])
+    return columns_of(find_boxes(frames, config), *frames.shape[1:3])
 
 
 def keyed(config: TextConfig) -> tuple[TextConfig, str]:
@@ -155,19 +139,12 @@ def keyed(config: TextConfig) -> tuple[TextConfig, str]:
     return read.model_copy(update={"craft_weights": revision}), revision
 
 
-def measure_video(root: Path, config: TextConfig, scan: ManifestRef, split: ManifestRef) -> ManifestRef:
-    """The text of one video's clips below `root`: found, or measured."""
-
-    def compute(_: str) -> pa.Table:
-        stores = [root / row["frame_store"] for row in read_rows(scan, NEEDS_OF_SCAN) if row["frame_store"]]
-        rows = [measure_clip(store, clip, config) for store in stores for clip in read_rows(split, NEEDS)]
-        return table_of(rows, SCHEMA)
-
-    settings, revision = keyed(config)
-    return cached(STEP, root, settings, [scan, split], compute, revision)
-
-
 @task(name="text", cache_policy=NO_CACHE)
-def find_text(root: Path, config: TextConfig, videos: list[tuple[ManifestRef, ManifestRef]]) -> list[ManifestRef]:
-    """Measure the clips of a chunk of videos, each given by its scan and its split."""
-    return [measure_video(root, config, scan, split) for scan, split in videos]
+def find_text(root: Path, config: TextConfig, videos: Sequence[VideoManifests]) -> list[ManifestRef]:
+    """Measure the clips of a chunk of videos."""
+    settings, revision = keyed(config)
+
+    def measure(store: Path, clips: Sequence[Clip]) -> list[dict[str, Any]]:
+        return clip_rows(clips, lambda clip: measure_clip(store, clip, config))
+
+    return [measured(STEP, root, settings, NEEDS, video, measure, revision) for video in videos]

@@ -12,43 +12,24 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from tasks import keep_rules, keep_verdicts
-from tasks.manifest import ManifestRef, read_lineage, read_manifest
+from tasks.keep_rules import RULES
+from tasks.manifest import ManifestRef, column_names, read_lineage, read_manifest
 from tasks.pages.page import plural
 
-NEEDS_OF_CLIPS = (
-    "clip_id",
-    "video_id",
-    "source",
-    "start_s",
-    "end_s",
-    "start_pts",
-    "end_pts",
-    "shot_start_pts",
-    "motion_score",
-    "camera_motion",
-    "camera_strength",
-    "text_area",
-    "caption",
-    "caption_engine",
-    "clip_similarity",
-    "aesthetic",
-    "dedup_group",
-    "keep",
-    "drop_reason",
-    "drop_reasons",
-    "error",
-    "width",
-    "height",
-    "contrast",
-    "change",
+NEEDS_OF_CLIPS = tuple(
+    dict.fromkeys(
+        [
+            *("clip_id", "video_id", "source", "start_s", "end_s", "start_pts", "end_pts", "shot_start_pts"),
+            *("motion_score", "camera_motion", "camera_strength", "caption", "caption_engine"),
+            *("keep", "drop_reason", "drop_reasons", "error"),
+            *keep_rules.NEEDS,
+        ]
+    )
 )
-
-ALSO_OF_CLIPS = ("sharpness",)
-"""Columns of clips.parquet that are shown where a dataset has them."""
+"""Columns of clips.parquet that are shown: also each that a rule judges, where a dataset has it."""
 
 NEEDS_OF_VIDEOS = (
     "video_id",
@@ -65,30 +46,6 @@ NEEDS_OF_VIDEOS = (
     "frame_store",
     "error_message",
 )
-
-
-class Words(NamedTuple):
-    """A rule for readers: its title, and its limit as a sentence: 0 is the number, 1 in percent."""
-
-    title: str
-    limit: str = ""
-
-
-RULES = {
-    "too_short": Words("Too short", "under {0:g} s"),
-    "measurement_failed": Words("Could not be measured"),
-    "no_picture": Words("No picture", "contrast under {0:g}"),
-    "too_much_text": Words("Too much text", "over {1:.3g}% of the picture"),
-    "no_motion": Words("Nothing moves", "under {0:g} sides/s"),
-    "low_motion": Words("Little motion", "under {0:.3g} sides/s"),
-    "too_much_motion": Words("Too much motion", "over {0:.3g} sides/s"),
-    "low_aesthetic": Words("Low aesthetic score", "under {0:.3g}"),
-    "low_similarity": Words("Caption and picture differ", "likeness under {0:.3g}"),
-    "not_sharp": Words("Not sharp", "under {0:.3g}"),
-    "unwanted_motion": Words("Unwanted camera motion"),
-    "duplicate": Words("Looks like another clip"),
-}
-"""The reasons to drop a clip, in the order in which they are asked."""
 
 
 class Stage(NamedTuple):
@@ -163,10 +120,10 @@ class Dataset:
 def read_dataset(clips: ManifestRef) -> Dataset:
     """The dataset that this clips.parquet belongs to; raises BadManifest when it lacks what pages show."""
     root = clips.path.parent
-    columns = pq.read_schema(clips.path).names
+    lacking = keep_rules.ABSENT.difference(column_names(clips))
     return Dataset(
         root,
-        read_manifest(clips, (*NEEDS_OF_CLIPS, *(name for name in ALSO_OF_CLIPS if name in columns))),
+        read_manifest(clips, [name for name in NEEDS_OF_CLIPS if name not in lacking]),
         read_manifest(root / "videos.parquet", NEEDS_OF_VIDEOS),
         read_lineage(clips.path).parameters,
     )
@@ -204,13 +161,12 @@ def funnel_of(dataset: Dataset) -> Funnel:
                 count.first / clips,
             )
         )
-    idle = [words.title.lower() for reason, words in RULES.items() if reason not in {stage.reason for stage in stages}]
+    idle = [rule.title.lower() for reason, rule in RULES.items() if reason not in {stage.reason for stage in stages}]
     together = [[counted.together[i][j] for j in used] for i in used]
     return Funnel(counted.clips, counted.kept, counted.seconds, counted.kept_seconds, stages, idle, together)
 
 
 def titled(reason: str, limits: Mapping[str, float]) -> tuple[str, str]:
     """A reason for readers: its title and what it was cut at, empty where there is no number."""
-    words = RULES[reason]
-    limit = limits.get(reason)
-    return words.title, "" if limit is None else words.limit.format(limit, 100 * limit)
+    rule, limit = RULES[reason], limits.get(reason)
+    return rule.title, "" if limit is None else rule.words.format(limit, 100 * limit)

@@ -6,15 +6,27 @@ and dense around its present limit. With more clips than `TUNED`, every n-th is 
 
 import base64
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from models.measures.camera import MOTIONS
-from tasks.keep_rules import AXES, PRESETS, REASONS, Axis, SelectConfig, codes, floats, limits_of, seconds_of
-from tasks.pages.dataset import RULES, Dataset
+from tasks.keep_rules import (
+    AXES,
+    LENGTH,
+    PRESETS,
+    REASONS,
+    RULES,
+    Axis,
+    SelectConfig,
+    codes,
+    floats,
+    limits_of,
+    seconds_of,
+)
+from tasks.pages.dataset import Dataset
 from tasks.pages.page import clock, file_name
 from tasks.pages.sheets import Reel
 
@@ -33,29 +45,6 @@ UNMEASURED = 255
 """Stands for a camera motion that is null."""
 
 
-class Shown(NamedTuple):
-    """An axis for readers: its title and its unit."""
-
-    title: str
-    unit: str
-
-
-SHOWN = {
-    "too_short": Shown("Length", "seconds at least"),
-    "no_picture": Shown("Contrast", "deviation of luma, 0 to 255, at least"),
-    "too_much_text": Shown("Text", "share of the picture, at most"),
-    "low_motion": Shown("Motion", "sides/s at least"),
-    "too_much_motion": Shown("Motion, upper end", "sides/s at most"),
-    "low_aesthetic": Shown("Aesthetic score", "at least"),
-    "low_similarity": Shown("Likeness of caption and picture", "cosine at least"),
-    "not_sharp": Shown("Sharpness", "0 blurred to 1 sharp, at least"),
-}
-"""The axes of the panel, in the order of the rules."""
-
-LENGTH = Axis("too_short", "seconds", "min_clip_s")
-"""Length is no measured column; the panel treats it like one."""
-
-
 def panel(dataset: Dataset, reel: Reel, previews: int) -> dict[str, Any]:
     """What the panel's script works on, ready for JSON; `previews` is the number of pictured clips for each axis."""
     rows = np.unique(np.linspace(0, max(len(dataset.clips) - 1, 0), min(len(dataset.clips), TUNED)).astype(np.int64))
@@ -69,16 +58,23 @@ def panel(dataset: Dataset, reel: Reel, previews: int) -> dict[str, Any]:
         "folder": str(dataset.root.resolve()),
         "clips": len(dataset.clips),
         "columns": {name: packed(values) for name, values in arrays.items()},
-        "axes": [vars(axis) for axis in AXES],
-        "cards": [vars(axis) | SHOWN[axis.reason]._asdict() for axis in used],
+        "axes": [for_page(axis) for axis in AXES],
+        "cards": [for_page(axis) for axis in used],
         "reasons": REASONS,
-        "titles": {reason: words.title for reason, words in RULES.items()},
+        "titles": {reason: rule.title for reason, rule in RULES.items()},
         "motions": MOTIONS,
         "marks": MARKS,
         "config": config.model_dump(mode="json"),
         "presets": {name: preset().model_dump(mode="json") for name, preset in PRESETS.items()},
         "previews": pictures,
     }
+
+
+def for_page(axis: Axis) -> dict[str, Any]:
+    """An axis as the script reads it: what it judges, and the title and unit of its card."""
+    unit = f"{axis.measure.unit}, at {'most' if axis.upper else 'least'}"
+    judged = {name: getattr(axis, name) for name in ("reason", "column", "limit", "quantile", "upper")}
+    return judged | {"optional": bool(axis.measure.absent), "title": axis.slider, "unit": unit}
 
 
 def arrays_of(clips: pa.Table) -> dict[str, NDArray[Any]]:

@@ -48,8 +48,8 @@ def test_the_papers_set_is_a_preset_and_says_what_rests(dataset: Path, capsys: p
     assert main(["select", str(dataset), "--preset", "paper"]) == 0
     printed = capsys.readouterr()
     assert "2 low_motion" in printed.out
-    assert "aesthetic_quantile 0.25 rests: no clip has a measured aesthetic" in printed.err
-    assert "clip_similarity_quantile 0.5 rests" in printed.err
+    assert "aesthetic_quantile 0.25 is ignored: nobody measured aesthetic" in printed.err
+    assert "clip_similarity_quantile 0.5 is ignored" in printed.err
 
 
 def test_a_preset_leaves_nothing_of_what_was_set_before_and_a_flag_lies_on_top(dataset: Path):
@@ -87,7 +87,7 @@ def test_the_flow_does_what_the_command_does(dataset: Path, caplog: pytest.LogCa
     assert isinstance(select, Flow)
     assert outcome == decide_again(config)
     assert outcome.funnel.kept == 3
-    assert "sharpness_quantile 0.5 rests" in caplog.text
+    assert "sharpness_quantile 0.5 is ignored" in caplog.text
 
 
 def test_a_dataset_that_is_not_there_is_named_and_not_made(tmp_path: Path):

@@ -95,6 +95,9 @@ def test_each_rule_drops_what_it_is_for_and_nothing_else(clip: dict[str, Any], e
         ({"motion_score": 0.0, "change": 0.4}, {"max_still_change": 0.5}, ["no_motion"]),
         ({"contrast": 0.0}, {"min_contrast": None}, []),
         ({"motion_score": 2.0}, {"max_motion": 1.5}, ["too_much_motion"]),
+        ({"frozen_s": 1.5}, {"max_frozen_s": 1.0}, ["frozen"]),
+        ({"frozen_s": 1.0}, {"max_frozen_s": 1.0}, []),
+        ({"frozen_s": 9.0}, {}, []),
         ({"camera_motion": "static"}, {"drop_motions": ["static", "complex"]}, ["unwanted_motion"]),
         ({"camera_motion": None}, {"drop_motions": ["static"]}, ["measurement_failed"]),
         ({"camera_motion": None}, {}, []),
@@ -257,12 +260,12 @@ def test_a_setting_that_has_nothing_to_judge_rests_and_says_so():
     found = verdict_of(clips, SelectConfig(aesthetic_quantile=0.25, min_clip_similarity=0.2, sharpness_quantile=0.5))
     assert found.bits.tolist() == [0, 0]
     assert found.skipped == (
-        "aesthetic_quantile 0.25 rests: no clip has a measured aesthetic, so nothing is dropped by it",
-        "min_clip_similarity 0.2 rests: no clip has a measured clip_similarity, so nothing is dropped by it",
-        "sharpness_quantile 0.5 rests: no clip has a measured sharpness, so nothing is dropped by it",
+        "aesthetic_quantile 0.25 is ignored: nobody measured aesthetic, so nothing is dropped by it",
+        "min_clip_similarity 0.2 is ignored: nobody measured clip_similarity, so nothing is dropped by it",
+        "sharpness_quantile 0.5 is ignored: nobody measured sharpness, so nothing is dropped by it",
     )
     unmeasured = verdict_of(table({"motion_score": None}), SelectConfig(motion_quantile=0.5, max_still_motion=None))
-    assert "motion_quantile 0.5 rests" in unmeasured.skipped[0]
+    assert "motion_quantile 0.5 is ignored" in unmeasured.skipped[0]
 
 
 def test_a_measured_sharpness_is_judged_and_decides_between_duplicates():
@@ -346,6 +349,7 @@ def test_the_settings_have_these_defaults_and_bounds():
         "text_area_quantile": "None, ge=0, lt=1",
         "max_still_motion": "0.005, ge=0",
         "max_still_change": "0.05, ge=0",
+        "max_frozen_s": "None, ge=0",
         "min_motion": "None, ge=0",
         "motion_quantile": "None, ge=0, lt=1",
         "max_motion": "None, gt=0",

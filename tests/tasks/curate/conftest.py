@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from tasks.caching import lineage_of
 from tasks.curate import scan, split
+from tasks.curate.video_manifests import VideoManifests
 from tasks.manifest import ManifestRef, table_of, write_manifest
 from tests.frame_stores import write_frames
 
 cv2.setNumThreads(1)
 
 Frames = NDArray[np.uint8]
-Measured = tuple[ManifestRef, ManifestRef]
 
 TICKS = 1000
 """Units of pts in a second."""
@@ -30,7 +30,7 @@ class Dataset:
 
     root: Path
 
-    def add(self, video_id: str, shots: Sequence[Frames], fps: float = 24.0, every: int = 1) -> Measured:
+    def add(self, video_id: str, shots: Sequence[Frames], fps: float = 24.0, every: int = 1) -> VideoManifests:
         """Each shot is a clip; every `every`-th frame of the video is stored, and each shot's first and last."""
         frames = np.concatenate(list(shots))
         pts = [round(i * TICKS / fps) for i in range(len(frames) + 1)]
@@ -38,12 +38,16 @@ class Dataset:
         kept = sorted({*range(0, len(frames), every), *edges[:-1], *(edge - 1 for edge in edges[1:])})
         store = f"frames/{video_id}.parquet"
         write_frames(self.root / store, ((pts[i], pts[i] / TICKS, frames[i]) for i in kept), quality=98)
-        return self._scan(video_id, frames, pts, store), self._split(video_id, edges, pts, fps, frames.shape)
+        return VideoManifests(
+            self._scan(video_id, frames, pts, store), self._split(video_id, edges, pts, fps, frames.shape)
+        )
 
-    def failed(self, video_id: str) -> Measured:
+    def failed(self, video_id: str) -> VideoManifests:
         """A video that could not be decoded."""
         row = {"video_id": video_id, "error_code": "bad_media", "error_message": f"{video_id}: broken.", "attempt": 1}
-        return self._write("scan", video_id, scan.STEP, [row]), self._write("split", video_id, split.STEP, [])
+        return VideoManifests(
+            self._write("scan", video_id, scan.STEP, [row]), self._write("split", video_id, split.STEP, [])
+        )
 
     def _scan(self, video_id: str, frames: Frames, pts: list[int], store: str) -> ManifestRef:
         change = np.abs(np.diff(frames.astype(np.float32), axis=0)).mean(axis=(1, 2, 3))

@@ -12,6 +12,7 @@ from tasks.curate.caption_writers import CaptionConfig, EndpointConfig, missing_
 from tasks.curate.look import LookConfig, measure_look
 from tasks.curate.motion import MotionConfig, measure_motion
 from tasks.curate.text import TextConfig, find_text
+from tasks.curate.video_manifests import adding
 from tasks.footage import Camera, Scene, render_shot, text_card
 from tasks.manifest import read_rows
 from tests.chat_server import Server, said, serving
@@ -19,13 +20,12 @@ from tests.small_models import save_image_captioner, save_video_captioner, save_
 
 
 def caption(dataset, *videos, config: CaptionConfig | None = None):
-    """The captions of videos given by scan and split, through the steps whose measures they are made of."""
+    """The captions of scanned videos, through the steps whose measures they are made of."""
     root, listed = dataset.root, list(videos)
     looks = measure_look.fn(root, LookConfig(), listed)
     motions = measure_motion.fn(root, MotionConfig(), listed)
     texts = find_text.fn(root, TextConfig(), listed)
-    scans, splits = zip(*listed, strict=True)
-    measured = list(zip(scans, splits, looks, motions, texts, strict=True))
+    measured = adding(listed, look=looks, motion=motions, text=texts)
     return caption_clips.fn(root, config or CaptionConfig(), measured)
 
 

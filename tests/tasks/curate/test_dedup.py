@@ -26,6 +26,7 @@ from tasks.curate.dedup import (
     link_hashes,
 )
 from tasks.curate.look import LookConfig, measure_look
+from tasks.curate.video_manifests import adding
 from tasks.footage import Camera, Scene, render_shot
 from tasks.manifest import read_manifest, read_rows, write_manifest
 from tests.declared import declared
@@ -182,20 +183,22 @@ def test_embeddings_link_clips_whose_hashes_do_not():
     assert groups(*clips) == {"a": "a", "b": "a", "c": "c", "d": None, "e": "c"}
 
 
-def test_embeddings_come_from_a_third_manifest(dataset):
+def test_embeddings_come_from_similarity_where_it_has_run(dataset):
     videos = [
         dataset.add(name, [render_shot(Scene(seed), Camera(pan=0.3), 24)], every=6)
         for name, seed in (("a", 1), ("b", 2))
     ]
     looks = measure_look.fn(dataset.root, LookConfig(), videos)
-    triples = []
-    for (_, cut), look in zip(videos, looks, strict=True):
+    seen = []
+    for cut in (video.split for video in videos):
         rows = {"clip_id": read_manifest(cut)["clip_id"], "embedding": pa.array([[1.0, 1.0]], pa.list_(pa.float32()))}
         path = dataset.root / "manifests" / "similarity" / cut.path.name
-        triples.append((cut, look, write_manifest(path, pa.table(rows), lineage_of(split.STEP, None, [cut.digest]))))
-    without = group_duplicates.fn(dataset.root, CONFIG, [video[:2] for video in triples])
+        seen.append(write_manifest(path, pa.table(rows), lineage_of(split.STEP, None, [cut.digest])))
+    looked = adding(videos, look=looks)
+    without = group_duplicates.fn(dataset.root, CONFIG, looked)
     assert [row["dedup_group"] for row in read_rows(without)] == [None, None]
-    found = [row["dedup_group"] for row in read_rows(group_duplicates.fn(dataset.root, CONFIG, triples))]
+    compared = group_duplicates.fn(dataset.root, CONFIG, adding(looked, similarity=seen))
+    found = [row["dedup_group"] for row in read_rows(compared)]
     assert found[0] is not None
     assert found[0] == found[1]
 
@@ -207,8 +210,8 @@ def test_a_copy_smaller_lighter_and_compressed_is_found_in_another_file(dataset)
     copy = np.clip(shot(2, (96, 64)) * 1.08 + 6.0, 0, 255).astype(np.uint8)
     videos = [dataset.add("a", [shot(1), shot(2)], every=6), dataset.add("b", [copy, shot(3, (96, 64))], every=6)]
     looks = measure_look.fn(dataset.root, LookConfig(), videos)
-    pairs = [(split, look) for (_, split), look in zip(videos, looks, strict=True)]
-    first, again = (group_duplicates.fn(dataset.root, CONFIG, pairs) for _ in range(2))
+    looked = adding(videos, look=looks)
+    first, again = (group_duplicates.fn(dataset.root, CONFIG, looked) for _ in range(2))
     rows = read_rows(first)
     assert [row["dedup_group"] for row in rows] == [None, rows[1]["clip_id"], rows[1]["clip_id"], None]
     assert (first.cached, again.cached) == (False, True)

@@ -8,7 +8,8 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.caching import Step, lineage_of
 from tasks.curate import ingest
-from tasks.curate.join import SCHEMA, join_measures, mean_changes, videos_schema
+from tasks.curate.join import SCHEMA, changes_of, join_measures, videos_schema
+from tasks.curate.video_manifests import VideoManifests
 from tasks.manifest import ERROR_FIELDS, ManifestRef, read_lineage, read_manifest, read_rows, table_of, write_manifest
 
 FIXED_NAMES = {
@@ -33,14 +34,20 @@ def measured(root: Path, name: str, column: pa.Field, rows: list[dict[str, Any]]
     return write_manifest(path, table_of(rows, step.schema), lineage_of(step, None, []))
 
 
+def join(dataset, files: ManifestRef, *videos: VideoManifests) -> ManifestRef:
+    """The joined clips of videos of which none looks like another."""
+    groups = measured(dataset.root, "dedup", pa.field("dedup_group", pa.string()), [])
+    return join_measures.fn(dataset.root, files, videos, groups)
+
+
 SCORE = pa.field("motion_score", pa.float32())
 AREA = pa.field("text_area", pa.float32())
 
 
 def test_every_fixed_name_is_a_column_whoever_measured(dataset, flat):
-    scan, split = dataset.add("v", [flat(4)])
+    video = dataset.add("v", [flat(4)])
     files = ingested(dataset.root, {"video_id": "v", "source": "/a.mp4"})
-    joined = read_manifest(join_measures.fn(dataset.root, files, [scan], [split], []))
+    joined = read_manifest(join(dataset, files, video))
     assert joined.schema == SCHEMA
     assert set(SCHEMA.names) >= FIXED_NAMES
     (row,) = joined.to_pylist()
@@ -49,12 +56,12 @@ def test_every_fixed_name_is_a_column_whoever_measured(dataset, flat):
 
 
 def test_measures_are_found_by_clip_whatever_their_order(dataset, flat):
-    scan, split = dataset.add("v", [flat(4), flat(6), flat(5)])
-    names = [row["clip_id"] for row in read_rows(split)]
+    video = dataset.add("v", [flat(4), flat(6), flat(5)])
+    names = [row["clip_id"] for row in read_rows(video.split)]
     scores = measured(dataset.root, "motion", SCORE, [{"clip_id": names[i], "motion_score": i} for i in (2, 0)])
     areas = measured(dataset.root, "text", AREA, [{"clip_id": n, "text_area": 0.5} for n in names])
     files = ingested(dataset.root, {"video_id": "v", "source": "/a.mp4"})
-    rows = read_rows(join_measures.fn(dataset.root, files, [scan], [split], [[areas], [scores]]))
+    rows = read_rows(join(dataset, files, video._replace(motion=scores, text=areas)))
     assert [row["motion_score"] for row in rows] == [0, None, 2]
     assert [row["text_area"] for row in rows] == [0.5] * 3
 
@@ -62,8 +69,7 @@ def test_measures_are_found_by_clip_whatever_their_order(dataset, flat):
 def test_clips_are_sorted_by_source_and_time(dataset, flat):
     videos = [dataset.add(name, [flat(4), flat(4)]) for name in ("v", "w")]
     files = ingested(dataset.root, {"video_id": "v", "source": "/z.mp4"}, {"video_id": "w", "source": "/b.mp4"})
-    scans, splits = (list(refs) for refs in zip(*videos, strict=True))
-    rows = read_rows(join_measures.fn(dataset.root, files, scans, splits, []))
+    rows = read_rows(join(dataset, files, *videos))
     assert [(row["source"], row["start_pts"]) for row in rows] == [
         ("/b.mp4", 0),
         ("/b.mp4", 167),
@@ -73,8 +79,8 @@ def test_clips_are_sorted_by_source_and_time(dataset, flat):
 
 
 def test_the_errors_of_all_steps_are_told(dataset, flat):
-    scan, split = dataset.add("v", [flat(4), flat(4)])
-    failed, fine = (row["clip_id"] for row in read_rows(split))
+    video = dataset.add("v", [flat(4), flat(4)])
+    failed, fine = (row["clip_id"] for row in read_rows(video.split))
     scores = measured(
         dataset.root, "motion", SCORE, [{"clip_id": failed, "error_code": "x", "error_message": "too dark."}]
     )
@@ -85,15 +91,33 @@ def test_the_errors_of_all_steps_are_told(dataset, flat):
         [{"clip_id": failed, "error_code": "x", "error_message": "no frame."}, {"clip_id": fine, "text_area": 0.0}],
     )
     files = ingested(dataset.root, {"video_id": "v", "source": "/a.mp4"})
-    rows = read_rows(join_measures.fn(dataset.root, files, [scan], [split], [[scores], [areas]]))
+    rows = read_rows(join(dataset, files, video._replace(motion=scores, text=areas)))
     assert [row["error"] for row in rows] == ["motion: too dark.; text: no frame.", None]
 
 
 def test_the_change_of_a_clip_leaves_out_the_cut_before_it(dataset, flat):
     still, moving = flat(5, 200), np.concatenate([flat(1, level) for level in (0, 10, 20, 30)])
-    scan, split = dataset.add("v", [still, moving, flat(1, 99)])
-    assert mean_changes(scan, read_manifest(split)) == pytest.approx([0, 10, np.nan], nan_ok=True)
-    assert mean_changes(*(dataset.failed("w")[0], read_manifest(dataset.failed("w")[1]))) == []
+    scan, split, *_ = dataset.add("v", [still, moving, flat(1, 99)])
+    assert changes_of(scan, read_manifest(split))[:, 0] == pytest.approx([0, 10, np.nan], nan_ok=True)
+    failed = dataset.failed("w")
+    assert changes_of(failed.scan, read_manifest(failed.split)).shape == (0, 2)
+
+
+def test_the_longest_freeze_of_a_clip_is_that_of_its_frames_that_show_one_picture(dataset, flat):
+    moving = np.concatenate([flat(1, level) for level in (0, 40, 80)])
+    shots = [
+        flat(24),  # a still, as long as it is
+        moving,  # never
+        np.concatenate([moving, flat(6, 120), moving, flat(12, 200), moving]),  # the longer one of two
+        np.concatenate([moving, flat(3, 120)]),  # up to the end
+        flat(1),  # nothing to compare
+    ]
+    scan, split, *_ = dataset.add("v", shots)
+    found = changes_of(scan, read_manifest(split))[:, 1]
+    assert found == pytest.approx([1, 0, 12 / 24, 3 / 24, np.nan], abs=0.002, nan_ok=True)
+    files = ingested(dataset.root, {"video_id": "v", "source": "/a.mp4"})
+    rows = read_rows(join(dataset, files, VideoManifests(scan, split)))
+    assert [row["frozen_s"] for row in rows] == [pytest.approx(each, abs=0.002) for each in found[:4]] + [None]
 
 
 def test_every_source_file_is_a_row_of_videos(dataset, flat):
@@ -111,7 +135,7 @@ def test_every_source_file_is_a_row_of_videos(dataset, flat):
             "error_message": "no.",
         },
     )
-    join_measures.fn(dataset.root, files, [good[0], broken[0]], [good[1], broken[1]], [])
+    join(dataset, files, good, broken)
     rows = {Path(row["source"]).stem: row for row in read_rows(dataset.root / "videos.parquet")}
     found = {name: (row["status"], row["clips"], row["decodes"], row["error_message"]) for name, row in rows.items()}
     assert found == {
@@ -123,9 +147,9 @@ def test_every_source_file_is_a_row_of_videos(dataset, flat):
 
 
 def test_both_tables_say_where_they_come_from(dataset, flat):
-    scan, split = dataset.add("v", [flat(4)])
+    video = dataset.add("v", [flat(4)])
     files = ingested(dataset.root, {"video_id": "v", "source": "/a.mp4"})
-    joined = join_measures.fn(dataset.root, files, [scan], [split], [])
+    joined = join(dataset, files, video)
     assert (read_lineage(joined.path).step, read_lineage(dataset.root / "videos.parquet").step) == ("join", "videos")
     assert read_lineage(joined.path).inputs[0] == files.digest
     assert joined.digest in read_lineage(dataset.root / "videos.parquet").inputs
@@ -133,16 +157,16 @@ def test_both_tables_say_where_they_come_from(dataset, flat):
 
 def test_a_dataset_without_clips_has_empty_tables(dataset):
     files = ingested(dataset.root, {"video_id": "x", "source": "/text.mp4", "status": "unreadable"})
-    joined = join_measures.fn(dataset.root, files, [], [], [[], []])
+    joined = join(dataset, files)
     assert read_manifest(joined).schema == SCHEMA
     assert joined.rows == 0
     assert len(read_rows(dataset.root / "videos.parquet")) == 1
 
 
 def test_the_same_inputs_are_joined_once(dataset, flat):
-    scan, split = dataset.add("v", [flat(4)])
+    video = dataset.add("v", [flat(4)])
     files = ingested(dataset.root, {"video_id": "v", "source": "/a.mp4"})
-    refs = [join_measures.fn(dataset.root, files, [scan], [split], []) for _ in range(2)]
+    refs = [join(dataset, files, video) for _ in range(2)]
     assert [ref.cached for ref in refs] == [False, True]
 
 

@@ -8,8 +8,9 @@ from prefect.cache_policies import NO_CACHE
 from models.measures.camera import measure_motion as measure_frames
 from tasks.curate import motion
 from tasks.curate.motion import SCHEMA, MotionConfig, evenly_spaced, measure_motion, models_of
+from tasks.curate.video_manifests import VideoManifests
 from tasks.footage import Camera, Scene, render_shot
-from tasks.manifest import ManifestRef, read_manifest, read_rows
+from tasks.manifest import read_manifest, read_rows
 from tests.declared import declared
 from tests.small_models import save_raft
 
@@ -22,7 +23,7 @@ def shot(
     return render_shot(Scene(seed, movers), camera, frames, fps, size)
 
 
-def rows(root: Path, video: tuple[ManifestRef, ManifestRef], config: MotionConfig = CONFIG) -> list[dict[str, Any]]:
+def rows(root: Path, video: VideoManifests, config: MotionConfig = CONFIG) -> list[dict[str, Any]]:
     return read_rows(measure_motion.fn(root, config, [video])[0])
 
 

@@ -81,6 +81,16 @@ def test_a_table_that_lacks_a_column_is_named(tmp_path: Path):
     assert set(NEEDS) <= set(join.SCHEMA.names)
 
 
+def test_a_rule_on_a_column_that_an_older_table_lacks_is_ignored(tmp_path: Path):
+    select_clips(tmp_path, SelectConfig(), joined(tmp_path, {}, {"end_s": 0.5}))
+    path = tmp_path / "clips.parquet"
+    write_manifest(path, read_manifest(path).drop_columns(["frozen_s"]), read_lineage(path))
+    funnel = reselect(tmp_path, SelectConfig(max_frozen_s=0.5)).funnel
+    assert (funnel.kept, funnel.skipped) == (
+        1, ("max_frozen_s 0.5 is ignored: nobody measured frozen_s, so nothing is dropped by it",),
+    )  # fmt: skip
+
+
 def test_the_table_is_the_measured_one_with_the_verdicts(tmp_path: Path):
     clips = joined(tmp_path, {}, {"end_s": 0.5}, {"text_area": 0.5, "caption": "Ein Café."}, {"text_area": None})
     for config in (SelectConfig(), SelectConfig(max_text_area=None, motion_quantile=0.5)):

@@ -19,8 +19,9 @@ from tasks.curate.similarity import (
     models_of,
     similarities,
 )
+from tasks.curate.video_manifests import VideoManifests
 from tasks.frame_store import first_middle_last
-from tasks.manifest import ManifestRef, read_lineage, read_manifest, read_rows, table_of, write_manifest
+from tasks.manifest import read_lineage, read_manifest, read_rows, table_of, write_manifest
 from tests.declared import declared
 from tests.small_models import save_clip, save_head
 
@@ -38,16 +39,16 @@ def config(clip: Path, tmp_path_factory: pytest.TempPathFactory) -> SimilarityCo
     return SimilarityConfig(clip_model=str(clip), aesthetic_head=str(head))
 
 
-def captioned(dataset, split: ManifestRef, **texts: str | None) -> ManifestRef:
-    """The captions of a split's clips, all the same."""
-    rows = [{"clip_id": row["clip_id"], "attempt": 1, **texts} for row in read_rows(split)]
-    path = dataset.root / "manifests" / "caption" / f"{split.digest[:8]}.parquet"
-    return write_manifest(path, table_of(rows, caption.SCHEMA), lineage_of(caption.STEP, None, []))
+def captioned(dataset, video: VideoManifests, **texts: str | None) -> VideoManifests:
+    """The video with captions of its clips, all the same."""
+    rows = [{"clip_id": row["clip_id"], "attempt": 1, **texts} for row in read_rows(video.split)]
+    path = dataset.root / "manifests" / "caption" / f"{video.split.digest[:8]}.parquet"
+    made = write_manifest(path, table_of(rows, caption.SCHEMA), lineage_of(caption.STEP, None, []))
+    return video._replace(caption=made)
 
 
 def measure(dataset, config: SimilarityConfig, shots: list[np.ndarray], **texts: str | None) -> list[dict[str, Any]]:
-    scan, split = dataset.add("a", shots)
-    (ref,) = measure_similarity.fn(dataset.root, config, [(scan, split, captioned(dataset, split, **texts))])
+    (ref,) = measure_similarity.fn(dataset.root, config, [captioned(dataset, dataset.add("a", shots), **texts)])
     return read_rows(ref)
 
 
@@ -109,15 +110,15 @@ def test_without_a_model_all_is_null_and_the_row_says_why(dataset):
 
 
 def test_without_a_model_captions_do_not_matter(dataset):
-    scan, split = dataset.add("a", [SCENE])
-    videos = [(scan, split, captioned(dataset, split, caption=text)) for text in ("a dog", "the beach")]
+    video = dataset.add("a", [SCENE])
+    videos = [captioned(dataset, video, caption=text) for text in ("a dog", "the beach")]
     assert [measure_similarity.fn(dataset.root, SimilarityConfig(), [v])[0].cached for v in videos] == [False, True]
 
 
 def test_another_caption_is_compared_anew_and_the_key_has_the_content_of_the_models(dataset, config):
-    scan, split = dataset.add("a", [SCENE])
+    video = dataset.add("a", [SCENE])
     refs = [
-        measure_similarity.fn(dataset.root, config, [(scan, split, captioned(dataset, split, caption=text))])[0]
+        measure_similarity.fn(dataset.root, config, [captioned(dataset, video, caption=text)])[0]
         for text in ("a dog", "a dog", "the beach")
     ]
     assert [ref.cached for ref in refs] == [False, True, False]
@@ -137,16 +138,16 @@ def test_a_head_for_another_clip_is_an_error_of_each_row(dataset, clip: Path, tm
 def test_a_missing_frame_store_is_an_error_of_its_clips_alone(dataset, config):
     gone, fine = dataset.add("a", [SCENE]), dataset.add("b", [SCENE])
     (dataset.root / "frames" / "a.parquet").unlink()
-    videos = [(scan, split, captioned(dataset, split, caption="a dog")) for scan, split in (gone, fine)]
+    videos = [captioned(dataset, video, caption="a dog") for video in (gone, fine)]
     broken, whole = (read_rows(ref)[0] for ref in measure_similarity.fn(dataset.root, config, videos))
     assert (broken["error_code"], broken["clip_similarity"]) == ("bad_manifest", None)
     assert whole["error_code"] is None
 
 
 def test_a_video_that_failed_has_no_rows(dataset, config):
-    scan, split = dataset.failed("a")
+    video = dataset.failed("a")
     for settings in (config, SimilarityConfig()):
-        (ref,) = measure_similarity.fn(dataset.root, settings, [(scan, split, captioned(dataset, split))])
+        (ref,) = measure_similarity.fn(dataset.root, settings, [captioned(dataset, video)])
         assert read_manifest(ref).schema == SCHEMA
         assert ref.rows == 0
 

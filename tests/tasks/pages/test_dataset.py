@@ -3,9 +3,9 @@
 import pytest
 
 from models.errors import BadManifest
-from tasks.keep_rules import REASONS, SelectConfig
+from tasks.keep_rules import REASONS, RULES, SelectConfig
 from tasks.manifest import Lineage, read_manifest, write_manifest
-from tasks.pages.dataset import RULES, decoding, funnel_of, read_dataset, titled
+from tasks.pages.dataset import decoding, funnel_of, read_dataset, titled
 
 SHORT = {"end_s": 0.5, "start_s": 0.0}
 TEXT, STILL = {"text_area": 0.2}, {"motion_score": 0.001, "change": 0.0}

@@ -22,6 +22,7 @@ from tasks.curate.report import ReportConfig, write_report
 from tasks.keep_rules import PRESETS, REASONS, SelectConfig, paper, seconds_of, verdict_of
 from tasks.keep_verdicts import funnel_of
 from tasks.manifest import manifest_ref
+from tasks.pages.dataset import funnel_of as pages_funnel_of
 from tasks.pages.dataset import read_dataset
 from tasks.pages.sheets import Reel
 from tasks.pages.tuning import UNMEASURED, arrays_of, packed, panel
@@ -53,6 +54,7 @@ def clips(count: int, seed: int = 0) -> list[dict[str, Any]]:
         clip |= {"camera_motion": MOTIONS[int(rng.integers(0, len(MOTIONS)))], "shot_start_pts": i // 2}
         clip |= {"width": [640, 1280][i % 2], "height": 360, "dedup_group": [None, None, f"g{i % 7}"][i % 3]}
         clip |= PICTURED[i % 10] | {"start_s": 0.0, "end_s": 0.4 + round(float(rng.gamma(2.0, 1.0)), 3)}
+        clip |= {"frozen_s": float(np.float32(round(float(rng.random()) * 8) / 4))}
         clip |= {"sharpness": float(np.float32(round(0.3 + 0.05 * (i % 9), 2)))}
         missing = rng.choice(["motion_score", "text_area", "camera_motion", ""], p=[0.03, 0.03, 0.03, 0.91])
         made.append(clip | ({missing: None} if missing else {}))
@@ -149,6 +151,7 @@ configs = st.builds(
     max_still_change=st.floats(0, 1),
     min_motion=number,
     max_motion=st.none() | st.floats(0.5, 1),
+    max_frozen_s=st.none() | st.sampled_from([0.0, 0.25, 0.5, 1.0]) | st.floats(0, 2),
     min_aesthetic=number,
     min_sharpness=number,
     text_area_quantile=share,
@@ -266,6 +269,15 @@ def test_the_panel_has_an_axis_for_sharpness_where_it_was_measured(curated):
     found = panel(dataset, Reel(dataset), 4)
     assert [card["title"] for card in found["cards"] if card["limit"] == "min_sharpness"] == ["Sharpness"]
     assert {9, 10} <= {preview["row"] for preview in found["previews"]}
+
+
+def test_a_freeze_has_its_slider_and_its_place_in_the_report(curated):
+    rows = [PICTURED[i % 10] | {"frozen_s": i / 10} for i in range(20)]
+    dataset = read_dataset(curated(rows, config=SelectConfig(max_frozen_s=1.0)))
+    (card,) = (card for card in panel(dataset, Reel(dataset), 4)["cards"] if card["reason"] == "frozen")
+    assert (card["title"], card["unit"]) == ("Longest freeze", "seconds, at most")
+    (stage,) = pages_funnel_of(dataset).stages
+    assert (stage.title, stage.limit, stage.removed) == ("Freezes", "for more than 1 s", 9)
 
 
 def test_of_too_many_clips_every_nth_is_taken(curated, monkeypatch: pytest.MonkeyPatch):

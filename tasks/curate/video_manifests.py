@@ -1,0 +1,90 @@
+"""The manifests of one video by the steps that made them, and what every step that measures clips does with them."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+from pydantic import BaseModel
+
+from models.errors import ReelmillError
+from tasks.attempts import error_columns
+from tasks.caching import Step, cached
+from tasks.manifest import ManifestRef, read_rows, table_of
+
+Clip = Mapping[str, Any]
+Needs = Mapping[str, Sequence[str]]
+"""The columns that a step reads, by the steps that wrote them."""
+
+
+class VideoManifests(NamedTuple):
+    """The manifests of one video, by step; None of a step that has not run."""
+
+    scan: ManifestRef
+    split: ManifestRef
+    look: ManifestRef | None = None
+    motion: ManifestRef | None = None
+    text: ManifestRef | None = None
+    caption: ManifestRef | None = None
+    similarity: ManifestRef | None = None
+
+    def of(self, steps: Iterable[str]) -> list[ManifestRef]:
+        """The manifests of these steps, in their order, as far as they have run."""
+        found = (getattr(self, step) for step in steps)
+        return [manifest for manifest in found if manifest is not None]
+
+
+MEASURING = VideoManifests._fields[2:]
+"""The steps that add columns to the clips of the split."""
+
+
+def adding(videos: Sequence[VideoManifests], **made: Sequence[ManifestRef]) -> list[VideoManifests]:
+    """The videos with what further steps have `made` of each."""
+    rows = zip(*made.values(), strict=True)
+    return [video._replace(**dict(zip(made, row, strict=True))) for video, row in zip(videos, rows, strict=True)]
+
+
+def frame_stores(root: Path, video: VideoManifests) -> list[Path]:
+    """The frame store of a video below `root`; none of a video that could not be decoded."""
+    return [root / row["frame_store"] for row in read_rows(video.scan, ("frame_store",)) if row["frame_store"]]
+
+
+def read_clips(video: VideoManifests, needs: Needs) -> list[dict[str, Any]]:
+    """The clips of the split, each with the columns that are needed of it, whichever step wrote them."""
+    parts = [(ref, columns) for step, columns in needs.items() if step != "scan" for ref in video.of([step])]
+    clips: dict[str, dict[str, Any]] = {}
+    for row in (row for part in parts for row in read_rows(*part)):
+        clips.setdefault(row["clip_id"], {}).update(row)
+    return list(clips.values())
+
+
+def measured(
+    step: Step,
+    root: Path,
+    config: BaseModel,
+    needs: Needs,
+    video: VideoManifests,
+    measure: Callable[[Path, Sequence[Clip]], Sequence[Clip]],
+    revision: str | None = None,
+) -> ManifestRef:
+    """The manifest of `step` for one video's clips below `root`: found, or made by `measure` from the video's frame
+    store and the clips, a row for each."""
+
+    def compute(_: str) -> pa.Table:
+        clips = read_clips(video, needs)
+        stores = frame_stores(root, video) if clips else []
+        return table_of([row for store in stores for row in measure(store, clips)], step.schema)
+
+    return cached(step, root, config, video.of(needs), compute, revision)
+
+
+def clip_rows(clips: Sequence[Clip], measure: Callable[[Clip], Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A row for each clip, with the columns that `measure` gives; nulls and the reason where it cannot."""
+    return [{"clip_id": clip["clip_id"], "attempt": 1, **_columns(clip, measure)} for clip in clips]
+
+
+def _columns(clip: Clip, measure: Callable[[Clip], Mapping[str, Any]]) -> Mapping[str, Any]:
+    try:
+        return measure(clip)
+    except ReelmillError as error:
+        return error_columns(error)

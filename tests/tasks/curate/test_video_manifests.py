@@ -1,0 +1,64 @@
+"""What steps that measure clips have in common: which manifests they read, and a row for each clip."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from models.errors import BadMedia
+from tasks.caching import Step
+from tasks.curate.look import LookConfig
+from tasks.curate.video_manifests import VideoManifests, adding, clip_rows, measured, read_clips
+from tasks.manifest import ERROR_FIELDS, ManifestRef, read_lineage, read_rows
+
+STEP = Step("tried", 1, pa.schema([("clip_id", pa.string()), ("frames", pa.int64()), *ERROR_FIELDS]))
+
+NEEDS = {"scan": ("frame_store",), "split": ("clip_id", "frames")}
+
+
+def ref(name: str) -> ManifestRef:
+    return ManifestRef(path=Path(name), digest=name, rows=1)
+
+
+def test_manifests_are_found_by_the_steps_names_as_far_as_these_have_run():
+    video = VideoManifests(ref("a"), ref("b"))
+    (looked,) = adding([video], look=[ref("c")])
+    assert (looked.split, looked.look, looked.motion) == (ref("b"), ref("c"), None)
+    assert looked.of(["look", "motion", "scan"]) == [ref("c"), ref("a")]
+
+
+def test_what_two_steps_made_is_added_to_each_video_in_order():
+    videos = adding(
+        [VideoManifests(ref(n), ref(n)) for n in "ab"], look=[ref("1"), ref("2")], text=[ref("3"), ref("4")]
+    )
+    assert [(video.scan, video.look, video.text) for video in videos] == [
+        (ref("a"), ref("1"), ref("3")),
+        (ref("b"), ref("2"), ref("4")),
+    ]
+
+
+def test_a_step_that_left_a_video_out_is_noticed():
+    with pytest.raises(ValueError, match="shorter"):
+        adding([VideoManifests(ref(n), ref(n)) for n in "ab"], look=[ref("1")])
+
+
+def test_a_clip_that_cannot_be_measured_is_a_row_that_says_why_beside_the_others(dataset, flat):
+    video = dataset.add("v", [flat(4), flat(6)])
+
+    def frames(clip) -> dict[str, int]:
+        if clip["frames"] == 4:
+            raise BadMedia("too short.")
+        return {"frames": clip["frames"]}
+
+    made = measured(STEP, dataset.root, LookConfig(), NEEDS, video, lambda _, clips: clip_rows(clips, frames))
+    first, second = read_rows(made)
+    assert (first["frames"], first["error_code"], first["error_message"]) == (None, "bad_media", "too short.")
+    assert (second["frames"], second["error_code"], second["attempt"]) == (6, None, 1)
+    assert read_lineage(made.path).inputs == (video.scan.digest, video.split.digest)
+
+
+def test_clips_have_the_columns_of_every_step_that_has_run(dataset, flat):
+    video = dataset.add("v", [flat(4)])
+    video = video._replace(look=video.split)
+    (clip,) = read_clips(video, {"scan": ("frame_store",), "split": ("clip_id",), "look": ("clip_id", "width")})
+    assert clip == {"clip_id": "v-0-167", "width": 64}
