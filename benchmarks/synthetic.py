@@ -15,7 +15,7 @@ from tasks.caching import lineage_of
 from tasks.curate import ingest, join
 from tasks.curate.select import select_clips
 from tasks.footage import Camera, Scene, render_shot
-from tasks.frame_store import write_frames
+from tasks.frame_store import frame_writer
 from tasks.keep_rules import SelectConfig
 from tasks.manifest import Lineage, table_of, write_manifest
 
@@ -108,4 +108,6 @@ def _store(path: Path, seed: int, clips: int) -> None:
     camera = Camera(pan=0.05 * (seed - 3), zoom=0.02 * (seed % 3))
     pictures = render_shot(Scene(seed, movers=1), camera, 24, 2.0, (640, 360))
     times = range(clips * CLIP_S * 2)
-    write_frames(path, ((t * TICKS // 2, t / 2, pictures[t % len(pictures)]) for t in times))
+    with frame_writer(path) as writer:
+        for t in times:
+            writer.add(t * TICKS // 2, t / 2, pictures[t % len(pictures)])

@@ -23,6 +23,7 @@ from flows.running.config import Outcome
 from models.device import DEVICE_HELP, DeviceName, device_label, device_named
 from models.errors import BadInput, ReelmillError
 from models.generation.card import read_card
+from models.measures.psnr import mean_squared_error, psnr
 from models.pictures import Picture, prepare_picture
 from models.weights.names import MODEL_HELP, is_of_hub, short_revision
 from tasks.generate.clip_tags import read_clip
@@ -186,7 +187,7 @@ def compared(clip: Path, facts: Facts, rows: Mapping[str, Facts], inputs: Inputs
         _made(clips[0])
         encoding = EncodeConfig(format=facts["format"], crf=facts["crf"], trim=facts["trim"], device=inputs.device)
         videos = encode_jobs.fn(root, encoding, measured(jobs, [samples[mine]], clips))
-        distance = psnr(read_clip(root / _made(videos[0])["video"]), read_clip(clip))
+        distance = distance_db(read_clip(root / _made(videos[0])["video"]), read_clip(clip))
     if sample["latents_sha256"] != facts["latents_sha256"]:
         return [_other_latents(facts, len(keys), device_label(device_named(inputs.device)), distance)]
     return [] if distance == math.inf else [f"frames: the latents are identical. {told_distance(distance)}"]
@@ -204,7 +205,7 @@ def _other_latents(facts: Facts, together: int, device: str, distance: float) ->
 
 
 def told_distance(distance: float) -> str:
-    """How near two clips' frames are, whose distance `psnr` gave."""
+    """How near two clips' frames are, whose distance `distance_db` gave."""
     if distance == math.inf:
         return "Every frame is the same."
     return f"The frames agree to {distance:.1f} dB."
@@ -249,12 +250,10 @@ def _made(manifest: ManifestRef) -> dict[str, Any]:
     return row
 
 
-def psnr(one: Frames, other: Frames) -> float:
-    """Peak signal-to-noise ratio in dB of two clips; infinite when equal, 0 when of different size or length."""
-    if one.shape != other.shape:
-        return 0.0
-    error = float(np.square(one.astype(np.float64) - other).mean())
-    return 10 * math.log10(255**2 / error) if error else math.inf
+def distance_db(one: Frames, other: Frames) -> float:
+    """Return the peak signal-to-noise ratio in dB of two clips; infinite when equal, 0 when of different size or
+    length."""
+    return psnr(mean_squared_error(one, other)) if one.shape == other.shape else 0.0
 
 
 def _pixels(path: Path) -> Picture:

@@ -9,13 +9,16 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from models.errors import BadInput, BadMedia
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Picture = NDArray[np.uint8]
 Fit = Literal["crop", "pad", "stretch"]
@@ -85,9 +88,14 @@ def _padded(picture: Image.Image, width: int, height: int, background: Backgroun
     return canvas
 
 
-def as_tensor_values(picture: Picture) -> NDArray[np.float32]:
-    """Convert pixels uint8 RGB [height, width, 3] to float32 [3, height, width] in -1..1."""
-    return (picture.astype(np.float32) / 127.5 - 1).transpose(2, 0, 1)
+def from_pixels(pixels: "Tensor") -> "Tensor":
+    """Return uint8 values as networks take them, float32 in -1..1, in the same shape on the same device."""
+    return pixels.float() / 127.5 - 1
+
+
+def to_pixels(values: "Tensor") -> "Tensor":
+    """Return values in about -1..1 as uint8, cut to that range and rounded, in the same shape on the same device."""
+    return ((values.clamp(-1, 1) + 1) * 127.5).round().byte()
 
 
 def _read(path: Path, background: Background) -> Image.Image:

@@ -3,10 +3,10 @@
 Steps after the scan read pictures here, by pts, and never decode the video again.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, overload
+from typing import overload
 
 import cv2
 import numpy as np
@@ -25,14 +25,6 @@ JPEG_QUALITY = 90
 
 ROWS_PER_GROUP = 32
 """Frames held in memory while writing, and the fewest that are read at a time."""
-
-
-class StoredFrames(NamedTuple):
-    """Frames of a part of a video in order of time: `pictures` is uint8 RGB [frames, height, width, 3]."""
-
-    pts: list[int]
-    times_s: list[float]
-    pictures: Frames
 
 
 class FrameWriter:
@@ -69,13 +61,6 @@ def frame_writer(path: Path, quality: int = JPEG_QUALITY) -> Iterator[FrameWrite
         writer.flush()
 
 
-def write_frames(path: Path, frames: Iterable[tuple[int, float, Frames]], quality: int = JPEG_QUALITY) -> None:
-    """Write a store from (pts, time in seconds, uint8 RGB picture) in order of time."""
-    with frame_writer(path, quality) as writer:
-        for pts, time_s, picture in frames:
-            writer.add(pts, time_s, picture)
-
-
 def read_frame_times(path: Path) -> list[tuple[int, float]]:
     """Return the (pts, time in seconds) of every stored frame, in order; raises BadManifest."""
     table = _read(path, ["pts", "time_s"])
@@ -93,13 +78,6 @@ def load_frames(path: Path, pts: Sequence[int]) -> Frames:
     if missing:
         raise BadManifest(f"{path}: has no frame at pts {min(missing)}. Delete the file and run the scan again.")
     return _stack([pictures[p] for p in pts])
-
-
-def frames_in(path: Path, start_pts: int, end_pts: int) -> StoredFrames:
-    """The stored frames of [start_pts, end_pts), the end excluded; raises BadManifest when the store is unreadable."""
-    table = _read(path, SCHEMA.names, [("pts", ">=", start_pts), ("pts", "<", end_pts)])
-    pictures = _stack([_from_jpeg(jpeg) for jpeg in table["jpeg"].to_pylist()])
-    return StoredFrames(table["pts"].to_pylist(), table["time_s"].to_pylist(), pictures)
 
 
 def lumas_in(path: Path, start_pts: int, end_pts: int) -> Iterator[Frames]:

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
-from tasks.keep_rules import REASONS, Bits, SelectConfig, Values, Verdict, verdict_of
+from tasks.keep_rules import REASONS, Bits, Values, Verdict
 
 SCHEMA = pa.schema([("keep", pa.bool_()), ("drop_reason", pa.string()), ("drop_reasons", pa.list_(pa.string()))])
 """The verdict on a clip, as columns."""
@@ -29,14 +29,6 @@ def verdict_columns(bits: Bits) -> pa.Table:
         pa.array(ends), pa.array([reason for each in reasons for reason in each], pa.string())
     )
     return pa.table([pa.array(bits == 0), first.dictionary_decode(), every.take(index)], SCHEMA)
-
-
-def decide(clips: pa.Table, config: SelectConfig) -> pa.Table:
-    """The clips with the columns of SCHEMA; whatever verdict they had is replaced."""
-    clips = clips.drop_columns([name for name in SCHEMA.names if name in clips.column_names])
-    for column, values in zip(SCHEMA, verdict_columns(verdict_of(clips, config).bits).columns, strict=True):
-        clips = clips.append_column(column, values)
-    return clips
 
 
 def bits_of(drop_reasons: pa.ChunkedArray) -> Bits:

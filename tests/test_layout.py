@@ -111,19 +111,14 @@ def test_the_lock_names_versions_and_hashes_and_no_address(repository: Path):
     assert "opencv-python-headless" in pins
 
 
-def test_the_lock_has_every_dependency_that_is_declared(repository: Path):
+def test_every_dependency_is_declared_once_and_in_the_lock(repository: Path):
     project = tomllib.loads((repository / "pyproject.toml").read_text())["project"]
     declared = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
     lock = (repository / "requirements.lock").read_text()
-    for requirement in declared:
-        name = re.split(r"[\[<>=;, ]", requirement)[0].lower()
+    names = [re.split(r"[\[<>=;, ]", requirement)[0].lower() for requirement in declared]
+    assert len(set(names)) == len(names)
+    for name in names:
         assert re.search(rf"^{re.escape(name)}==", lock, re.MULTILINE), name
-
-
-def test_the_makefile_has_the_promised_targets(repository: Path):
-    makefile = (repository / "Makefile").read_text()
-    for target in ("install", "demo", "test", "check", "tiny-model", "tiny-eval", "lock", "clean"):
-        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
 def test_ci_runs_the_commands_of_a_contributor(repository: Path):

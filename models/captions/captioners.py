@@ -9,7 +9,6 @@ the likeliest word, so that the same input gives the same caption.
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import BadModel
-from models.weights.hub_cache import load_part, stamp_of
+from models.weights.hub_cache import load_part
+from models.weights.kept import kept_in_memory
 
 T = TypeVar("T")
 
@@ -26,7 +26,7 @@ Frames = NDArray[np.uint8]
 BATCH = 16
 """Items in one forward pass."""
 
-_LOADING, _RUNNING = threading.Lock(), threading.Lock()
+_RUNNING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -98,24 +98,16 @@ class Writer:
 
 def load_image_captioner(folder: Path) -> Captioner:
     """Load and keep in memory a folder's image captioner, in transformers' layout; raises BadModel for any other."""
-    with _LOADING:
-        return _load_captioner(folder, False, stamp_of(folder))
+    return _load_captioner(folder, video=False)
 
 
 def load_video_captioner(folder: Path) -> Captioner:
-    """Load the video captioner of GIT's kind of a folder and keep it in memory; raises BadModel for any other."""
-    with _LOADING:
-        return _load_captioner(folder, True, stamp_of(folder))
+    """Load and keep in memory a folder's video captioner of GIT's kind; raises BadModel for any other."""
+    return _load_captioner(folder, video=True)
 
 
-def load_writer(folder: Path) -> Writer:
-    """Load and keep in memory a folder's language model; raises BadModel when it is none or has no chat template."""
-    with _LOADING:
-        return _load_writer(folder, stamp_of(folder))
-
-
-@lru_cache(maxsize=2)
-def _load_captioner(folder: Path, video: bool, stamp: tuple[tuple[str, int, int], ...]) -> Captioner:
+@kept_in_memory(most=2)
+def _load_captioner(folder: Path, video: bool) -> Captioner:
     from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 
     network, pictures, tokenizer = (
@@ -128,8 +120,9 @@ def _load_captioner(folder: Path, video: bool, stamp: tuple[tuple[str, int, int]
     return Captioner(network, pictures, tokenizer, frames)
 
 
-@lru_cache(maxsize=1)
-def _load_writer(folder: Path, stamp: tuple[tuple[str, int, int], ...]) -> Writer:
+@kept_in_memory()
+def load_writer(folder: Path) -> Writer:
+    """Load the language model in a folder, kept in memory; raises BadModel when it is none or has no chat template."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = load_part(AutoTokenizer, folder, padding_side="left")

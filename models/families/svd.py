@@ -18,6 +18,7 @@ from models.device import Precision, dtype_of
 from models.errors import BadInput
 from models.families.family import Input, Inputs, Request, Rules, check_request
 from models.noise import item_noise
+from models.pictures import from_pixels
 from models.svd.lora import lora_applied
 from models.svd.model import ModelFacts, VideoModel, load_facts, load_model
 from models.svd.sampling import decode_latents, sample_latents
@@ -117,4 +118,4 @@ def _as_tensor(request: Request) -> Tensor:
     """Return the picture, [3, height, width] in -1..1."""
     if request.picture is None:
         raise BadInput(f"Item {request.item_key}: needs a picture. Set image.")
-    return torch.from_numpy(request.picture).permute(2, 0, 1) / 127.5 - 1
+    return from_pixels(torch.from_numpy(request.picture).permute(2, 0, 1))

@@ -79,6 +79,16 @@ class _Step:
     magnitude: float
 
 
+def speed_along(motion: str, speed: float) -> float:
+    """Return a camera's signed speed of the kind of `motion` ("pan_left", "roll", ...) as its speed in that motion:
+    negative when it did the opposite; of a motion without a sense, which no camera does backwards, the absolute value.
+    """
+    _, _, sense = motion.partition("_")
+    if not sense:
+        return abs(speed)
+    return -speed if sense in ("left", "down", "out") else speed
+
+
 FlowOfFrames = Callable[[NDArray[np.uint8], NDArray[np.uint8]], Flow]
 """The flow between two uint8 RGB frames, [height, width, 2] in pixels of the size in which flow is measured."""
 

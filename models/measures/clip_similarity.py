@@ -8,7 +8,6 @@ layers over the picture's L2-normalised embedding, trained on ratings from 1 to 
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import BadModel
-from models.weights.hub_cache import load_part, read_weights, stamp_of
+from models.weights.hub_cache import load_part, read_weights
+from models.weights.kept import kept_in_memory
 
 Embeddings = NDArray[np.float32]
 """[items, width], each of length 1."""
 
-_LOADING, _RUNNING = threading.Lock(), threading.Lock()
+_RUNNING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -55,14 +55,9 @@ class Clip:
         return images, texts[: len(captions)]
 
 
+@kept_in_memory()
 def load_clip(folder: Path) -> Clip:
     """Load the CLIP model of a folder in transformers' layout and keep it in memory; raises BadModel for any other."""
-    with _LOADING:
-        return _load_clip(folder, stamp_of(folder))
-
-
-@lru_cache(maxsize=1)
-def _load_clip(folder: Path, stamp: tuple[tuple[str, int, int], ...]) -> Clip:
     from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
 
     network, pictures, tokenizer = (load_part(part, folder) for part in (CLIPModel, CLIPImageProcessor, AutoTokenizer))

@@ -6,7 +6,6 @@ tensor names, with or without the prefix `module.` of its training.
 """
 
 import threading
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import BadModel
-from models.weights.hub_cache import best_device, read_weights, stamp_of
+from models.weights.hub_cache import best_device, read_weights
+from models.weights.kept import kept_in_memory
 
-_LOADING, _RUNNING = threading.Lock(), threading.Lock()
+_RUNNING = threading.Lock()
 
 
 def find_craft_boxes(
@@ -44,15 +44,10 @@ def find_craft_boxes(
     return [np.asarray(boxes, np.float32).reshape(-1, 4, 2) for boxes in found]
 
 
+@kept_in_memory()
 def load_craft(weights: Path) -> Any:
     """Load CRAFT as easyocr builds it, with the weights of a safetensors file, and keep it in memory while the file is
     unchanged; raises BadModel when they do not fit."""
-    with _LOADING:
-        return _load_craft(weights, stamp_of(weights))
-
-
-@lru_cache(maxsize=1)
-def _load_craft(weights: Path, stamp: tuple[tuple[str, int, int], ...]) -> Any:
     from easyocr.craft import CRAFT
 
     tensors = {name.removeprefix("module."): tensor for name, tensor in read_weights(weights).items()}

@@ -6,7 +6,6 @@ which the flow is returned.
 """
 
 import threading
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,14 @@ from numpy.typing import NDArray
 
 from models.errors import BadModel
 from models.measures.flow import Flow, flow_size
-from models.weights.hub_cache import best_device, read_weights, stamp_of
+from models.pictures import from_pixels
+from models.weights.hub_cache import best_device, read_weights
+from models.weights.kept import kept_in_memory
 
 LEAST_SIDE = 128
 """The least side of a picture for RAFT, whose coarsest comparison is at an eighth of an eighth of its size."""
 
-_LOADING, _RUNNING = threading.Lock(), threading.Lock()
+_RUNNING = threading.Lock()
 
 Frame = NDArray[np.uint8]
 
@@ -46,15 +47,10 @@ def raft_flow(weights: Path, before: Frame, after: Frame, short_side: int = 450)
     return cv2.resize(flow, size, interpolation=cv2.INTER_AREA).astype(np.float32) * ratio
 
 
+@kept_in_memory()
 def load_raft(weights: Path) -> Any:
     """Load torchvision's raft_small or raft_large, whichever the weights in a safetensors file fit, and keep it in
     memory while the file is unchanged; raises BadModel when they fit neither."""
-    with _LOADING:
-        return _load_raft(weights, stamp_of(weights))
-
-
-@lru_cache(maxsize=1)
-def _load_raft(weights: Path, stamp: tuple[tuple[str, int, int], ...]) -> Any:
     from torchvision.models.optical_flow import raft_large, raft_small
 
     tensors = read_weights(weights)
@@ -75,7 +71,7 @@ def _prepared(frame: Frame, size: tuple[int, int]) -> Any:
 
     shrinks = size[0] < frame.shape[1]
     resized = cv2.resize(frame, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
-    return torch.from_numpy(resized).permute(2, 0, 1)[None].to(best_device()).float() / 127.5 - 1
+    return from_pixels(torch.from_numpy(resized).permute(2, 0, 1)[None].to(best_device()))
 
 
 def _eighths(length: float) -> int:

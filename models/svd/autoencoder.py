@@ -16,6 +16,8 @@ from diffusers.models.resnet import ResnetBlock2D, TemporalResnetBlock
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.measures.psnr import psnr
+
 Progress = Callable[[int, dict[str, float]], None]
 
 
@@ -125,5 +127,4 @@ def _loss(vae: AutoencoderKLTemporalDecoder, clip: Tensor, kl_weight: float) -> 
     absolute, squared = F.l1_loss(shown, frames), F.mse_loss(shown, frames)
     edges = sum(F.l1_loss(shown.diff(dim=d), frames.diff(dim=d)) for d in (-1, -2))
     loss = absolute + squared + edges + kl_weight * posterior.kl().mean()
-    psnr = 10 * torch.log10(4 / squared.detach())
-    return loss, {"loss": loss.item(), "psnr_db": psnr.item()}
+    return loss, {"loss": loss.item(), "psnr_db": psnr(squared.item(), peak=2)}

@@ -4,7 +4,6 @@ A clean latent x is seen as x + sigma * noise; the network F sees c_in * (x + si
 latent is D = c_skip * (x + sigma * noise) + c_out * F.
 """
 
-import math
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -67,8 +66,3 @@ def guidance_per_frame(frames: int, low: float, high: float) -> Tensor:
 def broadcast(values: Tensor, like: Tensor) -> Tensor:
     """Values [batch] shaped to multiply a tensor [batch, ...]."""
     return values.reshape(-1, *[1] * (like.ndim - 1))
-
-
-def signal_to_noise_db(error: float) -> float:
-    """A mean squared error of values in -1..1 as peak signal-to-noise ratio in dB."""
-    return 10 * math.log10(4 / error) if error > 0 else math.inf

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.errors import BadInput
+from models.pictures import to_pixels
 from models.svd.autoencoder import decoded, encode_frames
 from models.svd.edm import Denoiser, euler, guidance_per_frame, karras_sigmas
 from models.svd.exact_decode import Room, decode_exactly
@@ -121,4 +122,4 @@ def decode_latents(model: VideoModel, latents: Tensor, room: Room | None = None)
     """
     unscaled = (latents / setting(model.vae, "scaling_factor")).to(model.device)
     frames = decode_exactly(model.vae, unscaled, room) if room else decoded(model.vae, unscaled, len(latents))
-    return ((frames.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    return to_pixels(frames).permute(0, 2, 3, 1).cpu().numpy()

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from models.errors import BadMedia, ReelmillError
 from models.generation.model_cache import loaded_model
+from models.pictures import from_pixels
 from models.svd.autoencoder import encode_frames
 from models.svd.model import VideoModel, embed_pictures, encoders_digest
 from tasks.attempts import error_columns
@@ -131,7 +132,7 @@ def encode_windows(model: VideoModel, windows: Sequence[NDArray[np.uint8]], conf
     """What training reads of windows, uint8 RGB [frames, H, W, 3] each: float16 tensors by name."""
     parts: dict[str, list[Tensor]] = {"latents": [], "pictures": [], "sigmas": [], "embeddings": []}
     for index, window in enumerate(windows):
-        frames = torch.from_numpy(window).permute(0, 3, 1, 2).float() / 127.5 - 1
+        frames = from_pixels(torch.from_numpy(window).permute(0, 3, 1, 2))
         noised, sigma = noised_pictures(frames[:1], config, seed + index)
         parts["latents"].append(encode_frames(model.vae, frames))
         parts["pictures"].append(encode_frames(model.vae, noised[0]))

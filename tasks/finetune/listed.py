@@ -102,7 +102,7 @@ def clips_of(path: Path, rows: list[TableRow], limit_s: float) -> list[dict[str,
             found.setdefault(source, named | clip_of(path.parent, row, column, limit_s))
         except ReelmillError as error:
             failure = error_columns(error, f"{path} row {number}")
-            found.setdefault(source, named | failure | {"keep": False})
+            found.setdefault(source, {**named, **failure, "keep": False})
     return list(found.values())
 
 

@@ -19,10 +19,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from models.device import DTYPE_HELP, AskedPrecision, device_named, precision_on
 from models.generation.calibration import calibration_json, calibration_of
 from models.generation.model_cache import loaded_model
-from models.measures.camera import CameraMotion, measure_motion
+from models.measures.camera import CameraMotion, measure_motion, speed_along
 from models.memory.placement import ready_to_sample
 from models.noise import item_noise
-from models.pictures import as_tensor_values
+from models.pictures import from_pixels
 from models.svd.model import VideoModel
 from models.svd.regions import told_as
 from models.svd.sampling import decode_latents, sample_latents
@@ -79,9 +79,7 @@ def own_speed(motion: str | None, measured: CameraMotion) -> float:
     """The measured speed of a motion in its own unit, positive when it is the motion; the mean flow for none."""
     if motion is None:
         return measured.magnitude
-    kind, _, sense = motion.partition("_")
-    speed = float(getattr(measured, kind))
-    return abs(speed) if not sense else -speed if sense in ("left", "down", "out") else speed
+    return speed_along(motion, float(getattr(measured, motion.partition("_")[0])))
 
 
 def picture_of(model: VideoModel, scene: int) -> NDArray[np.uint8]:
@@ -97,7 +95,7 @@ def measured_clip(
     facts = model.facts
     shape = model.latent_shape(facts.frames, facts.height, facts.width)
     noise = item_noise(config.seed, f"calibration {scene}", 0, shape, (facts.height, facts.width))
-    picture = torch.from_numpy(as_tensor_values(picture_of(model, scene)).copy())[None]
+    picture = from_pixels(torch.from_numpy(picture_of(model, scene)).permute(2, 0, 1)).contiguous()[None]
     asked = [told_as(motion, facts.by_regions)]
     latents = sample_latents(
         model, picture, noise.latents[None], noise.augmentation[None], asked, config.steps, motion_buckets=[bucket]

@@ -8,7 +8,6 @@ models/measures/meters.py: a curve with a value for each frame (`..._curve`), th
 number of frames before the first lasting fault, which `good_until_reason` names.
 """
 
-import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,15 +20,15 @@ from prefect import task
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.device import DEVICE_HELP, DeviceName, device_named
-from models.errors import ReelmillError
 from models.measures.camera import measure_motion
 from models.measures.meters import good_until, measure_meters
+from models.measures.psnr import mean_squared_error, psnr
 from models.pictures import Picture
-from tasks.attempts import failure_of
-from tasks.caching import Step, cached, find, key_of, lineage_of
+from tasks.attempts import ItemCall, failure_of
+from tasks.caching import Step
 from tasks.generate.clip_frames import DECODED_BY, decode_clip, park, parked_at
 from tasks.generate.meter_columns import METERS
-from tasks.manifest import ERROR_FIELDS, ManifestRef, read_rows, table_of, write_manifest
+from tasks.manifest import ERROR_FIELDS, ManifestRef, read_rows, table_of
 from tasks.video import Frames
 
 VERSION = 1
@@ -49,8 +48,8 @@ SCHEMA = pa.schema(
 STEP = Step("decode", VERSION, SCHEMA)
 """It does not name the file of parked frames: a clip that was measured and encoded needs no frames any more."""
 
-FAILED = Step("decode_failed", VERSION, SCHEMA)
-"""Where failures are kept, apart: they count attempts, and the next run tries again."""
+MOST_DB = 100.0
+"""What a frame that is the picture itself is worth, so that a column of ratios has a mean."""
 
 
 class DecodeConfig(BaseModel):
@@ -70,12 +69,6 @@ class ClipSettings(BaseModel):
     fps: float
 
 
-def psnr(a: Picture, b: Picture) -> float:
-    """Peak signal-to-noise ratio in dB of two uint8 pictures of one size, at most 100."""
-    error = np.square(a.astype(np.float64) - b).mean()
-    return min(100.0, 10 * math.log10(255**2 / error)) if error else 100.0
-
-
 def measure_clip(frames: Frames, picture: Picture | None, fps: float) -> dict[str, Any]:
     """The meters of a clip, uint8 RGB [frames, height, width, 3], made from `picture`; needs two frames or more.
 
@@ -85,8 +78,8 @@ def measure_clip(frames: Frames, picture: Picture | None, fps: float) -> dict[st
     meters = measure_meters(frames, frames[0] if picture is None else picture)
     good = good_until(meters)
     return {
-        "first_frame_psnr": None if picture is None else psnr(frames[0], picture),
-        "last_frame_psnr": None if picture is None else psnr(frames[-1], picture),
+        "first_frame_psnr": None if picture is None else psnr(mean_squared_error(frames[0], picture), most=MOST_DB),
+        "last_frame_psnr": None if picture is None else psnr(mean_squared_error(frames[-1], picture), most=MOST_DB),
         "motion_measured": moved.motion,
         "camera_strength": moved.strength,
         "camera_pan": moved.pan,
@@ -123,30 +116,21 @@ def _picture(root: Path, job: Mapping[str, Any]) -> Picture | None:
 def _decode(root: Path, config: DecodeConfig, job: Mapping[str, Any], sample: Mapping[str, Any]) -> ManifestRef:
     """The manifest of one clip; where it fails, a row with the reason, kept apart."""
     settings = ClipSettings(item_key=job["item_key"], fps=job["fps"])
-    inputs, revision = [sample["latents_sha256"], job["picture_sha256"] or "no picture"], job["model_revision"]
+    inputs = (sample["latents_sha256"], job["picture_sha256"] or "no picture")
 
     def compute(key: str) -> pa.Table:
         return table_of([measured_clip(root, job, sample, key, device_named(config.device))], SCHEMA)
 
-    failed = lineage_of(FAILED, settings, inputs, revision)
-    failed_at = FAILED.path(root, key_of(failed))
-    try:
-        made = cached(STEP, root, settings, inputs, compute, revision)
-    except (ReelmillError, RuntimeError, ValueError, OSError, MemoryError) as error:
-        return write_manifest(failed_at, table_of([_failure(root, job, failed_at, error)], SCHEMA), failed)
-    failed_at.unlink(missing_ok=True)
-    return made
+    def failure(error: Exception) -> dict[str, Any]:
+        return {"item_key": job["item_key"], **failure_of(error, job["name"], "decoding")}
+
+    call = ItemCall(STEP, root, settings, inputs, job["model_revision"], failure_has_own_key=True)
+    return call.tried(compute, failure)
 
 
 def sampled(jobs: ManifestRef, samples: Iterable[ManifestRef]) -> list[tuple[ManifestRef, ManifestRef]]:
     """What `decode_jobs` takes, for those of `samples` that have latents."""
     return [(jobs, ref) for ref in samples if read_rows(ref, ("latents",))[0]["latents"]]
-
-
-def _failure(root: Path, job: Mapping[str, Any], path: Path, error: Exception) -> dict[str, Any]:
-    before = find(FAILED, root, path.stem)
-    attempt = read_rows(before)[0]["attempt"] + 1 if before else 1
-    return {"item_key": job["item_key"], **failure_of(error, job["name"], "decoding"), "attempt": attempt}
 
 
 @task(name="decode")

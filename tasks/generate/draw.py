@@ -30,8 +30,8 @@ from models.families.family import Request
 from models.families.text_to_picture import KINDS, STEPS
 from models.generation import by_family
 from models.generation.model_cache import drawers_leave
-from tasks.attempts import failure_of
-from tasks.caching import Step, cached, find, key_of, lineage_of
+from tasks.attempts import ItemCall, error_columns, failure_of
+from tasks.caching import Step, key_of, lineage_of
 from tasks.manifest import ERROR_FIELDS, ManifestRef, publish, read_manifest, read_rows, table_of, write_manifest
 
 VERSION = 1
@@ -51,9 +51,6 @@ SCHEMA = pa.schema(
 used, `too_large` which plans ran out of it before, `device` on what card, or `cpu`."""
 
 STEP = Step("draw", VERSION, SCHEMA, files=("picture",))
-
-FAILED = Step("draw_failed", VERSION, SCHEMA)
-"""Where failures are kept, apart: they count attempts, and the next run tries again."""
 
 NEEDS = ("status", "name", "picture_model", "picture_model_revision", "key", "seed", "prompt", "negative_prompt",
          "width", "height")  # fmt: skip
@@ -164,20 +161,12 @@ def _draw(root: Path, config: DrawConfig, job: Mapping[str, Any], name: str) -> 
     def compute(key: str) -> pa.Table:
         return table_of([draw_picture(root, config, job, key)], SCHEMA)
 
-    try:
-        return cached(STEP, root, drawing, [], compute, revision)
-    except (ReelmillError, RuntimeError, ValueError, OSError, MemoryError) as error:
-        before = find(FAILED, root, name)
-        attempt = read_rows(before)[0]["attempt"] + 1 if before else 1
-        row = {"drawing": name, "attempt": attempt, **_reason(job, error)}
-        lineage = lineage_of(FAILED, drawing, [], revision)
-        return write_manifest(FAILED.path(root, name), table_of([row], SCHEMA), lineage)
+    def failure(error: Exception) -> dict[str, Any]:
+        named = isinstance(error, ReelmillError)
+        why = error_columns(error, job["name"]) if named else failure_of(error, job["name"], "drawing")
+        return {"drawing": name, **why}
 
-
-def _reason(job: Mapping[str, Any], error: Exception) -> dict[str, str]:
-    if isinstance(error, ReelmillError):
-        return {"error_code": error.code, "error_message": f"{job['name']}: {error}"}
-    return failure_of(error, job["name"], "drawing")
+    return ItemCall(STEP, root, drawing, (), revision).tried(compute, failure)
 
 
 @task(name="draw")

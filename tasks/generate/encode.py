@@ -15,15 +15,14 @@ from prefect import task
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.device import DEVICE_HELP, DeviceName, device_named
-from models.errors import ReelmillError
 from models.weights.names import told_name
-from tasks.attempts import failure_of
-from tasks.caching import Step, cached, find, key_of, lineage_of
+from tasks.attempts import STOPPING, ItemCall, failure_of
+from tasks.caching import Step
 from tasks.generate.clip_frames import decode_clip, parked, parked_at
 from tasks.generate.clip_tags import content_digest
 from tasks.generate.encode_formats import Format, Look, look_of, write_clip
 from tasks.generate.meter_columns import METERS
-from tasks.manifest import ERROR_FIELDS, ManifestRef, publish_json, read_lineage, read_rows, table_of, write_manifest
+from tasks.manifest import ERROR_FIELDS, ManifestRef, publish_json, read_lineage, read_rows, table_of
 from tasks.video import Frames
 
 VERSION = 1
@@ -63,9 +62,6 @@ SCHEMA = pa.schema(
 )
 
 STEP = Step("encode", VERSION, SCHEMA, files=("video", "sidecar"))
-
-FAILED = Step("encode_failed", VERSION, SCHEMA)
-"""Where failures are kept, apart: they count attempts, and the next run tries again."""
 
 Clip = tuple[ManifestRef, ManifestRef, ManifestRef]
 """The jobs' manifest, and a clip's own of sampling and of decoding."""
@@ -153,21 +149,13 @@ def _encode(
         made = write_files(root, kept, look, job["fps"], settings, meters, key)
         return table_of([{"item_key": job["item_key"], "attempt": 1, **made}], SCHEMA)
 
-    failed = lineage_of(FAILED, settings, [decoded_key], job["model_revision"])
-    failed_at = FAILED.path(root, key_of(failed))
+    call = ItemCall(STEP, root, settings, (decoded_key,), job["model_revision"], failure_has_own_key=True)
     try:
-        made = cached(STEP, root, settings, [decoded_key], compute, job["model_revision"])
-    except (ReelmillError, RuntimeError, ValueError, OSError, MemoryError) as error:
-        return write_manifest(failed_at, table_of([_failure(root, job, failed_at, error)], SCHEMA), failed)
-    for path in (parked_at(root, decoded_key), failed_at):
-        path.unlink(missing_ok=True)
+        made = call.made(compute)
+    except STOPPING as error:
+        return call.failed({"item_key": job["item_key"], **failure_of(error, job["name"], "encoding")})
+    parked_at(root, decoded_key).unlink(missing_ok=True)
     return made
-
-
-def _failure(root: Path, job: Mapping[str, Any], path: Path, error: Exception) -> dict[str, Any]:
-    before = find(FAILED, root, path.stem)
-    attempt = read_rows(before)[0]["attempt"] + 1 if before else 1
-    return {"item_key": job["item_key"], **failure_of(error, job["name"], "encoding"), "attempt": attempt}
 
 
 def measured(jobs: ManifestRef, samples: Iterable[ManifestRef], clips: Iterable[ManifestRef]) -> list[Clip]:

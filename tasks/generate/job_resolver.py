@@ -26,6 +26,8 @@ from models.svd.lora import load_lora
 from models.svd.model import motion_bucket
 from models.svd.regions import told_as, words_in
 from models.weights.names import INDEX_FILE, names_hub, pinned
+from tasks.attempts import error_columns
+from tasks.footage import MEAN_RADIUS
 from tasks.generate.job_settings import JobLine, JobsConfig
 from tasks.item_lists import Listing, TableRow, locate
 from tasks.manifest import file_digest
@@ -36,9 +38,9 @@ DEFAULTS: Mapping[str, Any] = {"model": "tiny", "seed": 0, "lora_strength": 1.0}
 NAME_LENGTH = 40
 """Characters of a text that name its clip."""
 
-FLOW_PER_STRENGTH = {"zoom_in": 0.38, "zoom_out": 0.38, "roll": 0.38 * math.pi / 180}
-"""Mean optical flow, in short sides per second, of a motion of strength 1: a square's points are 0.38 sides from its
-middle on average. Pans and tilts move every point by their own strength."""
+FLOW_PER_STRENGTH = {"zoom_in": MEAN_RADIUS, "zoom_out": MEAN_RADIUS, "roll": MEAN_RADIUS * math.pi / 180}
+"""Mean optical flow, in short sides per second, of a motion of strength 1. Pans and tilts move every point by their own
+strength."""
 
 
 class Asking:
@@ -296,7 +298,8 @@ def _short(lineage: Mapping[str, Any]) -> dict[str, Any]:
 
 def failed(error: ReelmillError) -> dict[str, Any]:
     """The columns of a job that cannot be made."""
-    return {"status": "failed", "error_code": error.code, "error_message": printable(str(error)), "attempt": 1}
+    columns = error_columns(error)
+    return {"status": "failed", **columns, "error_message": printable(columns["error_message"]), "attempt": 1}
 
 
 def printable(text: str) -> str:

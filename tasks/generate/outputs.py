@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 from prefect import task
 
+from models.measures.camera import speed_along
 from tasks.generate.meter_columns import METERS
 from tasks.manifest import ERROR_FIELDS, Lineage, ManifestRef, read_rows, table_of, write_manifest
 
@@ -115,11 +116,8 @@ def strength_measured(motion: str | None, clip: Mapping[str, Any]) -> float | No
     """How fast a clip's camera made the motion asked for, in that motion's unit; the mean flow where none was asked."""
     if motion is None or motion == "static":
         return clip.get("motion_score")
-    kind, _, sense = motion.partition("_")
-    speed = clip.get(OWN_UNIT.get(kind, ""))
-    if speed is None or not sense:
-        return abs(speed) if speed is not None else None
-    return -speed if sense in ("left", "down", "out") else speed
+    speed = clip.get(OWN_UNIT.get(motion.partition("_")[0], ""))
+    return None if speed is None else speed_along(motion, speed)
 
 
 class Stages(NamedTuple):

@@ -24,14 +24,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from models.device import DEVICE_HELP, DeviceName, device_label, device_named, empty_cache
-from models.errors import ReelmillError
 from models.memory.plan import Plan
 from models.memory.planner import lower_plan
-from tasks.attempts import failure_of
-from tasks.caching import Step, cached, find, key_of, lineage_of
+from tasks.attempts import STOPPING, ItemCall, failure_of
+from tasks.caching import Step, find
 from tasks.generate.job_batches import Item, ItemSettings, fill_batches, item_of, plan_batches
 from tasks.generate.sample_batch import planned, sample
-from tasks.manifest import ERROR_FIELDS, ManifestRef, publish, read_rows, table_of, write_manifest
+from tasks.manifest import ERROR_FIELDS, ManifestRef, publish, read_rows, table_of
 
 VERSION = 1
 
@@ -51,9 +50,6 @@ SCHEMA = pa.schema(
 `plan` says how the memory was used, `too_large` which plans ran out of it before, `device` on what card, or `cpu`."""
 
 STEP = Step("sample", VERSION, SCHEMA, files=("latents",))
-
-FAILED = Step("sample_failed", VERSION, SCHEMA)
-"""Where failures are kept, apart: they count attempts, and the next run tries again."""
 
 log = logging.getLogger("reelmill")
 
@@ -77,9 +73,9 @@ Batch = tuple[ManifestRef, tuple[str, ...]]
 """The jobs' manifest, and the keys of those of its items that are sampled together."""
 
 
-def _key(item: Item) -> str:
-    """The name of an item's manifest and of its latents."""
-    return key_of(lineage_of(STEP, item.settings, [item.item_key], item.model_revision))
+def _call(root: Path, item: Item) -> ItemCall:
+    """Return the call whose key names an item's manifest and its latents."""
+    return ItemCall(STEP, root, item.settings, (item.item_key,), item.model_revision)
 
 
 def ready_items(jobs: ManifestRef) -> list[Item]:
@@ -99,12 +95,8 @@ def latents_digest(latents: Tensor) -> str:
     return hashlib.sha256(latents.contiguous().numpy().tobytes()).hexdigest()
 
 
-@dataclass(frozen=True)
-class Failure:
-    """Why an item has no latents."""
-
-    code: str
-    message: str
+Failure = dict[str, str]
+"""Why an item has no latents: `error_code` and `error_message`."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +114,7 @@ def _attempts(root: Path, attempt: Attempt) -> Iterator[tuple[Item, Attempt, Ten
     items, device = attempt.items, attempt.device
     try:
         latents = sample(root, items, attempt.plan, device)
-    except (ReelmillError, RuntimeError, ValueError, OSError, MemoryError) as error:
+    except STOPPING as error:
         lower = lower_plan(attempt.plan, error, device)
         # Without its traceback, which holds all that the attempt had on the device.
         failed = error.with_traceback(None)
@@ -140,7 +132,7 @@ def _attempts(root: Path, attempt: Attempt) -> Iterator[tuple[Item, Attempt, Ten
         for item in items:
             yield from _attempts(root, Attempt([item], device, attempt.plan, attempt.too_large))
     else:
-        yield items[0], attempt, _failure(items[0], failed)
+        yield items[0], attempt, failure_of(failed, items[0].name, "sampling")
 
 
 def _first_attempts(
@@ -149,8 +141,8 @@ def _first_attempts(
     """A batch's attempts, in the parts that memory allows."""
     try:
         plan = planned(items, len(items), device)
-    except (ReelmillError, RuntimeError, MemoryError) as error:
-        yield from ((item, Attempt(items, device, Plan()), _failure(item, error)) for item in items)
+    except STOPPING as error:
+        yield from ((item, Attempt(items, device, Plan()), failure_of(error, item.name, "sampling")) for item in items)
         return
     for part in _parts(items, plan.batch):
         yield from _attempts(root, Attempt(part, device, plan))
@@ -160,13 +152,9 @@ def _parts(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
     return [items[i : i + size] for i in range(0, len(items), size)]
 
 
-def _failure(item: Item, error: Exception) -> Failure:
-    said = failure_of(error, item.name, "sampling")
-    return Failure(said["error_code"], said["error_message"])
-
-
 def _not_finite(item: Item) -> Failure:
-    return Failure("not_finite", f"{item.name}: the latents are not finite numbers; try other steps or guidance.")
+    said = f"{item.name}: the latents are not finite numbers; try other steps or guidance."
+    return {"error_code": "not_finite", "error_message": said}
 
 
 def _keep(root: Path, item: Item, attempt: Attempt, latents: Tensor) -> ManifestRef:
@@ -185,17 +173,7 @@ def _keep(root: Path, item: Item, attempt: Attempt, latents: Tensor) -> Manifest
         row = {"item_key": item.item_key, "latents": name, "latents_sha256": latents_digest(latents)}
         return table_of([row | memory | {"batch": keys, "attempt": 1}], SCHEMA)
 
-    made = cached(STEP, root, item.settings, [item.item_key], compute, item.model_revision)
-    FAILED.path(root, _key(item)).unlink(missing_ok=True)
-    return made
-
-
-def _keep_failure(root: Path, item: Item, failure: Failure) -> ManifestRef:
-    before = find(FAILED, root, _key(item))
-    attempt = read_rows(before)[0]["attempt"] + 1 if before else 1
-    row = {"item_key": item.item_key, "error_code": failure.code, "error_message": failure.message, "attempt": attempt}
-    lineage = lineage_of(FAILED, item.settings, [item.item_key], item.model_revision)
-    return write_manifest(FAILED.path(root, _key(item)), table_of([row], SCHEMA), lineage)
+    return _call(root, item).made(compute)
 
 
 @task(name="sample")
@@ -204,10 +182,12 @@ def sample_jobs(root: Path, config: SampleConfig, batches: list[Batch]) -> list[
     device = device_named(config.device)
     items = {item.item_key: item for jobs in dict(batches) for item in ready_items(jobs)}
     chunk = [items[key] for _, keys in batches for key in keys]
-    made = {item.item_key: found for item in chunk if (found := find(STEP, root, _key(item)))}
+    made = {item.item_key: found for item in chunk if (found := find(STEP, root, _call(root, item).key))}
     done = {key: read_rows(found, ("batch",))[0]["batch"] for key, found in made.items()}
     for batch in plan_batches(chunk, done, config.batch):
         for item, attempt, outcome in _first_attempts(root, batch, device):
-            failed = isinstance(outcome, Failure)
-            made[item.item_key] = _keep_failure(root, item, outcome) if failed else _keep(root, item, attempt, outcome)
+            if isinstance(outcome, Tensor):
+                made[item.item_key] = _keep(root, item, attempt, outcome)
+            else:
+                made[item.item_key] = _call(root, item).failed({"item_key": item.item_key, **outcome})
     return [made[item.item_key] for item in chunk]

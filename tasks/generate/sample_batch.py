@@ -22,7 +22,7 @@ from models.memory.placement import feed_forward_in_pieces, ready_to_sample
 from models.memory.plan import Plan
 from models.memory.planner import learn_sampling, sampling_plan
 from models.noise import Noise, item_noise, stack_noise
-from models.pictures import Picture, as_tensor_values
+from models.pictures import Picture, from_pixels
 from models.svd.model import VideoModel
 from models.svd.regions import words_in
 from models.svd.sampling import sample_latents
@@ -103,7 +103,7 @@ def sample_batch(
 
 
 def _picture(root: Path, item: Item) -> Tensor:
-    return torch.from_numpy(as_tensor_values(_own_pixels(root, item)).copy())
+    return from_pixels(torch.from_numpy(_own_pixels(root, item).copy()).permute(2, 0, 1)).contiguous()
 
 
 def _own_pixels(root: Path, item: Item) -> Picture:

@@ -18,6 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from models.measures.psnr import psnr
+from models.pictures import from_pixels
 from models.svd.autoencoder import (
     Progress,
     decoded,
@@ -26,7 +28,6 @@ from models.svd.autoencoder import (
     normalise_latents,
     train_autoencoder,
 )
-from models.svd.edm import signal_to_noise_db
 from models.svd.image_encoder import new_feature_extractor, new_image_encoder, train_image_encoder
 from models.svd.model import ModelFacts, VideoModel, save_model
 from models.svd.regions import SLIDING
@@ -122,7 +123,7 @@ def square_batches(clips: Tensor, config: EncodersConfig, batch: int, length: in
         first = int(torch.randint(0, FRAMES - length + 1, (), generator=generator))
         top, left = torch.randint(0, SIDE - config.crop + 1, (2,), generator=generator).tolist()
         square = clips[picks, first : first + length, :, top : top + config.crop, left : left + config.crop]
-        yield square.float() / 127.5 - 1
+        yield from_pixels(square)
 
 
 def frame_pairs(clips: Tensor, batch: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -137,17 +138,17 @@ def frame_pairs(clips: Tensor, batch: int, seed: int) -> Iterator[tuple[Tensor, 
 
 def _enlarged(frames: Tensor) -> Tensor:
     # CLIP's normalisation is close to -1..1 times two.
-    return F.interpolate(frames.float() / 127.5 - 1, (224, 224), mode="bilinear") * 2
+    return F.interpolate(from_pixels(frames), (224, 224), mode="bilinear") * 2
 
 
 @torch.no_grad()
 def reconstruction_db(vae: AutoencoderKLTemporalDecoder, clips: Tensor) -> float:
     """Peak signal-to-noise ratio, in dB, of clips, uint8 [clips, frames, 3, H, W], after the autoencoder."""
     squared = []
-    for clip in clips.float() / 127.5 - 1:
+    for clip in from_pixels(clips):
         shown = decoded(vae, encode_frames(vae, clip), len(clip)).clamp(-1, 1)
         squared.append((shown - clip).square().mean().item())
-    return signal_to_noise_db(float(np.mean(squared)))
+    return psnr(float(np.mean(squared)), peak=2)
 
 
 def _saying(name: str, every: int, kept: list[float] | None = None) -> Progress:
@@ -168,7 +169,7 @@ def build_base(root: Path, run: Path, key: str, config: EncodersConfig) -> pa.Ta
     losses: list[float] = []
     say = _saying("autoencoder", 100, losses)
     vae = train_autoencoder(new_autoencoder(), square_batches(learn, config, 8, 1), config.frame_steps, progress=say)
-    normalise_latents(vae, [clip[None].float() / 127.5 - 1 for clip in learn[:32]])
+    normalise_latents(vae, [from_pixels(clip[None]) for clip in learn[:32]])
     batches = square_batches(learn, config, 2, FRAMES)
     vae = train_autoencoder(vae, batches, config.clip_steps, learning_rate=6e-4, progress=say)
     matched: list[float] = []

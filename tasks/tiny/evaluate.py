@@ -24,8 +24,10 @@ from torch import Tensor
 from models.device import DTYPE_HELP, AskedPrecision, device_named, precision_on
 from models.generation.model_cache import loaded_model
 from models.measures.camera import measure_motion
+from models.measures.psnr import psnr
 from models.memory.placement import ready_to_sample
 from models.noise import item_noise, stack_noise
+from models.pictures import from_pixels
 from models.svd.autoencoder import encode_frames
 from models.svd.model import VideoModel, motion_bucket, setting
 from models.svd.sampling import decode_latents, sample_latents
@@ -40,6 +42,9 @@ HELD_OUT = 10_000_000
 
 SUPERSAMPLED = 2
 """Scenes are rendered so many times larger than the model's pictures, and shrunk, as training saw them."""
+
+MOST_DB = psnr(1e-6)
+"""What a frame without any error is worth, so that means over frames are finite."""
 
 SCHEMA = pa.schema(
     [
@@ -86,11 +91,6 @@ def true_clip(scene: int, motion: Motion, speed: float, model: VideoModel) -> ND
 def frame_errors(frames: NDArray[np.uint8], truth: NDArray[np.uint8]) -> list[float]:
     """Mean squared error of each frame, in squared gray levels."""
     return ((frames.astype(np.float32) - truth) ** 2).mean((1, 2, 3)).tolist()
-
-
-def psnr(squared_error: float) -> float:
-    """Peak signal-to-noise ratio of 8-bit values, in dB."""
-    return float(10 * np.log10(255**2 / max(squared_error, 1e-6)))
 
 
 def evaluate_batch(
@@ -210,8 +210,8 @@ def _reconstructed(model: VideoModel, clip: NDArray[np.uint8]) -> NDArray[np.uin
 
 
 def _to_tensor(frame: NDArray[np.uint8]) -> Tensor:
-    return torch.from_numpy(frame).permute(2, 0, 1).float() / 127.5 - 1
+    return from_pixels(torch.from_numpy(frame).permute(2, 0, 1))
 
 
 def _mean_db(squared_errors: Sequence[float] | NDArray[np.floating]) -> float:
-    return float(np.mean([psnr(error) for error in squared_errors]))
+    return float(np.mean([psnr(error, most=MOST_DB) for error in squared_errors]))

@@ -12,7 +12,15 @@ from PIL import Image
 
 from flows.command.main import main
 from flows.provenance import told_by
-from flows.reproduce import ReproduceConfig, chosen_lora, chosen_model, chosen_picture, psnr, reproduce, told_distance
+from flows.reproduce import (
+    ReproduceConfig,
+    chosen_lora,
+    chosen_model,
+    chosen_picture,
+    distance_db,
+    reproduce,
+    told_distance,
+)
 from models.errors import BadInput, BadMedia, BadModel
 from models.svd.lora import LoraFacts, add_lora, lora_weights, remove_lora, save_lora
 from models.svd.model import load_model
@@ -234,9 +242,9 @@ def test_frames_that_were_changed_are_told_from_latents_that_were_not(run: Path)
 
 def test_distance_of_clips():
     black = np.zeros((2, 4, 4, 3), np.uint8)
-    assert psnr(black, black) == float("inf")
-    assert psnr(black, black[:1]) == 0.0
-    assert psnr(black, black + np.uint8(255)) == pytest.approx(0.0)
+    assert distance_db(black, black) == float("inf")
+    assert distance_db(black, black[:1]) == 0.0
+    assert distance_db(black, black + np.uint8(255)) == pytest.approx(0.0)
 
 
 def test_the_distance_of_equal_clips_is_told_without_a_number():

@@ -7,10 +7,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from models.errors import BadInput, BadMedia
-from models.pictures import Fit, as_tensor_values, pictures_in, prepare_picture
+from models.pictures import Fit, from_pixels, pictures_in, prepare_picture, to_pixels
 
 RED, BLUE = (230, 20, 30), (10, 40, 220)
 
@@ -231,10 +232,13 @@ def test_floating_point_pictures_are_refused_because_their_range_is_unknown(tmp_
         prepare_picture(path, 16, 16)
 
 
-def test_tensor_values_span_minus_one_to_one():
-    pixels = np.zeros((2, 3, 3), np.uint8)
-    pixels[..., 2] = 255
-    values = as_tensor_values(pixels)
-    assert values.shape == (3, 2, 3)
-    assert values[0].max() == -1
-    assert values[2].min() == 1
+def test_values_of_pixels_span_minus_one_to_one_and_become_the_same_pixels_again():
+    pixels = torch.arange(256, dtype=torch.uint8)
+    values = from_pixels(pixels)
+    assert values.dtype == torch.float32
+    assert (values[0], values[255]) == (-1, 1)
+    assert torch.equal(to_pixels(values), pixels)
+
+
+def test_values_past_the_range_are_cut_and_others_rounded():
+    assert to_pixels(torch.tensor([-3.0, -0.999, 0.001, 7.0])).tolist() == [0, 0, 128, 255]

@@ -13,9 +13,9 @@ from tasks.curate.join import STEP as JOIN
 from tasks.curate.join import videos_schema
 from tasks.curate.select import select_clips
 from tasks.footage import Camera, Scene, render_shot
-from tasks.frame_store import write_frames
 from tasks.keep_rules import SelectConfig
 from tasks.manifest import Lineage, ManifestRef, table_of, write_manifest
+from tests.frame_stores import write_frames
 
 Rows = Sequence[dict[str, Any]]
 Curated = Callable[..., ManifestRef]

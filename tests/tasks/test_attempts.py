@@ -1,10 +1,18 @@
 """What a failed clip says: the error's own sentence, or what to do where memory was too small, or what happened."""
 
+from pathlib import Path
+
+import pyarrow as pa
 import pytest
 import torch
+from pydantic import BaseModel
 
 from models.errors import BadMedia, EncoderOutOfMemory
-from tasks.attempts import failure_of
+from tasks.attempts import ItemCall, error_columns, failure_of
+from tasks.caching import Step
+from tasks.manifest import ERROR_FIELDS, read_lineage, read_rows, table_of
+
+SCHEMA = pa.schema([pa.field("item_key", pa.string()), *ERROR_FIELDS])
 
 RAW = "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 79.10 GiB"
 
@@ -31,3 +39,60 @@ def test_an_unforeseen_error_is_named_with_what_was_being_done():
     failed = failure_of(RuntimeError("no kernel\n"), "a", "decoding")
     assert failed == {"error_code": "decoding_failed", "error_message": "a: decoding failed (no kernel)."}
     assert failure_of(ValueError(), "a", "sampling")["error_message"] == "a: sampling failed (ValueError)."
+
+
+def test_an_error_names_its_item_where_its_sentence_does_not():
+    assert error_columns(BadMedia("broken."), "a") == {"error_code": "bad_media", "error_message": "a: broken."}
+    assert error_columns(BadMedia("x: broken."))["error_message"] == "x: broken."
+
+
+class Settings(BaseModel):
+    """What decides an item."""
+
+    name: str = "a"
+
+
+def call_of(root: Path, failure_has_own_key: bool = False) -> ItemCall:
+    return ItemCall(Step("draw", 1, SCHEMA), root, Settings(), ("digest",), "model@1", failure_has_own_key)
+
+
+def stop(_: str) -> pa.Table:
+    raise BadMedia("a: broken.")
+
+
+def work(_: str) -> pa.Table:
+    return table_of([{"item_key": "a", "attempt": 1}], SCHEMA)
+
+
+def row_of(error: Exception) -> dict[str, str]:
+    return {"item_key": "a", **failure_of(error, "a", "drawing")}
+
+
+@pytest.mark.parametrize("own_key", [False, True])
+def test_each_failure_of_an_item_counts_one_more_attempt_until_it_is_made(tmp_path: Path, own_key: bool):
+    call = call_of(tmp_path, own_key)
+    for attempt in (1, 2, 3):
+        failed = call.tried(stop, row_of)
+        assert read_rows(failed) == [
+            {"item_key": "a", "error_code": "bad_media", "error_message": "a: broken.", "attempt": attempt}
+        ]
+    assert failed.path.parent.name == "draw_failed"
+    assert read_lineage(failed.path).step == "draw_failed"
+    made = call.tried(work, row_of)
+    assert (made.path.parent.name, made.path.stem) == ("draw", call.key)
+    assert not failed.path.exists(), "what is made has not failed"
+    assert read_rows(call.failed(row_of(BadMedia("a: broken."))))[0]["attempt"] == 1
+
+
+def test_a_failure_is_named_by_the_manifest_that_is_missing_or_by_its_own_lineage(tmp_path: Path):
+    call, own = call_of(tmp_path), call_of(tmp_path, failure_has_own_key=True)
+    assert call.tried(stop, row_of).path.stem == call.key
+    assert own.tried(stop, row_of).path.stem == "b7585523bdf35440d495127275a3dace"
+
+
+def test_a_fault_of_the_code_is_no_failure_of_an_item(tmp_path: Path):
+    def break_off(_: str) -> pa.Table:
+        raise KeyError("x")
+
+    with pytest.raises(KeyError):
+        call_of(tmp_path).tried(break_off, row_of)

@@ -23,8 +23,9 @@ from tasks.keep_rules import (
     seconds_of,
     verdict_of,
 )
-from tasks.keep_verdicts import SCHEMA, bits_of, decide, funnel_of
+from tasks.keep_verdicts import SCHEMA, bits_of, funnel_of
 from tests.declared import declared
+from tests.verdicts import decide
 
 GOOD: dict[str, Any] = {
     "video_id": "v",

@@ -21,7 +21,6 @@ from models.svd.edm import (
     guidance_per_frame,
     karras_sigmas,
     loss_weight,
-    signal_to_noise_db,
 )
 
 SIGMAS = st.floats(0.002, 700.0).map(lambda value: torch.tensor(value, dtype=torch.float64))
@@ -147,8 +146,3 @@ def test_guidance_rises_linearly_over_the_frames():
 
 def test_levels_are_shaped_to_their_batch():
     assert broadcast(torch.arange(2), torch.zeros(2, 3, 4, 5)).shape == (2, 1, 1, 1)
-
-
-@pytest.mark.parametrize(("error", "decibel"), [(4.0, 0.0), (0.04, 20.0), (0.0, math.inf)])
-def test_errors_in_decibel(error, decibel):
-    assert signal_to_noise_db(error) == pytest.approx(decibel)

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from tasks.caching import lineage_of
 from tasks.curate import scan, split
 from tasks.curate.video_manifests import VideoManifests
-from tasks.frame_store import write_frames
 from tasks.manifest import ManifestRef, table_of, write_manifest
+from tests.frame_stores import write_frames
 
 cv2.setNumThreads(1)
 

@@ -13,8 +13,8 @@ from tasks.caching import lineage_of
 from tasks.curate import join
 from tasks.curate.select import NEEDS, reselect, select_clips
 from tasks.keep_rules import SelectConfig
-from tasks.keep_verdicts import decide
 from tasks.manifest import ManifestRef, file_digest, read_lineage, read_manifest, read_rows, write_manifest
+from tests.verdicts import decide
 
 GOOD: dict[str, Any] = {
     "video_id": "v",

@@ -11,12 +11,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from models.generation.model_cache import loaded_model
+from models.measures.psnr import mean_squared_error, psnr
 from models.memory import planner
 from models.svd.sampling import decode_latents
 from tasks.footage import Camera, Scene, render_shot
 from tasks.generate import clip_frames
 from tasks.generate.clip_frames import load_latents, parked, parked_at
-from tasks.generate.decode import SCHEMA, DecodeConfig, decode_jobs, measure_clip, psnr, sampled
+from tasks.generate.decode import SCHEMA, DecodeConfig, decode_jobs, measure_clip, sampled
 from tasks.generate.job_settings import JobsConfig
 from tasks.generate.jobs import read_jobs
 from tasks.generate.sample import SampleConfig, batches_of, sample_jobs
@@ -56,10 +57,10 @@ def test_every_clip_is_measured_and_its_frames_are_parked_as_they_were_decoded(t
 
 
 def test_the_picture_and_the_clip_are_compared_frame_to_frame():
-    picture = np.full((8, 8, 3), 100, np.uint8)
-    assert psnr(picture, picture) == 100.0
-    assert psnr(picture + 1, picture) == pytest.approx(48.13, abs=0.01)
-    assert psnr(np.zeros((8, 8, 3), np.uint8), np.full((8, 8, 3), 255, np.uint8)) == 0.0
+    picture = render_shot(Scene(5), Camera(), 1, 7, size=(96, 96))[0]
+    found = measure_clip(np.stack([picture, picture ^ 1]), picture, 7)
+    assert found["first_frame_psnr"] == 100.0
+    assert found["last_frame_psnr"] == pytest.approx(48.13, abs=0.01)
 
 
 def test_a_rendered_pan_is_measured_as_one():
@@ -147,7 +148,7 @@ def test_the_first_frame_of_a_clip_is_compared_with_the_picture_it_was_made_from
     frames = parked(parked_at(root, manifest.path.stem))
     assert frames is not None
     with Image.open(root / job["picture"]) as picture:
-        expected = psnr(frames[0], np.asarray(picture))
+        expected = psnr(mean_squared_error(frames[0], np.asarray(picture)))
     row = read_rows(manifest)[0]
     assert row["first_frame_psnr"] == pytest.approx(expected)
     assert len(row["sharpness_curve"]) == 4, "curves are of all that was made"
