@@ -1,7 +1,8 @@
 """ComfyUI workflows as jobs, and jobs as ComfyUI workflows: Stable Video Diffusion, from picture to video.
 
 What differs between the two: ComfyUI's `fps` is the raw id the model is told, diffusers' and ours is one more; its
-`cfg` is the guidance at the last frame, and `min_cfg` at the first, without which it is the same at every frame.
+`cfg` is the guidance at the last frame, and `min_cfg` at the first, without which it is the same at every frame. The
+rate that a workflow saves its frames at is `playback_fps`.
 """
 
 import math
@@ -66,7 +67,7 @@ def workflow_of(row: Mapping[str, Any], picture: str | None = None) -> dict[str,
         cfg=row["guidance_max"], sampler_name=SAMPLER, scheduler=SCHEDULER, denoise=1.0, **_set_in("KSampler", row),
     )  # fmt: skip
     nodes["7"] = _api("VAEDecode", samples=["6", 0], vae=["1", 2])
-    nodes["8"] = _api("CreateVideo", images=["7", 0], fps=row["fps"])
+    nodes["8"] = _api("CreateVideo", images=["7", 0], **_set_in("CreateVideo", row))
     nodes["9"] = _api("SaveVideo", video=["8", 0], filename_prefix=row["name"], format="mp4", codec="h264")
     return nodes
 
@@ -146,19 +147,24 @@ class _Reading:
         for way in self._ways():
             node = way[0]
             for each in way:
-                for column, name in inputs_of(each.kind).items():
-                    if name in each.inputs and not isinstance(each.inputs[name], Link):
-                        self.values.setdefault(column, each.inputs[name])
+                self._plays(each)
             prefix = node.inputs.get("filename_prefix")
             if prefix:
                 self.values.setdefault("prefix", str(prefix))
-            asked = [f"{name} {node.inputs[name]}" for name in ("fps", "frame_rate", "format", "quality", "lossless")
+            asked = [f"{name} {node.inputs[name]}" for name in ("format", "quality", "lossless")
                      if name in node.inputs and not isinstance(node.inputs[name], Link)]  # fmt: skip
             if node.kind != "SaveVideo":
                 wishes = f" ({', '.join(asked)})" if asked else ""
-                self.ignored.append(
-                    f"{node.label}: its format{wishes}; --format sets it, at the rate the model is told."
-                )
+                self.ignored.append(f"{node.label}: its format{wishes}; --format sets it.")
+
+    def _plays(self, node: Node) -> None:
+        """The rate that a node saves the frames at: of several, the first one's."""
+        for column, name in inputs_of(node.kind).items():
+            value = node.inputs.get(name)
+            if isinstance(value, Link):
+                self.ignored.append(f"{node.label}: {name} comes from another node; write the value into its widget.")
+            elif value is not None and self.values.setdefault(column, value) != value:
+                self.ignored.append(f"{node.label}: {name} {value}; {self.values[column]} is used.")
 
     def _ways(self) -> Iterator[list[Node]]:
         """The nodes from each one that saves or shows what the sampler makes, back to it."""

@@ -150,7 +150,7 @@ def _encode(
         frames = frames_of(root, job, sample, decoded_key, config.device)
         kept = frames[: frames_kept(len(frames), clip["good_until"], config.trim)]
         meters = {field.name: clip[field.name] for field in METERS}
-        made = write_files(root, kept, look, job["fps"], said, meters, key)
+        made = write_files(root, kept, look, job["playback_fps"] or job["fps"], said, meters, key)
         return table_of([{"item_key": job["item_key"], "attempt": 1, **decided(job, In.FILE), **made}], SCHEMA)
 
     failed = lineage_of(FAILED, settings, [decoded_key], job["model_revision"])

@@ -114,6 +114,27 @@ class JobColumns(BaseModel):
     fps: Annotated[float | None, Column(pa.float64(), SETTING, "<b>{}</b> frames a second")] = Field(
         default=None, gt=1, le=240, description="Frames per second; as the model was trained if not given"
     )
+    playback_fps: Annotated[
+        float | None,
+        Column(
+            pa.float64(),
+            ASKED | In.FILE | In.OUTPUTS,
+            "played at <b>{}</b> a second",
+            (
+                "CreateVideo.fps",
+                "SaveWEBM.fps",
+                "SaveAnimatedWEBP.fps",
+                "SaveAnimatedPNG.fps",
+                "VHS_VideoCombine.frame_rate",
+            ),
+            follows="fps",
+        ),
+    ] = Field(
+        default=None,
+        gt=0,
+        le=240,
+        description="Frames per second that the file plays at, which the model is not told; those of fps if not given",
+    )
     motion_bucket: Annotated[
         int | None, Column(pa.int32(), SETTING, "bucket <b>{}</b>", (f"{_CONDITIONING}.motion_bucket_id",))
     ] = Field(
@@ -265,8 +286,8 @@ def fields_of(*names: str) -> tuple[pa.Field, ...]:
 
 def inputs_of(kind: str) -> dict[str, str]:
     """Return the inputs of a kind of ComfyUI's nodes that set a column, by the column."""
-    own = {name: node.partition(".") for name, column in COLUMNS.items() for node in column.nodes}
-    return {name: parts[2] for name, parts in own.items() if parts[0] == kind}
+    own = [(name, *node.split(".")) for name, column in COLUMNS.items() for node in column.nodes]
+    return {name: entry for name, of, entry in own if of == kind}
 
 
 def spoken_columns(*apart: str) -> str:

@@ -170,6 +170,7 @@ class Asking:
         low, high = self.config.guidance or (None, None)
         guidance = [self._first(line.guidance_min, low), self._first(line.guidance_max, high)]
         fps, noise = (self._pick(n, getattr(line, n)) for n in ("fps", "noise_aug"))
+        played = float(self._pick("playback_fps", line.playback_fps, _first(fps, card.rules.fps)))
         bucket = self._pick("motion_bucket", line.motion_bucket)
         asked: dict[Input, Any] = {"noise_aug": noise, "motion bucket": bucket}
         ignored += [
@@ -178,7 +179,9 @@ class Asking:
             if value is not None and name not in card.inputs
         ]
         if fps is not None and "fps" not in card.inputs and fps != card.rules.fps:
-            ignored.append(f"fps {fps:g}: {card.family} makes {float(card.rules.fps):g} a second, played at {fps:g}.")
+            ignored.append(
+                f"fps {fps:g}: {card.family} makes {float(card.rules.fps):g} a second, played at {played:g}."
+            )
         if card.facts is None:
             strength = _first(guidance[1], guidance[0])
             if len({value for value in guidance if value is not None}) > 1:
@@ -186,6 +189,7 @@ class Asking:
             guidance = [strength, strength]
         return {
             "fps": float(_first(fps, card.rules.fps)),
+            "playback_fps": played,
             "guidance_min": _first(guidance[0], card.guidance[0]),
             "guidance_max": _first(guidance[1], card.guidance[1]),
             "noise_aug": _first(noise, card.noise_aug) if "noise_aug" in card.inputs else None,
