@@ -1,4 +1,4 @@
-"""Export: a dataset's kept clips in the shapes other tools read, on sides that share no film and no near-duplicate."""
+"""Export: a dataset's kept clips in formats that other tools read; no film or near-duplicate is in two splits."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from models.errors import BadInput
 from tasks.curate.clips import ClipsConfig
 from tasks.curate.ingest import source_videos
 from tasks.export.folders import Layout, write_folders
-from tasks.export.samples import SidesConfig, collect_samples
+from tasks.export.samples import HoldOutConfig, collect_samples
 from tasks.export.shards import ShardsConfig, write_shards
 from tasks.manifest import ManifestRef, manifest_ref, read_rows
 from tasks.video import SourceVideo
@@ -29,27 +29,27 @@ class ExportConfig(FlowConfig):
     to: Literal["webdataset", "hf", "csv"] = Field(
         default="webdataset", description="tar shards, a Hugging Face video folder, or folders with a metadata.csv."
     )
-    split: SidesConfig = Field(default_factory=SidesConfig, description="Which source videos are held out.")
+    split: HoldOutConfig = Field(default_factory=HoldOutConfig, description="Which source videos are held out.")
     clips: ClipsConfig = Field(default=ClipsConfig(mode="exact"), description="How clips that are not cut yet are cut.")
     shards: ShardsConfig = Field(default_factory=ShardsConfig, description="How large WebDataset's shards are.")
 
 
 class ExportOutcome(Outcome):
-    """How many clips went to which side, how many were left out, and where they are."""
+    """How many clips are in each split, how many were left out, and where they are."""
 
     samples: dict[str, int]
     left_out: int
     out: Path
 
     def __str__(self) -> str:
-        sides = ", ".join(f"{count} {side}" for side, count in self.samples.items()) or "none"
+        splits = ", ".join(f"{count} {split}" for split, count in self.samples.items()) or "none"
         rest = [f"left out: {self.left_out}"] if self.left_out else []
         rest += [f"failed: {self.failed}"] if self.failed else []
-        return "\n".join([f"clips: {sides}", *rest, f"out: {self.out}"])
+        return "\n".join([f"clips: {splits}", *rest, f"out: {self.out}"])
 
 
 def stored(dataset: str) -> Mapping[str, Any]:
-    """How the dataset's clips were cut, if they were: those files are used."""
+    """Return how the dataset's clips were cut, if they were: those files are used."""
     path = Path(dataset) / "curate.yaml"
     clips = read_settings(path).get("clips", {}) if path.is_file() else {}
     return {"clips": clips} if clips.get("mode", "off") != "off" else {}
@@ -57,7 +57,7 @@ def stored(dataset: str) -> Mapping[str, Any]:
 
 @flow(name="export")
 def export(config: ExportConfig) -> ExportOutcome:
-    """Cut what is not cut yet, draw the sides, and write."""
+    """Cut the clips that are not cut yet, assign the splits, and write."""
     clips = kept_of(config)
     with running(config.out, "export", config) as run:
         cuts = cut(run.at(config.dataset), config.clips, videos_of(config.dataset), clips)
@@ -67,8 +67,8 @@ def export(config: ExportConfig) -> ExportOutcome:
 
 
 def kept_of(config: ExportConfig) -> ManifestRef:
-    """The dataset's clips; raises BadInput when there is no dataset, --out is that or holds another shape, or no clips
-    are to be cut."""
+    """Return the dataset's clips; raises BadInput when there is no dataset, --out is that or holds another format, or
+    no clips are to be cut."""
     if not (config.dataset / "clips.parquet").is_file():
         raise BadInput(f"{config.dataset}: not a dataset, it has no clips.parquet. Make one with `reelmill curate`.")
     if config.out.resolve() == config.dataset.resolve():
@@ -76,7 +76,7 @@ def kept_of(config: ExportConfig) -> ManifestRef:
     former = config.out / "export.yaml"
     if former.is_file() and (shape := read_settings(former).get("to", config.to)) != config.to:
         raise BadInput(
-            f"{config.out}: holds an export to {shape}, on sides of its own. Choose another folder for --out."
+            f"{config.out}: already holds a {shape} export with different splits. Choose another folder for --out."
         )
     if config.clips.mode == "off":
         raise BadInput("--clips.mode off: an export needs the clips as files. Choose copy or exact.")
@@ -84,24 +84,24 @@ def kept_of(config: ExportConfig) -> ManifestRef:
 
 
 def videos_of(dataset: Path) -> list[SourceVideo]:
-    """The source files of a dataset."""
+    """Return the source files of a dataset."""
     return source_videos(dataset, manifest_ref(dataset / "videos.parquet"))
 
 
 def write(run: Run, config: ExportConfig, samples: ManifestRef) -> ManifestRef:
-    """The files, in the shape asked for."""
+    """Write the files, in the chosen format."""
     if config.to == "webdataset":
         return run.whole(write_shards, config.shards, config.dataset, samples)
     return run.whole(write_folders, Layout(to=config.to), config.dataset, samples)
 
 
 def outcome(config: ExportConfig, samples: ManifestRef) -> ExportOutcome:
-    """The samples, counted."""
+    """Count the samples of each split."""
     rows = read_rows(samples, ("side", "left_out", "error_code"))
-    sides = Counter(row["side"] for row in rows if row["side"])
+    splits = Counter(row["side"] for row in rows if row["side"])
     return ExportOutcome(
         failed=sum(row["error_code"] is not None for row in rows),
-        samples={side: sides[side] for side in ("train", "validation", "test") if sides[side]},
+        samples={split: splits[split] for split in ("train", "validation", "test") if splits[split]},
         left_out=sum(row["left_out"] is not None for row in rows),
         out=config.out,
     )

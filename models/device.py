@@ -1,11 +1,12 @@
-"""Devices and precisions: which a run works on, how much memory is free there, what an error of memory looks like.
+"""Devices and precisions: which one a run works on, how much memory is free there, what an out-of-memory error looks
+like.
 
-All that is special to one kind of device stands here and in models/memory/placement.py. `auto` is the first CUDA card
-where there is one, otherwise the CPU; and in precision what a family is published in on a CUDA card (float16 for Stable
-Video Diffusion, as diffusers' documentation runs it), float32 anywhere else. The precision is that of the networks that
-denoise and of the encoders of pictures and texts. The autoencoder always works in float32: that of Stable Video
-Diffusion asks for it (`force_upcast`), for float16 overflows in it, and what a clip shows is then the same on every
-device. Latents of Stable Video Diffusion are integrated in float32 as well.
+All code that is special to one kind of device is here and in models/memory/placement.py. `auto` is the first CUDA GPU
+if there is one, otherwise the CPU. As a precision it is what a family is published in on a CUDA GPU (float16 for Stable
+Video Diffusion, as in diffusers' documentation), and float32 anywhere else. The precision is that of the denoising
+networks and of the encoders of pictures and texts. The autoencoder always works in float32: that of Stable Video
+Diffusion requires it (`force_upcast`), because float16 overflows in it, and a clip then looks the same on every device.
+Latents of Stable Video Diffusion are integrated in float32 as well.
 """
 
 import gc
@@ -25,7 +26,7 @@ from models.errors import BadInput
 CPU = torch.device("cpu")
 
 Precision = Literal["float32", "float16", "bfloat16"]
-"""In what numbers a model's networks work, but for its autoencoder."""
+"""The number format in which a model's networks work, except its autoencoder."""
 
 AskedPrecision = Literal["auto", "float32", "float16", "bfloat16"]
 
@@ -39,14 +40,14 @@ NO_MEMORY = (
     "CUDA_ERROR_OUT_OF_MEMORY",
     "cudaErrorMemoryAllocation",
 )
-"""What errors say where memory was too small and no class says so: torch's, those of CUDA and its libraries, MPS's."""
+"""Texts of out-of-memory errors without a class of their own: torch's, those of CUDA and its libraries, MPS's."""
 
 
 def given_device(name: str) -> str:
-    """The name of a device as it stands in settings; raises ValueError for what is none."""
+    """Return the name of a device as settings keep it; raises ValueError for any other text."""
     kind, _, number = name.partition(":")
     if name != "auto" and (kind not in KINDS or (number and (kind != "cuda" or not number.isdecimal()))):
-        raise ValueError("a device is auto, cpu, cuda, cuda:N or mps")
+        raise ValueError("must be auto, cpu, cuda, cuda:N or mps")
     return name
 
 
@@ -56,13 +57,13 @@ DeviceName = Annotated[str, AfterValidator(given_device)]
 DEVICE_HELP = "Where the model works: auto (the first CUDA card, or else the CPU), cpu, cuda, cuda:N or mps"
 
 DTYPE_HELP = (
-    "Numbers the networks but the autoencoder work in; auto: on a CUDA card as the model's family is published "
+    "Number format of all networks but the autoencoder; auto: on a CUDA card as the model's family is published "
     "(float16 for Stable Video Diffusion), float32 anywhere else"
 )
 
 
 def device_named(name: str) -> torch.device:
-    """The device of a name, with its number; raises BadInput where this machine, or its torch, has no such device."""
+    """Return the device of a name, with its number; raises BadInput when this machine or its torch lacks it."""
     asked = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
     if asked.type == "cpu":
         return CPU
@@ -73,26 +74,26 @@ def device_named(name: str) -> torch.device:
 
 
 def precision_on(device: torch.device, asked: AskedPrecision = "auto", on_card: Precision = "float16") -> Precision:
-    """The precision that is meant on a device, `on_card` on a CUDA card; an explicit one is what it is."""
+    """Return the precision on a device: `on_card` on a CUDA GPU, unless another one than auto is asked for."""
     if asked != "auto":
         return asked
     return on_card if device.type == "cuda" else "float32"
 
 
 def dtype_of(precision: str) -> torch.dtype:
-    """Torch's type of a precision; raises BadInput for any other name."""
+    """Return torch's type of a precision; raises BadInput for any other name."""
     if precision not in get_args(Precision):
         raise BadInput(f"precision {precision}: unknown. Use one of {', '.join(get_args(Precision))}.")
     return getattr(torch, precision)
 
 
 def device_label(device: torch.device) -> str:
-    """What a device is called in tables: the card's name, or `cpu`."""
+    """Return what tables call a device: the GPU's name, or `cpu`."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that can be had on a device now, what torch holds there without using it included."""
+    """Return the memory that can be had on a device now, including what torch holds there without using it."""
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + unused
@@ -102,7 +103,7 @@ def free_bytes(device: torch.device) -> int:
 
 
 def empty_cache(device: torch.device) -> None:
-    """Give back what an attempt that failed has left behind on a device; to be called once its error is let go."""
+    """Free what a failed attempt left on a device; call it once nothing refers to its error."""
     if device.type == "cpu":
         return
     gc.collect()
@@ -110,7 +111,7 @@ def empty_cache(device: torch.device) -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory was too small, on whichever device."""
+    """Say whether an error means that memory was too small, on any device."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error) for text in NO_MEMORY)
@@ -118,7 +119,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @dataclass
 class Used:
-    """What a block took: seconds, and bytes at its peak above those before it; None where the system does not tell."""
+    """The cost of a block: seconds, and peak bytes above those before it; None if the system does not report them."""
 
     seconds: float = 0.0
     peak: int | None = None
@@ -126,9 +127,9 @@ class Used:
 
 @contextmanager
 def measured(device: torch.device) -> Iterator[Used]:
-    """What the block takes, known when it ends.
+    """Measure what the block takes; the result is filled in when it ends.
 
-    On the CPU the peak is told only where the process never held as much before, for nothing else shows.
+    On the CPU the peak is known only when the process never held as much before: the system reports nothing else.
     """
     used, before, highest = Used(), _held(device), _highest(device, restart=True)
     started = time.perf_counter()
@@ -148,7 +149,7 @@ def _held(device: torch.device) -> int | None:
 
 
 def _highest(device: torch.device, restart: bool) -> int | None:
-    """The most that was held: since the last restart on a card, since the process began on the CPU."""
+    """Return the most that was held: since the last restart on a GPU, since the process began on the CPU."""
     if device.type == "cuda":
         if restart:
             torch.cuda.reset_peak_memory_stats(device)
@@ -157,18 +158,18 @@ def _highest(device: torch.device, restart: bool) -> int | None:
 
 
 def _status(name: str) -> int | None:
-    """A figure of this process in bytes, where the system keeps such a file."""
+    """Read a figure of this process in bytes; None when the system has no such file."""
     return _facts(Path("/proc/self/status")).get(name)
 
 
 def _reclaimable() -> int:
-    """Memory of the page cache, which the system gives up when asked, in bytes; 0 where it does not tell."""
+    """Return the bytes of the page cache, which the system gives up on demand; 0 when it does not report them."""
     facts = _facts(Path("/proc/meminfo"))
     return max(0, facts.get("MemAvailable", 0) - facts.get("MemFree", 0))
 
 
 def _facts(path: Path) -> dict[str, int]:
-    """The lines `name: number kB` of a file of /proc, in bytes; none where there is no such file."""
+    """Read the lines `name: number kB` of a file of /proc, in bytes; none when there is no such file."""
     try:
         lines = (line.split() for line in path.read_text(encoding="ascii", errors="replace").splitlines())
     except OSError:

@@ -6,16 +6,16 @@ ReelmillError
 │   ├── DecodeCrash   the decoder's process died on it
 │   ├── DecodeTimeout the decoder took longer than its limit
 │   ├── BadFetch      a URL cannot be fetched
-│   ├── NoKeyframes   a clip cannot be cut without a new encoding
-│   └── EncoderOutOfMemory  ffmpeg was killed, or failed, for want of memory; a MemoryError as well
+│   ├── NoKeyframes   a clip cannot be cut without encoding it again
+│   └── EncoderOutOfMemory  ffmpeg was killed, or failed, for lack of memory; also a MemoryError
 ├── BadModel          weights or configuration of a model are missing or do not fit
-├── EndpointFailed    a server of models did not give an answer that can be used
+├── EndpointFailed    a model server did not give a usable answer
 └── BadManifest       a manifest does not have the columns its step declares
 """
 
 
 class ReelmillError(Exception):
-    """Root of the tree; `code` is the stable word that stands in a manifest's `error_code` column."""
+    """Root of the tree; `code` is the stable word in a manifest's `error_code` column."""
 
     code = "error"
 

@@ -1,7 +1,7 @@
 """The noise of an item: drawn on the CPU from the run's seed, the item's key and the take, and from nothing else.
 
-Batch size, order, device, neighbours and interruptions leave it as it is, bit for bit. A stream for each use, so that
-the noise on a picture, or that draws one, never shifts the noise that becomes the clip.
+Batch size, order, device, neighbours and interruptions never change a bit of it. Each use has its own stream, so that
+the noise on a picture, or the noise that draws one, never shifts the noise that becomes the clip.
 """
 
 import hashlib
@@ -25,10 +25,10 @@ class Noise:
 
 
 def item_generator(run_seed: int, item_key: str, take: int, stream: Stream) -> torch.Generator:
-    """A CPU generator at the start of one stream of one take of one item, seeded from SHA-256 of the four.
+    """Make a CPU generator at the start of one stream of one take of one item, seeded from SHA-256 of the four.
 
-    torch reads 32 bits of a seed: among 9,000 streams two are likely to coincide once in a hundred runs, which gives
-    two items the same noise and does no harm.
+    torch uses 32 bits of a seed: with 9,000 streams, about one run in a hundred has two equal ones, which gives two
+    items the same noise and does no harm.
     """
     name = json.dumps([run_seed, item_key, take, stream], separators=(",", ":"))
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
@@ -38,7 +38,7 @@ def item_generator(run_seed: int, item_key: str, take: int, stream: Stream) -> t
 def item_noise(
     run_seed: int, item_key: str, take: int, latents: tuple[int, int, int, int], picture: tuple[int, int]
 ) -> Noise:
-    """The noise of one item for latents of shape [frames, channels, h, w] and a picture of (height, width)."""
+    """Draw the noise of one item for latents of shape [frames, channels, h, w] and a picture of (height, width)."""
     return Noise(
         latents=torch.randn(latents, generator=item_generator(run_seed, item_key, take, "latents")),
         augmentation=torch.randn((3, *picture), generator=item_generator(run_seed, item_key, take, "augmentation")),
@@ -46,5 +46,5 @@ def item_noise(
 
 
 def stack_noise(items: Sequence[Noise]) -> Noise:
-    """The noise of a batch, with the batch as first dimension of both."""
+    """Return the noise of a batch, with the batch as first dimension of both."""
     return Noise(torch.stack([i.latents for i in items]), torch.stack([i.augmentation for i in items]))

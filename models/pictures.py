@@ -1,6 +1,6 @@
 """Pictures of any kind as uint8 RGB of the size a model takes: upright, opaque, eight bits a channel.
 
-Animated pictures give their first frame. Values follow the file; an embedded colour profile is not applied.
+Of an animated picture the first frame is used. Values are those of the file; an embedded colour profile is not applied.
 """
 
 import struct
@@ -46,9 +46,9 @@ _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, OverflowError, IndexE
 def prepare_picture(
     path: Path, width: int, height: int, fit: Fit = "crop", background: Background = "white"
 ) -> Picture:
-    """The picture at `path` as uint8 RGB [height, width, 3].
+    """Read the picture at `path` as uint8 RGB [height, width, 3].
 
-    fit: "crop" fills the frame and cuts what hangs over, evenly on both sides; "pad" shows the whole picture on
+    fit: "crop" fills the frame and cuts the rest, evenly on both sides; "pad" shows the whole picture on
     `background`; "stretch" ignores its proportions. Raises BadInput when there is no such file and BadMedia when it
     cannot be read as a picture.
     """
@@ -58,7 +58,7 @@ def prepare_picture(
 
 
 def pictures_in(path: Path) -> int:
-    """How many pictures a file holds, frames of an animation or pages: only the first is used. 1 if it cannot tell."""
+    """Count the pictures in a file, frames of an animation or pages, of which only the first is used; 1 if unknown."""
     try:
         with _warnings("ignore"), Image.open(path) as picture:
             return getattr(picture, "n_frames", 1)
@@ -67,7 +67,7 @@ def pictures_in(path: Path) -> int:
 
 
 def fit_picture(picture: Image.Image, width: int, height: int, fit: Fit, background: Background) -> Image.Image:
-    """An RGB picture resized to (width, height) by Lanczos, as `fit` says."""
+    """Resize an RGB picture to (width, height) by Lanczos, as `fit` says."""
     if fit == "crop":
         return ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
     if fit == "pad":
@@ -86,12 +86,12 @@ def _padded(picture: Image.Image, width: int, height: int, background: Backgroun
 
 
 def as_tensor_values(picture: Picture) -> NDArray[np.float32]:
-    """Pixels uint8 RGB [height, width, 3] as float32 [3, height, width] in -1..1."""
+    """Convert pixels uint8 RGB [height, width, 3] to float32 [3, height, width] in -1..1."""
     return (picture.astype(np.float32) / 127.5 - 1).transpose(2, 0, 1)
 
 
 def _read(path: Path, background: Background) -> Image.Image:
-    """The picture as RGB, turned as its EXIF orientation says; Pillow's limit on pixels is kept, as an error."""
+    """Read a picture as RGB, turned by its EXIF orientation; more pixels than Pillow's limit are an error."""
     try:
         with _warnings("error"), Image.open(path) as picture:
             picture.load()
@@ -105,7 +105,7 @@ def _read(path: Path, background: Background) -> Image.Image:
 
 @contextmanager
 def _warnings(of_size: Literal["error", "ignore"]) -> Iterator[None]:
-    """Pillow's warnings: those of too many pixels as said, those of damaged EXIF data not at all."""
+    """Filter Pillow's warnings within a block: about too many pixels as asked, about damaged EXIF data never shown."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         warnings.simplefilter(of_size, Image.DecompressionBombWarning)
@@ -114,12 +114,12 @@ def _warnings(of_size: Literal["error", "ignore"]) -> Iterator[None]:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
-        return "its content is of no known picture format"
+        return "its content is not in a known picture format"
     return str(error).strip().rstrip(".") or type(error).__name__
 
 
 def _opaque(picture: Image.Image, background: Background, name: str) -> Image.Image:
-    """Any mode as RGB; what is transparent shows the background."""
+    """Convert any mode to RGB; transparent parts show the background."""
     if picture.mode == "F":
         raise BadMedia(f"{name}: holds floating-point values of unknown range; save it with 8 or 16 bits.")
     if picture.mode.startswith("I"):
@@ -132,6 +132,6 @@ def _opaque(picture: Image.Image, background: Background, name: str) -> Image.Im
 
 
 def _from_wide(picture: Image.Image) -> Image.Image:
-    """A 16-bit grey picture as 8 bits, rounded."""
+    """Convert a 16-bit grey picture to 8 bits, rounded."""
     values = np.asarray(picture).astype(np.float64)
     return Image.fromarray((values.clip(0, 65535) / 257).round().astype(np.uint8))

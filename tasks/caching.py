@@ -1,8 +1,8 @@
-"""Steps that run once: a manifest is named by the digest of all that went into it, and is looked up by that name.
+"""Steps that run once: a manifest is named by the digest of everything it depends on, and is found by that name.
 
-The key covers the inputs' digests, the canonical parameters, the step's version and the model's revision. No path, no
-clock and no run id is in it. A manifest counts as found only below the root asked for, and only while every file that
-its rows name is still there and as long as it was.
+The key covers the inputs' digests, the canonical parameters, the step's version and the model's revision. It holds no
+path, no clock and no run id. A manifest counts as found only below the given root, and only while every file that its
+rows name still exists and has the length it was written with.
 """
 
 import hashlib
@@ -25,8 +25,8 @@ log = logging.getLogger("reelmill")
 
 @dataclass(frozen=True)
 class Step:
-    """What a step declares: its name, the version to raise when its results change, the columns it writes, and which
-    of those name files below the root."""
+    """A step's declaration: its name, the version to raise when its results change, the columns it writes, and which of
+    those name files below the root."""
 
     name: str
     version: int
@@ -34,18 +34,18 @@ class Step:
     files: tuple[str, ...] = ()
 
     def path(self, root: Path, key: str) -> Path:
-        """Where the manifest of `key` lies below `root`."""
+        """Return the path of the manifest of `key` below `root`."""
         return root / "manifests" / self.name / f"{key}.parquet"
 
 
 def key_of(lineage: Lineage) -> str:
-    """The cache key: 32 hexadecimal digits of the digest of the canonical lineage."""
+    """Return the cache key: the first 32 hexadecimal digits of the digest of the canonical lineage."""
     canonical = json.dumps(lineage.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:32]
 
 
 def lineage_of(step: Step, config: BaseModel | None, inputs: Iterable[str], revision: str | None = None) -> Lineage:
-    """The lineage of one call of `step`: `inputs` are digests, in an order that means something."""
+    """Return the lineage of one call of `step`: `inputs` are digests, whose order matters."""
     parameters = config.model_dump(mode="json") if config else {}
     return Lineage(
         step=step.name, version=step.version, parameters=parameters, inputs=tuple(inputs), model_revision=revision
@@ -60,9 +60,9 @@ def cached(
     compute: Callable[[str], pa.Table],
     revision: str | None = None,
 ) -> ManifestRef:
-    """The manifest of this call: found, or computed by `compute(key)` and written.
+    """Find the manifest of this call, or compute its rows by `compute(key)` and write it; return its reference.
 
-    `inputs` are manifests or digests of files. `compute` gets the key, to name the files it writes by.
+    `inputs` are manifests or digests of files. `compute` receives the key, to name the files it writes.
     """
     lineage = lineage_of(step, config, (i.digest if isinstance(i, ManifestRef) else i for i in inputs), revision)
     key = key_of(lineage)
@@ -78,7 +78,7 @@ def cached(
 
 
 def find(step: Step, root: Path, key: str) -> ManifestRef | None:
-    """The manifest of `key` below `root`, if it is whole and every file it names is there as it was."""
+    """Return the manifest of `key` below `root` if it is readable and every file it names is complete, else None."""
     path = step.path(root, key)
     if not path.exists():
         return None
@@ -91,21 +91,21 @@ def find(step: Step, root: Path, key: str) -> ManifestRef | None:
 
 
 def supersede(step: Step, root: Path) -> None:
-    """Forget every manifest of `step` below `root`, because the files that they name are about to be replaced."""
+    """Delete every manifest of `step` below `root`, because the files that they name are about to be replaced."""
     for path in (root / "manifests" / step.name).glob("[!.]*.parquet"):
         path.unlink()
 
 
 def set_aside(path: Path) -> Path:
-    """Take a manifest out of the cache, so that its step runs again; rows that then differ count one more `attempt`.
+    """Move a manifest out of the cache, so that its step runs again, and return its new path.
 
-    Where it lies now is returned.
+    Rows that then differ get an `attempt` that is one higher.
     """
     return path.rename(_aside(path, attempts_of(path) + 1))
 
 
 def attempts_of(path: Path) -> int:
-    """How many manifests were set aside at this path."""
+    """Return how many manifests were set aside at this path."""
     return len(list(path.parent.glob(f"{path.stem}.*.failed")))
 
 
@@ -114,7 +114,7 @@ def _aside(path: Path, attempt: int) -> Path:
 
 
 def _counted(table: pa.Table, path: Path) -> pa.Table:
-    """The rows with their `attempt`: one more than before, but for those that had succeeded and are the same."""
+    """Return the rows with their `attempt`: one more than before, except for equal rows that had succeeded."""
     before = attempts_of(path)
     if not before or "attempt" not in table.column_names:
         return table
@@ -129,7 +129,7 @@ def _identity(row: dict[str, Any]) -> str:
 
 
 def _lengths(step: Step, root: Path, table: pa.Table) -> dict[str, int | None]:
-    """The bytes of every file that the rows name, and of every file in a folder that they name."""
+    """Return the bytes of every file that the rows name, and of every file in a folder that they name."""
     names = {name for column in step.files for name in table[column].to_pylist() if name}
     files = {Path(name) / file.relative_to(root / name) for name in names for file in _files_of(root / name)}
     return {str(file): _length(root / file) for file in sorted(files)}
@@ -144,16 +144,16 @@ def _length(path: Path) -> int | None:
 
 
 def _files_are_whole(step: Step, root: Path, path: Path) -> bool:
-    """Whether every file that a manifest names is there, and neither cut nor emptied, as a full disk leaves them."""
+    """Say whether every file that a manifest names exists and is complete: a full disk leaves files cut or empty."""
     known = read_lengths(path) if step.files else {}
     found = {name: _length(root / name) for name in known}
     for name, length in found.items():
         if length not in (None, known[name]):
-            _say(f"{name}: is not as it was written ({length} bytes, not {known[name]}). It is made again.")
+            _say(f"{name}: has {length} bytes, but {known[name]} were written. It is made again.")
     return found == known and None not in found.values()
 
 
 @cache
 def _say(text: str) -> None:
-    """Once, however often a step looks at its files."""
+    """Warn once, however often a step checks its files."""
     log.warning("%s", text)

@@ -1,7 +1,7 @@
-"""Functions that run in a child process with a time limit, so that a file on which the decoder crashes or hangs costs
-that file alone.
+"""Functions that run in a child process with a time limit, so that a file that crashes or hangs the decoder fails
+alone.
 
-A fork server with the heavy libraries loaded makes each child in some 20 ms, whatever threads the caller has.
+A fork server with the heavy libraries loaded makes each child in about 20 ms, however many threads the caller has.
 """
 
 import errno
@@ -20,16 +20,16 @@ from typing import Any, TypeVar
 from models.errors import DecodeCrash, DecodeTimeout, ReelmillError
 
 START_LIMIT_S = 120.0
-"""How long a child may take to start; the first one waits until the fork server has loaded its libraries."""
+"""The longest time a child may take to start; the first one waits for the fork server to load its libraries."""
 
 END_LIMIT_S = 5.0
-"""How long a child may take to end after it has answered."""
+"""The longest time a child may take to end after it has answered."""
 
 ORPHAN_GRACE_S = 10.0
-"""How long past its limit a child lives when nobody is left to end it."""
+"""How long past its limit a child lives when its parent is gone."""
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
-"""Faults of the disk that is written to: no fault of the file that a child works on, and so the whole run's."""
+"""Errors of the disk that is written to: they concern the whole run, not the file that a child works on."""
 
 T = TypeVar("T")
 
@@ -41,9 +41,9 @@ _starting = threading.Lock()
 def run_in_child(function: Callable[..., T], *args: Any, limit_s: float, item: str | None = None) -> T:
     """Call a module-level function in a process of its own and return its value.
 
-    `item` is what messages call the work, by default the first argument. Raises DecodeTimeout when the call lasts
-    longer than `limit_s` seconds, DecodeCrash when its process dies or it raises what is not a ReelmillError, and the
-    function's own ReelmillError as it is, like an OSError that says that the disk is full or may not be written.
+    `item` names the work in messages, by default the first argument. Raises DecodeTimeout when the call takes longer
+    than `limit_s` seconds, and DecodeCrash when its process dies or raises another exception than ReelmillError. The
+    function's own ReelmillError is raised unchanged, and so is an OSError of a disk that is full or read-only.
     """
     item = item or str(args[0] if args else function.__name__)
     receiver, sender = _context.Pipe(duplex=False)
@@ -62,7 +62,9 @@ def _answer(receiver: Connection, child: BaseProcess, limit_s: float, item: str)
         for limit in (START_LIMIT_S, limit_s):
             if not receiver.poll(limit):
                 child.kill()
-                raise DecodeTimeout(f"{item}: not done after {limit:g} s and given up. Retry it with a higher limit.")
+                raise DecodeTimeout(
+                    f"{item}: not done after {limit:g} s, so it was stopped. Retry it with a higher limit."
+                )
             word, value = receiver.recv()
     except EOFError as error:
         child.join(END_LIMIT_S)
@@ -83,7 +85,7 @@ def _cause(exitcode: int | None) -> str:
 
 
 def _start(child: BaseProcess) -> None:
-    """Start the child without importing the program that runs us into it, guarded by `__name__` or not."""
+    """Start the child without importing the running program into it, whether that checks `__name__` or not."""
     with _starting:
         here = multiprocessing.current_process()
         if here.daemon:
@@ -97,7 +99,7 @@ def _start(child: BaseProcess) -> None:
 
 
 class _Program(ModuleType):
-    """The running program as multiprocessing shall see it: the same names, but no file and no spec to import."""
+    """The running program as multiprocessing sees it: the same names, but no file and no spec to import."""
 
     def __init__(self, program: ModuleType) -> None:
         super().__init__("__main__")

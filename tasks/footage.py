@@ -1,7 +1,7 @@
 """Rendered footage with known truth: textured scenes, moving shapes, a camera whose motion is given in numbers.
 
-Unit of length: the frame's short side. A camera that pans at 0.5 crosses half a short side every second, whatever the
-resolution or the frame rate. Directions are the camera's: when it pans right, the picture slides to the left.
+Unit of length: the frame's short side. A camera that pans at 0.5 crosses half a short side every second, at any
+resolution and frame rate. Directions are the camera's: when it pans right, the picture slides to the left.
 """
 
 import math
@@ -28,18 +28,18 @@ OPPOSITE: dict[str, Motion] = {
 }
 
 CANVAS_SIDES = 4
-"""The world's width and height in short sides; past its edge it is mirrored."""
+"""The world's width and height in short sides; beyond its edge it is mirrored."""
 
 OVERSAMPLING = 1.25
 """Canvas pixels per frame pixel, so that a moderate zoom in stays sharp."""
 
 MEAN_RADIUS = 0.38
-"""Mean distance of a square picture's pixels from its middle, in short sides."""
+"""The mean distance of a square picture's pixels from its centre, in short sides."""
 
 
 @dataclass(frozen=True)
 class Camera:
-    """How the camera moves, at constant speed.
+    """A camera motion at constant speed.
 
     pan, tilt: short sides per second, positive to the right and up. zoom: natural logarithm of magnification per
     second, positive inwards. roll: degrees per second, positive when the picture turns clockwise.
@@ -52,7 +52,7 @@ class Camera:
 
     @classmethod
     def doing(cls, motion: Motion, speed: float = 0.4) -> "Camera":
-        """The camera that performs one named motion; `roll` takes 60 degrees for each unit of speed."""
+        """Return the camera that performs one named motion; `roll` turns 60 degrees for each unit of speed."""
         sign = -1.0 if motion in ("pan_left", "tilt_down", "zoom_out") else 1.0
         if motion == "static":
             return cls()
@@ -62,7 +62,7 @@ class Camera:
 
 
 def mean_flow(motion: Motion, speed: float) -> float:
-    """The mean optical flow, in short sides per second, that a camera doing `motion` gives a square picture."""
+    """Return the mean optical flow, in short sides per second, of a square picture filmed with `motion`."""
     camera = Camera.doing(motion, speed)
     turning = math.hypot(camera.zoom, math.radians(camera.roll))
     return math.hypot(camera.pan, camera.tilt) + MEAN_RADIUS * turning
@@ -70,7 +70,7 @@ def mean_flow(motion: Motion, speed: float) -> float:
 
 @dataclass(frozen=True)
 class Scene:
-    """A world to film: its seed fixes texture, colours and the shapes that move about in it (`movers` of them)."""
+    """A world to film: its seed fixes the texture, the colours and the `movers` shapes that move in it."""
 
     seed: int
     movers: int = 2
@@ -104,7 +104,7 @@ def fade_through(before: Frames, after: Frames, length: int, level: int = 0) -> 
 
 
 def text_card(lines: list[str], frames: int, size: tuple[int, int] = (320, 192)) -> Frames:
-    """A still title card: white capitals that fill a good part of a dark frame."""
+    """Render a still title card: large white letters on a dark frame, uint8 RGB [frames, height, width, 3]."""
     width, height = size
     card = np.full((height, width, 3), (18, 22, 40), np.uint8)
     for row, line in enumerate(lines):
@@ -117,7 +117,9 @@ def text_card(lines: list[str], frames: int, size: tuple[int, int] = (320, 192))
 
 def _check_overlap(before: Frames, after: Frames, length: int) -> None:
     if not 0 < length < min(len(before), len(after)):
-        raise ValueError(f"A transition of {length} frames needs longer shots than {len(before)} and {len(after)}.")
+        raise ValueError(
+            f"A transition of {length} frames needs longer shots than {len(before)} and {len(after)} frames."
+        )
 
 
 def _film(scene: Scene, camera: Camera, frames: int, fps: float, size: tuple[int, int]) -> Iterator[Frames]:
@@ -137,7 +139,7 @@ def _film(scene: Scene, camera: Camera, frames: int, fps: float, size: tuple[int
 
 
 def _view(centre: NDArray, scale: float, angle: float, size: tuple[int, int]) -> NDArray:
-    """The 2x3 affine matrix from frame pixels to canvas pixels."""
+    """Return the 2x3 affine matrix from frame pixels to canvas pixels."""
     turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     middle = (np.array(size) - 1) / 2
     return np.column_stack([turn, centre - turn @ middle])
@@ -145,7 +147,7 @@ def _view(centre: NDArray, scale: float, angle: float, size: tuple[int, int]) ->
 
 @lru_cache(maxsize=4)
 def _canvas(seed: int, side: int) -> NDArray[np.uint8]:
-    """The still part of the world: a gradient, cloud noise in three octaves, and a crowd of flat and striped shapes."""
+    """Draw the still part of the world: a gradient, cloud noise in three octaves, and many flat and striped shapes."""
     rng = np.random.default_rng([seed, 0])
     ramp = np.linspace(0, 1, side, dtype=np.float32)
     a, b, c = rng.uniform(40, 215, (3, 3)).astype(np.float32)

@@ -1,6 +1,6 @@
-"""The frame store: sampled frames of one video as JPEG in one Parquet file, a row per frame in order of time.
+"""The frame store: sampled frames of one video as JPEG in one Parquet file, one row per frame in order of time.
 
-Whatever looks at pictures after the scan reads them here, by pts, and never decodes the video again.
+Steps after the scan read pictures here, by pts, and never decode the video again.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,11 +24,11 @@ SCHEMA = pa.schema([("pts", pa.int64()), ("time_s", pa.float64()), ("jpeg", pa.b
 JPEG_QUALITY = 90
 
 ROWS_PER_GROUP = 32
-"""Frames held in memory while writing, and read at least when a few of them are asked for."""
+"""Frames held in memory while writing, and the fewest that are read at a time."""
 
 
 class StoredFrames(NamedTuple):
-    """Frames of a stretch of video in order of time: `pictures` is uint8 RGB [frames, height, width, 3]."""
+    """Frames of a part of a video in order of time: `pictures` is uint8 RGB [frames, height, width, 3]."""
 
     pts: list[int]
     times_s: list[float]
@@ -36,7 +36,7 @@ class StoredFrames(NamedTuple):
 
 
 class FrameWriter:
-    """Appends frames to a store, in order of time; a frame that is already there is left out. See `frame_writer`."""
+    """A writer that appends frames to a store, in order of time. See `frame_writer`."""
 
     def __init__(self, file: pq.ParquetWriter, quality: int = JPEG_QUALITY) -> None:
         self._file = file
@@ -54,7 +54,7 @@ class FrameWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is held in memory."""
+        """Write the frames that are held in memory."""
         if self._rows:
             self._file.write_table(pa.Table.from_pylist(self._rows, schema=SCHEMA))
         self._rows.clear()
@@ -62,7 +62,7 @@ class FrameWriter:
 
 @contextmanager
 def frame_writer(path: Path, quality: int = JPEG_QUALITY) -> Iterator[FrameWriter]:
-    """Yield a writer for the store at `path`; the file appears whole when the block ends well, or not at all."""
+    """Yield a writer for the store at `path`; the file appears complete when the block succeeds, or not at all."""
     with publish(path) as aside, pq.ParquetWriter(aside, SCHEMA, compression="none") as file:
         writer = FrameWriter(file, quality)
         yield writer
@@ -77,13 +77,13 @@ def write_frames(path: Path, frames: Iterable[tuple[int, float, Frames]], qualit
 
 
 def read_frame_times(path: Path) -> list[tuple[int, float]]:
-    """The (pts, time in seconds) of every stored frame, in order; raises BadManifest."""
+    """Return the (pts, time in seconds) of every stored frame, in order; raises BadManifest."""
     table = _read(path, ["pts", "time_s"])
     return list(zip(table["pts"].to_pylist(), table["time_s"].to_pylist(), strict=True))
 
 
 def load_frames(path: Path, pts: Sequence[int]) -> Frames:
-    """The stored frames of these pts, in the order asked for, as uint8 RGB [frames, height, width, 3].
+    """Return the stored frames of these pts, in the given order, as uint8 RGB [frames, height, width, 3].
 
     Raises BadManifest when one of them is not in the store.
     """
@@ -103,7 +103,7 @@ def frames_in(path: Path, start_pts: int, end_pts: int) -> StoredFrames:
 
 
 def lumas_in(path: Path, start_pts: int, end_pts: int) -> Iterator[Frames]:
-    """The luma of each stored frame of [start_pts, end_pts), uint8 [height, width]: few of them are held at a time.
+    """Yield the luma of each stored frame of [start_pts, end_pts), uint8 [height, width]; few are held at a time.
 
     Raises BadManifest when the store is unreadable.
     """
@@ -115,7 +115,7 @@ def lumas_in(path: Path, start_pts: int, end_pts: int) -> Iterator[Frames]:
 
 
 class FramesOnDemand(Sequence[Frames]):
-    """Stored frames of these pts, uint8 RGB [height, width, 3] each, read a few at a time when they are asked for.
+    """Stored frames of these pts, uint8 RGB [height, width, 3] each, read a few at a time when they are needed.
 
     For clips of any length; raises BadManifest as `load_frames` does.
     """
@@ -125,7 +125,7 @@ class FramesOnDemand(Sequence[Frames]):
         self._held: tuple[int, Frames] | None = None
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Return the number of frames."""
         return len(self._pts)
 
     @overload
@@ -133,7 +133,7 @@ class FramesOnDemand(Sequence[Frames]):
     @overload
     def __getitem__(self, index: slice) -> "FramesOnDemand": ...
     def __getitem__(self, index: int | slice) -> "Frames | FramesOnDemand":
-        """One frame; of a slice, those frames on demand."""
+        """Return one frame, or for a slice those frames on demand."""
         if isinstance(index, slice):
             return FramesOnDemand(self._path, self._pts[index])
         group, place = divmod(range(len(self))[index], ROWS_PER_GROUP)
@@ -144,9 +144,9 @@ class FramesOnDemand(Sequence[Frames]):
 
 
 def first_middle_last(path: Path, start_pts: int, end_pts: int) -> Frames:
-    """The first, the middle and the last stored frame of [start_pts, end_pts), each once, as `load_frames` gives them.
+    """Return the first, the middle and the last stored frame of [start_pts, end_pts), each once, as `load_frames` does.
 
-    Raises BadManifest when no frame of it is stored.
+    Raises BadManifest when no such frame is stored.
     """
     stored = [frame for frame in read_frame_times(path) if start_pts <= frame[0] < end_pts]
     if not stored:

@@ -1,8 +1,8 @@
 """Lists of items as people give them: a folder of files, one file, a text with a name on each line, or a table that
 names files.
 
-A table is CSV (parted by commas, semicolons or tabs), JSON lines or Parquet. Its rows are named values; a cell left
-empty is no value. The files that a table of jobs names lie below its own folder; a list of sources may name any.
+A table is CSV (separated by commas, semicolons or tabs), JSON lines or Parquet. Its rows are named values; an empty
+cell is no value. The files that a table of jobs names are below its own folder; a list of sources may name any file.
 """
 
 import csv
@@ -27,17 +27,17 @@ TABLE_SUFFIXES = (".csv", ".jsonl", ".ndjson", ".parquet")
 TEXT_SUFFIX = ".txt"
 
 DELIMITERS = (",", ";", "\t")
-"""What parts the values of a CSV table: spreadsheets of many countries write semicolons."""
+"""What separates the values of a CSV table: spreadsheets of many countries write semicolons."""
 
 LIST_SUFFIXES = (TEXT_SUFFIX, *TABLE_SUFFIXES)
 
 NAMED = 3
-"""How many of the files that are passed over are named."""
+"""How many of the ignored files a message names."""
 
 
 @dataclass(frozen=True)
 class TableRow:
-    """One row: its values by column, without the empty ones; or what is wrong with it as a row."""
+    """One row: its values by column, without the empty ones; or what is wrong with the row."""
 
     values: Mapping[str, Any] = field(default_factory=dict)
     problem: str | None = None
@@ -45,7 +45,7 @@ class TableRow:
 
 @dataclass(frozen=True)
 class Listing:
-    """The rows of a list, unchecked, and the folder that the files they name may not leave."""
+    """The rows of a list, unchecked, and the folder that must contain the files they name."""
 
     folder: Path
     rows: list[TableRow]
@@ -54,15 +54,15 @@ class Listing:
 def read_listing(
     path: Path, suffixes: Collection[str], column: str, columns: Collection[str], instead: str | None = None
 ) -> Listing:
-    """The list at `path`: the files with `suffixes` in a folder (by name), one such file, or a table.
+    """Read the list at `path`: the files with `suffixes` in a folder (by name), one such file, or a table.
 
-    `column` is the one that names a row's file, and `instead` one that rows without a file may have, which a text's
-    lines are read as; `columns` are all that a table may have. Raises BadInput.
+    `column` names a row's file; rows without a file may have the column `instead`, and the lines of a text are read as
+    its values. `columns` are all the columns that a table may have. Raises BadInput.
     """
     if path.is_dir():
         names = sorted(p.name for p in path.iterdir() if _has_suffix(p, suffixes) and not p.is_dir())
         if not names:
-            raise BadInput(f"{path}: no file with a fitting name in this folder ({', '.join(sorted(suffixes))}).")
+            raise BadInput(f"{path}: no file of a known kind in this folder ({', '.join(sorted(suffixes))}).")
         others = (p for p in path.iterdir() if not _has_suffix(p, suffixes) and p.is_file())
         _say_passed_over(path, tuple(sorted(p.name for p in others if not p.name.startswith("."))))
         return Listing(path, [TableRow({column: name}) for name in names])
@@ -80,12 +80,10 @@ def read_listing(
 
 @cache
 def _say_passed_over(folder: Path, names: tuple[str, ...]) -> None:
-    """Once, however often a run looks at the folder: a watched one is looked at again and again."""
+    """Warn once, however often a run lists the folder: a watched one is listed again and again."""
     if names:
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-        log.warning(
-            "%s: what is of no kind that can be read here is passed over: %s%s.", folder, ", ".join(names[:NAMED]), more
-        )
+        log.warning("%s: files of other kinds are ignored: %s%s.", folder, ", ".join(names[:NAMED]), more)
 
 
 def _has_suffix(path: Path, suffixes: Collection[str]) -> bool:
@@ -108,25 +106,25 @@ def _checked(
 
 
 def locate(folder: Path, name: str) -> Path:
-    """The file that a list in `folder` names; raises BadInput when it is missing or outside the folder."""
+    """Return the path of a file that a list in `folder` names; raises BadInput when it is missing or not in there."""
     try:
         path, home = (folder / name).resolve(), folder.resolve()
         inside, found = path.is_relative_to(home), path.is_file()
     except (OSError, ValueError, RuntimeError) as error:
         raise BadInput(f"{name!r}: not a usable path ({error}).") from error
     if not inside:
-        raise BadInput(f"{name}: lies outside {folder}; put it below that folder.")
+        raise BadInput(f"{name}: is outside {folder}; move it into that folder.")
     if not found:
         raise BadInput(f"{name}: no such file in {folder}.")
     return path
 
 
 def read_names(path: Path, columns: Sequence[str]) -> list[TableRow]:
-    """The names in a list, one to a row under the first of `columns`: the lines of a text, or a table's values in the
-    first of `columns` that it has, whose other columns are not read, which is logged.
+    """Read the names in a list as rows with one value under the first of `columns`: the lines of a text, or a table's
+    values in the first of `columns` that it has. That its other columns are not read is logged.
 
-    Of a text, blank lines, those that begin with # and the spaces around a name are no part; `./#1.mp4` is a name.
-    Raises BadInput when it is no list, or has no such column.
+    In a text, blank lines, lines that begin with # and spaces around a name are ignored; `./#1.mp4` is a name. Raises
+    BadInput when it is not a list, or has no such column.
     """
     if path.suffix.lower() == TEXT_SUFFIX:
         lines = (line.strip() for line in _lines(path))
@@ -138,7 +136,7 @@ def read_names(path: Path, columns: Sequence[str]) -> list[TableRow]:
     others = dict.fromkeys(str(name) for row in rows for name in row.values if name != column)
     if others:
         log.warning(
-            "%s: of its columns only %s is read, not %s. Files are taken whole.", path, column, ", ".join(others)
+            "%s: only the column %s is read, not %s. Each file is used in full.", path, column, ", ".join(others)
         )
     return [_name_of(row, number, column, columns[0]) for number, row in enumerate(rows, start=1)]
 
@@ -151,7 +149,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _split(text: str) -> list[str]:
-    """The lines of a text, ended by line feeds alone: str.splitlines() would tear names and JSON apart at others."""
+    """Split a text at line feeds only: str.splitlines() would also split inside names and JSON."""
     return text.split("\n")
 
 
@@ -163,7 +161,7 @@ def _name_of(row: TableRow, number: int, column: str, wanted: str) -> TableRow:
 
 
 def read_table(path: Path) -> list[TableRow]:
-    """The rows of a table, in order; the kind follows the suffix. Raises BadInput when the file is no such table."""
+    """Read the rows of a table, in order; the suffix tells its kind. Raises BadInput when it cannot be read."""
     readers = {".csv": _read_csv, ".parquet": _read_parquet, ".jsonl": _read_json_lines, ".ndjson": _read_json_lines}
     try:
         return list(readers[path.suffix.lower()](path))
@@ -190,7 +188,7 @@ def _read_csv(path: Path) -> Iterator[TableRow]:
 
 
 def _delimiter(header: str) -> str:
-    """The one of DELIMITERS that parts a header into the most columns; the comma where none parts it into more."""
+    """Return the one of DELIMITERS that splits a header into the most columns; the first of equal ones."""
     return max(DELIMITERS, key=lambda delimiter: _columns_in(header, delimiter))
 
 
@@ -224,10 +222,10 @@ def _read_parquet(path: Path) -> Iterator[TableRow]:
 
 
 def _check_columns(path: Path, columns: Sequence[str]) -> None:
-    """Raises BadInput where a column stands there twice: which of its values is meant, nobody knows."""
+    """Raise BadInput where a column name is repeated: which of its values is meant is unknown."""
     repeated = sorted({name for name in columns if columns.count(name) > 1})
     if repeated:
-        raise BadInput(f"{path}: the column {', '.join(repeated)} stands there twice.")
+        raise BadInput(f"{path}: duplicate column {', '.join(repeated)}.")
 
 
 def _filled(values: Mapping[str, Any]) -> dict[str, Any]:

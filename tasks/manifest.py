@@ -1,7 +1,7 @@
-"""Manifests: Parquet tables with a declared schema, a content digest and their lineage; and files that appear whole.
+"""Manifests: Parquet tables with a declared schema, a content digest and a lineage; and files that appear complete.
 
 A manifest's digest covers its rows and column types, not its lineage: two ways to the same rows give the same digest,
-so whatever depends on them does not run again.
+so the steps that depend on them do not run again.
 """
 
 import glob
@@ -27,7 +27,7 @@ ERROR_FIELDS: tuple[pa.Field, ...] = (
     pa.field("error_message", pa.string()),
     pa.field("attempt", pa.int32()),
 )
-"""Every step's schema ends with these: null code and message when the item succeeded, `attempt` from 1."""
+"""The columns that end every step's schema: null code and message when the item succeeded, `attempt` from 1."""
 
 _LINEAGE, _DIGEST, _LENGTHS = b"reelmill.lineage", b"reelmill.digest", b"reelmill.lengths"
 
@@ -36,7 +36,7 @@ _ASIDE = re.compile(r"\..+\.(?P<pid>\d+)-[0-9a-f]{8}(\.\w+)?")
 
 
 class Lineage(BaseModel):
-    """Where a manifest comes from: the step, its parameters, and the digests of what it read."""
+    """The origin of a manifest: the step, its parameters, and the digests of what it read."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -48,8 +48,8 @@ class Lineage(BaseModel):
 
 
 class ManifestRef(BaseModel):
-    """What flows pass around instead of tables: a path, the digest of the rows, their number, and whether it was
-    found (`cached`) or made."""
+    """A reference that flows pass around instead of tables: the path, the digest of the rows, their number, and whether
+    the manifest was found (`cached`) or made."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -64,7 +64,7 @@ def write_manifest(
 ) -> ManifestRef:
     """Write `rows` with their digest, their lineage and the `lengths` in bytes of the files that they name, by name.
 
-    The file appears whole or not at all.
+    The file appears complete or not at all.
     """
     digest = table_digest(rows)
     facts = manifest_metadata(lineage, digest) | {_LENGTHS: json.dumps(lengths or {}).encode()}
@@ -74,12 +74,12 @@ def write_manifest(
 
 
 def manifest_metadata(lineage: Lineage, digest: str) -> dict[bytes | str, bytes | str]:
-    """What a manifest's Parquet file carries beside its rows: their digest and where they come from."""
+    """Return the metadata of a manifest's Parquet file: the digest of the rows and their lineage."""
     return {_LINEAGE: lineage.model_dump_json().encode(), _DIGEST: digest.encode()}
 
 
 def read_manifest(manifest: ManifestRef | Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """The rows of a manifest; raises BadManifest when the file cannot be read or lacks a column."""
+    """Read the rows of a manifest; raises BadManifest when the file cannot be read or lacks a column."""
     path = manifest.path if isinstance(manifest, ManifestRef) else manifest
     try:
         with pq.ParquetFile(path) as file:
@@ -93,7 +93,7 @@ def read_manifest(manifest: ManifestRef | Path, columns: Sequence[str] | None = 
 
 
 def column_names(manifest: ManifestRef | Path) -> list[str]:
-    """The names of a manifest's columns, from its footer alone; raises BadManifest."""
+    """Read the names of a manifest's columns from its footer; raises BadManifest."""
     path = manifest.path if isinstance(manifest, ManifestRef) else manifest
     try:
         return pq.read_schema(path).names
@@ -102,31 +102,32 @@ def column_names(manifest: ManifestRef | Path) -> list[str]:
 
 
 def read_rows(manifest: ManifestRef | Path, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """The rows of a manifest as dictionaries."""
+    """Read the rows of a manifest as dictionaries."""
     return read_manifest(manifest, columns).to_pylist()
 
 
 def read_lineage(path: Path) -> Lineage:
-    """The lineage a manifest carries; raises BadManifest when it has none."""
+    """Read the lineage of a manifest; raises BadManifest when it has none."""
     return Lineage.model_validate_json(_metadata(path)[_LINEAGE])
 
 
 def read_lengths(path: Path) -> dict[str, int | None]:
-    """The bytes that each file had which a manifest names, None where there was none; raises BadManifest."""
+    """Read the size in bytes of each file that a manifest names, None for a file that did not exist; raises
+    BadManifest."""
     facts = _metadata(path)
     if _LENGTHS not in facts:
-        raise BadManifest(f"{path}: does not say how long its files were.")
+        raise BadManifest(f"{path}: does not record the sizes of its files.")
     return dict(json.loads(facts[_LENGTHS]))
 
 
 def manifest_ref(path: Path, cached: bool = False) -> ManifestRef:
-    """The reference of a manifest on disk, from its footer alone."""
+    """Read the reference of a manifest on disk from its footer; raises BadManifest."""
     facts = _metadata(path)
     return ManifestRef(path=path, digest=facts[_DIGEST].decode(), rows=int(facts[b"rows"]), cached=cached)
 
 
 def table_of(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
-    """Rows as a table of exactly `schema`: a column that no schema declares, or a wrong type, raises BadManifest."""
+    """Return rows as a table of exactly `schema`; raises BadManifest for an unknown column or a wrong type."""
     unknown = {name for row in rows for name in row} - set(schema.names)
     if unknown:
         raise BadManifest(f"The columns {', '.join(sorted(unknown))} are not in the step's schema.")
@@ -137,14 +138,14 @@ def table_of(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
 
 
 def table_digest(table: pa.Table) -> str:
-    """SHA-256 of a table's values and types, whatever its chunks and metadata."""
+    """Return the SHA-256 of a table's values and types; its chunks and metadata do not count."""
     sink = io.BytesIO()
     pq.write_table(table.replace_schema_metadata(None).combine_chunks(), sink, compression="none", store_schema=False)
     return hashlib.sha256(sink.getbuffer()).hexdigest()
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
+    """Return the SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -153,7 +154,7 @@ def file_digest(path: Path) -> str:
 def publish(path: Path) -> Iterator[Path]:
     """Yield a path to write to; on success it is synced and renamed to `path`, on an error it is removed.
 
-    An error of the disk that does not say of which file gets that of `path`.
+    An error of the disk that names no file gets the name of `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}{path.suffix}")
@@ -170,7 +171,7 @@ def publish(path: Path) -> Iterator[Path]:
 
 
 def remove_asides(place: Path) -> None:
-    """Delete what processes that are no more left half written of the file `place`, or anywhere below a folder."""
+    """Delete the unfinished files that ended processes left for the file `place`, or anywhere below a folder."""
     names = place.rglob(".*") if place.is_dir() else place.parent.glob(f".{glob.escape(place.name)}.*")
     for path in list(names):
         left = _ASIDE.fullmatch(path.name)
@@ -180,7 +181,7 @@ def remove_asides(place: Path) -> None:
 
 @contextmanager
 def publish_folder(folder: Path) -> Iterator[Path]:
-    """Yield a folder to write into; on success it is renamed to `folder`, replacing what stood there."""
+    """Yield a folder to write into; on success it is renamed to `folder`, replacing what was there."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = folder.with_name(f".{folder.name}.{os.getpid()}-{os.urandom(4).hex()}")
     aside.mkdir()
@@ -193,13 +194,13 @@ def publish_folder(folder: Path) -> Iterator[Path]:
 
 
 def publish_text(path: Path, text: str) -> None:
-    """Write a text file that appears whole or not at all."""
+    """Write a text file that appears complete or not at all."""
     with publish(path) as aside:
         aside.write_text(text, encoding="utf-8")
 
 
 def publish_json(path: Path, value: Any) -> None:
-    """Write a JSON file, indented, that appears whole or not at all."""
+    """Write an indented JSON file that appears complete or not at all."""
     publish_text(path, json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
 
 
@@ -220,5 +221,5 @@ def _metadata(path: Path) -> dict[bytes, bytes]:
         raise BadManifest(f"{path}: not a readable manifest ({error}). Delete it and run again.") from error
     facts = dict(footer.metadata or {})
     if _DIGEST not in facts or _LINEAGE not in facts:
-        raise BadManifest(f"{path}: not a Reelmill manifest, it carries no lineage.")
+        raise BadManifest(f"{path}: not a Reelmill manifest, it has no lineage.")
     return facts | {b"rows": str(footer.num_rows).encode()}

@@ -1,7 +1,7 @@
-"""What a video file says about itself, from its header, its first packets and its first frame; and what is odd in it.
+"""The facts that a video file states in its header, its first packets and its first frame; and what is odd in it.
 
-Colours are named as ffmpeg names them (ITU-T H.273); what a file does not say is None. ANOMALIES are what trips players
-and trainers: none of them makes a file unusable, each is worth knowing before it is chosen.
+Colours are named as ffmpeg names them (ITU-T H.273); what a file does not state is None. ANOMALIES are what confuses
+players and trainers: none of them makes a file unusable, each is worth knowing before a file is used.
 """
 
 from dataclasses import dataclass
@@ -22,13 +22,13 @@ from models.errors import BadMedia
 from tasks.video import open_video, shown_size
 
 PROBE_PACKETS = 400
-"""Packets whose times tell whether the rate varies, and among which the first frame must be."""
+"""The number of packets that are read to see whether the rate varies; the first frame must be among them."""
 
 REORDERED = 32
-"""How many of the last packets read may still have earlier ones to come, because codecs store frames out of order."""
+"""How many of the last packets may precede packets that are not read yet, because codecs store frames out of order."""
 
 FAR_START_S = 60.0
-"""A first frame further from time zero than this is far; recordings in MPEG-TS begin at a second or two."""
+"""A first frame further from time zero than this is a far start; recordings in MPEG-TS begin at a second or two."""
 
 HDR_TRANSFERS = ("smpte2084", "arib-std-b67")
 """The transfer functions of HDR10 and Dolby Vision (PQ), and of HLG."""
@@ -50,10 +50,11 @@ ANOMALIES = (
     "cover_art",
     "extra_video_streams",
 )
-"""In this order: the gaps between frames differ; the length is not stated; a packet has no time; decoding times run
-back; the first time is more than FAR_START_S from zero; an edit list hides frames or delays the picture; the first
-packet is no keyframe; there is no second keyframe; a coded side is odd; the picture is stored turned; its pixels are
-not square; it is interlaced; it has a high dynamic range; the file carries a still picture; or a second video."""
+"""Their meaning, in this order: the gaps between frames differ; the length is not stated; a packet has no time;
+decoding times run back; the first time is more than FAR_START_S from zero; an edit list hides frames or delays the
+picture; the first packet is no keyframe; there is no second keyframe; a coded side is odd; the picture is stored
+rotated; its pixels are not square; it is interlaced; it has a high dynamic range; the file contains a still picture; or
+a second video."""
 
 _PRIMARIES = {1: "bt709", 4: "bt470m", 5: "bt470bg", 6: "smpte170m", 7: "smpte240m", 8: "film", 9: "bt2020"}
 _PRIMARIES |= {10: "smpte428", 11: "smpte431", 12: "smpte432", 22: "ebu3213"}
@@ -68,11 +69,11 @@ _FIELD_ORDERS = {1: "progressive", 2: "tt", 3: "bb", 4: "tb", 5: "bt"}
 
 @dataclass(frozen=True)
 class VideoFacts:
-    """What a file says about its first video stream; None: not stated.
+    """The facts that a file states about its first video stream; None: not stated.
 
     width and height are in pixels of the picture as shown, after `rotation` (degrees clockwise: 0, 90, 180 or 270);
     coded_width and coded_height as stored. bit_depth is per component. sample_aspect is the width of a pixel over its
-    height. fps is the average rate, fps_nominal the rate meant; duration_s is stated, not measured. `streams` counts
+    height. fps is the average rate, fps_nominal the intended rate; duration_s is stated, not measured. `streams` counts
     all streams of the file. anomalies: words of ANOMALIES, in their order.
     """
 
@@ -114,7 +115,7 @@ class _Packet(NamedTuple):
 
 
 class _Head(NamedTuple):
-    """The first frame that can be decoded, the packets read for it, and whether they are all there are."""
+    """The first frame that can be decoded, the packets read for it, and whether these are all packets of the file."""
 
     frame: VideoFrame
     packets: list[_Packet]
@@ -122,7 +123,7 @@ class _Head(NamedTuple):
 
 
 def probe(path: Path) -> VideoFacts:
-    """Read a file's facts from its header, its first packets and its first frame; raises BadMedia in one sentence."""
+    """Read a file's facts from its header, its first packets and its first frame; raises BadMedia."""
     with open_video(path, threads=1) as (container, stream):
         head = _head(container, stream, path)
         context, frame, audio = stream.codec_context, head.frame, container.streams.audio[:1]
@@ -193,7 +194,7 @@ def _head(container: InputContainer, stream: VideoStream, path: Path) -> _Head:
             whole = False
             break
     if frame is None or not packets:
-        raise BadMedia(f"{path}: no frame of it can be decoded. It is damaged or cut short; copy it again.")
+        raise BadMedia(f"{path}: none of its frames can be decoded. It is damaged or cut short; copy it again.")
     return _Head(frame, packets, whole)
 
 
@@ -205,7 +206,7 @@ def _decode(packet: av.Packet) -> list[VideoFrame]:
 
 
 def _varies(packets: list[_Packet]) -> bool | None:
-    """Whether the gaps between frames differ by more than the rounding to the time base explains."""
+    """Say whether the gaps between frames differ by more than the rounding to the time base explains."""
     times = [packet.dts if packet.pts is None else packet.pts for packet in packets if not packet.hidden]
     known = np.unique([time for time in times if time is not None])
     gaps = np.diff(known)[: -REORDERED if len(times) >= PROBE_PACKETS else None]
@@ -226,12 +227,12 @@ def _starts_far(stream: VideoStream, packets: list[_Packet]) -> bool:
 
 
 def _is_delayed(container: InputContainer, stream: VideoStream) -> bool:
-    """Whether an mp4 or mov says that its picture begins later than at zero, which only an edit list can."""
+    """Say whether an mp4 or mov states that its picture begins after zero, which only an edit list can do."""
     return "mp4" in container.format.name and (stream.start_time or 0) > 0
 
 
 def _has_one_keyframe(stream: VideoStream, head: _Head) -> bool:
-    """Whether no place but the start can be sought to; None of the files of one frame counts."""
+    """Say whether seeking is possible only to the start; files of one frame do not count."""
     entries = stream.index_entries
     marks = [entries[i].is_keyframe for i in range(len(entries))] if len(entries) >= len(head.packets) else []
     marks = marks or ([packet.keyframe for packet in head.packets] if head.whole else [])

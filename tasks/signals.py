@@ -1,11 +1,11 @@
-"""From decoded frames to signals: Y, U and V read as they lie in memory, shrunk by area, compared; and their course.
+"""From decoded frames to signals: Y, U and V are read directly from memory, shrunk by area and compared.
 
-Luma is 0 (black) to 255 (white), chroma -128 to 128, whatever range the video is coded in. At 720p a frame costs some
-0.2 ms this way; through swscale to RGB it costs ten times as much.
+Luma is 0 (black) to 255 (white), chroma -128 to 128, in whatever range the video is coded. At 720p a frame takes about
+0.2 ms this way, and ten times as long through swscale to RGB.
 
 A frame's signals are its `change` to the frame before (mean absolute difference, the mean of the three planes', 0 to
 255; 0 for the first), its mean `luma`, the `deviation` of luma, its `detail` (mean square of luma less its
-mean over 5x5 pixels) and a `thumbnail`: the planes shrunk to THUMBNAIL_SIZES, one byte a value, chroma 128 higher.
+mean over 5x5 pixels) and a `thumbnail`: the planes shrunk to THUMBNAIL_SIZES, one byte a value, 128 added to chroma.
 """
 
 import math
@@ -22,22 +22,22 @@ from numpy.typing import NDArray
 Planes = list[NDArray[np.float32]]
 
 PLANES_OF_8_BITS = frozenset({"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p"})
-"""Formats whose planes are read directly; every other one goes through swscale, which shrinks it on the way."""
+"""Formats whose planes are read directly; all others are shrunk by swscale."""
 
 SHORT_SIDES = (64, 32, 32)
-"""How many pixels are left of each plane's short side, at least, and at most twice as many."""
+"""The least number of pixels of each shrunk plane's short side; the most is twice as many."""
 
 THUMBNAIL_SIZES = ((16, 12), (8, 6), (8, 6))
-"""Width and height of each plane of a thumbnail, whatever the picture's shape."""
+"""The width and height of each plane of a thumbnail, for pictures of every shape."""
 
 THUMBNAIL_BYTES = sum(width * height for width, height in THUMBNAIL_SIZES)
 
 HELD = 0.1
-"""A frame that changes by less than this share of another's change is held in comparison: drawings are shown for two or
-three frames each, and slow footage repeats frames."""
+"""A frame whose change is less than this share of another frame's change is held: drawings are shown for two or three
+frames each, and slow footage repeats frames."""
 
 REACH = 3
-"""How many frames are looked through for each neighbour that is not held."""
+"""How many frames are searched for each neighbour that is not held."""
 
 FULL_RANGE = 2
 """libav's AVCOL_RANGE_JPEG: black is 0, not 16."""
@@ -57,11 +57,11 @@ class Signals:
 
 
 COLUMNS = ("pts", "change", "luma", "deviation", "detail", "thumbnails")
-"""The names under which a `Recorder` gives its signals."""
+"""The names of the signals of a `Recorder`."""
 
 
 def signals_of(columns: dict[str, Any], time_base: Fraction) -> Signals:
-    """The signals from the COLUMNS of a recorder, as they are or as a manifest gives them back."""
+    """Return the signals from the COLUMNS of a recorder, directly or as read from a manifest."""
     change, luma, deviation, detail = (np.asarray(columns[name], np.float32) for name in COLUMNS[1:5])
     thumbnails = np.frombuffer(columns["thumbnails"], np.uint8).reshape(-1, THUMBNAIL_BYTES)
     seconds = np.asarray(columns["pts"], np.int64) * float(time_base)
@@ -70,7 +70,7 @@ def signals_of(columns: dict[str, Any], time_base: Fraction) -> Signals:
 
 @dataclass
 class Recorder:
-    """Collects the signals of frame after frame: some 320 bytes each, and the planes of the last one."""
+    """The signals of all frames so far: about 320 bytes each, and the planes of the last frame."""
 
     pts: "array[int]" = field(default_factory=lambda: array("q"))
     change: "array[float]" = field(default_factory=lambda: array("f"))
@@ -81,7 +81,7 @@ class Recorder:
     _before: Planes | None = None
 
     def add(self, pts: int, planes: Planes) -> None:
-        """Measure the next frame, and compare it with the one before."""
+        """Measure the next frame and compare it with the one before."""
         mean, deviation = cv2.meanStdDev(planes[0])
         self.pts.append(pts)
         self.change.append(difference(planes, self._before) if self._before else 0.0)
@@ -92,13 +92,13 @@ class Recorder:
         self._before = planes
 
     def columns(self) -> dict[str, Any]:
-        """The signals by name: arrays [frames], and the thumbnails as bytes."""
+        """Return the signals by name: arrays [frames], and the thumbnails as bytes."""
         lists = {name: np.array(getattr(self, name)) for name in COLUMNS[:5]}
         return lists | {"thumbnails": bytes(self.thumbnails)}
 
 
 def thumbnail(planes: Planes) -> bytes:
-    """The planes shrunk to THUMBNAIL_SIZES, one after the other, THUMBNAIL_BYTES long."""
+    """Return the planes shrunk to THUMBNAIL_SIZES, one after the other, THUMBNAIL_BYTES long."""
     shrunk = [
         cv2.resize(p, size, interpolation=cv2.INTER_AREA) for p, size in zip(planes, THUMBNAIL_SIZES, strict=True)
     ]
@@ -107,13 +107,13 @@ def thumbnail(planes: Planes) -> bytes:
 
 
 def fine_detail(luma: NDArray[np.float32]) -> float:
-    """The mean square of the difference of each pixel and the mean of the 5x5 pixels around it."""
+    """Return the mean square of the difference of each pixel and the mean of the 5x5 pixels around it."""
     fine = cv2.subtract(luma, cv2.blur(luma, (5, 5)))
     return float(cv2.norm(fine, cv2.NORM_L2SQR) / fine.size)
 
 
 def small_planes(frame: VideoFrame) -> Planes:
-    """The frame's Y, U and V shrunk to short sides of 64, 32 and 32 pixels or up to twice that, in the units above."""
+    """Return the frame's Y, U and V shrunk to short sides of at least 64, 32 and 32 pixels, in this module's units."""
     if frame.format.name not in PLANES_OF_8_BITS or frame.planes[0].line_size <= 0:
         frame = _small_yuv(frame)
     full_range = frame.color_range == FULL_RANGE or frame.format.name.startswith("yuvj")
@@ -127,7 +127,7 @@ def small_planes(frame: VideoFrame) -> Planes:
 
 
 def shrink(plane: NDArray[np.uint8], short_side: int) -> NDArray[np.uint8]:
-    """Halve a plane by area while at least `short_side` is left; an odd line at the right or below is left out.
+    """Halve a plane by area while at least `short_side` remains; an odd last column or row is dropped.
 
     OpenCV halves six times faster than it shrinks by any other factor.
     """
@@ -139,24 +139,25 @@ def shrink(plane: NDArray[np.uint8], short_side: int) -> NDArray[np.uint8]:
 
 
 def stretch(planes: list[NDArray[np.uint8]], full_range: bool) -> Planes:
-    """Planes as coded in the units above: studio range has 219 steps of luma from 16, and 224 of chroma (BT.601)."""
+    """Convert coded planes to the units of this module: studio range has 219 steps of luma from 16, and 224 of chroma
+    (BT.601)."""
     black, luma, chroma = (0.0, 1.0, 1.0) if full_range else (16.0, 255 / 219, 255 / 224)
     y, u, v = (plane.astype(np.float32) for plane in planes)
     return [np.clip((y - black) * luma, 0, 255), (u - 128) * chroma, (v - 128) * chroma]
 
 
 def difference(a: Planes, b: Planes) -> float:
-    """Mean over the three planes of their mean absolute difference, 0 to 255; raises ValueError on unequal sizes."""
+    """Return the mean of the planes' mean absolute differences, 0 to 255; raises ValueError on unequal sizes."""
     if any(x.shape != y.shape for x, y in zip(a, b, strict=True)):
         raise ValueError("Planes of unequal sizes cannot be compared.")
     return sum(cv2.norm(x, y, cv2.NORM_L1) / x.size for x, y in zip(a, b, strict=True)) / len(a)
 
 
 def neighbours(side: NDArray[np.floating], change: float, window: int) -> NDArray[np.floating]:
-    """The changes of the `window` nearest frames on one side that are not held, as if none were held.
+    """Return the changes of the `window` nearest frames on one side that are not held.
 
-    `side` are the changes from the nearest frame outwards, `change` the one they are to be compared with; zeros stand
-    for frames that are not there.
+    `side` are the changes from the nearest frame outwards, `change` is the one they are compared with; zeros replace
+    missing frames.
     """
     near = side[: window * REACH]
     moving = near[near >= HELD * change][:window]

@@ -1,6 +1,6 @@
 """Reading and writing video: the one place that opens a decoder or starts ffmpeg.
 
-Times are exact: a frame is known by its pts and the stream's time base, never by an index over an average rate.
+Times are exact: a frame is identified by its pts and the stream's time base, never by an index over an average rate.
 """
 
 import codecs
@@ -38,7 +38,7 @@ ENCODE_LIMIT_S = 600.0
 VERSION_LIMIT_S = 60.0
 
 OLDEST_FFMPEG = (6, 1)
-"""The first ffmpeg that knows `-enc_time_base demux`, which exact cutting needs."""
+"""The first ffmpeg with `-enc_time_base demux`, which exact cutting needs."""
 
 NO_MEMORY = (
     "Cannot allocate memory",
@@ -47,8 +47,8 @@ NO_MEMORY = (
     "bad_alloc",
     "Resource temporarily unavailable",
 )
-"""What ffmpeg, x264, x265 and SVT-AV1 say when memory is too small for them, or for a thread of theirs. The kernel says
-nothing, and kills."""
+"""What ffmpeg, x264, x265 and SVT-AV1 print when they, or one of their threads, have too little memory. The kernel
+kills without a message."""
 
 _opened: list[Path] = []
 
@@ -69,21 +69,21 @@ def ffmpeg_exe() -> str:
 
 
 def ffmpeg_version(exe: str) -> tuple[int, int]:
-    """Return the major and minor version of an ffmpeg; raises BadInput where the program cannot run or says none."""
+    """Return the major and minor version of an ffmpeg; raises BadInput where the program cannot run or prints none."""
     try:
         said = subprocess.run([exe, "-version"], capture_output=True, timeout=VERSION_LIMIT_S, check=False).stdout
     except (OSError, subprocess.TimeoutExpired) as error:
         raise BadInput(f"{exe}: cannot be run as ffmpeg ({error}). Correct or unset IMAGEIO_FFMPEG_EXE.") from error
     found = re.match(r"ffmpeg version n?(\d+)\.(\d+)", said.decode(errors="replace"))
     if not found:
-        raise BadInput(f"{exe}: names no version of ffmpeg. Correct or unset IMAGEIO_FFMPEG_EXE.")
+        raise BadInput(f"{exe}: prints no version of ffmpeg. Correct or unset IMAGEIO_FFMPEG_EXE.")
     return int(found[1]), int(found[2])
 
 
 def write_video(path: Path, frames: Frames, fps: float, crf: int = 16, tags: Mapping[str, str] | None = None) -> None:
-    """Encode uint8 RGB [frames, height, width, 3] as H.264 mp4; sides are made even by repeating the last line.
+    """Encode uint8 RGB [frames, height, width, 3] as H.264 mp4; odd sides are made even by repeating the last line.
 
-    The same frames give the same bytes: no clock and no encoder string is written. Raises BadMedia with ffmpeg's words.
+    The same frames give the same bytes: no clock and no encoder name is written. Raises BadMedia with ffmpeg's message.
     """
     options = {"vcodec": "libx264", "pix_fmt": "yuv420p", "crf": crf, "preset": "medium", "threads": 1}
     with publish(path) as aside:
@@ -92,13 +92,13 @@ def write_video(path: Path, frames: Frames, fps: float, crf: int = 16, tags: Map
 
 
 def raw_frames(frames: Frames, fps: float) -> Any:
-    """The ffmpeg input of uint8 RGB [frames, height, width, 3] that `run_ffmpeg` is given."""
+    """Return the ffmpeg input for uint8 RGB [frames, height, width, 3] that `run_ffmpeg` sends."""
     _, height, width, _ = frames.shape
     return ffmpeg.input("pipe:", format="rawvideo", pix_fmt="rgb24", s=f"{width}x{height}", r=fps)
 
 
 def even(stream: Any, frames: Frames) -> Any:
-    """An ffmpeg stream of `frames` with even sides, which chroma at half the size needs: the last line is repeated."""
+    """Return an ffmpeg stream with even sides, as chroma at half the size needs; the last line is repeated."""
     _, height, width, _ = frames.shape
     if not (height % 2 or width % 2):
         return stream
@@ -107,21 +107,21 @@ def even(stream: Any, frames: Frames) -> Any:
 
 
 def mp4_options(tags: Mapping[str, str]) -> dict[str, Any]:
-    """Output options of an mp4 that carries `tags`, plays while it loads, and in which no clock is written."""
+    """Return the output options of an mp4 that has `tags`, plays while it loads, and contains no clock."""
     said = {f"metadata:g:{i}": f"{name}={value}" for i, (name, value) in enumerate(tags.items())}
     return {"fflags": "+bitexact", "movflags": "+faststart+use_metadata_tags", **said}
 
 
 def command_of(output: Any) -> list[str]:
-    """The command that writes an ffmpeg output and says nothing but errors."""
+    """Return the command that writes an ffmpeg output and prints only errors."""
     quiet = output.global_args("-hide_banner", "-loglevel", "error", "-nostdin")
     return quiet.overwrite_output().compile(cmd=ffmpeg_exe())
 
 
 def run_ffmpeg(command: list[str], stdin: bytes | Frames | None, item: str, limit_s: float = ENCODE_LIMIT_S) -> bytes:
-    """Run one ffmpeg command and return its standard output; frames are fed piece by piece from where they lie.
+    """Run one ffmpeg command and return its standard output; frames are sent from memory without a copy.
 
-    Raises BadMedia when it fails or outlasts the limit, EncoderOutOfMemory when memory was too small, and OSError
+    Raises BadMedia when it fails or exceeds the limit, EncoderOutOfMemory when memory was too small, and OSError
     when the disk that it writes to is full.
     """
     given = np.ascontiguousarray(stdin).reshape(-1).data if isinstance(stdin, np.ndarray) else stdin
@@ -131,13 +131,13 @@ def run_ffmpeg(command: list[str], stdin: bytes | Frames | None, item: str, limi
     except subprocess.TimeoutExpired as error:
         raise BadMedia(f"{item}: ffmpeg did not finish within {limit_s:.0f} s.") from error
     said = done.stderr.decode(errors="replace").strip()
-    # ffmpeg may end with 0 and a file that is cut short when it could not read on for want of memory.
+    # Without enough memory to read on, ffmpeg may end with 0 and a file that is cut short.
     if done.returncode == -signal.SIGKILL or any(words in said for words in NO_MEMORY):
         raise EncoderOutOfMemory(f"{item}: ffmpeg ran out of memory. Free some, or use fewer --workers.")
     if done.returncode:
         if os.strerror(errno.ENOSPC) in said:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), item)
-        # ffmpeg names its parts by their addresses in memory, which differ in each run.
+        # ffmpeg prefixes messages with addresses in memory, which differ in each run.
         reason = re.sub(r"^(\[[^]]*\] )+", "", said.splitlines()[-1]) if said else "no message"
         raise BadMedia(f"{item}: ffmpeg failed: {reason}")
     return done.stdout
@@ -167,19 +167,21 @@ def open_video(path: Path, threads: int = 2, **options: str) -> Iterator[tuple[I
         with av.open(str(path.absolute()), metadata_errors="replace") as container:
             yield container, _video_stream(container, path, threads, options)
     except FFmpegError as error:
-        raise BadMedia(f"{path}: cannot be read as a video ({error.strerror}). Is it whole? Copy it again.") from error
+        raise BadMedia(
+            f"{path}: cannot be read as a video ({error.strerror}). Is it complete? Copy it again."
+        ) from error
 
 
 class _Clock:
-    """Times as ffmpeg guesses them: a frame's pts, or its dts in files whose pts run backwards more often (libav's
-    guess_correct_pts; H.264 in AVI is one)."""
+    """Frame times as ffmpeg guesses them: a frame's pts, or its dts in files whose pts run backwards more often
+    (libav's guess_correct_pts; H.264 in AVI is one)."""
 
     def __init__(self) -> None:
         self._last: dict[str, int] = {}
         self._faults = {"pts": 0, "dts": 0}
 
     def set_time(self, frame: VideoFrame) -> int | None:
-        """Put the time to use into the frame's pts, and return it."""
+        """Set the frame's pts to the time to use, and return it."""
         given = {"pts": frame.pts, "dts": frame.dts}
         for name, time in given.items():
             if time is not None:
@@ -193,8 +195,8 @@ class _Clock:
 class FullPass:
     """One decode of an opened video from start to end.
 
-    While it runs it counts `lost` packets, which are missing or have no picture in them that can be decoded, and
-    `dropped` frames, which have no time or not a later one than the frame before.
+    It counts `lost` packets, which are missing or contain no picture that can be decoded, and `dropped` frames, which
+    have no time or one that is not after the frame before.
     """
 
     def __init__(self, container: InputContainer, stream: VideoStream) -> None:
@@ -206,7 +208,7 @@ class FullPass:
         self.dropped = 0
 
     def frames(self) -> Iterator[tuple[VideoFrame, bool]]:
-        """Every frame with a usable time, in order, and whether it is damaged: repaired by the decoder, or shown
+        """Yield every frame with a usable time, in order, and whether it is damaged: repaired by the decoder, or shown
         between such damage and the next keyframe."""
         indexed = sum(entry.size > 0 for entry in self._stream.index_entries)
         packets = 0
@@ -239,18 +241,18 @@ class FullPass:
 
 
 def decoders_opened() -> int:
-    """How many decoders this process has opened so far."""
+    """Return how many decoders this process has opened so far."""
     return len(_opened)
 
 
 def shown_size(frame: VideoFrame) -> tuple[int, int]:
-    """The frame's (width, height) in pixels after its rotation."""
+    """Return the frame's (width, height) in pixels after its rotation."""
     return (frame.height, frame.width) if frame.rotation % 180 else (frame.width, frame.height)
 
 
 def upright(frame: VideoFrame, short_side: int | None = None, pixel_aspect: Fraction = Fraction(1)) -> Frames:
-    """The frame as shown: uint8 RGB [height, width, 3], rotated, with square pixels (`pixel_aspect` is their width
-    over their height), and shrunk when its short side is longer than `short_side` pixels."""
+    """Return the frame as shown: uint8 RGB [height, width, 3], rotated, with square pixels (`pixel_aspect` is their
+    width over their height), and shrunk when its short side is longer than `short_side` pixels."""
     wide = frame.width * pixel_aspect
     scale = min(Fraction(1), Fraction(short_side or 1 << 30) / min(wide, frame.height))
     size = {"width": max(1, round(wide * scale)), "height": max(1, round(frame.height * scale))}
@@ -263,7 +265,7 @@ def read_frames(
 ) -> Iterator[tuple[Fraction, av.VideoFrame]]:
     """Decode the frames shown in [start_s, end_s): their times in seconds and the frames, in order of presentation.
 
-    Seeks to the keyframe before the start, so that only the span asked for is decoded. Raises BadMedia.
+    It seeks to the keyframe before the start, so that only this span is decoded. Raises BadMedia.
     """
     with open_video(path) as (container, stream):
         time_base = stream.time_base or Fraction(1)
@@ -282,7 +284,7 @@ def read_frames(
 
 
 def _refuse_what_is_no_video(path: Path) -> None:
-    """Text is refused before libav sees it: a playlist would have it open whatever addresses are written there."""
+    """Raise BadMedia for text, before libav sees it: a playlist would make libav open the addresses in it."""
     try:
         with path.open("rb") as file:
             head = file.read(4096)
@@ -291,7 +293,7 @@ def _refuse_what_is_no_video(path: Path) -> None:
     if not head:
         raise BadMedia(f"{path}: is empty (0 bytes). Copy it again.")
     if _is_text(head):
-        raise BadMedia(f"{path}: is a text file, not a video. Remove it or give the video it stands for.")
+        raise BadMedia(f"{path}: is a text file, not a video. Remove it, or give the video that it names.")
 
 
 def _is_text(head: bytes) -> bool:
@@ -308,7 +310,7 @@ def _video_stream(container: InputContainer, path: Path, threads: int, options: 
         raise BadMedia(f"{path}: has no video stream, only sound or pictures. Remove it.")
     stream = streams[0]
     if stream.codec_context is None:
-        raise BadMedia(f"{path}: its codec is not known here. Convert it to H.264.")
+        raise BadMedia(f"{path}: its codec is not supported. Convert it to H.264.")
     stream.codec_context.options = dict(options)
     stream.codec_context.thread_count = threads
     stream.thread_type = "AUTO"

@@ -2,9 +2,9 @@
 of its tests.
 
 A step's code is its module and, of the project's modules it imports, the definitions it reaches, function by function.
-No name of a module, a function or a class is in a digest: where a definition is used, the digest of what it is stands
-for its name, so that moving and renaming change nothing. Comments, docstrings and the descriptions of fields are left
-out, and so is what only moves bytes about (PLUMBING).
+No name of a module, a function or a class is in a digest: where a definition is used, the digest of its content
+replaces its name, so that moving and renaming change nothing. Comments, docstrings and the descriptions of fields are
+left out, and so is code that only moves bytes (PLUMBING).
 
 Run as a script, it pins. It refuses code that changed under the same VERSION, unless `--same-results` names the step.
 """
@@ -24,20 +24,20 @@ PLUMBING = frozenset({"tasks.manifest", "tasks.caching", "tasks.child_process", 
 PINS = "step_digests.json"
 
 ROUNDS = 2
-"""How deep the digest of a definition sees into what it uses; what lies deeper is in the digest of the step."""
+"""How many definitions deep the digest of a definition covers what it uses; the step's digest covers what is deeper."""
 
 Place = tuple[str, str]
 
 
 class Pin(NamedTuple):
-    """What is remembered of one step."""
+    """The pinned version and digest of one step."""
 
     version: int
     digest: str
 
 
 class Module:
-    """A module's top-level definitions by name, what it imports, and the statements that simply run."""
+    """A module's top-level definitions by name, what it imports, and its other statements."""
 
     def __init__(self, path: Path) -> None:
         self.definitions: dict[str, list[ast.stmt]] = {}
@@ -56,12 +56,12 @@ class Module:
             self.loose.append(statement)
 
     def code(self, name: str) -> list[ast.stmt]:
-        """Return the statements of a definition, or with "" those that simply run."""
+        """Return the statements of a definition, or with "" the module's other statements."""
         return self.definitions[name] if name else self.loose
 
     @cached_property
     def version(self) -> int | None:
-        """The value of VERSION, for a step."""
+        """Return the value of VERSION; None for a module that is not a step."""
         for statement in self.definitions.get("VERSION", []):
             if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Constant):
                 value = statement.value.value
@@ -100,7 +100,7 @@ class Project:
         return reached
 
     def _digest_of(self, place: Place, rounds: int) -> str:
-        """Return the digest of a definition, in which what it uses is told apart down to `rounds` definitions deep."""
+        """Return the digest of a definition, in which definitions it uses count by their content, `rounds` deep."""
         shape = self._shape(place)
         return _hash([shape.text, *(self._digest(use, rounds - 1) for use in shape.uses if rounds)])
 
@@ -113,7 +113,7 @@ class Project:
         return Shape(json.dumps([reader.read(statement, outermost=True) for statement in code]), tuple(reader.uses))
 
     def _origin(self, own: str, imports: Mapping[str, Place], name: str) -> Place | None:
-        """Return the place that a name in the module `own` stands for; a module of the project is (its name, "")."""
+        """Return the place that a name in the module `own` refers to; a module of the project is (its name, "")."""
         if name in self.modules[own].definitions:
             return own, name
         head, _, attribute = name.partition(".")
@@ -130,14 +130,14 @@ class Project:
 
 
 class Shape(NamedTuple):
-    """A definition without names of the project's: its syntax tree as text, and what it uses, in order."""
+    """A definition without names of the project: its syntax tree as text, and what it uses, in order."""
 
     text: str
     uses: tuple[Place, ...]
 
 
 class _ShapeReader:
-    """Reads syntax trees as lists and strings, the same in every Python version, without what is only said."""
+    """A reader of syntax trees as lists and strings, equal in every Python version, without docstrings."""
 
     def __init__(self, origin: Callable[[str], Place | None]) -> None:
         self._origin = origin
@@ -170,7 +170,7 @@ def _dotted(node: ast.AST) -> str:
 
 
 def _is_said(node: Any) -> bool:
-    """Whether a part of a list changes nothing: a docstring, a description, an import from the project itself."""
+    """Say whether a part of a list changes nothing: a docstring, a description, an import from the project itself."""
     if isinstance(node, ast.ImportFrom):
         return (node.module or "").split(".")[0] in PACKAGES
     return _is_text(node) or (isinstance(node, ast.keyword) and node.arg == "description")
@@ -181,7 +181,7 @@ def _hash(value: Any) -> str:
 
 
 def problems(now: Mapping[str, Pin], pinned: Mapping[str, Pin]) -> list[str]:
-    """Return a sentence for each step whose code and VERSION do not go together."""
+    """Return a sentence for each step whose code changed while its VERSION did not."""
     changed = [s for s in now if s in pinned and now[s].version == pinned[s].version and now[s] != pinned[s]]
     return [
         f"{s}: its code changed and its VERSION is still {now[s].version}. Raise it, then `make pin`; or, where its "
@@ -191,7 +191,7 @@ def problems(now: Mapping[str, Pin], pinned: Mapping[str, Pin]) -> list[str]:
 
 
 def read_pins(root: Path) -> dict[str, Pin]:
-    """Return the pins as they are in the repository."""
+    """Return the pins that are in the repository."""
     files = sorted((root / "tests").glob(f"tasks/*/{PINS}"))
     return {
         f"tasks.{file.parent.name}.{step}": Pin(**pin)
@@ -208,7 +208,7 @@ def write_pins(root: Path, pins: Mapping[str, Pin]) -> None:
 
 
 def current_pins(root: Path) -> dict[str, Pin]:
-    """Return the pins as the code is."""
+    """Return the pins of the code as it is now."""
     project = Project(root)
     return {step: project.pin(step) for step in project.steps()}
 
@@ -240,7 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Pin every step, or say why not."""
     parser = argparse.ArgumentParser(description="Pin the code of every step beside its VERSION.")
     parser.add_argument(
-        "--same-results", nargs="*", default=[], metavar="STEP", help="steps that write what they wrote"
+        "--same-results", nargs="*", default=[], metavar="STEP", help="steps whose results did not change"
     )
     same = set(parser.parse_args(arguments).same_results)
     root = Path(__file__).parents[1]

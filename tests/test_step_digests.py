@@ -58,7 +58,7 @@ def test_a_moved_module_and_a_renamed_function_change_no_digest(copy: Path):
     before = read_pins(copy)
     (copy / "models/measures/flow.py").rename(copy / "models/optical.py")
     for file in [*copy.glob("tasks/**/*.py"), *copy.glob("models/**/*.py")]:
-        text = re.sub(r"\bmodels\.flow\b", "models.optical", file.read_text())
+        text = re.sub(r"\bmodels\.measures\.flow\b", "models.optical", file.read_text())
         file.write_text(
             re.sub(
                 r"\bfarneback\(", "measure_farneback(", re.sub(r"\bfarneback\b(?=[,\n)])", "measure_farneback", text)

@@ -1,4 +1,4 @@
-"""What an output folder holds: its state, its failures, another attempt at those, and its page."""
+"""The commands on an output folder: its state and failures, another attempt at what failed, and its page."""
 
 import importlib
 from collections import Counter
@@ -20,17 +20,17 @@ from tasks.caching import set_aside
 from tasks.manifest import column_names, manifest_ref, read_manifest, read_rows
 
 REASONS = ("error_message", "error")
-"""Columns that say why an item failed."""
+"""The columns that say why an item failed."""
 
 PUT_OFF, DUPLICATE = "waiting", "duplicate"
-"""States of items that are not done and did not fail."""
+"""The states of items that are not done and did not fail."""
 
 NAMES = ("job", "source", "clip_id", "name", "picture")
-"""Columns that name an item, the first that is there. Jobs have numbers, for many may have a picture in common."""
+"""The columns that name an item; the first that a table has is used. Jobs have numbers: many may share a picture."""
 
 
 class ResultsConfig(BaseModel):
-    """Which output folder is meant."""
+    """The choice of an output folder."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -38,7 +38,7 @@ class ResultsConfig(BaseModel):
 
 
 class StatusOutcome(Outcome):
-    """A folder's flow, who works in it, its steps' manifests, and its tables with their failures."""
+    """A folder's flow, the process that works in it, its steps' manifests, and its tables with their failures."""
 
     path: Path
     flow: str
@@ -49,16 +49,18 @@ class StatusOutcome(Outcome):
     failures: tuple[str, ...]
 
     def __str__(self) -> str:
-        state = f"at work (process {self.at_work})" if self.at_work else "nobody at work"
+        state = f"running (process {self.at_work})" if self.at_work else "idle"
         steps = [f"  {name:<10} {text}" for name, text in self.steps.items()]
-        tables = [f"{name}: {text}" for name, text in self.tables.items()] or ["no table yet: the same command goes on"]
-        waiting = [f"{self.waiting} wait: the same command goes on"] if self.waiting else []
+        tables = [f"{name}: {text}" for name, text in self.tables.items()] or [
+            "no table yet: run the same command to resume"
+        ]
+        waiting = [f"{self.waiting} pending: run the same command to resume"] if self.waiting else []
         failures = map("  {}".format, self.failures)
         return "\n".join([f"{self.path}: {self.flow}, {state}", *steps, *tables, *waiting, *failures])
 
 
 class RetryOutcome(Outcome):
-    """What the flow said after what had failed was taken up again: so many items, as clips or files."""
+    """The number of failed items that were tried again, such as clips or files, and the flow's own result."""
 
     retried: int
     result: str
@@ -68,13 +70,13 @@ class RetryOutcome(Outcome):
 
 
 class ReportOutcome(Outcome):
-    """Where the page is."""
+    """The path of the page."""
 
     page: Path
 
 
 def status(config: ResultsConfig) -> StatusOutcome:
-    """What is done in a folder, what failed and why."""
+    """Describe what is done in a folder, what failed and why."""
     path = config.path
     flows = commands_of(path)
     tables = {table.name: _described(table) for table in sorted(path.glob("[!.]*.parquet"))}
@@ -93,7 +95,7 @@ def status(config: ResultsConfig) -> StatusOutcome:
 
 
 def retry(config: ResultsConfig) -> RetryOutcome:
-    """Set the manifests with failed rows aside, and run the folder's flow again; all else is found."""
+    """Set the manifests with failed rows aside, and run the folder's flow again; everything else is found."""
     from flows.running.run import exclusive, run_flow
 
     command, path = commands_of(config.path)[-1], config.path.resolve()
@@ -110,7 +112,7 @@ def retry(config: ResultsConfig) -> RetryOutcome:
 
 
 def kept_settings(path: Path, command: Command, module: ModuleType) -> BaseModel:
-    """What a command was run with in a folder, which may have moved since; raises BadInput where that is broken."""
+    """Read the settings of a command's run in a folder, which may have moved; raises BadInput when they are wrong."""
     file = path / f"{command.name}.yaml"
     settings = read_settings(file)
     moved = {"out": path} if "out" in settings else {}
@@ -119,8 +121,8 @@ def kept_settings(path: Path, command: Command, module: ModuleType) -> BaseModel
 
 @contextmanager
 def out_of_the_cache(manifests: Iterable[Path]) -> Iterator[None]:
-    """Manifests set aside for the length of a block; those that were not made again are back where it was broken off,
-    so that what failed is still known."""
+    """Set manifests aside during a block; when it is interrupted, restore those that were not made again, so that the
+    failures are still known."""
     aside = {path: set_aside(path) for path in manifests}
     try:
         yield
@@ -143,28 +145,33 @@ def report(config: ResultsConfig) -> ReportOutcome:
     elif (path / "outputs.parquet").is_file():
         page = write_gallery.fn(path, manifest_ref(path / "outputs.parquet"))
     else:
-        raise BadInput(f"{path}: nothing to show, it has neither clips.parquet nor outputs.parquet.")
+        raise BadInput(
+            f"{path}: nothing to show, it has neither clips.parquet nor outputs.parquet. Name a dataset or a folder of "
+            "generated videos."
+        )
     return ReportOutcome(page=page)
 
 
 def commands_of(path: Path) -> list[Command]:
-    """The commands that wrote into `path`, the last one last; raises BadInput when none did."""
+    """Return the commands that wrote into `path`, the latest last; raises BadInput when none did."""
     if not path.is_dir():
         raise BadInput(f"{path}: no such folder. Name one that a command wrote with --out.")
     written = [(path / f"{command.name}.yaml", command) for command in COMMANDS]
     known = [(file.stat().st_mtime_ns, command) for file, command in written if file.is_file()]
     if not known:
-        raise BadInput(f"{path}: no output folder, it has no settings of a command in it.")
+        raise BadInput(
+            f"{path}: not an output folder, it has no settings of a command. Name one that a command wrote with --out."
+        )
     return [command for _, command in sorted(known, key=lambda pair: pair[0])]
 
 
 def failed_manifests(path: Path) -> list[Path]:
-    """The steps' manifests in which a row failed."""
+    """List the steps' manifests in which a row failed."""
     return [file for file in sorted(path.glob("manifests/*/[!.]*.parquet")) if _codes(file)]
 
 
 def items_to_retry(path: Path, manifests: Iterable[Path]) -> int:
-    """How many clips of a table of outputs are not done; elsewhere, how many rows of the manifests failed."""
+    """Return how many clips of a table of outputs are not done; in other folders, how many rows of manifests failed."""
     outputs = path / "outputs.parquet"
     if outputs.is_file():
         states = states_in(outputs)
@@ -173,14 +180,14 @@ def items_to_retry(path: Path, manifests: Iterable[Path]) -> int:
 
 
 def states_in(table: Path) -> Counter[str]:
-    """How many rows of a table are in which state; none where it has no states."""
+    """Count the rows of a table by state; an empty counter where it has no states."""
     if "status" not in column_names(table):
         return Counter()
     return Counter(row["status"] for row in read_rows(table, ("status",)))
 
 
 def failures_in(table: Path) -> list[str]:
-    """A line for each failed row of a table: the item and the reason. What waits, or is there twice, did not fail."""
+    """Return a line for each failed row of a table: the item and the reason; not for waiting and duplicate items."""
     columns = column_names(table)
     reason = next((name for name in REASONS if name in columns), None)
     item = next((name for name in NAMES if name in columns), None)
@@ -199,7 +206,7 @@ def _line(row: dict[str, Any], item: str | None, reason: str) -> str:
 
 
 def _codes(manifest: Path) -> list[str]:
-    """The error codes of a manifest's rows that failed: not of those that are there twice."""
+    """Return the error codes of a manifest's failed rows; duplicates are not failures."""
     if "error_code" not in column_names(manifest):
         return []
     codes = read_manifest(manifest, ("error_code",))["error_code"].to_pylist()

@@ -1,6 +1,6 @@
-"""The command line: a table of commands, each a flow and its config class, loaded only when asked for.
+"""The command line: a table of commands, each a flow and its config class, which are imported only when they run.
 
-Exit codes: 0 all done, 1 done but some items failed, 2 could not run, 130 stopped by the keyboard.
+Exit codes: 0 all done, 1 done but some items failed, 2 could not run, 130 stopped by Ctrl-C.
 """
 
 import importlib
@@ -22,11 +22,11 @@ DONE, SOME_FAILED, COULD_NOT_RUN, STOPPED = 0, 1, 2, 130
 
 @dataclass(frozen=True)
 class Command:
-    """One row of the table; what it names stands in `module`, which is imported when the command runs.
+    """One row of the table; what it names is defined in `module`, which is imported when the command runs.
 
     `flow` is a Prefect flow or a function of one config object, whose class is `config`; `positional` is its field
-    that is given without a flag. A command that is `watched` runs as a Prefect flow; the others are so short that they
-    are called as they are. `presets`, `stored` and `shortcuts`: see flows.command.flags.Interface. `plan` is called for
+    that is given without a flag. A command that is `watched` runs as a Prefect flow; the others are short and
+    are called directly. `presets`, `stored` and `shortcuts`: see flows.command.flags.Interface. `plan` is called for
     `--dry-run`.
     """
 
@@ -59,7 +59,7 @@ COMMANDS = (
         module="flows.selection",
         flow="decide_again",
         config="ReselectConfig",
-        help="decide again which clips a dataset keeps, computing nothing anew",
+        help="choose again which clips a dataset keeps, without measuring them again",
         positional="dataset",
         watched=False,
         presets="PRESETS",
@@ -108,7 +108,7 @@ COMMANDS = (
         module="flows.calibrate",
         flow="calibrate",
         config="CalibrationConfig",
-        help="measure how much motion a model makes for which motion bucket",
+        help="measure how much motion a model makes for each motion bucket",
         positional="model",
     ),
     Command(
@@ -124,7 +124,7 @@ COMMANDS = (
         module="flows.tiny",
         flow="tiny",
         config="TinyConfig",
-        help="make the embedded model from nothing",
+        help="train the embedded model from scratch",
     ),
     Command(
         name="pipeline",
@@ -139,7 +139,7 @@ COMMANDS = (
         module="flows.demo",
         flow="demo",
         config="DemoConfig",
-        help="the whole system on rendered footage, offline, with a page to look at",
+        help="the whole system on rendered footage, offline, with a page of results",
     ),
     Command(
         name="status",
@@ -196,7 +196,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         if debug:
             raise
-        print("reelmill: stopped. The same command goes on from here.", file=sys.stderr)
+        print("reelmill: stopped. Run the same command to resume.", file=sys.stderr)
         return STOPPED
     except Exception as error:
         if debug:
@@ -206,18 +206,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def unexpected(error: Exception) -> str:
-    """What is said of an error that nobody raised on purpose; that a disk cannot be written to is to be expected."""
+    """Return the message for an error that is not a ReelmillError; a disk that cannot be written to has its own."""
     from tasks.child_process import NO_ROOM
 
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         place, reason = error.filename or "the output", os.strerror(error.errno or 0).lower()
-        return f"{place}: cannot be written ({reason}). Once it can, the same command goes on from here."
+        return f"{place}: cannot be written ({reason}). Once it can, run the same command to resume."
     what = f"{type(error).__name__}: {error}".strip(".: ")
     return f"unexpected {what}. Run with --debug for more."
 
 
 def usage() -> str:
-    """The text of `reelmill --help`."""
+    """Return the text of `reelmill --help`."""
     rows = "\n".join(f"  {command.name:<10} {command.help}" for command in COMMANDS)
     return (
         "usage: reelmill COMMAND ...\n\nFrom raw footage to curated clips, finetuned video models and generated videos."
@@ -226,7 +226,7 @@ def usage() -> str:
 
 
 def command_named(name: str) -> Command:
-    """The row of the table; raises BadInput with the nearest name."""
+    """Return the row of the table with this name; raises BadInput with the nearest name."""
     from flows.command.flags import nearest
     from models.errors import BadInput
 
@@ -238,7 +238,7 @@ def command_named(name: str) -> Command:
 
 
 def run(command: Command, arguments: Sequence[str]) -> int:
-    """Parse, run, print the result; the exit code."""
+    """Parse the arguments, run the command, print its result and return the exit code."""
     from flows.command.flags import invocation
     from flows.command.prefect_server import ensure_server, settle_environment
     from flows.running.config import dump
@@ -260,7 +260,7 @@ def run(command: Command, arguments: Sequence[str]) -> int:
 
 
 def interface(command: Command, module: ModuleType) -> "Interface":
-    """How the command's config class shows, with what its module provides."""
+    """Return the interface of a command, with what its module provides."""
     from flows.command.flags import Interface
 
     return Interface(
@@ -275,13 +275,13 @@ def interface(command: Command, module: ModuleType) -> "Interface":
 
 
 def planned(command: Command, module: ModuleType, config: "BaseModel") -> "Outcome":
-    """What the flow would do, by the command's own plan."""
+    """Return what the flow would do, by the command's own plan."""
     assert command.plan
     return getattr(module, command.plan)(config)
 
 
 def call(command: Command, module: ModuleType, config: "BaseModel") -> "Outcome":
-    """Run the flow, or call the plain function, that a command stands for."""
+    """Run the flow, or call the plain function, of a command."""
     entry = getattr(module, command.flow)
     if not hasattr(entry, "fn"):
         return entry(config)

@@ -1,8 +1,8 @@
-"""A Prefect server for the length of one command, for those who run none: it dies with the command, even by kill -9.
+"""A Prefect server for one command, for users who run none: it ends with the command, even after kill -9.
 
 Prefect starts such a server too, but leaves it behind when its client is killed, and loads the server's code in the
-client as well. Here the command opens the port, hands it to the server's process and goes on; requests wait in the
-port's queue until the server is up. Where the user names a server, by PREFECT_API_URL or a profile, nothing starts.
+client as well. Here the command opens the port, passes it to the server's process and continues; requests wait in
+the port's queue until the server is up. Where the user names a server, by PREFECT_API_URL or a profile, none starts.
 """
 
 import os
@@ -28,22 +28,22 @@ QUIET: Mapping[str, str] = {
     # Threads that spin while they wait slow down those of other processes on the same cores.
     "OMP_WAIT_POLICY": "PASSIVE",
 }
-"""Set where the user set nothing: no telemetry, no log lines of Prefect's own on the terminal (its server keeps them),
-our log lines in its UI, and silent model loaders. OpenMP's threads sleep while they wait: spinning, two busy processes
-slow one another down fivefold."""
+"""Defaults that the user may override: no telemetry, no log lines of Prefect on the terminal (its server keeps them),
+our log lines in its UI, and silent model loaders. OpenMP's threads sleep while they wait: with spinning threads, two
+busy processes slow each other down fivefold."""
 
 _started: list[subprocess.Popen[bytes]] = []
-"""Kept, so that their pipes stay open: Prefect sends its last log lines when the interpreter ends."""
+"""The started servers, kept so that their pipes stay open: Prefect sends its last log lines at exit."""
 
 
 def settle_environment() -> None:
-    """Put the quiet settings into the environment; before Prefect is imported."""
+    """Set the quiet settings in the environment; call it before Prefect is imported."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
 
 
 def configured_api() -> str | None:
-    """The address of the Prefect server that the user chose, by environment variable or by profile."""
+    """Return the address of the Prefect server that the user chose, by environment variable or profile, else None."""
     if url := os.environ.get("PREFECT_API_URL"):
         return url
     home = Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser()
@@ -56,7 +56,7 @@ def configured_api() -> str | None:
 
 
 def ensure_server() -> None:
-    """See that there is a Prefect server: the user's own, or one that ends with this process.
+    """Start a Prefect server that ends with this process, unless the user has chosen one.
 
     Sets PREFECT_API_URL, so call it before Prefect is imported.
     """
@@ -68,7 +68,7 @@ def ensure_server() -> None:
 
 
 def start(port: socket.socket) -> subprocess.Popen[bytes]:
-    """Start a server on an open port; it ends when its standard input closes, so at the latest with this process."""
+    """Start a server on an open port; it ends when its standard input closes, at the latest with this process."""
     environment = os.environ | {"PREFECT_UI_ENABLED": "0", "PREFECT_API_BLOCKS_REGISTER_ON_START": "false"}
     process = subprocess.Popen(
         [sys.executable, "-m", "flows.command.prefect_server", str(port.fileno())],

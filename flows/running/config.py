@@ -1,4 +1,4 @@
-"""What every flow's config and outcome share, and settings as YAML or TOML: read, laid over one another, written."""
+"""The base of every flow's config and outcome, and settings as YAML or TOML: read, merged and written."""
 
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -13,22 +13,24 @@ from models.errors import BadInput
 Settings = dict[str, Any]
 
 CALLED_FROM = "# called from "
-"""Begins the settings that a run keeps."""
+"""The start of the first line of the settings that a run keeps."""
 
 
 class FlowConfig(BaseModel):
-    """What every flow's config shares: it is frozen, knows its fields, and says where the work runs."""
+    """The base of every flow's config: it is frozen, refuses unknown fields, and says where the work runs."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    workers: int | None = Field(default=None, ge=1, description="Chunks at work at the same time; all cores when none.")
+    workers: int | None = Field(
+        default=None, ge=1, description="Chunks that run at the same time; by default one for each core."
+    )
     runner: Literal["threads", "dask", "ray"] = Field(
-        default="threads", description="What chunks run on: threads of this machine, a Dask or a Ray cluster."
+        default="threads", description="Where chunks run: threads of this machine, a Dask or a Ray cluster."
     )
 
 
 class Outcome(BaseModel):
-    """What a flow returns: what it made, and how many items failed; printed as one line for each field."""
+    """The result of a flow: what it made, and how many items failed; printed as one line for each field."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -40,7 +42,7 @@ class Outcome(BaseModel):
 
 
 def read_settings(path: Path) -> Settings:
-    """The settings in a YAML or TOML file; raises BadInput when it is missing or is neither."""
+    """Read the settings in a YAML or TOML file; raises BadInput when it is missing or neither."""
     try:
         text = path.read_text(encoding="utf-8")
         value = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
@@ -50,12 +52,12 @@ def read_settings(path: Path) -> Settings:
         kind = "TOML" if path.suffix == ".toml" else "YAML"
         raise BadInput(f"{path}: not valid {kind}: {' '.join(str(error).split())}.") from error
     if not isinstance(value, dict | None):
-        raise BadInput(f"{path}: a config file holds `name: value` lines, this one holds a {type(value).__name__}.")
+        raise BadInput(f"{path}: a config file has `name: value` lines, this one has a {type(value).__name__}.")
     return {str(name): inner for name, inner in (value or {}).items()}
 
 
 def dump(config: BaseModel) -> str:
-    """The resolved configuration as YAML that `--config` takes."""
+    """Format the resolved configuration as YAML for `--config`."""
     settings = config.model_dump(mode="json")
     return yaml.safe_dump(
         {name: settings[name] for name in ordered(type(config))}, sort_keys=False, allow_unicode=True, width=120
@@ -63,24 +65,24 @@ def dump(config: BaseModel) -> str:
 
 
 def kept(config: BaseModel) -> str:
-    """The same, with the folder that relative paths in it are from: as a run keeps it."""
+    """Format the configuration as a run keeps it: as YAML, with the folder that its relative paths start from."""
     return f"{CALLED_FROM}{Path.cwd()}\n{dump(config)}"
 
 
 def called_from(file: Path) -> Path:
-    """The folder that the relative paths in kept settings are from; this one where that is not said, or not there."""
+    """Return the folder that relative paths in kept settings start from, else the current one."""
     first, *_ = file.read_text(encoding="utf-8").split("\n")
     folder = Path(first.removeprefix(CALLED_FROM))
     return folder if first.startswith(CALLED_FROM) and folder.is_dir() else Path.cwd()
 
 
 def ordered(config: type[BaseModel]) -> list[str]:
-    """A config's own fields, then those that every flow has."""
+    """List a config's own fields, then those that every flow has."""
     return sorted(config.model_fields, key=lambda name: name in FlowConfig.model_fields)
 
 
 def merged(layers: Iterable[Mapping[str, Any]]) -> Settings:
-    """Settings laid over one another, the last on top; nested groups are merged, everything else is replaced."""
+    """Merge settings: later layers replace earlier ones, and nested groups are merged."""
     result: Settings = {}
     for layer in layers:
         for name, value in layer.items():

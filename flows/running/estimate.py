@@ -1,8 +1,8 @@
-"""What generating clips is expected to take: time, memory and disk, from the size of a job, its model and the device.
+"""Estimates of the time, memory and disk that clips take, from the size of a job, its model and the device.
 
-Memory, and the plan made of what is free, are those of models/memory/planner.py. Times are as measured on the device,
-where the model has worked there before, or else those of the embedded model on one core, scaled. They cut work into
-chunks and fill the plan that `--dry-run` prints, and no result depends on them.
+Memory, and the plan for the free memory, come from models/memory/planner.py. Times are those measured on the device
+where the model has run there before, else those of the embedded model on one core, scaled. They divide work into chunks
+and appear in the plan that `--dry-run` prints; no result depends on them.
 """
 
 from collections import Counter
@@ -28,30 +28,30 @@ from models.weights.names import any_model_folder
 from tasks.generate.encode_formats import Format
 
 SECONDS_PER_CELL = 6.5e-5
-"""For one latent cell of one frame through one denoising step, with guidance."""
+"""Seconds for one latent cell of one frame in one denoising step, with guidance."""
 
 TINY_UNET_BYTES = 4.28e6
-"""The embedded model's UNet as it is stored; time grows with the number of weights."""
+"""The stored size of the embedded model's UNet; time grows with the number of weights."""
 
 DECODE_SHARE = 0.09
-"""Decoding and measuring a clip, as a share of sampling it."""
+"""The time of decoding and measuring a clip, as a share of sampling it."""
 
 ENCODE_SHARE = 0.33
-"""Encoding a clip, as a share of decoding and measuring it."""
+"""The time of encoding a clip, as a share of decoding and measuring it."""
 
 DRAWING_S = 5.0
-"""Seconds of drawing a picture; only how the work is cut into pieces depends on it."""
+"""Seconds for drawing a picture; only the division of work into pieces depends on it."""
 
 FILE_BYTES_PER_PIXEL: Mapping[Format, float] = {
     "h264": 0.25, "hevc": 0.25, "av1": 0.25, "webp": 0.5, "gif": 1.2, "png": 3.1,
 }  # fmt: skip
-"""A clip's size for each pixel of each frame, at most, at the default quality."""
+"""The most bytes of a clip for each pixel of each frame, at the default quality."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a clip takes: seconds, `measured` on this device or those of one core; bytes on disk; and bytes that are
-    there for a while: frames that wait for their encoding."""
+    """What a clip takes: seconds, `measured` on this device or scaled from one core; bytes on disk; and the bytes of
+    frames that wait for their encoding (`parked`)."""
 
     seconds: float
     measured: bool
@@ -63,7 +63,7 @@ _card = cache(read_card)
 
 
 def estimate(job: Mapping[str, Any], device: torch.device = CPU, written: Format = "h264") -> Estimate:
-    """What one resolved job takes, its clip written so; its model is read from disk once."""
+    """Estimate one resolved job whose clip is written in the format `written`; its model is read from disk once."""
     card: ModelCard = _card(job["model"])
     pixels = job["frames"] * job["width"] * job["height"]
     cells = pixels / card.rules.cell
@@ -77,7 +77,7 @@ def estimate(job: Mapping[str, Any], device: torch.device = CPU, written: Format
 
 
 def passes(job: Mapping[str, Any]) -> int:
-    """How often the UNet is run for one step of a resolved job, guidance aside: once for each region of its motion."""
+    """Return how often the UNet runs in one step of a resolved job, without guidance: once per region of its motion."""
     return max(1, len(words_in(job.get("word"))))
 
 
@@ -88,7 +88,7 @@ def _costs(path: Path, stamp: int, revision: str, device: torch.device, precisio
 
 @dataclass(frozen=True)
 class Memory:
-    """How clips are sampled and decoded in what is free now, and the bytes that either takes."""
+    """The plans for sampling and decoding clips in the memory that is free now, and the bytes that each takes."""
 
     sampling: Plan
     decoding: Plan
@@ -103,7 +103,7 @@ class Memory:
 
 
 def memory_of(job: Mapping[str, Any], device: torch.device = CPU, batch: int = 1, free: int | None = None) -> Memory:
-    """The plans of models/memory/planner.py for one resolved job, in what is free on the device now or in `free`
+    """Return the plans of models/memory/planner.py for one resolved job, in the free memory of the device or in `free`
     bytes."""
     card = _card(job["model"])
     height, width = (job[side] // card.rules.latent_scale for side in ("height", "width"))
@@ -119,19 +119,19 @@ def memory_of(job: Mapping[str, Any], device: torch.device = CPU, batch: int = 1
 def plan_lines(
     jobs: Sequence[Mapping[str, Any]], device: torch.device = CPU, batch: int = 1, written: Format = "h264"
 ) -> list[str]:
-    """A line for each size and model among resolved jobs, with what its clips take, one for all of them, one for what
-    each model is, and one for each model that draws pictures."""
+    """Return a line for each size and model of resolved jobs, with what its clips take; one for their total; one for
+    each model; and one for each model that draws pictures."""
     names = ("model", "frames", "width", "height", "steps", "dtype")
 
     def alike(job: Mapping[str, Any]) -> tuple[Any, ...]:
         return *(job[name] for name in names), passes(job)
 
     lines, seconds, disk = [], 0.0, 0.0
-    where, told = device_label(device), True
+    where, timed = device_label(device), True
     for _, group in groupby(sorted(jobs, key=alike), key=alike):
         job, *others = group
         clips, each = 1 + len(others), estimate(job, device, written)
-        told &= each.measured or device == CPU
+        timed &= each.measured or device == CPU
         seconds, disk = (
             seconds + clips * each.seconds * (1 + DECODE_SHARE * (1 + ENCODE_SHARE)),
             disk + clips * each.disk,
@@ -141,8 +141,8 @@ def plan_lines(
             f"{clips} of {job['frames']} frames of {job['width']}x{job['height']}, {steps}, by"
             f" {job['model']}: {_time(each, device)} each; {_memory(job, device, batch)}"
         )
-    total = f"about {spoken(seconds)} on {'one core' if device == CPU else where}" if told else "no time is known yet"
-    total = f"in all: {total}, {disk / 1e6:.1f} MB on disk"
+    total = f"about {spoken(seconds)} on {'one core' if device == CPU else where}" if timed else "time not measured yet"
+    total = f"total: {total}, {disk / 1e6:.1f} MB on disk"
     return [*lines, total, *_models(jobs), *_drawers(jobs)] if lines else []
 
 
@@ -155,13 +155,13 @@ def _memory(job: Mapping[str, Any], device: torch.device, batch: int) -> str:
 
 
 def _models(jobs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A line for each model: its family, what it is given, and its rules."""
+    """Return a line for each model: its family, its inputs, and its rules."""
     cards = {name: _card(name) for name in sorted({job["model"] for job in jobs})}
     return [f"{name}: {card.family}; {card.inputs}; {card.rules}" for name, card in cards.items()]
 
 
 def _drawers(jobs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A line for each model that draws pictures from texts before."""
+    """Return a line for each model that draws pictures from texts first."""
     drawn = {(job["picture_model"], job["job"]) for job in jobs if job.get("picture_model")}
     counts = Counter(model for model, _ in drawn)
     return [f"{count} of the pictures are drawn first, by {model}" for model, count in sorted(counts.items())]
@@ -174,7 +174,7 @@ def _time(each: Estimate, device: torch.device) -> str:
 
 
 def spoken(seconds: float) -> str:
-    """A length of time in the largest fitting unit."""
+    """Format a length of time in the largest fitting unit."""
     for name, size in (("days", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 1.5 * size:
             return f"{seconds / size:.1f} {name}"

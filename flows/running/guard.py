@@ -1,7 +1,7 @@
-"""Nights: what ends an unattended run before its work is done, so that it ends cleanly and the same command goes on.
+"""Unattended runs: the conditions that stop a run early and cleanly, so that the same command can resume it.
 
-A deadline, a disk that fills up, or the same fault again and again: no new work is started, what is begun is finished,
-and what is left is rows with the reason.
+At a deadline, on a full disk, or when the same fault repeats, no new work starts, work that has begun is finished, and
+the rest becomes rows with the reason.
 """
 
 import re
@@ -27,7 +27,7 @@ LONGEST_BUDGET = timedelta(days=3650)
 
 
 def budget_of(value: Any) -> Any:
-    """A length of time written as 2h, 90m, 1h30m or 45s; anything else is left to pydantic."""
+    """Parse a length of time such as 2h, 90m, 1h30m or 45s; return any other value unchanged, for pydantic."""
     found = _BUDGET.fullmatch(value.replace(" ", "").lower()) if isinstance(value, str) else None
     if not found:
         return value
@@ -35,43 +35,45 @@ def budget_of(value: Any) -> Any:
     try:
         return timedelta(hours=hours, minutes=minutes, seconds=seconds)
     except OverflowError as error:
-        raise ValueError("longer than there is time") from error
+        raise ValueError("is too long") from error
 
 
 def local_clock(value: Clock | None) -> Clock | None:
-    """A time of day by this machine's clock; raises ValueError for one of another zone."""
+    """Return a time of day by this machine's clock unchanged; raises ValueError for one of another zone."""
     if value is not None and value.tzinfo is not None:
-        raise ValueError("is a time of this machine's own clock; leave its zone out")
+        raise ValueError("must be a time of this machine's clock; remove its time zone")
     return value
 
 
 class NightConfig(BaseModel):
-    """When a run stops starting new work."""
+    """The settings that say when a run starts no new work."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     until: Annotated[Clock | None, AfterValidator(local_clock)] = Field(
-        default=None, description="Time of day to stop at, as 06:00; what is begun is finished"
+        default=None, description="Time of day to stop at, as 06:00; work that has begun is finished"
     )
     budget: Annotated[timedelta, BeforeValidator(budget_of)] | None = Field(
         default=None,
         ge=timedelta(0),
         le=LONGEST_BUDGET,
-        description="Time to stop after, as 2h or 1h30m; what is begun is finished",
+        description="Time to stop after, as 2h or 1h30m; work that has begun is finished",
     )
     same_fault: int = Field(
-        default=10, ge=0, description="Stop when so many clips in a row fail with the same fault; 0: never"
+        default=10, ge=0, description="Stop when this many clips in a row fail with the same fault; 0: never"
     )
-    keep_free_mb: int = Field(default=500, ge=0, description="Megabytes of disk that stay free; the run stops before")
+    keep_free_mb: int = Field(
+        default=500, ge=0, description="Megabytes of disk to keep free; the run stops before less is free"
+    )
 
 
 def local_now() -> datetime:
-    """The time here, with its distance from universal time."""
+    """Return the local time, with its offset from UTC."""
     return datetime.now().astimezone()
 
 
 def deadline_of(config: NightConfig, now: datetime) -> datetime | None:
-    """The moment that comes first, of `budget` and of the next time the clock shows `until`; None without either."""
+    """Return the earlier of the end of `budget` and the next time the clock shows `until`; None without either."""
     ends = [now + config.budget] if config.budget is not None else []
     if config.until is not None:
         days = (datetime.combine(now + timedelta(days=n), config.until.replace(tzinfo=None)) for n in (0, 1))
@@ -80,13 +82,13 @@ def deadline_of(config: NightConfig, now: datetime) -> datetime | None:
 
 
 def free_bytes(folder: Path) -> int:
-    """What is free on the disk that holds a folder, which need not be there yet."""
+    """Return the free bytes on the disk of a folder, which need not exist yet."""
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     return shutil.disk_usage(there).free
 
 
 def check_space(folder: Path, needed: int, config: NightConfig, free: Callable[[Path], int] = free_bytes) -> None:
-    """Raises BadInput where `needed` bytes would leave less free than is to stay free."""
+    """Raise BadInput where `needed` bytes would leave less disk free than `config` keeps free."""
     there = free(folder)
     if there < needed + config.keep_free_mb * MEGABYTE:
         raise BadInput(
@@ -97,10 +99,10 @@ def check_space(folder: Path, needed: int, config: NightConfig, free: Callable[[
 
 @dataclass
 class Guard:
-    """Asked before each piece of work whether it may start, and shown what became of it; `reason` once it may not.
+    """A guard that says before each piece of work whether it may start, or the `reason` why not, and counts faults.
 
-    `folder` is where the work is written. A run on a cluster has a copy of it in
-    each chunk, so there the same fault is counted within a chunk.
+    `folder` is where the work is written. On a cluster each chunk has its own copy of the guard, so repeated faults are
+    counted within a chunk.
     """
 
     folder: Path
@@ -113,11 +115,11 @@ class Guard:
     _broken: bool = False
 
     def may_start(self, begun: bool = False) -> bool:
-        """Whether work may start; work that finishes what is `begun` may after the deadline as well."""
+        """Say whether work may start; work that finishes what has `begun` may also start after the deadline."""
         if not self._broken and self.free(self.folder) < self.config.keep_free_mb * MEGABYTE:
             self._stop(f"less than {self.config.keep_free_mb} MB are free on the disk of {self.folder}; free some")
         if self.reason is None and self.deadline is not None and local_now() >= self.deadline:
-            self.reason = f"the time was over at {self.deadline:%H:%M:%S}"
+            self.reason = f"the time limit was reached at {self.deadline:%H:%M:%S}"
         return not self._broken if begun else self.reason is None
 
     def saw(self, manifests: Sequence[ManifestRef]) -> None:
@@ -128,14 +130,14 @@ class Guard:
             self._times = self._times + 1 if code == self._fault else 1
             self._fault = code
             if code and self.config.same_fault and self._times >= self.config.same_fault and not self._broken:
-                self._stop(f"{self._times} clips in a row failed with {code}, the last so: {row['error_message']}")
+                self._stop(f"{self._times} clips in a row failed with {code}, the last one: {row['error_message']}")
 
     def _stop(self, reason: str) -> None:
         self.reason, self._broken = reason, True
 
 
 def wait(seconds: float, guard: Guard) -> bool:
-    """Sleep, at most to the deadline; whether work may start after it."""
+    """Sleep, at most until the deadline, and say whether work may start after it."""
     left = (guard.deadline - local_now()).total_seconds() if guard.deadline else seconds
     time.sleep(max(0.0, min(seconds, left)))
     return guard.may_start()

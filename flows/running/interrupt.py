@@ -1,7 +1,7 @@
-"""Ctrl-C is heard wherever a run is: also where a library, or the interpreter itself, lets the exception go by.
+"""Ctrl-C that stops a run everywhere, also where a library or the interpreter itself swallows the exception.
 
-Python raises KeyboardInterrupt in whatever the main thread is at. In a finalizer, or inside of a bare `except`, it is
-lost, and the run would go on.
+Python raises KeyboardInterrupt in whatever code the main thread runs. In a finalizer, or inside a bare `except`, it is
+lost, and the run would continue.
 """
 
 import signal
@@ -15,7 +15,7 @@ _ASKED = threading.Event()
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """For the length of a block in the main thread, Ctrl-C raises KeyboardInterrupt, and `check_stopped` after it."""
+    """Make Ctrl-C raise KeyboardInterrupt during a block in the main thread, and `check_stopped` raise it after."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -28,7 +28,7 @@ def stoppable() -> Iterator[None]:
 
 
 def check_stopped() -> None:
-    """Raises KeyboardInterrupt where Ctrl-C was pressed and the run went on nevertheless."""
+    """Raise KeyboardInterrupt where Ctrl-C was pressed and the run continued."""
     if _ASKED.is_set():
         raise KeyboardInterrupt
 

@@ -16,9 +16,9 @@ _held: ContextVar[frozenset[Path]] = ContextVar("_held", default=frozenset())
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock; raises BadInput while another run holds it. It ends with the process, however that ends.
+    """Hold the folder's lock; raises BadInput while another run holds it.
 
-    A flow that this one calls may take it again.
+    The lock ends with the process, however that ends. A flow called inside the block may take it again.
     """
     folder = folder.resolve()
     if folder in _held.get():
@@ -59,6 +59,6 @@ def _lock_file(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        reason = f"{folder}: the output folder cannot be made ({error.strerror}). Choose another --out."
+        reason = f"{folder}: the output folder cannot be created ({error.strerror}). Choose another --out."
         raise BadInput(reason) from error
     return folder / LOCK

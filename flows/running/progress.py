@@ -1,4 +1,4 @@
-"""What a person sees of work going on: log lines and progress, on standard error. Results go to standard output."""
+"""The log lines and progress bars of a running command, on standard error. Results go to standard output."""
 
 import logging
 
@@ -23,7 +23,7 @@ def show_log(debug: bool) -> None:
 
 
 def progress() -> Progress:
-    """Bars with counts, time spent and time left, on a terminal only."""
+    """Return progress bars with counts, time spent and time left; on a terminal only."""
     columns = (
         TextColumn("{task.description:>10}"),
         BarColumn(),

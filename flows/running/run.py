@@ -1,7 +1,7 @@
-"""How a flow runs its steps: chunks of about half a minute of work, a bounded number at a time, one lock per folder.
+"""How a flow runs its steps: in chunks of about half a minute of work, a bounded number at a time, one lock per folder.
 
-Work is given in seconds on one core, as the flow estimates it. A chunk is one Prefect task run, so that Prefect's own
-cost stays under two percent of the work. A run never uses a folder that another one is writing to.
+Work is measured in seconds on one core, as the flow estimates it. A chunk is one Prefect task run, so that Prefect's
+own cost stays under two percent of the work. A run never uses a folder that another run writes to.
 """
 
 import logging
@@ -36,24 +36,24 @@ log = logging.getLogger("reelmill")
 T = TypeVar("T")
 
 CHUNK_S = 30.0
-"""Work in one chunk where there is plenty, in seconds on one core."""
+"""The work in one chunk of a large step, in seconds on one core."""
 
 MAX_CHUNKS = 40
-"""Most chunks of one step: seven steps stay below the 300 task runs that Prefect's SQLite bears in one flow."""
+"""The most chunks of one step: seven steps stay below the 300 task runs that Prefect's SQLite supports in one flow."""
 
 
 def cores() -> int:
-    """The processor cores this process may use."""
+    """Return the number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def threads(workers: int | None = None) -> TaskRunner[Any]:
-    """A bounded pool of threads for chunks; the steps' heavy work leaves the interpreter or runs in children."""
+    """Return a bounded pool of threads for chunks; the steps' heavy work is outside the interpreter or in children."""
     return ThreadPoolTaskRunner(max_workers=workers or cores())
 
 
 def run_flow(flow: Flow[..., T], config: BaseModel) -> T:
-    """Run a flow in this process, on the runner its config names, without the heartbeat that holds its end up."""
+    """Run a flow in this process, on the runner that its config names, without the heartbeat that delays its end."""
     runner = _runner(config) if isinstance(config, FlowConfig) else threads()
     with stoppable(), temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
         return flow.with_options(task_runner=runner)(config)
@@ -62,7 +62,7 @@ def run_flow(flow: Flow[..., T], config: BaseModel) -> T:
 def chunks_of(items: Sequence[T], seconds: Sequence[float], workers: int) -> list[list[T]]:
     """Cut `items`, in order, into chunks of about CHUNK_S by the seconds each takes.
 
-    At most MAX_CHUNKS of them, and as many as there are workers where the items suffice; none is empty.
+    There are at most MAX_CHUNKS, and at least one for each worker where there are enough items; none is empty.
     """
     if not items:
         return []
@@ -78,7 +78,7 @@ def chunks_of(items: Sequence[T], seconds: Sequence[float], workers: int) -> lis
 
 @contextmanager
 def running(folder: Path, flow: str, config: FlowConfig) -> Iterator["Run"]:
-    """A flow's run on its output folder: locked, its resolved settings in FLOW.yaml, with progress on a terminal."""
+    """Yield a flow's run on its locked output folder; its settings are in FLOW.yaml, its progress on a terminal."""
     with exclusive(folder), progress() as bars:
         remove_asides(folder)
         publish_text(folder / f"{flow}.yaml", kept(config))
@@ -86,18 +86,18 @@ def running(folder: Path, flow: str, config: FlowConfig) -> Iterator["Run"]:
 
 
 class Run:
-    """Runs steps for one flow, in chunks, and says of each what ran and what was found."""
+    """A run of one flow: it runs steps in chunks, and logs for each step what ran and what was found."""
 
     def __init__(self, folder: Path, workers: int, bars: Progress) -> None:
         self.folder, self.workers, self.bars = folder, workers, bars
 
     def at(self, folder: Path) -> "Run":
-        """The same run, working in another folder, where it also removes what killed runs left half written."""
+        """Return the same run in another folder, after removing the unfinished files that killed runs left there."""
         remove_asides(folder)
         return Run(folder, self.workers, self.bars)
 
     def whole(self, step: Task[..., T], *arguments: Any) -> T:
-        """One call of a step that takes everything at once: of its folder and `arguments`."""
+        """Run a step that takes everything at once, on this run's folder and `arguments`."""
         started, bar = time.monotonic(), self.bars.add_task(step.name, total=None)
         made = self.submit(step, *arguments).result()
         self.bars.update(bar, total=1, completed=1)
@@ -111,7 +111,7 @@ class Run:
         items: Sequence[Any],
         seconds: Sequence[float],
     ) -> list[ManifestRef]:
-        """A step over `items`, which take `seconds` each on one core; a manifest for each, in the items' order."""
+        """Run a step over `items`, which take `seconds` each on one core; return a manifest for each, in order."""
         started, bar = time.monotonic(), self.bars.add_task(step.name, total=len(items))
         chunks = chunks_of(items, seconds, self.workers)
         submit = partial(self.submit, step, config)
@@ -130,7 +130,7 @@ class Run:
 
 
 def reporting(step: Task[..., T]) -> Task[..., T]:
-    """The step with its state named "Cached" when every manifest was found, and with caching left to tasks.caching."""
+    """Return the step with its state named "Cached" when every manifest was found; tasks.caching does the caching."""
     compute = step.fn
 
     @wraps(compute)
@@ -148,7 +148,7 @@ def reporting(step: Task[..., T]) -> Task[..., T]:
 def _windowed(
     submit: Callable[[T], PrefectFuture[list[ManifestRef]]], chunks: Sequence[T], workers: int
 ) -> Iterator[tuple[int, list[ManifestRef]]]:
-    """Submit chunks, never more than `workers` at a time; yields their numbers and results as they end."""
+    """Submit chunks, at most `workers` at a time; yield their numbers and results as they end."""
     ended: SimpleQueue[tuple[int, PrefectFuture[list[ManifestRef]]]] = SimpleQueue()
     waiting = iter(enumerate(chunks))
 
@@ -193,7 +193,7 @@ def _manifests(made: Any) -> list[ManifestRef]:
 
 
 def say(step: str, manifests: Sequence[ManifestRef], started: float) -> None:
-    """Log what became of a step that began at `started`, as time.monotonic tells it."""
+    """Log how many manifests of a step ran and were found; it began at `started` by time.monotonic."""
     spent = time.monotonic() - started
     found = sum(manifest.cached for manifest in manifests)
     if manifests:

@@ -1,7 +1,7 @@
-"""A chain of steps over many items: each chunk goes on to the next step while others are still in those before.
+"""Overlapped stages over many items: each chunk moves to the next step while others are still in the steps before.
 
-So a clip is decoded and encoded while the next is sampled, and a run that ends early has whole videos, not latents. The
-chain stops, between pieces of work, where a guard says so.
+So a clip is decoded and encoded while the next is sampled, and a run that ends early has complete videos, not latents.
+A guard may stop the stages between pieces of work.
 """
 
 import time
@@ -24,15 +24,15 @@ from tasks.manifest import ManifestRef
 T = TypeVar("T")
 
 PIECE_S = 2.0
-"""Work between two looks at the clock, the disk and the faults, in seconds on one core; or one item, if it is more."""
+"""The work between two checks of the clock, the disk and the faults, in seconds on one core, but at least one item."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A step of a chain with its config.
+    """A step with its config, as one of several stages.
 
-    All but the first `take` their items from the manifests of those before, each stage's in turn, and cost `share` of
-    what the one before did.
+    Each stage after the first makes its items by `take` from the manifests of all earlier stages, in order, and takes
+    `share` of the time of the stage before.
     """
 
     step: Task[..., list[ManifestRef]]
@@ -56,30 +56,30 @@ Ended = SimpleQueue[tuple[Work, PrefectFuture[list[ManifestRef]]]]
 def run_chain(
     run: Run, stages: Sequence[Stage], items: Sequence[Any], seconds: Sequence[float], guard: Guard
 ) -> list[list[ManifestRef]]:
-    """Stages over `items`, which take `seconds` each in the first: each stage's manifests, in the items' order.
+    """Run stages over `items`, which take `seconds` each in the first; return the manifests of each, in their order.
 
-    What the guard lets not start has no manifest.
+    Work that the guard does not let start has no manifest.
     """
-    started, chain = time.monotonic(), _Chain(run, stages, items, seconds, guard)
+    started, queue = time.monotonic(), _Queue(run, stages, items, seconds, guard)
     ended: Ended = SimpleQueue()
     at_work = 0
     while True:
-        while at_work < run.workers and (work := chain.next_work()):
-            chain.submit(work, ended)
+        while at_work < run.workers and (work := queue.next_work()):
+            queue.submit(work, ended)
             at_work += 1
         if not at_work:
             break
         work, future = ended.get()
         at_work -= 1
-        chain.keep(work, future.result())
-    made = chain.in_order()
+        queue.keep(work, future.result())
+    made = queue.in_order()
     for stage, manifests in zip(stages, made, strict=True):
         say(stage.step.name, manifests, started)
     return made
 
 
-class _Chain:
-    """What of a chain is to be done and what was made; later stages go before earlier ones."""
+class _Queue:
+    """The work that remains and the manifests that were made; later stages go before earlier ones."""
 
     def __init__(
         self, run: Run, stages: Sequence[Stage], items: Sequence[Any], seconds: Sequence[float], guard: Guard
@@ -92,20 +92,20 @@ class _Chain:
         self.bars = [run.bars.add_task(stage.step.name, total=len(items)) for stage in stages]
 
     def next_work(self) -> Work | None:
-        """The chunk to start now, if one may."""
+        """Return the chunk to start now; None where none may start."""
         if self.ready:
             return self.ready.pop(0)
         return self.first.popleft() if self.first and self.guard.may_start() else None
 
     def submit(self, work: Work, ended: Ended) -> None:
-        """Start a chunk as a task; it is put on `ended` when it is done."""
+        """Start a chunk as a task that is put on `ended` when it is done."""
         stage = self.stages[work.stage]
         step = guarded(stage.step, self.guard, begun=work.stage > 0)
         future = self.run.submit(step, stage.config, list(zip(work.items, work.seconds, strict=True)))
         future.add_done_callback(lambda done: ended.put((work, done)))
 
     def keep(self, work: Work, made: list[ManifestRef]) -> None:
-        """Keep what a chunk came to, and make its next stage ready."""
+        """Keep the manifests of a chunk, and make its next stage ready."""
         self.made[work.stage][work.number] = made
         self.run.bars.advance(self.bars[work.stage], len(work.items))
         following = self.stages[work.stage + 1] if work.stage + 1 < len(self.stages) else None
@@ -117,12 +117,12 @@ class _Chain:
             self.ready.sort(key=lambda waiting: (-waiting.stage, waiting.number))
 
     def in_order(self) -> list[list[ManifestRef]]:
-        """The manifests of each stage, in the items' order."""
+        """Return the manifests of each stage, in the items' order."""
         return [[ref for number in sorted(made) for ref in made[number]] for made in self.made]
 
 
 def guarded(step: Task[..., list[ManifestRef]], guard: Guard, begun: bool) -> Task[..., list[ManifestRef]]:
-    """The step over pairs of items and seconds, in pieces of PIECE_S; it stops before one that may not start."""
+    """Return the step over pairs of items and seconds, in pieces of PIECE_S; it stops before one that may not start."""
     compute = step.fn
 
     @wraps(compute)
@@ -142,7 +142,7 @@ def guarded(step: Task[..., list[ManifestRef]], guard: Guard, begun: bool) -> Ta
 
 
 def pieces_of(chunk: Sequence[tuple[T, float]]) -> list[list[T]]:
-    """The items of pairs of items and seconds, in runs of about PIECE_S."""
+    """Group the items of pairs of items and seconds into pieces of about PIECE_S."""
     ends = accumulate(seconds for _, seconds in chunk)
     numbered = [(int((end - s / 2) / PIECE_S), item) for end, (item, s) in zip(ends, chunk, strict=True)]
     return [[item for _, item in run] for _, run in groupby(numbered, key=lambda pair: pair[0])]

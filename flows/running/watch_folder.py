@@ -1,6 +1,6 @@
-"""Watching a folder: pictures that come into it become videos, round after round, until the run is stopped.
+"""A watched folder: pictures that arrive in it become videos, round after round, until the run is stopped.
 
-A picture that is still being written is left for a later round: its size and time must be the same at two looks.
+A picture that is still being written is left for a later round: its size and time must be equal in two listings.
 """
 
 import logging
@@ -20,25 +20,27 @@ from models.pictures import PICTURE_SUFFIXES
 log = logging.getLogger("reelmill")
 
 Look = dict[str, tuple[int, int]]
-"""What a folder looked like: size and time of each picture, by name."""
+"""A listing of a folder: the size and time of each picture, by name."""
 
 
 class WatchConfig(BaseModel):
-    """Whether and how often a folder is looked at for new pictures."""
+    """The settings that say whether and how often a folder is listed for new pictures."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    watch: bool = Field(default=False, description="Go on for pictures that come into the folder, until stopped")
-    poll_s: float = Field(default=5.0, ge=0.2, le=3600, description="Seconds between two looks at a watched folder")
+    watch: bool = Field(default=False, description="Keep running for pictures that arrive in the folder, until stopped")
+    poll_s: float = Field(default=5.0, ge=0.2, le=3600, description="Seconds between two listings of a watched folder")
 
 
 def look_at(folder: Path) -> Look:
-    """The pictures in a folder as they are now; raises BadInput when it is gone."""
+    """List the pictures in a folder as they are now; raises BadInput when it no longer exists."""
     found: Look = {}
     try:
         paths = list(folder.iterdir())
     except OSError as error:
-        raise BadInput(f"{folder}: can be watched no more ({error.strerror}). The same command goes on.") from error
+        raise BadInput(
+            f"{folder}: can no longer be watched ({error.strerror}). Run the same command to resume."
+        ) from error
     for path in paths:
         if path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith("."):
             try:
@@ -51,26 +53,26 @@ def look_at(folder: Path) -> Look:
 
 
 def settled(before: Look, now: Look) -> Look:
-    """Those pictures that were the same, and not empty, at both looks."""
+    """Return the pictures that were equal, and not empty, in both listings."""
     return {name: facts for name, facts in now.items() if facts[0] and before.get(name) == facts}
 
 
 class Round(Protocol):
-    """What a round of a watched folder comes to."""
+    """The outcome of a round of a watched folder."""
 
     @property
     def clips(self) -> int:
-        """Clips there are."""
+        """Return the number of clips."""
         ...
 
     @property
     def failed(self) -> int:
-        """Items that failed."""
+        """Return the number of items that failed."""
         ...
 
     @property
     def stopped(self) -> str | None:
-        """Why the round ended before its work was done."""
+        """Return why the round ended before its work was done, if it did."""
         ...
 
 
@@ -80,10 +82,10 @@ R = TypeVar("R", bound=Round)
 def keep_watching(
     folder: Path, out: Path, poll_s: float, guard: Guard, make: Callable[[tuple[str, ...], datetime | None], R]
 ) -> R:
-    """Call `make` with the names of the settled pictures in `folder`, and the deadline, whenever there are other ones
-    than at the round before, until the guard ends it; return what the last round came to.
+    """Call `make` with the names of the settled pictures in `folder` and the deadline whenever they differ from the
+    round before, until the guard ends it; return the outcome of the last round.
 
-    Nobody else works in `out` meanwhile. Raises BadInput where there is no folder to watch, or no picture came in time.
+    No other run works in `out` meanwhile. Raises BadInput where there is no folder to watch, or no picture in time.
     """
     if not folder.is_dir():
         raise BadInput(f"{folder}: --watch needs a folder of pictures.")
@@ -97,5 +99,5 @@ def keep_watching(
                 made, guard.reason = ready, outcome.stopped
                 log.info("watching %s: %d clips, %d failed", folder, outcome.clips, outcome.failed)
     if outcome is None:
-        raise BadInput(f"{folder}: no picture came before {guard.reason}.")
+        raise BadInput(f"{folder}: no picture arrived before {guard.reason}.")
     return outcome

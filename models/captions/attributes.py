@@ -1,7 +1,7 @@
-"""A sentence about a clip, composed from what was measured of it; no network looks at the picture.
+"""A sentence about a clip, composed from its measurements; no network looks at the picture.
 
-It names the length, the camera's motion, brightness, the main colours, how much else moves, and text on screen. What is
-null is left out.
+It names the length, the camera's motion, brightness, the main colours, how much else moves, and text on screen. Null
+measurements are left out.
 """
 
 from collections.abc import Mapping
@@ -27,23 +27,23 @@ DARK, BRIGHT = 60.0, 170.0
 """Mean luma, 0 to 255: below the first a scene is dark, from the second on bright."""
 
 FLAT = 2.0
-"""Deviation of luma, 0 to 255, below which there is no picture to speak of."""
+"""Deviation of luma, 0 to 255, below which the picture counts as empty."""
 
 CALM, BUSY = 0.005, 0.05
-"""sides/s of object motion: below the first nothing else moves, from the second on much does."""
+"""sides/s of object motion: below the first nothing else moves, from the second on much else moves."""
 
 VISIBLE_TEXT = 0.005
-"""Share of the picture from which text is worth a word."""
+"""Share of the picture from which text is mentioned."""
 
 
 def compose(clip: Mapping[str, Any]) -> str:
-    """The caption of a clip: `clip` has the columns of NEEDS, null where a step could not measure."""
+    """Compose the caption of a clip, whose columns are null where a step could not measure."""
     seconds = f"{clip['end_s'] - clip['start_s']:.1f}"
     return f"For {seconds} seconds, the camera {camera_phrase(clip)} {scene_phrase(clip)}{detail_phrase(clip)}."
 
 
 def camera_phrase(clip: Mapping[str, Any]) -> str:
-    """What the camera does, as "slowly pans left across"."""
+    """Say what the camera does, such as "slowly pans left across"."""
     motion, strength = clip.get("camera_motion"), clip.get("camera_strength")
     if motion is None or strength is None:
         return "shows"
@@ -55,7 +55,7 @@ def camera_phrase(clip: Mapping[str, Any]) -> str:
 
 
 def scene_phrase(clip: Mapping[str, Any]) -> str:
-    """What it is turned to, as "a dark scene in blue and grey"."""
+    """Say what the camera shows, such as "a dark scene in blue and grey"."""
     brightness, colours = clip.get("brightness"), clip.get("colours") or []
     tone = "" if brightness is None else "dark " if brightness < DARK else "bright " if brightness >= BRIGHT else ""
     thing = "empty picture" if (clip.get("contrast") or FLAT) < FLAT else "scene"
@@ -64,7 +64,7 @@ def scene_phrase(clip: Mapping[str, Any]) -> str:
 
 
 def detail_phrase(clip: Mapping[str, Any]) -> str:
-    """What else there is, as " where little else moves, with text on screen"."""
+    """Say what else is in the clip, such as " where little else moves, with text on screen"."""
     moving, text = clip.get("object_motion"), clip.get("text_area")
     amount = "" if moving is None else "nothing" if moving < CALM else "much" if moving >= BUSY else "little"
     return (f" where {amount} else moves" if amount else "") + (

@@ -1,9 +1,9 @@
-"""Captions by networks in this process: of a picture, of a stretch of video, and one sentence out of both.
+"""Captions by networks in this process: of a picture, of a stretch of video, and one sentence made from both.
 
 Source: Stable Video Diffusion (arXiv 2311.15127, C.1), which captions the middle frame with CoCa and the video with
-V-BLIP, and has a language model merge the two. Here any image captioner of transformers that needs no prompt (BLIP:
-arXiv 2201.12086), GIT for video (arXiv 2205.14100), and any instruct model with a chat template take these places.
-Words are the likeliest at each step, so that the same input gives the same caption.
+V-BLIP, and has a language model merge the two. Here these are any image captioner of transformers that needs no prompt
+(BLIP: arXiv 2201.12086), GIT for video (arXiv 2205.14100), and any instruct model with a chat template. Each step takes
+the likeliest word, so that the same input gives the same caption.
 """
 
 import threading
@@ -24,7 +24,7 @@ T = TypeVar("T")
 Frames = NDArray[np.uint8]
 
 BATCH = 16
-"""Items in one forward."""
+"""Items in one forward pass."""
 
 _LOADING, _RUNNING = threading.Lock(), threading.Lock()
 
@@ -39,7 +39,7 @@ class Captioner:
     frames: int | None
 
     def describe(self, clips: Sequence[Frames], max_words: int = 40) -> list[str]:
-        """A description of each of some clips, uint8 RGB [frames, height, width, 3] with `frames` (or 1) frames each.
+        """Describe each clip, uint8 RGB [frames, height, width, 3] with `frames` (or 1) frames.
 
         `max_words` counts the tokenizer's words; a description may be empty.
         """
@@ -65,7 +65,7 @@ class Writer:
     tokenizer: Any
 
     def answer(self, prompts: Sequence[str], max_words: int = 80) -> list[str]:
-        """The answer to each prompt, in at most `max_words` of the tokenizer's words; it may be empty."""
+        """Answer each prompt in at most `max_words` of the tokenizer's words; an answer may be empty."""
         return [text for batch in _batches(prompts) for text in self._answer(batch, max_words)]
 
     def _answer(self, prompts: Sequence[str], max_words: int) -> list[str]:
@@ -77,7 +77,8 @@ class Writer:
             )
             for prompt in prompts
         ]
-        # The template already wrote the special tokens; padding goes before, so that all answers begin at one place.
+        # The template already wrote the special tokens. Padding goes first, so that all answers begin at the same
+        # place.
         read = self.tokenizer(chats, padding=True, add_special_tokens=False, return_tensors="pt")
         inputs = {name: read[name].to(self.network.device) for name in ("input_ids", "attention_mask")}
         with _RUNNING, torch.no_grad():
@@ -96,19 +97,19 @@ class Writer:
 
 
 def load_image_captioner(folder: Path) -> Captioner:
-    """The image captioner in a folder of transformers' layout, kept in memory; raises BadModel when it is none."""
+    """Load and keep in memory a folder's image captioner, in transformers' layout; raises BadModel for any other."""
     with _LOADING:
         return _load_captioner(folder, False, stamp_of(folder))
 
 
 def load_video_captioner(folder: Path) -> Captioner:
-    """The video captioner of GIT's kind in a folder, kept in memory; raises BadModel when it is none."""
+    """Load the video captioner of GIT's kind of a folder and keep it in memory; raises BadModel for any other."""
     with _LOADING:
         return _load_captioner(folder, True, stamp_of(folder))
 
 
 def load_writer(folder: Path) -> Writer:
-    """The language model in a folder, kept in memory; raises BadModel when it is none or has no chat template."""
+    """Load and keep in memory a folder's language model; raises BadModel when it is none or has no chat template."""
     with _LOADING:
         return _load_writer(folder, stamp_of(folder))
 
@@ -123,7 +124,7 @@ def _load_captioner(folder: Path, video: bool, stamp: tuple[tuple[str, int, int]
     frames = getattr(network.config, "num_image_with_embedding", None)
     if bool(frames) != video:
         kinds = ("an image captioner", "a video captioner that sees several frames (GIT)")
-        raise BadModel(f"{folder}: is {kinds[bool(frames)]}, name {kinds[video]}.")
+        raise BadModel(f"{folder}: is {kinds[bool(frames)]}. Name {kinds[video]}.")
     return Captioner(network, pictures, tokenizer, frames)
 
 

@@ -1,8 +1,8 @@
 """A captioning server with OpenAI's chat completions: the way to caption many clips with large models.
 
-Requests go out a bounded number at a time. One that the server refuses for the moment (429, 5xx), or that breaks off or
-outlasts its time, is sent again after a pause that doubles each time; a wrong one (any other 4xx) is not. The key is
-never part of a message.
+At most a fixed number of requests is open at a time. A request that the server refuses for the moment (429, 5xx), or
+that breaks off or times out, is sent again after a pause that doubles each time; a wrong one (any other 4xx) is not.
+The key is never part of a message.
 """
 
 import base64
@@ -23,7 +23,7 @@ from models.errors import EndpointFailed
 JPEG_QUALITY = 90
 
 LONGEST_PAUSE_S = 60.0
-"""Whatever a server asks for."""
+"""The longest pause, whatever a server asks for."""
 
 SHOWN = 200
 """Letters of a server's answer that an error shows."""
@@ -31,13 +31,13 @@ SHOWN = 200
 
 @dataclass(frozen=True)
 class Request:
-    """One question: a prompt and the pictures, uint8 RGB [pictures, height, width, 3], that it is about."""
+    """One question: a prompt, and the pictures it is about, uint8 RGB [pictures, height, width, 3]."""
 
     prompt: str
     pictures: Sequence[NDArray[np.uint8]] = ()
 
     def messages(self) -> list[dict[str, Any]]:
-        """The question as chat messages, the pictures as data addresses."""
+        """Return the question as chat messages, the pictures as data URLs."""
         shown = [{"type": "image_url", "image_url": {"url": data_url(picture)}} for picture in self.pictures]
         content: Any = [{"type": "text", "text": self.prompt}, *shown] if shown else self.prompt
         return [{"role": "user", "content": content}]
@@ -64,7 +64,7 @@ class Endpoint:
     pause_s: float = 1.0
 
     def ask(self, requests: Sequence[Request], max_words: int = 120) -> list[str | EndpointFailed]:
-        """The answer to each request, or what went wrong with it; never raises for one of them."""
+        """Return the answer to each request, or what went wrong with it; never raises for a single request."""
         headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
         with (
             httpx.Client(headers=headers, timeout=self.timeout_s) as client,
@@ -82,7 +82,7 @@ class Endpoint:
             said = self._ask_once(client, body)
             if not isinstance(said, _Later):
                 return said
-        return self._failed(f"{said.wrong}, {self.attempts} times. Is the server up?")
+        return self._make_failure(f"{said.wrong}, {self.attempts} times. Is the server up?")
 
     def _ask_once(self, client: httpx.Client, body: dict[str, Any]) -> "str | EndpointFailed | _Later":
         try:
@@ -90,36 +90,38 @@ class Endpoint:
         except httpx.HTTPError as error:
             return _Later(f"no answer ({type(error).__name__})")
         if answer.is_success:
-            return self._text(answer)
-        wrong = f"status {answer.status_code}: {self._shown(answer)}"
+            return self._read_text(answer)
+        wrong = f"status {answer.status_code}: {self._shorten(answer)}"
         if answer.is_server_error or answer.status_code == httpx.codes.TOO_MANY_REQUESTS:
             return _Later(wrong, _asked_pause(answer))
-        return self._failed(f"{wrong}. Check the address, the model and the key.")
+        return self._make_failure(f"{wrong}. Check the address, the model and the key.")
 
-    def _text(self, answer: httpx.Response) -> str | EndpointFailed:
+    def _read_text(self, answer: httpx.Response) -> str | EndpointFailed:
         try:
             text = answer.json()["choices"][0]["message"]["content"]
         except (ValueError, LookupError, TypeError):
             text = None
         if not isinstance(text, str) or not text.strip():
-            return self._failed(f"its answer has no text: {self._shown(answer)}. Does it speak chat completions?")
+            return self._make_failure(
+                f"its answer has no text: {self._shorten(answer)}. Does it speak chat completions?"
+            )
         return text.strip()
 
-    def _shown(self, answer: httpx.Response) -> str:
+    def _shorten(self, answer: httpx.Response) -> str:
         text = " ".join(answer.text.split())
         return (text.replace(self.key, "…") if self.key else text)[:SHOWN] or "nothing"
 
-    def _failed(self, what: str) -> EndpointFailed:
+    def _make_failure(self, what: str) -> EndpointFailed:
         return EndpointFailed(f"{self.model} at {self.base_url}: {what}")
 
 
 def data_url(picture: NDArray[np.uint8]) -> str:
-    """A uint8 RGB picture as a JPEG in an address."""
+    """Encode a uint8 RGB picture as a JPEG in a data URL."""
     _, jpeg = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     return f"data:image/jpeg;base64,{base64.b64encode(jpeg.tobytes()).decode()}"
 
 
 def _asked_pause(answer: httpx.Response) -> float:
-    """The seconds that a server asks to wait, 0 when it asks for none or in another form."""
+    """Return the seconds that a server asks to wait, 0 when it names none or uses another form."""
     asked = answer.headers.get("retry-after", "")
     return min(float(asked), LONGEST_PAUSE_S) if asked.isdecimal() else 0.0

@@ -1,1 +1,1 @@
-"""Families of video models behind one protocol: what each accepts and makes, how its folder loads, how it generates."""
+"""Families of video models behind one protocol: what each accepts and makes, how it loads and how it generates."""

@@ -30,7 +30,7 @@ RULES = Rules(
     frame_step=1,
     frame_offset=0,
     frames_min=2,
-    frames_max=32,  # the adapter's position table ends there
+    frames_max=32,  # the length of the adapter's position table
     size_unit=8,
     frames=16,
     width=512,
@@ -52,23 +52,23 @@ KINDS: dict[str, type[DiffusionPipeline]] = {"AnimateDiffPipeline": AnimateDiffP
 
 
 def rules_of(folder: Path) -> Rules:
-    """The family's rules; the longest clip is as long as the positions that the folder's adapter knows."""
+    """Return the family's rules; the longest clip has as many frames as the folder's adapter has positions."""
     most = int(read_config(folder, "unet").get("motion_max_seq_length", RULES.frames_max))
     return replace(RULES, frames_max=most, frames=min(RULES.frames, most))
 
 
 def load(folder: Path, precision: Precision = "float32") -> AnimateDiffPipeline:
-    """The pipeline of an AnimateDiffPipeline's folder; raises BadModel."""
+    """Load the pipeline of an AnimateDiffPipeline's folder; raises BadModel."""
     return load_pipeline(KINDS, folder, precision)
 
 
 def join(pictures: Path, adapter: Path) -> AnimateDiffPipeline:
-    """A StableDiffusionPipeline's folder with a motion adapter's folder put into it; raises BadModel.
+    """Join a StableDiffusionPipeline's folder and a motion adapter's folder to one pipeline; raises BadModel.
 
-    This is how both are published. `save_pretrained` of the result writes a folder that `load` reads.
+    The two are published apart. `save_pretrained` of the result writes a folder that `load` reads.
     """
     parts = dict(load_pipeline({"StableDiffusionPipeline": StableDiffusionPipeline}, pictures).components)
-    # A filter of single pictures has no place in AnimateDiff's pipeline.
+    # AnimateDiff's pipeline has no filter for single pictures.
     parts.pop("safety_checker")
     try:
         pipeline = AnimateDiffPipeline(**parts, motion_adapter=load_part(MotionAdapter, adapter))
@@ -80,7 +80,7 @@ def join(pictures: Path, adapter: Path) -> AnimateDiffPipeline:
 
 @contextmanager
 def steered(pipeline: AnimateDiffPipeline, request: Request) -> Iterator[None]:
-    """The pipeline with the request's motion LoRAs at their strengths, and without them afterwards, whatever happens.
+    """Put the request's motion LoRAs on the pipeline at their strengths, and always take them off afterwards.
 
     Raises BadModel when one does not fit.
     """
@@ -97,7 +97,7 @@ def steered(pipeline: AnimateDiffPipeline, request: Request) -> Iterator[None]:
 
 
 def sample(pipeline: AnimateDiffPipeline, request: Request) -> Tensor:
-    """The latents of a text's clip, [frames, channels, h, w]. Raises BadInput when the request does not fit."""
+    """Sample the latents of a text's clip, [frames, channels, h, w]. Raises BadInput when the request does not fit."""
     rules = replace(RULES, frames_max=setting(pipeline.unet, "motion_max_seq_length"))
     check_request(request, PIPELINES[type(pipeline).__name__], rules, NAME)
     scale = pipeline.vae_scale_factor
@@ -108,7 +108,7 @@ def sample(pipeline: AnimateDiffPipeline, request: Request) -> Tensor:
 
 @torch.no_grad()
 def decode(pipeline: AnimateDiffPipeline, latents: Tensor, request: Request) -> NDArray[np.uint8]:
-    """The frames of latents [frames, channels, h, w], uint8 RGB [frames, height, width, 3]."""
+    """Decode latents [frames, channels, h, w] to frames, uint8 RGB [frames, height, width, 3]."""
     return as_frames(pipeline, pipeline.decode_latents(batch_of(latents, pipeline)))
 
 
@@ -118,6 +118,6 @@ def _add(pipeline: AnimateDiffPipeline, lora: MotionLora, name: str) -> None:
         pipeline.load_lora_weights(weights, adapter_name=name)
     except FAILURES as error:
         raise BadModel(f"{lora.path}: not a motion LoRA of this model ({first_sentence(error)}).") from error
-    # The library passes over a file none of whose weights it knows, with a line in a log.
+    # The library only logs a line when it knows none of a file's weights.
     if name not in pipeline.get_list_adapters().get("unet", []):
         raise BadModel(f"{lora.path}: it has no weights of this model's UNet. Name a motion LoRA of its family.")

@@ -24,8 +24,8 @@ from models.weights.pipeline_folder import load_pipeline, read_config
 NAME: str = "CogVideoX"
 
 RULES = Rules(
-    # The autoencoder packs 4 frames into a latent frame and gives the first one back alone only where the latent
-    # frames are odd in number: 4k+1 frames come out as 4k+4 where k is odd.
+    # The autoencoder packs 4 frames into a latent frame. It decodes the first latent frame to a single frame only when
+    # the number of latent frames is odd: where k is odd, 4k+1 frames come out as 4k+4.
     frame_step=8,
     frame_offset=1,
     frames_min=9,
@@ -55,15 +55,16 @@ KINDS: dict[str, type[DiffusionPipeline]] = {
 
 
 def rules_of(folder: Path) -> Rules:
-    """The family's rules, with the folder's native frames and size.
+    """Return the family's rules, with the folder's native frames and size.
 
-    1.5 has patches over time too, and 16 frames a second; the first model for pictures knows its own size alone.
+    Version 1.5 has patches over time too, and 16 frames a second; the first image-to-video model makes only its own
+    size.
     """
     return _rules(read_config(folder, "transformer"), read_config(folder, "vae"))
 
 
 def load(folder: Path, precision: Precision = "float32") -> CogVideoXPipeline | CogVideoXImageToVideoPipeline:
-    """The pipeline of a CogVideoX folder, of the class it names; raises BadModel."""
+    """Load the pipeline of a CogVideoX folder, of the class it names; raises BadModel."""
     return load_pipeline(KINDS, folder, precision)
 
 
@@ -71,7 +72,7 @@ steered = unsteered
 
 
 def sample(pipeline: CogVideoXPipeline | CogVideoXImageToVideoPipeline, request: Request) -> Tensor:
-    """The latents of a text's, or a picture's and a text's, clip, [latent frames, channels, h, w]. Raises BadInput."""
+    """Sample a clip's latents from a text, or picture and text: [latent frames, channels, h, w]. Raises BadInput."""
     rules = _rules(dict(pipeline.transformer.config), dict(pipeline.vae.config))
     check_request(request, PIPELINES[type(pipeline).__name__], rules, NAME)
     padding = _padding(pipeline, request.frames)
@@ -86,14 +87,14 @@ def sample(pipeline: CogVideoXPipeline | CogVideoXImageToVideoPipeline, request:
 
 @torch.no_grad()
 def decode(pipeline: Any, latents: Tensor, request: Request) -> NDArray[np.uint8]:
-    """The frames of latents [latent frames, channels, h, w], uint8 RGB [frames, height, width, 3]."""
+    """Decode latents [latent frames, channels, h, w] to frames, uint8 RGB [frames, height, width, 3]."""
     return as_frames(pipeline, pipeline.decode_latents(batch_of(latents, pipeline).transpose(1, 2)))
 
 
 @contextmanager
 def _encoding(vae: Any) -> Iterator[None]:
-    """For the length of a block, the autoencoder takes pictures in its own precision: the pipeline gives them in that
-    of the transformer."""
+    """Make the autoencoder convert pictures to its own precision within a block: the pipeline passes them in the
+    transformer's."""
     own = vae.encode
     vae.encode = lambda pictures: own(pictures.to(vae.dtype))
     try:
@@ -107,7 +108,7 @@ def _latent_frames(pipeline: Any, frames: int) -> int:
 
 
 def _padding(pipeline: Any, frames: int) -> int:
-    """Latent frames that the pipeline puts before a clip's own, where patches span several of them."""
+    """Count the latent frames that the pipeline puts before a clip's own, where a patch spans several of them."""
     patch = pipeline.transformer.config.patch_size_t
     return -_latent_frames(pipeline, frames) % patch if patch else 0
 

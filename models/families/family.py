@@ -1,8 +1,8 @@
-"""What a family of video models says of itself, as data, and what one item asks of it.
+"""The description of a family of video models, as data, and the request that one item makes of it.
 
 A family's module has NAME, RULES and PIPELINES as data and the functions `rules_of`, `load`, `steered`, `sample` and
-`decode`: it is the protocol `Family`. models/families/known.py finds the family of a folder; docs/families.md has these
-rules.
+`decode`: it follows the protocol `Family`. models/families/known.py finds the family of a folder; docs/families.md
+lists these rules.
 """
 
 from collections.abc import Iterator, Mapping, Set
@@ -29,13 +29,13 @@ Input = Literal[
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a pipeline class must be given, and what it may be given beside that."""
+    """The inputs that a pipeline class needs, and those that it takes besides."""
 
     needs: Set[Input]
     takes: Set[Input] = frozenset()
 
     def __contains__(self, name: Input) -> bool:
-        """Whether it may be given."""
+        """Say whether the pipeline needs or takes this input."""
         return name in self.needs or name in self.takes
 
     def __str__(self) -> str:
@@ -45,7 +45,7 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A number of frames, or a (width, height), as a family can make it; `note` says what was rounded, or is None."""
+    """A number of frames, or a (width, height), that a family can make; `note` says what was rounded, or is None."""
 
     value: Any
     note: str | None = None
@@ -55,12 +55,12 @@ class Fitted:
 class Rules:
     """A family's numbers. Sizes are in pixels, `fps` in frames per second.
 
-    Clips have frame_step * k + frame_offset frames, of at least frames_min and at most frames_max where there is a
-    most; sides are multiples of size_unit. frames, width, height and fps are native, what the weights were trained at;
-    with `only_native_size` nothing else comes out. A latent cell is latent_scale pixels wide, a latent frame is
-    latent_frames frames long. steps and guidance are what its authors use, card_precision what its weights are
-    published in and work in on a card. `licence` is that of the published weights, which the code of this project
-    cannot grant.
+    Clips have frame_step * k + frame_offset frames, at least frames_min and, unless frames_max is None, at most
+    frames_max; sides are multiples of size_unit. frames, width, height and fps are native: the weights were trained at
+    them. With `only_native_size` the model makes no other size. A latent cell is latent_scale pixels wide, a latent
+    frame is latent_frames frames long. steps and guidance are what its authors use, card_precision what its weights are
+    published in and work in on a GPU. `licence` is that of the published weights; this project's own licence does
+    not cover them.
     """
 
     frame_step: int
@@ -82,36 +82,37 @@ class Rules:
 
     @property
     def cell(self) -> int:
-        """Pixels, over the frames, of a latent cell."""
+        """Return how many pixels, over all its frames, a latent cell covers."""
         return self.latent_scale**2 * self.latent_frames
 
     def fit_frames(self, frames: int) -> Fitted:
-        """The number of frames nearest to `frames` that the family can make; the larger of two as near."""
+        """Return the number of frames nearest to `frames` that the family can make; of two equally near, the larger."""
         step, offset = self.frame_step, self.frame_offset
         least = -(-(self.frames_min - offset) // step)
         count = max(least, (2 * (frames - offset) + step) // (2 * step))
         if self.frames_max is not None:
             count = min(count, (self.frames_max - offset) // step)
         fitted = step * count + offset
-        said = f"frames {frames}: made as {fitted}, for clips have {self.frames_rule}."
+        said = f"frames {frames}: made as {fitted}, because clips have {self.frames_rule}."
         return Fitted(fitted, None if fitted == frames else said)
 
     def fit_size(self, width: int, height: int) -> Fitted:
-        """The (width, height) nearest to the given one that the family can make, each side by itself."""
+        """Return the nearest (width, height) that the family can make, each side by itself."""
         unit = self.size_unit
         fitted = (self.width, self.height) if self.only_native_size else (_nearest(width, unit), _nearest(height, unit))
         if fitted == (width, height):
             return Fitted(fitted)
-        rule = "the weights know no other size" if self.only_native_size else f"sides must divide by {unit}"
-        return Fitted(fitted, f"size {width}x{height}: made as {fitted[0]}x{fitted[1]}, for {rule}.")
+        rule = "the model makes no other size" if self.only_native_size else f"sides must be multiples of {unit}"
+        return Fitted(fitted, f"size {width}x{height}: made as {fitted[0]}x{fitted[1]}, because {rule}.")
 
     def __str__(self) -> str:
-        size = f"{self.width}x{self.height} alone" if self.only_native_size else f"sides divide by {self.size_unit}"
+        unit = f"sides are multiples of {self.size_unit}"
+        size = f"only {self.width}x{self.height}" if self.only_native_size else unit
         return f"{self.frames_rule}; {size}; {float(self.fps):g} a second"
 
     @property
     def frames_rule(self) -> str:
-        """How many frames a clip has, in words."""
+        """Return how many frames a clip has, in words."""
         counts = f"{self.frame_step}k+{self.frame_offset}" if self.frame_step > 1 else "any number of"
         most = f", at most {self.frames_max}" if self.frames_max else ""
         return f"{counts} frames, at least {self.frames_min}{most}"
@@ -127,9 +128,9 @@ class MotionLora:
 
 @dataclass(frozen=True)
 class Request:
-    """One item. Its noise depends on seed, item_key and take alone. `picture` is uint8 RGB [height, width, 3].
+    """One item's request. Its noise depends only on seed, item_key and take. `picture` is uint8 RGB [height, width, 3].
 
-    What is None is left to the family: `steps` and `guidance` as its rules say.
+    The family chooses what is None: `steps` and `guidance` by its rules.
     """
 
     seed: int
@@ -147,7 +148,7 @@ class Request:
     fps: float | None = None
 
     def given(self) -> dict[Input, bool]:
-        """Which inputs the item brings."""
+        """Say, for each input, whether the item has it."""
         return {
             "picture": self.picture is not None,
             "text": self.prompt is not None,
@@ -158,17 +159,17 @@ class Request:
         }
 
     def generator(self, stream: Stream = "latents") -> torch.Generator:
-        """A CPU generator at the start of one of the item's streams: diffusers draws on the CPU for any device."""
+        """Make a CPU generator at the start of one of the item's streams: diffusers draws on the CPU for any device."""
         return item_generator(self.seed, self.item_key, self.take, stream)
 
     def noise(self, *shape: int) -> Tensor:
-        """The item's standard normal float32 noise of a shape, which becomes the clip."""
+        """Draw the item's standard normal float32 noise of a shape, which becomes the clip."""
         return torch.randn(shape, generator=self.generator())
 
     def image(self) -> Image.Image:
-        """The picture as diffusers takes it; raises BadInput where the item has none."""
+        """Return the picture as diffusers takes it; raises BadInput when the item has none."""
         if self.picture is None:
-            raise BadInput(f"Item {self.item_key}: no picture is given. Give one.")
+            raise BadInput(f"Item {self.item_key}: needs a picture. Set image.")
         return Image.fromarray(self.picture)
 
 
@@ -180,31 +181,31 @@ class Family(Protocol):
     PIPELINES: Mapping[str, Inputs]
 
     def rules_of(self, folder: Path) -> Rules:
-        """The rules of one checkpoint: the family's, with what the folder's configurations say of their own."""
+        """Return the rules of one checkpoint: the family's, with the numbers of the folder's own configurations."""
         ...
 
     def load(self, folder: Path, precision: Precision = "float32") -> Any:
-        """The folder's pipeline in host memory, its networks in a precision but for a float32 autoencoder; raises
+        """Load the folder's pipeline into host memory, its networks in a precision but a float32 autoencoder; raises
         BadModel."""
         ...
 
     def steered(self, pipeline: Any, request: Request) -> AbstractContextManager[None]:
-        """The pipeline for the length of a block with the LoRAs that the request puts on its weights; raises BadInput
-        where it takes none and BadModel where they do not fit. It comes before the weights are placed on a device."""
+        """Put the request's LoRAs on the pipeline's weights within a block; raises BadInput when the pipeline takes
+        none and BadModel when they do not fit. Enter it before the weights are placed on a device."""
         ...
 
     def sample(self, pipeline: Any, request: Request) -> Tensor:
-        """The latents, float32 [latent frames, channels, h, w], of a pipeline that is steered by the request; raises
-        BadInput where the request does not fit."""
+        """Sample latents, float32 [latent frames, channels, h, w], with a pipeline that is steered by the request;
+        raises BadInput when the request does not fit."""
         ...
 
     def decode(self, pipeline: Any, latents: Tensor, request: Request) -> NDArray[np.uint8]:
-        """The frames of the request's latents, uint8 RGB [frames, height, width, 3]."""
+        """Decode the request's latents to frames, uint8 RGB [frames, height, width, 3]."""
         ...
 
 
 def check_request(request: Request, inputs: Inputs, rules: Rules, model: str) -> None:
-    """Raise BadInput where an item lacks what `model` needs, brings what it does not take, or breaks its rules."""
+    """Raise BadInput when an item lacks what `model` needs, has what it does not take, or breaks its rules."""
     given = {name for name, is_given in request.given().items() if is_given}
     item = f"Item {request.item_key}"
     if lacking := sorted(inputs.needs - given):
@@ -213,16 +214,18 @@ def check_request(request: Request, inputs: Inputs, rules: Rules, model: str) ->
         raise BadInput(f"{item}: {model} does not take {' or '.join(unknown)}. Leave it out.")
     notes = [rules.fit_frames(request.frames).note, rules.fit_size(request.width, request.height).note]
     if wrong := " ".join(note for note in notes if note):
-        raise BadInput(f"{item}: {model} cannot make the frames or the size asked for. As it can: {wrong}")
+        raise BadInput(
+            f"{item}: {model} cannot make the frames or the size asked for. The nearest it can make: {wrong}"
+        )
     if request.picture is not None and request.picture.shape != (request.height, request.width, 3):
         raise BadInput(
-            f"{item}: the picture is {list(request.picture.shape)} and the clip is to be {request.width}x"
+            f"{item}: the picture is {list(request.picture.shape)} but the clip is {request.width}x"
             f"{request.height}. Resize the picture first."
         )
 
 
 def generate(family: Family, pipeline: Any, request: Request) -> NDArray[np.uint8]:
-    """The clip, uint8 RGB [frames, height, width, 3]; raises BadInput where the request does not fit."""
+    """Generate a clip, uint8 RGB [frames, height, width, 3]; raises BadInput when the request does not fit."""
     with family.steered(pipeline, request):
         latents = family.sample(pipeline, request)
     return family.decode(pipeline, latents, request)
@@ -230,7 +233,7 @@ def generate(family: Family, pipeline: Any, request: Request) -> NDArray[np.uint
 
 @contextmanager
 def unsteered(pipeline: Any, request: Request) -> Iterator[None]:
-    """For a family that puts nothing on its weights: `sample` refuses a request that asks for it."""
+    """Change nothing: for a family that takes no LoRAs, whose `sample` refuses a request with one."""
     yield
 
 

@@ -1,8 +1,8 @@
-"""FramePack: HunyuanVideo's transformer made to go on for long, picture and text to video, section by section.
+"""FramePack: HunyuanVideo's transformer for long clips, picture and text to video, section by section.
 
-Sections of 9 latent frames are made from the end of the clip to its beginning, each from the picture and from what was
-made before, packed the closer the farther away it is. Source: Zhang and Agrawala, arXiv 2504.12626 (inverted
-anti-drifting sampling).
+Sections of 9 latent frames are made from the end of the clip to its beginning. Each starts from the picture and from
+what was already made, which is packed more closely the farther away it is. Source: Zhang and Agrawala, arXiv 2504.12626
+(inverted anti-drifting sampling).
 """
 
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ WINDOW = 9
 """Latent frames of a section."""
 
 OVERLAP = (WINDOW - 1) * 4 + 1
-"""Frames of a section by itself: what two decoded sections share."""
+"""Frames of one section decoded by itself, and the frames that two decoded sections share."""
 
 RULES = Rules(
     frame_step=4 * WINDOW,
@@ -42,7 +42,7 @@ RULES = Rules(
     fps=Fraction(30),
     steps=25,
     guidance=10.0,
-    licence="as HunyuanVideo, of which it is made: Tencent Hunyuan Community License; the code: Apache-2.0",
+    licence="as HunyuanVideo, its base model: Tencent Hunyuan Community License; the code: Apache-2.0",
     latent_frames=4,
 )
 
@@ -54,12 +54,12 @@ KINDS: dict[str, type[DiffusionPipeline]] = {"HunyuanVideoFramepackPipeline": Hu
 
 
 def rules_of(folder: Path) -> Rules:
-    """The family's rules, with the sides that the folder's autoencoder and patches ask for."""
+    """Return the family's rules, with the size unit that the folder's autoencoder and patches need."""
     return _rules(read_config(folder, "transformer"), read_config(folder, "vae"))
 
 
 def load(folder: Path, precision: Precision = "float32") -> HunyuanVideoFramepackPipeline:
-    """The pipeline of a FramePack folder; raises BadModel."""
+    """Load the pipeline of a FramePack folder; raises BadModel."""
     return load_pipeline(KINDS, folder, precision)
 
 
@@ -67,14 +67,14 @@ steered = unsteered
 
 
 def sample(pipeline: HunyuanVideoFramepackPipeline, request: Request) -> Tensor:
-    """The latents of a picture's and a text's clip, [latent frames, channels, h, w], the picture's own first.
+    """Sample the latents of a picture's and a text's clip, [latent frames, channels, h, w], the picture's own first.
 
-    Raises BadInput when the request does not fit. The pipeline draws each section's noise when it comes to it, from the
-    item's stream.
+    Raises BadInput when the request does not fit. The pipeline draws each section's noise from the item's stream when
+    it reaches the section.
     """
     rules = _rules(pipeline.transformer.config, pipeline.vae.config)
     check_request(request, PIPELINES[type(pipeline).__name__], rules, NAME)
-    # The pipeline counts sections by what each gives alone, and makes 36 frames of each and one more.
+    # The pipeline counts sections by the frames of one alone, but makes 36 frames of each, and one more.
     frames = (request.frames - 1) // rules.frame_step * OVERLAP
     made = sampled(
         pipeline, request, rules, None, num_frames=frames, latent_window_size=WINDOW, generator=request.generator()
@@ -84,15 +84,15 @@ def sample(pipeline: HunyuanVideoFramepackPipeline, request: Request) -> Tensor:
 
 @torch.no_grad()
 def decode(pipeline: Any, latents: Tensor, request: Request) -> NDArray[np.uint8]:
-    """The frames of latents [latent frames, channels, h, w], uint8 RGB [frames, height, width, 3].
+    """Decode latents [latent frames, channels, h, w] to frames, uint8 RGB [frames, height, width, 3].
 
-    As the pipeline does it: each section with the next one, from the end, blended over the frames that they share.
+    As in the pipeline, each section is decoded with the next one, from the end, and blended over their shared frames.
     """
     own = batch_of(latents, pipeline) / pipeline.vae.config.scaling_factor
     sections = (own.shape[2] - 1) // WINDOW
     clip = _decoded(pipeline, own[:, :, -WINDOW:] if sections > 1 else own)
     for made in range(2, sections + 1):
-        # The first section brings the picture's latent frame.
+        # The clip's first section includes the picture's latent frame.
         size, picture = 2 * WINDOW, int(made == sections)
         start = own.shape[2] - made * WINDOW - picture
         section = _decoded(pipeline, own[:, :, start : start + size + picture])

@@ -1,6 +1,6 @@
 """HunyuanVideo: a large transformer trained by flow matching and distilled for guidance, text to video.
 
-Guidance is a number that the model is told, not a second pass, so it takes no text of what not to show. Source: Kong et
+Guidance is an input of the model, not a second pass, so it takes no negative text. Source: Kong et
 al., arXiv 2412.03603.
 """
 
@@ -47,12 +47,12 @@ KINDS: dict[str, type[DiffusionPipeline]] = {"HunyuanVideoPipeline": HunyuanVide
 
 
 def rules_of(folder: Path) -> Rules:
-    """The family's rules, with the sides that the folder's autoencoder and patches ask for."""
+    """Return the family's rules, with the size unit that the folder's autoencoder and patches need."""
     return _rules(read_config(folder, "transformer"), read_config(folder, "vae"))
 
 
 def load(folder: Path, precision: Precision = "float32") -> HunyuanVideoPipeline:
-    """The pipeline of a HunyuanVideo folder; raises BadModel."""
+    """Load the pipeline of a HunyuanVideo folder; raises BadModel."""
     return load_pipeline(KINDS, folder, precision)
 
 
@@ -60,7 +60,7 @@ steered = unsteered
 
 
 def sample(pipeline: HunyuanVideoPipeline, request: Request) -> Tensor:
-    """The latents of a text's clip, [latent frames, channels, h, w]. Raises BadInput when the request does not fit."""
+    """Sample the latents of a text's clip, [latent frames, channels, h, w]. Raises BadInput when it does not fit."""
     rules = _rules(pipeline.transformer.config, pipeline.vae.config)
     check_request(request, PIPELINES[type(pipeline).__name__], rules, NAME)
     frames = (request.frames - 1) // pipeline.vae_scale_factor_temporal + 1
@@ -71,7 +71,7 @@ def sample(pipeline: HunyuanVideoPipeline, request: Request) -> Tensor:
 
 @torch.no_grad()
 def decode(pipeline: Any, latents: Tensor, request: Request) -> NDArray[np.uint8]:
-    """The frames of latents [latent frames, channels, h, w], uint8 RGB [frames, height, width, 3]."""
+    """Decode latents [latent frames, channels, h, w] to frames, uint8 RGB [frames, height, width, 3]."""
     own = batch_of(latents, pipeline) / pipeline.vae.config.scaling_factor
     return as_frames(pipeline, pipeline.vae.decode(own).sample)
 

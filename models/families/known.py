@@ -1,4 +1,4 @@
-"""The families that Reelmill knows, and which of them a model's folder belongs to."""
+"""The families that Reelmill knows, and the lookup of a folder's family."""
 
 from pathlib import Path
 
@@ -11,9 +11,9 @@ FAMILIES: tuple[Family, ...] = (svd, animatediff, cogvideox, framepack, hunyuanv
 
 
 def family_of(folder: Path) -> tuple[Family, str]:
-    """The family of the pipeline class that a folder's model_index.json names, and that class.
+    """Find the family of the pipeline class that a folder's model_index.json names; return it and that class.
 
-    Raises BadInput when the folder is no model's and BadModel when nobody here knows the class.
+    Raises BadInput when the folder is not a model's and BadModel when no family knows the class.
     """
     name = str(read_index(folder).get("_class_name"))
     for family in FAMILIES:

@@ -1,7 +1,7 @@
 """What the adapters over diffusers' pipelines share: an item's noise goes in and its latents come out; frames are
-decoded from them apart.
+decoded from them separately.
 
-Latents are stored frames first, float32 [latent frames, channels, h, w], whatever order a pipeline has them in.
+Latents are stored frames first, float32 [latent frames, channels, h, w], whatever order a pipeline uses.
 """
 
 from collections.abc import Mapping
@@ -20,11 +20,11 @@ STATISTICS = ("latents_mean", "latents_std")
 
 
 def sampled(pipeline: Any, request: Request, rules: Rules, noise: Tensor | None, **more: Any) -> Tensor:
-    """What a pipeline samples from `noise` for a request, in its own order of dimensions, without the batch; None where
-    the pipeline takes no noise and draws it.
+    """Sample latents from `noise` for a request, in the pipeline's own order of dimensions, without the batch; `noise`
+    is None for a pipeline that draws its own.
 
-    `more` goes before what the request says. What is drawn beside the noise, such as a picture's latents from their
-    distribution, comes from a stream of its own.
+    `more` overrides the request. Other random numbers, such as those for a picture's latents from their distribution,
+    come from a separate stream.
     """
     picture = {} if request.picture is None else {"image": request.image()}
     asked = {
@@ -40,30 +40,30 @@ def sampled(pipeline: Any, request: Request, rules: Rules, noise: Tensor | None,
     }
     given = {} if noise is None else {"latents": noise}
     made = pipeline(**asked | picture | given | more).frames
-    # A pipeline that works in sections gives what it had after each of them.
+    # A pipeline that works in sections returns the clip so far after each of them.
     clip = made[-1] if isinstance(made, list) else made
     return clip[0].float().cpu()
 
 
 def batch_of(latents: Tensor, pipeline: Any) -> Tensor:
-    """Stored latents as an autoencoder takes them, [1, channels, latent frames, h, w], on its device."""
+    """Return stored latents as an autoencoder takes them, [1, channels, latent frames, h, w], on its device."""
     return latents.transpose(0, 1)[None].to(pipeline.vae.device, pipeline.vae.dtype)
 
 
 def as_frames(pipeline: Any, decoded: Tensor) -> NDArray[np.uint8]:
-    """uint8 RGB [frames, height, width, 3] of a decoded clip [1, 3, frames, height, width] in -1..1."""
+    """Convert a decoded clip [1, 3, frames, height, width] in -1..1 to uint8 RGB [frames, height, width, 3]."""
     frames = pipeline.video_processor.postprocess_video(decoded.float(), output_type="np")[0]
     return (frames * 255).round().clip(0, 255).astype(np.uint8)
 
 
 def unnormalised(latents: Tensor, vae: Mapping[str, Any]) -> Tensor:
-    """Latents [1, channels, ...] of mean 0 and deviation 1, with those that the autoencoder's settings say."""
+    """Give latents [1, channels, ...] of mean 0 and deviation 1 the mean and deviation of the autoencoder."""
     mean, deviation = (torch.tensor(vae[name]).view(1, -1, 1, 1, 1).to(latents) for name in STATISTICS)
-    # The same operations as in the pipeline, for the same bits.
+    # The same operations as in the pipeline, so that the bits are the same.
     return latents / (1.0 / deviation) + mean
 
 
 def denoisers(pipeline: Any) -> nn.ModuleList:
-    """The networks of a pipeline that run in every step."""
+    """Return the networks of a pipeline that run in every step."""
     parts = (pipeline.components.get(name) for name in DENOISERS)
     return nn.ModuleList(part for part in parts if part is not None)

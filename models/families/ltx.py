@@ -1,4 +1,4 @@
-"""LTX-Video: a transformer over strongly packed latents; the same weights take a text, with or without a picture.
+"""LTX-Video: a transformer over highly compressed latents; the same weights take a text, with or without a picture.
 
 Source: HaCohen et al., arXiv 2501.00103.
 """
@@ -42,20 +42,20 @@ _INPUTS = Inputs(needs=frozenset({"text"}), takes=frozenset({"picture", "negativ
 
 PIPELINES: Mapping[str, Inputs] = {"LTXPipeline": _INPUTS, "LTXImageToVideoPipeline": _INPUTS}
 
-# Both classes have the same parts: which of them runs is the request's choice.
+# Both classes have the same parts; the request decides which of them runs.
 KINDS: dict[str, type[DiffusionPipeline]] = dict.fromkeys(PIPELINES, LTXPipeline)
 
 DECODE_TIMESTEP, DECODE_NOISE = 0.05, 0.025
-"""What the authors use with a decoder that is told a noise level (version 0.9.1 and later)."""
+"""What the authors use with a decoder that takes a noise level (version 0.9.1 and later)."""
 
 
 def rules_of(folder: Path) -> Rules:
-    """The family's rules: every version has them."""
+    """Return the family's rules, which are the same for every version."""
     return RULES
 
 
 def load(folder: Path, precision: Precision = "float32") -> LTXPipeline:
-    """The pipeline of an LTX folder of either class; raises BadModel."""
+    """Load the pipeline of an LTX folder of either class; raises BadModel."""
     return load_pipeline(KINDS, folder, precision)
 
 
@@ -63,7 +63,7 @@ steered = unsteered
 
 
 def sample(pipeline: LTXPipeline, request: Request) -> Tensor:
-    """The latents of a text's clip, and of a picture's where one is given, [latent frames, channels, h, w].
+    """Sample the latents of a clip of a text, and a picture if given: [latent frames, channels, h, w].
 
     Raises BadInput when the request does not fit.
     """
@@ -81,9 +81,9 @@ def sample(pipeline: LTXPipeline, request: Request) -> Tensor:
 
 @torch.no_grad()
 def decode(pipeline: LTXPipeline, latents: Tensor, request: Request) -> NDArray[np.uint8]:
-    """The frames of latents [latent frames, channels, h, w], uint8 RGB [frames, height, width, 3].
+    """Decode latents [latent frames, channels, h, w] to frames, uint8 RGB [frames, height, width, 3].
 
-    A decoder that is told a noise level gets noise of the item's own.
+    A decoder that takes a noise level gets noise from the item's own stream.
     """
     vae = pipeline.vae
     statistics = vae.latents_mean, vae.latents_std, vae.config.scaling_factor
@@ -95,10 +95,10 @@ def decode(pipeline: LTXPipeline, latents: Tensor, request: Request) -> NDArray[
 
 
 def _begun(pipeline: Any, request: Request, packed: Tensor) -> Tensor:
-    """The packed noise with the picture's latents in the place of its first frame: given noise of one's own, the
-    pipeline leaves the picture out."""
+    """Put the picture's latents in the place of the packed noise's first frame: the pipeline ignores the picture when
+    it is given noise."""
     size = {"height": request.height, "width": request.width}
-    # Where the autoencoder comes to when it is used, which is not where it waits.
+    # The device on which the autoencoder runs, which is not where it is kept between uses.
     device = pipeline._execution_device
     picture = pipeline.video_processor.preprocess(request.image(), **size).to(device, pipeline.vae.dtype)
     channels, generator = packed.shape[-1], request.generator("augmentation")
@@ -108,19 +108,19 @@ def _begun(pipeline: Any, request: Request, packed: Tensor) -> Tensor:
 
 
 def _cells(pipeline: LTXPipeline, request: Request) -> tuple[int, int, int]:
-    """(latent frames, h, w) of a clip."""
+    """Return the (latent frames, h, w) of a clip."""
     scale = pipeline.vae_spatial_compression_ratio
     frames = (request.frames - 1) // pipeline.vae_temporal_compression_ratio + 1
     return frames, request.height // scale, request.width // scale
 
 
 def _patch(pipeline: LTXPipeline) -> tuple[int, int]:
-    """Cells along a side, and latent frames, that are one token."""
+    """Return the cells along a side, and the latent frames, that make one token."""
     return pipeline.transformer_spatial_patch_size, pipeline.transformer_temporal_patch_size
 
 
 def _from_picture(pipeline: LTXPipeline) -> LTXImageToVideoPipeline:
-    """The same parts as a pipeline that takes a picture."""
+    """Build a pipeline that takes a picture from the same parts."""
     other = LTXImageToVideoPipeline(**pipeline.components)
     other.set_progress_bar_config(disable=True)
     return other

@@ -1,7 +1,7 @@
-"""Where the networks of a diffusers pipeline lie while it samples and decodes, and the plan that is tried first.
+"""The places of a diffusers pipeline's networks while it samples and decodes, and the plan that is tried first.
 
-What a network's weights take is known; what its work takes is not, and is learned by running out of memory: then the
-next plan of models/memory/plan.py's ladder is tried.
+The size of a network's weights is known. The memory that its work needs is not: when memory runs out, the next plan of
+models/memory/plan.py's ladder is tried.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,12 +20,12 @@ from models.weights.network import weight_sizes
 from models.weights.pipeline_folder import AUTOENCODER, parts_of, read_index
 
 IDLE = ("motion_adapter", "safety_checker")
-"""Networks of a pipeline's folder that do no work of their own: the layers of an adapter are in the UNet."""
+"""Networks of a pipeline's folder that are not run by themselves: an adapter's layers are in the UNet."""
 
 
 def weight_bytes(folder: Path, precision: Precision) -> dict[str, int]:
-    """What the weights of each working network of a folder take in a precision; the autoencoder's are in float32."""
-    # Published folders have more in them than their pipeline's parts: other autoencoders, other formats.
+    """Return the bytes of each working network's weights in a precision; the autoencoder's are in float32."""
+    # Published folders hold more than their pipeline's parts: other autoencoders, other formats.
     counts = {part: sum(weight_sizes(folder / part).values()) for part in sorted(parts_of(read_index(folder)))}
     own = {name: count for name, count in counts.items() if count and name not in IDLE}
     return {
@@ -34,7 +34,7 @@ def weight_bytes(folder: Path, precision: Precision) -> dict[str, int]:
 
 
 def first_plan(weights: Mapping[str, int], free: int, device: torch.device) -> Plan:
-    """The first plan whose weights, in bytes by network, fit in what is free on a device: all, or the largest one.
+    """Choose the first plan whose weights, in bytes by network, fit in a device's free bytes: all, or the largest one.
 
     On the CPU, where weights and work share one memory, nothing is moved.
     """
@@ -46,21 +46,21 @@ def first_plan(weights: Mapping[str, int], free: int, device: torch.device) -> P
 
 
 def networks(pipeline: Any) -> dict[str, nn.Module]:
-    """The networks of a pipeline that work, by name, the autoencoder after those that read texts and pictures."""
+    """Return the working networks of a pipeline by name, the autoencoder after those that read texts and pictures."""
     own = {name: part for name, part in pipeline.components.items() if isinstance(part, nn.Module) and name not in IDLE}
     return dict(sorted(own.items(), key=lambda named: named[0] == AUTOENCODER))
 
 
 def held_bytes(pipeline: Any, device: torch.device) -> int:
-    """What of a pipeline lies on a device already; none on the CPU, where that is no room for its work."""
+    """Return the bytes of a pipeline already on a device; 0 on the CPU, where its work cannot use that room."""
     return placed_bytes(list(networks(pipeline).values()), device) if device != CPU else 0
 
 
 @contextmanager
 def ready_to_sample(pipeline: Any, device: torch.device, plan: Plan) -> Iterator[None]:
-    """The pipeline at work on a device by a plan for the length of a block; raises WeightsTooLarge.
+    """Place the pipeline on a device by a plan within a block; raises WeightsTooLarge.
 
-    Afterwards its networks are as they were, on the device where nothing was offloaded, or else in host memory.
+    Afterwards its networks are unchanged: on the device if nothing was offloaded, otherwise in host memory.
     """
     parts = {name: part for name, part in networks(pipeline).items() if name not in DENOISERS}
     readers = [part for name, part in parts.items() if name != AUTOENCODER]
@@ -73,8 +73,8 @@ def ready_to_sample(pipeline: Any, device: torch.device, plan: Plan) -> Iterator
 
 
 def ready_to_decode(pipeline: Any, device: torch.device, plan: Plan) -> None:
-    """Put the autoencoder on a device, or in host memory where the plan says so; with an offload, the other networks
-    make room for it. Raises WeightsTooLarge when it does not fit."""
+    """Put the autoencoder on a device, or in host memory if the plan says so; with an offload, first move the other
+    networks away. Raises WeightsTooLarge when it does not fit."""
     parts = networks(pipeline)
     own = parts.pop(AUTOENCODER)
     if plan.offload != "none":
@@ -83,10 +83,10 @@ def ready_to_decode(pipeline: Any, device: torch.device, plan: Plan) -> None:
 
 
 def decoding_plans(pipeline: Any, device: torch.device) -> list[Plan]:
-    """The plans for decoding, in the order in which they are tried: on the device, there alone, and on the CPU."""
+    """List the plans for decoding in the order to try them: on the device, alone on the device, and on the CPU."""
     if device == CPU:
         return [Plan()]
     others = [part for name, part in networks(pipeline).items() if name != AUTOENCODER]
-    # Where nothing else is on the device, to be there alone is no other plan.
+    # When nothing else is on the device, the second plan would be the first one.
     alone = [Plan(offload="parts")] if placed_bytes(others, device) else []
     return [Plan(), *alone, Plan(offload="parts", on_cpu=True)]

@@ -50,9 +50,9 @@ PIPELINES: Mapping[str, Inputs] = {PIPELINE: Inputs(needs=frozenset({"picture"})
 
 
 def rules_of(folder: Path) -> Rules:
-    """The family's rules, with the folder's native numbers and the sides that its networks ask for.
+    """Return the family's rules, with the folder's native numbers and the size unit that its networks need.
 
-    Raises BadModel where its scheduler is of a model that is sampled otherwise.
+    Raises BadModel when its scheduler belongs to a model that is sampled in another way.
     """
     check_scheduler(folder)
     vae, unet = (2 ** (len(read_config(folder, part)["block_out_channels"]) - 1) for part in ("vae", "unet"))
@@ -60,14 +60,13 @@ def rules_of(folder: Path) -> Rules:
 
 
 def load(folder: Path, precision: Precision = "float32") -> VideoModel:
-    """The model of a folder; raises BadInput or BadModel."""
+    """Load the model of a folder; raises BadInput or BadModel."""
     return load_model(str(folder), dtype_of(precision))
 
 
 @contextmanager
 def steered(pipeline: VideoModel, request: Request) -> Iterator[None]:
-    """The model with the request's motion LoRAs on it for the length of a block; raises BadModel when one does not
-    fit."""
+    """Put the request's motion LoRAs on the model within a block; raises BadModel when one does not fit."""
     with ExitStack() as stack:
         for lora in request.motion:
             stack.enter_context(lora_applied(pipeline, lora.path, lora.strength))
@@ -75,7 +74,7 @@ def steered(pipeline: VideoModel, request: Request) -> Iterator[None]:
 
 
 def sample(pipeline: VideoModel, request: Request) -> Tensor:
-    """The latents of a picture's clip, [frames, channels, h, w]; `guidance` is that of the last frame.
+    """Sample the latents of a picture's clip, [frames, channels, h, w]; `guidance` is that of the last frame.
 
     Raises BadInput when the request does not fit.
     """
@@ -97,7 +96,7 @@ def sample(pipeline: VideoModel, request: Request) -> Tensor:
 
 
 def decode(pipeline: VideoModel, latents: Tensor, request: Request) -> NDArray[np.uint8]:
-    """The frames of latents [frames, channels, h, w], uint8 RGB [frames, height, width, 3]."""
+    """Decode latents [frames, channels, h, w] to frames, uint8 RGB [frames, height, width, 3]."""
     return decode_latents(pipeline, latents)
 
 
@@ -115,7 +114,7 @@ def _rules(facts: ModelFacts, latent_scale: int, size_unit: int) -> Rules:
 
 
 def _as_tensor(request: Request) -> Tensor:
-    """The picture, [3, height, width] in -1..1."""
+    """Return the picture, [3, height, width] in -1..1."""
     if request.picture is None:
-        raise BadInput(f"Item {request.item_key}: no picture is given. Give one.")
+        raise BadInput(f"Item {request.item_key}: needs a picture. Set image.")
     return torch.from_numpy(request.picture).permute(2, 0, 1) / 127.5 - 1

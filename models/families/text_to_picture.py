@@ -1,8 +1,8 @@
 """Text to video for a model that takes pictures: a text-to-image model draws the picture that becomes a clip.
 
-The picture's noise is a stream of its own, so that drawing it never shifts the noise that becomes the clip. What a
-pipeline samples is decoded here, as the pipeline would: by itself none decodes latents in half precision with an
-autoencoder in float32.
+The picture's noise is a separate stream, so that drawing it never shifts the noise that becomes the clip. Latents are
+decoded here, by the same operations as in the pipelines, because no pipeline decodes half-precision latents with a
+float32 autoencoder.
 """
 
 from collections.abc import Mapping
@@ -26,12 +26,12 @@ from models.weights.pipeline_folder import load_pipeline, read_index
 STEPS = 50
 
 SIZE_UNIT = 8
-"""What the sides of a picture are multiples of, in pixels."""
+"""Pixels: the sides of a picture are multiples of this."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A class of pipelines that draw: its own guidance, and what it is made with beside a folder's parts."""
+    """A class of pipelines that draw: its native guidance, and the arguments it takes besides a folder's parts."""
 
     pipeline: type[DiffusionPipeline]
     guidance: float
@@ -40,39 +40,39 @@ class Kind:
 
 _KINDS = (
     Kind(StableDiffusionPipeline, 7.5),
-    # Its watermark would be in every frame, and takes a package that is not always there.
+    # Its watermark would be in every frame, and needs a package that is not always installed.
     Kind(StableDiffusionXLPipeline, 5.0, {"add_watermarker": False}),
 )
 
 KINDS = {kind.pipeline.__name__: kind for kind in _KINDS}
-"""By the class that a model's folder names."""
+"""The kinds by the class that a model's folder names."""
 
 
 def drawer_revision(name: str) -> str:
-    """The revision of a text-to-image model (models/weights/names.py); raises BadInput or BadModel where it is none."""
+    """Return a text-to-image model's revision (models/weights/names.py); raises BadInput or BadModel for any other."""
     kind = read_index(any_model_folder(name)).get("_class_name")
     if kind not in KINDS:
-        raise BadModel(f"{name}: its class is {kind}, which draws no pictures here; name a {' or '.join(KINDS)}.")
+        raise BadModel(f"{name}: its class is {kind}, which cannot draw pictures here; name a {' or '.join(KINDS)}.")
     return revision_of(name)
 
 
 def load(folder: Path, precision: Precision = "float32") -> Any:
-    """The pipeline of a text-to-image model's folder, with its safety checker where it has one; raises BadModel."""
+    """Load the pipeline of a text-to-image model's folder, with its safety checker if it has one; raises BadModel."""
     kind = KINDS.get(str(read_index(folder).get("_class_name")))
     pipelines = {name: known.pipeline for name, known in KINDS.items()}
     return load_pipeline(pipelines, folder, precision, **(kind.given if kind else {}))
 
 
 def sample(pipeline: Any, request: Request) -> Tensor:
-    """The latents of the picture of the request's text, float32 [channels, h, w].
+    """Sample the latents of a picture from the request's text, float32 [channels, h, w].
 
-    Raises BadInput without a text, for sides that do not fit, and where no numbers come out.
+    Raises BadInput without a text, for sides that do not fit, and when the latents are not finite.
     """
     item = f"Item {request.item_key}"
     if request.prompt is None:
-        raise BadInput(f"{item}: a picture is drawn from a text. Give one.")
+        raise BadInput(f"{item}: needs a text to draw a picture from. Set prompt.")
     if request.width % SIZE_UNIT or request.height % SIZE_UNIT:
-        raise BadInput(f"{item}: {request.width}x{request.height} is no size for a picture: multiples of {SIZE_UNIT}.")
+        raise BadInput(f"{item}: {request.width}x{request.height} does not fit: use multiples of {SIZE_UNIT} pixels.")
     own = KINDS[type(pipeline).__name__].guidance
     latents = pipeline(
         prompt=request.prompt,
@@ -85,15 +85,15 @@ def sample(pipeline: Any, request: Request) -> Tensor:
         output_type="latent",
     ).images[0]
     if not latents.isfinite().all():
-        raise BadInput(f"{item}: its picture's latents are not finite numbers. Try other steps, guidance or numbers.")
+        raise BadInput(f"{item}: its picture's latents are not finite numbers. Try other steps, guidance or dtype.")
     return latents.float().cpu()
 
 
 @torch.no_grad()
 def decode(pipeline: Any, latents: Tensor, request: Request) -> NDArray[np.uint8]:
-    """The picture of latents [channels, h, w], uint8 RGB [height, width, 3].
+    """Decode latents [channels, h, w] to a picture, uint8 RGB [height, width, 3].
 
-    Raises BadInput where the model's safety checker holds it back.
+    Raises BadInput when the model's safety checker rejects it.
     """
     vae = pipeline.vae
     decoded = vae.decode(_unscaled(vae, latents[None].to(vae.device, vae.dtype)), return_dict=False)[0].cpu()
@@ -103,7 +103,7 @@ def decode(pipeline: Any, latents: Tensor, request: Request) -> NDArray[np.uint8
 
 
 def _unscaled(vae: nn.Module, latents: Tensor) -> Tensor:
-    """Latents [1, channels, h, w] as the autoencoder made them, by the same operations as in the pipelines."""
+    """Return latents [1, channels, h, w] in the autoencoder's own scale, by the same operations as in the pipelines."""
     known: Any = vae.config
     mean, deviation = (getattr(known, name, None) for name in STATISTICS)
     if mean is None or deviation is None:
@@ -113,10 +113,10 @@ def _unscaled(vae: nn.Module, latents: Tensor) -> Tensor:
 
 
 def _check(pipeline: Any, decoded: Tensor, request: Request) -> None:
-    """Ask the model's safety checker, where it has one: it waits in host memory and looks at a picture there."""
+    """Run the model's safety checker, if it has one, in host memory, where it is kept."""
     if pipeline.components.get("safety_checker") is None:
         return
     _, seen = pipeline.run_safety_checker(decoded.clone(), CPU, torch.float32)
     if any(seen):
         item = f"Item {request.item_key}"
-        raise BadInput(f"{item}: the model's safety checker holds back the picture of its text. Change the text.")
+        raise BadInput(f"{item}: the model's safety checker rejects its picture. Change the prompt.")

@@ -51,19 +51,19 @@ KINDS: dict[str, type[DiffusionPipeline]] = {
 }
 
 SHARED_PARTS = ("tokenizer", "text_encoder", "vae", "scheduler", "transformer")
-"""Parts of both classes that encoding a text asks for."""
+"""Parts of both classes that encoding a text needs."""
 
 TEXT_TOKENS = 512
 """Tokens of a text that the model reads."""
 
 
 def rules_of(folder: Path) -> Rules:
-    """The family's rules, with the sides that the folder's autoencoder and patches ask for: 32 in Wan 2.2's 5B."""
+    """Return the family's rules, with the size unit that the autoencoder and patches need: 32 in Wan 2.2's 5B."""
     return _rules(read_config(folder, "transformer"), read_config(folder, "vae"))
 
 
 def load(folder: Path, precision: Precision = "float32") -> WanPipeline | WanImageToVideoPipeline:
-    """The pipeline of a Wan folder, of the class it names; raises BadModel."""
+    """Load the pipeline of a Wan folder, of the class it names; raises BadModel."""
     return load_pipeline(KINDS, folder, precision)
 
 
@@ -71,7 +71,7 @@ steered = unsteered
 
 
 def sample(pipeline: WanPipeline | WanImageToVideoPipeline, request: Request) -> Tensor:
-    """The latents of a text's, or a picture's and a text's, clip, [latent frames, channels, h, w]. Raises BadInput."""
+    """Sample a clip's latents from a text, or picture and text: [latent frames, channels, h, w]. Raises BadInput."""
     check_request(request, PIPELINES[type(pipeline).__name__], _rules_of(pipeline), NAME)
     guidance = RULES.guidance if request.guidance is None else request.guidance
     scale, frames = pipeline.vae_scale_factor_spatial, (request.frames - 1) // pipeline.vae_scale_factor_temporal + 1
@@ -82,14 +82,14 @@ def sample(pipeline: WanPipeline | WanImageToVideoPipeline, request: Request) ->
 
 @torch.no_grad()
 def decode(pipeline: Any, latents: Tensor, request: Request) -> NDArray[np.uint8]:
-    """The frames of latents [latent frames, channels, h, w], uint8 RGB [frames, height, width, 3]."""
+    """Decode latents [latent frames, channels, h, w] to frames, uint8 RGB [frames, height, width, 3]."""
     own = unnormalised(batch_of(latents, pipeline), pipeline.vae.config)
     return as_frames(pipeline, pipeline.vae.decode(own).sample)
 
 
 def _embeddings(pipeline: Any, request: Request, guided: bool) -> dict[str, Any]:
-    """The texts, encoded by the text-to-video class whatever the pipeline's: the other one cannot do without a library
-    that mends broken letters, and gives the same for a text that has none.
+    """Encode the texts with the text-to-video class, whichever class the pipeline has: the other one needs a library
+    that repairs broken characters, and gives the same result for a text without any.
     """
     encoder: Any = WanPipeline(**{part: pipeline.components[part] for part in SHARED_PARTS})
     wanted, unwanted = encoder.encode_prompt(request.prompt, request.negative, guided, max_sequence_length=TEXT_TOKENS)

@@ -1,7 +1,7 @@
-"""A clip by whatever family its model's folder belongs to, or the picture of a text, through diffusers' own pipelines,
-one at a time.
+"""A clip by the family of its model's folder, or a picture from a text, through diffusers' own pipelines, one at a
+time.
 
-Stable Video Diffusion has a sampler of this project's own, in batches: models/svd/sampling.py.
+Stable Video Diffusion has this project's own sampler, in batches: models/svd/sampling.py.
 """
 
 from collections.abc import Mapping
@@ -35,20 +35,20 @@ from models.weights.names import any_model_folder
 
 
 class Decoder(Protocol):
-    """What makes frames of latents: a family, or the drawing of pictures."""
+    """A decoder of latents to frames: a family, or models/families/text_to_picture.py."""
 
     def decode(self, pipeline: Any, latents: Tensor, request: Request) -> NDArray[np.uint8]:
-        """Frames or a picture, uint8 RGB."""
+        """Decode latents to frames or a picture, uint8 RGB."""
         ...
 
 
 def sampled_in_batches(family: str) -> bool:
-    """Whether a family is sampled by models/svd/sampling.py; the others are sampled here."""
+    """Say whether a family is sampled by models/svd/sampling.py; the others are sampled here."""
     return family == svd.NAME
 
 
 def request_of(job: Mapping[str, Any], picture: NDArray[np.uint8] | None = None, lora: str | None = None) -> Request:
-    """What a job's columns ask of its family; guidance is that of the last frame. `picture` and `lora`: if it has."""
+    """Make the request of a job's columns; guidance is that of the last frame. `picture` and `lora` if it has them."""
     strength = 1.0 if job.get("lora_strength") is None else job["lora_strength"]
     return Request(
         seed=job["seed"],
@@ -68,7 +68,7 @@ def request_of(job: Mapping[str, Any], picture: NDArray[np.uint8] | None = None,
 
 
 def plan_by_family(model: str, precision: Precision, device: torch.device) -> Plan:
-    """The plan to begin with, in what is free on the device now, what the model holds there included."""
+    """Choose the first plan, by what is free on the device now, including what the model already holds there."""
     if device == CPU:
         return Plan()
     with lent_pipeline(model, precision) as lent:
@@ -83,16 +83,16 @@ def sample_by_family(
     precision: Precision = "float32",
     device: torch.device = CPU,
 ) -> Tensor:
-    """The request's latents, float32 [latent frames, channels, h, w], by the model and the plan that were chosen.
+    """Sample the request's latents, float32 [latent frames, channels, h, w], by the given model and plan.
 
-    Raises BadModel when its files are no longer of `revision`, BadInput when the request does not fit, and
-    WeightsTooLarge when the weights that the plan wants on the device do not.
+    Raises BadModel when the model's files no longer match `revision`, BadInput when the request does not fit, and
+    WeightsTooLarge when the weights that the plan places on the device do not fit.
     """
     with lent_pipeline(model, precision) as lent:
         if lent.revision != revision:
             raise BadModel(f"{model}: the model's files changed while it was in use. Start the run again.")
         if "fps" not in lent.family.PIPELINES[type(lent.pipeline).__name__]:
-            # How fast a clip is played is no matter of the model, then.
+            # The model then does not depend on the clip's frame rate.
             request = replace(request, fps=None)
         with (
             lent.family.steered(lent.pipeline, request),
@@ -109,11 +109,11 @@ def sample_by_family(
 def decode_job(
     job: Mapping[str, Any], latents: Tensor, parking: Path, device: torch.device = CPU
 ) -> tuple[NDArray[np.uint8], Plan, list[Plan]]:
-    """A job's frames, uint8 RGB [frames, height, width, 3], from its latents as its family decodes them; the plan that
-    did it, and those that were too large before.
+    """Decode a job's latents by its family to frames, uint8 RGB [frames, height, width, 3]; return them, the plan that
+    worked, and the plans tried before that were too large.
 
-    What host memory cannot hold of Stable Video Diffusion's is parked in the folder `parking`; other families' decoders
-    work on the whole clip, on the CPU where it does not fit on the device.
+    For Stable Video Diffusion, what host memory cannot hold is parked in the folder `parking`. Other families' decoders
+    work on the whole clip, and on the CPU when it does not fit on the device.
     """
     if sampled_in_batches(job["family"]):
         with waited_for_model(job["model"], job["dtype"], device) as model:
@@ -125,10 +125,10 @@ def decode_job(
 def draw_picture(
     model: str, revision: str, request: Request, precision: Precision = "float32", device: torch.device = CPU
 ) -> tuple[NDArray[np.uint8], Plan, list[Plan]]:
-    """The picture of the request's text, uint8 RGB [height, width, 3], by a text-to-image model; the plan that sampled
-    it, and those that were too large before.
+    """Draw a picture from the request's text by a text-to-image model; return it, uint8 RGB [height, width, 3], the
+    plan that sampled it, and the plans tried before that were too large.
 
-    Raises BadModel when its files are no longer of `revision`, and BadInput when the request does not fit.
+    Raises BadModel when the model's files no longer match `revision`, and BadInput when the request does not fit.
     """
     with lent_drawer(model, revision, precision) as pipeline:
 

@@ -1,4 +1,4 @@
-"""How much motion a model makes for which motion bucket, as measured, and the bucket for a motion that is asked.
+"""The motion that a model makes for each motion bucket, as measured, and the bucket for a wanted motion.
 
 Speeds are in a motion's own unit: short sides per second for pans and tilts; for zooms the natural logarithm of
 magnification per second; for roll degrees per second; and the mean optical flow where no motion was named.
@@ -15,18 +15,18 @@ import numpy as np
 from models.errors import BadInput, BadModel
 
 UNNAMED = "any"
-"""Stands for clips that no motion was asked of."""
+"""The name for clips that were made without a named motion."""
 
 
 @dataclass(frozen=True)
 class Response:
-    """What a model makes of one motion: rising buckets and the speed measured at each, a median over clips."""
+    """A model's response to one motion: rising buckets and the speed measured at each, a median over clips."""
 
     buckets: tuple[int, ...]
     speeds: tuple[float, ...]
 
     def rising(self) -> list[float]:
-        """The speeds made never to fall, by pooling neighbours that do (isotonic regression)."""
+        """Return the speeds made never to fall, by pooling neighbours that do (isotonic regression)."""
         pools: list[list[float]] = []
         for speed in self.speeds:
             pools.append([speed])
@@ -35,9 +35,9 @@ class Response:
         return [float(np.mean(pool)) for pool in pools for _ in pool]
 
     def bucket(self, strength: float) -> int:
-        """The bucket whose speed comes nearest to `strength`, between measured ones by a straight line.
+        """Return the bucket whose speed is nearest to `strength`, interpolated linearly between measured ones.
 
-        Where several buckets give the same speed, the middle one; past the ends, the end.
+        If several buckets give the same speed, return the middle one; beyond the ends, the end.
         """
         speeds = self.rising()
         low = np.interp(strength, *_first_of_equals(speeds, self.buckets))
@@ -45,30 +45,30 @@ class Response:
         return round(float(low + high) / 2)
 
     def speed(self, bucket: int) -> float:
-        """The speed to expect at a bucket."""
+        """Return the speed to expect at a bucket."""
         return float(np.interp(bucket, self.buckets, self.rising()))
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """A model's responses by motion (UNNAMED: none asked); `model_revision` is the digest of the weights measured."""
+    """A model's responses by motion (UNNAMED: none named); `model_revision` is the digest of the weights measured."""
 
     model_revision: str
     responses: Mapping[str, Response]
 
     def bucket(self, motion: str | None, strength: float) -> int:
-        """The bucket to ask of the model for a motion of that strength; raises BadInput for a motion not measured."""
+        """Return the bucket that gives a motion of that strength; raises BadInput for an unmeasured motion."""
         name = motion or UNNAMED
         if name not in self.responses:
             known = ", ".join(sorted(self.responses)) or "none"
             raise BadInput(
-                f"The model was not calibrated for {name} (it was for: {known}); give a motion bucket instead."
+                f"The model was not calibrated for {name} (only for: {known}); give a motion bucket instead."
             )
         return self.responses[name].bucket(strength)
 
 
 def calibration_of(model_revision: str, rows: Sequence[Mapping[str, Any]]) -> Calibration:
-    """The calibration that measured clips give: rows with `motion`, `motion_bucket` and `strength_measured`."""
+    """Make the calibration from measured clips: rows with `motion`, `motion_bucket` and `strength_measured`."""
     responses = {}
     for name in dict.fromkeys(row["motion"] or UNNAMED for row in rows):
         speeds: dict[int, list[float]] = {}
@@ -81,20 +81,20 @@ def calibration_of(model_revision: str, rows: Sequence[Mapping[str, Any]]) -> Ca
 
 
 def calibration_json(calibration: Calibration) -> dict[str, Any]:
-    """The calibration as it is kept in a file."""
+    """Return the calibration as a file keeps it."""
     return asdict(calibration)
 
 
 def load_calibration(path: Path, model_revision: str) -> Calibration:
-    """Read a calibration; raises BadInput when it cannot be read and BadModel when it is of other weights."""
+    """Read a calibration; raises BadInput when it cannot be read and BadModel when it is for other weights."""
     calibration = read_calibration(path)
     if calibration.model_revision != model_revision:
-        raise BadModel(f"{path}: measured on other weights than the model has. Run `reelmill calibrate` again.")
+        raise BadModel(f"{path}: measured on weights other than the model's. Run `reelmill calibrate` again.")
     return calibration
 
 
 def read_calibration(path: Path) -> Calibration:
-    """Read a calibration, of whatever weights; raises BadInput when it cannot be read."""
+    """Read a calibration, whatever its weights; raises BadInput when it cannot be read."""
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
         responses = {
@@ -107,6 +107,6 @@ def read_calibration(path: Path) -> Calibration:
 
 
 def _first_of_equals(speeds: Sequence[float], buckets: Sequence[int]) -> tuple[list[float], list[int]]:
-    """Speeds and buckets without the later ones of equal speeds: what interpolation needs."""
+    """Drop all but the first of equal speeds, and their buckets, as interpolation needs."""
     kept = [i for i in range(len(speeds)) if i == 0 or speeds[i] > speeds[i - 1]]
     return [speeds[i] for i in kept], [buckets[i] for i in kept]

@@ -1,4 +1,4 @@
-"""A model's card: what jobs must know of a model folder, read from its configuration without loading its weights."""
+"""A model's card: what jobs must know about a model, read from its configuration without loading its weights."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,9 +22,9 @@ FULL_WIDTH = 128
 class ModelCard:
     """A model's family with its rules, the motions it knows by name and the revision of its content.
 
-    `facts` are the numbers that Stable Video Diffusion alone has. `decoder_width`: channels of the autoencoder at full
-    resolution. `denoiser_bytes` and `weight_bytes`: size on disk of what is loaded of the networks that run in every
-    step, and of all.
+    `facts` are numbers that only Stable Video Diffusion has. `decoder_width`: channels of the autoencoder at full
+    resolution. `denoiser_bytes` and `weight_bytes`: size on disk of the loaded weights of the networks that run in
+    every step, and of all networks.
     """
 
     family: str
@@ -40,22 +40,22 @@ class ModelCard:
 
     @property
     def guidance(self) -> tuple[float, float]:
-        """Native guidance at the first and at the last frame; of most families it is the same."""
+        """Return the native guidance at the first and at the last frame; for most families they are equal."""
         return self.facts.guidance if self.facts else (self.rules.guidance, self.rules.guidance)
 
     @property
     def motion_bucket(self) -> int | None:
-        """The native motion bucket; None for a family without."""
+        """Return the native motion bucket; None for a family without one."""
         return self.facts.motion_bucket if self.facts else None
 
     @property
     def noise_aug(self) -> float | None:
-        """The native deviation of the noise on the picture; None for a family without."""
+        """Return the native deviation of the noise on the picture; None for a family without it."""
         return self.facts.noise_aug if self.facts else None
 
 
 def read_card(name: str) -> ModelCard:
-    """The card of the model of a name (models/weights/names.py); raises BadInput or BadModel."""
+    """Read the card of the model of a name (models/weights/names.py); raises BadInput or BadModel."""
     folder = any_model_folder(name)
     family, pipeline = family_of(folder)
     try:

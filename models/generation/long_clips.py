@@ -1,9 +1,9 @@
 """Clips longer than a model makes at once, in one of two ways: windows over time, or a chain of hops.
 
 Windows share the picture and are blended at every step (models/svd/windows.py): one motion throughout, and every window
-is drawn to the picture. A chain makes one clip after another, each from the last latent of the one before: the camera
-can go on, and faults add up. The chain keeps the picture as its anchor: every hop is told the picture's embedding, and
-the mean and deviation of each latent channel are brought to those of the first hop.
+is pulled towards the picture. A chain makes one clip after another, each from the last latent of the one before: the
+camera can move on, and faults add up. The chain keeps the picture as its anchor: every hop gets the picture's
+embedding, and the mean and deviation of each latent channel are set to those of the first hop.
 
 The meters choose how many hops a chain makes: it ends where the clip stops being good.
 """
@@ -25,18 +25,18 @@ from models.svd.model import VideoModel
 Way = Literal["windows", "chain"]
 
 Hop = Callable[[Tensor, Tensor | None], Tensor]
-"""Latents [1, frames, channels, h, w] of as many frames as the noise given has; the other tensor is the latent that it
-goes on from, [1, channels, h, w], or None for the picture itself."""
+"""Makes latents [1, frames, channels, h, w] of as many frames as the given noise has. The other tensor is the latent to
+continue from, [1, channels, h, w], or None for the picture itself."""
 
 GoodFrames = Callable[[Tensor], int]
-"""How many frames of latents [1, frames, channels, h, w] are good."""
+"""Counts the good frames of latents [1, frames, channels, h, w]."""
 
 
 def chained(hop: Hop, noise: Tensor, native: int, good_frames: GoodFrames) -> Tensor:
-    """Latents [1, frames, channels, h, w] of up to as many frames as `noise` has, in hops of `native`.
+    """Sample latents [1, frames, channels, h, w] of at most as many frames as `noise` has, in hops of `native`.
 
-    A hop's first frame is the last one of the hop before, and is left out. Where frames stop being good the chain ends
-    and is cut, but never shorter than one hop.
+    A hop's first frame is the last one of the hop before, and is left out. The chain is cut where its frames stop being
+    good, but never shorter than one hop.
     """
     made = first = hop(noise[:, :native], None)
     while (good := good_frames(made)) == made.shape[1] < noise.shape[1]:
@@ -52,9 +52,10 @@ def judged(
     offload: Offload = "none",
     limits: Limits = LIMITS,
 ) -> GoodFrames:
-    """For `chained`: the number of good frames of a clip of `picture` [height, width, 3], on the model's device.
+    """Make the judge for `chained`, which counts the good frames of a clip of `picture` [height, width, 3].
 
-    It is decoded alike whatever memory is free, so that no clip's length depends on that.
+    It works on the model's device, and decodes in the same way whatever memory is free, so that a clip's length never
+    depends on that.
     """
 
     def good_frames(latents: Tensor) -> int:
@@ -65,7 +66,7 @@ def judged(
 
 
 def matched(latents: Tensor, to: Tensor) -> Tensor:
-    """Latents [batch, frames, channels, h, w] with the mean and deviation that each channel has in `to`."""
+    """Give each channel of latents [batch, frames, channels, h, w] the mean and deviation that it has in `to`."""
     over = (1, 3, 4)
     mean, deviation = latents.mean(over, keepdim=True), latents.std(over, keepdim=True)
     return (latents - mean) / deviation.clamp(min=1e-6) * to.std(over, keepdim=True) + to.mean(over, keepdim=True)

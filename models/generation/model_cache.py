@@ -1,7 +1,7 @@
-"""The model a process works with: loaded once, shared by the steps of a flow, lent to one sampler at a time.
+"""The model that a process works with: loaded once, shared by the steps of a flow, lent to one sampler at a time.
 
-On a card everything that the model does takes turns, so that what was free when the work was planned is free when it is
-done. On the CPU clips are decoded while others are sampled.
+On a GPU only one piece of work runs at a time, so that memory that was free when work was planned is still free when it
+runs. On the CPU clips are decoded while others are sampled.
 """
 
 import threading
@@ -34,7 +34,7 @@ _DRAWERS: WeakSet[Any] = WeakSet()
 
 
 class Lent(NamedTuple):
-    """A family with its pipeline, and the revision of what it was loaded from."""
+    """A family with its pipeline, and the revision of the files it was loaded from."""
 
     family: Family
     pipeline: Any
@@ -42,7 +42,7 @@ class Lent(NamedTuple):
 
 
 def model_folder(name: str) -> Path:
-    """The folder of a model of Stable Video Diffusion's shape, by its name (models/weights/names.py).
+    """Find the folder of a model of Stable Video Diffusion's shape by its name (models/weights/names.py).
 
     Raises BadInput when there is none and BadModel when it is of another family.
     """
@@ -50,17 +50,17 @@ def model_folder(name: str) -> Path:
     family, _ = family_of(folder)
     if family.NAME != SVD:
         raise BadModel(
-            f"{name}: a model of {family.NAME}; `reelmill generate` samples it, but it is not trained or measured "
+            f"{name}: a model of {family.NAME}; `reelmill generate` samples it, but it cannot be trained or measured "
             f"here. Name a folder of {PIPELINE}, or 'tiny'."
         )
     return folder
 
 
 def loaded_model(name: str, precision: Precision = "float32", device: torch.device = CPU) -> VideoModel:
-    """The model that is to work on a device, from memory while its files are the same.
+    """Return the model for a device, from memory while its files are unchanged.
 
-    On the CPU its autoencoder may be used by several threads. On a card it is in host memory, or where
-    models/memory/placement.py left it; the one for the CPU is another copy.
+    On the CPU several threads may use its autoencoder. For a GPU it is in host memory, or where
+    models/memory/placement.py left it; the model for the CPU is a separate copy.
     """
     with _LOADING:
         return _load(name, _stamp(model_folder(name)), precision, device)
@@ -68,7 +68,7 @@ def loaded_model(name: str, precision: Precision = "float32", device: torch.devi
 
 @contextmanager
 def lent_pipeline(name: str, precision: Precision = "float32") -> Iterator[Lent]:
-    """A model of any family for the length of a block, in which no one else samples or has it: autoencoders of some
+    """Lend a model of any family to a block; meanwhile nothing else samples or has it, because autoencoders of some
     families keep frames between calls. It is in host memory, or where models/families/placement.py left it."""
     with _WORKING:
         folder = any_model_folder(name)
@@ -79,8 +79,8 @@ def lent_pipeline(name: str, precision: Precision = "float32") -> Iterator[Lent]
 
 @contextmanager
 def lent_drawer(name: str, revision: str, precision: Precision = "float32") -> Iterator[Any]:
-    """A text-to-image model's pipeline for the length of a block; raises BadModel when it is not of `revision`. It is
-    in host memory, or where models/families/placement.py left it until `drawers_leave`."""
+    """Lend a text-to-image model's pipeline to a block; raises BadModel when it is not of `revision`. Until
+    `drawers_leave`, it is in host memory or where models/families/placement.py left it."""
     with _WORKING:
         folder = any_model_folder(name)
         with _LOADING:
@@ -91,7 +91,7 @@ def lent_drawer(name: str, revision: str, precision: Precision = "float32") -> I
 
 
 def drawers_leave() -> None:
-    """Move what draws pictures to host memory, so that the model which makes clips of them has the card's."""
+    """Move the models that draw pictures to host memory, so that the model that makes clips has the GPU's memory."""
     with _WORKING:
         for pipeline in list(_DRAWERS):
             move(list(networks(pipeline).values()), CPU)
@@ -105,7 +105,7 @@ def model_with_lora(
     precision: Precision = "float32",
     device: torch.device = CPU,
 ) -> Iterator[VideoModel]:
-    """The model for the length of a block, with a LoRA on it if one is given; no one else samples meanwhile."""
+    """Lend the model to a block, with a LoRA on it if one is given; nothing else samples meanwhile."""
     with _WORKING:
         model = loaded_model(name, precision, device)
         with lora_applied(model, lora, strength):
@@ -114,7 +114,7 @@ def model_with_lora(
 
 @contextmanager
 def waited_for_model(name: str, precision: Precision = "float32", device: torch.device = CPU) -> Iterator[VideoModel]:
-    """The model for the length of a block, for its autoencoder or to plan; on a card nothing else works meanwhile."""
+    """Lend the model to a block, for its autoencoder or to plan; on a GPU nothing else runs meanwhile."""
     with _WORKING if device.type != "cpu" else nullcontext():
         yield loaded_model(name, precision, device)
 
@@ -139,6 +139,6 @@ def _load_drawer(name: str, stamp: tuple[tuple[str, int, int], ...], precision: 
 
 
 def _stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
-    """Names, sizes and times of a model's files: what tells a changed model without reading it."""
+    """Return names, sizes and times of a model's files: they show that a model has changed without reading it."""
     facts = ((path, path.stat()) for path in sorted(folder.rglob("*")) if path.is_file())
     return tuple((str(path.relative_to(folder)), stat.st_size, stat.st_mtime_ns) for path, stat in facts)

@@ -25,13 +25,13 @@ REFINING_STEPS = 8
 """Gauss-Newton steps at each of these sizes."""
 
 FAINT = 4.0
-"""Gray levels: texture of less deviation than this counts for less, and noise for little."""
+"""Gray levels: texture with less deviation than this counts less, and noise counts little."""
 
 SMALL_STEP = 0.01
 """A step that moves no pixel by more than this is the last one."""
 
 ZOOMS = (-0.46, -0.23, 0.0, 0.23, 0.46)
-"""Natural logarithms of the magnifications tried; refining finds what lies between them."""
+"""Natural logarithms of the magnifications tried; refining finds those between them."""
 
 ROLLS = (-28.0, -14.0, 0.0, 14.0, 28.0)
 """Turns tried, in degrees, clockwise positive."""
@@ -54,25 +54,25 @@ MIN_MATCH = 0.25
 
 @dataclass(frozen=True)
 class Alignment:
-    """A point z of the first picture lies at turn * z + shift in the second."""
+    """The motion between two pictures: a point z of the first is at turn * z + shift in the second."""
 
     turn: complex = 1 + 0j
     shift: complex = 0j
 
     def apply(self, points: NDArray[np.complexfloating]) -> NDArray[np.complexfloating]:
-        """Where `points` lie in the second picture."""
+        """Return where `points` are in the second picture."""
         return self.turn * points + self.shift
 
     def after(self, first: "Alignment") -> "Alignment":
-        """The alignment that moves by `first` and then by this one."""
+        """Return the alignment that moves by `first` and then by this one."""
         return Alignment(self.turn * first.turn, self.turn * first.shift + self.shift)
 
     def scaled(self, factor: float) -> "Alignment":
-        """The same motion in pictures that are `factor` times as large."""
+        """Return the same motion for pictures that are `factor` times as large."""
         return Alignment(self.turn, self.shift * factor)
 
     def matrix(self, width: int, height: int) -> NDArray[np.float64]:
-        """OpenCV's 2x3 matrix for it, over pixel coordinates from the top left."""
+        """Return OpenCV's 2x3 matrix for it, over pixel coordinates from the top left."""
         turn = np.array([[self.turn.real, -self.turn.imag], [self.turn.imag, self.turn.real]])
         middle = np.array([(width - 1) / 2, (height - 1) / 2])
         shift = np.array([self.shift.real, self.shift.imag])
@@ -80,7 +80,7 @@ class Alignment:
 
 
 def align(before: Gray, after: Gray) -> Alignment:
-    """The similarity that moved most of `before` to where it is in `after`, gray pictures of one size.
+    """Find the similarity that moved most of `before` to where it is in `after`, gray pictures of one size.
 
     Shifts up to half of the short side, magnifications up to 1.6 and turns up to 30 degrees are found. Small motion is
     tried first, then any plain shift, then magnifications and turns; the larger motion must explain clearly more. When
@@ -97,7 +97,7 @@ def align(before: Gray, after: Gray) -> Alignment:
 
 
 def coarse_alignment(before: Gray, after: Gray, zooms: tuple[float, ...], rolls: tuple[float, ...]) -> Alignment:
-    """The best of all shifts for each magnification and turn, to a pixel of the pictures shrunk to COARSE_SIDE."""
+    """Find the best shift, magnification and turn, to a pixel of the pictures shrunk to COARSE_SIDE."""
     first, second, scale = _shrunk(before, after, COARSE_SIDE)
     turns = [complex(np.exp(zoom + 1j * np.deg2rad(roll))) for zoom in zooms for roll in rolls]
     moved, masks = zip(*(_turned(first, turn) for turn in turns), strict=True)
@@ -108,7 +108,7 @@ def coarse_alignment(before: Gray, after: Gray, zooms: tuple[float, ...], rolls:
 
 
 def refine(before: Gray, after: Gray, start: Alignment) -> tuple[Alignment, float]:
-    """`start` improved by robust Gauss-Newton steps, and how well the pictures then correlate (-1..1)."""
+    """Improve `start` by robust Gauss-Newton steps; return it and how well the pictures then correlate (-1..1)."""
     alignment = start
     match = -1.0
     for side in REFINED_SIDES:
@@ -127,7 +127,7 @@ def refine(before: Gray, after: Gray, start: Alignment) -> tuple[Alignment, floa
 
 
 def brought_back(second: NDArray, alignment: Alignment) -> tuple[NDArray, NDArray[np.bool_]]:
-    """The second picture moved back onto the first, and the pixels [height, width] that it covers."""
+    """Move the second picture back onto the first; return it and the pixels [height, width] that it covers."""
     height, width = second.shape
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     matrix = alignment.matrix(width, height)
@@ -136,7 +136,7 @@ def brought_back(second: NDArray, alignment: Alignment) -> tuple[NDArray, NDArra
 
 
 def correlation(first: NDArray, second: NDArray, seen: NDArray[np.bool_]) -> float:
-    """Correlation, -1..1, of two pictures over the pixels `seen`; -1 when these are too few to tell."""
+    """Return the correlation, -1..1, of two pictures over the pixels `seen`; -1 when there are too few."""
     if seen.mean() < MIN_OVERLAP:
         return -1.0
     a, b = first[seen].astype(np.float32), second[seen].astype(np.float32)
@@ -145,20 +145,20 @@ def correlation(first: NDArray, second: NDArray, seen: NDArray[np.bool_]) -> flo
 
 
 def positions(height: int, width: int) -> NDArray[np.complex64]:
-    """Complex pixel positions [height, width], seen from the middle of the picture."""
+    """Return complex pixel positions [height, width], relative to the middle of the picture."""
     x = np.arange(width, dtype=np.float32) - (width - 1) / 2
     y = np.arange(height, dtype=np.float32) - (height - 1) / 2
     return (x[None, :] + 1j * y[:, None]).astype(np.complex64)
 
 
 def inside(points: NDArray[np.complexfloating]) -> NDArray[np.bool_]:
-    """Which of the positions [height, width] lie in a picture of that size."""
+    """Say which of the positions [height, width] are inside a picture of that size."""
     height, width = points.shape
     return (np.abs(points.real) <= (width - 1) / 2) & (np.abs(points.imag) <= (height - 1) / 2)
 
 
 def _step(first: Real, second: Real, alignment: Alignment, points: NDArray[np.complexfloating]) -> Alignment:
-    """One Gauss-Newton step: the small motion after which the second picture, brought back, fits the first better."""
+    """Take one Gauss-Newton step: the small motion that makes the second picture, moved back, fit the first better."""
     back, seen = brought_back(second, alignment)
     slope_x, slope_y = cv2.Sobel(back, cv2.CV_32F, 1, 0, scale=1 / 8), cv2.Sobel(back, cv2.CV_32F, 0, 1, scale=1 / 8)
     x, y = points.real, points.imag
@@ -175,7 +175,7 @@ def _step(first: Real, second: Real, alignment: Alignment, points: NDArray[np.co
 
 
 def _shrunk(before: Gray, after: Gray, side: int) -> tuple[Real, Real, float]:
-    """Both pictures with the short side at most `side`, their contrast evened out, and the factor between the sizes."""
+    """Return both pictures with the short side at most `side` and even contrast, and the factor between the sizes."""
     height, width = before.shape
     scale = min(1.0, side / min(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -184,7 +184,7 @@ def _shrunk(before: Gray, after: Gray, side: int) -> tuple[Real, Real, float]:
 
 
 def _evened(picture: NDArray[Any]) -> Real:
-    """A picture less its local mean, over its local deviation, so that texture counts alike in any light."""
+    """Subtract a picture's local mean and divide by its deviation, so that texture counts equally in any light."""
     smooth = cv2.GaussianBlur(picture.astype(np.float32), (0, 0), 0.8)
     reach = min(picture.shape) / 8
     detail = smooth - cv2.GaussianBlur(smooth, (0, 0), reach)
@@ -193,7 +193,7 @@ def _evened(picture: NDArray[Any]) -> Real:
 
 
 def _turned(picture: Real, turn: complex) -> tuple[Real, Real]:
-    """The picture magnified and turned about its middle, and 1 where it covers the frame, 0 elsewhere."""
+    """Magnify and turn a picture about its middle; return it, and 1 where it covers the frame, 0 elsewhere."""
     if turn == 1:
         return picture, np.ones_like(picture)
     moved, seen = brought_back(picture, Alignment(1 / turn))
@@ -201,7 +201,7 @@ def _turned(picture: Real, turn: complex) -> tuple[Real, Real]:
 
 
 def _masked_correlation(moved: Real, masks: Real, fixed: Real) -> NDArray[np.floating]:
-    """Normalised cross-correlation [n, rows, columns] of each masked picture with `fixed` at every (wrapped) shift."""
+    """Correlate masked pictures with `fixed`, normalised, at every wrapped shift: [n, rows, columns]."""
     height, width = fixed.shape
     fixed = fixed - fixed.mean()
     moved = (moved - moved.mean(axis=(1, 2), keepdims=True)) * masks
@@ -222,5 +222,5 @@ def _masked_correlation(moved: Real, masks: Real, fixed: Real) -> NDArray[np.flo
 
 
 def _signed(index: int, length: int) -> int:
-    """A wrapped index as a shift between -length/2 and length/2."""
+    """Convert a wrapped index to a shift between -length/2 and length/2."""
     return index - length if index > length // 2 else index

@@ -1,4 +1,5 @@
-"""The camera's motion in a clip: a similarity (shift, zoom, roll) fitted to optical flow, and what moves besides.
+"""The camera's motion in a clip: a similarity (shift, zoom, roll) fitted to optical flow, and the motion of everything
+else.
 
 Units: lengths in short sides of the frame, so speeds are short sides per second ("sides/s"); zoom is the natural
 logarithm of magnification per second; roll is in degrees per second, clockwise positive. Directions are the camera's:
@@ -25,19 +26,19 @@ MotionClass = Literal[
 MOTIONS: tuple[MotionClass, ...] = get_args(MotionClass)
 
 STATIC_FLOOR = 0.02
-"""sides/s: a camera that gets the average pixel no further than this is static (a short side takes 50 s)."""
+"""sides/s: a camera that moves the average pixel less than this is static (a short side takes 50 s)."""
 
 JITTER_FLOOR = 0.06
-"""sides/s: a static camera may tremble so much, as long as it gets nowhere."""
+"""sides/s: a static camera may shake by up to this, as long as the shaking does not add up."""
 
 DOMINANT_SHARE = 0.6
-"""Of the squared displacement: one component must hold this much, or the motion is complex (39 degrees off an axis)."""
+"""Share of the squared displacement: if no component reaches it, the motion is complex (39 degrees off an axis)."""
 
 STEADY_SHARE = 0.5
-"""Of the motion, this much must add up over the clip: a pan to the right and back is complex."""
+"""Share of the motion that must add up over the clip: a pan to the right and back is complex."""
 
 MIN_STEP_S = 0.1
-"""Frames closer together than this are passed over, so that noise is not multiplied by the frame rate."""
+"""Frames closer together than this are skipped, so that noise is not multiplied by the frame rate."""
 
 TEXTURE_FLOOR = 12.0
 """Gray levels per pixel: a neighbourhood with weaker slopes hardly counts in the fit."""
@@ -48,7 +49,7 @@ FIT_STEPS = 10
 
 @dataclass(frozen=True)
 class CameraMotion:
-    """What was measured in a clip.
+    """The motion measured in a clip.
 
     pan, tilt, zoom, roll: the camera's signed speeds, medians over time, in the module's units. strength: how far the
     camera moves the average pixel, whatever the direction (sides/s). object_motion: mean magnitude of the flow that the
@@ -67,7 +68,7 @@ class CameraMotion:
 
 @dataclass(frozen=True)
 class _Step:
-    """One pair of frames: its length in seconds and displacements in sides (zoom: ln, roll: degrees) over it."""
+    """One pair of frames: its length in seconds and the displacements over it, in sides (zoom: ln, roll: degrees)."""
 
     seconds: float
     pan: float
@@ -89,9 +90,9 @@ def measure_motion(
 ) -> CameraMotion:
     """Measure a clip: uint8 RGB [frames, height, width, 3], shown at the rising times `times_s`.
 
-    Frames are taken one by one, in order, so that a sequence may read them when it is asked for them.
-    The flow is Farneback's, if `finer_flow` gives no other. Raises BadInput when there are fewer than two frames, or
-    not one time for each.
+    Frames are taken one by one, in order, so that a sequence may read each when it is needed.
+    The flow is Farneback's unless `finer_flow` is given. Raises BadInput when there are fewer than two frames, or not
+    one time for each.
     """
     if len(frames) != len(times_s) or len(frames) < 2:
         raise BadInput(f"Motion needs two or more frames and a time for each, not {len(frames)} and {len(times_s)}.")
@@ -109,7 +110,7 @@ def measure_motion(
 
 
 def to_gray(frame: NDArray[np.uint8]) -> Gray:
-    """An RGB frame as a gray picture in the size in which flow is measured."""
+    """Convert an RGB frame to a gray picture of the size in which flow is measured."""
     gray = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
     size = flow_size(*gray.shape)
     shrinks = size[1] < gray.shape[0]
@@ -118,7 +119,7 @@ def to_gray(frame: NDArray[np.uint8]) -> Gray:
 
 
 def fit_similarity(flow: Flow, weights: NDArray[np.floating]) -> tuple[complex, complex]:
-    """(turn, shift) such that pixels z go to turn * z + shift: least squares, reweighted until outliers do not count.
+    """Fit (turn, shift) so that pixels z go to turn * z + shift: least squares, reweighted until outliers do not count.
 
     `weights` [height, width] are at least 0; a picture that has none anywhere did not move: (1, 0).
     """
@@ -140,10 +141,10 @@ def fit_similarity(flow: Flow, weights: NDArray[np.floating]) -> tuple[complex, 
 def classify(
     pan: float, tilt: float, zoom: float, roll: float, strength: float, radius: float, steadiness: float = 1.0
 ) -> MotionClass:
-    """The class of a motion given by its speeds, the mean displacement `strength`, and the frame's mean radius.
+    """Return the class of a motion from its speeds, the mean displacement `strength` and the frame's mean radius.
 
-    `steadiness`, 0 to 1, is the share of the motion that adds up over the clip. A component's displacement is what it
-    gives the average pixel: |pan|, |tilt|, radius * |zoom|, radius * |roll|.
+    `steadiness`, 0 to 1, is the share of the motion that adds up over the clip. A component's displacement is that
+    of the average pixel: |pan|, |tilt|, radius * |zoom|, radius * |roll|.
     """
     parts: dict[MotionClass, float] = {
         "pan_right" if pan > 0 else "pan_left": abs(pan),
@@ -159,12 +160,12 @@ def classify(
 
 
 def mean_radius(height: int, width: int) -> float:
-    """Root mean square distance of a pixel from the middle, in short sides."""
+    """Return the root mean square distance of a pixel from the middle, in short sides."""
     return float(np.sqrt((height**2 + width**2) / 12) / min(height, width))
 
 
 def _spaced(times_s: Sequence[float]) -> list[int]:
-    """The frames to measure: the first, then each at least MIN_STEP_S later; a very short clip's first and last."""
+    """Choose frames to measure: the first, then each at least MIN_STEP_S later; a very short clip's first and last."""
     chosen = [0]
     for index, time in enumerate(times_s):
         if time - times_s[chosen[-1]] >= MIN_STEP_S - 1e-6:
@@ -190,7 +191,7 @@ def _measure_step(before: Gray, flow: Flow, seconds: float) -> _Step:
 
 
 def texture(gray: Gray) -> NDArray[np.float32]:
-    """How well motion can be seen at each pixel, 0..1: slopes in two directions, against TEXTURE_FLOOR."""
+    """Measure how well motion can be seen at each pixel, 0..1: slopes in two directions, against TEXTURE_FLOOR."""
     smooth = cv2.GaussianBlur(gray, (0, 0), 1.5).astype(np.float32)
     weakest = cv2.cornerMinEigenVal(smooth, blockSize=7, ksize=3)
     slope = np.maximum(weakest, 0) * 64
@@ -216,15 +217,15 @@ def _summary(steps: list[_Step], radius: float) -> CameraMotion:
 
 
 def _steadiness(moves: NDArray, seconds: NDArray) -> float:
-    """How much of the steps' directions [steps, 4] is left in their mean, 1 when all are one; 1 without motion."""
+    """Return how long the mean of the steps' directions [steps, 4] is: 1 when all agree, and 1 without motion."""
     lengths = np.linalg.norm(moves, axis=1)
-    # Steps count by their direction, so that a single one that was measured wrong cannot outweigh the others.
+    # Steps count by their direction only, so that a single wrong measurement cannot outweigh the others.
     directions = moves / np.maximum(lengths, 1e-9)[:, None]
     return float(np.linalg.norm(np.average(directions, axis=0, weights=seconds))) if lengths.any() else 1.0
 
 
 def _least_squares(points: NDArray, targets: NDArray, weights: NDArray) -> tuple[complex, complex]:
-    """Weighted linear regression targets = turn * points + shift over complex numbers."""
+    """Solve the weighted linear regression targets = turn * points + shift over complex numbers."""
     total = weights.sum()
     mean_point, mean_target = (weights * points).sum() / total, (weights * targets).sum() / total
     centred = points - mean_point

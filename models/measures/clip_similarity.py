@@ -1,8 +1,8 @@
-"""How alike pictures and captions are, and how pleasing pictures are, from one CLIP forward over both.
+"""How similar pictures and captions are, and how pleasing pictures are, from one CLIP forward pass over both.
 
-Likeness is the cosine of the two L2-normalised embeddings, -1 to 1, higher is more alike (Radford et al., arXiv
-2103.00020); no softmax, which over one caption is always 1. The aesthetic score is LAION's: a head of linear layers
-over the picture's L2-normalised embedding, trained on ratings from 1 to 10 (Schuhmann et al., arXiv 2210.08402).
+Similarity is the cosine of the two L2-normalised embeddings, -1 to 1, higher is more similar (Radford et al., arXiv
+2103.00020); there is no softmax, which over one caption is always 1. The aesthetic score is LAION's: a head of linear
+layers over the picture's L2-normalised embedding, trained on ratings from 1 to 10 (Schuhmann et al., arXiv 2210.08402).
 """
 
 import threading
@@ -26,16 +26,16 @@ _LOADING, _RUNNING = threading.Lock(), threading.Lock()
 
 @dataclass(frozen=True)
 class Clip:
-    """CLIP's network with what prepares pictures and captions for it."""
+    """CLIP's network with the processors of its pictures and captions."""
 
     network: Any
     pictures: Any
     tokenizer: Any
 
     def embed(self, frames: Sequence[NDArray[np.uint8]], captions: Sequence[str]) -> tuple[Embeddings, Embeddings]:
-        """The embeddings of one or more uint8 RGB frames and of any number of captions, in one forward.
+        """Embed one or more uint8 RGB frames and any number of captions, in one forward pass.
 
-        A caption is read as far as the network's text goes: 77 tokens for OpenAI's.
+        A caption is cut at the network's longest text: 77 tokens for OpenAI's.
         """
         import torch
 
@@ -56,7 +56,7 @@ class Clip:
 
 
 def load_clip(folder: Path) -> Clip:
-    """The CLIP model in a folder of transformers' layout, kept in memory; raises BadModel when it is none."""
+    """Load the CLIP model of a folder in transformers' layout and keep it in memory; raises BadModel for any other."""
     with _LOADING:
         return _load_clip(folder, stamp_of(folder))
 
@@ -70,16 +70,16 @@ def _load_clip(folder: Path, stamp: tuple[tuple[str, int, int], ...]) -> Clip:
 
 
 def aesthetic_scores(head: Path, embeddings: Embeddings) -> NDArray[np.float32]:
-    """The score of each embedding by the head in a safetensors file: one linear layer (`weight`, `bias`), or several in
-    the order of their numbers (`layers.0.weight`, ...), without anything between them.
+    """Score each embedding by the head in a safetensors file: one linear layer (`weight`, `bias`), or several in the
+    order of their numbers (`layers.0.weight`, ...), with nothing between them.
 
-    Raises BadModel when the file holds no such head, or one for embeddings of another width.
+    Raises BadModel when the file has no such head, or one for embeddings of another width.
     """
     layers = _layers(head)
     width = layers[0][0].shape[1]
     if width != embeddings.shape[1]:
         raise BadModel(
-            f"{head}: is for embeddings of {width} numbers, CLIP gives {embeddings.shape[1]}. Name that CLIP's head."
+            f"{head}: is for embeddings of {width} numbers, CLIP gives {embeddings.shape[1]}. Name this CLIP's head."
         )
     found = embeddings.astype(np.float64)
     for weight, bias in layers:
@@ -93,19 +93,19 @@ def _layers(head: Path) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]
     lacking = [f"{stem}bias" for stem in stems if f"{stem}bias" not in tensors]
     if not stems or lacking:
         raise BadModel(
-            f"{head}: no aesthetic head, it has no {lacking[0] if lacking else 'weight'}. See docs/weights.md."
+            f"{head}: not an aesthetic head, it has no {lacking[0] if lacking else 'weight'}. See docs/weights.md."
         )
     layers = [(np.atleast_2d(tensors[f"{stem}weight"]), tensors[f"{stem}bias"]) for stem in stems]
     widths = [weight.shape[0] for weight, _ in layers]
     if widths[-1] != 1 or any(
         weight.shape[1] != before for (weight, _), before in zip(layers[1:], widths, strict=False)
     ):
-        raise BadModel(f"{head}: no aesthetic head, its layers do not lead to one score. See docs/weights.md.")
+        raise BadModel(f"{head}: not an aesthetic head, its layers do not end in one score. See docs/weights.md.")
     return layers
 
 
 def _number(stem: str) -> int:
-    """The number in "layers.6.", 0 without one."""
+    """Return the number in "layers.6.", 0 without one."""
     return int("".join(letter for letter in stem if letter.isdigit()) or 0)
 
 

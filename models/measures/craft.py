@@ -1,8 +1,8 @@
-"""Where a picture shows text, by CRAFT: boxes as four corners, from easyocr's own network and its functions for boxes.
+"""Boxes of the text in a picture, by CRAFT: four corners each, from easyocr's own network and box functions.
 
 Source: Baek et al., "Character Region Awareness for Text Detection" (arXiv 1904.01941), the detector of Stable Video
-Diffusion's curation. easyocr's Reader unpickles its weights; here they come from a safetensors file with the same names
-of tensors, with or without the `module.` that its training put before them.
+Diffusion's curation. easyocr's Reader unpickles its weights; here they come from a safetensors file with the same
+tensor names, with or without the prefix `module.` of its training.
 """
 
 import threading
@@ -27,11 +27,12 @@ def find_craft_boxes(
     link_threshold: float = 0.4,
     low_text: float = 0.4,
 ) -> list[NDArray[np.float32]]:
-    """The corners [boxes, 4, 2], (x, y) in pixels, of the text in each picture, uint8 RGB [pictures, height, width, 3].
+    """Find the corners [boxes, 4, 2], (x, y) in pixels, of the text in each picture, uint8 RGB [pictures, height,
+    width, 3].
 
-    A picture's long side is shrunk to `canvas_side`. A box holds a pixel whose score, 0 to 1, for text is above
-    `text_threshold`, and reaches as far as the score is above `low_text`, or that for links between letters is above
-    `link_threshold`. Raises BadModel when the weights are none of CRAFT.
+    A picture's long side is shrunk to `canvas_side`. A box has a pixel whose text score, 0 to 1, is above
+    `text_threshold`. It extends as far as this score is above `low_text`, or the score for links between letters is
+    above `link_threshold`. Raises BadModel when the weights are not CRAFT's.
     """
     from easyocr.detection import test_net
 
@@ -44,8 +45,8 @@ def find_craft_boxes(
 
 
 def load_craft(weights: Path) -> Any:
-    """CRAFT as easyocr builds it, with the weights of a safetensors file, kept in memory while that is the same; raises
-    BadModel when they do not fit."""
+    """Load CRAFT as easyocr builds it, with the weights of a safetensors file, and keep it in memory while the file is
+    unchanged; raises BadModel when they do not fit."""
     with _LOADING:
         return _load_craft(weights, stamp_of(weights))
 

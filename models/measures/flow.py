@@ -1,6 +1,6 @@
 """Dense optical flow between two pictures: Farneback's, on top of the motion of the picture as a whole.
 
-Unit: pixels of the pictures given; the pixel at (x, y) of the first picture lies at (x, y) + flow[y, x] in the second.
+Unit: pixels of the pictures given; the pixel at (x, y) of the first picture is at (x, y) + flow[y, x] in the second.
 Source: Farneback, "Two-frame motion estimation based on polynomial expansion" (2003), as in OpenCV. The pictures are
 aligned as a whole first, so that large shifts are found and a pixel without texture moves with its surroundings.
 """
@@ -14,14 +14,14 @@ from models.measures.alignment import Gray, align, brought_back, inside, positio
 Flow = NDArray[np.float32]
 
 SHORT_SIDE = 128
-"""Pictures are brought to this short side before the flow: the ranking of full resolution at a tenth of its cost."""
+"""Pictures are resized to this short side first: the same ranking as at full resolution, at a tenth of its cost."""
 
 MARGIN = 12
-"""Pixels by which pictures are widened for the flow."""
+"""Pixels by which pictures are extended on each side for the flow."""
 
 
 def farneback(before: Gray, after: Gray) -> Flow:
-    """Optical flow [height, width, 2] in pixels from `before` to `after`, gray uint8 pictures of one size.
+    """Measure optical flow [height, width, 2] in pixels from `before` to `after`, gray uint8 pictures of one size.
 
     Shifts up to half of the short side, magnifications up to 1.6 and turns up to 30 degrees are found. Where the
     second picture no longer shows a pixel, its flow is that of the picture as a whole.
@@ -36,13 +36,13 @@ def farneback(before: Gray, after: Gray) -> Flow:
 
 
 def flow_size(height: int, width: int) -> tuple[int, int]:
-    """(width, height) with the short side at SHORT_SIDE, the size in which flow is measured."""
+    """Return the (width, height) in which flow is measured, with the short side at SHORT_SIDE."""
     scale = SHORT_SIDE / min(height, width)
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def _farneback(before: Gray, after: Gray) -> Flow:
-    """OpenCV's flow, with the pictures mirrored past their borders: there it sees motion even in a still."""
+    """Measure OpenCV's flow with the pictures mirrored past their borders, where it finds motion even in a still."""
     first, second = (np.pad(picture, MARGIN, mode="reflect") for picture in (before, after))
     flow = cv2.calcOpticalFlowFarneback(
         first,
@@ -60,5 +60,5 @@ def _farneback(before: Gray, after: Gray) -> Flow:
 
 
 def stays_inside(flow: Flow) -> NDArray[np.bool_]:
-    """Which pixels [height, width] are still in the picture after the flow; the others were seen only once."""
+    """Say which pixels [height, width] are still in the picture after the flow; the others were seen only once."""
     return inside(positions(*flow.shape[:2]) + flow[..., 0] + 1j * flow[..., 1])

@@ -1,15 +1,15 @@
-"""Meters of a clip against the picture it was made from: a value for each frame, and what they say of the whole.
+"""Meters of a clip against the picture it was made from: a value for each frame, and a summary of the clip.
 
-sharpness: gradient energy (variance of the Laplacian) of what a frame and the first frame both show, as a ratio; 1 is
-as sharp as the first frame, 0 is flat, above 1 is harsher. colour: how far the mean and the deviation of the channels
-have moved from the picture's, in gray levels over what both show; 0 is none. identity: structural similarity (after
-Wang et al. 2004) to the picture once the camera's motion is taken back; 1 is the same, 0 has nothing to do with it.
+sharpness: gradient energy (variance of the Laplacian) of the area that a frame and the first frame both show, as a
+ratio; 1 is as sharp as the first frame, 0 is flat, above 1 is harsher. colour: how far the mean and the deviation of
+the channels have moved from the picture's, in gray levels over the area that both show; 0 is none. identity: structural
+similarity (after Wang et al. 2004) to the picture once the camera's motion is undone; 1 is the same, 0 is unrelated.
 flicker: change of the mean light between frames against the change just before, in gray levels; 0 is steady or an even
-fade. change: mean absolute difference to the frame before, in gray levels, whatever moved; the first frame has that of
-the second.
+fade. change: mean absolute difference to the frame before, in gray levels, whatever moved; the first frame has the
+value of the second.
 
 Frames are compared where both show the same place. Once the camera has moved so far that too little of the first frame
-is left, a later frame takes its place, and what was lost until then stays lost.
+is left, a later frame takes its place, and the losses up to that frame still count.
 """
 
 from dataclasses import dataclass, fields
@@ -29,10 +29,10 @@ RELAY_OVERLAP = 0.45
 """Share of the frame that must still show the reference; below it, the frame before becomes the reference."""
 
 FROZEN_BELOW = 0.5
-"""Gray levels: a frame that differs by less from the one before is the same frame again (codec noise included)."""
+"""Gray levels: a frame that differs by less from the one before repeats it (codec noise included)."""
 
 ENERGY_FLOOR = 4.0
-"""Squared gray levels, added to both sides of a sharpness ratio: a flat picture does not divide by nothing."""
+"""Squared gray levels, added to both sides of a sharpness ratio: a flat picture does not divide by zero."""
 
 TEXTURE_FLOOR = 4.0
 """Squared gray levels, added to both sides of a similarity, for the same reason."""
@@ -40,7 +40,7 @@ TEXTURE_FLOOR = 4.0
 
 @dataclass(frozen=True)
 class Limits:
-    """Where a clip stops being good. Set on rendered clips with planted faults: see benchmarks/gate.md."""
+    """The limits of a good clip. Set on rendered clips with planted faults: see benchmarks/gate.md."""
 
     sharpness_min: float = 0.2
     """A fifth of the energy: a blur of about one pixel over the whole picture, seen at once beside a sharp frame."""
@@ -49,10 +49,10 @@ class Limits:
     """Four times the energy is grain or ringing that the picture does not have."""
 
     colour_max: float = 24.0
-    """Gray levels of mean or deviation, of 255: a cast that is seen beside the picture."""
+    """Gray levels of mean or deviation, of 255: a colour cast that is visible beside the picture."""
 
     identity_min: float = 0.15
-    """Unrelated pictures come to 0.0 to 0.2, 0.08 in the middle; past this, a frame has left its picture behind."""
+    """Unrelated pictures give 0.0 to 0.2, with a median of 0.08; below this, a frame no longer shows its picture."""
 
     flicker_max: float = 8.0
     """Gray levels from one frame to the next, and back."""
@@ -73,15 +73,16 @@ class Meters:
 
     @property
     def frozen_share(self) -> float:
-        """Share of the frames after the first, 0..1, that repeat the one before."""
+        """Return the share of the frames after the first, 0..1, that repeat the one before."""
         return float((self.change[1:] < FROZEN_BELOW).mean())
 
     def curves(self) -> dict[str, list[float]]:
-        """The curves by name."""
+        """Return the curves by name."""
         return {field.name: getattr(self, field.name).tolist() for field in fields(self)}
 
     def summary(self) -> dict[str, float]:
-        """One number for each meter: the worst tenth's mean, for sharpness that of the blurred side; `frozen_share`."""
+        """Return one number for each meter: the worst tenth's mean (of sharpness, the blurred side), and
+        `frozen_share`."""
         return {
             "sharpness": _worst(self.sharpness, lowest=True),
             "colour": _worst(self.colour, lowest=False),
@@ -100,7 +101,7 @@ class GoodUntil:
 
 
 def measure_meters(frames: Frames, picture: Frames) -> Meters:
-    """The meters of uint8 RGB frames [frames, height, width, 3] made from `picture` [height, width, 3].
+    """Measure the meters of uint8 RGB frames [frames, height, width, 3] made from `picture` [height, width, 3].
 
     Raises BadInput for fewer than two frames, or a picture of another size.
     """
@@ -119,7 +120,7 @@ def measure_meters(frames: Frames, picture: Frames) -> Meters:
 
 
 def good_until(meters: Meters, limits: Limits = LIMITS) -> GoodUntil:
-    """How many frames are good: up to the first of two neighbouring frames (or the last one) past the same limit."""
+    """Count the good frames: up to the first of two neighbouring frames (or the last one) past the same limit."""
     broken = {
         "blurred": meters.sharpness < limits.sharpness_min,
         "harsh": meters.sharpness > limits.sharpness_max,
@@ -135,22 +136,22 @@ def good_until(meters: Meters, limits: Limits = LIMITS) -> GoodUntil:
 
 
 def flicker_curve(grays: list[Gray], steps: list[Alignment]) -> Curve:
-    """Second differences of the mean light of what neighbouring frames both show; the first two frames have none."""
+    """Return second differences of the mean light that neighbouring frames share; the first two frames have none."""
     light = [_light_change(a, b, step) for a, b, step in zip(grays, grays[1:], steps, strict=False)]
     return np.array([0.0, 0.0, *np.abs(np.diff(light))], np.float32)[: len(grays)]
 
 
 def change_curve(frames: Frames) -> Curve:
-    """Mean absolute difference of each frame to the one before, in gray levels."""
+    """Return the mean absolute difference of each frame to the one before, in gray levels."""
     change = [np.abs(b.astype(np.int16) - a.astype(np.int16)).mean() for a, b in pairwise(frames)]
     return np.array([change[0], *change], np.float32)
 
 
 def similarity(first: NDArray, second: NDArray, seen: NDArray[np.bool_]) -> float:
-    """Structural similarity, -1..1, of two gray pictures over the pixels `seen`; 0 where nothing is seen.
+    """Return the structural similarity, -1..1, of two gray pictures over the pixels `seen`; 0 when there are none.
 
-    Contrast and structure of SSIM, summed before they are divided, so that places count by their texture: two flat
-    places are alike in any two pictures.
+    Contrast and structure of SSIM are summed before they are divided, so that areas count by their texture: two flat
+    areas look the same in any two pictures.
     """
     if not seen.any():
         return 0.0
@@ -164,7 +165,7 @@ def similarity(first: NDArray, second: NDArray, seen: NDArray[np.bool_]) -> floa
 
 @dataclass(frozen=True)
 class _Reference:
-    """What later frames are compared with: a frame and what was lost until it."""
+    """What later frames are compared with: a frame, and the losses up to it."""
 
     frame: Frames
     gray: Gray
@@ -176,7 +177,7 @@ class _Reference:
 def _against_the_first(
     frames: Frames, grays: list[Gray], steps: list[Alignment], picture: Frames
 ) -> tuple[Curve, Curve, Curve]:
-    """Sharpness against the first frame, colour and identity against the picture."""
+    """Measure sharpness against the first frame, and colour and identity against the picture."""
     seen = np.ones(grays[0].shape, bool)
     own = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.uint8, copy=False)
     start = _Reference(picture, own, 1.0 / _sharper(own, grays[0], seen, seen))
@@ -192,13 +193,13 @@ def _against_the_first(
 
 
 def _compared(reference: _Reference, frame: Frames, gray: Gray, moved: Alignment) -> tuple[float, float, float]:
-    """Sharpness, colour and identity of a frame into which the reference moved by `moved`."""
+    """Measure sharpness, colour and identity of a frame to which the reference moved by `moved`."""
     points = positions(*gray.shape)
     ahead = inside(moved.apply(points))
     back = Alignment(1 / moved.turn, -moved.shift / moved.turn)
     behind = inside(back.apply(points))
     returned, seen = brought_back(gray, moved)
-    # Of what is shown larger fewer edges fit into the frame; that is the camera's doing and no blur.
+    # A zoom enlarges the picture, so fewer edges fit into the frame; this is not blur.
     zoom = abs(moved.turn)
     return (
         reference.sharpness * _sharper(reference.gray, gray, ahead, behind) * zoom,
@@ -208,14 +209,14 @@ def _compared(reference: _Reference, frame: Frames, gray: Gray, moved: Alignment
 
 
 def _refined(reference: Gray, gray: Gray, moved: Alignment) -> Alignment:
-    """A motion summed up over steps, fitted anew so that small errors do not add up, where that stays close by."""
+    """Fit a motion summed over steps again, so that small errors do not add up, unless the new fit is far away."""
     fitted, _ = refine(reference, gray, moved)
     near = abs(fitted.shift - moved.shift) < 0.1 * min(gray.shape) and abs(fitted.turn - moved.turn) < 0.1
     return fitted if near else moved
 
 
 def _sharper(first: Gray, second: Gray, ahead: NDArray[np.bool_], behind: NDArray[np.bool_]) -> float:
-    """The energy of the second picture's Laplacian over the first's, each where it shows what the other shows."""
+    """Return the energy of the second picture's Laplacian over the first's, each within the area that both show."""
     if not ahead.any() or not behind.any():
         return 1.0
     energies = [cv2.Laplacian(gray, cv2.CV_32F)[seen].var() + ENERGY_FLOOR for gray, seen in
@@ -224,7 +225,7 @@ def _sharper(first: Gray, second: Gray, ahead: NDArray[np.bool_], behind: NDArra
 
 
 def _colour_distance(first: Frames, second: Frames) -> float:
-    """The largest distance of a channel's mean or deviation between pixels [n, 3], in gray levels."""
+    """Return the largest distance of a channel's mean or deviation between pixels [n, 3], in gray levels."""
     if not len(first) or not len(second):
         return 0.0
     means = np.abs(first.mean(0) - second.mean(0))
@@ -237,13 +238,13 @@ def _light_change(before: Gray, after: Gray, step: Alignment) -> float:
 
 
 def _first_lasting(past: NDArray[np.bool_]) -> int | None:
-    """The first frame past a limit whose next frame is past it too; the last frame counts alone."""
+    """Find the first frame past a limit whose next frame is past it too; the last frame needs no next one."""
     lasting = past & np.append(past[1:], True)
     return int(lasting.argmax()) if lasting.any() else None
 
 
 def _worst(curve: Curve, lowest: bool) -> float:
-    """The mean of the worst tenth of a curve, of one value at least."""
+    """Return the mean of the worst tenth of a curve, and of at least one value."""
     ordered = np.sort(curve) if lowest else np.sort(curve)[::-1]
     return float(ordered[: max(1, len(ordered) // 10)].mean())
 

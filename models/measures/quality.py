@@ -1,16 +1,16 @@
-"""What is technically wrong with a picture: blur, clipped light, the grid of a coarse codec, and black bars.
+"""Technical faults of a picture: blur, clipped light, the grid of a coarse codec, and black bars.
 
 sharpness: 0 (flat or blurred) to 1, the share of the energy of luma's gradient that a further blur takes away, after
 Crete et al., "The blur effect" (2007); of the two directions the less sharp one, so that a moving camera's blur counts.
-Pictures are brought to a short side of SHORT_SIDE first, so that the resolution does not matter; a smaller one is
-enlarged, and is as unsharp as it then looks. Contrast does not matter; noise counts as sharp.
-exposure: -1 to 1, the larger of two shares of the luma: crushed to black (negative) or blown out to white; 0 is neither
-of them.
+Pictures are resized to a short side of SHORT_SIDE first, so that the resolution does not matter; a smaller one is
+enlarged, and is as blurred as it then looks. Contrast does not matter; noise counts as sharp.
+exposure: -1 to 1, the larger of two shares of the luma: crushed to black (negative) or blown out to white; 0 is
+neither.
 blockiness: steps of luma across the lines of the codec's grid over those half a block away, after Wang, Bovik and
-Evans (2000); 1 is no grid, and in a picture of the video's own size 2 is seen at once. A shrunk picture hides some of
-it: half the size shows half of what is above 1, and a third shows only that a codec was very coarse. So it ranks videos
+Evans (2000); 1 is no grid, and in a picture of the video's own size 2 is obvious. A shrunk picture hides some of it:
+half the size shows half of what is above 1, and a third shows only that a codec was very coarse. So compare only videos
 of one size.
-Bars are black, flat, steady and straight; a dark scene has none of that, and what is not sure is no bar.
+Bars are black, flat, steady and straight; a dark scene is none of these, and a doubtful bar does not count.
 """
 
 import math
@@ -28,41 +28,40 @@ Line = NDArray[np.floating]
 SHORT_SIDE = 360
 
 BLUR = 9
-"""Pixels over which the blur that sharpness compares with reaches."""
+"""Pixels: the width of the blur that sharpness compares with."""
 
 STEP_FLOOR = 0.25
 """Gray levels added to mean steps: a flat picture, whose steps are rounding, is not blocky."""
 
 ENERGY_FLOOR = 0.25
-"""Squared gray levels added to the gradient's energy: nor is it sharp."""
+"""Squared gray levels added to the gradient's energy: a flat picture is not sharp either."""
 
 CRUSHED, BLOWN = 5, 250
-"""Luma up to and from which detail is lost."""
+"""Luma at or below the first is crushed, at or above the second blown out: detail is lost."""
 
 BLOCK = 8
-"""Pixels of a codec's smallest common block."""
+"""Pixels: the side of a codec's smallest common block."""
 
 LEAST_PERIOD = 4.0
-"""Pixels that blocks need at least to be told from other detail."""
+"""Pixels that blocks need at least to be distinguished from other detail."""
 
 DARK = 20
-"""Luma that a bar may reach here and there, with the codec's ringing."""
+"""Luma that a bar may reach in places, with the codec's ringing."""
 
 STRAY = 0.05
 """Share of the pixels in a bar's line that may be brighter."""
 
 LIT = 0.5
-"""Share of the line next to a bar that must be brighter, in one frame or another: a bar's edge is straight."""
+"""Share of the line next to a bar that must be brighter in some frame: a bar's edge is straight."""
 
 LEAST_PICTURE = 0.3
-"""Share of each side that is left between bars: an upright video in a wide one fills 0.316 of it; less is a lit
-sign."""
+"""Least share of each side between bars: an upright video in a wide one fills 0.316 of it; less is a lit sign."""
 
 FLAT = 2.0
 """Gray levels by which a bar may vary in space (deviation), and in time (mean range)."""
 
 RINGING = 2
-"""Lines next to a bar's edge into which the codec spreads the picture."""
+"""Lines next to a bar's edge into which the codec smears the picture."""
 
 
 @dataclass(frozen=True)
@@ -75,10 +74,10 @@ class Bars:
     right: int = 0
 
     def crop(self, width: int, height: int) -> str | None:
-        """What removes the bars from a picture of that size, as ffmpeg's filter `crop` takes it: "w:h:x:y".
+        """Return the crop without the bars of a picture of that size, as ffmpeg's filter `crop` takes it: "w:h:x:y".
 
-        All numbers are even, since most videos have half the chroma; up to a pixel of the picture may go with a bar.
-        None without bars.
+        All numbers are even, since most videos have half the chroma; a bar may take up to a pixel of the picture with
+        it. None without bars.
         """
         if self == NO_BARS:
             return None
@@ -87,7 +86,7 @@ class Bars:
         return f"{kept[0]}:{kept[1]}:{x}:{y}"
 
     def shrunk(self, shown: tuple[int, int], picture: Gray) -> "Bars":
-        """The lines that the bars touch in a smaller picture of the video, whose (width, height) is `shown`."""
+        """Return the lines that the bars touch in a smaller picture of the video, whose (width, height) is `shown`."""
         across, down = picture.shape[1] / shown[0], picture.shape[0] / shown[1]
         sides = (self.top * down, self.bottom * down, self.left * across, self.right * across)
         return Bars(*(math.ceil(round(side, 6)) for side in sides))
@@ -98,14 +97,14 @@ NO_BARS = Bars()
 
 @dataclass(frozen=True)
 class Range:
-    """The darkest and the brightest luma that each pixel [height, width] takes in a clip."""
+    """The darkest and the brightest luma that each pixel [height, width] has in a clip."""
 
     darkest: Gray
     brightest: Gray
 
 
 def range_of(frames: Iterable[Gray]) -> Range:
-    """The range over gray uint8 frames of one size, one at least; one is held at a time."""
+    """Measure the range over one or more gray uint8 frames of one size; only one is in memory at a time."""
     darkest = brightest = None
     for frame in frames:
         if darkest is None or brightest is None:
@@ -113,12 +112,12 @@ def range_of(frames: Iterable[Gray]) -> Range:
         cv2.min(darkest, frame, dst=darkest)
         cv2.max(brightest, frame, dst=brightest)
     if darkest is None or brightest is None:
-        raise ValueError("A range needs one frame at least.")
+        raise ValueError("A range needs at least one frame.")
     return Range(darkest, brightest)
 
 
 def sharpness(picture: Gray, bars: Bars = NO_BARS) -> float:
-    """How sharp a gray uint8 picture is, 0 to 1, but for its `bars`."""
+    """Measure how sharp a gray uint8 picture is without its `bars`, 0 to 1."""
     inner, scale = _inside(picture, bars), SHORT_SIDE / min(picture.shape)
     size = max(1, round(inner.shape[1] * scale)), max(1, round(inner.shape[0] * scale))
     way = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
@@ -127,20 +126,20 @@ def sharpness(picture: Gray, bars: Bars = NO_BARS) -> float:
 
 
 def exposure(picture: Gray, bars: Bars = NO_BARS) -> float:
-    """The larger share of a gray uint8 picture, but for its `bars`, that is crushed to black (then it is negative) or
-    blown out to white, -1 to 1."""
+    """Measure the larger share of a gray uint8 picture without its `bars` that is crushed to black (negative) or blown
+    out to white, -1 to 1."""
     inner = _inside(picture, bars)
     crushed, blown = float((inner <= CRUSHED).mean()), float((inner >= BLOWN).mean())
     return blown if blown >= crushed else -crushed
 
 
 def blockiness(picture: Gray, shown: tuple[int, int], bars: Bars = NO_BARS) -> float:
-    """How much a gray uint8 picture shows of its codec's grid; 1 where there is none.
+    """Measure how much a gray uint8 picture shows of its codec's grid; 1 when it shows none.
 
-    `shown` is the (width, height) of the video: of a picture that was shrunk, the grid was shrunk as well. Where blocks
-    of BLOCK pixels are then too small to be seen, those of twice the size are looked for, and so on. The grid begins in
-    the corner: of what was cut or enlarged after it was coded coarsely, little is seen. `bars`, whose edges are no
-    blocks, are left out.
+    `shown` is the (width, height) of the video: in a shrunk picture, the grid is shrunk as well. When blocks of BLOCK
+    pixels are then too small to be seen, the search is for those of twice the size, and so on. The grid begins in the
+    corner: little is found in a video that was cropped or enlarged after it was coded coarsely. `bars`, whose edges are
+    not blocks, are left out.
     """
     height, width = picture.shape
     inner = _inside(picture, bars)
@@ -150,10 +149,10 @@ def blockiness(picture: Gray, shown: tuple[int, int], bars: Bars = NO_BARS) -> f
 
 
 def find_bars(seen: Range, shown: tuple[int, int]) -> Bars:
-    """The bars of a clip in pixels of the video, whose (width, height) is `shown`, from the range of its frames.
+    """Find the bars of a clip in pixels of the video, whose (width, height) is `shown`, from the range of its frames.
 
-    Of frames that were shrunk the edge is found between their pixels, by how dark the line is that holds it: to the
-    pixel while the video is up to three times as large, and to one pixel beyond. Text in a bar is picture.
+    In shrunk frames the edge is found between their pixels, by how dark the line with the edge is: exactly while the
+    video is up to three times as large, and to within one pixel beyond that. Text in a bar counts as picture.
     """
     bright = seen.brightest > DARK
     rows, columns = np.flatnonzero(bright.mean(1) > STRAY), np.flatnonzero(bright.mean(0) > STRAY)
@@ -173,7 +172,7 @@ def find_bars(seen: Range, shown: tuple[int, int]) -> Bars:
 
 
 def _both(seen: Range, view: Callable[[Gray], Gray]) -> Range:
-    """The same view of both pictures of a range."""
+    """Apply a view to both pictures of a range."""
     return Range(view(seen.darkest), view(seen.brightest))
 
 
@@ -183,7 +182,7 @@ def _inside(picture: Gray, bars: Bars) -> Gray:
 
 
 def _bar(seen: Range, scale: float) -> int:
-    """The height of the bar above the first bright line, times `scale` to the pixel; 0 where it is no bar."""
+    """Measure the height of the bar above the first bright line, times `scale`, to the pixel; 0 without a bar."""
     darkest, brightest = seen.darkest, seen.brightest
     depth = int(np.argmax((brightest > DARK).mean(1) > STRAY))
     if not depth or (brightest[depth : depth + RINGING] > DARK).mean(1).max() < LIT:
@@ -196,7 +195,7 @@ def _bar(seen: Range, scale: float) -> int:
 
 
 def _edge(lines: Line, depth: int) -> float:
-    """Where the bar ends, between lines: those around its edge are dark by the share of the bar in them."""
+    """Find where the bar ends, between lines: those around its edge are dark by the bar's share of them."""
     start, picture = max(0, depth - RINGING), depth + RINGING
     black, bright = lines[: max(1, start)].min(), lines[min(picture, len(lines) - 1)]
     if bright <= black:
@@ -206,19 +205,19 @@ def _edge(lines: Line, depth: int) -> float:
 
 
 def _sharpness_across(picture: Gray) -> float:
-    """The share of the energy of the steps from column to column that a blur along the rows takes away."""
+    """Measure the share of the energy of the steps from column to column that a blur along the rows removes."""
     before, after = _step_energy(picture), _step_energy(cv2.blur(picture, (BLUR, 1)).astype(np.uint8, copy=False))
     return max(0.0, before - after) / (before + ENERGY_FLOOR)
 
 
 def _step_energy(picture: Gray) -> float:
-    """The mean square of the steps from column to column."""
+    """Return the mean square of the steps from column to column."""
     steps = picture.shape[0] * (picture.shape[1] - 1)
     return cv2.norm(picture[:, 1:], picture[:, :-1], cv2.NORM_L2SQR) / steps if steps else 0.0
 
 
 def _period(pixels: int, shown: int) -> float:
-    """The distance of the grid's lines in a side of so many pixels that is `shown` pixels long in the video."""
+    """Return the distance of the grid's lines in a side of `pixels` that is `shown` pixels long in the video."""
     period = BLOCK * pixels / shown
     while period < LEAST_PERIOD:
         period *= 2
@@ -226,8 +225,8 @@ def _period(pixels: int, shown: int) -> float:
 
 
 def _grid_steps(picture: Gray, start: int, period: float) -> float:
-    """The median step across the vertical lines of a grid over that half a period away; medians, since an edge in the
-    picture may lie on a line. `start` is the place of the picture's first column in the grid."""
+    """Measure the median step across a grid's vertical lines over that half a period away; medians, since an edge of
+    the picture may be on a line. `start` is the position of the picture's first column in the grid."""
     if not picture.size or picture.shape[1] < 2:
         return 1.0
     steps = cv2.absdiff(np.ascontiguousarray(picture[:, 1:]), np.ascontiguousarray(picture[:, :-1])).mean(0)

@@ -1,8 +1,8 @@
 """Dense optical flow by RAFT, the finer engine: torchvision's networks with weights from a safetensors file.
 
 Source: Teed and Deng, "RAFT: Recurrent All-Pairs Field Transforms for Optical Flow" (arXiv 2003.12039); Stable Video
-Diffusion filters its last stage's clips with it, at 800x450. Unit: as in models/measures/flow.py, pixels of the
-pictures in whose size the flow is given.
+Diffusion filters its last stage's clips with it, at 800x450. Unit: as in models/measures/flow.py, pixels of the size in
+which the flow is returned.
 """
 
 import threading
@@ -19,7 +19,7 @@ from models.measures.flow import Flow, flow_size
 from models.weights.hub_cache import best_device, read_weights, stamp_of
 
 LEAST_SIDE = 128
-"""The least side of a picture for RAFT, whose coarsest comparison is of an eighth of an eighth."""
+"""The least side of a picture for RAFT, whose coarsest comparison is at an eighth of an eighth of its size."""
 
 _LOADING, _RUNNING = threading.Lock(), threading.Lock()
 
@@ -27,10 +27,10 @@ Frame = NDArray[np.uint8]
 
 
 def raft_flow(weights: Path, before: Frame, after: Frame, short_side: int = 450) -> Flow:
-    """The flow between two uint8 RGB frames of one size, found at `short_side` pixels and given, [height, width, 2], in
-    pixels of the size in which flow is measured (models/measures/flow.py's `flow_size`).
+    """Measure the flow between two uint8 RGB frames of one size at `short_side` pixels; return it, [height, width, 2],
+    in pixels of the size in which flow is measured (models/measures/flow.py's `flow_size`).
 
-    Raises BadModel when the weights are none of RAFT.
+    Raises BadModel when the weights are not RAFT's.
     """
     import torch
 
@@ -47,8 +47,8 @@ def raft_flow(weights: Path, before: Frame, after: Frame, short_side: int = 450)
 
 
 def load_raft(weights: Path) -> Any:
-    """Either raft_small or raft_large of torchvision, by what the weights in a safetensors file are of, kept in memory
-    while that is the same; raises BadModel when they are of neither."""
+    """Load torchvision's raft_small or raft_large, whichever the weights in a safetensors file fit, and keep it in
+    memory while the file is unchanged; raises BadModel when they fit neither."""
     with _LOADING:
         return _load_raft(weights, stamp_of(weights))
 
@@ -70,7 +70,7 @@ def _load_raft(weights: Path, stamp: tuple[tuple[str, int, int], ...]) -> Any:
 
 
 def _prepared(frame: Frame, size: tuple[int, int]) -> Any:
-    """A frame as RAFT sees it: [1, 3, height, width] in -1..1."""
+    """Return a frame as RAFT takes it: [1, 3, height, width] in -1..1."""
     import torch
 
     shrinks = size[0] < frame.shape[1]

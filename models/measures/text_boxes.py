@@ -1,6 +1,6 @@
-"""Where a picture shows text: boxes as four corners, from rapidocr's text detector (PP-OCRv6, DBNet) alone.
+"""Boxes of the text in a picture: four corners each, from rapidocr's text detector (PP-OCRv6, DBNet) alone.
 
-The weights are those in rapidocr's wheel; nothing is downloaded and nothing is read or classified.
+The weights are those in rapidocr's wheel. Nothing is downloaded, and the text is neither read nor classified.
 """
 
 import hashlib
@@ -18,10 +18,10 @@ from models.errors import BadModel
 WEIGHTS = "PP-OCRv6_det_small.onnx"
 
 MAX_ENLARGEMENT = 3.0
-"""Pictures are not enlarged more than this: enlarged further, shapes without any text pass for giant letters."""
+"""Pictures are not enlarged more than this: if they were, shapes without any text would pass for giant letters."""
 
 LOWEST_SCORE = 0.3
-"""The detector's own limit; what callers ask for lies above."""
+"""The detector's own limit; callers ask for higher scores."""
 
 _building = threading.Lock()
 
@@ -29,9 +29,9 @@ _building = threading.Lock()
 def find_text_boxes(
     picture: NDArray[np.uint8], working_side: int = 256, min_score: float = 0.66, max_line: float = 0.5
 ) -> NDArray[np.float32]:
-    """The corners [boxes, 4, 2] of the text lines in a uint8 RGB picture, (x, y) in pixels, clockwise from top left.
+    """Find the corners [boxes, 4, 2] of text lines in a uint8 RGB picture, (x, y) in pixels, clockwise from top left.
 
-    The picture is brought to a short side of `working_side`. `min_score`, 0..1, is the least mean text probability
+    The picture is resized to a short side of `working_side`. `min_score`, 0..1, is the least mean text probability
     in a box. A box more than `max_line` of the short side thick is a shape that looks like a letter, not a line.
     """
     height, width = picture.shape[:2]
@@ -49,13 +49,13 @@ def find_text_boxes(
 
 @lru_cache(maxsize=1)
 def weights_revision() -> str:
-    """The weights' name and the first digits of their SHA-256: what the boxes depend on besides the picture."""
+    """Return the weights' name and the first digits of their SHA-256: the boxes depend on them and the picture."""
     digest = hashlib.sha256(_weights().read_bytes()).hexdigest()
     return f"{WEIGHTS}:{digest[:12]}"
 
 
 def _detector() -> Any:
-    """The one detector of this process, built when first asked for."""
+    """Return the one detector of this process, built on first use."""
     with _building:
         return _build()
 

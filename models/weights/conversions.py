@@ -1,5 +1,5 @@
-"""Weights that are published in a form which is not read here: where they are, by the name of the safetensors file made
-of them, and the command that brings and converts them.
+"""Weights that are published in a format that Reelmill does not read: their addresses, by the name of the safetensors
+file made from them, and the command that downloads and converts them.
 """
 
 import shlex
@@ -13,19 +13,20 @@ PUBLISHED: Mapping[str, str] = {
     "aesthetic.safetensors": "https://github.com/christophschuhmann/improved-aesthetic-predictor/raw/main/"
     "sac%2Blogos%2Bava1-l14-linearMSE.pth",
 }
-"""Addresses by file name: CRAFT as easyocr brings it, torchvision's RAFT, and LAION's aesthetic head for ViT-L/14."""
+"""Addresses by file name: CRAFT as easyocr publishes it, torchvision's RAFT, and LAION's aesthetic head for
+ViT-L/14."""
 
 CONVERSION = (
     "import sys, torch.hub, safetensors.torch as s; "
     'w = torch.hub.load_state_dict_from_url(sys.argv[1], map_location="cpu", weights_only=True); '
     "s.save_file({n: t.contiguous().clone() for n, t in w.items()}, sys.argv[2])"
 )
-"""`weights_only` refuses a pickle that holds anything but tensors. A person runs this; no flow does."""
+"""`weights_only` refuses a pickle with anything but tensors. A person runs this; no flow does."""
 
 
 def bringing(path: Path) -> str | None:
-    """The shell command that downloads the weights which belong at `path` and writes them there; None when they are not
-    among those known by name."""
+    """Return the shell command that downloads the weights that belong at `path` and writes them there; None when their
+    name is not known."""
     address = PUBLISHED.get(path.name)
     if address is None:
         return None

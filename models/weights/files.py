@@ -1,7 +1,8 @@
-"""Which files of a network's folder are its weights: those that diffusers and transformers load, and no others.
+"""The files of a network's folder that are its weights: those that diffusers and transformers load, and no others.
 
-A folder may hold the same weights more than once: in full precision, as a variant in half (`*.fp16.safetensors`), as
-pickles. The plain safetensors go first; where there are none, the variant in half precision is loaded.
+A folder may hold the same weights several times: in full precision, as a half-precision variant
+(`*.fp16.safetensors`), as pickles. The plain safetensors come first; without them, the variant in half precision is
+loaded.
 """
 
 import json
@@ -10,15 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HALF = "fp16"
-"""The variant that is loaded where there are no plain weights."""
+"""The variant that is loaded when there are no plain weights."""
 
 DIFFUSERS, TRANSFORMERS = "diffusion_pytorch_model", "model"
-"""What either library calls a network's weights."""
+"""The file name of a network's weights in each library."""
 
 
 @dataclass(frozen=True)
 class WeightFiles:
-    """A network's files of weights, its variant, and the index that names them where there are several."""
+    """A network's files of weights, their variant, and the index that names them when there are several."""
 
     files: tuple[Path, ...]
     variant: str | None = None
@@ -26,9 +27,9 @@ class WeightFiles:
 
 
 def weights_in(folder: Path) -> WeightFiles | None:
-    """The weights that are loaded of a network's folder; None where it has none, as a tokenizer's.
+    """Find the weights that are loaded from a network's folder; None when it has none, such as a tokenizer's.
 
-    Files that an index names are among them whether they are there or not.
+    All files that an index names are included, even those that are missing.
     """
     for variant in (None, HALF):
         for path in _candidates(folder, f".{variant}" if variant else ""):
@@ -38,13 +39,13 @@ def weights_in(folder: Path) -> WeightFiles | None:
 
 
 def weight_bytes(folder: Path) -> int:
-    """Size on disk of the weights that are loaded of a network's folder."""
+    """Return the size on disk of the weights that are loaded from a network's folder."""
     weights = weights_in(folder)
     return sum(path.stat().st_size for path in weights.files if path.is_file()) if weights else 0
 
 
 def read_files(folder: Path, suffixes: frozenset[str]) -> list[Path]:
-    """What is read when one part of a model is loaded: its weights, and what else ends in one of the suffixes."""
+    """List the files that loading one part of a model reads: its weights, and others with one of the suffixes."""
     weights = weights_in(folder) or WeightFiles(())
     own = {*weights.files, *([weights.index] if weights.index else ())}
     files = (path for path in folder.glob("*") if path.suffix in suffixes and path.is_file())
@@ -52,7 +53,7 @@ def read_files(folder: Path, suffixes: frozenset[str]) -> list[Path]:
 
 
 def _candidates(folder: Path, variant: str) -> Iterator[Path]:
-    """In the order in which the libraries look for them."""
+    """Yield the possible files in the order in which the libraries look for them."""
     yield folder / f"{DIFFUSERS}.safetensors.index{variant}.json"
     yield folder / f"{DIFFUSERS}{variant}.safetensors"
     yield folder / f"{TRANSFORMERS}{variant}.safetensors"
@@ -60,7 +61,7 @@ def _candidates(folder: Path, variant: str) -> Iterator[Path]:
 
 
 def _indexed(index: Path, variant: str | None) -> WeightFiles:
-    """The files that an index names; none where it cannot be read, which loading will say."""
+    """Return the files that an index names; none when it cannot be read, which loading then reports."""
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (OSError, ValueError, KeyError, AttributeError, TypeError):

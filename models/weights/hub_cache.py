@@ -1,7 +1,7 @@
-"""Where the files of a network are: a model named by hub id and pinned revision, or by a path, found without a network.
+"""The files of a network: a model named by hub id and pinned revision, or by a path, found without internet access.
 
-`ID@REVISION` is a snapshot in Hugging Face's local cache (`hf download ID --revision REVISION` puts it there); anything
-else is a path to a folder, or to one `.safetensors` file. Weights are safetensors, and no model brings its own code.
+`ID@REVISION` is a snapshot in Hugging Face's local cache (`hf download ID --revision REVISION` downloads it); anything
+else is a path to a folder, or to one `.safetensors` file. Weights are safetensors, and a model's own code never runs.
 """
 
 import hashlib
@@ -21,16 +21,16 @@ from models.weights.conversions import bringing
 HUB_NAME = re.compile(r"(?P<id>\w[\w.-]*(/\w[\w.-]*)?)@(?P<revision>\w[\w./-]*)")
 
 READ_SUFFIXES = frozenset({".json", ".safetensors", ".txt", ".jinja", ".model"})
-"""Of a model's folder, what can be read when it is loaded, and so what its content is told by."""
+"""Endings of the files that loading may read in a model's folder; their content is what its revision depends on."""
 
 CONVERTING = "docs/weights.md"
-"""Says how published weights become safetensors."""
+"""The page that says how published weights become safetensors."""
 
 
 def given_name(name: str) -> str:
-    """A name as it stands in settings: paths absolute; hub names, and names in the folder of weights, as they are."""
+    """Return a name as settings keep it: paths absolute; hub names, and names in the folder of weights, unchanged."""
     if not name.strip():
-        raise ValueError("a model has a name: ID@REVISION of the hub, or a path")
+        raise ValueError("must name a model: ID@REVISION of the hub, or a path")
     is_path = "/" in name and not HUB_NAME.fullmatch(name)
     return str(Path(name).expanduser().absolute()) if is_path else name
 
@@ -52,15 +52,15 @@ class Model:
 
 
 def located(name: str, weights: Path) -> str:
-    """A bare name as a path in the folder `weights`; any other name as it is."""
+    """Return a bare name as a path in the folder `weights`; any other name unchanged."""
     return name if "/" in name or HUB_NAME.fullmatch(name) else str(weights / name)
 
 
 def find_model(name: str) -> Model:
-    """The model of a name, from this machine alone; raises BadModel, saying what brings it, when it is not here."""
+    """Find the model of a name on this machine; raises BadModel, with the command that downloads it, when missing."""
     if hub := HUB_NAME.fullmatch(name):
         found, bring = snapshot(hub["id"], hub["revision"]), bringing_snapshot(hub["id"], hub["revision"])
-        _refuse_incomplete(found.path, name, f"; `{bring}` brings what is missing")
+        _refuse_incomplete(found.path, name, f"; `{bring}` downloads what is missing")
         return found
     path = Path(name)
     if path.is_file() and path.suffix == ".safetensors":
@@ -69,12 +69,14 @@ def find_model(name: str) -> Model:
         _refuse_incomplete(path, name)
         return Model(path, f"{path.name}:{_folder_digest(path)[:12]}")
     command = None if path.exists() else bringing(path)
-    wrong = "not weights, they end in .safetensors" if path.exists() else "no such file or folder"
-    raise BadModel(f"{name}: {wrong}; {f'`{command}` brings it' if command else f'{CONVERTING} says how to make it'}.")
+    wrong = "not weights, which end in .safetensors" if path.exists() else "no such file or folder"
+    raise BadModel(
+        f"{name}: {wrong}; {f'`{command}` downloads it' if command else f'{CONVERTING} says how to make it'}."
+    )
 
 
 def missing_models(names: Iterable[tuple[str, str]]) -> list[str]:
-    """A line for each (setting, model's name) whose model is not on this machine: what is missing, what brings it."""
+    """Return a line for each (setting, model's name) whose model is missing here: what is wrong and how to get it."""
     lines = []
     for setting, name in names:
         try:
@@ -85,7 +87,7 @@ def missing_models(names: Iterable[tuple[str, str]]) -> list[str]:
 
 
 def snapshot(model_id: str, revision: str) -> Model:
-    """A model of the hub in Hugging Face's local cache, whole or not; raises BadModel, saying what brings it."""
+    """Find a hub model in Hugging Face's local cache, complete or not; raises BadModel that names the download."""
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -94,21 +96,21 @@ def snapshot(model_id: str, revision: str) -> Model:
         folder = snapshot_download(model_id, revision=revision, cache_dir=constants.HF_HUB_CACHE, local_files_only=True)
     except LocalEntryNotFoundError as error:
         bring = bringing_snapshot(model_id, revision)
-        raise BadModel(f"{name}: not in Hugging Face's local cache; `{bring}` brings it.") from error
+        raise BadModel(f"{name}: not in Hugging Face's local cache; `{bring}` downloads it.") from error
     except HFValidationError as error:
         raise BadModel(f"{name}: not a name of the hub ({error}).") from error
     return Model(Path(folder), f"{model_id}@{Path(folder).name}")
 
 
 def bringing_snapshot(model_id: str, revision: str) -> str:
-    """The shell command that downloads a model of the hub to the local cache."""
+    """Return the shell command that downloads a model of the hub to the local cache."""
     return f"hf download {model_id} --revision {revision}"
 
 
 def load_part(part: Any, folder: Path, **options: Any) -> Any:
-    """What a class of transformers makes of a model's folder: a network in float32 on the best device, a tokenizer, ...
+    """Load a model's folder with a class of transformers: a network in float32 on the best device, a tokenizer, ...
 
-    Raises BadModel when it cannot, or when the weights leave a part of the network as it was drawn at random.
+    Raises BadModel when the class cannot load it, or when the weights leave a part of the network random.
     """
     from transformers.utils import logging
 
@@ -126,7 +128,7 @@ def load_part(part: Any, folder: Path, **options: Any) -> Any:
 
 
 def read_weights(path: Path) -> dict[str, Any]:
-    """The tensors of one safetensors file by name; raises BadModel when it is none."""
+    """Read the tensors of one safetensors file by name; raises BadModel when it is not one."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -139,18 +141,18 @@ def read_weights(path: Path) -> dict[str, Any]:
 
 
 def stamp_of(path: Path) -> tuple[tuple[str, int, int], ...]:
-    """Names, sizes and times of a model's files: what tells, without reading it, that a model in memory is still it."""
+    """Return names, sizes and times of a model's files: they show, without reading it, whether a model has changed."""
     files = [path] if path.is_file() else sorted(each for each in path.iterdir() if each.is_file())
     return tuple((file.name, *_stamp(file)) for file in files)
 
 
 def digest_of(path: Path) -> str:
-    """SHA-256 of a file's bytes, read once in a process for each size and time of change."""
+    """Return the SHA-256 of a file's bytes, read once in a process for each size and time of change."""
     return _file_digest(path, *_stamp(path))
 
 
 def best_device() -> str:
-    """Where networks run: "cuda" where there is one, else "cpu"."""
+    """Return where networks run: "cuda" if there is one, else "cpu"."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
@@ -173,7 +175,7 @@ def _refuse_incomplete(folder: Path, name: str, remedy: str = "") -> None:
     shards = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else {"model.safetensors"}
     missing = sorted(shard for shard in shards if not (folder / shard).is_file())
     if missing:
-        raise BadModel(f"{name}: it has no {missing[0]}, and weights of another kind are not read{remedy}.")
+        raise BadModel(f"{name}: it has no {missing[0]}, and other weight formats are not read{remedy}.")
 
 
 def _stamp(path: Path) -> tuple[int, int]:

@@ -1,7 +1,7 @@
-"""Which model of diffusers a name names: its folder on this machine, and the revision of its content.
+"""The diffusers model behind a name: its folder on this machine, and the revision of its content.
 
-A name is "tiny", the embedded model; a folder with model_index.json; or ID@REVISION of the hub, found in Hugging Face's
-local cache alone (models/weights/hub_cache.py). A folder goes before a model of the hub of the same name.
+A name is "tiny", the embedded model; a folder with model_index.json; or ID@REVISION of the hub, found only in
+Hugging Face's local cache (models/weights/hub_cache.py). A folder comes before a hub model of the same name.
 """
 
 import hashlib
@@ -24,13 +24,13 @@ INDEX_FILE = "model_index.json"
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 MODEL_HELP = "a folder in diffusers' layout, ID@REVISION of the hub in the local cache, or 'tiny' for the embedded one"
-"""For the options that name a model."""
+"""The help text of options that name a model."""
 
 
 def any_model_folder(name: str) -> Path:
-    """The folder of a model of any family, or of the embedded one as "tiny".
+    """Find the folder of a model of any family; "tiny" is the embedded one.
 
-    Raises BadInput when there is none, and BadModel, with the command that brings it, for a model of the hub that is
+    Raises BadInput when there is none, and BadModel, with the command that downloads it, for a model of the hub that is
     not in the local cache or lacks files there.
     """
     if found := _of_hub(name):
@@ -42,43 +42,43 @@ def any_model_folder(name: str) -> Path:
 
 
 def revision_of(name: str) -> str:
-    """What tells a model's content from any other: of a folder the digest of what is loaded, of a model of the hub
-    ID@COMMIT, with +fp16 where it is only there in half precision."""
+    """Return the revision that identifies a model's content: for a folder the digest of what is loaded, for a model of
+    the hub ID@COMMIT, with +fp16 when it is only there in half precision."""
     if found := _of_hub(name):
         return found.revision + (f"+{HALF}" if _is_half(found.path) else "")
     return weights_digest(any_model_folder(name))
 
 
 def pinned(name: str) -> str:
-    """A model of the hub by its commit, whatever branch it was named by; any other name as it is."""
+    """Return a hub model's name with its commit, whatever branch it was named by; any other name unchanged."""
     found = _of_hub(name)
     return found.revision if found else name
 
 
 def names_hub(name: str) -> bool:
-    """Whether a name, of which there is no folder, is that of a model of the hub."""
+    """Say whether a name without a folder is that of a model of the hub."""
     return HUB_NAME.fullmatch(name) is not None
 
 
 def told_name(name: str, revision: str) -> str:
-    """What a model of that revision is called where paths of this machine say nothing: a folder's own name."""
+    """Return what to call a model of that revision on any machine: a folder's own name, without its path."""
     return name if is_of_hub(name, revision) else Path(name).name
 
 
 def is_of_hub(name: str, revision: str) -> bool:
-    """Whether a pinned name is that of a model of the hub, which then is its revision, too."""
+    """Say whether a pinned name is that of a model of the hub, whose revision is then the same."""
     return name == revision.partition("+")[0]
 
 
 def short_revision(revision: str) -> str:
-    """A revision as it is told to a person: the first digits of a digest, a model of the hub in full."""
+    """Return a revision as people read it: the first digits of a digest, a model of the hub in full."""
     return revision if "@" in revision else revision[:12]
 
 
 def weights_digest(folder: Path) -> str:
-    """SHA-256 over what is loaded of a model's folder: weights, configurations and vocabularies, by name and content.
+    """Return the SHA-256 over what is loaded from a model's folder: weights, configurations, vocabularies, with names.
 
-    A file is read once, while its size and its time are the same.
+    A file is read again only when its size or its time changes.
     """
     digest = hashlib.sha256()
     for path in sorted({folder / INDEX_FILE, folder / WORDS_FILE, *_files_of_parts(folder)}):
@@ -89,19 +89,19 @@ def weights_digest(folder: Path) -> str:
 
 
 def _of_hub(name: str) -> Model | None:
-    """The snapshot of a name of the hub; None for a name of another kind."""
+    """Find the snapshot of a name of the hub; None for a name of another kind."""
     hub = HUB_NAME.fullmatch(name)
     if hub is None or (Path(name) / INDEX_FILE).is_file():
         return None
     found = snapshot(hub["id"], hub["revision"])
     if lacking := _lacking(found.path):
         bring = bringing_snapshot(hub["id"], hub["revision"])
-        raise BadModel(f"{name}: the local cache has no {lacking} of it; `{bring}` brings what is missing.")
+        raise BadModel(f"{name}: {lacking} is missing from the local cache; `{bring}` downloads it.")
     return found
 
 
 def _lacking(folder: Path) -> str | None:
-    """The first file that a snapshot lacks, a part's folder where all of it is missing."""
+    """Find the first file that a snapshot lacks, or a part's folder when all of it is missing."""
     if not (folder / INDEX_FILE).is_file():
         return INDEX_FILE
     for name in parts_of(read_index(folder)):

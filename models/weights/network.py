@@ -1,6 +1,6 @@
-"""One network of a model, from its folder: safetensors only, no remote code, and whole or not at all.
+"""One network of a model, from its folder: safetensors only, no remote code, and complete or not at all.
 
-The libraries fill weights that a file lacks with random numbers and say so in a log; here that is an error.
+The libraries fill weights that a file lacks with random numbers and only log it; here that is an error.
 """
 
 from math import prod
@@ -19,13 +19,12 @@ Part = TypeVar("Part", bound=nn.Module)
 
 
 def load_part(kind: type[Part], folder: Path, dtype: torch.dtype = torch.float32) -> Part:
-    """The network of a folder of diffusers or transformers, on the CPU, ready for inference: its weights are frozen,
-    for torch multiplies by a matrix in another order of sums while that may be trained, in last bits. Weights that are
-    only there in half precision come in `dtype` all the same.
+    """Load the network of a folder of diffusers or transformers on the CPU, ready for inference. Its weights are
+    frozen, because torch sums a product with a trainable matrix in another order, which changes the last bits. Weights
+    that are only there in half precision are converted to `dtype`, too.
 
-    What the library knows to overflow in half precision, or to lose too much, stays in float32. Raises BadModel when
-    its configuration or weights are missing, broken, pickled or of another shape, and leaves errors of too little
-    memory as they are.
+    Layers that the library knows to overflow or lose too much in half precision stay in float32. Raises BadModel when
+    its configuration or weights are missing, broken, pickled or of another shape; passes on out-of-memory errors.
     """
     if not (folder / "config.json").is_file():
         raise BadModel(f"{folder}: config.json is missing. Copy the model's folder again.")
@@ -48,16 +47,15 @@ def load_part(kind: type[Part], folder: Path, dtype: torch.dtype = torch.float32
 
 
 def weight_sizes(folder: Path) -> dict[str, int]:
-    """The weights that are loaded of a network's folder, by name, with their numbers of values, from the heads of its
-    files."""
+    """Return the number of values of each weight loaded from a network's folder, by name, from the file headers."""
     sizes: dict[str, int] = {}
     weights = weights_in(folder)
     for path in weights.files if weights else ():
         with safe_open(path, "pt") as file:
-            sizes |= {name: prod(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - it is no dict
+            sizes |= {name: prod(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - it is not a dict
     return sizes
 
 
 def first_sentence(error: Exception) -> str:
-    """What a library's error says, without the advice to programmers that follows."""
+    """Return what a library's error says, without the advice to programmers that follows."""
     return " ".join(str(error).split()).split(". ")[0].rstrip(".")

@@ -1,4 +1,4 @@
-"""A diffusers pipeline from a local folder: safetensors only, no remote code, every network whole or not at all."""
+"""A diffusers pipeline from a local folder: safetensors only, no remote code, every network complete or not at all."""
 
 import importlib
 import json
@@ -23,17 +23,17 @@ LIBRARIES = {
 """Where the classes named in model_index.json may come from; a folder's own Python files are never among them."""
 
 AUTOENCODER = "vae"
-"""What pipelines call their autoencoder."""
+"""The name of the autoencoder in pipelines."""
 
 IN_FLOAT32 = (AUTOENCODER, "safety_checker")
-"""Networks that work in float32 whatever the others do: what a picture shows, and whether it may, hang on them."""
+"""Networks that always work in float32: they decide what a picture shows, and whether it may be shown."""
 
 FAILURES = (OSError, ValueError, TypeError, RuntimeError, KeyError, AttributeError, ImportError, SafetensorError)
-"""What the libraries raise for a folder that they cannot load."""
+"""The errors that the libraries raise for a folder that they cannot load."""
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    """model_index.json: `_class_name`, and [library, class] for each part. Raises BadInput when there is none."""
+    """Read model_index.json: `_class_name`, and [library, class] for each part. Raises BadInput when there is none."""
     path = folder / "model_index.json"
     if not path.is_file():
         raise BadInput(f"{folder}: no model there (a folder with model_index.json). Name a diffusers model's folder.")
@@ -41,18 +41,18 @@ def read_index(folder: Path) -> dict[str, Any]:
 
 
 def parts_of(index: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """[library, class] by name, of the parts that the folder has: an absent one is [null, null].
+    """Return [library, class] by name for the parts that the folder has: an absent one is [null, null].
 
     Raises BadModel for a name that could lead out of the folder.
     """
     own = {name: entry for name, entry in index.items() if isinstance(entry, list) and entry != [None, None]}
     if wrong := next((name for name in own if not name.isidentifier()), None):
-        raise BadModel(f"model_index.json: {wrong!r} is no name of a part. Copy the model's folder again.")
+        raise BadModel(f"model_index.json: {wrong!r} is not a valid name of a part. Copy the model's folder again.")
     return own
 
 
 def read_config(folder: Path, part: str) -> dict[str, Any]:
-    """The configuration of one part of a model's folder; raises BadModel when it is missing or no JSON object."""
+    """Read the configuration of one part of a model's folder; raises BadModel when it is missing or not JSON."""
     path = folder / part / "config.json"
     if not path.is_file():
         raise BadModel(f"{path}: the file is missing. Copy the model's folder again.")
@@ -62,11 +62,11 @@ def read_config(folder: Path, part: str) -> dict[str, Any]:
 def load_pipeline(
     kinds: Mapping[str, type[DiffusionPipeline]], folder: Path, precision: Precision = "float32", **given: Any
 ) -> Any:
-    """The pipeline of a folder whose class is one of `kinds`, by name; its networks are on the CPU, frozen, in a
-    precision, but for those that are always in float32.
+    """Load the pipeline of a folder whose class is one of `kinds`, by name; its networks are on the CPU, frozen, in a
+    precision, except those that are always in float32.
 
     `given` are parts and settings that do not come from the folder. Raises BadModel when a part is missing, broken,
-    pickled, or of a class from elsewhere than diffusers and transformers.
+    pickled, or of a class outside diffusers and transformers.
     """
     index = read_index(folder)
     kind = kinds.get(str(index.get("_class_name")))
@@ -90,13 +90,13 @@ def load_pipeline(
 
 
 def _refuse_unreadable_tokenizers(folder: Path, index: dict[str, Any]) -> None:
-    """The library's own message for a spiece.model that it cannot read names a package that would not help."""
+    """Raise BadModel for an unreadable spiece.model: the library's own message names a package that does not help."""
     for name in parts_of(index):
         only_pieces = (folder / name / "spiece.model").is_file() and not (folder / name / "tokenizer.json").is_file()
         if only_pieces and find_spec("sentencepiece") is None:
             raise BadModel(
-                f"{folder / name}: a tokenizer as spiece.model alone is read by the package sentencepiece, which is "
-                "not installed. Install it, or put the tokenizer.json of the same tokenizer there."
+                f"{folder / name}: its tokenizer is only a spiece.model, and sentencepiece, the package that reads it, "
+                "is not installed. Install it, or put the tokenizer.json of the same tokenizer there."
             )
 
 
@@ -113,7 +113,7 @@ def _class_of(folder: Path, name: str, entry: list[Any]) -> type[Any]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; raises BadModel when the file holds none."""
+    """Read a JSON object; raises BadModel when the file is not one."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

@@ -124,8 +124,8 @@ def _compiled(stream: Any, target: Path, options: dict[str, Any]) -> list[str]:
 def inspect_clip(path: Path, item: str) -> tuple[Fraction, ...]:
     """The times of a written clip's frames in seconds, ordered; its first frame is decoded.
 
-    Raises BadMedia when it does not begin with a keyframe, hides a frame, has times that do not run forward, or a first
-    frame that cannot be decoded.
+    Raises BadMedia when it does not begin with a keyframe, ends within a frame, hides one, has times that do not run
+    forward, or a first frame that cannot be decoded.
     """
     with open_video(path, threads=1) as (container, stream):
         packets = [packet for packet in container.demux(stream) if packet.size]
@@ -135,6 +135,7 @@ def inspect_clip(path: Path, item: str) -> tuple[Fraction, ...]:
         frame = next(container.decode(stream), None)
         faults = {
             "does not begin with a keyframe": not packets or not packets[0].is_keyframe,
+            "ends within a frame": any(packet.is_corrupt for packet in packets),
             "hides frames": any(packet.is_discard for packet in packets),
             "has times that do not run forward": len(shown) < len(packets) or _run_back(shown) or _run_back(stored),
             "has a first frame that cannot be decoded": frame is None or frame.is_corrupt,

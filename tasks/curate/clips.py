@@ -110,7 +110,7 @@ def spans_of(videos: Sequence[SourceVideo], clips: Sequence[Mapping[str, Any]], 
 
 
 def cut_clip(video: SourceVideo, index: PacketIndex, span: Span, config: ClipsConfig, root: Path) -> dict[str, Any]:
-    """Cut one clip below `root` and measure it: its columns. A file that is there already is only measured."""
+    """Cut one clip below `root` and measure it: its columns. A whole file that is there already is only measured."""
     limit_s = max(config.limit_floor_s, config.limit_factor * span.seconds())
     name = f"clips/{span.clip_id}.{_key(video, span, config)}.mp4"
     if config.mode == "copy":
@@ -118,7 +118,8 @@ def cut_clip(video: SourceVideo, index: PacketIndex, span: Span, config: ClipsCo
         start, end, shown = cut.start_pts, cut.end_pts, len(cut.shown)
     else:
         cut, start, end, shown = None, span.start_pts, span.end_pts, span.frames
-    if not (root / name).is_file():
+    seconds = float((end - start) * index.time_base)
+    if not _is_whole(root / name, span.clip_id, shown, seconds, limit_s):
         with publish(root / name) as aside:
             if cut:
                 _copy(copy_command(video.path, index, cut, aside), span.clip_id, limit_s)
@@ -126,7 +127,7 @@ def cut_clip(video: SourceVideo, index: PacketIndex, span: Span, config: ClipsCo
                 run_ffmpeg(
                     encode_command(video.path, index, start, end, config.crf, aside), None, span.clip_id, limit_s
                 )
-            _check(aside, span.clip_id, shown, float((end - start) * index.time_base), limit_s)
+            _check(aside, span.clip_id, shown, seconds, limit_s)
     return {
         "cut_path": name,
         "cut_start_pts": start,
@@ -155,6 +156,14 @@ def _check(path: Path, clip_id: str, frames: int, seconds: float, limit_s: float
             f"{clip_id}: {frames} frames in {seconds:.3f} s should have been cut, but {len(times)} from "
             f"{float(times[0]):.3f} to {float(times[-1]):.3f} s were. Convert the source to mp4."
         )
+
+
+def _is_whole(path: Path, clip_id: str, frames: int, seconds: float, limit_s: float) -> bool:
+    """Return whether the clip is there with the frames that it should have: a full disk leaves a shorter file."""
+    try:
+        return path.is_file() and _check(path, clip_id, frames, seconds, limit_s) is None
+    except BadMedia:
+        return False
 
 
 def cut_source(root: Path, source: SourceSpans, config: ClipsConfig) -> pa.Table:

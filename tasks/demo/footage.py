@@ -1,7 +1,8 @@
-"""The demo's footage: short rendered films whose shots, joins and camera motions are known, and pictures never filmed.
+"""The demo's footage: short rendered films whose shots, transitions and camera motions are known, and held-out
+pictures.
 
 Times are in seconds, speeds in short sides per second (zoom: ln of magnification; roll: 60 degrees for each unit). Each
-shot has a scene of its own, with a seed far from those of the scenes that the embedded model learned from.
+shot has a scene of its own, whose seed is far from those of the scenes that the embedded model was trained on.
 """
 
 from collections.abc import Iterator
@@ -38,24 +39,24 @@ SCHEMA = pa.schema(
         ("whole", pa.bool_()),
     ]
 )
-"""A row for each shot. transition: how it begins ("start", "cut", "dissolve" or "fade"), over transition_s, for which
-shots that dissolve overlap. copy_of: the file it was taken from again. whole: the file was not cut short."""
+"""One row per shot. transition: how it begins ("start", "cut", "dissolve" or "fade"), over transition_s, for which
+shots that dissolve overlap. copy_of: the file whose shots it repeats. whole: the file was not cut short."""
 
 STEP = Step("footage", VERSION, SCHEMA, files=("file",))
 
 FOLDER = "footage"
 
 HELD_OUT = 10_500_000
-"""Scenes from this seed on are in no training footage, and not among those that the embedded model is measured on."""
+"""The first seed of scenes that are in no training footage, nor among those that the embedded model is measured on."""
 
 TITLE = ["REELMILL", "RAW FOOTAGE IN", "VIDEO MODELS OUT"]
 
 COPY_CRF = 30
-"""H.264 quality of the re-encoded copy; that of the others is 16."""
+"""The H.264 quality of the re-encoded copy; the other films have 16."""
 
 
 class FootageConfig(BaseModel):
-    """How large the films are; what is in them is fixed."""
+    """The size of the films; their content is fixed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -67,9 +68,9 @@ class FootageConfig(BaseModel):
 
 @dataclass(frozen=True)
 class Shot:
-    """What one shot shows, for how long, and how it begins.
+    """One shot: what it shows, for how long, and how it begins.
 
-    kind: a scene filmed by a moving camera with shapes moving about, the same without the shapes ("freeze" with a
+    kind: a scene with moving shapes filmed by a moving camera, the same without the shapes ("freeze" with a
     static camera), a title card, or a flat dark picture.
     """
 
@@ -164,7 +165,7 @@ FILMS = (
 
 
 def film_frames(film: Film, config: FootageConfig) -> Frames:
-    """The film's frames, uint8 RGB [frames, height, width, 3]."""
+    """Render the film's frames, uint8 RGB [frames, height, width, 3]."""
     shots = zip(film.shots, scenes_of(film, config.seed), strict=True)
     joined: Frames | None = None
     for shot, seed in shots:
@@ -175,7 +176,7 @@ def film_frames(film: Film, config: FootageConfig) -> Frames:
 
 
 def scenes_of(film: Film, first: int) -> range:
-    """The seeds of the film's scenes, one for each shot; a copy has those of its original."""
+    """Return the seeds of the film's scenes, one for each shot; a copy has those of its original."""
     names = [other.name for other in FILMS]
     earlier = FILMS[: names.index(film.copy_of or film.name)]
     start = first + sum(len(other.shots) for other in earlier if not other.copy_of)
@@ -183,7 +184,7 @@ def scenes_of(film: Film, first: int) -> range:
 
 
 def shot_frames(shot: Shot, seed: int, config: FootageConfig) -> Frames:
-    """One shot, uint8 RGB [frames, height, width, 3]."""
+    """Render one shot, uint8 RGB [frames, height, width, 3]."""
     frames, size = round(shot.seconds * config.fps), (config.width, config.height)
     if shot.kind == "title":
         return text_card(TITLE, frames, size)
@@ -203,7 +204,7 @@ def _join(before: Frames, after: Frames, shot: Shot, fps: float) -> Frames:
 
 
 def truth_rows(film: Film, fps: float) -> Iterator[dict[str, Any]]:
-    """The film's rows of the truth table. A shot's times are those of the frames in which anything of it shows."""
+    """Yield the film's rows of the truth table. A shot's times are those of the frames in which it is visible."""
     end = 0
     for index, shot in enumerate(film.shots):
         overlap = round(shot.transition_s * fps) if shot.transition == "dissolve" else 0
@@ -233,15 +234,15 @@ def write_film(path: Path, film: Film, frames: Frames, fps: float) -> None:
 
 
 def write_films(folder: Path, config: FootageConfig) -> None:
-    """Write every film; `folder` appears with all of them or not at all, and holds nothing else."""
+    """Write every film; `folder` appears with all of them or not at all, and contains nothing else."""
     with publish_folder(folder) as aside:
         for film in FILMS:
             write_film(aside / film.name, film, film_frames(film, config), config.fps)
 
 
 def held_out_pictures(folder: Path, number: int, side: int = 128) -> list[Path]:
-    """Write `number` square PNG pictures of scenes that no training saw, and return their paths; `folder` holds them
-    alone."""
+    """Write `number` square PNG pictures of scenes that are in no training, and return their paths; `folder` contains
+    nothing else."""
     names = [f"picture-{index + 1:02d}.png" for index in range(number)]
     with publish_folder(folder) as aside:
         for index, name in enumerate(names):
@@ -252,7 +253,7 @@ def held_out_pictures(folder: Path, number: int, side: int = 128) -> list[Path]:
 
 @task(name="footage", cache_policy=NO_CACHE)
 def render_footage(root: Path, config: FootageConfig) -> ManifestRef:
-    """The films in `root`/footage and their truth table: found, or rendered."""
+    """Find or render the films in `root`/footage and their truth table."""
 
     def compute(_: str) -> pa.Table:
         write_films(root / FOLDER, config)

@@ -1,7 +1,7 @@
-"""The demo's page: what became of the footage, what was trained on it, and what the model then made of new pictures.
+"""The demo's page: how the footage was curated, what was trained on it, and what the model made from new pictures.
 
-Every figure is as measured. The page holds all its pictures and videos; the dataset's report and the galleries, which
-lie beside it, are linked.
+Every figure is measured. The page contains all its pictures and videos, and links to the dataset's report and the
+galleries beside it.
 """
 
 import os
@@ -38,22 +38,22 @@ NEEDS = (
     "camera_strength",
     "error_message",
 )
-"""Columns read of the generated clips."""
+"""The columns that are read from the generated clips."""
 
 CLIPS_PER_MOTION = 3
-"""Kept clips shown for each class of camera motion; the dataset's report shows more."""
+"""The number of kept clips shown for each camera motion; the dataset's report shows more."""
 
 PICTURES = 24
-"""Most pictures shown with their videos."""
+"""The most pictures shown with their videos."""
 
 REPORT = Path("report/index.html")
-"""Where a dataset's report and a run's gallery lie in their folders."""
+"""The path of a dataset's report and of a run's gallery in their folders."""
 
 Clips = Mapping[str, Any]
 
 
 class Trial(NamedTuple):
-    """One way of asking the model: its name, its folder, and the rows of its clips."""
+    """One way to use the model: its name, its folder, and the rows of its clips."""
 
     name: str
     folder: Path
@@ -61,8 +61,8 @@ class Trial(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """One motion asked in one way: of `clips` clips `met` showed it, `others` what else was seen, most often first.
-    `motion` is None where none was asked; speed: the camera's mean, in short sides per second."""
+    """One requested motion in one trial: `met` of `clips` clips showed it, `others` counts the other motions, most
+    frequent first. `motion` is None where none was requested; speed: the camera's mean, in short sides per second."""
 
     trial: str
     motion: str | None
@@ -73,13 +73,13 @@ class Asked(NamedTuple):
 
 
 def read_trials(outputs: Mapping[str, ManifestRef]) -> list[Trial]:
-    """The generated clips of each run, by the runs' names."""
+    """Read the generated clips of each run, by the runs' names."""
     titles = ((name[:1].upper() + name[1:], ref) for name, ref in outputs.items())
     return [Trial(title, ref.path.parent, read_rows(ref, NEEDS)) for title, ref in titles]
 
 
 def asked_and_measured(trial: Trial) -> list[Asked]:
-    """What one way of asking gave, a row for each motion asked."""
+    """Compare the requested motions of one trial with the measured ones, a row for each requested motion."""
     made = [clip for clip in trial.clips if clip["status"] == "ok"]
     asked = sorted({clip["motion_asked"] for clip in made}, key=lambda motion: motion or "")
     return [_asked(trial.name, motion, [c for c in made if c["motion_asked"] == motion]) for motion in asked]
@@ -94,8 +94,8 @@ def _asked(trial: str, motion: str | None, clips: Sequence[Clips]) -> Asked:
 
 
 def rows_of_pictures(trials: Sequence[Trial], cap: int = PICTURES) -> list[dict[str, Any]]:
-    """For each picture, by name, its address and one cell for each trial: the clip with its video's address, or why
-    there is none."""
+    """Return for each picture, by name, its data URI and a cell for each trial: the clip with its video's data URI, or
+    why there is none."""
     by_name = [{clip["name"]: clip for clip in reversed(trial.clips) if not clip["take"]} for trial in trials]
     names = sorted({name for clips in by_name for name in clips})[:cap]
     return [
@@ -129,7 +129,7 @@ def _cell(trial: Trial, clip: Clips | None) -> dict[str, Any]:
 
 
 def confusion(evaluation: Mapping[str, Any]) -> tuple[list[str], list[dict[str, Any]]]:
-    """The classes that were measured, and for each motion asked its counts and shares in their order."""
+    """Return the measured classes, and for each requested motion its counts and its shares in their order."""
     by_motion = evaluation["by_motion"]
     seen = {name for facts in by_motion.values() for name in facts["measured"]}
     columns = [*by_motion, *sorted(seen - set(by_motion))]
@@ -149,7 +149,7 @@ def _share(facts: Mapping[str, Any], name: str) -> float:
 
 
 def loss_chart(log: ManifestRef) -> Markup:
-    """The training's loss by step."""
+    """Draw the training's loss by step."""
     from tasks.pages.charts import smoothed_curve
 
     table = read_manifest(log, ("step", "loss"))
@@ -158,20 +158,20 @@ def loss_chart(log: ManifestRef) -> Markup:
 
 
 def frames_chart(evaluation: Mapping[str, Any]) -> Markup | None:
-    """How near each generated frame is to the true one, against repeating the picture; None without such figures."""
+    """Draw the PSNR of each generated frame, and that of repeating the picture; None without such figures."""
     from tasks.pages.charts import curves
 
     if not evaluation.get("frame_psnr_db"):
         return None
     lines = {"generated": evaluation["frame_psnr_db"], "picture repeated": evaluation["copy_frame_psnr_db"]}
-    # The first frame of the copy is the picture itself, and would squeeze all others to the bottom.
+    # The first frame of the copy is the picture itself; its PSNR would press all others to the bottom.
     spans = {"generated": 0, "picture repeated": 1}
     points = {n: (np.arange(spans[n], len(v)) + 1.0, np.array(v[spans[n] :], float)) for n, v in lines.items()}
     return curves("frames", points, "frame", "PSNR, dB")
 
 
 def figures(funnel: Funnel, dataset: Dataset, trials: Sequence[Trial], lineage: Mapping[str, Any]) -> list[tuple]:
-    """The page's headline: names, values, and words beside them."""
+    """Return the headline figures of the page: names, values, and notes beside them."""
     asked = [row for trial in trials for row in asked_and_measured(trial) if row.motion]
     made = sum(clip["status"] == "ok" for trial in trials for clip in trial.clips)
     return [
@@ -184,7 +184,7 @@ def figures(funnel: Funnel, dataset: Dataset, trials: Sequence[Trial], lineage: 
 
 
 def training_figures(log: ManifestRef, lineage: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """What the training was, as headline figures; what its settings do not say is left out."""
+    """Return the headline figures of the training; figures that its settings do not have are left out."""
     losses = read_manifest(log, ("loss",))["loss"].to_pylist()
     named = [("steps", "steps"), ("clips per step", "batch"), ("rank", "rank")]
     known = [(title, str(lineage[name]), "") for title, name in named if lineage.get(name) is not None]
@@ -192,7 +192,7 @@ def training_figures(log: ManifestRef, lineage: Mapping[str, Any]) -> list[tuple
 
 
 def trained_on(dataset: Dataset, lineage: Mapping[str, Any]) -> str:
-    """What the LoRA learned from, in words: "13 clips that curation labelled pan right"."""
+    """Describe the clips that the LoRA was trained on: "13 clips that curation labelled pan right"."""
     motions = lineage.get("motions") or ()
     labels = dataset.clips["camera_motion"].to_pylist()
     used = sum(keep and (not motions or label in motions) for keep, label in zip(dataset.keep, labels, strict=True))
@@ -200,7 +200,7 @@ def trained_on(dataset: Dataset, lineage: Mapping[str, Any]) -> str:
 
 
 def links(out: Path, clips: ManifestRef, trials: Sequence[Trial]) -> list[tuple[str, str]]:
-    """Names and addresses, relative to the page, of the report and of the galleries."""
+    """Return the names and addresses, relative to the page, of the report and of the galleries."""
     folders = {"The dataset's report": clips.path.parent} | {f"Gallery: {t.name}": t.folder for t in trials}
     return [(name, _address(out, folder / REPORT)) for name, folder in folders.items()]
 
@@ -216,7 +216,7 @@ def page_html(
     outputs: Mapping[str, ManifestRef],
     evaluation: Mapping[str, Any],
 ) -> str:
-    """The page, to lie in `out`; see `write_page`."""
+    """Render the page for the folder `out`; see `write_page`."""
     dataset, trials = read_dataset(clips), read_trials(outputs)
     lineage, funnel = read_lineage(train_log.path).parameters, funnel_of(dataset)
     columns, matrix = confusion(evaluation) if evaluation else ([], [])
@@ -248,7 +248,7 @@ def write_page(
     outputs: dict[str, ManifestRef],
     evaluation: dict[str, Any],
 ) -> Path:
-    """Write `out`/index.html; its path.
+    """Write `out`/index.html and return its path.
 
     `clips` is a dataset's clips.parquet, `train_log` the manifest of a training, `outputs` the tables of runs of
     generate by the names to show them under, in order; `evaluation` the figures of tasks/tiny/evaluate.py, or nothing.

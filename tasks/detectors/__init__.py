@@ -1,1 +1,1 @@
-"""One detector a file: each finds one kind of boundary between shots in the signals of a scan, and reads no video."""
+"""One detector per file: each finds one kind of boundary between shots in the signals of a scan, and reads no video."""

@@ -1,4 +1,4 @@
-"""What detectors find, and how they compare the small pictures of a scan."""
+"""The boundaries that detectors find, and how detectors compare the small pictures of a scan."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,20 +14,21 @@ Span = tuple[int, int]
 """Frame indices [start, end), the end excluded."""
 
 Kind = Literal["start", "cut", "dissolve", "fade", "wipe", "end"]
-"""What shots are divided by; `start` and `end` are those of the video."""
+"""What divides shots; `start` and `end` are those of the video."""
 
 LUMA = THUMBNAIL_SIZES[0][0] * THUMBNAIL_SIZES[0][1]
-"""How many of a thumbnail's values are luma; they come first."""
+"""The number of luma values of a thumbnail; they come first."""
 
 _CHROMA = sum(width * height for width, height in THUMBNAIL_SIZES[1:])
 
 WEIGHTS = np.concatenate([np.full(LUMA, 0.5 / LUMA), np.full(_CHROMA, 0.5 / _CHROMA)]).astype(np.float32)
-"""What each value of a thumbnail counts in a comparison: luma half, chroma half."""
+"""The weight of each value of a thumbnail in a comparison: luma half, chroma half."""
 
 
 @dataclass(frozen=True, order=True)
 class Boundary:
-    """The frames [start, end) that belong to two shots or none; a cut has none, and the next shot begins at `start`."""
+    """The frames [start, end) that belong to both shots or to none. A cut has no frames; the next shot begins at
+    `start`."""
 
     start: int
     end: int
@@ -35,24 +36,24 @@ class Boundary:
 
 
 def distance(a: NDArray[Any], b: NDArray[Any]) -> Floats:
-    """The weighted mean absolute difference, 0 to 255, of thumbnails [..., values]."""
+    """Return the weighted mean absolute difference, 0 to 255, of thumbnails [..., values]."""
     return np.abs(a.astype(np.float32) - b) @ WEIGHTS
 
 
 def between(boundaries: Iterable[Boundary], frames: int) -> list[Span]:
-    """The spans of frames that no boundary has cut or taken, in order of time."""
+    """Return the spans of frames between the boundaries, in order of time."""
     edges = [0, *(edge for b in sorted(boundaries) for edge in (b.start, b.end)), frames]
     return [(a, b) for a, b in zip(edges[::2], edges[1::2], strict=True) if a < b]
 
 
 def frames_at(seconds: Floats, rate: float) -> NDArray[np.intp]:
-    """The indices of the frames shown at `rate` times a second, each once; `seconds` are the frames' times."""
+    """Return the indices of the frames that are shown `rate` times a second, each once; `seconds` are their times."""
     ticks = np.arange(seconds[0], seconds[-1] + 1 / rate, 1 / rate)
     return np.unique(np.searchsorted(seconds, ticks, side="right") - 1).clip(0)
 
 
 def without_overlaps(found: Sequence[tuple[float, Boundary]]) -> list[Boundary]:
-    """Of boundaries with a score, those that overlap none of a higher score, in order of time."""
+    """Return the scored boundaries that overlap none of a higher score, in order of time."""
     kept: list[Boundary] = []
     for _, boundary in sorted(found, key=lambda scored: (-scored[0], scored[1])):
         if all(boundary.end <= other.start or other.end <= boundary.start for other in kept):

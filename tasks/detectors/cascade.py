@@ -1,7 +1,7 @@
-"""The detectors by name, and the cascade of them: cuts at the native rate, then fades, wipes and dissolves.
+"""The detectors by name, and their cascade: cuts at the native rate, then fades, wipes and dissolves.
 
-Each detector of the cascade looks only at what those before it have left, so that none compares pictures across a
-boundary that is known already.
+Each detector of the cascade searches only the frames between the boundaries found before it, so that none compares
+pictures across a known boundary.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,26 +22,26 @@ Detector = Literal["cascade", "adaptive", "content", "fixed"]
 
 
 NEAR = 2
-"""A cut so many frames from the end of a gradual transition belongs to it."""
+"""A cut at most this many frames from either end of a gradual transition belongs to it."""
 
 
 class DetectorSettings(CutSettings, FadeSettings, WipeSettings, DissolveSettings, LibrarySettings):
-    """Which detector, and the settings of each."""
+    """The choice of a detector, and the settings of each."""
 
     detector: Detector = Field(
         default="cascade",
-        description="cascade: cuts, dissolves, fades and wipes; adaptive, content: PySceneDetect's; fixed: a stride.",
+        description="cascade: cuts, dissolves, fades and wipes; adaptive, content: PySceneDetect; fixed: equal shots.",
     )
     stride_s: float = Field(default=10.0, gt=0, description="fixed: length of a shot, in seconds.")
 
 
 def find_boundaries(signals: Signals, settings: DetectorSettings) -> list[Boundary]:
-    """The boundaries between shots that the detector asked for finds, in order of time."""
+    """Return the boundaries between shots that the chosen detector finds, in order of time."""
     return DETECTORS[settings.detector](signals, settings) if len(signals.seconds) else []
 
 
 def cascade(signals: Signals, settings: DetectorSettings) -> list[Boundary]:
-    """Hard cuts, fades, wipes and dissolves."""
+    """Find hard cuts, fades, wipes and dissolves."""
     found = find_cuts(signals, settings)
     found = with_gradual(found, find_fades(signals, found, settings))
     found = with_gradual(found, find_wipes(signals, found, settings))
@@ -49,8 +49,8 @@ def cascade(signals: Signals, settings: DetectorSettings) -> list[Boundary]:
 
 
 def with_gradual(found: list[Boundary], gradual: list[Boundary]) -> list[Boundary]:
-    """The boundaries found so far and gradual ones, which swallow the cuts inside them and next to their ends: a
-    dissolve may begin with a jump."""
+    """Return the boundaries found so far with gradual ones, which replace the cuts inside them and next to their ends:
+    a dissolve may begin with a jump."""
     wider, swallowed = [], set[Boundary]()
     for transition in gradual:
         near = {b for b in found if b.kind == "cut" and transition.start - NEAR <= b.start <= transition.end + NEAR}
@@ -61,7 +61,7 @@ def with_gradual(found: list[Boundary], gradual: list[Boundary]) -> list[Boundar
 
 
 def fixed(signals: Signals, settings: DetectorSettings) -> list[Boundary]:
-    """A cut every `stride_s` seconds, whatever is shown."""
+    """Return a cut every `stride_s` seconds, whatever is shown."""
     seconds = signals.seconds
     ticks = np.arange(seconds[0] + settings.stride_s, seconds[-1], settings.stride_s)
     frames = np.unique(np.searchsorted(seconds, ticks - 1e-9))

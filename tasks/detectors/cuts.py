@@ -1,6 +1,6 @@
-"""Hard cuts: a frame that changes far more than its neighbours do, and to a picture that stays.
+"""Hard cuts: a frame that changes far more than its neighbours, to a picture that stays.
 
-Modelled on PySceneDetect's AdaptiveDetector. Frames that repeat the one before are passed over as neighbours; fast pans
+Modelled on PySceneDetect's AdaptiveDetector. Frames that repeat the one before are not counted as neighbours; fast pans
 change much, but evenly; dark pictures change little. A flash is no cut: the picture before it comes back.
 """
 
@@ -12,12 +12,12 @@ from tasks.signals import Signals, neighbours
 
 
 class CutSettings(BaseModel):
-    """What makes a hard cut."""
+    """The settings that define a hard cut."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     threshold: float = Field(
-        default=3.0, gt=1, description="A cut's change as a multiple of its neighbours' mean; more: fewer."
+        default=3.0, gt=1, description="Least change of a cut, as a multiple of its neighbours' mean; more: fewer cuts."
     )
     window: int = Field(default=2, ge=1, description="Frames on either side that count as neighbours.")
     floor: float = Field(default=2.0, ge=0, description="Least change of a cut, 0 to 255; more: fewer cuts.")
@@ -25,15 +25,17 @@ class CutSettings(BaseModel):
         default=0.06, ge=0, description="Least change as a share of the brighter frame's mean luma."
     )
     flash_s: float = Field(
-        default=0.25, ge=0, description="A picture that comes back within so many seconds was flashed over."
+        default=0.25, ge=0, description="A picture that comes back within this many seconds was interrupted by a flash."
     )
     flash_return: float = Field(
-        default=0.5, ge=0, description="How much it may have changed since, as a share of the flash; more: fewer cuts."
+        default=0.5,
+        ge=0,
+        description="How much it may differ when it comes back, as a share of the flash; more: fewer cuts.",
     )
 
 
 def find_cuts(signals: Signals, settings: CutSettings) -> list[Boundary]:
-    """The hard cuts, in order of time; the very first frame is none."""
+    """Return the hard cuts, in order of time; the first frame is never one."""
     luma = signals.luma
     brighter = np.maximum(luma[1:], luma[:-1])
     floors = np.concatenate([[np.inf], np.maximum(settings.floor, settings.relative_floor * brighter)])
@@ -45,7 +47,7 @@ def find_cuts(signals: Signals, settings: CutSettings) -> list[Boundary]:
 
 
 def stands_out(change: Floats, i: int, settings: CutSettings) -> bool:
-    """Whether frame i changes more than all its neighbours, and `threshold` times as much as they do on average."""
+    """Say whether frame i changes more than all its neighbours, and `threshold` times as much as they do on average."""
     before = neighbours(change[i - 1 : 0 : -1], change[i], settings.window)
     after = neighbours(change[i + 1 :], change[i], settings.window)
     usual = (before.mean() + after.mean()) / 2
@@ -54,7 +56,7 @@ def stands_out(change: Floats, i: int, settings: CutSettings) -> bool:
 
 
 def lasts(signals: Signals, i: int, settings: CutSettings) -> bool:
-    """Whether neither the picture before frame i comes back after it, nor frame i's was there before."""
+    """Say whether the picture before frame i does not come back after it, and frame i's was not shown before."""
     seconds, pictures = signals.seconds, signals.thumbnails
     last = max(np.searchsorted(seconds, seconds[i] + settings.flash_s, side="right"), i + 2)
     first = min(np.searchsorted(seconds, seconds[i - 1] - settings.flash_s), i - 2)

@@ -1,13 +1,13 @@
-"""Dissolves: for a while, every picture is a mixture of two that have little in common.
+"""Dissolves: for some frames, every picture is a mixture of two pictures that have little in common.
 
-Three pictures A, M, B, `reach` steps of a rate apart. Where M = (1-a) A + a B, three things hold that camera and object
-motion do not bring about: M is explained as such a mixture (`residual`, as a share of the difference of A and B); its
-variance dips by a (1-a) times the variance of A - B (`dip`: 1 in a dissolve, about 0 in motion); and the energy of its
-fine detail, in which A and B are not correlated, goes down to (1-a)^2 and a^2 of theirs (`blur`: 1, about 0). The rates
-are the two lower ones of a cascade: the middle one sees dissolves of some frames, the low one those of seconds.
+Three pictures A, M, B are `reach` steps of a rate apart. Where M = (1-a) A + a B, three things hold that motion of the
+camera or of objects does not cause: M is explained as such a mixture (`residual`, as a share of the difference of A and
+B); its variance dips by a (1-a) times the variance of A - B (`dip`: 1 in a dissolve, about 0 in motion); and the energy
+of its fine detail, in which A and B are not correlated, falls to (1-a)^2 and a^2 of theirs (`blur`: 1, about 0). There
+are two rates: the middle one finds dissolves of some frames, the low one dissolves of seconds.
 
-Where the dissolve begins and ends is then fitted at the native rate: the course of variance and of detail that two
-shots of constant ones would show.
+The dissolve's start and end are then fitted at the native rate, to the course of variance and detail of a mixture of
+two shots whose own variance and detail are constant.
 """
 
 import numpy as np
@@ -19,12 +19,14 @@ from tasks.signals import Signals
 
 
 class DissolveSettings(BaseModel):
-    """What makes a dissolve."""
+    """The settings that define a dissolve."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    middle_rate: float = Field(default=8.0, gt=0, description="Frames a second that show dissolves of some frames.")
-    low_rate: float = Field(default=2.5, gt=0, description="Frames a second that show dissolves of seconds.")
+    middle_rate: float = Field(
+        default=8.0, gt=0, description="Frames per second at which dissolves of some frames are found."
+    )
+    low_rate: float = Field(default=2.5, gt=0, description="Frames per second at which dissolves of seconds are found.")
     middle_threshold: float = Field(
         default=0.6, gt=0, description="Least mean of dip and blur, 0 to 1, at the middle rate; more: fewer dissolves."
     )
@@ -35,31 +37,33 @@ class DissolveSettings(BaseModel):
     max_residual: float = Field(
         default=0.55,
         ge=0,
-        description="How much of that difference a mixture may leave unexplained; more: more dissolves.",
+        description="How much of the two pictures' difference a mixture may leave unexplained; more: more dissolves.",
     )
     min_fit: float = Field(
         default=0.55,
         ge=0,
-        description="Least product of that mean and of how well a mixture fits; more: fewer dissolves.",
+        description="Least product of the mean of dip and blur and the fit of the mixture; more: fewer dissolves.",
     )
-    min_dissolve_frames: int = Field(default=3, ge=1, description="Shorter mixtures are cuts.")
+    min_dissolve_frames: int = Field(
+        default=3, ge=1, description="Least frames of a dissolve; a shorter mixture is a cut."
+    )
 
 
 STEPS = (2, 3)
-"""How many steps of its rate the outer two of three pictures are away from the middle one."""
+"""The distances of the outer two of three pictures from the middle one, in steps of the rate."""
 
 LEAST = 0.3
-"""Dip and blur each reach so much, whatever their mean."""
+"""The least dip and the least blur, whatever their mean."""
 
 FIT_S = 1.5
-"""How far around its middle a dissolve is fitted, in seconds."""
+"""How far on each side of its middle a dissolve is fitted, in seconds."""
 
 BATCH = 4096
 """Triples of pictures compared at a time, to keep memory small."""
 
 
 def find_dissolves(signals: Signals, taken: list[Boundary], settings: DissolveSettings) -> list[Boundary]:
-    """The dissolves, in order of time; none overlaps a boundary in `taken`, nor compares pictures across one."""
+    """Return the dissolves, in order of time; none overlaps a boundary in `taken`, nor compares pictures across one."""
     free = between(taken, len(signals.seconds))
     found: list[tuple[float, Boundary]] = []
     rates = ((settings.middle_rate, settings.middle_threshold), (settings.low_rate, settings.low_threshold))
@@ -75,7 +79,7 @@ def find_dissolves(signals: Signals, taken: list[Boundary], settings: DissolveSe
 def candidates(
     signals: Signals, span: Span, rate: float, threshold: float, settings: DissolveSettings
 ) -> list[tuple[float, int]]:
-    """(score, frame) of the best frame in each stretch of the span that looks like a dissolve at `rate`."""
+    """Return the (score, frame) of the best frame in each stretch of the span that looks like a dissolve at `rate`."""
     start, end = span
     frames = frames_at(signals.seconds[start:end], rate) + start
     scores = np.zeros(len(frames))
@@ -90,7 +94,7 @@ def candidates(
 
 
 def scores_of(signals: Signals, frames: NDArray[np.intp], step: int, settings: DissolveSettings) -> Floats:
-    """The mean of dip and blur for all frames but the outer `step` ones; 0 where another condition fails."""
+    """Return the mean of dip and blur for all frames except the outer `step` ones; 0 where another condition fails."""
     triples = np.stack([frames[: -2 * step], frames[step:-step], frames[2 * step :]])
     batches = [triples[:, i : i + BATCH] for i in range(0, triples.shape[1], BATCH)]
     return np.concatenate([_score(signals, batch, settings) for batch in batches])
@@ -115,15 +119,15 @@ def _score(signals: Signals, triples: NDArray[np.intp], settings: DissolveSettin
 
 
 def variance(pictures: Floats) -> Floats:
-    """The weighted variance over the pixels of thumbnails [pictures, values], the planes' together."""
+    """Return the weighted variance over the pixels of thumbnails [pictures, values], of all planes together."""
     luma, chroma = pictures[:, :LUMA], pictures[:, LUMA:].reshape(len(pictures), 2, -1)
     return luma.var(axis=1) / 2 + chroma.var(axis=2).mean(axis=1) / 2
 
 
 def fitted(signals: Signals, span: Span, middle: int) -> tuple[float, Boundary]:
-    """The dissolve around a frame as its course is fitted best, and how well it is.
+    """Return how well the best dissolve around a frame fits, and that dissolve.
 
-    That is 1 less the error of the mixture's course as a share of that of a straight one, the mean of both courses.
+    The fit is 1 less the error of the mixture's course as a share of a straight course's, the mean of both courses.
     """
     seconds = signals.seconds
     start = max(span[0], int(np.searchsorted(seconds, seconds[middle] - FIT_S)))
@@ -140,7 +144,7 @@ def fitted(signals: Signals, span: Span, middle: int) -> tuple[float, Boundary]:
 
 
 def best_mixture(courses: Floats, middle: int) -> Span:
-    """The last frame of the one shot and the first of the other that explain the courses [frames, courses] best.
+    """Return the last frame of one shot and the first of the other that best explain the courses [frames, courses].
 
     A course is (1-a)^2 times one constant plus a^2 times another, where a rises in a straight line from 0 to 1.
     """
@@ -154,8 +158,8 @@ def best_mixture(courses: Floats, middle: int) -> Span:
 
 
 def errors(courses: Floats, one: Floats, other: Floats) -> Floats:
-    """The squared errors [frames, courses] of the two constants that best explain each course as a sum of `one` and
-    `other` [frames] times a constant each."""
+    """Return the squared errors [frames, courses] of the best two constants for each course, where a course is `one`
+    times the first plus `other` times the second, [frames] each."""
     a, b, c = one @ one, one @ other, other @ other
     first, second = one @ courses, other @ courses
     determinant = max(a * c - b * b, 1e-9)

@@ -1,8 +1,8 @@
-"""Fades through a flat picture: the contrast falls steadily to nothing, or rises from it, whatever the colour.
+"""Fades through a flat picture of any colour: the contrast falls steadily to zero, or rises from it.
 
-PySceneDetect's ThresholdDetector asks for black by its mean; a flat picture by its contrast is black, white or any
-other, and a dark shot is not one. The ramps on both sides belong to the fade: contrast times a share that is 1 in the
-shot and falls in a straight line to 0, fitted by least squares.
+PySceneDetect's ThresholdDetector finds black pictures by their mean; a picture that is flat by its contrast may be
+black, white or any other colour, and a dark shot is not flat. The ramps on both sides belong to the fade: contrast
+times a share that is 1 in the shot and falls in a straight line to 0, fitted by least squares.
 """
 
 import numpy as np
@@ -12,35 +12,35 @@ from tasks.detectors.boundary import Boundary, Floats, Span, between, distance
 from tasks.signals import Signals
 
 AFTER = 10
-"""Frames of the shot itself that a ramp is fitted with."""
+"""The number of the shot's own frames that are fitted together with a ramp."""
 
 
 BACK = 0.3
-"""A picture is back when it differs by less than this share of its difference to the flat picture."""
+"""A picture comes back when it differs by less than this share of its difference to the flat picture."""
 
 
 class FadeSettings(BaseModel):
-    """What makes a fade."""
+    """The settings that define a fade."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     flat_contrast: float = Field(
-        default=4.0, ge=0, description="A picture is flat when its luma deviates by less, 0 to 255."
+        default=4.0, ge=0, description="Most contrast of a flat picture, as the deviation of luma, 0 to 255."
     )
     min_fade_frames: int = Field(default=3, ge=2, description="A shorter ramp to or from a flat picture is a cut.")
-    max_fade_s: float = Field(default=3.0, gt=0, description="Longest ramp that is looked for, in seconds.")
+    max_fade_s: float = Field(default=3.0, gt=0, description="Longest ramp that is searched for, in seconds.")
     fade_misfit: float = Field(
-        default=0.12, ge=0, description="How far contrast may stray from the ramp, as a share of it; more: more fades."
+        default=0.12, ge=0, description="How far contrast may differ from the ramp, as a share of it; more: more fades."
     )
     blink_s: float = Field(
-        default=0.4, ge=0, description="A fade from a shot to itself within so many seconds is a flash."
+        default=0.4, ge=0, description="A fade from a shot to the same shot within this many seconds is a flash."
     )
 
 
 def find_fades(signals: Signals, cuts: list[Boundary], settings: FadeSettings) -> list[Boundary]:
-    """The fades, in order of time; one that begins or ends the video reaches to its first or last frame.
+    """Return the fades, in order of time; one that begins or ends the video reaches to its first or last frame.
 
-    No ramp reaches over one of the `cuts`.
+    No ramp crosses one of the `cuts`.
     """
     fades = []
     for start, end in flat_runs(signals.deviation, settings.flat_contrast):
@@ -56,15 +56,15 @@ def find_fades(signals: Signals, cuts: list[Boundary], settings: FadeSettings) -
 
 
 def flat_runs(contrast: Floats, limit: float) -> list[Span]:
-    """The spans of consecutive frames whose contrast is at most `limit`."""
+    """Return the spans of consecutive frames whose contrast is at most `limit`."""
     flat = np.concatenate([[False], contrast <= limit, [False]])
     return [(int(a), int(b)) for a, b in np.flatnonzero(np.diff(flat)).reshape(-1, 2)]
 
 
 def ramp(signals: Signals, shot: Span, settings: FadeSettings, backwards: bool) -> int:
-    """How many frames of a shot beside a flat picture belong to the fade; 0 where the picture is cut instead.
+    """Return how many frames of a shot beside a flat picture belong to the fade; 0 where the picture is cut to instead.
 
-    The shot's frames lie before the flat picture where `backwards`, else after it.
+    The shot's frames are before the flat picture where `backwards`, else after it.
     """
     outwards = slice(*shot)
     course, seconds = signals.deviation[outwards].astype(float), signals.seconds[outwards]
@@ -77,7 +77,7 @@ def ramp(signals: Signals, shot: Span, settings: FadeSettings, backwards: bool) 
 
 
 def ramp_misfit(course: Floats, length: int) -> float:
-    """How badly a ramp of `length` frames explains the contrast from a flat picture outwards, as a share of the
+    """Return how badly a ramp of `length` frames explains the contrast from a flat picture outwards, as a share of the
     shot's contrast: the root mean square over the ramp and the ten frames after it."""
     near = course[: length + AFTER]
     model = np.minimum(1, np.arange(1, len(near) + 1) / (length + 1))
@@ -86,7 +86,7 @@ def ramp_misfit(course: Floats, length: int) -> float:
 
 
 def is_blink(signals: Signals, fade: Boundary, settings: FadeSettings) -> bool:
-    """Whether a short fade goes back to the picture it came from."""
+    """Say whether a short fade goes back to the picture it came from."""
     before, after = fade.start - 1, fade.end
     if before < 0 or after >= len(signals.seconds):
         return False
@@ -96,7 +96,7 @@ def is_blink(signals: Signals, fade: Boundary, settings: FadeSettings) -> bool:
 
 
 def merged(fades: list[Boundary]) -> list[Boundary]:
-    """Fades as they are, those that touch or overlap as one."""
+    """Return the fades, with those that touch or overlap merged into one."""
     joined: list[Boundary] = []
     for fade in fades:
         if joined and fade.start <= joined[-1].end:

@@ -1,7 +1,7 @@
-"""PySceneDetect's own AdaptiveDetector and ContentDetector, run over the small pictures of a scan.
+"""PySceneDetect's own AdaptiveDetector and ContentDetector, applied to the small pictures of a scan.
 
-They give what PySceneDetect would on a video shrunk to thumbnails: hard cuts. Every parameter is passed, because its
-defaults change between versions; lengths are left to others, so its own shortest scene is 0.
+They give the hard cuts that PySceneDetect finds in a video shrunk to thumbnails. Every parameter is passed, because its
+defaults change between versions; other steps choose the lengths of shots, so its own shortest scene is 0.
 """
 
 import cv2
@@ -31,14 +31,14 @@ class LibrarySettings(BaseModel):
 
 
 WEIGHTS = ContentDetector.Components(delta_hue=1.0, delta_sat=1.0, delta_lum=1.0, delta_edges=0.0)
-"""What the differences of hue, saturation, brightness and edges count in a frame's score."""
+"""The weights of the differences of hue, saturation, brightness and edges in a frame's score."""
 
 RATE = 25.0
-"""Frames are numbered at this rate, which no result depends on."""
+"""The rate at which frames are numbered; no result depends on it."""
 
 
 def find_adaptive(signals: Signals, settings: LibrarySettings) -> list[Boundary]:
-    """The cuts of PySceneDetect's AdaptiveDetector."""
+    """Return the cuts of PySceneDetect's AdaptiveDetector."""
     detector = AdaptiveDetector(
         adaptive_threshold=settings.adaptive_threshold,
         min_scene_len=0,
@@ -52,7 +52,7 @@ def find_adaptive(signals: Signals, settings: LibrarySettings) -> list[Boundary]
 
 
 def find_content(signals: Signals, settings: LibrarySettings) -> list[Boundary]:
-    """The cuts of PySceneDetect's ContentDetector."""
+    """Return the cuts of PySceneDetect's ContentDetector."""
     detector = ContentDetector(
         threshold=settings.content_threshold, min_scene_len=0, weights=WEIGHTS, luma_only=False, kernel_size=3
     )
@@ -60,7 +60,7 @@ def find_content(signals: Signals, settings: LibrarySettings) -> list[Boundary]:
 
 
 def picture(thumbnail: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A thumbnail as an image, uint8 BGR [height, width, 3]."""
+    """Return a thumbnail as an image, uint8 BGR [height, width, 3]."""
     width, height = THUMBNAIL_SIZES[0]
     chroma = thumbnail[LUMA:].reshape(2, *THUMBNAIL_SIZES[1][::-1])
     planes = [thumbnail[:LUMA].reshape(height, width), *(cv2.resize(p, (width, height)) for p in chroma[::-1])]

@@ -1,9 +1,10 @@
-"""Wipes: one picture moves its edge over another: each place changes once, at a time that rises steadily across.
+"""Wipes: one picture moves its edge over another. Each place changes once, at a time that rises steadily across.
 
-In a window, the moment of the greatest change of each place is fitted by a plane over the picture. In a wipe nearly all
-places keep to it (`share`), it takes some frames from one side to the other, that change is much of what happens at the
-place (`jump`), and the pictures before and after differ nearly everywhere (`places`). Moving cameras and shapes change
-places again and again, what passes by leaves the picture as it was, a cut or a flash changes all at once.
+In a window, a plane over the picture is fitted to the time of the greatest change of each place. In a wipe nearly all
+places follow the plane (`share`), the edge takes some frames from one side to the other, the greatest change is a large
+part of all changes at the place (`jump`), and the pictures before and after differ nearly everywhere (`places`). Moving
+cameras and shapes change places again and again, objects that pass by leave the picture unchanged, and a cut or a flash
+changes all places at once.
 """
 
 import numpy as np
@@ -14,40 +15,49 @@ from tasks.signals import THUMBNAIL_SIZES, Signals
 
 
 class WipeSettings(BaseModel):
-    """What makes a wipe."""
+    """The settings that define a wipe."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    wipe_rate: float = Field(default=8.0, gt=0, description="How many times a second a wipe is looked for.")
+    wipe_rate: float = Field(default=8.0, gt=0, description="How many times per second a wipe is searched for.")
     wipe_share: float = Field(
-        default=0.9, ge=0, le=1, description="Least share of the change that keeps to the wipe's time; more: fewer."
+        default=0.9,
+        ge=0,
+        le=1,
+        description="Least share of the change that follows the wipe's time; more: fewer wipes.",
     )
     wipe_jump: float = Field(
-        default=0.35, ge=0, le=1, description="Least share of a place's changes that its greatest is; more: fewer."
+        default=0.35,
+        ge=0,
+        le=1,
+        description="Least share of a place's greatest change in all its changes; more: fewer wipes.",
     )
     wipe_places: float = Field(
-        default=0.65, ge=0, le=1, description="Least share of the picture that differs before and after; more: fewer."
+        default=0.65,
+        ge=0,
+        le=1,
+        description="Least share of the picture that differs before and after; more: fewer wipes.",
     )
-    min_wipe_frames: int = Field(default=6, ge=1, description="Shorter wipes are cuts.")
+    min_wipe_frames: int = Field(default=6, ge=1, description="Least frames of a wipe; a shorter one is a cut.")
 
 
 REACHES_S = (0.32, 0.64, 0.96)
-"""How far the windows reach on both sides, in seconds."""
+"""How far the windows extend on both sides, in seconds."""
 
 DIFFERS = 0.3
 """A place differs by more than this multiple of the pictures' contrast."""
 
 WITHIN = 2.0
-"""A place keeps to its time when it changes within so many frames of it."""
+"""A place follows the plane when it changes within this many frames of the plane's time."""
 
 _WIDTH, _HEIGHT = THUMBNAIL_SIZES[0]
 _Y, _X = np.mgrid[0:_HEIGHT, 0:_WIDTH]
 PLANE = np.stack([np.ones(LUMA), (_X.ravel() + 0.5) / _WIDTH - 0.5, (_Y.ravel() + 0.5) / _HEIGHT - 0.5], axis=1)
-"""[places, 3]: what a plane over the picture is fitted with."""
+"""The terms of a plane over the picture, [places, 3]."""
 
 
 def find_wipes(signals: Signals, taken: list[Boundary], settings: WipeSettings) -> list[Boundary]:
-    """The wipes, in order of time; none overlaps a boundary in `taken`."""
+    """Return the wipes, in order of time; none overlaps a boundary in `taken`."""
     found = []
     for start, end in between(taken, len(signals.seconds)):
         for middle in frames_at(signals.seconds[start:end], settings.wipe_rate) + start:
@@ -59,7 +69,7 @@ def find_wipes(signals: Signals, taken: list[Boundary], settings: WipeSettings) 
 
 
 def wipe_in(signals: Signals, window: Span, settings: WipeSettings) -> list[tuple[float, Boundary]]:
-    """The wipe that the window shows, with its share, or nothing."""
+    """Return the wipe that the window shows, with its share, or an empty list."""
     pictures = signals.thumbnails[window[0] : window[1], :LUMA].astype(np.float32)
     if len(pictures) < 4 or changed_places(pictures) < settings.wipe_places:
         return []
@@ -76,14 +86,14 @@ def wipe_in(signals: Signals, window: Span, settings: WipeSettings) -> list[tupl
 
 
 def changed_places(pictures: Floats) -> float:
-    """The share of places that differ between the first and the last picture."""
+    """Return the share of places that differ between the first and the last picture."""
     first, last = pictures[0], pictures[-1]
     contrast = max((first.std() + last.std()) / 2, 1.0)
     return float(np.mean(np.abs(last - first) > DIFFERS * contrast))
 
 
 def kept_time(pairs: Floats) -> tuple[float, tuple[float, float]]:
-    """The share of the greatest changes that happen when a plane over the picture says, and when it begins and ends.
+    """Return the share of the greatest changes that follow a plane over the picture, and when it begins and ends.
 
     pairs: how much each place changes over two frames, [times, places]; times are counted in frames from the first
     picture.

@@ -1,1 +1,1 @@
-"""The steps that bring a dataset into the shapes other tools read: samples with their side, shards, folders."""
+"""The steps that export a dataset in formats that other tools read: samples with their split, shards, folders."""

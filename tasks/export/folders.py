@@ -1,9 +1,9 @@
 """Folders: a dataset's samples as mp4 files in train/, validation/ and test/, with a table of metadata beside them.
 
 `hf` writes metadata.jsonl and a README.md whose header names the splits, so that `datasets.load_dataset(FOLDER)` reads
-it as a video folder. `csv` writes metadata.csv with the columns that finetrainers and the trainers of diffusers take:
-`file_name`, relative to the table, and `caption`, and then what is known of the clip. Clips are hard links to the
-dataset's where both lie on one disk, else copies.
+the folder as a video dataset. `csv` writes metadata.csv with the columns that finetrainers and the trainers of
+diffusers take: `file_name`, relative to the table, and `caption`, and then the facts about the clip. Clips are hard
+links to the dataset's where both are on one disk, else copies.
 """
 
 import csv
@@ -43,16 +43,16 @@ STEP = Step("folders", VERSION, SCHEMA, files=("file", "table"))
 
 TABLES = {"hf": "metadata.jsonl", "csv": "metadata.csv"}
 
-SIDES = ("train", "validation", "test")
+SPLITS = ("train", "validation", "test")
 
 WRITTEN = re.compile(r"[0-9a-f]{16}-.*\.mp4|metadata\.(csv|jsonl)")
-"""What this step writes into a side's folder, and may remove from it."""
+"""The files that this step writes into a split's folder, and may remove from it."""
 
 Rows = Sequence[Mapping[str, Any]]
 
 
 class Layout(BaseModel):
-    """Which of the two layouts is written."""
+    """The choice between the two layouts."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -60,14 +60,14 @@ class Layout(BaseModel):
 
 
 def metadata_of(sample: Mapping[str, Any]) -> dict[str, Any]:
-    """A sample's row of metadata: the file's name, the caption, and the clip's facts that are single values."""
+    """Return a sample's row of metadata: the file's name, the caption, and the clip's facts that are single values."""
     facts = json.loads(sample["facts"])
     flat = {name: value for name, value in facts.items() if not isinstance(value, list | dict) and name != "caption"}
     return {"file_name": f"{sample['clip_id']}.mp4", "caption": sample["caption"] or ""} | flat
 
 
 def as_table(rows: Rows, name: str) -> str:
-    """Rows of metadata as CSV, or as JSON lines in which every row has every column, by the ending of `name`."""
+    """Format rows of metadata as CSV, or for a `name` in .jsonl as JSON lines in which every row has every column."""
     columns = list(dict.fromkeys(["file_name", "caption", *sorted({column for row in rows for column in row})]))
     if name.endswith(".jsonl"):
         whole = ({column: row.get(column) for column in columns} for row in rows)
@@ -80,7 +80,7 @@ def as_table(rows: Rows, name: str) -> str:
 
 
 def card(splits: Sequence[str]) -> str:
-    """The README.md of a Hugging Face dataset: its header says where the splits are."""
+    """Return the README.md of a Hugging Face dataset, whose header names the splits and their folders."""
     files = "\n".join(f"  - split: {split}\n    path: {split}/**" for split in splits)
     return (
         f"---\nconfigs:\n- config_name: default\n  data_files:\n{files}\n---\n\n"
@@ -89,30 +89,30 @@ def card(splits: Sequence[str]) -> str:
 
 
 def write_all(out: Path, dataset: Path, samples: Rows, layout: Layout) -> list[dict[str, Any]]:
-    """Write every side's folder below `out`, where what an older export left is removed: a row for each sample."""
+    """Write every split's folder below `out`, remove what an older export left there, and return a row per sample."""
     rows: list[dict[str, Any]] = []
-    for split in SIDES:
-        side = [sample for sample in samples if sample["side"] == split]
+    for split in SPLITS:
+        own = [sample for sample in samples if sample["side"] == split]
         table = f"{split}/{TABLES[layout.to]}"
-        for sample in side:
+        for sample in own:
             file = f"{split}/{sample['clip_id']}.mp4"
             place_file(dataset / sample["video"], out / file)
             named = {name: sample[name] for name in ("clip_id", "side", "sha256")}
             rows.append({**named, "file": file, "table": table, "attempt": 1})
-        _sweep(out / split, {f"{sample['clip_id']}.mp4" for sample in side})
-        if side:
-            publish_text(out / table, as_table([metadata_of(sample) for sample in side], table))
+        _sweep(out / split, {f"{sample['clip_id']}.mp4" for sample in own})
+        if own:
+            publish_text(out / table, as_table([metadata_of(sample) for sample in own], table))
     if layout.to == "hf":
-        publish_text(out / "README.md", card([split for split in SIDES if any(s["side"] == split for s in samples)]))
+        publish_text(out / "README.md", card([split for split in SPLITS if any(s["side"] == split for s in samples)]))
     return rows
 
 
 def place_file(source: Path, target: Path) -> None:
-    """Put a file's content at `target`, by a hard link where the file system has them, else by a copy."""
+    """Put a file's content at `target`, by a hard link where the file system allows it, else by a copy."""
     with publish(target) as aside:
         try:
             os.link(source, aside)
-        except OSError:  # Another disk, or one without links: the content is the same.
+        except OSError:  # Another disk, or one without hard links: a copy has the same content.
             shutil.copyfile(source, aside)
 
 
@@ -124,7 +124,7 @@ def _sweep(folder: Path, files: set[str]) -> None:
 
 @task(name="folders", cache_policy=NO_CACHE)
 def write_folders(out: Path, config: Layout, dataset: Path, samples: ManifestRef) -> ManifestRef:
-    """The folders of all samples that have a side, below `out`: found, or made."""
+    """Find or write the folders of all samples that have a split, below `out`."""
 
     def compute(_: str) -> pa.Table:
         supersede(STEP, out)

@@ -1,8 +1,8 @@
-"""Samples: the kept clips that leave a dataset, each with its file, its caption, all that is known of it, and its side.
+"""Samples: the kept clips that are exported, each with its file, its caption, its facts, and its split.
 
-`side` is train, validation or test. It is drawn by a hash of the source video alone, so adding sources moves nobody,
-and clips of one video never stand on both sides. Clips that look alike (one `dedup_group`) but come from videos on
-different sides would leak: those on the side that is trained on are left out, and `left_out` says so.
+The column `side` is the split: train, validation or test. It is chosen by a hash of the source video alone, so adding
+sources moves no clip, and clips of one video are never in two splits. Clips that look alike (one `dedup_group`) but
+come from videos in different splits would leak: those in the less guarded split are left out, and `left_out` says so.
 """
 
 import hashlib
@@ -49,83 +49,83 @@ SCHEMA = pa.schema(
         *ERROR_FIELDS,
     ]
 )
-"""`video` lies below the dataset; `facts` is a JSON object: the clip's row of clips.parquet and of its cut."""
+"""`video` is relative to the dataset; `facts` is a JSON object: the clip's row of clips.parquet and of its cut."""
 
 STEP = Step("samples", VERSION, SCHEMA)
 
-SIDES = ("test", "validation", "train")
-"""The most guarded first."""
+SPLITS = ("test", "validation", "train")
+"""The splits, the most guarded first."""
 
 
-class SidesConfig(BaseModel):
-    """How many source videos go to which side."""
+class HoldOutConfig(BaseModel):
+    """The shares of source videos that are held out."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     validation: float = Field(default=0.05, ge=0, le=1, description="Share of source videos for validation.")
     test: float = Field(default=0.05, ge=0, le=1, description="Share of source videos for the test.")
-    seed: int = Field(default=0, description="Another seed draws other videos.")
+    seed: int = Field(default=0, description="Another seed chooses other videos.")
 
     @model_validator(mode="after")
-    def _leaves_some(self) -> Self:
+    def _check_shares(self) -> Self:
         if self.validation + self.test > 1:
-            raise ValueError(f"validation ({self.validation}) and test ({self.test}) are more than all")
+            raise ValueError(f"validation ({self.validation}) and test ({self.test}) are together more than 1")
         return self
 
 
-def side_of(video_id: str, config: SidesConfig) -> str:
-    """The side of a source video: a function of its content and the seed, whatever else there is."""
+def side_of(video_id: str, config: HoldOutConfig) -> str:
+    """Return the split of a source video: it depends only on the video's content and the seed."""
     drawn = int(hashlib.sha256(f"{config.seed}:{video_id}".encode()).hexdigest()[:13], 16) / 16**13
     if drawn < config.test:
         return "test"
     return "validation" if drawn < config.test + config.validation else "train"
 
 
-def sides_of(clips: Sequence[Mapping[str, Any]], config: SidesConfig) -> list[tuple[str | None, str | None]]:
-    """For each clip its side and None, or None and why it is left out."""
+def sides_of(clips: Sequence[Mapping[str, Any]], config: HoldOutConfig) -> list[tuple[str | None, str | None]]:
+    """Return for each clip its split and None, or None and why it is left out."""
     own = [side_of(clip["video_id"], config) for clip in clips]
     guarded: dict[str, str] = {}
-    for clip, side in zip(clips, own, strict=True):
+    for clip, split in zip(clips, own, strict=True):
         group = clip["dedup_group"]
         if group is not None:
-            guarded[group] = min(guarded.get(group, side), side, key=SIDES.index)
-    strongest = [guarded.get(clip["dedup_group"], side) for clip, side in zip(clips, own, strict=True)]
+            guarded[group] = min(guarded.get(group, split), split, key=SPLITS.index)
+    strongest = [guarded.get(clip["dedup_group"], split) for clip, split in zip(clips, own, strict=True)]
     return [
-        (side, None) if side == other else (None, f"looks like a clip in {other}")
-        for side, other in zip(own, strongest, strict=True)
+        (split, None) if split == other else (None, f"looks like a clip in {other}")
+        for split, other in zip(own, strongest, strict=True)
     ]
 
 
 def samples_of(
-    clips: Sequence[Mapping[str, Any]], cuts: Mapping[str, Mapping[str, Any]], config: SidesConfig
+    clips: Sequence[Mapping[str, Any]], cuts: Mapping[str, Mapping[str, Any]], config: HoldOutConfig
 ) -> list[dict[str, Any]]:
-    """A row for each kept clip, ordered by name; a clip that could not be cut has its cut's error and no side."""
+    """Return a row for each kept clip, ordered by name; a clip that failed to be cut has the error and no split."""
     kept = sorted((clip for clip in clips if clip["keep"]), key=lambda clip: clip["clip_id"])
     return [
-        _row(clip, cuts[clip["clip_id"]], side, left_out)
-        for clip, (side, left_out) in zip(kept, sides_of(kept, config), strict=True)
+        _row(clip, cuts[clip["clip_id"]], split, left_out)
+        for clip, (split, left_out) in zip(kept, sides_of(kept, config), strict=True)
     ]
 
 
-def _row(clip: Mapping[str, Any], cut: Mapping[str, Any], side: str | None, left_out: str | None) -> dict[str, Any]:
+def _row(clip: Mapping[str, Any], cut: Mapping[str, Any], split: str | None, left_out: str | None) -> dict[str, Any]:
     row = {name: clip[name] for name in ("clip_id", "video_id", "caption")} | {"attempt": 1}
     if cut["error_message"]:
         return row | {"error_code": cut["error_code"], "error_message": cut["error_message"]}
     known = {name: value for name, value in {**clip, **cut}.items() if name not in LOCAL and value is not None}
     facts = json.dumps(known, sort_keys=True, ensure_ascii=False)
     place = {"video": cut["cut_path"], "bytes": cut["cut_bytes"], "sha256": cut["cut_sha256"]}
-    return row | place | {"side": side, "left_out": left_out, "facts": facts}
+    return row | place | {"side": split, "left_out": left_out, "facts": facts}
 
 
 LOCAL = ("keep", "drop_reason", "drop_reasons", "error", "cut_path", "attempt", "error_code", "error_message")
-"""What means nothing outside the dataset."""
+"""The columns that have no meaning outside the dataset."""
 
 
 @task(name="samples", cache_policy=NO_CACHE)
 def collect_samples(
-    out: Path, config: SidesConfig, dataset: Path, clips: ManifestRef, cuts: list[ManifestRef]
+    out: Path, config: HoldOutConfig, dataset: Path, clips: ManifestRef, cuts: list[ManifestRef]
 ) -> ManifestRef:
-    """The samples of the dataset's kept clips, below `out`; raises BadInput where no clip is kept."""
+    """Collect the samples of the dataset's kept clips, below `out`; raises BadInput where no clip is kept."""
 
     def compute(_: str) -> pa.Table:
         known = {row["clip_id"]: row for cut in cuts for row in read_rows(cut)}

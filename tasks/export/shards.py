@@ -1,8 +1,8 @@
-"""Shards: a dataset's samples as WebDataset tar files, train-000000.tar and so on for each side.
+"""Shards: a dataset's samples as WebDataset tar files, train-000000.tar and so on for each split.
 
-A sample is three members with the clip's name: .mp4, .json (all that is known of the clip) and .txt (its caption).
-Samples lie in an order drawn by a hash, so that the clips of one film are spread over the shards. The same samples give
-the same bytes: no clock, no user and no order of a folder is in them.
+A sample is three members with the clip's name: .mp4, .json (the clip's facts) and .txt (its caption). Samples are
+ordered by a hash, so that the clips of one film are spread over the shards. The same samples give the same bytes: they
+depend on no clock, no user and no order of files.
 """
 
 import hashlib
@@ -44,16 +44,16 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 class ShardsConfig(BaseModel):
-    """How large a shard may be."""
+    """The limits of a shard's size."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    max_mb: float = Field(default=1000.0, gt=0, description="A shard is full before it is larger, in 10^6 bytes.")
+    max_mb: float = Field(default=1000.0, gt=0, description="Largest size of a shard, in 10^6 bytes.")
     max_samples: int = Field(default=10_000, ge=1, description="Most samples in a shard.")
 
 
 def shards_of(samples: Rows, config: ShardsConfig) -> list[list[Mapping[str, Any]]]:
-    """Samples in the order of their hashes, cut into shards; one that is larger than a shard has one of its own."""
+    """Return the samples in the order of their hashes, in shards; a sample that is too large has its own."""
     shards: list[list[Mapping[str, Any]]] = []
     room = 0.0
     for sample in sorted(samples, key=lambda sample: _digest(sample["clip_id"])):
@@ -67,13 +67,13 @@ def shards_of(samples: Rows, config: ShardsConfig) -> list[list[Mapping[str, Any
 
 
 def _size(sample: Mapping[str, Any]) -> int:
-    """The bytes that a sample takes in a tar file: each member has a header and is filled up to whole blocks."""
+    """Return the bytes of a sample in a tar file: each member has a header and is padded to a multiple of a block."""
     sizes = (sample["bytes"], len(sample["facts"].encode()), len((sample["caption"] or "").encode()))
     return sum(tarfile.BLOCKSIZE * (1 + -(-size // tarfile.BLOCKSIZE)) for size in sizes)
 
 
 def write_shard(path: Path, samples: Rows, dataset: Path) -> None:
-    """Write the samples, whose clips lie below `dataset`, to one tar file that appears whole or not at all."""
+    """Write the samples, whose clips are below `dataset`, to one tar file that appears complete or not at all."""
     with publish(path) as aside, tarfile.open(aside, "w", format=tarfile.PAX_FORMAT) as tar:
         for sample in samples:
             for ending, content in _members(sample, dataset):
@@ -89,7 +89,7 @@ def _members(sample: Mapping[str, Any], dataset: Path) -> Iterator[tuple[str, by
 
 
 def write_all(out: Path, dataset: Path, samples: Rows, config: ShardsConfig) -> list[dict[str, Any]]:
-    """Write the shards of every side below `out`, where older ones are removed: a row for each."""
+    """Write the shards of every split below `out`, remove older ones, and return a row per shard."""
     rows = []
     for split in sorted({sample["side"] for sample in samples}):
         shards = shards_of([sample for sample in samples if sample["side"] == split], config)
@@ -107,7 +107,7 @@ def write_all(out: Path, dataset: Path, samples: Rows, config: ShardsConfig) -> 
 
 @task(name="shards", cache_policy=NO_CACHE)
 def write_shards(out: Path, config: ShardsConfig, dataset: Path, samples: ManifestRef) -> ManifestRef:
-    """The shards of all samples that have a side, below `out`: found, or made."""
+    """Find or write the shards of all samples that have a split, below `out`."""
 
     def compute(_: str) -> pa.Table:
         supersede(STEP, out)

@@ -11,6 +11,7 @@ from flows.running.run import run_flow
 from models.errors import BadInput
 from models.generation.calibration import load_calibration
 from models.weights.names import TINY, weights_digest
+from tests.declared import declared
 
 
 @pytest.mark.usefixtures("prefect_server")
@@ -34,3 +35,16 @@ def test_the_flags_are_the_config():
     assert asked.config == CalibrationConfig(model="tiny", out=Path("o"), buckets=(20, 200), steps=5)
     with pytest.raises(BadInput, match="--out"):
         invocation(interface, ["tiny"])
+
+
+def test_the_settings_have_these_defaults_and_bounds():
+    assert declared(CalibrationConfig) == {
+        "": "frozen=True, extra='forbid'",
+        "model": "required",
+        "out": "required",
+        "device": "'auto'",
+    }
+
+
+def test_the_flow_goes_by_its_name():
+    assert calibrate.name == "calibrate"

@@ -21,6 +21,7 @@ from tasks.curate.split import SplitConfig
 from tasks.footage import Camera, Scene, render_shot
 from tasks.manifest import read_rows
 from tasks.video import SourceVideo, write_video
+from tests.declared import declared
 
 SIZE, FPS = (160, 96), 12.0
 
@@ -231,7 +232,7 @@ def test_retrying_what_stays_broken_says_so_again(
     assert "retried: 3" in capsys.readouterr().out
     assert main(["status", str(dataset)]) == 1
     status = capsys.readouterr().out
-    assert status.startswith(f"{dataset}: curate, nobody at work")
+    assert status.startswith(f"{dataset}: curate, idle")
     assert "videos.parquet: 7 rows" in status
     assert status.count("text.mp4: ") == 1
 
@@ -303,3 +304,28 @@ def test_kept_clips_are_cut_to_files_when_asked_and_listed(
         clip = kept[row["clip_id"]]
         assert row["error_code"] in (None, "no_keyframes")
         assert row["error_code"] or clip["start_pts"] <= row["cut_start_pts"] < row["cut_end_pts"] <= clip["end_pts"]
+
+
+def test_the_settings_have_these_defaults_and_bounds():
+    assert declared(CurateConfig) == {
+        "": "frozen=True, extra='forbid'",
+        "sources": "required, min_length=1",
+        "out": "required",
+        "weights": "~/.cache/reelmill/weights",
+        "ingest": "IngestConfig()",
+        "scan": "ScanConfig()",
+        "split": "SplitConfig()",
+        "look": "LookConfig()",
+        "motion": "MotionConfig()",
+        "text": "TextConfig()",
+        "caption": "CaptionConfig()",
+        "similarity": "SimilarityConfig()",
+        "dedup": "DedupConfig()",
+        "select": "SelectConfig()",
+        "clips": "ClipsConfig()",
+        "report": "ReportConfig()",
+    }
+
+
+def test_the_flow_goes_by_its_name():
+    assert curate.name == "curate"

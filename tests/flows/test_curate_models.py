@@ -77,14 +77,14 @@ def test_without_the_weights_the_preset_svd_stops_before_any_work_and_names_what
         (line,) = (line for line in error.splitlines() if model in line)
         revision = line.split("@")[1].split(":")[0]
         assert len(revision) == 40
-        assert f"`hf download {model} --revision {revision}` brings it" in line
+        assert f"`hf download {model} --revision {revision}` downloads it" in line
     for setting, file in (
         ("text.craft_weights", "craft"),
         ("motion.raft_weights", "raft_large"),
         ("similarity.aesthetic_head", "aesthetic"),
     ):
         (line,) = (line for line in error.splitlines() if f"{setting}: {weights}/{file}.safetensors" in line)
-        assert f"no such file or folder; `{bringing(weights / f'{file}.safetensors')}` brings it." in line
+        assert f"no such file or folder; `{bringing(weights / f'{file}.safetensors')}` downloads it." in line
 
 
 def test_one_missing_model_is_named_alone(weights: Path, film: Path, hub: Path, tmp_path: Path):

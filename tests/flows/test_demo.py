@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 import flows.demo
-from flows.demo import DemoConfig, chain, embedded_figures, videos
+from flows.demo import DemoConfig, chain, demo, embedded_figures, videos
 from flows.pipeline import clips_of, videos_of, weights_of
 from models.errors import BadModel
+from tests.declared import declared
 
 
 @pytest.fixture
@@ -48,3 +49,21 @@ def test_a_model_without_figures_is_named(tmp_path: Path, monkeypatch: pytest.Mo
         embedded_figures()
     (tmp_path / "eval.json").write_text(json.dumps({"clips": 0}))
     assert embedded_figures() == {"clips": 0}
+
+
+def test_the_settings_have_these_defaults_and_bounds():
+    assert declared(DemoConfig) == {
+        "": "frozen=True, extra='forbid'",
+        "out": "out/demo",
+        "motion": "'pan_right'",
+        "pictures": "6, ge=1",
+        "sampling_steps": "20, ge=1",
+        "footage": "FootageConfig()",
+        "train": (
+            "TrainConfig(steps=150, batch=8, learning_rate=0.004, log_sigma_mean=2.0, log_sigma_deviation=1.2, crop=8)"
+        ),
+    }
+
+
+def test_the_flow_goes_by_its_name():
+    assert demo.name == "demo"

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from flows.command.main import main
-from flows.evaluate import EvaluationConfig
+from flows.evaluate import EvaluationConfig, evaluate
+from tests.declared import declared
 
 torch.set_num_threads(1)
 
@@ -48,3 +49,17 @@ def test_where_figures_go_does_not_change_what_is_measured(tmp_path):
     one, other = (EvaluationConfig(out=tmp_path / name, figures=tmp_path / name, workers=2) for name in "ab")
     assert one.settings == other.settings
     assert one.settings.model_dump() == EvaluationConfig().settings.model_dump()
+
+
+def test_the_settings_have_these_defaults_and_bounds():
+    assert declared(EvaluationConfig) == {
+        "": "frozen=True, extra='forbid'",
+        "model": "'tiny'",
+        "out": "out/tiny-eval",
+        "device": "'auto'",
+        "figures": "None",
+    }
+
+
+def test_the_flow_goes_by_its_name():
+    assert evaluate.name == "evaluate"

@@ -21,6 +21,7 @@ from tasks.curate.clips import ClipsConfig
 from tasks.footage import Camera, Scene, render_shot
 from tasks.manifest import read_rows
 from tasks.video import read_frames, write_video
+from tests.declared import declared
 
 SIZE, FPS, FILMS = (96, 64), 12.0, 4
 
@@ -137,5 +138,21 @@ def test_what_cannot_be_exported_is_one_sentence(dataset: Path, tmp_path: Path):
     assert not (tmp_path / "out").exists()
     (tmp_path / "tars").mkdir()
     (tmp_path / "tars" / "export.yaml").write_text("to: webdataset\n")
-    with pytest.raises(BadInput, match="holds an export to webdataset"):
+    with pytest.raises(BadInput, match="already holds a webdataset export"):
         export.fn(ExportConfig(dataset=dataset, out=tmp_path / "tars", to="csv"))
+
+
+def test_the_settings_have_these_defaults_and_bounds():
+    assert declared(ExportConfig) == {
+        "": "frozen=True, extra='forbid'",
+        "dataset": "required",
+        "out": "required",
+        "to": "'webdataset'",
+        "split": "HoldOutConfig()",
+        "clips": "ClipsConfig(mode='exact')",
+        "shards": "ShardsConfig()",
+    }
+
+
+def test_the_flow_goes_by_its_name():
+    assert export.name == "export"

@@ -97,8 +97,8 @@ def test_texts_and_pictures_become_videos_of_three_families_and_bad_jobs_are_row
     ), strict=True):  # fmt: skip
         assert said in reason
     assert made[10]["ignored"] == [
-        "size 40x32: made as 32x32, for sides must divide by 32.",
-        "frames 12: made as 9, for clips have 8k+1 frames, at least 9, at most 257.",
+        "size 40x32: made as 32x32, because sides must be multiples of 32.",
+        "frames 12: made as 9, because clips have 8k+1 frames, at least 9, at most 257.",
         "noise_aug: LTX-Video does not take it.",
     ]
     told = told_by(out / made[0]["video"])
@@ -155,15 +155,22 @@ def test_a_text_draws_the_picture_once_and_its_takes_share_it(home, models, tmp_
 @pytest.mark.usefixtures("prefect_server")
 def test_a_clip_of_a_text_is_made_again_from_what_it_says_of_itself(home, tmp_path, model):
     run_flow(generate, config(table(home, TEXT, BOTH), tmp_path / "out", model))
-    for row in read_rows(tmp_path / "out" / "outputs.parquet"):
+    rows = read_rows(tmp_path / "out" / "outputs.parquet")
+    assert [row["status"] for row in rows] == ["ok", "ok"]
+    for row in rows:
         assert reproduce(ReproduceConfig(clip=tmp_path / "out" / row["video"])).differs == ()
 
 
 def test_a_plan_says_the_families_their_rules_and_what_is_drawn(home, tmp_path, model):
     lines = plan(config(table(home, TEXT, DRAWN, DRAWN | {"seed": 2}), tmp_path / "out", model)).takes
-    assert lines[-2].endswith(
+    svd = (
+        "Stable Video Diffusion; needs picture, takes fps, guidance, motion LoRA, motion bucket, motion word, "
+        "noise_aug; any number of frames, at least 2; sides are multiples of 8; 7 a second"
+    )
+    ltx = (
         "LTX-Video; needs text, takes fps, guidance, negative text, picture; 8k+1 frames, at least 9, at most 257; "
-        "sides divide by 32; 25 a second"
-    ) or lines[-3].endswith("sides divide by 32; 25 a second")
+        "sides are multiples of 32; 25 a second"
+    )
+    assert {line.partition(": ")[2] for line in lines[-3:-1]} == {svd, ltx}
     assert lines[-1] == f"2 of the pictures are drawn first, by {(home / 'drawer').resolve()}"
     assert not (tmp_path / "out").exists()

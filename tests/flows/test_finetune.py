@@ -19,6 +19,7 @@ from tasks.footage import Camera, Motion, Scene, render_shot
 from tasks.manifest import Lineage, file_digest, manifest_ref, read_rows, table_of, write_manifest
 from tasks.tiny.render import SCHEMA
 from tasks.video import write_video
+from tests.declared import declared
 
 torch.set_num_threads(1)
 
@@ -129,5 +130,23 @@ def test_a_base_that_is_not_in_the_cache_is_named_with_the_command_that_brings_i
 ):
     root = dataset(tmp_path / "films")
     assert main(flags(root, tmp_path / "run", "org/svd@main")) == 2
-    said = "reelmill: org/svd@main: not in Hugging Face's local cache; `hf download org/svd --revision main` brings it."
+    said = (
+        "reelmill: org/svd@main: not in Hugging Face's local cache; `hf download org/svd --revision main` downloads it."
+    )
     assert said in capsys.readouterr().err
+
+
+def test_the_settings_have_these_defaults_and_bounds():
+    assert declared(FinetuneConfig) == {
+        "": "frozen=True, extra='forbid'",
+        "dataset": "required",
+        "out": "required",
+        "base": "'tiny'",
+        "encode": "EncodeConfig()",
+        "listed": "ListedConfig()",
+        "train": "TrainConfig()",
+    }
+
+
+def test_the_flow_goes_by_its_name():
+    assert finetune.name == "finetune"

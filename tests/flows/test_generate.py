@@ -25,12 +25,13 @@ from tasks.generate.draw import DrawConfig
 from tasks.generate.job_settings import JobsConfig
 from tasks.generate.outputs import SCHEMA
 from tasks.manifest import read_manifest, read_rows
+from tests.declared import declared
 
 SETTLED = ("latents", "videos", "pictures", "manifests")
 
 FAMILY = (
     "Stable Video Diffusion; needs picture, takes fps, guidance, motion LoRA, motion bucket, motion word, noise_aug; "
-    "any number of frames, at least 2; sides divide by 8; 7 a second"
+    "any number of frames, at least 2; sides are multiples of 8; 7 a second"
 )
 
 SCRIPT = """
@@ -178,9 +179,9 @@ def test_a_plan_checks_every_job_and_writes_nothing(tmp_path, pictures, model):
             f"7 of 4 frames of 32x32, 2 steps, by {model}: about 0.1 s each; batch 2, decoded whole, about 0.0 GB of"
             " memory"
         ),
-        "in all: about 0.5 s on one core, 0.1 MB on disk",
+        "total: about 0.5 s on one core, 0.1 MB on disk",
         f"{model}: {FAMILY}",
-        "job 2: broken.png: cannot be read as a picture (its content is of no known picture format).",
+        "job 2: broken.png: cannot be read as a picture (its content is not in a known picture format).",
         "job 8: same: asks for the same clip as job 0; give it another seed or key for another clip.",
     ]
     assert not (tmp_path / "out").exists()
@@ -279,3 +280,24 @@ def test_a_chain_ends_early_where_it_is_not_good_and_is_made_again_to_the_bit(pi
     assert not row["passed"]
     assert "a: a workflow knows of no chains" in caplog.text
     assert reproduce(ReproduceConfig(clip=tmp_path / "out" / row["video"])).differs == ()
+
+
+def test_the_settings_have_these_defaults_and_bounds():
+    assert declared(GenerateConfig) == {
+        "": "frozen=True, extra='forbid'",
+        "jobs": "required",
+        "out": "required",
+        "images": "None",
+        "workflow_out": "None",
+        "batch": "1, ge=1, le=256",
+        "device": "'auto'",
+        "format": "'h264'",
+        "crf": "None, ge=0, le=63",
+        "trim": "False",
+        "draw": "DrawConfig()",
+        "gate": "GateConfig()",
+    }
+
+
+def test_the_flow_goes_by_its_name():
+    assert generate.name == "generate"

@@ -17,6 +17,7 @@ from tasks.footage import Camera, Scene, render_shot
 from tasks.generate.jobs import JobsConfig
 from tasks.manifest import file_digest, manifest_ref, read_rows
 from tasks.video import write_video
+from tests.declared import declared
 
 cv2.setNumThreads(1)
 torch.set_num_threads(1)
@@ -64,3 +65,21 @@ def test_a_lora_goes_on_the_base_and_a_whole_model_takes_its_place(tmp_path: Pat
     whole = videos_of(asked, Path("/run/model"))
     assert (whole.model, whole.lora) == ("/run/model", None)
     assert (whole.motion, whole.steps, whole.out) == ("pan_left", 5, tmp_path / "out/videos")
+
+
+def test_the_settings_have_these_defaults_and_bounds():
+    assert declared(PipelineConfig) == {
+        "": "frozen=True, extra='forbid'",
+        "sources": "required, min_length=1",
+        "jobs": "required",
+        "out": "required",
+        "base": "'tiny'",
+        "split": "SplitConfig()",
+        "select": "SelectConfig()",
+        "train": "TrainConfig(parameters='lora', learning_rate=0.004, log_sigma_mean=2.0, log_sigma_deviation=1.2)",
+        "generate": "JobsConfig()",
+    }
+
+
+def test_the_flow_goes_by_its_name():
+    assert pipeline.name == "pipeline"

@@ -12,7 +12,7 @@ from PIL import Image
 
 from flows.command.main import main
 from flows.provenance import told_by
-from flows.reproduce import ReproduceConfig, psnr, reproduce, told_distance
+from flows.reproduce import ReproduceConfig, chosen_lora, chosen_model, chosen_picture, psnr, reproduce, told_distance
 from models.errors import BadInput, BadMedia, BadModel
 from models.svd.lora import LoraFacts, add_lora, lora_weights, remove_lora, save_lora
 from models.svd.model import load_model
@@ -26,6 +26,7 @@ from tasks.generate.jobs import read_jobs
 from tasks.generate.outputs import collect_outputs
 from tasks.generate.sample import SampleConfig, batches_of, sample_jobs
 from tasks.manifest import read_rows
+from tests.declared import declared
 from tests.hub_cache import COMMIT, cached
 
 
@@ -112,7 +113,7 @@ def test_a_clip_of_a_model_of_the_hub_says_its_id_and_is_made_again_from_the_cac
     (said,) = reproduce(ReproduceConfig(clip=clip, model="org/svd@main")).differs
     assert said == f"model: org/svd@main is org/svd@{'f' * 40}, not {pinned}."
     shutil.rmtree(hub_cache)
-    with pytest.raises(BadModel, match=f"`hf download org/svd --revision {COMMIT}` brings it"):
+    with pytest.raises(BadModel, match=f"`hf download org/svd --revision {COMMIT}` downloads it"):
         reproduce(ReproduceConfig(clip=alone, picture=picture))
 
 
@@ -260,3 +261,45 @@ def test_distance_of_clips():
 def test_the_distance_of_equal_clips_is_told_without_a_number():
     assert told_distance(float("inf")) == "Every frame is the same."
     assert told_distance(31.42) == "The frames agree to 31.4 dB."
+
+
+def test_a_clip_away_from_its_folder_needs_a_model_of_this_machine_to_be_named(tmp_path: Path):
+    facts = {"model": "mine", "model_revision": "0" * 64}
+    config = ReproduceConfig(clip=tmp_path / "a.mp4")
+    with pytest.raises(BadInput, match=r"a\.mp4: was made with the model mine; say where it is with --model\."):
+        chosen_model(config, facts, {})
+    assert chosen_model(config, facts, {"model": "/models/mine"}) == "/models/mine"
+    assert chosen_model(config.model_copy(update={"model": "/other"}), facts, {"model": "/models/mine"}) == "/other"
+    assert chosen_model(config, facts | {"model": "tiny"}, {}) == "tiny"
+
+
+def test_what_a_clip_was_not_made_from_is_not_to_be_given(tmp_path: Path):
+    config = ReproduceConfig(clip=tmp_path / "a.mp4", lora=tmp_path / "l.safetensors", picture=tmp_path / "gone.png")
+    with pytest.raises(BadInput, match=r"a\.mp4: was made without a LoRA; leave out --lora\."):
+        chosen_lora(config, {"lora_sha256": None}, {})
+    with pytest.raises(BadInput, match=r"a\.mp4: was made from a text alone; leave out --picture\."):
+        chosen_picture(config, {"picture_sha256": None}, {})
+    with pytest.raises(BadInput, match=r"gone\.png: no such file\."):
+        chosen_picture(config, {"picture_sha256": "0" * 64}, {})
+    nothing = ReproduceConfig(clip=tmp_path / "a.mp4")
+    assert chosen_lora(nothing, {"lora_sha256": None}, {}) is None
+    assert chosen_picture(nothing, {"picture_sha256": None}, {}) is None
+
+
+@pytest.mark.parametrize("name", ["latents_sha256", "batch", "dtype"])
+def test_a_clip_that_lacks_a_fact_says_which(run: Path, name: str):
+    odd = run / "videos" / "odd.mp4"
+    write_untagged(clip_of(run), odd, told_by(clip_of(run)) | {name: None})
+    with pytest.raises(BadMedia, match=rf"odd\.mp4: does not say its {name}, so it cannot be made again\."):
+        told_by(odd)
+
+
+def test_the_settings_have_these_defaults_and_bounds():
+    assert declared(ReproduceConfig) == {
+        "": "frozen=True, extra='forbid'",
+        "clip": "required",
+        "model": "None",
+        "lora": "None",
+        "picture": "None",
+        "device": "'auto'",
+    }

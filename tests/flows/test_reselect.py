@@ -10,11 +10,13 @@ from flows.command.main import main
 from flows.reselect import select
 from flows.running.config import read_settings
 from flows.selection import PRESETS, ReselectConfig, decide_again, stored
+from models.errors import BadInput
 from tasks.caching import lineage_of
 from tasks.curate import join
 from tasks.curate.select import select_clips
 from tasks.keep_rules import SelectConfig
 from tasks.manifest import publish_text, read_rows, table_of, write_manifest
+from tests.declared import declared
 
 
 @pytest.fixture
@@ -86,3 +88,17 @@ def test_the_flow_does_what_the_command_does(dataset: Path, caplog: pytest.LogCa
     assert outcome == decide_again(config)
     assert outcome.funnel.kept == 3
     assert "sharpness_quantile 0.5 rests" in caplog.text
+
+
+def test_a_dataset_that_is_not_there_is_named_and_not_made(tmp_path: Path):
+    with pytest.raises(BadInput, match=r"gone: no such folder\. Name a dataset that `reelmill curate` made\."):
+        decide_again(ReselectConfig(dataset=tmp_path / "gone"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_settings_have_these_defaults_and_bounds():
+    assert declared(ReselectConfig) == {"": "frozen=True, extra='forbid', allow_inf_nan=False", "dataset": "required"}
+
+
+def test_the_flow_goes_by_its_name():
+    assert select.name == "select"

@@ -13,6 +13,7 @@ from tasks.finetune.encode import EncodeConfig
 from tasks.finetune.train import TrainConfig
 from tasks.tiny.encoders import EncodersConfig
 from tasks.tiny.render import RenderConfig
+from tests.declared import declared
 
 torch.set_num_threads(1)
 
@@ -56,3 +57,27 @@ def test_each_stage_learns_words_and_the_last_sees_whole_pictures_and_every_moti
     assert (stages[-1].crop, stages[-1].motions) == (None, None)
     known = [set(stage.motions) for stage in stages if stage.motions]
     assert all(earlier < later for earlier, later in pairwise(known))
+
+
+def test_the_settings_have_these_defaults_and_bounds():
+    assert declared(TinyConfig) == {
+        "": "frozen=True, extra='forbid'",
+        "out": "out/tiny-model",
+        "install": "None",
+        "render": "RenderConfig()",
+        "encoders": "EncodersConfig()",
+        "encode": "EncodeConfig(windows_per_clip=1, condition_draws=2)",
+        "stages": (
+            "(TrainConfig(parameters='all', motions=('pan_left', 'pan_right'), steps=500, batch=16, "
+            "log_sigma_mean=2.0, log_sigma_deviation=1.2, words=True, crop=8, ema=0.998), "
+            "TrainConfig(parameters='all', motions=('static', 'pan_left', 'pan_right', 'tilt_down', "
+            "'tilt_up'), steps=1300, batch=16, log_sigma_mean=2.0, log_sigma_deviation=1.2, words=True, "
+            "crop=8, ema=0.998), "
+            "TrainConfig(parameters='all', motions=None, steps=600, batch=8, learning_rate=0.001, "
+            "log_sigma_mean=1.3, log_sigma_deviation=1.5, words=True, crop=None, ema=0.998))"
+        ),
+    }
+
+
+def test_the_flow_goes_by_its_name():
+    assert tiny.name == "tiny"

@@ -32,10 +32,10 @@ SMALL: dict[str, Any] = {"steps": 1, "frames": 2, "width": 32, "height": 32, "gu
 REASONS = (
     "no such file",
     "cannot be read as a picture",
-    "no known picture format",
+    "not in a known picture format",
     "column width",
     "there is no folder of that model",
-    "lies outside",
+    "is outside",
     "asks for the same clip as job",
 )
 
@@ -178,7 +178,7 @@ def test_after_the_deadline_the_rest_waits_and_the_same_command_goes_on(tmp_path
     assert over.stopped
     row = rows_of(out)[0]
     assert (row["status"], row["error_code"]) == ("waiting", "not_started")
-    assert row["error_message"].startswith("000: not made, the time was over at ")
+    assert row["error_message"].startswith("000: not made, the time limit was reached at ")
     assert row["error_message"].endswith(". The same command goes on.")
     done = run_flow(generate, config(home, out))
     assert (done.clips, done.waiting, done.failed, done.stopped) == (4, 0, 0, None)
@@ -317,6 +317,6 @@ def test_a_plan_of_a_workflow_says_what_is_ignored_and_what_its_model_lacks(tmp_
     (tmp_path / "w.json").write_text(json.dumps(content))
     said = str(plan(GenerateConfig(jobs=tmp_path / "w.json", images=home, out=tmp_path / "out", model="tiny")))
     assert "job 0: ignored: KSampler (node 6): sampler_name 'dpmpp_2m'; euler is used." in said
-    assert "job 0: ignored: size 50x40: made as 48x40, for sides must divide by 8." in said
+    assert "job 0: ignored: size 50x40: made as 48x40, because sides must be multiples of 8." in said
     said = str(plan(GenerateConfig(jobs=tmp_path / "w.json", images=home, out=tmp_path / "out")))
     assert "model svd.safetensors: there is no folder of that model in" in said

@@ -1,6 +1,8 @@
 """Small random models of Stable Video Diffusion's shape: four frames of 32x32 pixels, latents of 8x8."""
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,8 +12,12 @@ from models.svd.autoencoder import new_autoencoder
 from models.svd.image_encoder import new_feature_extractor, new_image_encoder
 from models.svd.model import ModelFacts, VideoModel
 from tasks.tiny.encoders import new_scheduler
+from tests import small_families
+from tests.small_families import drawing_pipeline
 
 UNetMaker = Callable[..., UNetSpatioTemporalConditionModel]
+
+Save = Callable[[Callable[[], Any], str], Path]
 
 
 @pytest.fixture(autouse=True)
@@ -58,3 +64,15 @@ def model(make_unet: UNetMaker) -> VideoModel:
             facts=ModelFacts(frames=4, width=32, height=32, guidance=(1.0, 2.0), lineage={"dataset": "rendered"}),
             revision="",
         )
+
+
+@pytest.fixture(scope="session")
+def save(tmp_path_factory: pytest.TempPathFactory) -> Save:
+    """Saves what a function makes with random weights, the same each time, and gives the folder."""
+    return lambda make, name: small_families.save(make, tmp_path_factory.mktemp("families") / name)
+
+
+@pytest.fixture(scope="session")
+def picture_model(save: Save) -> Path:
+    """The folder of a text-to-image model: pictures of 32x32 pixels."""
+    return save(drawing_pipeline, "pictures")

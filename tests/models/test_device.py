@@ -105,7 +105,7 @@ def test_auto_is_the_first_card_and_cards_have_numbers(monkeypatch):
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:x", "cpu:1", "cuda:-1", ""])
 def test_a_name_that_is_no_device_is_refused_in_the_settings(name):
-    with pytest.raises(ValidationError, match="a device is auto, cpu, cuda, cuda:N or mps"):
+    with pytest.raises(ValidationError, match="must be auto, cpu, cuda, cuda:N or mps"):
         TypeAdapter(DeviceName).validate_python(name)
 
 

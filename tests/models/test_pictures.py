@@ -204,7 +204,7 @@ def test_a_missing_picture_is_named(tmp_path: Path):
 
 def test_text_renamed_to_a_picture_is_refused(tmp_path: Path):
     (tmp_path / "a.png").write_text("these are words")
-    with pytest.raises(BadMedia, match=r"a\.png: cannot be read as a picture \(its content is of no known"):
+    with pytest.raises(BadMedia, match=r"a\.png: cannot be read as a picture \(its content is not in a known"):
         prepare_picture(tmp_path / "a.png", 16, 16)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from models.errors import BadManifest
 from tasks.caching import Step, attempts_of, cached, find, key_of, lineage_of, set_aside, supersede
-from tasks.manifest import ERROR_FIELDS, ManifestRef, file_digest, read_lineage, read_rows, table_of
+from tasks.manifest import ERROR_FIELDS, Lineage, ManifestRef, file_digest, read_lineage, read_rows, table_of
 
 SCHEMA = pa.schema([("value", pa.string()), ("picture", pa.string()), ("attempt", pa.int32())])
 STEP = Step("measure", 1, SCHEMA, files=("picture",))
@@ -109,7 +110,7 @@ def test_an_output_file_that_was_cut_runs_again_and_is_named(
     whole = (work.root / name).read_bytes()
     (work.root / name).write_bytes(whole[:left])
     assert not run(work).cached
-    assert f"{name}: is not as it was written ({left} bytes, not {len(whole)})." in caplog.text
+    assert f"{name}: has {left} bytes, but {len(whole)} were written." in caplog.text
     assert (work.root / name).read_bytes() == whole
     assert run(work).cached
 
@@ -300,3 +301,24 @@ def test_what_is_superseded_runs_again_and_other_steps_do_not(tmp_path: Path):
     supersede(STEP, tmp_path)
     made = [cached(step, tmp_path, None, ["a"], lambda _: table_of([], STEP.schema)) for step in (STEP, other)]
     assert [manifest.cached for manifest in made] == [False, True]
+
+
+def test_a_key_is_the_same_in_every_version_so_that_an_upgrade_recomputes_nothing():
+    """The digest of {"inputs":["d1","d2"],"model_revision":"r1","parameters":{"names":["x"],"rate":2.0},"step":"scan",
+    "version":3}, as `sha256sum` gives it."""
+    lineage = Lineage(
+        step="scan", version=3, parameters={"rate": 2.0, "names": ["x"]}, inputs=("d1", "d2"), model_revision="r1"
+    )
+    assert key_of(lineage) == "6d6e4a6aced4363d35e055a430e1cb0c"
+
+
+def test_a_manifest_that_does_not_say_how_long_its_files_were_is_made_again_and_said_so(
+    work: Counted, caplog: pytest.LogCaptureFixture
+):
+    path = run(work).path
+    table = pq.read_table(path)
+    facts = {name: value for name, value in (table.schema.metadata or {}).items() if name != b"reelmill.lengths"}
+    pq.write_table(table.replace_schema_metadata(facts), path)
+    assert not run(work).cached
+    assert f"{path}: does not record the sizes of its files. It is made again." in caplog.text
+    assert run(work).cached

@@ -2,6 +2,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -10,6 +11,7 @@ from tasks import frame_store
 from tasks.footage import Camera, Scene, render_shot
 from tasks.frame_store import (
     ROWS_PER_GROUP,
+    SCHEMA,
     Frames,
     FramesOnDemand,
     frame_writer,
@@ -62,8 +64,9 @@ def test_the_same_frame_may_be_asked_for_twice(store: Path):
 
 
 def test_asking_for_nothing_gives_nothing(store: Path):
-    assert len(load_frames(store, [])) == 0
-    assert frames_in(store, 5000, 6000).pts == []
+    assert load_frames(store, []).shape == (0, 0, 0, 3)
+    nothing = frames_in(store, 5000, 6000)
+    assert (nothing.pts, nothing.pictures.shape) == ([], (0, 0, 0, 3))
 
 
 def test_a_stretch_excludes_its_end(store: Path, pictures: np.ndarray):
@@ -143,3 +146,10 @@ def test_frames_on_demand_are_those_that_are_stored_and_few_are_held(tmp_path: P
     assert len(asked) == -(-len(on_demand) // ROWS_PER_GROUP)
     assert on_demand[-1].mean() == pytest.approx(len(pictures) - 2, abs=1)
     assert len(on_demand[2:7]) == 5
+
+
+def test_a_stored_frame_that_is_no_picture_is_an_error_that_says_what_to_do(tmp_path: Path):
+    row = {"pts": 0, "time_s": 0.0, "jpeg": b"no picture"}
+    pq.write_table(pa.Table.from_pylist([row], schema=SCHEMA), tmp_path / "x.parquet")
+    with pytest.raises(BadManifest, match=r"A stored frame is not a JPEG\. Delete the frame store"):
+        load_frames(tmp_path / "x.parquet", [0])

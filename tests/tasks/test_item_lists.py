@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from models.errors import BadInput
-from tasks.item_lists import Listing, TableRow, locate, read_listing, read_table
+from tasks.item_lists import Listing, TableRow, locate, read_listing, read_names, read_table
 
 SUFFIXES, COLUMNS = (".png",), ("image", "seed", "motion")
 
@@ -40,7 +40,7 @@ def test_what_a_folder_has_beside_its_pictures_is_said_once_by_its_first_names_a
         (tmp_path / name).touch()
     (tmp_path / "folder").mkdir()
     assert values(tmp_path) == values(tmp_path) == [{"image": "a.png"}]
-    said = f"{tmp_path}: what is of no kind that can be read here is passed over: 0.heic, 1.heic, 2.heic and 2 more."
+    said = f"{tmp_path}: files of other kinds are ignored: 0.heic, 1.heic, 2.heic and 2 more."
     assert [record.getMessage() for record in caplog.records] == [said]
     (tmp_path / "new.bmp.part").touch()
     listed(tmp_path)
@@ -94,7 +94,7 @@ def test_the_header_alone_decides_what_parts_a_table(tmp_path: Path):
 
 def test_a_parquet_table_with_a_column_twice_is_refused(tmp_path: Path):
     pq.write_table(pa.table([["a.png"], ["b.png"]], names=["image", "image"]), tmp_path / "t.parquet")
-    with pytest.raises(BadInput, match=r"t\.parquet: the column image stands there twice"):
+    with pytest.raises(BadInput, match=r"t\.parquet: duplicate column image"):
         listed(tmp_path / "t.parquet")
 
 
@@ -114,7 +114,7 @@ def test_a_broken_line_is_a_row_with_its_problem_and_the_others_stay(tmp_path: P
     [
         ("t.csv", "image,sede\na.png,1\n", "unknown column sede. Known: image, seed, motion"),
         ("t.csv", "seed\n1\n", "needs a column 'image'"),
-        ("t.csv", "image,image\na,b\n", "the column image stands there twice"),
+        ("t.csv", "image,image\na,b\n", "duplicate column image"),
         ("t.csv", "image\n", "the table has no rows"),
         ("t.csv", "", "the table has no rows"),
         ("t.jsonl", '{"image": "a", "x": 1}\n', "unknown column x"),
@@ -136,7 +136,7 @@ def test_a_table_in_another_encoding_is_refused(tmp_path: Path):
 def test_missing_and_empty_folders_are_refused(tmp_path: Path):
     with pytest.raises(BadInput, match="no such folder or file"):
         listed(tmp_path / "gone")
-    with pytest.raises(BadInput, match=r"no file with a fitting name in this folder \(.png\)"):
+    with pytest.raises(BadInput, match=r"no file of a known kind in this folder \(.png\)"):
         listed(tmp_path)
 
 
@@ -149,10 +149,17 @@ def test_a_named_file_is_found_below_the_folder_only(tmp_path: Path):
     assert locate(home, "deep/a.png") == (home / "deep" / "a.png").resolve()
     assert locate(home, str(home / "deep" / "a.png")) == (home / "deep" / "a.png").resolve()
     for name in ("../secret.png", str(tmp_path / "secret.png"), "link.png", "deep/../../secret.png"):
-        with pytest.raises(BadInput, match="lies outside"):
+        with pytest.raises(BadInput, match="is outside"):
             locate(home, name)
     for name in ("gone.png", "deep"):
         with pytest.raises(BadInput, match="no such file"):
             locate(home, name)
     with pytest.raises(BadInput, match="not a usable path"):
         locate(home, "a\0.png")
+
+
+def test_a_text_that_cannot_be_read_is_named(tmp_path: Path):
+    (tmp_path / "list.txt").write_bytes("caf\u00e9.mp4\n".encode("latin-1"))
+    for name in ("list.txt", "gone.txt"):
+        with pytest.raises(BadInput, match=rf"{name}: cannot be read as a list, one entry to a line \("):
+            read_names(tmp_path / name, ("source",))

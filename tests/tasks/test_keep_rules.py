@@ -24,6 +24,7 @@ from tasks.keep_rules import (
     verdict_of,
 )
 from tasks.keep_verdicts import SCHEMA, bits_of, decide, funnel_of
+from tests.declared import declared
 
 GOOD: dict[str, Any] = {
     "video_id": "v",
@@ -319,3 +320,40 @@ def test_thresholds_hold_at_the_columns_own_precision():
 def test_every_axis_has_its_settings_and_its_reason():
     assert {axis.reason for axis in AXES} < set(REASONS)
     assert {s for a in AXES for s in (a.limit, a.quantile) if s} < set(SelectConfig.model_fields)
+
+
+def test_each_preset_sets_these_thresholds_and_no_other():
+    axes = ("motion_quantile", "aesthetic_quantile", "text_area_quantile", "clip_similarity_quantile")
+    off = ("min_clip_s", "min_contrast", "max_text_area", "max_still_motion")
+    assert {name: preset().model_dump(exclude_unset=True) for name, preset in PRESETS.items()} == {
+        "default": {},
+        "keep-all": dict.fromkeys(off) | {"drop_duplicates": False},
+        "training": {"min_clip_s": 2.0, "min_motion": 0.02, "max_text_area": 0.03},
+        "paper": dict.fromkeys(axes, 0.25) | {"clip_similarity_quantile": 0.5},
+        "worst-12.5": dict.fromkeys(axes, 0.125),
+        "worst-25": dict.fromkeys(axes, 0.25),
+        "worst-50": dict.fromkeys(axes, 0.5),
+    }
+
+
+def test_the_settings_have_these_defaults_and_bounds():
+    assert declared(SelectConfig) == {
+        "": "frozen=True, extra='forbid', allow_inf_nan=False",
+        "min_clip_s": "1.0, ge=0",
+        "min_contrast": "2.0, ge=0",
+        "max_text_area": "0.07, ge=0, le=1",
+        "text_area_quantile": "None, ge=0, lt=1",
+        "max_still_motion": "0.005, ge=0",
+        "max_still_change": "0.05, ge=0",
+        "min_motion": "None, ge=0",
+        "motion_quantile": "None, ge=0, lt=1",
+        "max_motion": "None, gt=0",
+        "min_aesthetic": "None",
+        "aesthetic_quantile": "None, ge=0, lt=1",
+        "min_clip_similarity": "None, ge=-1, le=1",
+        "clip_similarity_quantile": "None, ge=0, lt=1",
+        "min_sharpness": "None, ge=0",
+        "sharpness_quantile": "None, ge=0, lt=1",
+        "drop_motions": "()",
+        "drop_duplicates": "True",
+    }

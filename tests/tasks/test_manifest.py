@@ -17,11 +17,13 @@ from tasks.manifest import (
     ERROR_FIELDS,
     Lineage,
     file_digest,
+    manifest_metadata,
     manifest_ref,
     publish,
     publish_folder,
     publish_json,
     publish_text,
+    read_lengths,
     read_lineage,
     read_manifest,
     read_rows,
@@ -130,7 +132,7 @@ def test_a_broken_manifest_says_what_to_do(tmp_path: Path, content: bytes):
 
 def test_a_table_without_lineage_is_no_manifest(tmp_path: Path):
     pq.write_table(pa.table({"a": [1]}), tmp_path / "m.parquet")
-    with pytest.raises(BadManifest, match="it carries no lineage"):
+    with pytest.raises(BadManifest, match="it has no lineage"):
         manifest_ref(tmp_path / "m.parquet")
 
 
@@ -237,3 +239,11 @@ def test_what_was_left_of_one_file_is_removed_and_of_its_neighbours_not(tmp_path
 def test_json_keeps_letters_as_they_are(tmp_path: Path):
     publish_json(tmp_path / "a.json", {"name": "Dämmerung", "path": Path("x")})
     assert (tmp_path / "a.json").read_text(encoding="utf-8") == '{\n  "name": "Dämmerung",\n  "path": "x"\n}\n'
+
+
+def test_the_lengths_of_files_are_read_back_and_a_manifest_without_them_is_named(tmp_path: Path):
+    path = write_manifest(tmp_path / "m.parquet", table_of(ROWS, SCHEMA), LINEAGE, {"a.mp4": 3, "gone.mp4": None}).path
+    assert read_lengths(path) == {"a.mp4": 3, "gone.mp4": None}
+    pq.write_table(table_of(ROWS, SCHEMA).replace_schema_metadata(manifest_metadata(LINEAGE, "d")), path)
+    with pytest.raises(BadManifest, match=r"m\.parquet: does not record the sizes of its files\."):
+        read_lengths(path)

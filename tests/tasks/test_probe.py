@@ -192,7 +192,7 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path):
 def test_a_video_cut_before_its_index_is_refused(video: Path):
     path = convert(video, "index-last.mp4", "-c", "copy")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(BadMedia, match="Is it whole"):
+    with pytest.raises(BadMedia, match="Is it complete"):
         probe(path)
 
 

@@ -146,3 +146,10 @@ def test_neighbours_are_the_nearest_frames_that_move():
 def test_what_is_not_there_counts_as_no_change():
     assert neighbours(np.array([]), 5.0, window=2).tolist() == [0, 0]
     assert neighbours(np.array([0, 0, 0, 0, 0, 0, 9]), 9.0, window=2).tolist() == [0, 0]
+
+
+def test_planes_of_unequal_sizes_are_not_compared():
+    large, small = ([np.zeros((side, side), np.float32)] * 3 for side in (4, 1))
+    assert difference(large, large) == 0
+    with pytest.raises(ValueError, match="Planes of unequal sizes cannot be compared"):
+        difference(large, small)

@@ -110,7 +110,7 @@ def test_another_ffmpeg_is_used_where_it_is_named(tmp_path: Path, monkeypatch: p
     [
         ("ffmpeg version 5.1.9-0+deb12u1 Copyright", r"mine: is ffmpeg 5\.1, and Reelmill needs 6\.1 or later"),
         ("ffmpeg version 6.0 Copyright", r"mine: is ffmpeg 6\.0, and Reelmill needs 6\.1 or later"),
-        ("hello", "mine: names no version of ffmpeg"),
+        ("hello", "mine: prints no version of ffmpeg"),
         (None, "mine: cannot be run as ffmpeg"),
     ],
 )

@@ -167,7 +167,7 @@ def test_a_pair_of_which_one_is_given_is_no_missing_flag():
 
         guidance: tuple[float, float] = (1.0, 3.0)
 
-    with pytest.raises(BadInput, match=r"--guidance: 1 is too few; give them all, with commas between"):
+    with pytest.raises(BadInput, match=r"--guidance: 1 has too few values; give all of them, separated by commas"):
         invocation(Interface("reelmill pair", Pair), ["--guidance", "1"])
 
 
@@ -184,7 +184,7 @@ def test_what_is_missing_is_named_as_the_flag_that_gives_it():
 def test_an_unknown_preset_lists_the_known_ones():
     assert (
         mistake("a", "--out", "d", "--preset", "strikt")
-        == "Unknown preset 'strikt': did you mean strict? There are: strict."
+        == "Unknown preset 'strikt': did you mean strict? Known: strict."
     )
 
 
@@ -195,7 +195,7 @@ def test_an_unknown_preset_lists_the_known_ones():
         ("spilt: {min_clip_s: 3}", "unknown setting 'spilt'"),
         ("split: {min_clip_s: soon}", "split.min_clip_s: input should be a valid number"),
         ("split: 3", "split: input should be a valid dictionary or instance of Split"),
-        ("- a\n- b", "a config file holds `name: value` lines, this one holds a list."),
+        ("- a\n- b", "a config file has `name: value` lines, this one has a list."),
         ("split: [", "not valid YAML"),
     ],
 )

@@ -14,6 +14,7 @@ from flows.command.folders import (
     failed_manifests,
     failures_in,
     items_to_retry,
+    report,
     retry,
     status,
 )
@@ -44,7 +45,7 @@ def test_status_tells_the_steps_the_tables_and_each_failure(dataset: Path):
     outcome = status(ResultsConfig(path=dataset))
     assert outcome.failed == 2
     assert str(outcome).splitlines() == [
-        f"{dataset}: curate, nobody at work",
+        f"{dataset}: curate, idle",
         "  scan       2 manifests, 1 failed rows",
         "clips.parquet: 2 rows, 1 kept",
         "videos.parquet: 2 rows",
@@ -79,7 +80,7 @@ def test_what_waits_or_is_there_twice_did_not_fail(night: Path):
         "  jobs       1 manifest, 1 failed rows",
         "  waiting    1 manifest",
         "outputs.parquet: 6 rows: 1 duplicate, 1 failed, 2 ok, 2 waiting",
-        "2 wait: the same command goes on",
+        "2 pending: run the same command to resume",
         "  job 3: c: broken.",
     ]
 
@@ -97,7 +98,7 @@ def test_where_no_clips_were_generated_it_is_counted_in_failed_rows(dataset: Pat
 def test_status_of_a_folder_that_was_only_begun(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "generate.yaml").write_text("")
     assert main(["status", str(tmp_path)]) == 0
-    assert capsys.readouterr().out == f"{tmp_path}: generate, nobody at work\nno table yet: the same command goes on\n"
+    assert capsys.readouterr().out == f"{tmp_path}: generate, idle\nno table yet: run the same command to resume\n"
 
 
 HOLD = """
@@ -121,9 +122,9 @@ def test_status_names_the_process_at_work(dataset: Path, repository: Path):
 
 
 def test_a_folder_no_command_wrote_is_refused(tmp_path: Path):
-    with pytest.raises(BadInput, match="no output folder"):
+    with pytest.raises(BadInput, match=r"not an output folder, it has no settings of a command\. Name one that"):
         status(ResultsConfig(path=tmp_path))
-    with pytest.raises(BadInput, match="no such folder"):
+    with pytest.raises(BadInput, match=r"no such folder\. Name one that a command wrote with --out\."):
         status(ResultsConfig(path=tmp_path / "none"))
 
 
@@ -168,7 +169,7 @@ def test_a_retry_that_cannot_run_leaves_what_failed_to_be_retried(tmp_path: Path
     assert retry(ResultsConfig(path=out)).retried == 1
 
 
-def test_what_a_killed_retry_had_set_aside_is_still_to_be_retried(night: Path):
+def test_what_a_killed_retry_had_set_aside_is_still_to_be_retried(night: Path, prefect_server: str):
     for manifest in failed_manifests(night):
         set_aside(manifest)
     (night / "generate.yaml").write_text("jobs: gone\nout: x\n")
@@ -194,3 +195,8 @@ def test_settings_that_are_not_the_commands_are_named(dataset: Path):
     (dataset / "curate.yaml").write_text("sources: [a]\nout: x\nsplitt: 1\n")
     with pytest.raises(BadInput, match=r"curate.yaml: unknown setting 'splitt'"):
         retry(ResultsConfig(path=dataset))
+
+
+def test_a_folder_without_a_table_has_no_page(tmp_path: Path):
+    with pytest.raises(BadInput, match=r"nothing to show, it has neither clips\.parquet nor outputs\.parquet\."):
+        report(ResultsConfig(path=tmp_path))

@@ -139,7 +139,7 @@ def test_a_dry_run_prints_settings_that_a_config_file_may_hold(tmp_path: Path, c
     assert "max_clip_s: 4.0" in first
 
 
-UNWRITTEN = "cannot be written ({}). Once it can, the same command goes on from here."
+UNWRITTEN = "cannot be written ({}). Once it can, run the same command to resume."
 
 
 class FakeConfig(BaseModel):
@@ -187,7 +187,7 @@ def fake_command(monkeypatch: pytest.MonkeyPatch) -> None:
         ("bug", 2, "", "reelmill: unexpected ZeroDivisionError: division by zero. Run with --debug for more.\n"),
         ("full", 2, "", f"reelmill: out/clips.parquet: {UNWRITTEN.format('no space left on device')}\n"),
         ("sealed", 2, "", f"reelmill: the output: {UNWRITTEN.format('read-only file system')}\n"),
-        ("interrupt", 130, "", "reelmill: stopped. The same command goes on from here.\n"),
+        ("interrupt", 130, "", "reelmill: stopped. Run the same command to resume.\n"),
     ],
 )
 def test_the_exit_code_says_how_it_ended(
@@ -231,5 +231,5 @@ def test_a_run_stopped_by_the_keyboard_says_that_it_can_go_on(tmp_path: Path, re
         process.send_signal(signal.SIGINT)
         _, error = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert error.endswith("reelmill: stopped. The same command goes on from here.\n")
+    assert error.endswith("reelmill: stopped. Run the same command to resume.\n")
     assert "Traceback" not in error

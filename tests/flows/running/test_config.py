@@ -6,7 +6,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.running.config import Outcome, merged, read_settings
+from flows.running.config import FlowConfig, Outcome, dump, merged, ordered, read_settings
+from tests.declared import declared
 
 
 def test_an_empty_config_file_sets_nothing(tmp_path: Path):
@@ -41,3 +42,16 @@ def test_the_upper_layer_keeps_all_it_sets(below: dict, above: dict):
         return whole == part
 
     assert covers(merged([below, above]), above)
+
+
+def test_a_configs_own_settings_come_before_those_that_every_flow_has():
+    class Ordered(FlowConfig):
+        zoom: int = 1
+        angle: int = 2
+
+    assert ordered(Ordered) == ["zoom", "angle", "workers", "runner"]
+    assert dump(Ordered()) == "zoom: 1\nangle: 2\nworkers: null\nrunner: threads\n"
+
+
+def test_the_settings_have_these_defaults_and_bounds():
+    assert declared(FlowConfig) == {"": "frozen=True, extra='forbid'", "workers": "None, ge=1", "runner": "'threads'"}

@@ -51,14 +51,14 @@ def test_on_a_card_without_a_measurement_no_time_is_said(monkeypatch):
     monkeypatch.setattr("flows.running.estimate.free_bytes", lambda _: 10**10)
     lines = plan_lines([JOB], torch.device("cuda", 0))
     assert "by tiny: not measured yet on NVIDIA Pretended each; batch 1, guidance together, decoded whole" in lines[0]
-    assert lines[1].startswith("in all: no time is known yet, ")
+    assert lines[1].startswith("total: time not measured yet, ")
 
 
 def test_a_plan_has_a_line_for_each_size_and_one_for_all():
     lines = plan_lines([JOB, JOB | {"width": 128}, JOB])
     assert [line.partition(" of ")[0] for line in lines[:2]] == ["2", "1"]
     assert lines[0].startswith("2 of 8 frames of 64x64, 25 steps, by tiny: about ")
-    assert lines[2].startswith("in all: about ")
+    assert lines[2].startswith("total: about ")
     assert plan_lines([]) == []
 
 

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from flows.running.guard import Guard, NightConfig, check_space, deadline_of, free_bytes, local_now
 from models.errors import BadInput
 from tasks.manifest import ERROR_FIELDS, Lineage, ManifestRef, table_of, write_manifest
+from tests.declared import declared
 
 EVENING = datetime(2026, 3, 1, 22, 30, tzinfo=local_now().tzinfo)
 
@@ -45,14 +46,20 @@ def test_a_budget_is_written_as_people_say_it(text: str, seconds: int):
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("wrong", "said"),
     [
-        {"budget": "soon"}, {"budget": ""}, {"budget": "9" * 20 + "h"}, {"budget": "100000000h"}, {"budget": "-PT1H"},
-        {"until": "25:00"}, {"until": "06:00+05:00"}, {"same_fault": -1},
+        ({"budget": "soon"}, "budget"),
+        ({"budget": ""}, "budget"),
+        ({"budget": "9" * 20 + "h"}, "is too long"),
+        ({"budget": "100000000h"}, "budget\n  Input should be less than or equal to"),
+        ({"budget": "-PT1H"}, "budget\n  Input should be greater than or equal to"),
+        ({"until": "25:00"}, "until"),
+        ({"until": "06:00+05:00"}, "must be a time of this machine's clock; remove its time zone"),
+        ({"same_fault": -1}, "same_fault"),
     ],
-)  # fmt: skip
-def test_a_night_that_cannot_be_understood_is_refused(wrong: dict[str, Any]):
-    with pytest.raises(ValidationError):
+)
+def test_a_night_that_cannot_be_understood_is_refused(wrong: dict[str, Any], said: str):
+    with pytest.raises(ValidationError, match=said):
         NightConfig(**wrong)
 
 
@@ -79,7 +86,7 @@ def test_after_the_deadline_nothing_starts_and_what_is_begun_is_finished(tmp_pat
     over = guard(tmp_path, deadline=datetime(2026, 3, 1, 6, 0, tzinfo=UTC))
     assert not over.may_start()
     assert over.may_start(begun=True)
-    assert over.reason == "the time was over at 06:00:00"
+    assert over.reason == "the time limit was reached at 06:00:00"
     assert guard(tmp_path, deadline=local_now() + timedelta(hours=1)).may_start()
 
 
@@ -106,7 +113,7 @@ def test_the_same_fault_again_and_again_stops_the_run(tmp_path: Path, written: W
     assert watched.may_start()
     watched.saw([written("out_of_memory")])
     assert not watched.may_start(begun=True)
-    assert watched.reason == "3 clips in a row failed with out_of_memory, the last so: x: out_of_memory."
+    assert watched.reason == "3 clips in a row failed with out_of_memory, the last one: x: out_of_memory."
 
 
 def test_other_faults_and_successes_between_do_not(tmp_path: Path, written: Written):
@@ -122,3 +129,13 @@ def test_the_breaker_can_be_switched_off(tmp_path: Path, written: Written):
     watched = guard(tmp_path, same_fault=0)
     watched.saw([written("a") for _ in range(50)])
     assert watched.may_start()
+
+
+def test_the_settings_have_these_defaults_and_bounds():
+    assert declared(NightConfig) == {
+        "": "frozen=True, extra='forbid'",
+        "until": "None",
+        "budget": "None, ge=0:00:00, le=3650 days, 0:00:00",
+        "same_fault": "10, ge=0",
+        "keep_free_mb": "500, ge=0",
+    }

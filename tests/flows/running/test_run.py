@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,14 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prefect import flow, task
+from prefect import Task, flow, task
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from pydantic import Field
+from rich.progress import Progress
 
 from flows.running.config import FlowConfig
-from flows.running.run import CHUNK_S, MAX_CHUNKS, chunks_of, exclusive, run_flow, running, threads
+from flows.running.run import CHUNK_S, MAX_CHUNKS, Run, chunks_of, exclusive, run_flow, running, threads
 from models.errors import BadInput, BadMedia
 from tasks.caching import Step, cached
 from tasks.manifest import ManifestRef, read_rows, table_of
@@ -164,7 +166,7 @@ def test_a_runner_that_is_not_installed_is_named(tmp_path: Path):
 def test_an_output_folder_that_cannot_be_made_is_named(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with (
-        pytest.raises(BadInput, match=r"file/out: the output folder cannot be made"),
+        pytest.raises(BadInput, match=r"file/out: the output folder cannot be created"),
         exclusive(tmp_path / "file" / "out"),
     ):
         raise AssertionError
@@ -232,3 +234,19 @@ def test_a_ctrl_c_that_a_library_lets_go_by_stops_the_run_at_its_next_step(tmp_p
     assert ways == ["went on"]
     assert signal.getsignal(signal.SIGINT) is before
     run_flow(doubled, DoubleConfig(out=tmp_path, items=(1,)))
+
+
+class Here(Run):
+    """A run whose chunks are done at once, in this thread, without Prefect."""
+
+    def submit(self, step: Task[..., Any], *arguments: Any) -> Any:
+        done: Future[Any] = Future()
+        done.set_result(step.fn(self.folder, *arguments))
+        return done
+
+
+def test_the_bar_of_a_step_goes_from_nothing_to_all_of_its_items(tmp_path: Path):
+    bars = Progress(disable=True)
+    Here(tmp_path, 2, bars).chunks(double, DoubleConfig(out=tmp_path), range(5), [CHUNK_S] * 5)
+    (bar,) = bars.tasks
+    assert (bar.description, bar.completed, bar.total) == ("double", 5, 5)

@@ -1,4 +1,4 @@
-"""A chain of steps: how work is cut, and what goes first."""
+"""Overlapped stages: how work is cut, and what goes first."""
 
 from flows.running.stages import pieces_of
 

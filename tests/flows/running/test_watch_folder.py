@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from flows.running.guard import Guard, NightConfig, local_now
-from flows.running.watch_folder import keep_watching, look_at, settled
+from flows.running.watch_folder import WatchConfig, keep_watching, look_at, settled
 from models.errors import BadInput
+from tests.declared import declared
 
 
 def test_only_pictures_are_seen_and_none_that_is_hidden(tmp_path: Path):
@@ -37,7 +38,7 @@ def test_a_folder_with_a_pictures_name_is_no_picture(tmp_path: Path):
 
 
 def test_a_watched_folder_that_is_gone_is_said(tmp_path: Path):
-    with pytest.raises(BadInput, match="can be watched no more"):
+    with pytest.raises(BadInput, match="can no longer be watched"):
         look_at(tmp_path / "gone")
 
 
@@ -71,5 +72,13 @@ def test_a_watch_needs_a_folder_and_a_picture_in_time(tmp_path: Path):
     over = Guard(tmp_path, NightConfig(), local_now(), free=lambda _: 10**12)
     with pytest.raises(BadInput, match=r"nowhere: --watch needs a folder of pictures\."):
         keep_watching(tmp_path / "nowhere", tmp_path / "out", 0.01, over, lambda *_: Round(0, 0, None))
-    with pytest.raises(BadInput, match="no picture came before the time was over"):
+    with pytest.raises(BadInput, match="no picture arrived before the time limit was reached"):
         keep_watching(tmp_path, tmp_path / "out", 0.01, over, lambda *_: Round(0, 0, None))
+
+
+def test_the_settings_have_these_defaults_and_bounds():
+    assert declared(WatchConfig) == {
+        "": "frozen=True, extra='forbid'",
+        "watch": "False",
+        "poll_s": "5.0, ge=0.2, le=3600",
+    }

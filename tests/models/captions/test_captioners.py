@@ -37,9 +37,9 @@ def test_a_video_captioner_looks_at_several_frames(tmp_path: Path):
 
 
 def test_a_captioner_of_the_other_kind_is_refused(tmp_path: Path):
-    with pytest.raises(BadModel, match="is an image captioner, name a video captioner"):
+    with pytest.raises(BadModel, match=r"is an image captioner\. Name a video captioner"):
         load_video_captioner(save_image_captioner(tmp_path / "image"))
-    with pytest.raises(BadModel, match=r"is a video captioner .* name an image captioner"):
+    with pytest.raises(BadModel, match=r"is a video captioner .* Name an image captioner"):
         load_image_captioner(save_video_captioner(tmp_path / "video"))
 
 

@@ -1,7 +1,6 @@
-"""What the tests of families share: folders of small random models, a picture, a request."""
+"""What the tests of families share: a picture, a request, a plain pipeline."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,22 +8,6 @@ import pytest
 from numpy.typing import NDArray
 
 from models.families.family import Request
-from tests import small_families
-from tests.small_families import drawing_pipeline
-
-Save = Callable[[Callable[[], Any], str], Path]
-
-
-@pytest.fixture(scope="session")
-def save(tmp_path_factory: pytest.TempPathFactory) -> Save:
-    """Saves what a function makes with random weights, the same each time, and gives the folder."""
-    return lambda make, name: small_families.save(make, tmp_path_factory.mktemp("families") / name)
-
-
-@pytest.fixture(scope="session")
-def picture_model(save: Save) -> Path:
-    """The folder of a text-to-image model: pictures of 32x32 pixels."""
-    return save(drawing_pipeline, "pictures")
 
 
 @pytest.fixture

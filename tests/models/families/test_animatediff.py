@@ -101,7 +101,7 @@ def test_the_longest_clip_is_what_the_adapter_knows_positions_of(
     fitted = animatediff.rules_of(folder).fit_frames(100)
     assert (fitted.value, fitted.note) == (
         8,
-        "frames 100: made as 8, for clips have any number of frames, at least 2, at most 8.",
+        "frames 100: made as 8, because clips have any number of frames, at least 2, at most 8.",
     )
     with pytest.raises(BadInput, match="frames 100: made as 8"):
         generate(animatediff, pipeline, replace(asked, frames=100))

@@ -90,7 +90,7 @@ def test_weights_with_learned_positions_know_their_own_size_alone(
     with_pictures: Any, item: Request, ramp: NDArray[np.uint8]
 ) -> None:
     wide = replace(item, width=64, picture=np.tile(ramp, (1, 2, 1)))
-    with pytest.raises(BadInput, match="size 64x32: made as 32x32, for the weights know no other size"):
+    with pytest.raises(BadInput, match="size 64x32: made as 32x32, because the model makes no other size"):
         generate(cogvideox, with_pictures, wide)
 
 

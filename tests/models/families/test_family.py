@@ -68,7 +68,7 @@ def test_known_frames_round_to_known_ones(name: str, frames: int, fitted: int) -
 
 def test_what_was_rounded_is_said() -> None:
     rules = next(each for each in FAMILIES if each.NAME == "LTX-Video").RULES
-    assert rules.fit_size(700, 500).note == "size 700x500: made as 704x512, for sides must divide by 32."
+    assert rules.fit_size(700, 500).note == "size 700x500: made as 704x512, because sides must be multiples of 32."
     assert replace(rules, only_native_size=True).fit_size(64, 64).value == (704, 512)
 
 

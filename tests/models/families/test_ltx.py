@@ -72,9 +72,11 @@ def test_a_decoder_that_is_told_a_noise_level_draws_from_the_items_own_stream(
 def test_sizes_and_frames_that_do_not_fit_are_refused_and_the_nearest_said(
     pipeline: LTXPipeline, item: Request, ramp: NDArray[np.uint8]
 ) -> None:
-    with pytest.raises(BadInput, match=r"frames 10: made as 9, for clips have 8k\+1 frames, at least 9, at most 257\."):
+    with pytest.raises(
+        BadInput, match=r"frames 10: made as 9, because clips have 8k\+1 frames, at least 9, at most 257\."
+    ):
         generate(ltx, pipeline, replace(item, frames=10))
-    with pytest.raises(BadInput, match="size 40x32: made as 32x32, for sides must divide by 32"):
+    with pytest.raises(BadInput, match="size 40x32: made as 32x32, because sides must be multiples of 32"):
         generate(ltx, pipeline, replace(item, width=40))
     with pytest.raises(BadInput, match="the picture is"):
         generate(ltx, pipeline, replace(item, picture=ramp))

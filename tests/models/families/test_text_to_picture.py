@@ -143,7 +143,7 @@ def test_what_is_published_beside_a_pipelines_parts_takes_no_room(save: Any) -> 
     assert first_plan(counted, sum(counted.values()) * 2, torch.device("cpu", 0)).offload == "none"
 
 
-@pytest.mark.parametrize(("change", "wrong"), [({"prompt": None}, "drawn from a text"), ({"width": 36}, "36x32")])
+@pytest.mark.parametrize(("change", "wrong"), [({"prompt": None}, "needs a text to draw"), ({"width": 36}, "36x32")])
 def test_what_no_picture_can_be_drawn_from_is_refused(
     pictures: Any, asked: Request, change: dict[str, Any], wrong: str
 ) -> None:
@@ -184,5 +184,5 @@ def test_a_picture_that_the_folders_safety_checker_holds_back_is_a_failure_and_n
 
     strict = text_to_picture.load(save(make, f"strict in {precision}"), precision)
     assert strict.safety_checker.dtype == torch.float32
-    with pytest.raises(BadInput, match="Item ball: the model's safety checker holds back"):
+    with pytest.raises(BadInput, match="Item ball: the model's safety checker rejects"):
         draw(strict, replace(asked, steps=1))

@@ -90,7 +90,7 @@ def test_a_head_of_many_layers_is_applied_in_the_order_of_their_numbers(tmp_path
         ({"weight": torch.zeros(1, 5), "bias": torch.zeros(1)}, "for embeddings of 5 numbers, CLIP gives 8"),
         ({"weight": torch.zeros(1, 8)}, "it has no bias"),
         ({"other": torch.zeros(1)}, "it has no weight"),
-        ({"weight": torch.zeros(2, 8), "bias": torch.zeros(2)}, "do not lead to one score"),
+        ({"weight": torch.zeros(2, 8), "bias": torch.zeros(2)}, "do not end in one score"),
     ],
 )
 def test_what_is_no_head_for_this_clip_is_refused(tmp_path: Path, tensors: dict[str, torch.Tensor], message: str):

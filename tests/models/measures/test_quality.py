@@ -103,6 +103,8 @@ def test_exposure_is_the_share_of_the_picture_that_lost_its_detail():
     picture[50:90] = 2
     assert exposure(picture) == pytest.approx(-0.5)
     assert exposure(picture, Bars(bottom=50)) == pytest.approx(0.6)
+    picture[:50], picture[50:] = 255, 0
+    assert exposure(picture) == 0.5, "of two equal shares the one that is blown out"
 
 
 def test_a_scene_filmed_too_dark_or_too_bright_is_told_from_a_good_one():
@@ -214,3 +216,8 @@ def test_in_a_smaller_picture_a_line_that_a_bar_touches_is_left_out():
     picture = np.zeros((360, 640), np.uint8)
     assert Bars(90, 91, 0, 1).shrunk((1280, 720), picture) == Bars(45, 46, 0, 1)
     assert Bars(90, 91, 0, 1).shrunk((640, 360), picture) == Bars(90, 91, 0, 1)
+
+
+def test_of_no_frame_there_is_no_range():
+    with pytest.raises(ValueError, match="A range needs one frame at least"):
+        range_of([])

@@ -14,7 +14,7 @@ from models.generation.card import read_card
 from models.memory import planner
 from models.memory.measured_costs import Cost, costs_of, learn_cost, place_of
 from models.memory.placement import WeightsTooLarge
-from models.memory.plan import MIB, Plan
+from models.memory.plan import MIB, USABLE, Plan
 from models.memory.planner import (
     decode_within_memory,
     learn_sampling,
@@ -97,6 +97,24 @@ def test_an_error_of_memory_leads_to_the_next_plan_and_others_to_none(card):
     assert lower_plan(Plan(feed_forward=256), MemoryError()) is None
     assert lower_plan(Plan(feed_forward=16384), torch.OutOfMemoryError(), CARD) == Plan(1, False, 16384, "parts")
     assert lower_plan(Plan(batch=4), WeightsTooLarge(), CARD) == Plan(4, False, 16384, "parts")
+
+
+def test_both_branches_of_guidance_at_once_count_as_two_clips(model):
+    together = Plan(batch=3, guidance_together=True)
+    cells = 8 * 16 * 16
+    learn_sampling(model, together, (3, *SHAPE), 1, Used(seconds=1.0, peak=6 * cells * 10**6))
+    assert costs_of(place_of(model.revision, CPU, "float32"))[together.rung].bytes == pytest.approx(10**6)
+
+
+def test_activations_are_parked_in_a_file_where_half_of_a_clips_do_not_fit_into_half_of_what_is_usable(
+    model, tmp_path, monkeypatch
+):
+    needs = needs_of(model, SHAPE)
+    for share, parking in ((1.01, None), (0.99, tmp_path)):
+        free = int(share * needs.whole_clip() / USABLE)
+        monkeypatch.setattr(planner, "free_bytes", lambda _, free=free: free)
+        assert planner._room(Plan(strip_mib=32), needs, tmp_path) == Room(32 * MIB, parking)
+    assert planner._room(Plan(), needs, tmp_path) is None
 
 
 def test_what_a_batch_took_is_kept_by_cell_and_used_by_the_next_plan(model, monkeypatch):

@@ -1,5 +1,6 @@
 """A clip decoded in strips is the clip decoded whole, at every budget and length."""
 
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -9,6 +10,7 @@ import torch
 from diffusers import AutoencoderKLTemporalDecoder
 from torch import Tensor
 
+from models.errors import BadModel
 from models.svd.exact_decode import Room, decode_exactly
 from models.svd.model import load_model
 from models.svd.strip_store import Parked
@@ -79,3 +81,10 @@ def test_no_strip_on_the_device_outgrows_the_budget(monkeypatch: pytest.MonkeyPa
     # Attention holds one frame's keys and values whole; the result is read back frame by frame.
     frame = 64 * 16 * 16 * 4
     assert max(sizes) <= max(budget, frame)
+
+
+def test_a_decoder_with_a_layer_that_is_not_known_is_refused():
+    vae = deepcopy(random_autoencoder())
+    cast(Any, vae.decoder.up_blocks[-1]).resnets[-1] = torch.nn.Identity()
+    with pytest.raises(BadModel, match=r"The decoder has a Identity, which cannot be run in strips\."):
+        decode_exactly(vae, torch.randn(2, 4, 4, 4), Room(10**9))

@@ -16,6 +16,7 @@ from models.errors import BadInput, BadModel
 from models.svd.model import (
     PARTS,
     Conditions,
+    ModelFacts,
     VideoModel,
     context_of,
     denoise,
@@ -30,6 +31,7 @@ from models.svd.model import (
 from models.weights.names import TINY, weights_digest
 from models.weights.network import load_part
 from tasks.footage import Camera, Scene, render_shot
+from tests.declared import declared
 
 FILES = {
     "unet": "diffusion_pytorch_model.safetensors",
@@ -273,3 +275,30 @@ def test_saving_over_a_saved_model_replaces_it(model, folder):
     save_model(model, folder)
     assert same_weights(load_model(str(folder)).unet, model.unet)
     shutil.rmtree(folder)
+
+
+def test_both_branches_are_one_batch_the_unconditional_one_last():
+    ids, own = torch.tensor([[6.0, 127.0, 0.02]]), torch.full((1, 1, 1, 8, 8), 0.5)
+    asked = Conditions(torch.ones(1, 2, 32), torch.ones(1, 4, 8, 8), ids, ((torch.ones(1, 2, 32), own),))
+    both = asked.with_dropped()
+    for half, level in ((slice(0, 1), 1), (slice(1, 2), 0)):
+        assert (both.context[half] == level).all()
+        assert (both.picture[half] == level).all()
+        assert (both.regions[0][0][half] == level).all()
+    assert torch.equal(both.ids, torch.cat([ids, ids]))
+    assert torch.equal(both.regions[0][1], torch.cat([own, own]))
+
+
+def test_the_settings_have_these_defaults_and_bounds():
+    assert declared(ModelFacts) == {
+        "": "frozen=True, extra='forbid'",
+        "frames": "25",
+        "width": "1024",
+        "height": "576",
+        "fps": "7.0",
+        "motion_bucket": "127",
+        "noise_aug": "0.02",
+        "guidance": "(1.0, 3.0)",
+        "by_regions": "()",
+        "lineage": "{}",
+    }

@@ -24,7 +24,7 @@ from tests.hub_cache import COMMIT, cached
 SVD = "org/svd"
 PINNED = f"{SVD}@{COMMIT}"
 UNET = "unet/diffusion_pytorch_model.safetensors"
-BRINGING = "`hf download org/svd --revision main` brings"
+BRINGING = "`hf download org/svd --revision main` downloads"
 
 
 @pytest.fixture
@@ -65,14 +65,14 @@ def test_a_model_that_is_not_in_the_cache_is_named_with_the_command_that_brings_
 def test_a_model_that_was_brought_in_part_lacks_what_is_named(snapshot: Path, gone: str, said: str):
     path = snapshot / gone
     shutil.rmtree(path) if path.is_dir() else path.unlink()
-    with pytest.raises(BadModel, match=f"org/svd@main: the local cache has no {said} of it; {BRINGING} what is"):
+    with pytest.raises(BadModel, match=f"org/svd@main: {said} is missing from the local cache; {BRINGING} it"):
         any_model_folder(f"{SVD}@main")
 
 
 def test_a_shard_that_is_missing_is_named(snapshot: Path):
     shards = {"weight_map": {"a": "first.safetensors"}}
     (snapshot / "unet" / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(shards))
-    with pytest.raises(BadModel, match=r"has no unet/first\.safetensors of it"):
+    with pytest.raises(BadModel, match=r"unet/first\.safetensors is missing from the local cache"):
         any_model_folder(PINNED)
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.cache_policies import NO_CACHE
 
 from models.errors import BadModel
 from tasks.curate.caption import answered, caption_clips, spread
@@ -76,7 +77,9 @@ def in_process(models: Path, **settings: Any) -> CaptionConfig:
 
 def test_networks_write_the_three_captions_each_with_its_model_and_revision(dataset, flat, models: Path):
     (ref,) = caption(dataset, dataset.add("a", [flat(12), flat(2, 200)]), config=in_process(models))
-    for row in read_rows(ref):
+    rows = read_rows(ref)
+    assert len(rows) == 2
+    for row in rows:
         assert set(row["caption_image"].split()) == {"dog"}
         assert set(row["caption_video"].split()) == {"pans"}
         assert row["caption"] == "the camera pans left"
@@ -215,3 +218,7 @@ def test_how_patiently_a_server_is_asked_changes_no_caption(dataset, flat, serve
 def test_models_of_this_process_are_named_and_a_servers_are_not(models: Path, server: Server):
     assert set(models_of(in_process(models))) == {"model", "image_model", "video_model"}
     assert models_of(at(server)) == models_of(CaptionConfig()) == {}
+
+
+def test_the_step_goes_by_its_name():
+    assert (caption_clips.name, caption_clips.cache_policy) == ("caption", NO_CACHE)

@@ -6,6 +6,7 @@ from pydantic import ValidationError
 
 from models.errors import BadInput
 from tasks.curate.caption_writers import CaptionConfig, EndpointConfig, server_of
+from tests.declared import declared
 
 
 @pytest.mark.parametrize(
@@ -32,3 +33,35 @@ def test_a_key_that_the_environment_does_not_hold_is_asked_for(monkeypatch: pyte
     monkeypatch.delenv("CAPTION_KEY", raising=False)
     with pytest.raises(BadInput, match="the environment has no CAPTION_KEY"):
         server_of(EndpointConfig(key_env="CAPTION_KEY"), "m")
+
+
+def test_the_settings_have_these_defaults_and_bounds():
+    assert declared(EndpointConfig) == {
+        "": "frozen=True, extra='forbid', allow_inf_nan=False",
+        "base_url": "'http://127.0.0.1:8000/v1', pattern='^https?://[^@\\\\s]+$'",
+        "key_env": "None",
+        "timeout_s": "60.0, gt=0",
+        "attempts": "5, ge=1",
+        "pause_s": "1.0, ge=0",
+        "concurrency": "8, ge=1",
+    }
+    assert declared(CaptionConfig) == {
+        "": "frozen=True, extra='forbid', allow_inf_nan=False",
+        "engine": "'attributes'",
+        "model": "None",
+        "image_engine": "'none'",
+        "image_model": "None",
+        "video_engine": "'none'",
+        "video_model": "None",
+        "image_prompt": "'Describe this picture in one plain sentence.'",
+        "video_prompt": (
+            "'These pictures are from one video, in order. Describe in one plain sentence what happens in it.'"
+        ),
+        "video_frames": "6, ge=2",
+        "merge_prompt": (
+            "'Two descriptions of one short video. Of its middle frame: {image}\\nOf the whole: "
+            "{video}\\nWrite one sentence that describes the video, from these alone. Answer with the "
+            "sentence only.'"
+        ),
+        "endpoint": "EndpointConfig()",
+    }

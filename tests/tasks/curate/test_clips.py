@@ -9,11 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from prefect.cache_policies import NO_CACHE
 
+from models.errors import BadMedia
+from tasks.curate import clips
 from tasks.curate.clip_cutting import Packet, copied_span, inspect_clip
-from tasks.curate.clips import SCHEMA, ClipsConfig, SourceSpans, Span, cut_clips, gather_cuts, spans_of
+from tasks.curate.clips import SCHEMA, STEP, ClipsConfig, Cutting, SourceSpans, Span, cut_clips, gather_cuts, spans_of
 from tasks.manifest import file_digest, read_rows
 from tasks.video import SourceVideo, ffmpeg_exe, open_video, read_frames, run_ffmpeg, upright, write_video
+from tests.declared import declared
 
 FRAMES, KEYFRAMES_EVERY, FPS = 144, 12, 24
 CUTS = (0, 40, 100, 144)
@@ -264,8 +268,61 @@ def test_the_frames_before_an_ending_keyframe_that_need_it_are_left_out():
 
 
 def test_a_file_that_does_not_begin_with_a_keyframe_would_be_refused(make: Make, source: Path):
-    from models.errors import BadMedia
-
     path = make("headless.mkv", "-c", "copy", "-bsf:v", "noise=drop='lt(n,3)'", "-copyinkf", source=source)
     with pytest.raises(BadMedia, match="does not begin with a keyframe"):
         inspect_clip(path, "clip")
+
+
+def test_a_cut_clip_that_was_deleted_or_cut_short_is_cut_again(source: Path, tmp_path: Path):
+    def cut_again() -> tuple[bool, bytes]:
+        (ref,) = cut_clips.fn(tmp_path, ClipsConfig(mode="exact"), [shots(source, (0, 12))])
+        return not ref.cached, (tmp_path / read_rows(ref)[0]["cut_path"]).read_bytes()
+
+    _, whole = cut_again()
+    (path,) = (tmp_path / "clips").iterdir()
+    assert cut_again() == (False, whole)
+    path.unlink()
+    assert cut_again() == (True, whole)
+    for left in (len(whole) - 1, len(whole) // 2, 0):
+        path.write_bytes(whole[:left])
+        assert cut_again() == (True, whole)
+
+
+def test_a_clip_with_more_or_fewer_frames_than_its_span_is_refused_and_leaves_no_file(source: Path, tmp_path: Path):
+    film = shots(source, (0, 40))
+    for frames in (39, 41):
+        wrong = replace(film, spans=(replace(film.spans[0], frames=frames),))
+        (row,) = cut(tmp_path, wrong, "exact")
+        assert row["error_message"] == (
+            f"clip-0-40: {frames} frames in 1.667 s should have been cut, but 40 from 0.000 to 1.625 s were. "
+            "Convert the source to mp4."
+        )
+    assert list((tmp_path / "clips").iterdir()) == []
+
+
+def test_a_clip_that_begins_late_or_goes_on_past_its_span_is_refused(make: Make, plain: Path):
+    late = make("begins late.mkv", "-c", "copy", "-output_ts_offset", "0.5")
+    clips._check(plain, "clip", FRAMES, 6.0, 60.0)
+    for path, seconds in ((plain, 5.9), (late, 6.5)):
+        with pytest.raises(BadMedia, match=r"clip: 144 frames in .* should have been cut, but 144 from "):
+            clips._check(path, "clip", FRAMES, seconds, 60.0)
+
+
+def test_the_settings_have_these_defaults_and_bounds():
+    assert declared(Cutting) == {
+        "": "frozen=True, extra='forbid', allow_inf_nan=False",
+        "mode": "'off'",
+        "crf": "16, ge=0, le=51",
+    }
+    assert declared(ClipsConfig) == {
+        "": "frozen=True, extra='forbid', allow_inf_nan=False",
+        "which": "'kept'",
+        "limit_factor": "60.0, gt=0",
+        "limit_floor_s": "60.0, gt=0",
+    }
+
+
+def test_the_step_goes_by_its_name_and_answers_for_the_files_it_writes():
+    assert (cut_clips.name, cut_clips.cache_policy) == ("clips", NO_CACHE)
+    assert (gather_cuts.name, gather_cuts.cache_policy) == ("cuts", NO_CACHE)
+    assert STEP.files == ("cut_path",)

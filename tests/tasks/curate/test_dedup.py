@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from prefect.cache_policies import NO_CACHE
 
 from tasks.caching import lineage_of
 from tasks.curate import split
@@ -27,6 +28,7 @@ from tasks.curate.dedup import (
 from tasks.curate.look import LookConfig, measure_look
 from tasks.footage import Camera, Scene, render_shot
 from tasks.manifest import read_manifest, read_rows, write_manifest
+from tests.declared import declared
 
 CONFIG = DedupConfig()
 
@@ -216,3 +218,15 @@ def test_a_dataset_without_clips_has_no_groups(dataset):
     ref = group_duplicates.fn(dataset.root, CONFIG, [])
     assert read_manifest(ref).schema == SCHEMA
     assert ref.rows == 0
+
+
+def test_the_settings_have_these_defaults_and_bounds():
+    assert declared(DedupConfig) == {
+        "": "frozen=True, extra='forbid', allow_inf_nan=False",
+        "max_distance": "10, ge=0, le=31",
+        "min_cosine": "0.97, gt=0, le=1",
+    }
+
+
+def test_the_step_goes_by_its_name():
+    assert (group_duplicates.name, group_duplicates.cache_policy) == ("dedup", NO_CACHE)

@@ -5,11 +5,13 @@ from typing import Any
 
 import fsspec
 import pytest
+from prefect.cache_policies import NO_CACHE
 
-from tasks.curate.ingest import SCHEMA, IngestConfig, ingest_videos, source_videos
+from tasks.curate.ingest import SCHEMA, STEP, IngestConfig, ingest_videos, source_videos
 from tasks.footage import Camera, Scene, render_shot
 from tasks.manifest import ManifestRef, read_rows
 from tasks.video import write_video
+from tests.declared import declared
 
 HARD_NAMES = ("two words.mp4", 'it\'s "quoted".mp4', "film 🎬 é.mp4", "[1]*.mp4")
 
@@ -208,3 +210,20 @@ def test_a_second_root_gets_an_equal_manifest_of_its_own(tmp_path: Path, folder:
 def test_ingest_prints_nothing(tmp_path: Path, folder: Path, capfd: pytest.CaptureFixture[str]):
     ingest(tmp_path / "data", folder)
     assert capfd.readouterr() == ("", "")
+
+
+def test_the_settings_have_these_defaults_and_bounds():
+    assert declared(IngestConfig) == {
+        "": "frozen=True, extra='forbid', allow_inf_nan=False",
+        "suffixes": (
+            "('.mp4', '.m4v', '.mov', '.mkv', '.webm', '.avi', '.ts', '.mts', '.m2ts', '.mpg', '.mpeg', "
+            "'.wmv', '.flv', '.mxf')"
+        ),
+        "probe_limit_s": "30.0, gt=0",
+        "fetch": "FetchConfig()",
+    }
+
+
+def test_the_step_goes_by_its_name_and_answers_for_the_files_it_writes():
+    assert (ingest_videos.name, ingest_videos.cache_policy) == ("ingest", NO_CACHE)
+    assert STEP.files == ("path",)

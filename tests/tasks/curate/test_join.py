@@ -4,6 +4,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from prefect.cache_policies import NO_CACHE
 
 from tasks.caching import Step, lineage_of
 from tasks.curate import ingest
@@ -149,3 +150,7 @@ def test_the_error_stands_last_in_videos():
     names = videos_schema(ingest.SCHEMA).names
     assert names[-3:] == [field.name for field in ERROR_FIELDS]
     assert len(names) == len(set(names))
+
+
+def test_the_step_goes_by_its_name():
+    assert (join_measures.name, join_measures.cache_policy) == ("join", NO_CACHE)

@@ -3,6 +3,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from prefect.cache_policies import NO_CACHE
 
 from models.measures.quality import Bars
 from tasks.curate.look import (
@@ -16,6 +17,7 @@ from tasks.curate.look import (
 )
 from tasks.footage import Camera, Scene, render_shot
 from tasks.manifest import read_rows
+from tests.declared import declared
 
 CONFIG = LookConfig()
 
@@ -148,3 +150,26 @@ def test_what_cannot_be_measured_is_null_with_the_reason(dataset, flat):
 def test_the_same_call_is_found(dataset, flat):
     video = dataset.add("a", [flat(2)])
     assert [measure_look.fn(dataset.root, CONFIG, [video])[0].cached for _ in range(2)] == [False, True]
+
+
+def test_a_hash_is_of_the_lowest_frequencies_of_the_picture_at_32_lines():
+    """Known by hand: the mean of each square of 2x2 pixels, and the cosine transform as its definition sums it."""
+    luma = np.random.default_rng(0).integers(0, 256, (64, 64)).astype(np.uint8)
+    small = luma.reshape(32, 2, 32, 2).astype(float).mean((1, 3))
+    waves = np.cos(np.pi * np.outer(np.arange(8), 2 * np.arange(32) + 1) / 64)
+    waves[0] /= np.sqrt(2)
+    lowest = (waves @ small @ waves.T).ravel()
+    bits = "".join("1" if each > np.median(lowest) else "0" for each in lowest)
+    assert perceptual_hash(np.repeat(luma[:, :, None], 3, axis=2)) == f"{int(bits, 2):016x}"
+
+
+def test_the_settings_have_these_defaults_and_bounds():
+    assert declared(LookConfig) == {
+        "": "frozen=True, extra='forbid', allow_inf_nan=False",
+        "max_colours": "2, ge=1",
+        "min_colour_share": "0.15, ge=0, le=1",
+    }
+
+
+def test_the_step_goes_by_its_name():
+    assert (measure_look.name, measure_look.cache_policy) == ("look", NO_CACHE)

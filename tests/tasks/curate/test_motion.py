@@ -3,12 +3,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from prefect.cache_policies import NO_CACHE
 
 from models.measures.camera import measure_motion as measure_frames
 from tasks.curate import motion
 from tasks.curate.motion import SCHEMA, MotionConfig, evenly_spaced, measure_motion, models_of
 from tasks.footage import Camera, Scene, render_shot
 from tasks.manifest import ManifestRef, read_manifest, read_rows
+from tests.declared import declared
 from tests.small_models import save_raft
 
 CONFIG = MotionConfig()
@@ -163,3 +165,17 @@ def test_the_flows_are_kept_apart_and_found_again(dataset, raft: Path):
 def test_models_are_named_by_the_engine_that_needs_them():
     assert models_of(CONFIG) == {}
     assert models_of(MotionConfig(engine="raft")) == {"raft_weights": "raft_large.safetensors"}
+
+
+def test_the_settings_have_these_defaults_and_bounds():
+    assert declared(MotionConfig) == {
+        "": "frozen=True, extra='forbid', allow_inf_nan=False",
+        "frames_per_s": "2.0, gt=0",
+        "engine": "'farneback'",
+        "raft_weights": "'raft_large.safetensors'",
+        "raft_short_side": "450, ge=128",
+    }
+
+
+def test_the_step_goes_by_its_name():
+    assert (measure_motion.name, measure_motion.cache_policy) == ("motion", NO_CACHE)

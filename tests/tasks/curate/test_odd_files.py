@@ -111,7 +111,7 @@ def test_a_truncated_file_says_how_much_of_it_is_there(film: Path, data: Path, t
 def test_a_file_cut_before_its_index_cannot_be_read(film: Path, data: Path, tmp_path: Path):
     path = convert(film, "index-last.mp4", "-c", "copy", "-movflags", "-faststart")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    assert "Is it whole?" in one(data, path).file["error_message"]
+    assert "Is it complete?" in one(data, path).file["error_message"]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from prefect.cache_policies import NO_CACHE
 
 from tasks.curate.report import (
     ReportConfig,
@@ -24,6 +25,7 @@ from tasks.curate.report import (
 from tasks.keep_rules import SelectConfig
 from tasks.pages.dataset import funnel_of, read_dataset
 from tasks.pages.sheets import Reel
+from tests.declared import declared
 
 SHORT, TEXT = {"start_s": 0.0, "end_s": 0.5}, {"text_area": 0.2}
 TWINS = [{"dedup_group": "a-0", "video_id": name, "clip_id": f"{name}-0", "shot_start_pts": 0} for name in "ab"]
@@ -152,6 +154,8 @@ def test_every_file_is_a_row_with_its_shots_and_kept_clips(curated):
     dataset = read_dataset(curated([{}, {"shot_start_pts": 0}, TEXT], files=[BROKEN]))
     rows = [(row["video_id"], row["status"], row["shots"], row["kept"]) for row in files(dataset, 10)]
     assert rows == [("a", "ok", 2, 2), ("c", "unreadable", "", "")]
+    dropped = read_dataset(curated([TEXT], files=[{"video_id": "b", "clips": 0}]))
+    assert [(row["shots"], row["kept"]) for row in files(dropped, 10)] == [(1, 0), (0, 0)]
     assert len(files(dataset, 1)) == 1
 
 
@@ -217,3 +221,18 @@ def test_unmeasured_clips_are_shown_as_such(curated):
     text = page_of(curated([unmeasured | {"error": "motion: too few frames."}])).text
     assert re.search(r"Could not be measured\s+1 clip", text)
     assert re.search(r"motion\s+none\s+camera\s+none\s+text\s+none", text)
+
+
+def test_the_settings_have_these_defaults_and_bounds():
+    assert declared(ReportConfig) == {
+        "": "frozen=True, extra='forbid'",
+        "kept_per_motion": "12, ge=0",
+        "dropped_per_reason": "8, ge=0",
+        "duplicate_groups": "12, ge=0",
+        "previews": "32, ge=0",
+        "rows": "300, ge=0",
+    }
+
+
+def test_the_step_goes_by_its_name():
+    assert (write_report.name, write_report.cache_policy) == ("report", NO_CACHE)

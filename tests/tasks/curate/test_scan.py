@@ -4,13 +4,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from prefect.cache_policies import NO_CACHE
 
-from tasks.curate.scan import SCHEMA, Sampling, ScanConfig, is_peak, scan_videos
+from tasks.curate.scan import SCHEMA, STEP, Sampling, ScanConfig, is_peak, scan_videos
 from tasks.footage import Camera, Scene, render_shot
 from tasks.frame_store import load_frames, read_frame_times
 from tasks.manifest import ManifestRef, file_digest, read_lineage, read_rows
 from tasks.signals import THUMBNAIL_BYTES
 from tasks.video import SourceVideo, ffmpeg_exe, run_ffmpeg, write_video
+from tests.declared import declared
 
 TICKS = 512
 """Ticks of a frame at 24 frames per second in a time base of 1/12288."""
@@ -281,3 +283,36 @@ def test_a_peak_stands_out_from_what_came_before(change: list[float], expected: 
 def test_a_scan_prints_nothing(tmp_path: Path, footage: Path, capfd: pytest.CaptureFixture[str]):
     scan(tmp_path, footage)
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_film_that_changes_size_midway_is_an_error_row(tmp_path: Path, footage: Path):
+    parts = [convert(footage, f"{side}.mjpeg", "-vf", f"scale={side}:-1", "-frames:v", "12") for side in (96, 48)]
+    joined = tmp_path / "joined.mjpeg"
+    joined.write_bytes(b"".join(part.read_bytes() for part in parts))
+    row = row_of(tmp_path / "data", convert(joined, "two sizes.mkv", "-c", "copy"))
+    assert (row["error_code"], row["frame_store"]) == ("bad_media", None)
+    assert "two sizes.mkv: its picture changes size on the way ({" in row["error_message"]
+    assert "(96, 64)" in row["error_message"]
+    assert "(48, 32)" in row["error_message"]
+
+
+def test_the_settings_have_these_defaults_and_bounds():
+    assert declared(Sampling) == {
+        "": "frozen=True, extra='forbid', allow_inf_nan=False",
+        "frames_per_s": "2.0, gt=0",
+        "short_side": "360, ge=16",
+        "jpeg_quality": "90, ge=1, le=100",
+        "peak_change": "2.0, ge=0",
+        "peak_ratio": "1.25, ge=1",
+        "max_damage": "0.05, ge=0, le=1",
+    }
+    assert declared(ScanConfig) == {
+        "": "frozen=True, extra='forbid', allow_inf_nan=False",
+        "limit_factor": "20.0, gt=0",
+        "limit_floor_s": "120.0, gt=0",
+    }
+
+
+def test_the_step_goes_by_its_name_and_answers_for_the_files_it_writes():
+    assert (scan_videos.name, scan_videos.cache_policy) == ("scan", NO_CACHE)
+    assert STEP.files == ("frame_store",)

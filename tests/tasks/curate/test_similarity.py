@@ -3,6 +3,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from prefect.cache_policies import NO_CACHE
 from pydantic import ValidationError
 
 from models.measures.clip_similarity import load_clip
@@ -20,6 +21,7 @@ from tasks.curate.similarity import (
 )
 from tasks.frame_store import first_middle_last
 from tasks.manifest import ManifestRef, read_lineage, read_manifest, read_rows, table_of, write_manifest
+from tests.declared import declared
 from tests.small_models import save_clip, save_head
 
 SCENE = np.random.default_rng(0).integers(0, 255, (9, 48, 64, 3), dtype=np.uint8)
@@ -153,3 +155,15 @@ def test_a_head_without_its_clip_is_refused():
     with pytest.raises(ValidationError, match="clip_model is needed"):
         SimilarityConfig(aesthetic_head="head.safetensors")
     assert models_of(SimilarityConfig(clip_model="a@b")) == {"clip_model": "a@b"}
+
+
+def test_the_settings_have_these_defaults_and_bounds():
+    assert declared(SimilarityConfig) == {
+        "": "frozen=True, extra='forbid'",
+        "clip_model": "None",
+        "aesthetic_head": "None",
+    }
+
+
+def test_the_step_goes_by_its_name():
+    assert (measure_similarity.name, measure_similarity.cache_policy) == ("similarity", NO_CACHE)

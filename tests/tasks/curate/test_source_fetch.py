@@ -14,6 +14,7 @@ import pytest
 from models.errors import BadFetch, BadInput, DecodeTimeout
 from tasks.curate.source_fetch import FetchConfig, expand_url, fetch, is_url
 from tasks.manifest import file_digest, remove_asides
+from tests.declared import declared
 
 SUFFIXES = (".mp4",)
 CONTENT = bytes(range(256)) * 4000
@@ -178,3 +179,12 @@ def test_an_address_that_cannot_be_asked_is_left_to_the_fetching_unless_it_is_a_
     assert expand_url("nosuchscheme://a/b.mp4", SUFFIXES) == ["nosuchscheme://a/b.mp4"]
     with pytest.raises(BadInput, match="cannot be listed"):
         expand_url("nosuchscheme://a/*.mp4", SUFFIXES)
+
+
+def test_the_settings_have_these_defaults_and_bounds():
+    assert declared(FetchConfig) == {
+        "": "frozen=True, extra='forbid', allow_inf_nan=False",
+        "limit_s": "3600.0, gt=0",
+        "limit_gb": "50.0, gt=0",
+        "at_once": "4, ge=1",
+    }

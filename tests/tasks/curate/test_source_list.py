@@ -96,7 +96,7 @@ def test_json_lines_are_ended_by_line_feeds_alone(folder: Path):
 def test_columns_of_a_table_that_are_not_read_are_said(folder: Path, caplog: pytest.LogCaptureFixture):
     pd.DataFrame({"path": ["one.mp4"], "start_s": [0.5], "end_s": [1.5]}).to_csv(folder / "t.csv", index=False)
     expand([str(folder / "t.csv")], SUFFIXES)
-    assert "t.csv: of its columns only path is read, not start_s, end_s. Files are taken whole." in caplog.text
+    assert "t.csv: only the column path is read, not start_s, end_s. Each file is used in full." in caplog.text
 
 
 @pytest.mark.parametrize("column", ["source", "path", "url"])

@@ -4,6 +4,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from prefect.cache_policies import NO_CACHE
 from pydantic import ValidationError
 
 from tasks.caching import lineage_of
@@ -16,6 +17,7 @@ from tasks.footage import Camera, Scene, dissolve, render_shot
 from tasks.manifest import ManifestRef, file_digest, read_rows, table_of, write_manifest
 from tasks.signals import THUMBNAIL_BYTES
 from tasks.video import SourceVideo, write_video
+from tests.declared import declared
 
 CONFIG = SplitConfig()
 
@@ -176,3 +178,15 @@ def test_a_new_decision_from_a_stored_scan_equals_a_fresh_run(tmp_path: Path):
     assert decided_again == fresh
     assert [row["shot_ends"] for row in fresh] == ["cut", "end"]
     assert [row["shot_ends"] for row in clips(Path("a"), CONFIG)] == ["dissolve", "cut", "end"]
+
+
+def test_the_settings_have_these_defaults_and_bounds():
+    assert declared(SplitConfig) == {
+        "": "frozen=True, extra='forbid', allow_inf_nan=False",
+        "min_clip_s": "1.0, ge=0",
+        "max_clip_s": "None, gt=0",
+    }
+
+
+def test_the_step_goes_by_its_name():
+    assert (split_videos.name, split_videos.cache_policy) == ("split", NO_CACHE)

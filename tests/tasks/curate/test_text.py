@@ -4,10 +4,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from prefect.cache_policies import NO_CACHE
 
 from tasks.curate.text import SCHEMA, TextConfig, boxes_that_stay, columns_of, find_text, models_of, union_area
 from tasks.footage import Camera, Scene, render_shot, text_card
 from tasks.manifest import read_rows
+from tests.declared import declared
 from tests.small_models import save_craft
 
 CONFIG = TextConfig()
@@ -169,3 +171,22 @@ def test_another_threshold_is_another_manifest_with_the_same_columns(dataset, fl
     (other,) = find_text.fn(dataset.root, TextConfig(min_score=0.9), [video])
     assert (first.cached, again.cached, other.cached) == (False, True, False)
     assert list(read_rows(other)[0]) == SCHEMA.names
+
+
+def test_the_settings_have_these_defaults_and_bounds():
+    assert declared(TextConfig) == {
+        "": "frozen=True, extra='forbid', allow_inf_nan=False",
+        "engine": "'rapidocr'",
+        "working_side": "256, ge=32",
+        "min_score": "0.66, ge=0.3, le=1",
+        "max_line": "0.5, gt=0, le=1",
+        "craft_weights": "'craft.safetensors'",
+        "canvas_side": "1280, ge=32",
+        "text_threshold": "0.7, ge=0, le=1",
+        "link_threshold": "0.4, ge=0, le=1",
+        "low_text": "0.4, ge=0, le=1",
+    }
+
+
+def test_the_step_goes_by_its_name():
+    assert (find_text.name, find_text.cache_policy) == ("text", NO_CACHE)

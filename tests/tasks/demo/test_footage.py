@@ -8,12 +8,14 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from prefect.cache_policies import NO_CACHE
 
 from models.errors import BadMedia
 from models.measures.camera import measure_motion
 from tasks.demo.footage import (
     FILMS,
     HELD_OUT,
+    STEP,
     FootageConfig,
     Shot,
     film_frames,
@@ -25,6 +27,7 @@ from tasks.demo.footage import (
 )
 from tasks.manifest import file_digest, read_rows
 from tasks.video import open_video, read_frames
+from tests.declared import declared
 
 SMALL = FootageConfig(width=96, height=72, fps=12)
 
@@ -178,3 +181,18 @@ def test_held_out_pictures_are_different_scenes_in_a_folder_of_their_own(tmp_pat
     assert all(np.abs(a.astype(float) - b).mean() > 10 for a, b in pairwise(pictures))
     before = [path.read_bytes() for path in paths]
     assert [path.read_bytes() for path in held_out_pictures(folder, 3, side=64)] == before
+
+
+def test_the_settings_have_these_defaults_and_bounds():
+    assert declared(FootageConfig) == {
+        "": "frozen=True, extra='forbid'",
+        "width": "256, ge=32",
+        "height": "192, ge=32",
+        "fps": "24.0, gt=0",
+        "seed": "5000000, ge=0",
+    }
+
+
+def test_the_step_goes_by_its_name_and_answers_for_the_files_it_writes():
+    assert (render_footage.name, render_footage.cache_policy) == ("footage", NO_CACHE)
+    assert STEP.files == ("file",)

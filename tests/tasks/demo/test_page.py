@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from prefect.cache_policies import NO_CACHE
 
 from tasks.demo.page import (
     Asked,
@@ -206,3 +207,7 @@ def test_addresses_are_relative_and_quoted(tmp_path):
         ("The dataset's report", "../my%20films/report/index.html"),
         ("Gallery: A", "../v%231/report/index.html"),
     ]
+
+
+def test_the_step_goes_by_its_name():
+    assert (write_page.name, write_page.cache_policy) == ("demo page", NO_CACHE)

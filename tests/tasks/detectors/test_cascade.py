@@ -8,12 +8,13 @@ from hypothesis import strategies as st
 
 from tasks.detectors.boundary import Boundary, between, frames_at, without_overlaps
 from tasks.detectors.cascade import DetectorSettings, find_boundaries, with_gradual
-from tasks.detectors.dissolves import best_mixture, variance
-from tasks.detectors.fades import flat_runs, ramp_misfit
-from tasks.detectors.pyscenedetect import picture
-from tasks.detectors.wipes import kept_time
+from tasks.detectors.dissolves import DissolveSettings, best_mixture, variance
+from tasks.detectors.fades import FadeSettings, flat_runs, ramp_misfit
+from tasks.detectors.pyscenedetect import LibrarySettings, picture
+from tasks.detectors.wipes import WipeSettings, kept_time
 from tasks.footage import Motion, dissolve, fade_through
 from tasks.signals import THUMBNAIL_BYTES, Signals
+from tests.declared import declared
 
 Film = Callable[..., np.ndarray]
 Measured = Callable[[np.ndarray], Signals]
@@ -223,3 +224,45 @@ def test_a_plane_of_times_is_recognized():
     assert (first, last) == pytest.approx((6, 21), abs=0.1)
     scattered = np.random.default_rng(3).permuted(pairs, axis=1)
     assert kept_time(scattered)[0] < 0.5
+
+
+def test_the_settings_have_these_defaults_and_bounds():
+    assert declared(DetectorSettings) == {
+        "": "frozen=True, extra='forbid', allow_inf_nan=False",
+        "detector": "'cascade'",
+        "stride_s": "10.0, gt=0",
+    }
+    assert declared(DissolveSettings) == {
+        "": "frozen=True, extra='forbid', allow_inf_nan=False",
+        "middle_rate": "8.0, gt=0",
+        "low_rate": "2.5, gt=0",
+        "middle_threshold": "0.6, gt=0",
+        "low_threshold": "0.55, gt=0",
+        "min_difference": "0.8, ge=0",
+        "max_residual": "0.55, ge=0",
+        "min_fit": "0.55, ge=0",
+        "min_dissolve_frames": "3, ge=1",
+    }
+    assert declared(FadeSettings) == {
+        "": "frozen=True, extra='forbid', allow_inf_nan=False",
+        "flat_contrast": "4.0, ge=0",
+        "min_fade_frames": "3, ge=2",
+        "max_fade_s": "3.0, gt=0",
+        "fade_misfit": "0.12, ge=0",
+        "blink_s": "0.4, ge=0",
+    }
+    assert declared(LibrarySettings) == {
+        "": "frozen=True, extra='forbid', allow_inf_nan=False",
+        "adaptive_threshold": "3.0, gt=0",
+        "adaptive_window": "2, ge=1",
+        "min_content": "15.0, ge=0",
+        "content_threshold": "27.0, gt=0",
+    }
+    assert declared(WipeSettings) == {
+        "": "frozen=True, extra='forbid', allow_inf_nan=False",
+        "wipe_rate": "8.0, gt=0",
+        "wipe_share": "0.9, ge=0, le=1",
+        "wipe_jump": "0.35, ge=0, le=1",
+        "wipe_places": "0.65, ge=0, le=1",
+        "min_wipe_frames": "6, ge=1",
+    }

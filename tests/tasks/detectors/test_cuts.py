@@ -7,6 +7,7 @@ import pytest
 from tasks.detectors.cuts import CutSettings, find_cuts
 from tasks.footage import Motion, dissolve, fade_through
 from tasks.signals import THUMBNAIL_BYTES, Signals
+from tests.declared import declared
 
 Film = Callable[..., np.ndarray]
 Find = Callable[..., list[int]]
@@ -131,3 +132,15 @@ def test_times_and_not_frame_numbers_say_how_long_a_flash_lasts(film: Film, meas
     shot = film(1, frames=30)
     signals = measured(np.concatenate([shot[:12], film(2, frames=10), shot[12:]]))
     assert find_cuts(replace(signals, seconds=signals.seconds / 4), CutSettings()) == []
+
+
+def test_the_settings_have_these_defaults_and_bounds():
+    assert declared(CutSettings) == {
+        "": "frozen=True, extra='forbid', allow_inf_nan=False",
+        "threshold": "3.0, gt=1",
+        "window": "2, ge=1",
+        "floor": "2.0, ge=0",
+        "relative_floor": "0.06, ge=0",
+        "flash_s": "0.25, ge=0",
+        "flash_return": "0.5, ge=0",
+    }

@@ -11,7 +11,7 @@ from tasks.caching import lineage_of
 from tasks.curate import clips as clips_step
 from tasks.curate import select
 from tasks.curate.join import SCHEMA as CLIPS
-from tasks.export.samples import SidesConfig, collect_samples
+from tasks.export.samples import HoldOutConfig, collect_samples
 from tasks.manifest import ManifestRef, file_digest, table_of, write_manifest
 from tasks.video import write_video
 
@@ -24,7 +24,7 @@ class Films:
         self.film = root / "clips" / "film.mp4"
         write_video(self.film, np.full((4, 32, 48, 3), 99, np.uint8), 8.0)
 
-    def samples(self, out: Path, clips: list[dict[str, Any]], config: SidesConfig | None = None) -> ManifestRef:
+    def samples(self, out: Path, clips: list[dict[str, Any]], config: HoldOutConfig | None = None) -> ManifestRef:
         """The samples, below `out`, of clips that differ from the plain one as given."""
         rows = [self._clip(number) | clip for number, clip in enumerate(clips)]
         cuts = write_manifest(
@@ -35,7 +35,7 @@ class Films:
         schema = [*CLIPS, *select.SCHEMA]
         decided = table_of([{k: v for k, v in row.items() if k != "broken"} for row in rows], select.pa.schema(schema))
         known = write_manifest(self.root / "clips.parquet", decided, lineage_of(select.STEP, None, ()))
-        return collect_samples.fn(out, config or SidesConfig(), self.root, known, [cuts])
+        return collect_samples.fn(out, config or HoldOutConfig(), self.root, known, [cuts])
 
     def _clip(self, number: int) -> dict[str, Any]:
         video = f"{number:016x}"

@@ -8,13 +8,14 @@ from pathlib import Path
 import pyarrow.json
 import pytest
 import yaml
+from prefect.cache_policies import NO_CACHE
 
-from tasks.export.folders import Layout, as_table, write_folders
-from tasks.export.samples import SidesConfig
+from tasks.export.folders import STEP, Layout, as_table, write_folders
+from tasks.export.samples import HoldOutConfig
 from tasks.manifest import read_rows
 
 MANY = [{"caption": f'clip, "{number}"\nzwei 🎬'} for number in range(12)]
-HALVES = SidesConfig(validation=0.0, test=0.5)
+HALVES = HoldOutConfig(validation=0.0, test=0.5)
 
 
 def metadata(path: Path) -> list[dict]:
@@ -93,3 +94,39 @@ def test_a_second_run_writes_nothing(films, tmp_path: Path):
     assert not write_folders.fn(out, Layout(to="csv"), films.root, samples).cached
     again = write_folders.fn(out, Layout(to="hf"), films.root, samples)
     assert (again.cached, again.digest) == (False, first.digest)
+
+
+@pytest.mark.parametrize("name", ["*.mp4", "metadata.csv"])
+def test_a_file_that_was_deleted_or_cut_short_is_written_again(films, tmp_path: Path, contents, name: str):
+    out = tmp_path / "out"
+    samples = films.samples(out, MANY, HALVES)
+
+    def written_again() -> bool:
+        return not write_folders.fn(out, Layout(to="csv"), films.root, samples).cached
+
+    assert written_again()
+    before = contents(out)
+    lost = next((out / "train").glob(name))
+    lost.unlink()
+    assert written_again()
+    assert contents(out) == before
+    lost.unlink()  # A clip may be a hard link to the dataset's own file, which is not to be cut.
+    lost.write_bytes(before[lost.relative_to(out).as_posix()][:20])
+    assert written_again()
+    assert contents(out) == before
+
+
+def test_going_back_to_the_first_captions_writes_them_again(films, tmp_path: Path, contents):
+    """The tables are as long as before, so nothing but the step itself knows that they are others."""
+    out = tmp_path / "out"
+    first, second = ([{"caption": f"{word} {number}"} for number in range(12)] for word in ("clip", "clap"))
+    write_folders.fn(out, Layout(to="csv"), films.root, films.samples(out, first, HALVES))
+    before = contents(out)
+    write_folders.fn(out, Layout(to="csv"), films.root, films.samples(out, second, HALVES))
+    assert not write_folders.fn(out, Layout(to="csv"), films.root, films.samples(out, first, HALVES)).cached
+    assert contents(out) == before
+
+
+def test_the_step_goes_by_its_name_and_answers_for_the_files_it_writes():
+    assert (write_folders.name, write_folders.cache_policy) == ("folders", NO_CACHE)
+    assert STEP.files == ("file", "table")

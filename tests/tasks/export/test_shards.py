@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from prefect.cache_policies import NO_CACHE
 from webdataset.compat import WebDataset
 
-from tasks.export.samples import SidesConfig
-from tasks.export.shards import ShardsConfig, shards_of, write_shards
+from tasks.export.samples import HoldOutConfig
+from tasks.export.shards import STEP, ShardsConfig, shards_of, write_shards
 from tasks.manifest import file_digest, read_rows
+from tests.declared import declared
 
 MANY = [{"caption": f"clip {number}"} for number in range(12)]
 
@@ -18,11 +20,14 @@ MANY = [{"caption": f"clip {number}"} for number in range(12)]
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # webdataset leaves its shards open.
 def test_webdataset_reads_every_sample_with_its_caption_and_facts(films, tmp_path: Path):
     out = tmp_path / "out"
-    write_shards.fn(out, ShardsConfig(max_samples=5), films.root, films.samples(out, MANY, SidesConfig(test=0.4)))
+    write_shards.fn(out, ShardsConfig(max_samples=5), films.root, films.samples(out, MANY, HoldOutConfig(test=0.4)))
     names = sorted(path.as_posix() for path in out.glob("*.tar"))
-    assert {Path(name).name.split("-")[0] for name in names} == {"train", "validation", "test"} - {
-        "validation"
-    } or names
+    assert [Path(name).name for name in names] == [
+        "test-000000.tar",
+        "train-000000.tar",
+        "train-000001.tar",
+        "train-000002.tar",
+    ]
     loaded: list[Any] = list(cast(Any, WebDataset(names, shardshuffle=False)).decode())
     assert {sample["txt"] for sample in loaded} == {clip["caption"] for clip in MANY}
     for sample in loaded:
@@ -98,3 +103,16 @@ def test_a_run_that_is_ended_while_writing_leaves_no_manifest_and_no_half_shard(
     for path in out.glob("*.tar"):
         with tarfile.open(path) as tar:
             assert len(tar.getnames()) % 3 == 0
+
+
+def test_the_settings_have_these_defaults_and_bounds():
+    assert declared(ShardsConfig) == {
+        "": "frozen=True, extra='forbid'",
+        "max_mb": "1000.0, gt=0",
+        "max_samples": "10000, ge=1",
+    }
+
+
+def test_the_step_goes_by_its_name_and_answers_for_the_files_it_writes():
+    assert (write_shards.name, write_shards.cache_policy) == ("shards", NO_CACHE)
+    assert STEP.files == ("shard",)

@@ -19,6 +19,7 @@ from models.svd.image_encoder import new_image_encoder
 from models.svd.model import VideoModel, embed_pictures, load_model, save_model
 from tasks.finetune.encode import (
     SCHEMA,
+    STEP,
     ClipSpan,
     EncodeConfig,
     SourceClips,
@@ -31,6 +32,7 @@ from tasks.finetune.encode import (
 )
 from tasks.footage import Camera, Scene, render_shot
 from tasks.manifest import ManifestRef, read_manifest, read_rows
+from tests.declared import declared
 
 CONFIG = EncodeConfig()
 
@@ -79,6 +81,7 @@ def test_a_picture_covers_the_size_and_loses_the_same_on_both_sides():
     frame = np.zeros((20, 60, 3), np.uint8)
     frame[:, 20:40] = 200
     assert (cover(frame, 20, 20) == 200).all()
+    assert (cover(frame.transpose(1, 0, 2).copy(), 20, 20) == 200).all()
     assert (cover(np.full((30, 10, 3), 7, np.uint8), 64, 32) == 7).all()
 
 
@@ -198,3 +201,25 @@ def test_other_encoders_encode_again_and_another_unet_does_not(tmp_path: Path, f
     assert encoded_again(tmp_path, source, changed(model, tmp_path / "encoder", image_encoder=encoder))
     longer = loaded_model(model).facts.model_copy(update={"frames": 6})
     assert encoded_again(tmp_path, source, changed(model, tmp_path / "longer", facts=longer))
+
+
+def test_a_clip_past_the_end_of_its_film_is_a_row_with_the_reason(tmp_path: Path, films):
+    (manifest,) = encode(tmp_path, films(tmp_path, spans=((0.0, 0.6), (50.0, 52.0))))
+    good, past = read_rows(manifest)
+    assert (good["error_code"], past["error_code"]) == (None, "bad_media")
+    assert past["error_message"] == "pan_left-0-1: no frame is shown between 50.00 and 52.00 s."
+
+
+def test_the_settings_have_these_defaults_and_bounds():
+    assert declared(EncodeConfig) == {
+        "": "frozen=True, extra='forbid'",
+        "windows_per_clip": "4, ge=1",
+        "condition_draws": "4, ge=1",
+        "noise_log_mean": "-3.0",
+        "noise_log_deviation": "0.5, ge=0",
+    }
+
+
+def test_the_step_goes_by_its_name_and_answers_for_the_files_it_writes():
+    assert encode_clips.name == "encode"
+    assert STEP.files == ("latents",)

@@ -5,12 +5,14 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from prefect.cache_policies import NO_CACHE
 
 from models.errors import BadInput
 from tasks.finetune.listed import ListedConfig, list_clips
 from tasks.footage import Camera, Scene, render_shot
 from tasks.manifest import read_rows
-from tasks.video import write_video
+from tasks.video import ffmpeg_exe, run_ffmpeg, write_video
+from tests.declared import declared
 
 
 @pytest.fixture
@@ -52,9 +54,7 @@ def test_what_cannot_be_used_is_a_row_with_its_number_and_the_rest_is_kept(folde
     rows = listed(written(folder, {"file_name": "a.mp4", "motion_score": "fast"}, *({"file_name": n} for n in names)))
     assert [row["keep"] for row in rows] == [False, False, False, False, True]
     said = [row["error_message"] or "" for row in rows]
-    for message, words in zip(
-        said, ("is no number", "no such file", "lies outside", "is a text file", ""), strict=True
-    ):
+    for message, words in zip(said, ("is no number", "no such file", "is outside", "is a text file", ""), strict=True):
         assert words in message
     assert "metadata.csv row 2: " in said[1]
 
@@ -80,3 +80,19 @@ def test_a_second_look_finds_all_and_a_changed_file_is_looked_at_again(folder: P
     assert not again.cached
     assert again.digest != first.digest
     assert read_rows(tmp_path / "run" / "videos.parquet") == read_rows(again)
+
+
+def test_a_clip_that_does_not_say_how_long_it_is_is_a_row_with_the_reason(folder: Path):
+    command = [ffmpeg_exe(), "-loglevel", "error", "-i", str(folder / "a.mp4"), "-c", "copy", str(folder / "raw.h264")]
+    run_ffmpeg(command, None, "raw.h264")
+    (row,) = listed(written(folder, {"file_name": "raw.h264"}))
+    assert (row["keep"], row["error_code"]) == (False, "bad_media")
+    assert row["error_message"].endswith("raw.h264: does not say how long it is. Convert it to mp4.")
+
+
+def test_the_settings_have_these_defaults_and_bounds():
+    assert declared(ListedConfig) == {"": "frozen=True, extra='forbid'", "probe_limit_s": "30.0, gt=0"}
+
+
+def test_the_step_goes_by_its_name():
+    assert (list_clips.name, list_clips.cache_policy) == ("listed", NO_CACHE)

@@ -15,8 +15,9 @@ from models.errors import BadInput
 from models.svd.lora import load_lora, lora_applied
 from models.svd.model import load_model
 from models.weights.names import weights_digest
-from tasks.finetune.train import SCHEMA, TrainConfig, train_model
+from tasks.finetune.train import SCHEMA, STEP, TrainConfig, train_model
 from tasks.manifest import ManifestRef, read_manifest, read_rows
+from tests.declared import declared
 from tests.hub_cache import COMMIT, cached
 
 CONFIG = TrainConfig(steps=11, batch=1, rank=2, checkpoint_every=3, ema=0.9)
@@ -186,3 +187,31 @@ def test_motions_that_no_clip_shows_are_named_in_one_sentence(tmp_path, train, c
         train(tmp_path, CONFIG.model_copy(update=changes))
     assert f"no clip of {changes['motions'][0]} is long enough to train on" in str(caught.value)
     assert not (tmp_path / "weights").exists()
+
+
+def test_the_settings_have_these_defaults_and_bounds():
+    assert declared(TrainConfig) == {
+        "": "frozen=True, extra='forbid'",
+        "parameters": "'lora'",
+        "motions": "None",
+        "min_speed": "0.0, ge=0",
+        "steps": "200, ge=1",
+        "batch": "8, ge=1",
+        "learning_rate": "0.002, gt=0",
+        "log_sigma_mean": "0.7",
+        "log_sigma_deviation": "1.6, ge=0",
+        "drop_picture": "0.1, ge=0, le=1",
+        "drop_word": "0.25, ge=0, le=1",
+        "words": "False",
+        "crop": "None, ge=4",
+        "rank": "16, ge=1",
+        "alpha": "16.0, gt=0",
+        "ema": "0.99, ge=0, lt=1",
+        "checkpoint_every": "200, ge=1",
+        "seed": "0, ge=0",
+    }
+
+
+def test_the_step_goes_by_its_name_and_answers_for_the_files_it_writes():
+    assert train_model.name == "train"
+    assert STEP.files == ("weights",)

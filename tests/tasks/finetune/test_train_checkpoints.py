@@ -35,13 +35,16 @@ def test_a_row_is_the_mean_of_the_losses_since_the_row_before():
     assert log.rows == [{"step": 2, "loss": 3.0, "rate": 0.1}, {"step": 5, "loss": 3.0, "rate": 0.1}]
 
 
-def test_a_training_taken_up_between_two_rows_ends_as_a_straight_one(tmp_path: Path):
+@pytest.mark.parametrize(("stop", "rows"), [(2, []), (5, [3]), (6, [3, 6])])
+def test_a_training_taken_up_between_two_rows_or_right_after_one_ends_as_a_straight_one(
+    tmp_path: Path, stop: int, rows: list[int]
+):
     straight, straight_log = trained(10)
-    stopped, stopped_log = trained(5)
+    stopped, stopped_log = trained(stop)
     keep(tmp_path / "c.safetensors", stopped, stopped_log)
     state, _ = trained(0)
     log = resume(tmp_path / "c.safetensors", state)
-    assert (state.step, len(log.losses), [row["step"] for row in log.rows]) == (5, 5, [3])
+    assert (state.step, len(log.losses), [row["step"] for row in log.rows]) == (stop, stop, rows)
     go_on(state, log, 10)
     assert torch.equal(state.parameters["w"], straight.parameters["w"])
     assert torch.equal(state.average["w"], straight.average["w"])

@@ -8,8 +8,9 @@ from pydantic import ValidationError
 
 from models.errors import BadInput
 from models.generation.calibration import load_calibration
-from models.measures.camera import CameraMotion
+from models.measures.camera import CameraMotion, measure_motion
 from models.svd.model import load_model
+from tasks.generate import calibrate
 from tasks.generate.calibrate import (
     FILE,
     SCHEMA,
@@ -22,6 +23,7 @@ from tasks.generate.calibrate import (
     picture_of,
 )
 from tasks.manifest import read_manifest, read_rows
+from tests.declared import declared
 
 FOUND = CameraMotion("pan_left", 0.5, pan=-0.4, tilt=0.1, zoom=-0.2, roll=-5.0, object_motion=0.0, magnitude=0.6)
 
@@ -80,3 +82,31 @@ def test_pictures_are_of_the_models_size_and_the_same_every_time(model):
 def test_the_table_reads_as_a_line_for_each_motion():
     lines = as_text({"pan_left": {"buckets": [10, 20], "speeds": [0.1, 0.25]}}).splitlines()
     assert [line.split() for line in lines] == [["motion", "10", "20"], ["pan_left", "0.100", "0.250"]]
+
+
+def test_a_clip_is_measured_at_the_times_at_which_its_frames_are_shown(model, monkeypatch):
+    times: list[list[float]] = []
+
+    def measured(frames, times_s):
+        times.append(times_s)
+        return measure_motion(frames, times_s)
+
+    monkeypatch.setattr(calibrate, "measure_motion", measured)
+    measured_clip(load_model(model), CalibrateConfig(steps=1), 0, None, 40)
+    assert times == [pytest.approx([0, 1 / 7, 2 / 7, 3 / 7])]
+
+
+def test_the_settings_have_these_defaults_and_bounds():
+    assert declared(CalibrateConfig) == {
+        "": "frozen=True, extra='forbid'",
+        "buckets": "(10, 40, 80, 120, 160, 200, 240), min_length=1, ge=0, le=255",
+        "pictures": "4, ge=1",
+        "motions": "None",
+        "steps": "15, ge=1, le=1000",
+        "seed": "0, ge=0",
+        "dtype": "'auto'",
+    }
+
+
+def test_the_step_goes_by_its_name():
+    assert calibrate_model.name == "calibrate"

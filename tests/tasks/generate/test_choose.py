@@ -24,6 +24,7 @@ from tasks.generate.decode import SCHEMA as CLIP_SCHEMA
 from tasks.generate.encode import SCHEMA as VIDEO_SCHEMA
 from tasks.generate.jobs import SCHEMA as JOB_SCHEMA
 from tasks.manifest import Lineage, ManifestRef, read_manifest, read_rows, table_of, write_manifest
+from tests.declared import declared
 
 GATE = GateConfig()
 
@@ -156,3 +157,36 @@ def test_on_rendered_takes_with_planted_faults_the_clean_one_is_ranked_first():
     assert first["clean"] >= 15, wrong
     assert passed["clean"] >= 14
     assert passed["wrong motion"] == passed["flickering"] == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts", "whole"),
+    [
+        ({}, (0.9, 0.925, 0.8, 0.95, 1.0), 0.915),
+        ({"sharpness": 2.0, "colour": 20.0, "flicker": 2.5}, (0.5, 0.5, 0.8, 0.75, 1.0), 0.71),
+        ({"colour": 60.0, "identity": -0.5, "flicker": 30.0, "frozen_share": 0.25}, (0.9, 0.0, 0.0, 0.0, 0.75), 0.33),
+        ({"good_frames": 2}, (0.9, 0.925, 0.8, 0.95, 1.0), 0.22875),
+    ],
+)
+def test_the_score_is_the_share_of_good_frames_times_the_mean_of_these_parts(
+    changes: dict[str, Any], parts: tuple[float, ...], whole: float
+):
+    take = replace(CLEAN, **changes)
+    names = ("sharpness", "colour", "identity", "flicker", "moving")
+    assert quality(take) == pytest.approx(dict(zip(names, parts, strict=True)))
+    assert score(take) == pytest.approx(whole)
+
+
+def test_the_settings_have_these_defaults_and_bounds():
+    assert declared(GateConfig) == {
+        "": "frozen=True, extra='forbid'",
+        "extra_takes": "0, ge=0, le=64",
+        "good_share": "0.75, ge=0, le=1",
+        "score_min": "0.0, ge=0, le=1",
+        "frozen_max": "0.3, ge=0, le=1",
+        "motion": "True",
+    }
+
+
+def test_the_step_goes_by_its_name():
+    assert choose_takes.name == "choose"

@@ -21,6 +21,7 @@ from tasks.generate.job_settings import JobsConfig
 from tasks.generate.jobs import read_jobs
 from tasks.generate.sample import SampleConfig, batches_of, sample_jobs
 from tasks.manifest import ManifestRef, read_manifest, read_rows
+from tests.declared import declared
 
 Pictures = Callable[..., Path]
 
@@ -150,3 +151,11 @@ def test_the_first_frame_of_a_clip_is_compared_with_the_picture_it_was_made_from
     row = read_rows(manifest)[0]
     assert row["first_frame_psnr"] == pytest.approx(expected)
     assert len(row["sharpness_curve"]) == 4, "curves are of all that was made"
+
+
+def test_the_settings_have_these_defaults_and_bounds():
+    assert declared(DecodeConfig) == {"": "frozen=True, extra='forbid'", "device": "'auto'"}
+
+
+def test_the_step_goes_by_its_name():
+    assert decode_jobs.name == "decode"

@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,14 +12,16 @@ import pytest
 import torch
 from PIL import Image
 
+from models.families.family import Request
 from models.families.placement import networks
 from models.generation import by_family
 from models.generation.model_cache import lent_drawer
 from tasks.generate import draw
-from tasks.generate.draw import DrawConfig, draw_pictures, drawing_of, name_of, pictures_to_draw, with_drawn
+from tasks.generate.draw import STEP, DrawConfig, draw_pictures, drawing_of, name_of, pictures_to_draw, with_drawn
 from tasks.generate.job_settings import JobsConfig
 from tasks.generate.jobs import SCHEMA, read_jobs
 from tasks.manifest import ManifestRef, read_manifest, read_rows
+from tests.declared import declared
 from tests.small_families import drawing_pipeline, drawing_xl_pipeline, save
 
 CONFIG = DrawConfig(steps=1)
@@ -97,7 +100,7 @@ def test_a_job_whose_picture_is_not_drawn_yet_waits_and_one_that_has_its_own_is_
 def test_a_model_that_draws_no_pictures_is_named_in_the_jobs_row(tmp_path, model):
     (row,) = read_rows(jobs_of(tmp_path, model, Path(model), {"prompt": "a ball"}))
     assert row["error_code"] == "bad_model"
-    assert "StableVideoDiffusionPipeline, which draws no pictures here" in row["error_message"]
+    assert "StableVideoDiffusionPipeline, which cannot draw pictures here" in row["error_message"]
 
 
 @pytest.fixture(scope="module", params=[drawing_pipeline, drawing_xl_pipeline])
@@ -181,3 +184,53 @@ def test_the_precision_makes_another_picture_and_the_device_does_not(tmp_path, m
     cards = [CONFIG.model_copy(update={"device": f"cuda:{number}"}) for number in (0, 1)]
     assert [drawing_of(config, job).dtype for config in cards] == ["float16", "float16"]
     assert [name_of(config, job) for config in cards] == [names["float16"]] * 2
+
+
+def test_a_picture_is_drawn_as_its_settings_and_its_job_say(tmp_path, model, drawer, monkeypatch):
+    """What `draw_picture` hands on: whatever is lost on the way would be drawn by the model's own default."""
+    asked: list[Request] = []
+
+    def drawn(model: str, revision: str, request: Request, *where: Any) -> Any:
+        asked.append(request)
+        return by_family.draw_picture(model, revision, request, *where)
+
+    monkeypatch.setattr(draw, "by_family", SimpleNamespace(draw_picture=drawn))
+    row = {"prompt": "a ball", "negative_prompt": "x", "key": "k", "seed": 3, "width": 40, "height": 24}
+    drawn_row(tmp_path / "out", jobs_of(tmp_path, model, drawer, row), DrawConfig(steps=2, guidance=1.5))
+    assert asked == [
+        Request(
+            seed=3, item_key="k", frames=1, width=40, height=24, prompt="a ball", negative="x", steps=2, guidance=1.5
+        )
+    ]
+
+
+def test_a_drawn_picture_that_was_deleted_or_cut_short_is_drawn_again(tmp_path, model, drawer):
+    jobs, root = jobs_of(tmp_path, model, drawer, {"prompt": "a ball"}), tmp_path / "out"
+    picture = root / drawn_row(root, jobs)["picture"]
+    whole = picture.read_bytes()
+
+    def drawn_again() -> bool:
+        (ref,) = draw_pictures.fn(root, CONFIG, pictures_to_draw(CONFIG, jobs))
+        return not ref.cached and picture.read_bytes() == whole
+
+    assert not drawn_again()
+    picture.unlink()
+    assert drawn_again()
+    picture.write_bytes(whole[:50])
+    assert drawn_again()
+
+
+def test_the_settings_have_these_defaults_and_bounds():
+    assert declared(DrawConfig) == {
+        "": "frozen=True, extra='forbid'",
+        "steps": "50, ge=1, le=1000",
+        "guidance": "None, ge=0, le=100",
+        "dtype": "'auto'",
+        "device": "None",
+    }
+
+
+def test_the_step_goes_by_its_name_and_answers_for_the_files_it_writes():
+    assert draw_pictures.name == "draw"
+    assert with_drawn.name == "jobs with drawn pictures"
+    assert STEP.files == ("picture",)

@@ -19,13 +19,14 @@ from tasks.generate import encode as step
 from tasks.generate.clip_frames import parked, parked_at
 from tasks.generate.clip_tags import read_clip, read_tag
 from tasks.generate.decode import DecodeConfig, decode_jobs, sampled
-from tasks.generate.encode import SCHEMA, Clip, EncodeConfig, encode_jobs, frames_kept, measured
+from tasks.generate.encode import SCHEMA, STEP, Clip, EncodeConfig, encode_jobs, frames_kept, measured
 from tasks.generate.encode_formats import PLANS
 from tasks.generate.job_settings import JobsConfig
 from tasks.generate.jobs import read_jobs
 from tasks.generate.outputs import output_rows
 from tasks.generate.sample import SampleConfig, batches_of, sample_jobs
 from tasks.manifest import read_manifest, read_rows
+from tests.declared import declared
 from tests.job_tables import table
 
 Pictures = Callable[..., Path]
@@ -270,3 +271,18 @@ def test_the_first_of_the_pictures_shows_the_first_frame(tmp_path, pictures, mod
     with Image.open(folder / "0001.png") as picture:
         assert np.array_equal(np.asarray(picture), frames[0])
         assert json.loads(picture.info["reelmill"])["format"] == "png"
+
+
+def test_the_settings_have_these_defaults_and_bounds():
+    assert declared(EncodeConfig) == {
+        "": "frozen=True, extra='forbid'",
+        "format": "'h264'",
+        "crf": "None, ge=0, le=63",
+        "trim": "False",
+        "device": "'auto'",
+    }
+
+
+def test_the_step_goes_by_its_name_and_answers_for_the_files_it_writes():
+    assert encode_jobs.name == "encode"
+    assert STEP.files == ("video", "sidecar")

@@ -98,7 +98,9 @@ def test_where_nothing_plays_there_is_nothing_to_pause(root):
 
 
 def test_what_is_not_as_it_was_asked_is_said_on_the_card(root):
-    page = gallery_html(root, [row(0, ignored=["size 100x50: made as 104x48, for sides must divide by 8."]), row(1)])
+    page = gallery_html(
+        root, [row(0, ignored=["size 100x50: made as 104x48, because sides must be multiples of 8."]), row(1)]
+    )
     assert page.count("not as asked: size 100x50: made as 104x48") == page.count("not as asked") == 1
 
 
@@ -142,6 +144,7 @@ def test_failures_and_duplicates_stand_there_with_their_reasons(root):
         ("pass the gate", "1", "of 1"),
         ("first frame, mean", "24.0", "dB"),
     ]
+    assert figures([row(0, chosen=None, first_frame_psnr=None)]) == [("clips", "1", ""), ("failed", "0", "")]
 
 
 @pytest.mark.parametrize("gone", ["v.mp4", "p.png"])
@@ -245,3 +248,7 @@ def test_a_clip_past_the_models_length_says_how_it_was_made(root, longer, said):
     page = gallery_html(root, [row(0, frames=32, longer=longer)])
     found = [each for each in ("by windows over time", "as a chain of clips") if each in page]
     assert found == ([said] if said else [])
+
+
+def test_the_step_goes_by_its_name():
+    assert write_gallery.name == "gallery"

@@ -113,7 +113,7 @@ def test_a_row_and_the_run_name_a_model_of_the_hub_and_its_commit_is_kept(home, 
 def test_a_row_whose_model_is_not_in_the_cache_says_what_brings_it(home, hub_cache):
     row = resolved(home, {"prompt": "sky", "model": "org/svd@main"})
     assert (row["status"], row["error_code"]) == ("failed", "bad_model")
-    assert row["error_message"].endswith("`hf download org/svd --revision main` brings it.")
+    assert row["error_message"].endswith("`hf download org/svd --revision main` downloads it.")
 
 
 def test_a_model_of_the_hub_draws_the_picture_of_a_text(home, hub_cache, tmp_path):
@@ -124,7 +124,7 @@ def test_a_model_of_the_hub_draws_the_picture_of_a_text(home, hub_cache, tmp_pat
     assert (row["status"], row["picture_model"], row["picture_model_revision"]) == ("ready", pinned, pinned)
     cached(hub_cache, TINY, "org/svd")
     said = resolved(home, asked | {"picture_model": "org/svd@main"})["error_message"]
-    assert "its class is StableVideoDiffusionPipeline, which draws no pictures here" in said
+    assert "its class is StableVideoDiffusionPipeline, which cannot draw pictures here" in said
 
 
 def test_a_configuration_that_is_not_its_familys_is_named(home):

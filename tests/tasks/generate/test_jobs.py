@@ -18,7 +18,7 @@ from models.svd.lora import load_lora, save_lora
 from tasks.generate.comfyui_jobs import workflow_of
 from tasks.generate.job_columns import KEYED, file_key, item_key
 from tasks.generate.job_settings import COLUMNS, JobsConfig
-from tasks.generate.jobs import SCHEMA, mark_duplicates, read_jobs
+from tasks.generate.jobs import SCHEMA, STEP, mark_duplicates, read_jobs, take_rows
 from tasks.manifest import read_lineage, read_manifest, read_rows
 from tests.job_tables import jobs_of, table
 
@@ -72,7 +72,7 @@ def test_bad_rows_say_why_and_leave_the_good_ones(tmp_path, pictures, model):
         ({"image": "text.png"}, "bad_media", "text.png: cannot be read as a picture"),
         ({"image": "empty.png"}, "bad_media", "empty.png: cannot be read as a picture"),
         ({"image": "cut.png"}, "bad_media", "cut.png: cannot be read as a picture"),
-        ({"image": "../elsewhere/secret.png"}, "bad_input", "lies outside"),
+        ({"image": "../elsewhere/secret.png"}, "bad_input", "is outside"),
         ({"image": "good.png", "steps": 0}, "bad_input", "column steps: input should be greater than or equal to 1"),
         ({"image": "good.png", "motion": "sideways"}, "bad_input", "motion 'sideways': the model does not know it"),
         ({"image": "good.png", "lora": "gone.safetensors"}, "bad_input", "no LoRA file there"),
@@ -269,7 +269,7 @@ def test_whatever_a_row_holds_it_is_a_row_of_the_manifest(one_picture, model, li
     [
         ("jobs.csv", b"image,seed\n\"a.png,1\n", "cannot be read as a csv table"),
         ("jobs.csv", "image\ncaf\u00e9.png\n".encode("latin-1"), "cannot be read as a csv table"),
-        ("jobs.csv", b"image,image\na.png,a.png\n", "stands there twice"),
+        ("jobs.csv", b"image,image\na.png,a.png\n", "duplicate column"),
         ("jobs.csv", b"", "the table has no rows"),
         ("jobs.csv", b"image\n" + b"a" * 200_000, "cannot be read as a csv table"),
         ("jobs.parquet", b"PAR1 and nothing else", "cannot be read as a parquet table"),
@@ -304,7 +304,7 @@ def test_sizes_are_rounded_to_what_the_model_takes_and_it_is_said(pictures, tmp_
     home = pictures("a.png")
     row = jobs_of(tmp_path / "out", table(home, {"image": "a.png", "width": 43, "height": 9, "frames": 6}), model)[0]
     assert (row["width"], row["height"], row["frames"]) == (40, 8, 6)
-    assert row["ignored"] == ["size 43x9: made as 40x8, for sides must divide by 8."]
+    assert row["ignored"] == ["size 43x9: made as 40x8, because sides must be multiples of 8."]
     with Image.open(tmp_path / "out" / row["picture"]) as picture:
         assert picture.size == (40, 8)
 
@@ -338,13 +338,14 @@ def test_higher_priority_goes_first_and_keeps_the_jobs_number(pictures, tmp_path
 def test_both_formats_of_a_workflow_give_the_same_jobs_and_a_flag_overrides_it(pictures, tmp_path, model):
     home = pictures("a.png")
     row = {"model": "svd", "image": "a.png", "width": 32, "height": 32, "frames": 3, "fps": 7.0, "motion_bucket": 90,
+           "playback_fps": 12.0,
            "noise_aug": 0.0, "guidance_min": 1.0, "guidance_max": 2.5, "seed": 7, "steps": 2, "lora": None,
            "name": "n"}  # fmt: skip
     (home / "w.json").write_text(json.dumps(workflow_of(row)))
     (plain,) = jobs_of(tmp_path / "out", home / "w.json", model)
     (flagged,) = jobs_of(tmp_path / "out", home / "w.json", model, steps=3, guidance=(1.0, 2.0))
-    assert {n: plain[n] for n in ("seed", "steps", "fps", "guidance_max")} == {
-        n: row[n] for n in ("seed", "steps", "fps", "guidance_max")
+    assert {n: plain[n] for n in ("seed", "steps", "fps", "playback_fps", "guidance_max")} == {
+        n: row[n] for n in ("seed", "steps", "fps", "playback_fps", "guidance_max")
     }
     assert (flagged["steps"], flagged["guidance_max"], flagged["seed"]) == (3, 2.0, 7)
     assert plain["model"] == model, "--model goes before the workflow's checkpoint"
@@ -388,3 +389,16 @@ def test_a_damaged_prepared_picture_is_made_again(pictures, tmp_path, model):
     assert (after["status"], after["item_key"]) == ("ready", before["item_key"])
     with Image.open(out / before["picture"]) as picture:
         assert picture.size == (before["width"], before["height"])
+
+
+def test_a_clips_key_is_the_same_in_every_version_so_that_an_upgrade_samples_nothing_again():
+    """The first 32 digits that `sha256sum` gives of the values as JSON without spaces: ["k","p",7,0,null ... null], of
+    which 7 is the seed, then the take, and 7.0 the frames per second."""
+    row = {"status": "ready", "key": "k", "picture_sha256": "p", "seed": 7, "fps": 7.0}
+    keys = [each["item_key"] for each in take_rows(row, 2)]
+    assert keys == ["ccf0c599117b129007367f265311b133", "4fce25d6403344d8ad2fb0501857960a"]
+
+
+def test_the_step_goes_by_its_name_and_answers_for_the_files_it_writes():
+    assert read_jobs.name == "read jobs"
+    assert STEP.files == ("picture",)

@@ -60,7 +60,7 @@ def test_a_motion_that_was_not_calibrated_fails_its_own_row(pictures, tmp_path, 
 
 
 def test_a_calibration_of_other_weights_stops_the_run_before_it_begins(pictures, tmp_path, model):
-    with pytest.raises(BadModel, match="other weights"):
+    with pytest.raises(BadModel, match="weights other than"):
         jobs_of(tmp_path / "out", pictures("a.png"), model, calibration=calibration_of(model, tmp_path, "another"))
 
 

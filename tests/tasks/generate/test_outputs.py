@@ -150,3 +150,12 @@ def test_the_table_is_the_same_bytes_whatever_the_order_of_the_manifests_rows(tm
     assert again.path.read_bytes() == first
     assert read_manifest(again).schema == SCHEMA
     assert manifest_ref(tmp_path / "outputs.parquet").rows == 7
+
+
+def test_a_job_of_which_no_step_says_anything_failed_to_be_sampled():
+    (row,) = output_rows([job(0, "z")], [], [], [])
+    assert (row["status"], row["stage"], row["error_code"]) == ("failed", "sample", None)
+
+
+def test_the_step_goes_by_its_name():
+    assert collect_outputs.name == "collect outputs"

@@ -23,6 +23,7 @@ from tasks.generate.job_settings import JobsConfig
 from tasks.generate.jobs import read_jobs
 from tasks.generate.sample import (
     SCHEMA,
+    STEP,
     Item,
     SampleConfig,
     batches_of,
@@ -30,6 +31,7 @@ from tasks.generate.sample import (
     sample_jobs,
 )
 from tasks.manifest import ManifestRef, read_lineage, read_manifest, read_rows
+from tests.declared import declared
 
 Pictures = Callable[..., Path]
 
@@ -365,3 +367,12 @@ def test_an_attempt_that_failed_holds_nothing_when_the_next_begins(tmp_path, pic
     monkeypatch.setattr(sample_batch, "sample_batch", sampled)
     row = rows_of(run(tmp_path / "out", read(tmp_path / "out", pictures("a.png"), model), 1)).popitem()[1]
     assert row["error_code"] is None
+
+
+def test_the_settings_have_these_defaults_and_bounds():
+    assert declared(SampleConfig) == {"": "frozen=True, extra='forbid'", "batch": "1, ge=1, le=256", "device": "'auto'"}
+
+
+def test_the_step_goes_by_its_name_and_answers_for_the_files_it_writes():
+    assert sample_jobs.name == "sample"
+    assert STEP.files == ("latents",)

@@ -12,6 +12,7 @@ from tasks.manifest import ManifestRef, read_rows
 from tasks.tiny.encoders import (
     FRAMES,
     SIDE,
+    STEP,
     EncodersConfig,
     frame_pairs,
     load_clips,
@@ -20,6 +21,7 @@ from tasks.tiny.encoders import (
     train_encoders,
 )
 from tasks.tiny.render import RenderConfig, filmed, render_files, write_dataset
+from tests.declared import declared
 
 torch.set_num_threads(1)
 
@@ -109,3 +111,20 @@ def test_the_encoders_end_in_a_model_folder_that_loads_and_is_found_again(footag
     assert model.facts.by_regions == ("zoom_in", "zoom_out", "roll")
     assert sum(p.numel() for p in model.unet.parameters()) < 3e6
     assert train_encoders.fn(tmp_path, CONFIG, root, clips).cached
+
+
+def test_the_settings_have_these_defaults_and_bounds():
+    assert declared(EncodersConfig) == {
+        "": "frozen=True, extra='forbid'",
+        "clips": "1000, ge=8",
+        "frame_steps": "1800, ge=1",
+        "clip_steps": "400, ge=1",
+        "crop": "32, ge=16",
+        "match_steps": "200, ge=1",
+        "seed": "0, ge=0",
+    }
+
+
+def test_the_step_goes_by_its_name_and_answers_for_the_files_it_writes():
+    assert train_encoders.name == "encoders"
+    assert STEP.files == ("model",)

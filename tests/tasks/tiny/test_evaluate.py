@@ -22,6 +22,7 @@ from tasks.tiny.evaluate import (
     psnr,
     true_clip,
 )
+from tests.declared import declared
 
 cv2.setNumThreads(1)
 torch.set_num_threads(1)
@@ -125,3 +126,20 @@ def test_an_evaluation_has_a_row_for_each_picture_and_motion_and_is_found_again(
     assert evaluation(manifest)["clips"] == 4
     assert evaluate_model.fn(tmp_path, CONFIG, model).cached
     assert not evaluate_model.fn(tmp_path, CONFIG.model_copy(update={"seed": 1}), model).cached
+
+
+def test_the_settings_have_these_defaults_and_bounds():
+    assert declared(EvaluateConfig) == {
+        "": "frozen=True, extra='forbid'",
+        "pictures": "42, ge=1",
+        "motions": "('static', 'pan_left', 'pan_right', 'tilt_up', 'tilt_down', 'zoom_in', 'zoom_out')",
+        "speed": "0.5, gt=0",
+        "steps": "20, ge=1",
+        "batch": "7, ge=1",
+        "seed": "0, ge=0",
+        "dtype": "'auto'",
+    }
+
+
+def test_the_step_goes_by_its_name():
+    assert evaluate_model.name == "evaluate"

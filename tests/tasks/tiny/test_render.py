@@ -9,8 +9,9 @@ import pytest
 from models.measures.camera import measure_motion
 from tasks.footage import OPPOSITE, mean_flow
 from tasks.manifest import file_digest, read_manifest, read_rows
-from tasks.tiny.render import SCHEMA, SHARES, RenderConfig, filmed, render_files, write_dataset
+from tasks.tiny.render import SCHEMA, SHARES, STEP, RenderConfig, filmed, render_files, write_dataset
 from tasks.video import read_frames
+from tests.declared import declared
 
 cv2.setNumThreads(1)
 
@@ -43,7 +44,9 @@ def test_the_shares_are_of_a_whole():
 
 
 def test_a_scene_does_what_its_row_says_forwards_and_backwards(root: Path):
-    for row in read_rows(root / "clips.parquet"):
+    rows = read_rows(root / "clips.parquet")
+    assert len(rows) == 2 * CONFIG.scenes
+    for row in rows:
         first, last = (round(row[name] * CONFIG.fps) for name in ("start_s", "end_s"))
         frames = frames_of(root / row["source"])[first:last]
         measured = measure_motion(frames, [i / CONFIG.fps for i in range(len(frames))])
@@ -83,3 +86,23 @@ def test_a_file_is_rendered_once_and_the_same_each_time(tmp_path: Path, root: Pa
 def test_another_seed_gives_other_scenes():
     first, other = (filmed(0, RenderConfig(seed=seed, side=32))[2] for seed in (0, 1000))
     assert np.abs(first.astype(int) - other).mean() > 20
+
+
+def test_the_settings_have_these_defaults_and_bounds():
+    assert declared(RenderConfig) == {
+        "": "frozen=True, extra='forbid'",
+        "scenes": "1000, ge=1",
+        "scenes_per_file": "40, ge=1",
+        "frames": "8, ge=2",
+        "fps": "7.0, gt=0",
+        "side": "128, ge=32",
+        "slowest": "0.25, gt=0",
+        "fastest": "0.75, gt=0",
+        "seed": "0, ge=0",
+    }
+
+
+def test_the_step_goes_by_its_name_and_answers_for_the_files_it_writes():
+    assert render_files.name == "render"
+    assert write_dataset.name == "dataset"
+    assert STEP.files == ("source",)
