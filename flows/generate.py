@@ -35,6 +35,7 @@ from tasks.generate.draw import DrawConfig, draw_pictures, pictures_to_draw, wit
 from tasks.generate.encode import EncodeConfig, encode_jobs, measured
 from tasks.generate.encode_formats import CODECS, Format, look_of
 from tasks.generate.gallery import write_gallery
+from tasks.generate.job_columns import file_key, spoken_columns
 from tasks.generate.job_settings import JobsConfig
 from tasks.generate.jobs import WAITING, put_off, read_jobs
 from tasks.generate.outputs import collect_outputs
@@ -48,9 +49,7 @@ class GenerateConfig(FlowConfig, JobsConfig, NightConfig, WatchConfig):
     """Everything a batch of generated videos depends on.
 
     A table has a row for each job: its picture's file in the column image, found from the table's own folder, or a text
-    as prompt. It may also have negative_prompt, picture_model, key (names the noise), prefix (of the file's name),
-    priority (the highest first), model, motion, motion_strength, seed, steps, fps, width, height, frames, longer,
-    motion_bucket, guidance_min, guidance_max, noise_aug, lora and lora_strength, which go before the same options.
+    as prompt. It may also have {columns}, which go before the same options.
     """
 
     jobs: Path = Field(
@@ -84,6 +83,9 @@ class GenerateConfig(FlowConfig, JobsConfig, NightConfig, WatchConfig):
     def drawing(self) -> DrawConfig:
         """How pictures are drawn: on the run's device, unless on one of their own."""
         return self.draw.model_copy(update={"device": self.draw.device or self.device})
+
+
+GenerateConfig.__doc__ = (GenerateConfig.__doc__ or "").format(columns=spoken_columns("image", "prompt"))
 
 
 class GenerateOutcome(Outcome):
@@ -236,7 +238,7 @@ def write_workflows(folder: Path, jobs: ManifestRef) -> None:
             picture = folder / path.name
             if picture.exists() and file_digest(picture) != row["image_sha256"]:
                 picture = folder / f"{path.stem[:60]}-{row['image_sha256'][:10]}{path.suffix}"
-            publish_json(folder / f"{row['name']}-{row['item_key'][:10]}.json", workflow_of(row, picture.name))
+            publish_json(folder / f"{row['name']}-{file_key(row)[:10]}.json", workflow_of(row, picture.name))
             if not picture.exists():
                 with publish(picture) as aside:
                     shutil.copyfile(row["image"], aside)

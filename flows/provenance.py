@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, ValidationError
 
 from models.errors import BadMedia
 from models.pictures import Background, Fit
 from tasks.generate.clip_tags import read_tag
 from tasks.generate.encode_formats import Format
 from tasks.generate.job_batches import ItemSettings
+from tasks.generate.job_columns import In, JobColumns, in_
 from tasks.generate.outputs import FILE
 from tasks.manifest import read_rows
 
@@ -21,6 +22,10 @@ Facts = Mapping[str, Any]
 
 NEEDS = ("item_key", "latents_sha256", "model", "model_revision", "family", "batch", "format", "encoder", "dtype")
 """What a clip must say of itself to be made again, beside its settings."""
+
+
+ASKED = tuple(dict.fromkeys((*in_(In.CLIP), *in_(In.FILE))))
+"""What is within the range in which it can be asked for."""
 
 
 class Told(ItemSettings):
@@ -34,10 +39,6 @@ class Told(ItemSettings):
     trim: bool
     fit: Fit | None
     background: Background | None
-    steps: int = Field(ge=1)
-    frames: int = Field(ge=2)
-    width: int = Field(ge=8)
-    height: int = Field(ge=8)
 
 
 def told_by(clip: Path) -> dict[str, Any]:
@@ -54,6 +55,7 @@ def told_by(clip: Path) -> dict[str, Any]:
         raise BadMedia(f"{clip}: does not say its {', '.join(missing)}, so it cannot be made again.")
     try:
         Told.model_validate(told)
+        JobColumns.model_validate({name: told[name] for name in ASKED if told.get(name) is not None})
     except ValidationError as error:
         first = error.errors()[0]
         raise BadMedia(f"{clip}: does not say a usable {first['loc'][0]}: {first['msg'].lower()}.") from error

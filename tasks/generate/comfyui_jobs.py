@@ -1,7 +1,8 @@
 """ComfyUI workflows as jobs, and jobs as ComfyUI workflows: Stable Video Diffusion, from picture to video.
 
 What differs between the two: ComfyUI's `fps` is the raw id the model is told, diffusers' and ours is one more; its
-`cfg` is the guidance at the last frame, and `min_cfg` at the first, without which it is the same at every frame.
+`cfg` is the guidance at the last frame, and `min_cfg` at the first, without which it is the same at every frame. The
+rate that a workflow saves its frames at is `playback_fps`.
 """
 
 import math
@@ -12,6 +13,7 @@ from typing import Any
 
 from models.errors import BadInput
 from tasks.generate.comfyui_graph import Graph, Link, Node, read_graph
+from tasks.generate.job_columns import inputs_of
 
 Values = dict[str, Any]
 
@@ -52,22 +54,20 @@ def workflow_of(row: Mapping[str, Any], picture: str | None = None) -> dict[str,
     model: list[Any] = ["1", 0]
     nodes: dict[str, Any] = {"1": _api("ImageOnlyCheckpointLoader", ckpt_name=row["model"])}
     if row["lora"]:
-        lora = {"lora_name": row["lora"], "strength_model": row["lora_strength"]}
-        nodes["2"] = _api("LoraLoaderModelOnly", model=model, **lora)
+        nodes["2"] = _api("LoraLoaderModelOnly", model=model, **_set_in("LoraLoaderModelOnly", row))
         model = ["2", 0]
     nodes["3"] = _api("LoadImage", image=picture or Path(row["image"]).name)
     nodes["4"] = _api(
-        "SVD_img2vid_Conditioning", clip_vision=["1", 1], init_image=["3", 0], vae=["1", 2], width=row["width"],
-        height=row["height"], video_frames=row["frames"], motion_bucket_id=row["motion_bucket"],
-        fps=_whole(row["fps"] - 1), augmentation_level=row["noise_aug"],
+        "SVD_img2vid_Conditioning", clip_vision=["1", 1], init_image=["3", 0], vae=["1", 2],
+        fps=_whole(row["fps"] - 1), **_set_in("SVD_img2vid_Conditioning", row),
     )  # fmt: skip
     nodes["5"] = _api("VideoLinearCFGGuidance", model=model, min_cfg=row["guidance_min"])
     nodes["6"] = _api(
         "KSampler", model=["5", 0], positive=["4", 0], negative=["4", 1], latent_image=["4", 2], seed=row["seed"],
-        steps=row["steps"], cfg=row["guidance_max"], sampler_name=SAMPLER, scheduler=SCHEDULER, denoise=1.0,
+        cfg=row["guidance_max"], sampler_name=SAMPLER, scheduler=SCHEDULER, denoise=1.0, **_set_in("KSampler", row),
     )  # fmt: skip
     nodes["7"] = _api("VAEDecode", samples=["6", 0], vae=["1", 2])
-    nodes["8"] = _api("CreateVideo", images=["7", 0], fps=row["fps"])
+    nodes["8"] = _api("CreateVideo", images=["7", 0], **_set_in("CreateVideo", row))
     nodes["9"] = _api("SaveVideo", video=["8", 0], filename_prefix=row["name"], format="mp4", codec="h264")
     return nodes
 
@@ -109,11 +109,7 @@ class _Reading:
         self.values["image"] = name.removesuffix(" [input]")
 
     def _size_and_conditions(self, node: Node) -> None:
-        columns = {
-            "width": "width", "height": "height", "frames": "video_frames", "motion_bucket": "motion_bucket_id",
-            "noise_aug": "augmentation_level",
-        }  # fmt: skip
-        self.values |= {column: _value(node, name) for column, name in columns.items()}
+        self.values |= _said_by(node)
         self.values["fps"] = _number(node, "fps") + 1
 
     def _sampling(self) -> None:
@@ -128,7 +124,7 @@ class _Reading:
         if not 0 <= seed < MAX_SEED:
             wrong = "negative" if seed < 0 else "too large"
             self.ignored.append(f"{node.label}: seed {seed} is {wrong}; {seed % MAX_SEED} is used.")
-        self.values |= {"seed": seed % MAX_SEED, "steps": _value(node, "steps")}
+        self.values |= {"seed": seed % MAX_SEED, **_said_by(node)}
         cfg = _number(node, "cfg")
         self.values |= {"guidance_min": cfg, "guidance_max": cfg}
 
@@ -144,38 +140,51 @@ class _Reading:
             if node.kind == "VideoLinearCFGGuidance":
                 self.values["guidance_min"] = _number(node, "min_cfg")
             elif node.kind == "LoraLoaderModelOnly":
-                self.values["lora"] = _value(node, "lora_name")
-                self.values["lora_strength"] = _number(node, "strength_model")
+                self.values |= _said_by(node)
         self.values["model"] = str(_value(node, "ckpt_name"))
 
     def _outputs(self) -> None:
-        for node in self._savers():
+        for way in self._ways():
+            node = way[0]
+            for each in way:
+                self._plays(each)
             prefix = node.inputs.get("filename_prefix")
             if prefix:
                 self.values.setdefault("prefix", str(prefix))
-            asked = [f"{name} {node.inputs[name]}" for name in ("fps", "frame_rate", "format", "quality", "lossless")
+            asked = [f"{name} {node.inputs[name]}" for name in ("format", "quality", "lossless")
                      if name in node.inputs and not isinstance(node.inputs[name], Link)]  # fmt: skip
             if node.kind != "SaveVideo":
                 wishes = f" ({', '.join(asked)})" if asked else ""
-                self.ignored.append(
-                    f"{node.label}: its format{wishes}; --format sets it, at the rate the model is told."
-                )
+                self.ignored.append(f"{node.label}: its format{wishes}; --format sets it.")
 
-    def _savers(self) -> Iterator[Node]:
+    def _plays(self, node: Node) -> None:
+        """The rate that a node saves the frames at: of several, the first one's."""
+        for column, name in inputs_of(node.kind).items():
+            value = node.inputs.get(name)
+            if isinstance(value, Link):
+                self.ignored.append(f"{node.label}: {name} comes from another node; write the value into its widget.")
+            elif value is not None and self.values.setdefault(column, value) != value:
+                self.ignored.append(f"{node.label}: {name} {value}; {self.values[column]} is used.")
+
+    def _ways(self) -> Iterator[list[Node]]:
+        """The nodes from each one that saves or shows what the sampler makes, back to it."""
         for node in self.graph.values():
-            if node.kind in OUTPUTS and self._comes_from_sampler(node):
-                yield node
+            if node.kind in OUTPUTS and (way := self._way_from(node)):
+                yield way
 
-    def _comes_from_sampler(self, node: Node) -> bool:
+    def _way_from(self, node: Node) -> list[Node]:
+        """A node and those before it up to the sampler; none where it shows something else."""
+        way = [node]
         for _ in self.graph:
-            links = node.links()
-            way = next((links[name] for name in ("video", "images", "samples") if name in links), None)
-            if way is None or way.node not in self.graph:
-                return False
-            node = self.graph[way.node]
-            if node.kind == "KSampler":
-                return node is self.sampler
-        return False
+            links = way[-1].links()
+            link = next((links[name] for name in ("video", "images", "samples") if name in links), None)
+            if link is None or link.node not in self.graph:
+                return []
+            before = self.graph[link.node]
+            if before.kind == "KSampler":
+                return way if before is self.sampler else []
+            way.append(before)
+        return []
 
     def _behind(self, node: Node, name: str, *kinds: str) -> tuple[Node, Link]:
         """The node behind an input, of one of `kinds`, and the link to it."""
@@ -186,6 +195,16 @@ class _Reading:
         if source.kind not in kinds:
             raise BadInput(f"{node.label}: its input {name} comes from {source.label}; it needs {' or '.join(kinds)}.")
         return source, link
+
+
+def _said_by(node: Node) -> Values:
+    """The columns that a node sets, each by an input of its own."""
+    return {column: _value(node, name) for column, name in inputs_of(node.kind).items()}
+
+
+def _set_in(kind: str, row: Mapping[str, Any]) -> Values:
+    """The inputs of a kind of node that columns set, as a row has them."""
+    return {name: row[column] for column, name in inputs_of(kind).items()}
 
 
 def _value(node: Node, name: str) -> Any:

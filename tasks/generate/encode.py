@@ -21,16 +21,14 @@ from tasks.caching import Step
 from tasks.generate.clip_frames import decode_clip, parked, parked_at
 from tasks.generate.clip_tags import content_digest
 from tasks.generate.encode_formats import Format, Look, look_of, write_clip
+from tasks.generate.job_columns import KEYED, In, decided, fields_of, file_key, in_, without_defaults
 from tasks.generate.meter_columns import METERS
 from tasks.manifest import ERROR_FIELDS, ManifestRef, publish_json, read_lineage, read_rows, table_of
 from tasks.video import Frames
 
 VERSION = 1
 
-SETTINGS = ("key", "seed", "take", "motion", "motion_strength", "word", "steps", "fps", "motion_bucket",
-            "guidance_min", "guidance_max", "noise_aug", "frames", "longer", "width", "height", "family", "prompt",
-            "negative_prompt", "picture_model_revision", "model_revision", "lora_sha256", "lora_strength",
-            "dtype")  # fmt: skip
+SETTINGS = ("key", *KEYED[2:], *(name for name in in_(In.CLIP) + in_(In.FILE) if name not in KEYED))
 
 PICTURE = ("image_sha256", "picture_sha256", "fit", "background")
 
@@ -57,6 +55,7 @@ SCHEMA = pa.schema(
         pa.field("frames_kept", pa.int32()),
         pa.field("encode_plan", pa.string()),
         pa.field("encode_too_large", pa.list_(pa.string())),
+        *fields_of(*in_(In.FILE)),
         *ERROR_FIELDS,
     ]
 )
@@ -140,20 +139,22 @@ def _encode(
     """The manifest of one file; where it fails, a row with the reason, kept apart."""
     sample, clip, decoded_key = read_rows(samples)[0], read_rows(clips)[0], clips.path.stem
     provenance = provenance_of(job, sample, read_lineage(samples.path).version, look, config.trim)
-    settings = ClipSettings(name=job["name"], provenance=provenance)
+    settings = ClipSettings(name=job["name"], provenance=without_defaults(provenance))
+    said = settings.model_copy(update={"provenance": provenance})
 
     def compute(key: str) -> pa.Table:
         frames = frames_of(root, job, sample, decoded_key, config.device)
         kept = frames[: frames_kept(len(frames), clip["good_until"], config.trim)]
         meters = {field.name: clip[field.name] for field in METERS}
-        made = write_files(root, kept, look, job["fps"], settings, meters, key)
-        return table_of([{"item_key": job["item_key"], "attempt": 1, **made}], SCHEMA)
+        made = write_files(root, kept, look, job["playback_fps"] or job["fps"], said, meters, key)
+        return table_of([{"item_key": job["item_key"], "attempt": 1, **decided(job, In.FILE), **made}], SCHEMA)
 
     call = ItemCall(STEP, root, settings, (decoded_key,), job["model_revision"], failure_has_own_key=True)
     try:
         made = call.made(compute)
     except STOPPING as error:
-        return call.failed({"item_key": job["item_key"], **failure_of(error, job["name"], "encoding")})
+        failure = failure_of(error, job["name"], "encoding")
+        return call.failed({"item_key": job["item_key"], **decided(job, In.FILE), **failure})
     parked_at(root, decoded_key).unlink(missing_ok=True)
     return made
 
@@ -169,8 +170,14 @@ def measured(jobs: ManifestRef, samples: Iterable[ManifestRef], clips: Iterable[
 def encode_jobs(root: Path, config: EncodeConfig, items: Sequence[Clip]) -> list[ManifestRef]:
     """The files of measured clips: a manifest for each. Frames that were parked for them are removed."""
     look = look_of(config.format, config.crf)
-    jobs: dict[str, dict[str, Any]] = {}
+    files: dict[str, dict[str, dict[str, Any]]] = {}
     for ref in dict.fromkeys(ref.path for ref, *_ in items):
-        jobs |= {row["item_key"]: row for row in read_rows(ref, NEEDS) if row["status"] == "ready"}
+        for row in read_rows(ref, NEEDS):
+            if row["status"] == "ready":
+                files.setdefault(row["item_key"], {})[file_key(row)] = row
     keys = [read_rows(clips, ("item_key",))[0]["item_key"] for *_, clips in items]
-    return [_encode(root, config, look, jobs[key], *refs) for key, (_, *refs) in zip(keys, items, strict=True)]
+    return [
+        _encode(root, config, look, job, *refs)
+        for key, (_, *refs) in zip(keys, items, strict=True)
+        for job in files[key].values()
+    ]

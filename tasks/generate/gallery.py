@@ -16,9 +16,10 @@ from markupsafe import Markup
 from prefect import task
 
 from models.measures.meters import LIMITS
+from tasks.generate.job_columns import COLUMNS, In, in_
 from tasks.generate.meter_columns import told_length
-from tasks.manifest import ManifestRef, publish_text, read_rows
-from tasks.pages.page import data_uri, render
+from tasks.manifest import ManifestRef, column_names, publish_text, read_rows
+from tasks.pages.page import data_uri, file_name, render
 from tasks.pages.sparks import spark
 
 VERSION = 1
@@ -47,9 +48,10 @@ CURVES: Mapping[str, tuple[float, tuple[float, ...], str]] = {
 NEEDS = ("job", "take", "name", "status", "stage", "image", "picture", "video", "motion_asked", "motion_measured",
          "strength_asked", "strength_measured", "camera_strength", "first_frame_psnr", "last_frame_psnr", "chosen",
          "score", "passed", "reasons", "good_until", "good_until_reason", "frames_kept",
-         *(f"{name}_curve" for name in CURVES), "seed", "steps", "fps", "motion_bucket", "frames", "longer", "width",
-         "height", "model", "family", "prompt", "negative_prompt", "picture_model", "lora", "lora_strength",
-         "ignored", "error_message")  # fmt: skip
+         *(f"{name}_curve" for name in CURVES), *in_(In.OUTPUTS), "error_message")  # fmt: skip
+
+SHOWN = {name: column for name, column in COLUMNS.items() if column.shown}
+"""The settings of a clip that are said among its facts."""
 
 
 @dataclass
@@ -108,13 +110,22 @@ def cards_of(root: Path, rows: Sequence[Mapping[str, Any]], embed_limit: int = E
         for take in (card.takes[place] for card in cards if place < len(card.takes)):
             name, kind = shown_file(root, take["video"])
             shown = {"video_url": url(name, kind), "plays": kind in PLAYED, "is_first": name != take["video"]}
-            take |= {**shown, "sparks": list(sparks_of(take)), "why": reasons_of(take)}
+            take |= {**shown, "sparks": list(sparks_of(take)), "facts": list(facts_of(take)), "why": reasons_of(take)}
     return cards
 
 
 def reasons_of(row: Mapping[str, Any]) -> list[str]:
     """Why a take does not pass, but for where it stops being good, which stands with its meters."""
     return [reason for reason in row["reasons"] or () if reason != told_length(row["good_until"], row["frames"])]
+
+
+def facts_of(row: Mapping[str, Any]) -> Iterator[Markup]:
+    """Each setting of a clip that the page says, a file by its name alone."""
+    for name, column in SHOWN.items():
+        value = row[name]
+        if value is not None and value != row.get(column.follows or ""):
+            told = f"{value:g}" if isinstance(value, float) else file_name(str(value))
+            yield Markup(column.said(value)).format(told)  # noqa: S704
 
 
 def still_there(root: Path, row: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -193,8 +204,10 @@ def gallery_html(root: Path, rows: Sequence[Mapping[str, Any]], embed_limit: int
 
 @task(name="gallery")
 def write_gallery(root: Path, outputs: ManifestRef) -> Path:
-    """Write the page of a run; its path."""
-    publish_text(root / PAGE, gallery_html(root, read_rows(outputs, NEEDS)))
+    """Write the page of a run, whose table may be older than some columns; its path."""
+    there = set(column_names(outputs))
+    rows = read_rows(outputs, [name for name in NEEDS if name in there])
+    publish_text(root / PAGE, gallery_html(root, [dict.fromkeys(NEEDS) | row for row in rows]))
     return root / PAGE
 
 

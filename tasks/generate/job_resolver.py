@@ -28,7 +28,8 @@ from models.svd.regions import told_as, words_in
 from models.weights.names import INDEX_FILE, names_hub, pinned
 from tasks.attempts import error_columns
 from tasks.footage import MEAN_RADIUS
-from tasks.generate.job_settings import JobLine, JobsConfig
+from tasks.generate.job_columns import JobColumns
+from tasks.generate.job_settings import JobsConfig
 from tasks.item_lists import Listing, TableRow, locate
 from tasks.manifest import file_digest
 
@@ -116,7 +117,7 @@ class Asking:
         except (OSError, ValueError, RuntimeError) as error:
             raise BadInput(f"{setting} {name!r}: not a usable path ({error}).") from error
 
-    def _texts(self, line: JobLine, card: ModelCard, ignored: list[str]) -> dict[str, Any]:
+    def _texts(self, line: JobColumns, card: ModelCard, ignored: list[str]) -> dict[str, Any]:
         """The texts that make the clip, or the picture that it is made from, and the model that draws that."""
         asked = {name: self._pick(name, getattr(line, name)) for name in ("prompt", "negative_prompt")}
         texts = {name: printable(text) if text else None for name, text in asked.items()}
@@ -136,7 +137,7 @@ class Asking:
         revision = self._picture_revision(drawn) if drawn else None
         return {**texts, "picture_model": drawn, "picture_model_revision": revision}
 
-    def _settings(self, line: JobLine, card: ModelCard, ignored: list[str]) -> dict[str, Any]:
+    def _settings(self, line: JobColumns, card: ModelCard, ignored: list[str]) -> dict[str, Any]:
         rules = card.rules
         size = rules.fit_size(
             self._pick("width", line.width, rules.width), self._pick("height", line.height, rules.height)
@@ -157,7 +158,7 @@ class Asking:
             **self._motion_and_lora(line, card),
         }
 
-    def _longer(self, line: JobLine, card: ModelCard, frames: int, ignored: list[str]) -> Way | None:
+    def _longer(self, line: JobColumns, card: ModelCard, frames: int, ignored: list[str]) -> Way | None:
         """How a clip past the model's own length is made; None where it is made at once."""
         asked = self._pick("longer", line.longer)
         if card.facts and frames > card.facts.frames:
@@ -166,11 +167,12 @@ class Asking:
             ignored.append(f"longer: a clip of {frames} frames is made at once by this model.")
         return None
 
-    def _steering(self, line: JobLine, card: ModelCard, ignored: list[str]) -> dict[str, Any]:
+    def _steering(self, line: JobColumns, card: ModelCard, ignored: list[str]) -> dict[str, Any]:
         """Guidance, rate, noise and amount of motion, as far as the family takes them; what it does not is said."""
         low, high = self.config.guidance or (None, None)
         guidance = [self._first(line.guidance_min, low), self._first(line.guidance_max, high)]
         fps, noise = (self._pick(n, getattr(line, n)) for n in ("fps", "noise_aug"))
+        played = float(self._pick("playback_fps", line.playback_fps, _first(fps, card.rules.fps)))
         bucket = self._pick("motion_bucket", line.motion_bucket)
         asked: dict[Input, Any] = {"noise_aug": noise, "motion bucket": bucket}
         ignored += [
@@ -179,7 +181,9 @@ class Asking:
             if value is not None and name not in card.inputs
         ]
         if fps is not None and "fps" not in card.inputs and fps != card.rules.fps:
-            ignored.append(f"fps {fps:g}: {card.family} makes {float(card.rules.fps):g} a second, played at {fps:g}.")
+            ignored.append(
+                f"fps {fps:g}: {card.family} makes {float(card.rules.fps):g} a second, played at {played:g}."
+            )
         if card.facts is None:
             strength = _first(guidance[1], guidance[0])
             if len({value for value in guidance if value is not None}) > 1:
@@ -187,13 +191,14 @@ class Asking:
             guidance = [strength, strength]
         return {
             "fps": float(_first(fps, card.rules.fps)),
+            "playback_fps": played,
             "guidance_min": _first(guidance[0], card.guidance[0]),
             "guidance_max": _first(guidance[1], card.guidance[1]),
             "noise_aug": _first(noise, card.noise_aug) if "noise_aug" in card.inputs else None,
             "motion_bucket": self._bucket(line, card, bucket) if "motion bucket" in card.inputs else None,
         }
 
-    def _bucket(self, line: JobLine, card: ModelCard, given: int | None) -> int | None:
+    def _bucket(self, line: JobColumns, card: ModelCard, given: int | None) -> int | None:
         """The motion bucket asked for; or that for the strength asked for; or the model's own."""
         strength, motion = self._pick("motion_strength", line.motion_strength), self._pick("motion", line.motion)
         if given is not None or strength is None:
@@ -203,7 +208,7 @@ class Asking:
             return self._calibration(self.config.calibration, card.revision).bucket(motion, strength)
         return motion_bucket(strength * FLOW_PER_STRENGTH.get(motion, 1.0))
 
-    def _motion_and_lora(self, line: JobLine, card: ModelCard) -> dict[str, Any]:
+    def _motion_and_lora(self, line: JobColumns, card: ModelCard) -> dict[str, Any]:
         motion, path = self._pick("motion", line.motion), self._lora_path(line)
         lineages: dict[str, Any] = {}
         made_by_lora: tuple[str, ...] = ()
@@ -237,7 +242,7 @@ class Asking:
             raise BadInput(f"{path}: no LoRA file there.")
         return {}, self._digest(path)
 
-    def _lora_path(self, line: JobLine) -> Path | None:
+    def _lora_path(self, line: JobColumns) -> Path | None:
         """A row names a LoRA from its list's folder, the command line from where it is called."""
         rows = self._below_home("lora", line.lora) if line.lora else None
         return self._first(rows, Path(self.config.lora).resolve() if self.config.lora else None)
@@ -277,11 +282,11 @@ def _check_word(word: str | None, card: ModelCard) -> None:
         raise BadInput(f"motion {first!r}: the model does not know it by name (it knows: {names}); {advice}.")
 
 
-def _parse(row: TableRow) -> JobLine:
+def _parse(row: TableRow) -> JobColumns:
     if row.problem:
         raise BadInput(row.problem)
     try:
-        return JobLine.model_validate(dict(row.values))
+        return JobColumns.model_validate(dict(row.values))
     except ValidationError as error:
         first = error.errors()[0]
         raise BadInput(f"column {first['loc'][0]}: {first['msg'].lower()}, not {first.get('input')!r}.") from error

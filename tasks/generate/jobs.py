@@ -21,64 +21,28 @@ from models.generation.calibration import load_calibration, read_calibration
 from models.generation.card import read_card
 from models.pictures import Background, Fit, pictures_in, prepare_picture
 from tasks.caching import Step, cached, key_of, lineage_of
+from tasks.generate.job_columns import COLUMNS, KEYED, In, fields_of, file_key, in_, item_key
 from tasks.generate.job_resolver import Asking, failed
 from tasks.generate.job_settings import JobsConfig, read_list
 from tasks.manifest import ERROR_FIELDS, ManifestRef, publish, read_rows, table_of, write_manifest
 
 VERSION = 1
 
-SETTINGS: tuple[pa.Field, ...] = (
-    pa.field("seed", pa.int64()),
-    pa.field("take", pa.int32()),
-    pa.field("motion", pa.string()),
-    pa.field("motion_strength", pa.float64()),
-    pa.field("word", pa.string()),
-    pa.field("steps", pa.int32()),
-    pa.field("fps", pa.float64()),
-    pa.field("motion_bucket", pa.int32()),
-    pa.field("guidance_min", pa.float64()),
-    pa.field("guidance_max", pa.float64()),
-    pa.field("noise_aug", pa.float64()),
-    pa.field("frames", pa.int32()),
-    pa.field("longer", pa.string()),
-    pa.field("width", pa.int32()),
-    pa.field("height", pa.int32()),
-    pa.field("family", pa.string()),
-    pa.field("prompt", pa.string()),
-    pa.field("negative_prompt", pa.string()),
-    pa.field("picture_model_revision", pa.string()),
-    pa.field("model_revision", pa.string()),
-    pa.field("lora_sha256", pa.string()),
-    pa.field("lora_strength", pa.float64()),
-    pa.field("dtype", pa.string()),
-)
-"""What decides a clip, beside its picture. `motion` and `motion_strength` (short sides per second; zoom: natural log of
-magnification per second; roll: degrees per second) are what is asked and will be measured; `word` is what the model is
-told of it, null where a LoRA alone is to make it. `picture_model_revision`: of the model that draws the picture from
-the texts; without one the texts are the clip's own. `longer`: how a clip past the model's own length is made, "windows"
-or "chain" (which may end before `frames`); null where it is made at once. `dtype`: the numbers that the UNet works in,
-which change a clip more than rounding does."""
+SETTINGS = (*KEYED[2:], *(name for name in in_(In.CLIP) if name not in KEYED))
+"""What decides a clip, beside its picture and its noise. `motion` and `motion_strength` (short sides per second; zoom:
+natural log of magnification per second; roll: degrees per second) are what is asked and will be measured; `word` is
+what the model is told of it, null where a LoRA alone is to make it. `picture_model_revision`: of the model that draws
+the picture from the texts; without one the texts are the clip's own. `longer`: how a clip past the model's own length
+is made, "windows" or "chain" (which may end before `frames`); null where it is made at once. `dtype`: the numbers that
+the UNet works in, which change a clip more than rounding does."""
+
+_NAMES = ("job", "name", "image", "image_sha256", "key", "item_key", "picture", "picture_sha256", "fit", "background",
+          *SETTINGS)  # fmt: skip
 
 SCHEMA = pa.schema(
     [
-        pa.field("job", pa.int32()),
-        pa.field("name", pa.string()),
-        pa.field("image", pa.string()),
-        pa.field("image_sha256", pa.string()),
-        pa.field("key", pa.string()),
-        pa.field("item_key", pa.string()),
-        pa.field("picture", pa.string()),
-        pa.field("picture_sha256", pa.string()),
-        pa.field("fit", pa.string()),
-        pa.field("background", pa.string()),
-        *SETTINGS,
-        pa.field("model", pa.string()),
-        pa.field("picture_model", pa.string()),
-        pa.field("lora", pa.string()),
-        pa.field("lineage", pa.string()),
-        pa.field("priority", pa.int32()),
-        pa.field("ignored", pa.list_(pa.string())),
-        pa.field("status", pa.string()),
+        *fields_of(*_NAMES),
+        *fields_of(*(name for name, column in COLUMNS.items() if column.type and name not in _NAMES)),
         *ERROR_FIELDS,
     ]
 )
@@ -133,15 +97,14 @@ def take_rows(row: Mapping[str, Any], takes: int) -> list[dict[str, Any]]:
     if row["status"] != "ready":
         return [dict(row)]
     rows = [{**row, "take": take} for take in range(takes)]
-    names = ("key", "picture_sha256", *(f.name for f in SETTINGS))
-    return [r | {"item_key": _digest([r.get(n) for n in names])[:32]} for r in rows]
+    return [r | {"item_key": item_key(r)} for r in rows]
 
 
 def mark_duplicates(rows: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The rows, those that ask for the clip of an earlier row marked so."""
+    """The rows, those that ask for the same file as an earlier row marked so."""
     seen: dict[str, int] = {}
     for row in rows:
-        first = seen.setdefault(row.get("item_key") or f"job {row['job']}", row["job"])
+        first = seen.setdefault(file_key(row) or f"job {row['job']}", row["job"])
         if first == row["job"]:
             yield dict(row)
         else:

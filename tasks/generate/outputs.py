@@ -8,44 +8,13 @@ import pyarrow as pa
 from prefect import task
 
 from models.measures.camera import speed_along
+from tasks.generate.job_columns import In, fields_of, file_key, in_
 from tasks.generate.meter_columns import METERS
 from tasks.manifest import ERROR_FIELDS, Lineage, ManifestRef, read_rows, table_of, write_manifest
 
 VERSION = 1
 
-JOB_COLUMNS: tuple[pa.Field, ...] = (
-    pa.field("seed", pa.int64()),
-    pa.field("steps", pa.int32()),
-    pa.field("fps", pa.float64()),
-    pa.field("motion_bucket", pa.int32()),
-    pa.field("guidance_min", pa.float64()),
-    pa.field("guidance_max", pa.float64()),
-    pa.field("noise_aug", pa.float64()),
-    pa.field("frames", pa.int32()),
-    pa.field("longer", pa.string()),
-    pa.field("width", pa.int32()),
-    pa.field("height", pa.int32()),
-    pa.field("image_sha256", pa.string()),
-    pa.field("picture", pa.string()),
-    pa.field("fit", pa.string()),
-    pa.field("background", pa.string()),
-    pa.field("key", pa.string()),
-    pa.field("word", pa.string()),
-    pa.field("model", pa.string()),
-    pa.field("family", pa.string()),
-    pa.field("prompt", pa.string()),
-    pa.field("negative_prompt", pa.string()),
-    pa.field("picture_model", pa.string()),
-    pa.field("picture_model_revision", pa.string()),
-    pa.field("model_revision", pa.string()),
-    pa.field("lora", pa.string()),
-    pa.field("lora_sha256", pa.string()),
-    pa.field("lora_strength", pa.float64()),
-    pa.field("dtype", pa.string()),
-    pa.field("lineage", pa.string()),
-    pa.field("priority", pa.int32()),
-    pa.field("ignored", pa.list_(pa.string())),
-)
+JOB_COLUMNS: tuple[pa.Field, ...] = fields_of(*in_(In.OUTPUTS))
 
 SAMPLE_COLUMNS: tuple[pa.Field, ...] = (
     pa.field("latents", pa.string()),
@@ -121,12 +90,12 @@ def strength_measured(motion: str | None, clip: Mapping[str, Any]) -> float | No
 
 
 class Stages(NamedTuple):
-    """What the steps made of the jobs, each by item key."""
+    """What the steps made of the jobs: each by item key, but videos by the file's."""
 
     samples: Rows
     clips: Rows
-    videos: Rows
     choices: Rows
+    videos: Rows
 
 
 def output_row(job: Mapping[str, Any], made: Stages) -> dict[str, Any]:
@@ -136,7 +105,8 @@ def output_row(job: Mapping[str, Any], made: Stages) -> dict[str, Any]:
     row |= {"motion_asked": job["motion"], "strength_asked": job.get("motion_strength")}
     if job["status"] != "ready":
         return row | {"stage": "jobs"}
-    sample, clip, video, choice = (rows.get(job["item_key"], {}) for rows in made)
+    sample, clip, choice = (rows.get(job["item_key"], {}) for rows in (made.samples, made.clips, made.choices))
+    video = made.videos.get(file_key(job), {})
     for step, columns in ((sample, SAMPLE_COLUMNS), (clip, CLIP_COLUMNS), (video, VIDEO_COLUMNS)):
         row |= {f.name: step.get(f.name) for f in columns}
     if video.get("video"):
@@ -155,7 +125,8 @@ def output_rows(
     choices: Iterable[Mapping[str, Any]] = (),
 ) -> list[dict[str, Any]]:
     """A row for every job and take, in the order of the jobs, whatever the order of the others."""
-    made = Stages(*({row["item_key"]: row for row in rows} for rows in (samples, clips, videos, choices)))
+    by_item = ({row["item_key"]: row for row in rows} for rows in (samples, clips, choices))
+    made = Stages(*by_item, videos={file_key(row): row for row in videos})
     rows = (output_row(job, made) for job in jobs)
     return sorted(rows, key=lambda row: (row["job"], row["take"] or 0))
 

@@ -79,8 +79,12 @@ def _call(root: Path, item: Item) -> ItemCall:
 
 
 def ready_items(jobs: ManifestRef) -> list[Item]:
-    """The jobs that can be made, in their order."""
-    return [item_of(row) for row in read_rows(jobs, NEEDS) if row["status"] == "ready"]
+    """The clips that can be made, in the order of the first job of each."""
+    items: dict[str, Item] = {}
+    for row in read_rows(jobs, NEEDS):
+        if row["status"] == "ready":
+            items.setdefault(row["item_key"], item_of(row))
+    return list(items.values())
 
 
 def batches_of(jobs: ManifestRef, config: SampleConfig, wanted: Collection[str] | None = None) -> list[Batch]:

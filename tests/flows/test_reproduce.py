@@ -25,6 +25,7 @@ from models.errors import BadInput, BadMedia, BadModel
 from models.svd.lora import LoraFacts, add_lora, lora_weights, remove_lora, save_lora
 from models.svd.model import load_model
 from models.weights.names import TINY
+from tasks.generate import encode
 from tasks.generate.decode import DecodeConfig, decode_jobs, sampled
 from tasks.generate.encode import EncodeConfig, encode_jobs, measured
 from tasks.generate.encode_formats import Format
@@ -152,6 +153,23 @@ def test_another_family_than_the_models_own_is_named(run: Path, family: str):
     assert reproduce(ReproduceConfig(clip=odd)).differs == (said,)
 
 
+def test_a_clip_is_made_again_at_the_rate_it_plays_at_and_an_older_one_at_that_of_the_model(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+):
+    rates: list[float] = []
+    write = encode.write_clip
+    monkeypatch.setattr(
+        encode, "write_clip", lambda path, frames, fps, *rest: rates.append(fps) or write(path, frames, fps, *rest)
+    )
+    told = told_by(clip_of(run))
+    assert (told["fps"], told["playback_fps"]) == (7.0, 7.0)
+    older = {name: value for name, value in told.items() if name != "playback_fps"}
+    for said in (told | {"playback_fps": 31.0}, older):
+        write_untagged(clip_of(run), run / "videos" / "untagged.mp4", said)
+        reproduce(ReproduceConfig(clip=run / "videos" / "untagged.mp4"))
+    assert rates == [31.0, 7.0]
+
+
 def test_another_version_of_the_step_is_named(run: Path):
     clip = clip_of(run)
     told = told_by(clip) | {"sample_version": 0}
@@ -196,6 +214,7 @@ def test_a_clip_of_any_format_padded_and_trimmed_comes_out_identical(tmp_path: P
     [
         {"steps": "many"}, {"steps": 0}, {"take": None}, {"crf": "high"}, {"batch": 5}, {"format": "mov"},
         {"width": -5}, {"seed": [1]}, {"dtype": "int8"}, {"trim": None}, {"fit": "zoom"},
+        {"playback_fps": 0},
     ],
 )  # fmt: skip
 def test_what_a_clip_says_of_itself_and_cannot_be_is_named(run: Path, change: dict[str, object]):

@@ -92,7 +92,7 @@ def sampler(**changes: Any) -> dict[str, Any]:
 VALUES = {
     "image": "beach.png", "width": 96, "height": 64, "frames": 5, "motion_bucket": 90, "noise_aug": 0.25, "fps": 7,
     "seed": 77, "steps": 20, "guidance_min": 1.5, "guidance_max": 2.5, "model": "svd.safetensors",
-    "prefix": "night/run",
+    "prefix": "night/run", "playback_fps": 10,
 }  # fmt: skip
 
 
@@ -105,7 +105,23 @@ def test_both_formats_say_the_same(tmp_path: Path):
 
 def test_the_format_of_the_output_is_said_to_be_ignored(tmp_path: Path):
     (said,) = read_workflow(written(tmp_path / "w.json", api()))[0].ignored
-    assert said.startswith("SaveAnimatedWEBP (node 10): its format (fps 10, quality 85, lossless False);")
+    assert said.startswith("SaveAnimatedWEBP (node 10): its format (quality 85, lossless False); --format")
+
+
+def test_the_rate_of_the_node_that_saves_is_the_rate_that_the_file_plays_at(tmp_path: Path):
+    content = api()
+    content["10"]["inputs"]["fps"] = 12.5
+    content["30"] = {"class_type": "CreateVideo", "inputs": {"images": content["10"]["inputs"]["images"], "fps": 30}}
+    content["31"] = {"class_type": "SaveVideo", "inputs": {"video": ["30", 0], "filename_prefix": "b"}}
+    job = read_workflow(written(tmp_path / "w.json", content))[0]
+    assert (job.values["playback_fps"], job.values["fps"]) == (12.5, 7)
+    assert job.ignored[-1] == "CreateVideo (node 30): fps 30; 12.5 is used."
+    del content["10"]
+    assert read_workflow(written(tmp_path / "w.json", content))[0].values["playback_fps"] == 30
+    content["30"]["inputs"]["fps"] = ["3", 0]
+    job = read_workflow(written(tmp_path / "w.json", content))[0]
+    assert "playback_fps" not in job.values
+    assert job.ignored == ("CreateVideo (node 30): fps comes from another node; write the value into its widget.",)
 
 
 def test_another_sampler_and_scheduler_are_said_to_be_ignored(tmp_path: Path):
@@ -171,7 +187,7 @@ def test_a_prefix_that_reads_like_a_seeds_control_is_a_prefix(tmp_path: Path):
     saver = node(10, "SaveAnimatedWEBP", ["fixed", 10, False, 85, "default"], {"images": IMAGES})
     job = read_workflow(written(tmp_path / "w.json", editor(SaveAnimatedWEBP=saver)))[0]
     assert job.values["prefix"] == "fixed"
-    assert "fps 10, quality 85" in job.ignored[0]
+    assert "quality 85, lossless" in job.ignored[0]
 
 
 @pytest.mark.parametrize(

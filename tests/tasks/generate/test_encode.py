@@ -23,9 +23,11 @@ from tasks.generate.encode import SCHEMA, STEP, Clip, EncodeConfig, encode_jobs,
 from tasks.generate.encode_formats import PLANS
 from tasks.generate.job_settings import JobsConfig
 from tasks.generate.jobs import read_jobs
+from tasks.generate.outputs import output_rows
 from tasks.generate.sample import SampleConfig, batches_of, sample_jobs
 from tasks.manifest import read_manifest, read_rows
 from tests.declared import declared
+from tests.job_tables import table
 
 Pictures = Callable[..., Path]
 
@@ -81,6 +83,23 @@ def test_a_clip_is_named_by_its_picture_and_says_all_that_makes_it_again(tmp_pat
     assert (told["latents_sha256"], told["batch"]) == (sample["latents_sha256"], [job["item_key"]])
     assert (told["sample_version"], told["lineage"]["lora"]["dataset"]) == (1, "beach")
     assert str(tmp_path) not in json.dumps(told), "no path of this machine travels with the clip"
+
+
+def test_files_of_one_clip_share_its_latents_and_play_at_their_own_rates(tmp_path, pictures, model):
+    root, home = tmp_path / "out", pictures("a.png")
+    asked = table(home, {"image": "a.png", "playback_fps": None}, {"image": "a.png", "playback_fps": 12.5})
+    items = clips_of(root, asked, model)
+    assert len(items) == 1
+    rows = encoded(root, items)
+    assert [row["playback_fps"] for row in rows] == [None, 12.5]
+    jobs = read_rows(items[0][0])
+    made = output_rows(jobs, read_rows(items[0][1]), read_rows(items[0][2]), reversed(rows))
+    for job, row, rate in zip(made, rows, (7.0, 12.5), strict=True):
+        assert (job["video"], job["playback_fps"], job["status"]) == (row["video"], rate, "ok")
+        with av.open(str(root / row["video"])) as container:
+            assert container.streams.video[0].average_rate == rate
+        assert json.loads(read_tag(root / row["video"]) or "")["playback_fps"] == rate
+        assert json.loads((root / row["sidecar"]).read_text())["fps"] == 7.0
 
 
 def test_parked_frames_are_taken_and_removed_and_what_is_done_is_found(tmp_path, pictures, model, monkeypatch):

@@ -5,9 +5,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from tasks.generate.gallery import NEEDS, Embedder, asked_measured, cards_of, figures, gallery_html, write_gallery
+from tasks.manifest import Lineage, write_manifest
 
 
 def row(number: int, **changes: Any) -> dict[str, Any]:
@@ -100,6 +102,21 @@ def test_what_is_not_as_it_was_asked_is_said_on_the_card(root):
         root, [row(0, ignored=["size 100x50: made as 104x48, because sides must be multiples of 8."]), row(1)]
     )
     assert page.count("not as asked: size 100x50: made as 104x48") == page.count("not as asked") == 1
+
+
+def test_the_rate_that_a_file_plays_at_is_said_where_it_is_another_than_the_models(root):
+    page = gallery_html(root, [row(0, playback_fps=12.5), row(1, playback_fps=7.0), row(2, lora="/x/pan.safetensors")])
+    assert page.count("played at <b>12.5</b> a second") == page.count("played at") == 1
+    assert page.count("<b>7</b> frames a second") == 3
+    assert "LoRA <b>pan.safetensors</b>" in page
+
+
+def test_a_table_that_is_older_than_a_column_is_still_shown(root):
+    older = pa.Table.from_pylist([row(0)]).drop_columns(["playback_fps", "longer"])
+    made = write_manifest(root / "outputs.parquet", older, Lineage(step="outputs", version=1))
+    page = write_gallery.fn(root, made).read_text()
+    assert page.count("<article") == 1
+    assert "played at" not in page
 
 
 def test_names_and_reasons_are_escaped(root):

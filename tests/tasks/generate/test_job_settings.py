@@ -1,6 +1,7 @@
 """What may be asked of a job, on the command line and in a table."""
 
-from tasks.generate.job_settings import JobLine, JobsConfig
+from tasks.generate.job_columns import JobColumns
+from tasks.generate.job_settings import COLUMNS, JobsConfig
 from tests.declared import declared
 
 
@@ -10,13 +11,14 @@ def test_the_settings_have_these_defaults_and_bounds():
         "model": "None",
         "seed": "None, ge=0, lt=9223372036854775808",
         "takes": "1, ge=1, le=64",
-        "prompt": "None",
-        "negative_prompt": "None",
+        "prompt": "None, max_length=10000",
+        "negative_prompt": "None, max_length=10000",
         "picture_model": "None",
         "motion": "None",
-        "motion_strength": "None, ge=0, le=1000",
+        "motion_strength": "None, ge=0, le=1000, allow_inf_nan=False",
         "steps": "None, ge=1, le=1000",
         "fps": "None, gt=1, le=240",
+        "playback_fps": "None, gt=0, le=240",
         "width": "None, ge=8, le=8192",
         "height": "None, ge=8, le=8192",
         "frames": "None, ge=2, le=1000",
@@ -31,10 +33,11 @@ def test_the_settings_have_these_defaults_and_bounds():
         "fit": "'crop'",
         "background": "'white'",
     }
-    assert declared(JobLine) == {
+    columns = declared(JobColumns)
+    assert {name: columns[name] for name in ("", *COLUMNS, "ignored")} == {
         "": "frozen=True, extra='forbid', coerce_numbers_to_str=True",
         "image": "None, min_length=1",
-        "prompt": "None, min_length=1, max_length=10000",
+        "prompt": "None, max_length=10000",
         "negative_prompt": "None, max_length=10000",
         "picture_model": "None",
         "key": "None",
@@ -46,6 +49,7 @@ def test_the_settings_have_these_defaults_and_bounds():
         "seed": "None, ge=0, lt=9223372036854775808",
         "steps": "None, ge=1, le=1000",
         "fps": "None, gt=1, le=240",
+        "playback_fps": "None, gt=0, le=240",
         "width": "None, ge=8, le=8192",
         "height": "None, ge=8, le=8192",
         "frames": "None, ge=2, le=1000",

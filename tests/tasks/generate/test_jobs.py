@@ -16,12 +16,15 @@ from pydantic import ValidationError
 from models.errors import BadInput
 from models.svd.lora import load_lora, save_lora
 from tasks.generate.comfyui_jobs import workflow_of
+from tasks.generate.job_columns import KEYED, file_key, item_key
 from tasks.generate.job_settings import COLUMNS, JobsConfig
 from tasks.generate.jobs import SCHEMA, STEP, mark_duplicates, read_jobs, take_rows
 from tasks.manifest import read_lineage, read_manifest, read_rows
 from tests.job_tables import jobs_of, table
 
 Pictures = Callable[..., Path]
+
+KNOWN_ITEM_KEY = "2ae8d7e0bcd941cfbb7ad7af8e1fe2c8"
 
 
 def test_a_folder_gives_a_job_for_each_picture_with_the_models_own_settings(tmp_path, pictures, model):
@@ -107,6 +110,23 @@ def test_every_setting_that_matters_changes_the_key(tmp_path, pictures, model, c
     plain, changed = (jobs_of(tmp_path / "out", home, model, **settings)[0] for settings in ({}, change))
     assert plain["item_key"] != changed["item_key"]
     assert plain["key"] == changed["key"], "the noise belongs to the picture, so that settings can be compared"
+
+
+def test_rows_that_differ_in_their_playback_alone_are_two_files_of_one_clip(tmp_path, pictures, model):
+    asked = ({"image": "a.png", **own} for own in ({}, {"playback_fps": 12}, {"playback_fps": 7}, {"playback_fps": 24}))
+    rows = jobs_of(tmp_path / "out", table(pictures("a.png"), *asked), model)
+    assert [(r["fps"], r["playback_fps"]) for r in rows] == [(7.0, 7.0), (7.0, 12.0), (7.0, 7.0), (7.0, 24.0)]
+    assert [r["status"] for r in rows] == ["ready", "ready", "duplicate", "ready"], "7 is what it is anyway"
+    assert len({r["item_key"] for r in rows}) == 1
+    assert [r["playback_fps"] for r in jobs_of(tmp_path / "run", pictures("a.png"), model, playback_fps=9)] == [9.0]
+
+
+def test_the_keys_of_clips_are_what_they_were(tmp_path, pictures):
+    """Pinned: an upgrade that changed them would make every clip again."""
+    row = {name: n for n, name in enumerate(KEYED)}
+    assert item_key(row) == KNOWN_ITEM_KEY
+    assert file_key(row | {"item_key": "k", "fps": 7.0, "playback_fps": 7.0}) == "k"
+    assert file_key(row | {"item_key": "k", "fps": 7.0, "playback_fps": 8.0}) not in ("k", "")
 
 
 def test_takes_are_rows_of_their_own(tmp_path, pictures, model):
@@ -318,13 +338,14 @@ def test_higher_priority_goes_first_and_keeps_the_jobs_number(pictures, tmp_path
 def test_both_formats_of_a_workflow_give_the_same_jobs_and_a_flag_overrides_it(pictures, tmp_path, model):
     home = pictures("a.png")
     row = {"model": "svd", "image": "a.png", "width": 32, "height": 32, "frames": 3, "fps": 7.0, "motion_bucket": 90,
+           "playback_fps": 12.0,
            "noise_aug": 0.0, "guidance_min": 1.0, "guidance_max": 2.5, "seed": 7, "steps": 2, "lora": None,
            "name": "n"}  # fmt: skip
     (home / "w.json").write_text(json.dumps(workflow_of(row)))
     (plain,) = jobs_of(tmp_path / "out", home / "w.json", model)
     (flagged,) = jobs_of(tmp_path / "out", home / "w.json", model, steps=3, guidance=(1.0, 2.0))
-    assert {n: plain[n] for n in ("seed", "steps", "fps", "guidance_max")} == {
-        n: row[n] for n in ("seed", "steps", "fps", "guidance_max")
+    assert {n: plain[n] for n in ("seed", "steps", "fps", "playback_fps", "guidance_max")} == {
+        n: row[n] for n in ("seed", "steps", "fps", "playback_fps", "guidance_max")
     }
     assert (flagged["steps"], flagged["guidance_max"], flagged["seed"]) == (3, 2.0, 7)
     assert plain["model"] == model, "--model goes before the workflow's checkpoint"
