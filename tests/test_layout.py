@@ -72,6 +72,7 @@ def test_an_import_against_the_rule_turns_the_check_red(copy: Path, file: str, l
     assert any(broken in shown and shown.endswith("BROKEN") for shown in output.splitlines()), output
 
 
+@pytest.mark.slow
 def test_every_step_has_a_version_and_a_schema_and_every_module_a_docstring(repository: Path):
     project = Project(repository)
     tasks = [name for name, module in project.modules.items() if "STEP" in module.definitions]

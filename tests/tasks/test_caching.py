@@ -192,6 +192,7 @@ print(made.cached, work.runs, made.path.stem)
 """
 
 
+@pytest.mark.slow
 def test_a_second_run_in_another_process_finds_what_the_first_made(tmp_path: Path, repository: Path):
     command = [sys.executable, "-c", IN_ANOTHER_PROCESS, __file__, str(tmp_path)]
     outputs = [

@@ -52,6 +52,7 @@ def draw(pipeline: Any, request: Request) -> NDArray[np.uint8]:
     return text_to_picture.decode(pipeline, text_to_picture.sample(pipeline, request), request)
 
 
+@pytest.mark.slow
 def test_a_picture_becomes_a_clip_and_its_seed_is_a_promise(model: VideoModel, of_picture: Request) -> None:
     clip = generate(svd, model, of_picture)
     assert clip.shape == (4, 32, 32, 3)
@@ -67,6 +68,7 @@ def test_a_model_folder_has_its_own_rules(model: VideoModel, tmp_path: Path) -> 
     assert svd.load(tmp_path).size_unit == rules.size_unit
 
 
+@pytest.mark.slow
 def test_a_video_model_of_pictures_takes_no_text(model: VideoModel, asked: Request, of_picture: Request) -> None:
     with pytest.raises(BadInput, match="needs picture"):
         generate(svd, model, asked)
@@ -74,6 +76,7 @@ def test_a_video_model_of_pictures_takes_no_text(model: VideoModel, asked: Reque
         generate(svd, model, replace(of_picture, prompt="a ball"))
 
 
+@pytest.mark.slow
 def test_a_text_becomes_a_picture_of_the_size_asked(pictures: Any, asked: Request) -> None:
     wide = replace(asked, width=48)
     picture = draw(pictures, wide)
@@ -110,6 +113,7 @@ def test_guidance_that_is_not_given_is_what_diffusers_takes_for_the_class(pictur
     assert not np.array_equal(draw(pictures, plain), draw(pictures, replace(plain, guidance=6.0)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float16", "bfloat16"])
 def test_in_half_precision_a_picture_is_about_the_same_and_is_decoded_in_float32(
     drawer: Path, pictures: Any, asked: Request, precision: Any

@@ -67,6 +67,7 @@ def gaussian(picture: Gray, deviation: float) -> Gray:
     return cv2.GaussianBlur(picture, (0, 0), deviation).astype(np.uint8, copy=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("deviation", [0.0, 2.0])
 def test_the_same_scene_is_as_sharp_at_every_resolution(deviation: float):
     pictures = [(scene(1, size), deviation * size[1] / 360) for size in SIZES[:3]]
@@ -139,6 +140,7 @@ def test_the_edge_of_a_bar_is_no_block():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
 def test_bars_of_known_width_are_found_exactly(size: tuple[int, int]):
     width, height = size

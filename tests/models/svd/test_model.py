@@ -107,6 +107,7 @@ def test_half_precision_that_lacks_a_weight_is_refused(model, folder):
         load_model(str(folder))
 
 
+@pytest.mark.slow
 def test_the_digest_is_of_the_weights_and_not_of_the_place(folder, tmp_path):
     save_model(load_model(str(folder)), tmp_path / "elsewhere" / "copy")
     assert weights_digest(tmp_path / "elsewhere" / "copy") == weights_digest(folder)
@@ -157,6 +158,7 @@ def shrink_a_weight(path: Path) -> None:
     save_file(weights | {min(weights): torch.zeros(7)}, path, metadata={"format": "pt"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("harm", [cut, pickle, forget_a_weight, shrink_a_weight, Path.unlink])
 def test_weights_that_are_not_whole_are_refused(folder: Path, part: str, harm: Callable[[Path], None]):

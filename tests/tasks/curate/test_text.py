@@ -103,6 +103,7 @@ def craft(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_craft(tmp_path_factory.mktemp("craft") / "craft.safetensors")
 
 
+@pytest.mark.slow
 def test_easyocr_measures_with_craft_in_the_same_columns(dataset, flat, craft: Path):
     """These weights take whatever is bright for text: a quarter of the first clip, nothing of the second."""
     bright = flat(2)

@@ -61,6 +61,7 @@ def test_past_the_models_own_length_windows_are_meant_unless_a_chain_is_asked_fo
     assert "column longer: input should be 'windows' or 'chain'" in rows[4]["error_message"]
 
 
+@pytest.mark.slow
 def test_a_chain_of_good_hops_is_as_long_as_asked_and_has_a_batch_of_its_own(good, pictures, tmp_path, model):
     rows = chains(tmp_path, pictures("a.png", "b.png"), model)
     assert [(len(row["batch"]), frames_of(tmp_path, row)) for row in rows] == [(1, 9), (1, 9)]
@@ -80,6 +81,7 @@ def test_chains_and_windows_are_other_clips_that_begin_with_the_same_noise(good,
     assert (chain["key"], chain["seed"]) == (windows["key"], windows["seed"])
 
 
+@pytest.mark.slow
 def test_a_chain_is_the_same_bits_in_any_company(good, pictures, tmp_path, model):
     home = pictures("a.png", "b.png")
     both = {row["latents_sha256"] for row in chains(tmp_path / "both", home, model)}
@@ -87,6 +89,7 @@ def test_a_chain_is_the_same_bits_in_any_company(good, pictures, tmp_path, model
     assert both == alone
 
 
+@pytest.mark.slow
 def test_out_of_memory_in_a_later_hop_leaves_the_same_clip(good, pictures, tmp_path, model, monkeypatch):
     home = pictures("a.png")
     (undisturbed,) = chains(tmp_path / "calm", home, model)

@@ -97,6 +97,7 @@ def test_reconstruction_is_measured_against_the_clips():
     assert reconstruction_db(vae, flat.expand(3, -1, -1, -1, -1)) == pytest.approx(untrained, abs=1e-3)
 
 
+@pytest.mark.training
 def test_the_encoders_end_in_a_model_folder_that_loads_and_is_found_again(footage, tmp_path: Path):
     root, clips = footage
     made = train_encoders.fn(tmp_path, CONFIG, root, clips)
