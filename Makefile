@@ -6,7 +6,7 @@ INSTALLED := .venv/.installed
 PIP_COMPILE := pip compile pyproject.toml --extra dev --universal --generate-hashes --overrides overrides.txt \
 	--python-version 3.11 --no-emit-index-url --no-header --no-annotate
 
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 # What a test may need is a mark of pyproject.toml; each tier is part of the next.
 FAST := not (server or browser or training or slow or database or cluster or store)
 HERE := not (database or cluster or store)

@@ -37,10 +37,12 @@ NEEDS = {"prefect_server": "server", "browser": "browser", "train": "training"}
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test by what its fixtures need, before marks choose the tests."""
+    """Mark each test by what its fixtures need, before marks choose the tests, and put the longest files first."""
     for item in items:
         for fixture in NEEDS.keys() & set(getattr(item, "fixturenames", ())):
             item.add_marker(NEEDS[fixture])
+    long = {item.path for item in items if item.get_closest_marker("server") or item.get_closest_marker("training")}
+    items.sort(key=lambda item: item.path not in long)
 
 
 @pytest.fixture(scope="session")
