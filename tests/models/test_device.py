@@ -83,6 +83,7 @@ def test_on_a_card_a_clip_is_decoded_in_strips(pretended_card):
     assert (frames.device, frames.shape) == (CPU, (4, 3, 32, 32))
 
 
+@pytest.mark.slow
 def test_a_mix_up_of_devices_is_an_error_on_the_pretended_card(pretended_card):
     """Otherwise the tests above say nothing."""
     model = made_on_a_card(torch.float16)

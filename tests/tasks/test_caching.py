@@ -278,6 +278,7 @@ def test_a_step_without_attempts_can_be_set_aside_too(tmp_path: Path):
     assert cached(step, tmp_path, None, (), lambda _: table_of([{"cut": 2}], step.schema)).rows == 1
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.text(max_size=3), max_size=3),
     st.lists(st.text(max_size=3), max_size=3),
