@@ -45,6 +45,7 @@ def test_the_import_rule_holds(copy: Path):
     assert code == 0, output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "line", "broken"),
     [
@@ -94,6 +95,7 @@ def test_there_is_no_drawer_for_odds_and_ends(repository: Path):
     assert not {"utils", "common", "core", "base", "helpers", "misc"} & names
 
 
+@pytest.mark.slow
 def test_no_flow_file_is_named_like_a_package(repository: Path):
     flows = {file.stem for file in (repository / "flows").glob("*.py")} - {"__init__"}
     assert not flows & (set(sys.stdlib_module_names) | set(packages_distributions()))

@@ -102,6 +102,7 @@ def plainly(pipeline: Any, request: Request, **more: Any) -> NDArray[np.uint8]:
     return (made.images[0] * 255).round().astype(np.uint8)
 
 
+@pytest.mark.slow
 def test_a_picture_is_that_of_diffusers_own_call_bit_for_bit(pictures: Any, asked: Request) -> None:
     both = replace(asked, negative="blue", height=48)
     assert np.array_equal(draw(pictures, both), plainly(pictures, both, guidance_scale=2.0))
@@ -168,6 +169,7 @@ def test_a_folder_of_another_class_draws_nothing(model: VideoModel, tmp_path: Pa
         text_to_picture.load(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "float16"])
 def test_a_picture_that_the_folders_safety_checker_holds_back_is_a_failure_and_not_a_black_frame(
     picture_model: Path, save: Any, asked: Request, precision: Any

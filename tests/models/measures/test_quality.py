@@ -116,6 +116,7 @@ def test_a_scene_filmed_too_dark_or_too_bright_is_told_from_a_good_one():
     assert abs(exposure(scene(4))) < 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "seen"), [((640, 360), 2.0), ((854, 480), 0.8), ((1280, 720), 0.8)])
 def test_the_coarser_the_coding_the_blockier_the_picture(size: tuple[int, int], seen: float):
     picture = scene(1, size)

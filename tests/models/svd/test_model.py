@@ -84,6 +84,7 @@ def in_half_precision_alone(model: VideoModel, folder: Path, keep_plain: bool = 
             (folder / part / FILES[part]).unlink()
 
 
+@pytest.mark.slow
 def test_half_precision_is_loaded_where_there_is_nothing_else(model, folder):
     in_half_precision_alone(model, folder)
     assert not list(folder.glob("*/*model.safetensors"))
@@ -94,6 +95,7 @@ def test_half_precision_is_loaded_where_there_is_nothing_else(model, folder):
     assert load_model(str(folder), torch.float16).unet.dtype == torch.float16
 
 
+@pytest.mark.slow
 def test_plain_weights_are_loaded_where_half_precision_lies_beside_them(model, folder):
     in_half_precision_alone(model, folder, keep_plain=True)
     loaded = load_model(str(folder))
@@ -171,6 +173,7 @@ def test_weights_that_are_not_whole_are_refused(folder: Path, part: str, harm: C
     assert "\n" not in message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", [f"{part}/config.json" for part in PARTS])
 def test_a_part_without_its_configuration_is_refused(folder, file):
     (folder / file).unlink()
@@ -178,6 +181,7 @@ def test_a_part_without_its_configuration_is_refused(folder, file):
         load_model(str(folder))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "text", "message"),
     [

@@ -165,6 +165,7 @@ def test_very_short_videos_have_no_boundary(film: Film, measured: Measured, dete
     assert found_in(shot, detector=detector) == []
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 90))
 def test_boundaries_are_in_order_apart_and_inside_whatever_is_measured(seed: int, frames: int):
