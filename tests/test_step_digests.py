@@ -56,6 +56,7 @@ def test_a_changed_helper_changes_the_digest_of_the_steps_that_reach_it_and_of_n
     assert not {"tasks.curate.split", "tasks.curate.text", "tasks.tiny.render"} & changed
 
 
+@pytest.mark.slow
 def test_a_moved_module_and_a_renamed_function_change_no_digest(copy: Path):
     before = read_pins(copy)
     (copy / "models/measures/flow.py").rename(copy / "models/optical.py")
@@ -70,6 +71,7 @@ def test_a_moved_module_and_a_renamed_function_change_no_digest(copy: Path):
     assert changed_steps(before, copy) == set()
 
 
+@pytest.mark.slow
 def test_one_helper_called_in_the_place_of_another_changes_the_digest(copy: Path):
     before = read_pins(copy)
     replace(copy / "tasks/curate/look.py", "float(np.median([sharpness(", "float(np.median([exposure(")
@@ -88,6 +90,7 @@ def test_a_changed_step_under_its_old_version_is_named(copy: Path):
     assert problems(current_pins(copy), before) == []
 
 
+@pytest.mark.slow
 def test_a_change_is_pinned_under_its_old_version_only_where_the_same_results_are_promised(
     copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

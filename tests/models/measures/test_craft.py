@@ -33,6 +33,7 @@ def test_a_box_is_four_corners_around_the_text_in_the_pictures_own_pixels(weight
     assert np.abs(boxes[0] - [[40, 32], [120, 32], [120, 48], [40, 48]]).max() <= 8
 
 
+@pytest.mark.slow
 def test_each_picture_has_its_own_boxes(weights: Path):
     pictures = np.stack([with_line(64, 96, 8, 8, 40, 24), np.zeros((64, 96, 3), np.uint8)])
     pictures = np.concatenate([pictures, with_line(64, 96, 8, 8, 40, 24)[None]])

@@ -208,6 +208,7 @@ def test_a_lost_file_is_sampled_again_in_the_batch_it_was_made_in(tmp_path, pict
     assert {path: path.read_bytes() for path in (root / "latents").iterdir()} == files
 
 
+@pytest.mark.slow
 def test_a_clip_that_cannot_be_sampled_is_a_row_and_its_neighbours_are_made(tmp_path, pictures, model, monkeypatch):
     root = tmp_path / "out"
     jobs = read(root, pictures(*NAMES[:3]), model)
@@ -288,6 +289,7 @@ def small_memory(monkeypatch: pytest.MonkeyPatch, clips: int) -> None:
     monkeypatch.setattr(sample_batch, "sample_batch", sampled)
 
 
+@pytest.mark.slow
 def test_a_batch_too_large_for_memory_is_halved_until_it_fits_and_the_rows_say_so(
     tmp_path, pictures, model, monkeypatch
 ):
