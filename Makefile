@@ -6,7 +6,13 @@ INSTALLED := .venv/.installed
 PIP_COMPILE := pip compile pyproject.toml --extra dev --universal --generate-hashes --overrides overrides.txt \
 	--python-version 3.11 --no-emit-index-url --no-header --no-annotate
 
-.PHONY: install demo test check format pin tiny-model tiny-eval bench-curate bench-generate gpu-check lock clean
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# What a test may need is a mark of pyproject.toml; each tier is part of the next.
+FAST := not (server or browser or training or slow or database or cluster or store)
+HERE := not (database or cluster or store)
+
+.PHONY: install demo test-fast test test-ops check format pin tiny-model tiny-eval bench-curate bench-generate gpu-check \
+	lock clean
 
 install: $(INSTALLED)
 
@@ -20,8 +26,17 @@ $(INSTALLED): requirements.lock pyproject.toml
 demo: install
 	$(BIN)/reelmill demo --out out/demo
 
+# No Prefect server, no browser, no training: two minutes on two cores.
+test-fast: install
+	$(PYTEST) -m "$(FAST)"
+
+# All that needs nothing beside this machine.
 test: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(PYTEST) -m "$(HERE)"
+
+# Also what needs a database server, a cluster or a store.
+test-ops: install
+	$(PYTEST)
 
 check: install
 	$(BIN)/ruff format --check .

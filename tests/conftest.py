@@ -1,4 +1,4 @@
-"""What all tests share: a Prefect home of their own, a Prefect server for those that ask, no network."""
+"""What all tests share: a Prefect home of their own, a Prefect server for those that ask, no network, marks."""
 
 import os
 import socket
@@ -26,7 +26,23 @@ for name in [name for name in os.environ if name.startswith("PREFECT_")]:
 os.environ["PREFECT_HOME"] = _HOME.name
 os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{_PORT.getsockname()[1]}/api"
 os.environ["HF_HUB_OFFLINE"] = "1"
+# The tests share the cores among processes: threads in each would wait for one another, and sums would depend on them.
+for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"):
+    os.environ[name] = "1"
 settle_environment()
+
+NEEDS = {"prefect_server": "server", "browser": "browser", "train": "training"}
+"""The mark of the tests that use a fixture, directly or through another one."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test by what its fixtures need, before marks choose the tests, and put the longest files first."""
+    for item in items:
+        for fixture in NEEDS.keys() & set(getattr(item, "fixturenames", ())):
+            item.add_marker(NEEDS[fixture])
+    long = {item.path for item in items if item.get_closest_marker("server") or item.get_closest_marker("training")}
+    items.sort(key=lambda item: item.path not in long)
 
 
 @pytest.fixture(scope="session")

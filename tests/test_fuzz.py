@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from benchmarks.fuzz import LIMIT_S, MUTATIONS, run, table
 
 
+@pytest.mark.slow
 def test_every_mutated_file_is_a_row_and_none_ends_or_holds_up_the_run(tmp_path: Path):
     result = run(tmp_path, 60, seed=7)
     assert result.rows == result.files == result.outcomes.total() == 60

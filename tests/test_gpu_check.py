@@ -12,6 +12,7 @@ from benchmarks import gpu
 FOREIGN = ("prefect", "pyarrow", "av", "cv2", "flows", "tasks", "pandas")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning:diffusers")
 def test_the_script_runs_through_at_a_tiny_size_and_writes_its_page(tmp_path, capsys):
     page = tmp_path / "gpu.md"
@@ -41,6 +42,7 @@ def test_too_little_memory_is_a_row_and_the_others_go_on():
     assert str(row) == "| a way |  |  | out of memory |"
 
 
+@pytest.mark.slow
 def test_it_needs_few_packages(repository: Path):
     code = f"import benchmarks.gpu, sys; print([name for name in {FOREIGN} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, check=True)

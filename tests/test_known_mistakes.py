@@ -87,6 +87,7 @@ def test_a_cascade_has_several_rates_and_the_slow_ones_find_what_the_fast_one_ca
     assert find_boundaries(recorded, fast_only) == []
 
 
+@pytest.mark.slow
 def test_a_batch_pairs_each_picture_with_its_own_noise_and_embedding():
     """diffusers' pipeline orders embeddings A, A, B, B and latents A, B, A, B when two clips of each are asked."""
     model = load_model("tiny")

@@ -45,6 +45,7 @@ def test_the_import_rule_holds(copy: Path):
     assert code == 0, output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "line", "broken"),
     [
@@ -72,6 +73,7 @@ def test_an_import_against_the_rule_turns_the_check_red(copy: Path, file: str, l
     assert any(broken in shown and shown.endswith("BROKEN") for shown in output.splitlines()), output
 
 
+@pytest.mark.slow
 def test_every_step_has_a_version_and_a_schema_and_every_module_a_docstring(repository: Path):
     project = Project(repository)
     tasks = [name for name, module in project.modules.items() if "STEP" in module.definitions]
@@ -93,6 +95,7 @@ def test_there_is_no_drawer_for_odds_and_ends(repository: Path):
     assert not {"utils", "common", "core", "base", "helpers", "misc"} & names
 
 
+@pytest.mark.slow
 def test_no_flow_file_is_named_like_a_package(repository: Path):
     flows = {file.stem for file in (repository / "flows").glob("*.py")} - {"__init__"}
     assert not flows & (set(sys.stdlib_module_names) | set(packages_distributions()))

@@ -40,12 +40,14 @@ def add(file: Path, text: str) -> None:
     file.write_text(file.read_text() + f"\n{text}\n")
 
 
+@pytest.mark.slow
 def test_each_steps_code_is_pinned_beside_its_version(repository: Path):
     now, pinned = current_pins(repository), read_pins(repository)
     assert problems(now, pinned) == []
     assert now == pinned, "Run `make pin` and commit the pins of the folder."
 
 
+@pytest.mark.slow
 def test_a_changed_helper_changes_the_digest_of_the_steps_that_reach_it_and_of_no_other(copy: Path):
     before = read_pins(copy)
     replace(copy / "models/measures/flow.py", "def farneback(", "def farneback(unused=None, *")
@@ -54,6 +56,7 @@ def test_a_changed_helper_changes_the_digest_of_the_steps_that_reach_it_and_of_n
     assert not {"tasks.curate.split", "tasks.curate.text", "tasks.tiny.render"} & changed
 
 
+@pytest.mark.slow
 def test_a_moved_module_and_a_renamed_function_change_no_digest(copy: Path):
     before = read_pins(copy)
     (copy / "models/measures/flow.py").rename(copy / "models/optical.py")
@@ -68,12 +71,14 @@ def test_a_moved_module_and_a_renamed_function_change_no_digest(copy: Path):
     assert changed_steps(before, copy) == set()
 
 
+@pytest.mark.slow
 def test_one_helper_called_in_the_place_of_another_changes_the_digest(copy: Path):
     before = read_pins(copy)
     replace(copy / "tasks/curate/look.py", "float(np.median([sharpness(", "float(np.median([exposure(")
     assert changed_steps(before, copy) == {LOOK}
 
 
+@pytest.mark.slow
 def test_a_changed_step_under_its_old_version_is_named(copy: Path):
     before = read_pins(copy)
     add(copy / "tasks/curate/split.py", "EXTRA = 3")
@@ -85,6 +90,7 @@ def test_a_changed_step_under_its_old_version_is_named(copy: Path):
     assert problems(current_pins(copy), before) == []
 
 
+@pytest.mark.slow
 def test_a_change_is_pinned_under_its_old_version_only_where_the_same_results_are_promised(
     copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
@@ -108,6 +114,7 @@ def test_pins_are_read_as_they_were_written(tmp_path: Path):
     assert read_pins(tmp_path) == pins
 
 
+@pytest.mark.slow
 def test_comments_docstrings_layout_and_plumbing_change_no_digest(copy: Path):
     before = read_pins(copy)
     for file in [*copy.glob("tasks/*/*.py"), *copy.glob("models/*.py")]:

@@ -81,6 +81,7 @@ def clip_of(run: Path, name: str = "a") -> Path:
     return next(run.glob(f"videos/{name}-*.mp4"))
 
 
+@pytest.mark.slow
 def test_a_clip_of_a_batch_comes_out_identical(run: Path, capsys: pytest.CaptureFixture[str]):
     for name in "ac":
         assert main(["reproduce", str(clip_of(run, name))]) == 0
@@ -99,6 +100,7 @@ def test_after_one_byte_of_the_lora_was_changed_the_lora_differs(run: Path, tmp_
     assert told_by(clip_of(run))["lora_sha256"][:12] in said
 
 
+@pytest.mark.slow
 def test_a_clip_of_a_model_of_the_hub_says_its_id_and_is_made_again_from_the_cache(tmp_path: Path, hub_cache: Path):
     torch.set_num_threads(1)
     cached(hub_cache, TINY, "org/svd")
@@ -193,6 +195,7 @@ def test_a_clip_that_lost_its_tag_is_made_from_the_file_beside_it(run: Path):
         told_by(untagged)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("written", ["hevc", "webp", "gif", "png"])
 def test_a_clip_of_any_format_padded_and_trimmed_comes_out_identical(tmp_path: Path, written: Format):
     torch.set_num_threads(1)

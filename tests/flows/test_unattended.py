@@ -72,9 +72,9 @@ def videos(out: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in out.glob("videos/[!.]*.mp4")}
 
 
-def list_of_200(folder: Path) -> Path:
-    """A table of 180 jobs that can be made and 20 that cannot, among them every kind of fault."""
-    pictures(folder, 180)
+def list_of_100(folder: Path) -> Path:
+    """A table of 80 jobs that can be made and 20 that cannot, among them every kind of fault."""
+    pictures(folder, 80)
     noise(folder.parent / "outside.png", 999)
     for n in range(4):
         (folder / f"broken-{n}.png").write_bytes((folder / "000.png").read_bytes()[: 300 + n])
@@ -89,9 +89,9 @@ def list_of_200(folder: Path) -> Path:
         *({"image": "../outside.png", "seed": n} for n in range(2)),
         *({"image": f"{n:03}.png"} for n in range(3)),
     ]
-    rows = [{"image": f"{n:03}.png"} for n in range(180)]
+    rows = [{"image": f"{n:03}.png"} for n in range(80)]
     for n, row in enumerate(bad):
-        rows.insert(180 if row in rows else 9 * n, row)
+        rows.insert(80 if row in rows else 4 * n, row)
     with (folder / "jobs.csv").open("w", newline="") as file:
         columns: list[str] = ["image", "width", "model", "seed"]
         writer = csv.DictWriter(file, columns)
@@ -101,8 +101,8 @@ def list_of_200(folder: Path) -> Path:
 
 
 @pytest.mark.usefixtures("prefect_server")
-def test_of_200_jobs_20_bad_ones_are_rows_and_after_mending_10_retry_makes_exactly_those(tmp_path, capsys):
-    jobs, out = list_of_200(tmp_path / "in"), tmp_path / "out"
+def test_of_100_jobs_20_bad_ones_are_rows_and_after_mending_10_retry_makes_exactly_those(tmp_path, capsys):
+    jobs, out = list_of_100(tmp_path / "in"), tmp_path / "out"
     flags = [
         "--steps",
         "1",
@@ -118,15 +118,15 @@ def test_of_200_jobs_20_bad_ones_are_rows_and_after_mending_10_retry_makes_exact
         "32",
     ]
     assert main(["generate", str(jobs), "--out", str(out), *flags]) == 1
-    assert "clips: 180\nduplicates: 3\n" in capsys.readouterr().out
+    assert "clips: 80\nduplicates: 3\n" in capsys.readouterr().out
     rows = rows_of(out)
     bad = [row for row in rows if row["status"] != "ok"]
-    assert (len(rows), len(bad)) == (200, 20)
+    assert (len(rows), len(bad)) == (100, 20)
     assert all(row["error_message"] for row in bad)
     reasons = " ".join(row["error_message"] for row in bad)
     assert all(reason in reasons for reason in REASONS)
     before = videos(out)
-    assert len(before) == 180
+    assert len(before) == 80
     for n in range(4):
         noise(tmp_path / "in" / f"missing-{n}.png", 300 + n)
         noise(tmp_path / "in" / f"broken-{n}.png", 400 + n)
@@ -135,7 +135,7 @@ def test_of_200_jobs_20_bad_ones_are_rows_and_after_mending_10_retry_makes_exact
     again = retry(ResultsConfig(path=out))
     assert again.failed == 7
     after = videos(out)
-    assert len(after) == 190
+    assert len(after) == 90
     assert {name: after[name] for name in before} == before, "what was made stays as it is"
 
 

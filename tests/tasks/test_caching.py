@@ -192,6 +192,7 @@ print(made.cached, work.runs, made.path.stem)
 """
 
 
+@pytest.mark.slow
 def test_a_second_run_in_another_process_finds_what_the_first_made(tmp_path: Path, repository: Path):
     command = [sys.executable, "-c", IN_ANOTHER_PROCESS, __file__, str(tmp_path)]
     outputs = [
@@ -277,6 +278,7 @@ def test_a_step_without_attempts_can_be_set_aside_too(tmp_path: Path):
     assert cached(step, tmp_path, None, (), lambda _: table_of([{"cut": 2}], step.schema)).rows == 1
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.text(max_size=3), max_size=3),
     st.lists(st.text(max_size=3), max_size=3),

@@ -92,6 +92,7 @@ def test_a_crash_in_one_thread_leaves_the_others_alone():
         assert list(pool.map(work, range(6))) == [0, "crash", 2, "crash", 4, "crash"]
 
 
+@pytest.mark.slow
 def test_a_child_may_have_children_though_it_is_a_daemon():
     assert run_in_child(partial(run_in_child, abs, -7, limit_s=30), limit_s=60, item="outer") == 7
 
@@ -106,6 +107,7 @@ def test_no_child_and_no_open_file_is_left_behind():
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+@pytest.mark.slow
 def test_a_program_without_a_main_guard_runs_once(tmp_path: Path):
     program = tmp_path / "program.py"
     program.write_text(UNGUARDED)

@@ -197,6 +197,7 @@ def test_pairs_of_rules_count_the_clips_that_fail_both():
     assert [together[i][i] for i in (short, flat, text)] == [2, 2, 3]
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(st.lists(st.tuples(*[st.floats(0, 1, width=32)] * 3, st.floats(0.1, 3)), min_size=1, max_size=40))
 def test_every_count_is_what_counting_by_hand_gives(rows: list[tuple[float, ...]]):

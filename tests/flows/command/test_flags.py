@@ -262,6 +262,7 @@ def numbers_of(config: type[BaseModel], *above: str) -> list[tuple[str, ...]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", ["nan", "inf"])
 def test_no_setting_of_curation_is_endless_or_no_number(number: str):
     settings = numbers_of(CurateConfig)

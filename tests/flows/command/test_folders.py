@@ -111,6 +111,7 @@ with exclusive(Path(sys.argv[1])):
 """
 
 
+@pytest.mark.slow
 def test_status_names_the_process_at_work(dataset: Path, repository: Path):
     command = [sys.executable, "-c", HOLD, str(dataset)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=repository) as holder:

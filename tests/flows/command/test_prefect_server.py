@@ -66,6 +66,7 @@ time.sleep(300)
 """
 
 
+@pytest.mark.server
 def test_the_server_answers_and_ends_when_its_command_is_killed(home: Path, repository: Path):
     environment = os.environ | {"PREFECT_HOME": str(home)}
     command = [sys.executable, "-c", STARTED]

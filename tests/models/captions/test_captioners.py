@@ -21,6 +21,7 @@ def test_an_image_captioner_says_what_its_weights_say(tmp_path: Path):
     assert captioner.describe(clips(2, 1), max_words=3) == ["dog dog dog"] * 2
 
 
+@pytest.mark.slow
 def test_what_a_picture_is_called_does_not_depend_on_its_neighbours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(captioners, "BATCH", 2)
     captioner = load_image_captioner(save_image_captioner(tmp_path, word="", seed=3))

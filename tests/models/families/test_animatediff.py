@@ -50,6 +50,7 @@ def lora(folder: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_text_becomes_a_clip_of_the_frames_and_size_asked(pipeline: AnimateDiffPipeline, asked: Request) -> None:
     clip = generate(animatediff, pipeline, replace(asked, width=40))
     assert clip.shape == (4, 32, 40, 3)
@@ -57,6 +58,7 @@ def test_a_text_becomes_a_clip_of_the_frames_and_size_asked(pipeline: AnimateDif
     assert clip.std() > 1
 
 
+@pytest.mark.slow
 def test_a_seed_is_the_same_clip_again_and_another_seed_another(pipeline: AnimateDiffPipeline, asked: Request) -> None:
     clip = generate(animatediff, pipeline, asked)
     other = generate(animatediff, pipeline, replace(asked, seed=2))
@@ -65,12 +67,14 @@ def test_a_seed_is_the_same_clip_again_and_another_seed_another(pipeline: Animat
     assert np.array_equal(clip, generate(animatediff, pipeline, asked))
 
 
+@pytest.mark.slow
 def test_texts_steer(pipeline: AnimateDiffPipeline, asked: Request) -> None:
     clip = generate(animatediff, pipeline, asked)
     assert not np.array_equal(clip, generate(animatediff, pipeline, replace(asked, prompt="a blue cube")))
     assert not np.array_equal(clip, generate(animatediff, pipeline, replace(asked, negative="a blue cube")))
 
 
+@pytest.mark.slow
 def test_a_motion_lora_moves_one_clip_by_its_strength_and_leaves_no_trace(
     pipeline: AnimateDiffPipeline, lora: Path, asked: Request
 ) -> None:

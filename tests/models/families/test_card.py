@@ -66,6 +66,7 @@ def item(asked: Request) -> Request:
     return replace(asked, frames=9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("has_picture", [False, True])
 def test_all_that_meets_lies_on_the_card_and_latents_come_back(
     pipeline: LTXPipeline, item: Request, ramp: NDArray[np.uint8], has_picture: bool
@@ -76,6 +77,7 @@ def test_all_that_meets_lies_on_the_card_and_latents_come_back(
     assert (decoded.device, decoded.dtype, decoded.shape) == (CARD, torch.float32, (1, 3, 9, 32, 32))
 
 
+@pytest.mark.slow
 def test_a_mix_up_of_devices_is_an_error_on_the_pretended_card(pipeline: LTXPipeline, item: Request) -> None:
     """Otherwise the test above says nothing."""
     made = ltx.sample(pipeline, item)

@@ -30,6 +30,7 @@ def item(asked: Request, ramp: NDArray[np.uint8]) -> Request:
     return replace(asked, frames=37, picture=ramp, steps=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sections", [1, 2, 3])
 def test_the_clip_is_what_diffusers_own_pipeline_makes_of_the_same_noise(
     pipeline: Any, item: Request, sections: int
@@ -51,6 +52,7 @@ def test_the_clip_is_what_diffusers_own_pipeline_makes_of_the_same_noise(
     assert np.array_equal(clip, (made.frames[0] * 255).round().astype(np.uint8))
 
 
+@pytest.mark.slow
 def test_seeds_pictures_texts_and_guidance_steer(pipeline: Any, item: Request, ramp: NDArray[np.uint8]) -> None:
     latents = framepack.sample(pipeline, item)
     assert latents.shape == (10, 4, 4, 4)

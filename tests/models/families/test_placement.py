@@ -102,6 +102,7 @@ def traces(pipeline: Any) -> set[str]:
     return left | {str(hook) for module in modules for hook in module._forward_pre_hooks}
 
 
+@pytest.mark.slow
 def test_every_rung_gives_the_same_latents_and_leaves_no_trace(known: Any, item: Request) -> None:
     family, folder, *_ = known
     pipeline = family.load(folder)
@@ -115,6 +116,7 @@ def test_every_rung_gives_the_same_latents_and_leaves_no_trace(known: Any, item:
         assert traces(pipeline) == set()
 
 
+@pytest.mark.slow
 # diffusers' scheduler of SDXL hands a tensor to numpy in an old way.
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.parametrize("make", [drawing_pipeline, drawing_xl_pipeline])
@@ -133,6 +135,7 @@ def test_every_rung_draws_the_same_picture_and_leaves_no_trace(make: Any, save: 
             assert np.abs(text_to_picture.decode(pipeline, made, asked) - picture).max() <= 1
 
 
+@pytest.mark.slow
 def test_in_bfloat16_a_clip_is_about_the_same_and_its_autoencoder_works_in_float32(known: Any, item: Request) -> None:
     family, folder, *_ = known
     full, half = family.load(folder), family.load(folder, "bfloat16")
@@ -144,6 +147,7 @@ def test_in_bfloat16_a_clip_is_about_the_same_and_its_autoencoder_works_in_float
     assert np.array_equal(family.decode(half, whole, item), family.decode(full, whole, item))
 
 
+@pytest.mark.slow
 def test_decoded_on_the_device_alone_there_or_on_the_cpu_a_clip_is_the_same(known: Any, item: Request) -> None:
     family, folder, *_ = known
     pipeline = family.load(folder)
@@ -162,6 +166,7 @@ def test_a_fault_in_the_block_leaves_no_trace(save: Any) -> None:
         assert traces(pipeline) == set()
 
 
+@pytest.mark.slow
 def test_a_motion_lora_works_on_weights_that_wait_in_host_memory(save: Any, asked: Request, tmp_path: Path) -> None:
     pipeline = animatediff.load(save(animatediff_pipeline, "moving"))
     torch.manual_seed(3)

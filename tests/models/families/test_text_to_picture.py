@@ -52,6 +52,7 @@ def draw(pipeline: Any, request: Request) -> NDArray[np.uint8]:
     return text_to_picture.decode(pipeline, text_to_picture.sample(pipeline, request), request)
 
 
+@pytest.mark.slow
 def test_a_picture_becomes_a_clip_and_its_seed_is_a_promise(model: VideoModel, of_picture: Request) -> None:
     clip = generate(svd, model, of_picture)
     assert clip.shape == (4, 32, 32, 3)
@@ -67,6 +68,7 @@ def test_a_model_folder_has_its_own_rules(model: VideoModel, tmp_path: Path) -> 
     assert svd.load(tmp_path).size_unit == rules.size_unit
 
 
+@pytest.mark.slow
 def test_a_video_model_of_pictures_takes_no_text(model: VideoModel, asked: Request, of_picture: Request) -> None:
     with pytest.raises(BadInput, match="needs picture"):
         generate(svd, model, asked)
@@ -74,6 +76,7 @@ def test_a_video_model_of_pictures_takes_no_text(model: VideoModel, asked: Reque
         generate(svd, model, replace(of_picture, prompt="a ball"))
 
 
+@pytest.mark.slow
 def test_a_text_becomes_a_picture_of_the_size_asked(pictures: Any, asked: Request) -> None:
     wide = replace(asked, width=48)
     picture = draw(pictures, wide)
@@ -99,6 +102,7 @@ def plainly(pipeline: Any, request: Request, **more: Any) -> NDArray[np.uint8]:
     return (made.images[0] * 255).round().astype(np.uint8)
 
 
+@pytest.mark.slow
 def test_a_picture_is_that_of_diffusers_own_call_bit_for_bit(pictures: Any, asked: Request) -> None:
     both = replace(asked, negative="blue", height=48)
     assert np.array_equal(draw(pictures, both), plainly(pictures, both, guidance_scale=2.0))
@@ -110,6 +114,7 @@ def test_guidance_that_is_not_given_is_what_diffusers_takes_for_the_class(pictur
     assert not np.array_equal(draw(pictures, plain), draw(pictures, replace(plain, guidance=6.0)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float16", "bfloat16"])
 def test_in_half_precision_a_picture_is_about_the_same_and_is_decoded_in_float32(
     drawer: Path, pictures: Any, asked: Request, precision: Any
@@ -164,6 +169,7 @@ def test_a_folder_of_another_class_draws_nothing(model: VideoModel, tmp_path: Pa
         text_to_picture.load(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "float16"])
 def test_a_picture_that_the_folders_safety_checker_holds_back_is_a_failure_and_not_a_black_frame(
     picture_model: Path, save: Any, asked: Request, precision: Any

@@ -73,6 +73,7 @@ def test_texts_steer_and_the_clip_is_what_diffusers_own_pipeline_makes_of_the_sa
     assert np.array_equal(clip, plainly(pipeline, item))
 
 
+@pytest.mark.slow
 def test_a_picture_and_a_text_become_a_clip(with_pictures: Any, item: Request, ramp: NDArray[np.uint8]) -> None:
     asked = replace(item, picture=ramp)
     clip = generate(wan, with_pictures, asked)

@@ -42,6 +42,7 @@ def test_only_stable_video_diffusion_has_batches() -> None:
     assert not sampled_in_batches("Wan")
 
 
+@pytest.mark.slow
 def test_a_rate_that_the_model_is_not_told_changes_no_latents_and_they_decode_to_the_clip(
     folder: Path, tmp_path: Path
 ) -> None:

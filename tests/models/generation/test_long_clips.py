@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from models.generation.long_clips import GoodFrames, chained, judged, matched
-from models.measures.meters import Limits
+from models.measures.meters import Limits, good_until, measure_meters
+from models.memory.planner import decode_in_fixed_strips
 from models.svd.model import VideoModel, load_model
 from models.svd.sampling import sample_latents
 
@@ -87,21 +89,26 @@ def test_a_chain_ends_where_it_stops_being_good_but_not_within_its_first_hop():
     assert lengths == [8, 8, 15, 8, 15, 22, 8, 15, 22, 29, 30]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("limits", "frames"), [(ANYTHING, FRAMES), (NOTHING, NATIVE)])
 def test_the_meters_choose_the_number_of_hops(model, drawn, tmp_path, limits, frames):
     picture = ((drawn[0][0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
     assert chain(model, drawn, judged(model, picture, tmp_path, limits=limits)).shape[1] == frames
 
 
+@pytest.mark.slow
 def test_where_frames_wait_while_they_are_judged_changes_nothing(model, drawn, tmp_path: Path):
     picture = ((drawn[0][0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
     latents = chain(model, drawn, all_good)
+    in_memory, in_a_file = (decode_in_fixed_strips(model, latents[0], parking, "none") for parking in (None, tmp_path))
+    assert np.array_equal(in_memory, in_a_file)
+    meters = measure_meters(in_memory, picture)
     limits = [Limits(identity_min=i / 10, colour_max=1e9, sharpness_min=0, sharpness_max=1e9) for i in range(10)]
-    in_memory, in_a_file = (
-        [judged(model, picture, parking, limits=limit)(latents) for limit in limits] for parking in (None, tmp_path)
-    )
-    assert in_memory == in_a_file
-    assert len(set(in_memory)) > 1
+    expected = {good_until(meters, limit).frames: limit for limit in limits}
+    assert len(expected) > 1
+    for frames, limit in list(expected.items())[:2]:
+        assert [judged(model, picture, parking, limits=limit)(latents) for parking in (None, tmp_path)] == [frames] * 2
+    del in_a_file
     assert list(tmp_path.iterdir()) == []
 
 

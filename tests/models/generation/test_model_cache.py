@@ -46,10 +46,12 @@ def folder(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "model"))
 
 
+@pytest.mark.slow
 def test_a_model_is_loaded_once_while_its_files_stay(folder: Path):
     assert loaded_model(str(folder)) is loaded_model(str(folder))
 
 
+@pytest.mark.slow
 def test_a_model_whose_files_changed_is_loaded_again(folder: Path):
     before = loaded_model(str(folder))
     (folder / "reelmill.json").write_text('{"frames": 6, "width": 32, "height": 32}')
@@ -68,6 +70,7 @@ def test_tiny_is_the_embedded_model(folder: Path, monkeypatch):
     assert model_folder(str(folder)) == folder
 
 
+@pytest.mark.slow
 def test_a_lora_is_on_the_model_for_the_block_only(folder: Path, tmp_path: Path):
     unet = load_model(str(folder)).unet
     add_lora(unet, rank=2, alpha=2.0)
@@ -128,6 +131,7 @@ def test_a_pipeline_is_lent_with_its_family_loaded_once_and_again_when_its_files
         assert changed.revision != first.revision
 
 
+@pytest.mark.slow
 def test_a_model_of_the_hub_is_loaded_by_its_name_and_has_its_commit_as_revision(
     folder: Path, hub_cache: Path, tmp_path: Path
 ):

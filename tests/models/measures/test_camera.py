@@ -53,6 +53,7 @@ def mistaken(cases: list[tuple[Motion, float, int]], frames: int, fps: float, si
     return [case for case in found if case[0] != case[-1]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("frames", "fps", "size", "scenes"),
     [(8, 7.0, (64, 64), (0, 1)), (5, 7.0, (96, 64), (3,)), (4, 2.0, (240, 144), (4,)), (13, 24.0, (128, 96), (5,))],
@@ -64,6 +65,7 @@ def test_every_camera_motion_is_named_right(frames: int, fps: float, size: tuple
     assert len(wrong) <= 0.02 * len(cases), wrong
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("noise", "blur"), [(12.0, 0.0), (0.0, 1.5), (8.0, 1.5)], ids=["noise", "blur", "both"])
 def test_noisy_and_blurred_tiny_clips_are_named_right(noise: float, blur: float):
     times = [i / 7 for i in range(8)]

@@ -25,6 +25,7 @@ def with_line(height: int, width: int, left: int, top: int, right: int, bottom: 
     return picture
 
 
+@pytest.mark.slow
 def test_a_box_is_four_corners_around_the_text_in_the_pictures_own_pixels(weights: Path):
     (boxes,) = find_craft_boxes(weights, with_line(96, 160, 40, 32, 120, 48)[None])
     assert boxes.shape == (1, 4, 2)
@@ -32,6 +33,7 @@ def test_a_box_is_four_corners_around_the_text_in_the_pictures_own_pixels(weight
     assert np.abs(boxes[0] - [[40, 32], [120, 32], [120, 48], [40, 48]]).max() <= 8
 
 
+@pytest.mark.slow
 def test_each_picture_has_its_own_boxes(weights: Path):
     pictures = np.stack([with_line(64, 96, 8, 8, 40, 24), np.zeros((64, 96, 3), np.uint8)])
     pictures = np.concatenate([pictures, with_line(64, 96, 8, 8, 40, 24)[None]])
@@ -54,6 +56,7 @@ def test_the_network_stays_in_memory(weights: Path):
     assert not load_craft(weights).training
 
 
+@pytest.mark.slow
 def test_weights_of_something_else_are_refused(tmp_path: Path):
     save_file({"weight": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(BadModel, match=r"other\.safetensors: not the weights of CRAFT"):

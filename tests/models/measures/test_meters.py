@@ -31,6 +31,7 @@ def flat_curves(**changed: list[float]) -> Meters:
     return Meters(**curves, change=np.ones(6, np.float32))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("motion", ["static", "pan_left", "pan_right", "tilt_up", "tilt_down", "zoom_in", "zoom_out"])
 @pytest.mark.parametrize("seed", [501, 505])
 def test_a_clean_clip_is_good_to_its_end_whatever_the_camera_does(motion, seed):

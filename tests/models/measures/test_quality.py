@@ -67,6 +67,7 @@ def gaussian(picture: Gray, deviation: float) -> Gray:
     return cv2.GaussianBlur(picture, (0, 0), deviation).astype(np.uint8, copy=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("deviation", [0.0, 2.0])
 def test_the_same_scene_is_as_sharp_at_every_resolution(deviation: float):
     pictures = [(scene(1, size), deviation * size[1] / 360) for size in SIZES[:3]]
@@ -115,6 +116,7 @@ def test_a_scene_filmed_too_dark_or_too_bright_is_told_from_a_good_one():
     assert abs(exposure(scene(4))) < 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "seen"), [((640, 360), 2.0), ((854, 480), 0.8), ((1280, 720), 0.8)])
 def test_the_coarser_the_coding_the_blockier_the_picture(size: tuple[int, int], seen: float):
     picture = scene(1, size)
@@ -139,6 +141,7 @@ def test_the_edge_of_a_bar_is_no_block():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
 def test_bars_of_known_width_are_found_exactly(size: tuple[int, int]):
     width, height = size

@@ -27,6 +27,7 @@ def frames(height: int, width: int, count: int = 2) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 255, (count, height, width, 3), dtype=np.uint8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(180, 320), (360, 640), (320, 180)])
 def test_the_flow_is_given_in_pixels_of_the_size_in_which_flow_is_measured(weights: Path, size: tuple[int, int]):
     flow = raft_flow(weights, *frames(*size), short_side=144)
@@ -35,6 +36,7 @@ def test_the_flow_is_given_in_pixels_of_the_size_in_which_flow_is_measured(weigh
     assert flow.mean(axis=(0, 1)) == pytest.approx(expected, rel=0.02)
 
 
+@pytest.mark.slow
 def test_the_speed_does_not_depend_on_the_size_that_raft_looks_at_but_by_what_it_finds(weights: Path):
     pictures = frames(180, 320)
     for side in (144, 288):

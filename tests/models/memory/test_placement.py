@@ -41,6 +41,7 @@ def traces(model: VideoModel) -> set[str]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("offload", "tokens", "together"),
     [("none", None, True), ("none", 100, False), ("parts", None, False), ("groups", None, True), ("groups", 33, False)],
@@ -52,6 +53,7 @@ def test_every_rung_gives_the_same_latents_and_leaves_no_trace(model, offload, t
     assert torch.equal(latents_of(model), whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("offload", ["parts", "groups"])
 def test_parts_come_when_they_are_used_and_go_when_the_next_is(model, offload, monkeypatch):
     """Followed by what is told to move: on the CPU nothing moves."""
@@ -110,6 +112,7 @@ def test_other_faults_of_moving_stay_what_they_are(model):
         move((model.unet,), CARD)
 
 
+@pytest.mark.slow
 def test_frozen_weights_stay_frozen(model):
     model.unet.requires_grad_(False)
     for offload in ("none", "parts", "groups"):

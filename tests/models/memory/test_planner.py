@@ -51,6 +51,7 @@ def card(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA Pretended")
 
 
+@pytest.mark.slow
 def test_a_folder_tells_what_the_loaded_model_does(model):
     assert networks_of_folder(TINY) == networks_in(model)
     assert needs_of_folder(TINY, model.revision, SHAPE, "float32", CPU) == needs_of(model, SHAPE)
@@ -137,6 +138,7 @@ def test_weights_that_were_moved_meanwhile_are_no_part_of_a_clips_cost(model, ca
     assert costs_of(place_of(model.revision, CARD, "float32"))[Plan(offload="parts").rung].bytes is None
 
 
+@pytest.mark.slow
 def test_results_do_not_depend_on_what_was_measured(model, tmp_path):
     latents = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))
     before, _, _ = decode_within_memory(model, latents, tmp_path)
@@ -146,6 +148,7 @@ def test_results_do_not_depend_on_what_was_measured(model, tmp_path):
     assert abs(before.astype(int) - after.astype(int)).max() <= 1
 
 
+@pytest.mark.slow
 def test_pixels_are_the_same_whatever_the_strips(model):
     latents = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))
     whole = decode_latents(model, latents).astype(int)
@@ -154,6 +157,7 @@ def test_pixels_are_the_same_whatever_the_strips(model):
     assert (whole != strips).mean() < 1e-3
 
 
+@pytest.mark.slow
 def test_a_clip_too_large_to_decode_whole_is_decoded_in_ever_narrower_strips(model, tmp_path, monkeypatch):
     latents = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))
     whole, plan, too_large = decode_within_memory(model, latents, tmp_path)

@@ -64,6 +64,7 @@ def endless_corners(clips: list[Tensor]) -> Iterator[Tensor]:
         yield from (clip[..., :16, :16] for clip in clips)
 
 
+@pytest.mark.training
 def test_it_learns_to_show_what_it_saw(vae, clips):
     told: list[dict[str, float]] = []
 

@@ -40,6 +40,7 @@ def test_the_preconditioning_at_known_noise(sigma, skip, out, into, noise, weigh
     assert values == pytest.approx([skip, out, into, noise, weight], rel=1e-6)
 
 
+@pytest.mark.slow
 @given(SIGMAS)
 def test_the_network_sees_and_makes_unit_deviation_at_any_noise(sigma: Tensor):
     seen = c_in(sigma) ** 2 * (1 + sigma**2)

@@ -36,6 +36,7 @@ def whole(vae: AutoencoderKLTemporalDecoder, latents: Tensor) -> Tensor:
     return cast(Any, vae.decode(cast(Any, latents), num_frames=len(latents))).sample
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("in_file", [False, True])
 @pytest.mark.parametrize("budget", [1, 200_000, 3_000_000, 10**9])
 def test_strips_give_what_the_whole_gives(tmp_path: Path, budget: int, in_file: bool):
@@ -59,6 +60,7 @@ def test_clips_as_short_as_a_picture_are_decoded_too(frames: int):
     assert torch.allclose(decode_exactly(vae, latents, Room(100_000)), whole(vae, latents), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_embedded_model_is_decoded_exactly():
     model = load_model("tiny")
     latents = torch.randn(8, *model.latent_shape(8, 64, 64)[1:])
@@ -66,6 +68,7 @@ def test_the_embedded_model_is_decoded_exactly():
     assert torch.allclose(made, whole(model.vae, latents), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_no_strip_on_the_device_outgrows_the_budget(monkeypatch: pytest.MonkeyPatch):
     sizes: list[int] = []
     read, read_clip = Parked.read, Parked.read_clip

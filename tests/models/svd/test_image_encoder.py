@@ -60,6 +60,7 @@ def pairs_of_colours() -> Iterator[tuple[Tensor, Tensor]]:
         yield first, second
 
 
+@pytest.mark.training
 def test_it_learns_which_pictures_belong_together():
     with torch.random.fork_rng():
         torch.manual_seed(0)

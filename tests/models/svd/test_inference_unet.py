@@ -27,6 +27,7 @@ def output(unet: UNetSpatioTemporalConditionModel, clips: int = 1, tokens: int =
     return unet(seen, torch.tensor([0.5, 0.1])[:clips], context, ids, return_dict=False)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("clips", "tokens", "frames"), [(1, 1, 8), (2, 1, 8), (1, 2, 8), (2, 2, 5), (1, 1, 1)])
 def test_the_network_says_what_diffusers_own_says(unet, clips: int, tokens: int, frames: int):
     usual = output(unet, clips, tokens, frames)
@@ -35,6 +36,7 @@ def test_the_network_says_what_diffusers_own_says(unet, clips: int, tokens: int,
     assert (ours - usual).abs().max() < 2e-5
 
 
+@pytest.mark.slow
 def test_a_deeper_network_with_levels_of_residuals_alone_says_the_same():
     torch.manual_seed(0)
     unet = UNetSpatioTemporalConditionModel(

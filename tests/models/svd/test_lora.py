@@ -131,6 +131,7 @@ def test_a_lora_is_on_for_the_length_of_a_block_even_when_it_fails(model, lora):
     assert adapted(model.unet) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("widths", [(64, 64), (32,), (32, 32, 32)])
 def test_a_lora_of_another_model_is_refused_and_leaves_no_trace(model, make_unet, tmp_path, widths):
     write_lora(tmp_path / "other.safetensors", make_unet(widths))
@@ -160,6 +161,7 @@ def test_files_that_are_no_lora_are_refused(tmp_path, lora):
             load_lora(tmp_path / f"{name}.safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clips", [1, 2])
 def test_a_model_that_had_a_lora_makes_the_bits_it_made_before(tmp_path: Path, clips: int):
     """Torch sums in another order where weights may be trained: a LoRA must leave them as frozen as they were."""
@@ -174,6 +176,7 @@ def test_a_model_that_had_a_lora_makes_the_bits_it_made_before(tmp_path: Path, c
     assert torch.equal(sample_latents(model, *inputs, [None] * clips, steps=3), before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [

@@ -84,6 +84,7 @@ def in_half_precision_alone(model: VideoModel, folder: Path, keep_plain: bool = 
             (folder / part / FILES[part]).unlink()
 
 
+@pytest.mark.slow
 def test_half_precision_is_loaded_where_there_is_nothing_else(model, folder):
     in_half_precision_alone(model, folder)
     assert not list(folder.glob("*/*model.safetensors"))
@@ -94,6 +95,7 @@ def test_half_precision_is_loaded_where_there_is_nothing_else(model, folder):
     assert load_model(str(folder), torch.float16).unet.dtype == torch.float16
 
 
+@pytest.mark.slow
 def test_plain_weights_are_loaded_where_half_precision_lies_beside_them(model, folder):
     in_half_precision_alone(model, folder, keep_plain=True)
     loaded = load_model(str(folder))
@@ -107,6 +109,7 @@ def test_half_precision_that_lacks_a_weight_is_refused(model, folder):
         load_model(str(folder))
 
 
+@pytest.mark.slow
 def test_the_digest_is_of_the_weights_and_not_of_the_place(folder, tmp_path):
     save_model(load_model(str(folder)), tmp_path / "elsewhere" / "copy")
     assert weights_digest(tmp_path / "elsewhere" / "copy") == weights_digest(folder)
@@ -157,6 +160,7 @@ def shrink_a_weight(path: Path) -> None:
     save_file(weights | {min(weights): torch.zeros(7)}, path, metadata={"format": "pt"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("harm", [cut, pickle, forget_a_weight, shrink_a_weight, Path.unlink])
 def test_weights_that_are_not_whole_are_refused(folder: Path, part: str, harm: Callable[[Path], None]):
@@ -169,6 +173,7 @@ def test_weights_that_are_not_whole_are_refused(folder: Path, part: str, harm: C
     assert "\n" not in message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", [f"{part}/config.json" for part in PARTS])
 def test_a_part_without_its_configuration_is_refused(folder, file):
     (folder / file).unlink()
@@ -176,6 +181,7 @@ def test_a_part_without_its_configuration_is_refused(folder, file):
         load_model(str(folder))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "text", "message"),
     [

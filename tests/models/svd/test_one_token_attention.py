@@ -27,12 +27,14 @@ def output(unet: UNetSpatioTemporalConditionModel, tokens: int) -> Tensor:
     return unet(seen, torch.tensor([0.5, 0.1]), context, ids, return_dict=False)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tokens", [1, 2])
 def test_the_network_says_what_it_says_with_usual_attention(usual, tokens: int):
     ours = load_model("tiny").unet
     assert (output(ours, tokens) - output(usual, tokens)).abs().max() < 1e-5
 
 
+@pytest.mark.slow
 def test_only_cross_attention_is_changed():
     processors = {
         name: type(module.processor)
@@ -43,6 +45,7 @@ def test_only_cross_attention_is_changed():
     assert {kind for name, kind in processors.items() if name.endswith("attn1")} == {AttnProcessor2_0}
 
 
+@pytest.mark.slow
 def test_a_lora_counts_as_with_usual_attention(usual):
     ours = load_model("tiny").unet
     for unet in (ours, usual):
@@ -57,6 +60,7 @@ def test_a_lora_counts_as_with_usual_attention(usual):
     assert (output(ours, 1) - output(usual, 1)).abs().max() > 1e-3
 
 
+@pytest.mark.slow
 def test_one_token_needs_no_queries():
     unet = load_model("tiny").unet
     attend_to_one_token(unet)

@@ -32,6 +32,7 @@ def inputs(model: VideoModel, clips: int = 1) -> tuple[Tensor, Tensor, Tensor]:
     return pictures.clamp(-1, 1), torch.randn(clips, *model.latent_shape(4, 32, 32), generator=generator), augmentation
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("motion", SLIDING)
 @pytest.mark.parametrize(("row", "column"), [(2, 0), (2, 4), (0, 2), (4, 2)])
 def test_each_region_is_told_what_a_true_shot_shows_there(motion, row, column):
@@ -87,6 +88,7 @@ def test_every_place_is_denoised_as_its_own_word_asks(knowing):
             assert not torch.allclose(together[..., own == 0], alone[..., own == 0], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_clips_of_different_motions_by_regions_share_a_batch(knowing):
     pictures, noise, augmentation = inputs(knowing, clips=2)
     words = ["regions:zoom_in", "regions:roll"]
@@ -97,6 +99,7 @@ def test_clips_of_different_motions_by_regions_share_a_batch(knowing):
         assert (both[n] - alone[0]).abs().max() < 1e-4
 
 
+@pytest.mark.slow
 def test_guidance_is_the_same_whether_its_branches_share_a_batch_or_not(knowing):
     given, asked = inputs(knowing), {"steps": 2, "guidance": (1.0, 3.0)}
     apart, together = (
@@ -116,6 +119,7 @@ def test_a_model_that_lacks_a_part_is_said_to(model):
         sample_latents(model, *inputs(model), ["regions:roll"], steps=1)
 
 
+@pytest.mark.slow
 def test_the_embedded_model_zooms_and_rolls_by_regions():
     tiny = load_model("tiny")
     assert set(load_facts(TINY).by_regions) == set(SLIDING)

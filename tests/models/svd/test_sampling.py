@@ -76,6 +76,7 @@ def test_sampling_draws_no_noise_of_its_own(model, pictures):
     assert torch.equal(torch.get_rng_state(), state), "the global generator is left alone"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "asked", [{"fps": 24.0}, {"motion_buckets": [255]}, {"noise_aug": 0.5}, {"motion": "static"}, {"steps": 3}]
 )
@@ -168,6 +169,7 @@ def test_diffusers_own_pipeline_loads_the_embedded_model_and_runs():
     assert frames.std() > 0.01
 
 
+@pytest.mark.slow
 @DIFFUSERS_WARNS
 @pytest.mark.parametrize(("guidance", "sigma_max"), [((1.0, 1.0), 80.0), ((1.0, 3.0), 80.0), ((1.0, 3.0), 1.0)])
 def test_diffusers_own_pipeline_makes_the_same_latents(tiny, guidance, sigma_max):
@@ -193,6 +195,7 @@ def test_diffusers_own_pipeline_makes_the_same_latents(tiny, guidance, sigma_max
     assert (ours - theirs).abs().max() < 1e-4
 
 
+@pytest.mark.slow
 def test_more_frames_than_the_model_makes_at_once_are_made_in_windows(model):
     frames = 2 * model.facts.frames + 1
     height, width = model.facts.height, model.facts.width

@@ -36,6 +36,7 @@ def schedule(folder: Path, **changes: Any) -> None:
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(settings))
 
 
+@pytest.mark.slow
 def test_the_published_schedule_is_followed_without_a_word(folder: Path, caplog: pytest.LogCaptureFixture):
     schedule(folder)
     assert load_model(str(folder)).scheduler.config["sigma_max"] == 700.0
@@ -68,6 +69,7 @@ def test_a_folder_without_a_scheduler_is_refused(folder: Path):
         read_card(str(folder))
 
 
+@pytest.mark.slow
 def test_steps_that_are_not_followed_are_said_once(folder: Path, caplog: pytest.LogCaptureFixture):
     schedule(folder, _class_name="EulerAncestralDiscreteScheduler", use_karras_sigmas=False)
     with caplog.at_level(logging.WARNING, "reelmill"):

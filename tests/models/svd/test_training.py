@@ -130,6 +130,7 @@ def train(unet: UNetSpatioTemporalConditionModel, state: TrainingState, until: i
         state.apply(loss, learning_rate_at(state.step, 40, 3e-3, warm_up=3))
 
 
+@pytest.mark.training
 def test_a_network_learns_the_clips_it_is_shown(make_unet):
     unet, batch = make_unet(), make_batch()
     before = probe_error(unet, make_words(), batch, batch.motions, 2.0)
@@ -137,6 +138,7 @@ def test_a_network_learns_the_clips_it_is_shown(make_unet):
     assert probe_error(unet, make_words(), batch, batch.motions, 2.0) < 0.9 * before
 
 
+@pytest.mark.training
 def test_a_resumed_training_is_the_straight_one(make_unet, tmp_path):
     batch, straight, stopped, resumed = make_batch(), make_unet(), make_unet(), make_unet(seed=7)
     states = [new_state(dict(unet.named_parameters()), 0.99) for unet in (straight, stopped, resumed)]

@@ -19,6 +19,7 @@ def test_the_addresses_are_those_of_the_libraries_that_publish_the_weights():
     assert PUBLISHED["craft.safetensors"] == detection_models["craft"]["url"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zipped", [False, True])
 def test_the_command_brings_the_weights_and_makes_them_a_safetensors_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zipped: bool

@@ -120,6 +120,7 @@ FILES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gop", ["open-gop=0", "open-gop=1"])
 @pytest.mark.parametrize("name", FILES)
 def test_frames_stored_out_of_order_and_odd_clocks_leave_no_foreign_frame(
@@ -146,6 +147,7 @@ def test_frames_that_an_edit_list_hides_stay_hidden(make: Make, source: Path, tm
         assert set(numbers(tmp_path / row["cut_path"])) <= set(shot)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["source.mp4", "matroska.mkv", "broadcast.ts", "far.mp4"])
 def test_an_exact_clip_has_every_frame_and_no_other(make: Make, tmp_path: Path, name: str):
     path = encoded(make, f"exact-{name}", *FILES.get(name, ()))
@@ -171,6 +173,7 @@ def test_a_variable_rate_keeps_its_times(make: Make, tmp_path: Path, mode: str):
     assert max(np.diff(truth)) > 2 * min(np.diff(truth))
 
 
+@pytest.mark.slow
 def test_a_turned_picture_stays_turned_in_a_copy_and_is_upright_in_a_new_encoding(
     make: Make, source: Path, tmp_path: Path
 ):
@@ -219,6 +222,7 @@ def test_a_clip_that_is_there_already_is_not_cut_again(source: Path, tmp_path: P
     assert cut(tmp_path, fewer, "copy") == first[1:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["copy", "exact"])
 def test_the_same_clip_has_the_same_bytes(source: Path, tmp_path: Path, mode: str):
     one, two = (cut(tmp_path / folder, shots(source), mode) for folder in "ab")

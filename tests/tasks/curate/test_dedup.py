@@ -119,6 +119,7 @@ def alike(hashes: np.ndarray, shots: list[int], limit: int) -> list[tuple[int, i
     ]
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(st.data(), st.integers(1, 60), st.sampled_from([0, 1, 3, 10, 31]), st.integers(1, 3))
 def test_groups_are_those_that_comparing_each_with_each_gives(data: st.DataObject, count: int, limit: int, frames: int):

@@ -38,6 +38,7 @@ def test_a_pan_of_three_pixels_a_frame_has_its_speed_in_sides_per_second(dataset
     assert row["error_code"] is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "fps"), [((96, 64), 24.0), ((256, 144), 24.0), ((96, 64), 60.0), ((96, 64), 10.0)])
 def test_the_score_depends_on_neither_resolution_nor_frame_rate(dataset, size: tuple[int, int], fps: float):
     video = dataset.add("a", [shot(2, Camera(tilt=0.3), int(2 * fps), fps, size)], fps, every=int(fps / 2))
@@ -71,6 +72,7 @@ def test_a_still_does_not_move_and_a_shape_in_it_does(dataset):
     assert busy["object_motion"] > 0.005
 
 
+@pytest.mark.slow
 def test_each_clip_is_measured_on_its_own_frames(dataset):
     shots = [shot(6, Camera.doing(motion, 0.4)) for motion in ("pan_left", "tilt_up", "zoom_out", "roll")]
     found = rows(dataset.root, dataset.add("a", shots, every=12))
@@ -88,6 +90,7 @@ def test_a_clip_of_one_frame_has_nulls_and_the_reason(dataset):
     assert pan["camera_motion"] == "pan_right"
 
 
+@pytest.mark.slow
 def test_a_missing_frame_store_is_an_error_of_its_clips_alone(dataset):
     gone, fine = (dataset.add(name, [shot(8, Camera(pan=0.3), 24)], every=12) for name in ("a", "b"))
     (dataset.root / "frames" / "a.parquet").unlink()
@@ -111,6 +114,7 @@ def test_a_video_that_failed_has_no_rows(dataset):
     assert ref.rows == 0
 
 
+@pytest.mark.slow
 def test_the_same_call_is_found_and_another_density_is_not(dataset):
     video = dataset.add("a", [shot(9, Camera(pan=0.3), 24)], every=6)
     first, again = (measure_motion.fn(dataset.root, CONFIG, [video])[0] for _ in range(2))

@@ -95,6 +95,7 @@ def convert(source: Path, name: str, *options: str, before: tuple[str, ...] = ()
     return target
 
 
+@pytest.mark.slow
 def test_a_plain_file_is_cut_where_it_should(film: Path, data: Path):
     whole(one(data, film))
 
@@ -143,6 +144,7 @@ def test_a_variable_rate_keeps_its_true_times(film: Path, data: Path):
     assert found.clips[1]["end_s"] == pytest.approx(3.0, abs=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("turn", "rotation", "size"), [("-90", 90, (64, 96)), ("180", 180, (96, 64)), ("90", 270, (64, 96))]
 )
@@ -162,6 +164,7 @@ def test_odd_sides_stay_odd(film: Path, data: Path):
     assert (found.file["width"], found.clips[0]["width"], found.clips[0]["height"]) == (95, 95, 63)
 
 
+@pytest.mark.slow
 def test_ten_bits_are_read_like_eight(film: Path, data: Path):
     found = one(data, convert(film, "ten.mp4", "-pix_fmt", "yuv420p10le", "-g", "12"))
     whole(found)
@@ -261,6 +264,7 @@ def test_a_file_that_begins_between_keyframes_loses_what_cannot_be_decoded(film:
     assert found.starts() == [0.0, 0.5]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILE_NAMES)
 def test_any_name_is_kept_as_it_is(film: Path, data: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "in").mkdir()

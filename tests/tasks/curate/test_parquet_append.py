@@ -122,6 +122,7 @@ values = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=100)
 @given(st.dictionaries(st.integers(1, 300), values, max_size=6))
 def test_a_footer_is_read_as_it_was_written(fields: dict[int, tuple[int, Any]]):

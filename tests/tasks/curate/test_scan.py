@@ -135,6 +135,7 @@ def test_a_variable_rate_is_sampled_by_time_and_not_by_index(tmp_path: Path, foo
     assert row["change"][40] == max(row["change"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("turn", "size"), [("90", (64, 96)), ("180", (96, 64))])
 def test_a_rotated_video_is_stored_upright(tmp_path: Path, footage: Path, turn: str, size: tuple[int, int]):
     plain = row_of(tmp_path, footage)
@@ -152,6 +153,7 @@ def test_pixels_that_are_not_square_are_stored_square(tmp_path: Path, footage: P
     assert load_frames(tmp_path / row["frame_store"], [0]).shape == (1, 64, 192, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options"),
     [
@@ -171,6 +173,7 @@ def test_every_pixel_format_gives_the_same_signals(
     assert np.abs(np.array(row["luma"]) - plain["luma"]).max() < 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
 def test_a_cut_file_is_an_error_row_that_says_how_much_is_left(tmp_path: Path, footage: Path, share: float):
     path = tmp_path / "cut.mp4"
@@ -235,6 +238,7 @@ def test_hard_names_are_scanned(tmp_path: Path, footage: Path):
     assert row_of(tmp_path / "data", Path(path))["frames"] == 70
 
 
+@pytest.mark.slow
 def test_a_second_run_is_found_until_the_frame_store_is_gone(tmp_path: Path, footage: Path):
     first = scan(tmp_path, footage)
     assert [first.cached, scan(tmp_path, footage).cached] == [False, True]
@@ -265,6 +269,7 @@ def test_a_copy_of_the_file_elsewhere_is_found(tmp_path: Path, footage: Path):
     assert scan(tmp_path, Path(shutil.copy(footage, tmp_path / "copy.mp4"))).cached
 
 
+@pytest.mark.slow
 def test_only_what_changes_the_result_is_in_the_key(tmp_path: Path, footage: Path):
     first = scan(tmp_path, footage)
     assert scan(tmp_path, footage, ScanConfig(limit_floor_s=500)).cached

@@ -161,6 +161,7 @@ def test_another_parameter_runs_again_and_equal_clips_keep_their_digest(tmp_path
     assert second.digest == first.digest
 
 
+@pytest.mark.slow
 def test_a_new_decision_from_a_stored_scan_equals_a_fresh_run(tmp_path: Path):
     before, after = (render_shot(Scene(seed), Camera.doing("pan_left", 0.2), 50, size=(96, 64)) for seed in (1, 2))
     path = tmp_path / "mixed.mp4"

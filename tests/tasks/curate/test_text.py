@@ -87,6 +87,7 @@ def test_all_text_of_a_single_frame_stays():
     assert len(boxes_that_stay([np.array([LINE, box(0, 0, 20, 10)])])) == 2
 
 
+@pytest.mark.slow
 def test_a_watermark_over_a_moving_scene_is_found_in_its_place(dataset):
     scenes = render_shot(Scene(1), Camera(pan=0.6), 25, size=(320, 192))
     marked = np.stack(
@@ -103,6 +104,7 @@ def craft(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_craft(tmp_path_factory.mktemp("craft") / "craft.safetensors")
 
 
+@pytest.mark.slow
 def test_easyocr_measures_with_craft_in_the_same_columns(dataset, flat, craft: Path):
     """These weights take whatever is bright for text: a quarter of the first clip, nothing of the second."""
     bright = flat(2)
@@ -115,6 +117,7 @@ def test_easyocr_measures_with_craft_in_the_same_columns(dataset, flat, craft: P
     assert (first["text_boxes"], second["text_boxes"], second["text_area"]) == (1, 0, 0)
 
 
+@pytest.mark.slow
 def test_an_engine_measures_again_only_when_what_it_reads_has_changed(dataset, flat, craft: Path, tmp_path: Path):
     video = dataset.add("a", [flat(2)])
     config = TextConfig(engine="easyocr", craft_weights=str(craft))

@@ -66,6 +66,7 @@ def test_shots_follow_one_another_and_end_with_the_film(root, truth):
             assert len(frames_of(root / rows[0]["file"])) == round(rows[-1]["end_s"] * SMALL.fps)
 
 
+@pytest.mark.slow
 def test_a_camera_does_what_the_table_says(root, truth):
     # The camera's speed is measured away from the shot's joins; zoom and roll move the average pixel by less.
     rows = [row for row in truth if row["kind"] == "scene" and row["whole"] and row["end_s"] - row["start_s"] > 1]
@@ -142,6 +143,7 @@ def test_no_scene_is_filmed_twice_nor_held_out():
     assert HELD_OUT >= 10_000_000
 
 
+@pytest.mark.slow
 def test_the_same_settings_give_the_same_bytes(root, truth):
     path = root / "footage" / "fade.mp4"
     before = file_digest(path)

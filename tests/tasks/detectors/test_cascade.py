@@ -41,6 +41,7 @@ def wiped(before: np.ndarray, after: np.ndarray, length: int, down: bool = False
     return np.concatenate([before[:-length], np.where(mask, after[:length], before[-length:]), after[length:]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [5, 8, 12, 20, 32, 48])
 @pytest.mark.parametrize(("first", "second"), [("static", "static"), ("pan_left", "zoom_in")])
 def test_a_dissolve_takes_its_frames_from_both_shots(
@@ -50,6 +51,7 @@ def test_a_dissolve_takes_its_frames_from_both_shots(
     assert_near(found_in(measured(frames)), "dissolve", 80 - length, 80, max(2, length // 6))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", [0, 255, 90])
 @pytest.mark.parametrize("length", [4, 10, 24])
 def test_a_fade_reaches_from_the_one_ramp_to_the_other(film: Film, measured: Measured, length: int, level: int):
@@ -81,6 +83,7 @@ def test_black_between_two_cuts_is_no_fade(film: Film, measured: Measured):
     assert found == [("cut", 40, 40), ("cut", 60, 60)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("motion", ["static", "pan_left", "pan_right", "tilt_up", "zoom_in", "zoom_out", "roll"])
 @pytest.mark.parametrize("speed", [0.2, 1.0, 2.0])
 def test_a_moving_camera_alone_gives_no_boundary(film: Film, measured: Measured, motion: Motion, speed: float):
@@ -162,6 +165,7 @@ def test_very_short_videos_have_no_boundary(film: Film, measured: Measured, dete
     assert found_in(shot, detector=detector) == []
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 90))
 def test_boundaries_are_in_order_apart_and_inside_whatever_is_measured(seed: int, frames: int):

@@ -17,6 +17,7 @@ from tests.declared import declared
 MANY = [{"caption": f"clip {number}"} for number in range(12)]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # webdataset leaves its shards open.
 def test_webdataset_reads_every_sample_with_its_caption_and_facts(films, tmp_path: Path):
     out = tmp_path / "out"

@@ -188,6 +188,7 @@ def encoded_again(root: Path, source: SourceClips, encoders: str) -> bool:
     return not manifest.cached
 
 
+@pytest.mark.slow
 def test_other_encoders_encode_again_and_another_unet_does_not(tmp_path: Path, films, model: str):
     source = films(tmp_path)
     encode(tmp_path, source)

@@ -1,5 +1,6 @@
 """Training: the same seed gives the same weights, however often it was killed; what it writes knows its origin."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -37,7 +38,7 @@ train_model.fn(Path(run), TrainConfig.model_validate_json(config), Path(root), b
 Train = Callable[..., ManifestRef]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def train(trainable) -> Train:
     """Trains on the small dataset, below a folder."""
 
@@ -45,6 +46,13 @@ def train(trainable) -> Train:
         return train_model.fn(folder, config, trainable.root, trainable.base, trainable.encoded, trainable.clips)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def trained(train: Train, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ManifestRef]:
+    """A folder in which CONFIG was trained, for those who only read, and the log."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    return folder, train(folder)
 
 
 def weights_of(run: Path, log: ManifestRef) -> Path:
@@ -80,31 +88,36 @@ def test_a_lora_is_written_that_knows_its_origin_and_changes_the_model_it_is_put
     assert model.unet.state_dict().keys() == before
 
 
-def test_the_log_has_a_row_every_ten_steps_and_for_the_last(tmp_path, train):
-    log = train(tmp_path)
+def test_the_log_has_a_row_every_ten_steps_and_for_the_last(trained):
+    _, log = trained
     rows = read_rows(log)
     assert read_manifest(log).schema == SCHEMA
     assert [row["step"] for row in rows] == [10, 11]
     assert all(row["loss"] > 0 and row["right_8"] is None for row in rows)
 
 
-def test_a_second_call_trains_nothing_until_the_weights_are_gone(tmp_path, train):
-    first, again = train(tmp_path), train(tmp_path)
-    assert [first.cached, again.cached] == [False, True]
-    path = weights_of(tmp_path, first)
+def test_a_second_call_trains_nothing_until_the_weights_are_gone(tmp_path, train, trained):
+    folder, first = shutil.copytree(trained[0], tmp_path / "run"), trained[1]
+    assert [first.cached, train(folder).cached] == [False, True]
+    path = weights_of(folder, first)
     content = path.read_bytes()
     path.unlink()
-    assert train(tmp_path).digest == first.digest
+    again = train(folder)
+    assert (again.cached, again.digest) == (False, first.digest)
     assert path.read_bytes() == content
 
 
-def test_the_weights_depend_on_the_seed_and_on_nothing_else(tmp_path, train):
-    one, again, other = (
-        train(tmp_path / n, CONFIG.model_copy(update={"seed": s})) for n, s in zip("abc", (1, 1, 2), strict=True)
+def test_the_weights_depend_on_the_seed_and_on_nothing_else(tmp_path, train, trained):
+    folder, one = trained
+    again, other = (
+        train(tmp_path / n, CONFIG.model_copy(update={"seed": CONFIG.seed + s}))
+        for n, s in zip("bc", (0, 1), strict=True)
     )
-    first, second, third = (weights_of(tmp_path / n, m) for n, m in zip("abc", (one, again, other), strict=True))
+    first, second, third = (
+        weights_of(run, log) for run, log in ((folder, one), (tmp_path / "b", again), (tmp_path / "c", other))
+    )
     assert first.read_bytes() == second.read_bytes()
-    assert one.digest == again.digest
+    assert (one.digest, again.cached) == (again.digest, False)
     assert any(not torch.equal(w, load_file(third)[name]) for name, w in load_file(first).items())
 
 

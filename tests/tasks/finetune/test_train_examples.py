@@ -86,6 +86,7 @@ def test_of_few_examples_none_is_held_out():
     assert held_out(examples(99)) == (list(range(99)), [])
 
 
+@pytest.mark.slow
 @given(st.integers(100, 3000), st.integers(1, 4))
 def test_a_clip_is_trained_on_or_held_out_but_never_both(count: int, windows: int):
     all_of_them = examples(count, windows)

@@ -39,6 +39,7 @@ def test_a_bucket_that_no_job_can_ask_for_is_not_tried(buckets):
         CalibrateConfig(buckets=buckets)
 
 
+@pytest.mark.slow
 def test_each_bucket_is_tried_with_each_motion_and_picture_and_found_again(tmp_path, model):
     config = CalibrateConfig(buckets=(200, 10), pictures=2, motions=("pan_left",), steps=1)
     made = calibrate_model.fn(tmp_path, config, model)

@@ -152,6 +152,7 @@ def test_the_step_writes_a_row_for_each_take_that_has_a_file_and_finds_it_again(
     assert not choose_takes.fn(tmp_path, GateConfig(score_min=0.5), jobs, clips, videos).cached
 
 
+@pytest.mark.slow
 def test_on_rendered_takes_with_planted_faults_the_clean_one_is_ranked_first():
     first, passed, wrong = planted.run(16)
     assert first["clean"] >= 15, wrong

@@ -38,6 +38,7 @@ def sampled_jobs(root: Path, jobs: Path, model: str, **settings: Any) -> list[tu
     return sampled(refs, sample_jobs.fn(root, config, batches_of(refs, config)))
 
 
+@pytest.mark.slow
 def test_every_clip_is_measured_and_its_frames_are_parked_as_they_were_decoded(tmp_path, pictures, model):
     root = tmp_path / "out"
     items = sampled_jobs(root, pictures("a.png", "b.png"), model)
@@ -83,6 +84,7 @@ def test_decoding_again_finds_everything_whether_or_not_the_frames_were_taken(tm
     assert again.digest == first.digest
 
 
+@pytest.mark.slow
 def test_takes_that_differ_in_what_is_asked_alone_are_clips_of_their_own(tmp_path, pictures, model):
     root, home = tmp_path / "out", pictures("a.png")
     (home / "jobs.csv").write_text("image,motion,motion_strength,motion_bucket\na.png,static,0,9\na.png,static,1,9\n")
@@ -92,6 +94,7 @@ def test_takes_that_differ_in_what_is_asked_alone_are_clips_of_their_own(tmp_pat
     assert len(set(rows)) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changed", [lambda latents: latents + 1, lambda latents: latents.bfloat16()])
 def test_changed_latents_are_a_failure_of_their_own_clip_and_mending_them_mends_it(tmp_path, pictures, model, changed):
     root = tmp_path / "out"

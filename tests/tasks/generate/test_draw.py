@@ -46,6 +46,7 @@ def jobs_of(folder: Path, model: str, drawer: Path, *rows: dict[str, Any], **set
     return read_jobs.fn(folder / "out", config, folder / "jobs.jsonl")
 
 
+@pytest.mark.slow
 def test_a_picture_is_drawn_once_for_all_takes_and_jobs_that_share_it(tmp_path, model, drawer):
     rows = ({"prompt": "a ball"}, {"prompt": "a ball", "motion_bucket": 9}, {"prompt": "a cube"})
     jobs, root = jobs_of(tmp_path, model, drawer, *rows, takes=2), tmp_path / "out"
@@ -64,6 +65,7 @@ def test_a_picture_is_drawn_once_for_all_takes_and_jobs_that_share_it(tmp_path, 
     assert [row["item_key"] for row in read_rows(made)] == [row["item_key"] for row in read_rows(jobs)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [{"seed": 1}, {"key": "other"}, {"negative_prompt": "x"}, {"width": 40}])
 def test_what_decides_a_picture_makes_another_one(tmp_path, model, drawer, change):
     jobs = jobs_of(tmp_path, model, drawer, {"prompt": "a ball"}, {"prompt": "a ball"} | change)
@@ -133,6 +135,7 @@ def left(tmp_path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
+@pytest.mark.slow
 def test_with_room_pictures_are_drawn_on_the_device_and_then_their_model_leaves_it(tmp_path, model, known, card, left):
     jobs = jobs_of(tmp_path, model, known, {"prompt": "a ball"}, {"prompt": "a cube"})
     for ref in draw_pictures.fn(tmp_path / "out", CONFIG, pictures_to_draw(CONFIG, jobs)):

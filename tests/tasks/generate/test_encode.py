@@ -50,6 +50,7 @@ def encoded(root: Path, items: list[Clip], **settings: Any) -> list[dict[str, An
     return [row for manifest in manifests for row in read_rows(manifest)]
 
 
+@pytest.mark.slow
 def test_every_clip_is_a_playable_mp4_of_the_models_size_and_rate(tmp_path, pictures, model):
     root = tmp_path / "out"
     rows = encoded(root, clips_of(root, pictures("a.png", "b.png"), model))
@@ -63,6 +64,7 @@ def test_every_clip_is_a_playable_mp4_of_the_models_size_and_rate(tmp_path, pict
         assert (row["encode_plan"], row["encode_too_large"]) == (PLANS[0], [])
 
 
+@pytest.mark.slow
 def test_a_clip_is_named_by_its_picture_and_says_all_that_makes_it_again(tmp_path, pictures, model, lora):
     root = tmp_path / "out"
     asked = {"lora": str(lora), "lora_strength": 0.5, "motion_strength": 0.3, "fit": "pad", "background": "black"}
@@ -125,6 +127,7 @@ def test_frames_of_a_run_that_was_killed_after_encoding_are_removed(tmp_path, pi
     assert not path.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("column", ["video", "sidecar"])
 def test_a_deleted_file_is_made_again_with_the_same_bytes(tmp_path, pictures, model, column):
     root = tmp_path / "out"
@@ -212,6 +215,7 @@ def disturbed(monkeypatch: pytest.MonkeyPatch, folder: Path, kills: int, root: P
         return encoded(root, items, **asked)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("written", ["h264", "gif", "png"])
 def test_after_memory_ran_out_once_the_clip_is_the_undisturbed_one_to_the_byte(
     tmp_path, pictures, model, monkeypatch, written
@@ -225,6 +229,7 @@ def test_after_memory_ran_out_once_the_clip_is_the_undisturbed_one_to_the_byte(
     assert [[row[name] for name in names] for row in made] == [[row[name] for name in names] for row in expected]
 
 
+@pytest.mark.slow
 def test_after_it_ran_out_twice_the_clip_is_as_near_to_the_frames_as_the_undisturbed_one(
     tmp_path, pictures, model, monkeypatch
 ):
@@ -240,6 +245,7 @@ def test_after_it_ran_out_twice_the_clip_is_as_near_to_the_frames_as_the_undistu
     assert distances[1] == pytest.approx(distances[0], rel=0.1)
 
 
+@pytest.mark.slow
 def test_where_no_plan_is_small_enough_the_clip_fails_and_the_next_run_makes_it(tmp_path, pictures, model, monkeypatch):
     root = tmp_path / "out"
     items = clips_of(root, pictures("a.png", "b.png"), model)

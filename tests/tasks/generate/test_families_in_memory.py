@@ -54,6 +54,7 @@ def test_with_room_a_clip_is_made_whole_on_the_device(tmp_path: Path, wan: Path,
     assert (clip["error_code"], clip["decode_plan"], clip["decode_too_large"]) == (None, "batch 1", [])
 
 
+@pytest.mark.slow
 def test_out_of_memory_a_clip_is_made_a_rung_lower_and_is_the_same(
     tmp_path: Path, wan: Path, request: pytest.FixtureRequest
 ) -> None:

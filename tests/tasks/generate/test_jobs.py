@@ -251,6 +251,7 @@ def one_picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(line=st.dictionaries(st.sampled_from(COLUMNS), ANYTHING, max_size=5), named=st.booleans())
 def test_whatever_a_row_holds_it_is_a_row_of_the_manifest(one_picture, model, line, named):

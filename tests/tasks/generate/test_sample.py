@@ -60,6 +60,7 @@ def latents_of(root: Path, manifests: Sequence[ManifestRef]) -> dict[str, Tensor
     return {key: load_file(root / row["latents"])["latents"] for key, row in rows_of(manifests).items()}
 
 
+@pytest.mark.slow
 def test_every_job_gets_its_latents_with_their_digest_and_their_settings(tmp_path, pictures, model):
     jobs = read(tmp_path / "out", pictures(*NAMES[:3]), model)
     manifests = run(tmp_path / "out", jobs, batch=2)
@@ -79,6 +80,7 @@ def test_every_job_gets_its_latents_with_their_digest_and_their_settings(tmp_pat
     assert lineage.model_revision == load_model(model).revision
 
 
+@pytest.mark.slow
 def test_batch_size_and_order_change_latents_by_rounding_only(tmp_path, pictures, model):
     home = pictures(*NAMES)
     backwards = tmp_path / "pictures" / "backwards.csv"
@@ -106,6 +108,7 @@ def test_motions_by_a_word_by_regions_and_none_are_sampled_apart(tmp_path, pictu
     assert batches == [[None], ["roll", "zoom_in"], ["pan_left", "static"]]
 
 
+@pytest.mark.slow
 def test_alone_latents_are_the_same_bits_in_any_order(tmp_path, pictures, model):
     home = pictures(*NAMES[:3])
     (home / "jobs.csv").write_text("image\nc.png\na.png\n")
@@ -115,6 +118,7 @@ def test_alone_latents_are_the_same_bits_in_any_order(tmp_path, pictures, model)
     assert all(every[key]["latents_sha256"] == row["latents_sha256"] for key, row in some.items())
 
 
+@pytest.mark.slow
 def test_the_same_batch_gives_the_same_files(tmp_path, pictures, model):
     home = pictures(*NAMES[:2])
     for name in ("one", "two"):
@@ -124,6 +128,7 @@ def test_the_same_batch_gives_the_same_files(tmp_path, pictures, model):
     assert [f.read_bytes() for f in files[0]] == [f.read_bytes() for f in files[1]]
 
 
+@pytest.mark.slow
 def test_takes_and_seeds_draw_other_noise(tmp_path, pictures, model):
     home = pictures("a.png")
     takes = rows_of(run(tmp_path / "out", read(tmp_path / "out", home, model, takes=2), 2))
@@ -131,6 +136,7 @@ def test_takes_and_seeds_draw_other_noise(tmp_path, pictures, model):
     assert len({row["latents_sha256"] for row in (*takes.values(), *other.values())}) == 3
 
 
+@pytest.mark.slow
 def test_a_word_and_a_lora_change_the_clip_and_leave_the_model_as_it_was(tmp_path, pictures, model, lora):
     home, root = pictures("a.png"), tmp_path / "out"
     settings: list[dict[str, Any]] = [
@@ -149,6 +155,7 @@ def test_a_word_and_a_lora_change_the_clip_and_leave_the_model_as_it_was(tmp_pat
     assert torch.equal(next(iter(again.values())), plain)
 
 
+@pytest.mark.slow
 def test_jobs_of_different_kinds_in_one_table_are_batched_apart(tmp_path, pictures, model, lora):
     home = pictures("a.png", "b.png")
     rows = [
@@ -168,6 +175,7 @@ def test_jobs_of_different_kinds_in_one_table_are_batched_apart(tmp_path, pictur
     assert all(row["latents"] for row in made.values())
 
 
+@pytest.mark.slow
 def test_what_is_there_is_not_sampled_again_whatever_the_batch(tmp_path, pictures, model, monkeypatch):
     root = tmp_path / "out"
     first = run(root, read(root, pictures(*NAMES[:3]), model), 2)
@@ -187,6 +195,7 @@ def test_what_is_there_is_not_sampled_again_whatever_the_batch(tmp_path, picture
     assert sampled == [["d", "e"]], "only the new pictures are sampled"
 
 
+@pytest.mark.slow
 def test_a_lost_file_is_sampled_again_in_the_batch_it_was_made_in(tmp_path, pictures, model):
     root = tmp_path / "out"
     jobs = read(root, pictures(*NAMES), model)
@@ -199,6 +208,7 @@ def test_a_lost_file_is_sampled_again_in_the_batch_it_was_made_in(tmp_path, pict
     assert {path: path.read_bytes() for path in (root / "latents").iterdir()} == files
 
 
+@pytest.mark.slow
 def test_a_clip_that_cannot_be_sampled_is_a_row_and_its_neighbours_are_made(tmp_path, pictures, model, monkeypatch):
     root = tmp_path / "out"
     jobs = read(root, pictures(*NAMES[:3]), model)
@@ -279,6 +289,7 @@ def small_memory(monkeypatch: pytest.MonkeyPatch, clips: int) -> None:
     monkeypatch.setattr(sample_batch, "sample_batch", sampled)
 
 
+@pytest.mark.slow
 def test_a_batch_too_large_for_memory_is_halved_until_it_fits_and_the_rows_say_so(
     tmp_path, pictures, model, monkeypatch
 ):

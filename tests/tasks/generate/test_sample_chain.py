@@ -23,6 +23,9 @@ Pictures = Callable[..., Path]
 NATIVE = 4
 """Frames that the small model makes at once."""
 
+TWO_HOPS = 7
+"""Frames of two hops, which share one."""
+
 
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
@@ -36,7 +39,8 @@ def good(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def chains(root: Path, jobs: Path, model: str, **settings: Any) -> list[dict[str, Any]]:
-    asked = read_jobs.fn(root, JobsConfig(model=model, steps=2, frames=9, longer="chain", **settings), jobs)
+    config = JobsConfig(**{"model": model, "steps": 2, "frames": 9, "longer": "chain"} | settings)
+    asked = read_jobs.fn(root, config, jobs)
     manifests = sample_jobs.fn(root, SampleConfig(batch=4), batches_of(asked, SampleConfig(batch=4)))
     return [row for manifest in manifests for row in read_rows(manifest)]
 
@@ -61,6 +65,7 @@ def test_past_the_models_own_length_windows_are_meant_unless_a_chain_is_asked_fo
     assert "column longer: input should be 'windows' or 'chain'" in rows[4]["error_message"]
 
 
+@pytest.mark.slow
 def test_a_chain_of_good_hops_is_as_long_as_asked_and_has_a_batch_of_its_own(good, pictures, tmp_path, model):
     rows = chains(tmp_path, pictures("a.png", "b.png"), model)
     assert [(len(row["batch"]), frames_of(tmp_path, row)) for row in rows] == [(1, 9), (1, 9)]
@@ -80,16 +85,20 @@ def test_chains_and_windows_are_other_clips_that_begin_with_the_same_noise(good,
     assert (chain["key"], chain["seed"]) == (windows["key"], windows["seed"])
 
 
+@pytest.mark.slow
 def test_a_chain_is_the_same_bits_in_any_company(good, pictures, tmp_path, model):
     home = pictures("a.png", "b.png")
-    both = {row["latents_sha256"] for row in chains(tmp_path / "both", home, model)}
-    alone = {row["latents_sha256"] for n in "ba" for row in chains(tmp_path / n, home / f"{n}.png", model)}
+    both = {row["latents_sha256"] for row in chains(tmp_path / "both", home, model, frames=TWO_HOPS)}
+    alone = {
+        row["latents_sha256"] for n in "ba" for row in chains(tmp_path / n, home / f"{n}.png", model, frames=TWO_HOPS)
+    }
     assert both == alone
 
 
+@pytest.mark.slow
 def test_out_of_memory_in_a_later_hop_leaves_the_same_clip(good, pictures, tmp_path, model, monkeypatch):
     home = pictures("a.png")
-    (undisturbed,) = chains(tmp_path / "calm", home, model)
+    (undisturbed,) = chains(tmp_path / "calm", home, model, frames=TWO_HOPS)
     real, calls = sample_batch.sample_batch, iter(range(100))
 
     def short(*given: Any) -> Any:
@@ -98,7 +107,7 @@ def test_out_of_memory_in_a_later_hop_leaves_the_same_clip(good, pictures, tmp_p
         return real(*given)
 
     monkeypatch.setattr(sample_batch, "sample_batch", short)
-    (row,) = chains(tmp_path / "short", home, model)
+    (row,) = chains(tmp_path / "short", home, model, frames=TWO_HOPS)
     made, wanted = (
         load_latents(root / each["latents"], each["latents_sha256"]).numpy()
         for root, each in ((tmp_path / "short", row), (tmp_path / "calm", undisturbed))

@@ -9,6 +9,7 @@ import torch
 from models.svd.autoencoder import new_autoencoder
 from models.svd.model import load_model
 from tasks.manifest import ManifestRef, read_rows
+from tasks.tiny import encoders
 from tasks.tiny.encoders import (
     FRAMES,
     SIDE,
@@ -97,7 +98,9 @@ def test_reconstruction_is_measured_against_the_clips():
     assert reconstruction_db(vae, flat.expand(3, -1, -1, -1, -1)) == pytest.approx(untrained, abs=1e-3)
 
 
-def test_the_encoders_end_in_a_model_folder_that_loads_and_is_found_again(footage, tmp_path: Path):
+@pytest.mark.training
+def test_the_encoders_end_in_a_model_folder_that_loads_and_is_found_again(footage, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(encoders, "new_autoencoder", lambda: new_autoencoder((32, 32, 32)))
     root, clips = footage
     made = train_encoders.fn(tmp_path, CONFIG, root, clips)
     (row,) = read_rows(made)

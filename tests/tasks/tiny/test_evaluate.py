@@ -41,6 +41,7 @@ def small(model: str) -> VideoModel:
     return load_model(model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("motion", MOTIONS)
 def test_true_clips_are_judged_right(embedded: VideoModel, motion: Motion):
     facts = embedded.facts
@@ -103,6 +104,7 @@ def test_the_figures_are_told_in_a_line_for_each_motion():
     assert 'measured {"complex": 1}' in text
 
 
+@pytest.mark.slow
 def test_a_row_compares_what_the_model_made_with_the_truth(small: VideoModel):
     rows = list(evaluate_batch(small, CONFIG, [(1, "static"), (1, "pan_left")]))
     assert [(r["scene"], r["asked"], r["speed_asked"]) for r in rows] == [(1, "static", 0.0), (1, "pan_left", 0.5)]
@@ -112,6 +114,7 @@ def test_a_row_compares_what_the_model_made_with_the_truth(small: VideoModel):
     assert all(len(r["errors"]) == 4 and r["errors"][0] > 0 for r in rows)
 
 
+@pytest.mark.slow
 def test_an_evaluation_has_a_row_for_each_picture_and_motion_and_is_found_again(tmp_path, model: str):
     manifest = evaluate_model.fn(tmp_path, CONFIG, model)
     asked = [(r["scene"], r["asked"]) for r in read_rows(manifest)]

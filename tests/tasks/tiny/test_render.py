@@ -30,6 +30,7 @@ def frames_of(path: Path) -> np.ndarray:
     return np.stack([frame.to_ndarray(format="rgb24") for _, frame in read_frames(path)])
 
 
+@pytest.mark.slow
 def test_scenes_are_filmed_in_the_shares_and_at_the_speeds_given():
     config = RenderConfig(scenes=1000, side=32, frames=2)
     shown = [filmed(index, config)[:2] for index in range(200)]
@@ -43,6 +44,7 @@ def test_the_shares_are_of_a_whole():
     assert sum(SHARES.values()) == pytest.approx(1.0)
 
 
+@pytest.mark.slow
 def test_a_scene_does_what_its_row_says_forwards_and_backwards(root: Path):
     rows = read_rows(root / "clips.parquet")
     assert len(rows) == 2 * CONFIG.scenes
