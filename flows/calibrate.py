@@ -22,7 +22,7 @@ class CalibrationConfig(FlowConfig, CalibrateConfig):
 
     @property
     def settings(self) -> CalibrateConfig:
-        """The part that the measurements depend on."""
+        """Return the part that the measurements depend on."""
         return CalibrateConfig(**{name: getattr(self, name) for name in CalibrateConfig.model_fields})
 
 
@@ -33,7 +33,7 @@ class CalibrationOutcome(Outcome):
     table: Path
 
     def __str__(self) -> str:
-        """Speeds by motion and bucket, then the file."""
+        """Show the speeds by motion and bucket, then the file."""
         return f"{self.text}\ntable: {self.table}"
 
 

@@ -103,7 +103,7 @@ class CurateConfig(FlowConfig):
 
     @model_validator(mode="after")
     def _one_shortest_length(self) -> Self:
-        """What decides is select.min_clip_s; where it is not given, it is split.min_clip_s."""
+        """Use split.min_clip_s as select.min_clip_s where the latter is not given."""
         if "min_clip_s" not in self.select.model_fields_set:
             chosen = self.select.model_copy(update={"min_clip_s": self.split.min_clip_s})
             object.__setattr__(self, "select", chosen)
@@ -111,18 +111,20 @@ class CurateConfig(FlowConfig):
 
 
 def offline() -> Mapping[str, Any]:
-    """What a fresh install can do: the defaults."""
+    """Return the settings of a fresh install: the defaults."""
     return {}
 
 
 def paper_offline() -> Mapping[str, Any]:
-    """What Stable Video Diffusion's paper does as far as it needs no weights: a cascade of detectors, Farneback's flow
-    at 2 frames per second (appendix C), and its filters (appendix E); those on scores that need weights rest."""
+    """Return the settings of Stable Video Diffusion's paper as far as it needs no weights: a cascade of detectors,
+    Farneback's flow at 2 frames per second (appendix C), and its filters (appendix E). Filters on scores that need
+    weights are ignored."""
     return {"split": {"detector": "cascade"}, "motion": {"frames_per_s": 2.0}, "select": paper()}
 
 
 def svd() -> Mapping[str, Any]:
-    """All that the paper measures, with public models in the places of those it does not publish.
+    """Return the settings that measure all that the paper does, with public models in place of those it does not
+    publish.
 
     Models of the hub are pinned to a commit. CRAFT, RAFT and the aesthetic head are not published as safetensors: the
     commands of models/weights/conversions.py make them, in the folder of `--weights`.
@@ -150,7 +152,7 @@ select_clips = task(name="select", cache_policy=NO_CACHE)(select.select_clips)
 
 
 class CurateOutcome(Outcome):
-    """What a dataset holds: source files, how many of them (and of the clips) failed, and what became of the clips."""
+    """What a dataset holds: source files, how many of them (and of the clips) failed, and which clips are kept."""
 
     videos: int
     funnel: Funnel
@@ -191,7 +193,7 @@ def curate(config: CurateConfig) -> CurateOutcome:
 
 
 def cut(run: Run, config: ClipsConfig, videos: Sequence[SourceVideo], clips: ManifestRef) -> list[ManifestRef]:
-    """Cut the clips to mp4 files and list them in cuts.parquet; nothing where that is off."""
+    """Cut the clips to mp4 files and list them in cuts.parquet; do nothing where that is off."""
     if config.mode == "off":
         return []
     sources = spans_of(videos, read_rows(clips, CUT_NEEDS), config.which)
@@ -202,8 +204,8 @@ def cut(run: Run, config: ClipsConfig, videos: Sequence[SourceVideo], clips: Man
 
 
 def ready(config: CurateConfig) -> CurateConfig:
-    """The settings with every model by its place on this machine; raises BadModel before any work, with a line for each
-    that is missing and for what brings it."""
+    """Return the settings with every model by its place on this machine. Raises BadModel before any work, with a line
+    for each model that is missing and for the command that brings it."""
     steps = {group: getattr(config, group) for group in MODELS}
     named = {
         group: {setting: located(name, config.weights) for setting, name in MODELS[group](step).items()}
@@ -217,24 +219,24 @@ def ready(config: CurateConfig) -> CurateConfig:
 
 
 def cost_of(config: CaptionConfig | SimilarityConfig, plain: float) -> float:
-    """The cost of a step: `plain`, or that of the networks which its settings ask."""
+    """Return the cost of a step: `plain`, or that of the networks that its settings ask for."""
     return plain if config in (CaptionConfig(), SimilarityConfig()) else NETWORK
 
 
 def work(videos: Sequence[SourceVideo], cost: float) -> list[float]:
-    """Seconds that a step of `cost` takes for each video, by its duration and its pixels."""
+    """Return the seconds that a step of `cost` takes for each video, by its duration and its pixels."""
     return [cost * (v.duration_s or 60.0) * max(v.width * v.height / (1280 * 720), 0.05) for v in videos]
 
 
 def uncut(config: CurateConfig) -> list[str]:
-    """Why clips could not be cut, if that was asked for."""
+    """Return why clips could not be cut, if cutting was asked for."""
     if config.clips.mode == "off":
         return []
     return [row["error_message"] for row in read_rows(config.out / CUTS, ("error_message",)) if row["error_message"]]
 
 
 def outcome(config: CurateConfig, selection: Selection, page: Path) -> CurateOutcome:
-    """What the dataset's tables say; the failures are logged, each with its reason."""
+    """Count the dataset's tables; log the failures, each with its reason."""
     dataset = config.out
     videos = read_rows(dataset / "videos.parquet", ("error_message",))
     clips = read_rows(dataset / "clips.parquet", ("clip_id", "error"))

@@ -1,8 +1,8 @@
 """The whole system in one command, offline: render footage, curate it, train a motion LoRA on it, generate, show.
 
-The LoRA learns from the clips that curation itself labelled with the motion; nobody told it which those are. Videos are
-made three ways from the same pictures and noise: by the plain model, by the model with the LoRA, and by the model asked
-for the motion by name.
+The LoRA learns from the clips that curation itself labelled with the motion; no label comes from the rendering. Videos
+are made three ways from the same pictures and noise: by the plain model, by the model with the LoRA, and by the model
+asked for the motion by name.
 """
 
 import json
@@ -44,7 +44,7 @@ class DemoConfig(FlowConfig):
 
 
 class DemoOutcome(Outcome):
-    """Where the page is; `failed` counts what the footage was broken for."""
+    """Where the page is. `failed` counts the films that were broken on purpose."""
 
     clips_kept: int
     page: Path
@@ -72,7 +72,7 @@ def demo(config: DemoConfig) -> DemoOutcome:
 
 
 def chain(config: DemoConfig, pictures: Path) -> PipelineConfig:
-    """The three flows over the rendered footage."""
+    """Run the three flows over the rendered footage."""
     return PipelineConfig(
         sources=(str(config.out / FOLDER),),
         jobs=pictures,
@@ -85,7 +85,7 @@ def chain(config: DemoConfig, pictures: Path) -> PipelineConfig:
 
 
 def videos(config: DemoConfig, pictures: Path, name: str, motion: Motion | None) -> GenerateConfig:
-    """One more batch from the same pictures and noise, without the LoRA."""
+    """Generate one more batch from the same pictures and noise, without the LoRA."""
     return GenerateConfig(
         jobs=pictures,
         out=config.out / f"videos-{name}",
@@ -98,7 +98,7 @@ def videos(config: DemoConfig, pictures: Path, name: str, motion: Motion | None)
 
 
 def embedded_figures() -> dict[str, Any]:
-    """The embedded model's figures, as `make tiny-eval` measured them."""
+    """Return the embedded model's figures, as `make tiny-eval` measured them."""
     path = TINY / FIGURES_FILE
     if not path.is_file():
         raise BadModel(f"{path}: the embedded model was never measured. Run `make tiny-eval`.")

@@ -24,7 +24,7 @@ class EvaluationConfig(FlowConfig, EvaluateConfig):
 
     @property
     def settings(self) -> EvaluateConfig:
-        """The part that the measurements depend on."""
+        """Return the part that the measurements depend on."""
         return EvaluateConfig(**{name: getattr(self, name) for name in EvaluateConfig.model_fields})
 
 
@@ -34,7 +34,7 @@ class EvaluationOutcome(Outcome):
     found: dict[str, Any]
 
     def __str__(self) -> str:
-        """The figures as a person reads them."""
+        """Show the figures as a table."""
         return as_text(self.found)
 
 

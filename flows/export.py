@@ -35,7 +35,7 @@ class ExportConfig(FlowConfig):
 
 
 class ExportOutcome(Outcome):
-    """How many clips are in each split, how many were left out, and where they are."""
+    """How many clips went to each split, how many were left out, and where they are."""
 
     samples: dict[str, int]
     left_out: int
@@ -57,7 +57,7 @@ def stored(dataset: str) -> Mapping[str, Any]:
 
 @flow(name="export")
 def export(config: ExportConfig) -> ExportOutcome:
-    """Cut the clips that are not cut yet, assign the splits, and write."""
+    """Cut what is not cut yet, assign the clips to splits, and write them."""
     clips = kept_of(config)
     with running(config.out, "export", config) as run:
         cuts = cut(run.at(config.dataset), config.clips, videos_of(config.dataset), clips)
@@ -67,8 +67,8 @@ def export(config: ExportConfig) -> ExportOutcome:
 
 
 def kept_of(config: ExportConfig) -> ManifestRef:
-    """Return the dataset's clips; raises BadInput when there is no dataset, --out is that or holds another format, or
-    no clips are to be cut."""
+    """Return the dataset's clips. Raises BadInput when there is no dataset, when --out is the dataset or holds another
+    shape, or when no clips are to be cut."""
     if not (config.dataset / "clips.parquet").is_file():
         raise BadInput(f"{config.dataset}: not a dataset, it has no clips.parquet. Make one with `reelmill curate`.")
     if config.out.resolve() == config.dataset.resolve():
@@ -89,14 +89,14 @@ def videos_of(dataset: Path) -> list[SourceVideo]:
 
 
 def write(run: Run, config: ExportConfig, samples: ManifestRef) -> ManifestRef:
-    """Write the files, in the chosen format."""
+    """Write the files in the shape asked for."""
     if config.to == "webdataset":
         return run.whole(write_shards, config.shards, config.dataset, samples)
     return run.whole(write_folders, Layout(to=config.to), config.dataset, samples)
 
 
 def outcome(config: ExportConfig, samples: ManifestRef) -> ExportOutcome:
-    """Count the samples of each split."""
+    """Count the samples."""
     rows = read_rows(samples, ("side", "left_out", "error_code"))
     splits = Counter(row["side"] for row in rows if row["side"])
     return ExportOutcome(

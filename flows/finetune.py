@@ -40,12 +40,13 @@ class FinetuneOutcome(Outcome):
 
 
 def motion_lora() -> dict[str, Any]:
-    """A camera-motion LoRA on temporal attention (SVD, section 4.4); name the motion by --train.motions."""
+    """Return the settings of a camera-motion LoRA on temporal attention (SVD, section 4.4); --train.motions names the
+    motion."""
     return {"train": {"parameters": "lora", "learning_rate": 4e-3, "log_sigma_mean": 2.0, "log_sigma_deviation": 1.2}}
 
 
 def full() -> dict[str, Any]:
-    """The whole UNet, gently."""
+    """Return the settings that train the whole UNet, gently."""
     return {"train": {"parameters": "all", "learning_rate": 2e-4, "steps": 400, "ema": 0.998}}
 
 
@@ -67,7 +68,7 @@ def finetune(config: FinetuneConfig) -> FinetuneOutcome:
 
 
 def opened(run: Run, config: FinetuneConfig) -> Path:
-    """The folder of the dataset; of a table of clips, a dataset below `out` that has the table's clips."""
+    """Return the folder of the dataset; for a table of clips, make a dataset below `out` that has the table's clips."""
     if config.dataset.suffix.lower() not in TABLE_SUFFIXES or not config.dataset.is_file():
         return config.dataset
     folder = config.out / "listed"
@@ -76,12 +77,13 @@ def opened(run: Run, config: FinetuneConfig) -> Path:
 
 
 def encode(run: Run, config: FinetuneConfig, dataset: Path, sources: list[SourceClips]) -> list[ManifestRef]:
-    """The latents of every source's clips; they lie beside the dataset, for every run that shares the encoders."""
+    """Encode the clips of every source to latents. They are kept beside the dataset, for every run that shares the
+    encoders."""
     return run.at(dataset).chunks(encode_clips, config.encode, sources, [ENCODE_SHARE * len(s.clips) for s in sources])
 
 
 def kept_clips(dataset: Path, base: str) -> list[SourceClips]:
-    """The clips a dataset keeps, by source; raises BadInput when there is no dataset or it keeps none."""
+    """Return the clips that a dataset keeps, by source. Raises BadInput when there is no dataset or it keeps none."""
     if not (dataset / "clips.parquet").is_file():
         raise BadInput(f"{dataset}: not a dataset, it has no clips.parquet. Make one with `reelmill curate`.")
     videos = {row["video_id"]: row for row in read_rows(dataset / "videos.parquet")}
@@ -107,18 +109,18 @@ def kept_clips(dataset: Path, base: str) -> list[SourceClips]:
 
 
 def file_of(video: Mapping[str, Any]) -> str:
-    """Where a source file lies: its `path` where it was fetched from elsewhere, else its `source`."""
+    """Return where a source file is: its `path` where it was fetched from elsewhere, else its `source`."""
     return video.get("path") or video["source"]
 
 
 def failures(encoded: list[ManifestRef]) -> int:
-    """How many clips could not be read or encoded."""
+    """Count the clips that could not be read or encoded."""
     return sum(row["error_code"] is not None for manifest in encoded for row in read_rows(manifest, ("error_code",)))
 
 
 def publish_weights(config: FinetuneConfig, log: ManifestRef, clips: ManifestRef) -> Path:
-    """Point `out`/lora.safetensors, or `out`/model, at this run's weights, and describe the run in run.json, where
-    `dataset_digest` is that of the dataset's clips.parquet."""
+    """Point `out`/lora.safetensors or `out`/model at this run's weights, and describe the run in run.json, where
+    `dataset_digest` is the digest of the dataset's clips.parquet."""
     named = config.out / read_rows(log, ("weights",))[0]["weights"]
     weights = named if named.name == "lora.safetensors" else named.parent
     shown = config.out / weights.name

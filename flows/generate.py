@@ -1,8 +1,8 @@
 """Generate videos from pictures or texts: read the jobs, draw pictures where only texts are given, sample latents,
 decode and measure them, encode them, and collect one table.
 
-A night's run ends before its work is done where its time is over, its disk is full or the same fault repeats; what is
-left are rows that wait, and the same command goes on.
+A night's run ends before its work is done when its time is over, its disk is full or the same fault repeats. What is
+left are rows that wait; the same command resumes them.
 """
 
 import logging
@@ -73,7 +73,7 @@ class GenerateConfig(FlowConfig, JobsConfig, NightConfig, WatchConfig):
 
     @property
     def per_job(self) -> JobsConfig:
-        """The part that jobs are resolved with; on a card the precision that is meant by auto is each family's own."""
+        """Return the part that jobs are resolved with; on a GPU, the precision `auto` stays each family's own."""
         own: dict[str, Any] = {name: getattr(self, name) for name in JobsConfig.model_fields}
         where = device_named(self.device)
         own["dtype"] = self.dtype if where.type == "cuda" else precision_on(where, self.dtype)
@@ -81,7 +81,7 @@ class GenerateConfig(FlowConfig, JobsConfig, NightConfig, WatchConfig):
 
     @property
     def drawing(self) -> DrawConfig:
-        """How pictures are drawn: on the run's device, unless on one of their own."""
+        """Return how pictures are drawn: on the run's device, unless on a device of their own."""
         return self.draw.model_copy(update={"device": self.draw.device or self.device})
 
 
@@ -89,7 +89,7 @@ GenerateConfig.__doc__ = (GenerateConfig.__doc__ or "").format(columns=spoken_co
 
 
 class GenerateOutcome(Outcome):
-    """Where the table and the page are, how many clips there are, and why some wait, if some do."""
+    """Where the table and the page are, how many clips there are, and why some wait, if any do."""
 
     clips: int
     duplicates: int
@@ -99,14 +99,15 @@ class GenerateOutcome(Outcome):
     page: Path
 
     def __str__(self) -> str:
-        """One line for each field; what does not apply is left out. What waits did not fail."""
+        """Show one line for each field; what does not apply is left out. What waits did not fail."""
         said = dict(self) | {"failed": self.failed - self.waiting}
         kept = {name: value for name, value in said.items() if value or name in ("clips", "duplicates")}
         return "\n".join(f"{name}: {value}" for name, value in kept.items())
 
 
 class GeneratePlan(Outcome):
-    """What a run would make: lines for what is ready, and one for each job that is not or not quite as it was asked."""
+    """What a run would make: lines for what is ready, and one for each job that cannot be made, or not quite as
+    asked."""
 
     ready: int
     batches: int
@@ -114,7 +115,7 @@ class GeneratePlan(Outcome):
     said: tuple[str, ...]
 
     def __str__(self) -> str:
-        """The plan as lines."""
+        """Show the plan as lines."""
         return "\n".join([f"ready: {self.ready} clips in {self.batches} batches", *self.takes, *self.said])
 
 
@@ -124,7 +125,7 @@ def generate(
 ) -> GenerateOutcome:
     """Make a video of every job that can be made; the others are rows with a reason.
 
-    A round of a watched folder is told which pictures are whole, and when the watch ends.
+    A round of a watched folder gets the names of the pictures that are complete, and when the watch ends.
     """
     look_of(config.format, config.crf)
     if config.watch:
@@ -155,12 +156,12 @@ def watch(config: GenerateConfig) -> GenerateOutcome:
 
 
 def clear(out: Path) -> None:
-    """Remove what an earlier run left that is of no use to this one."""
+    """Remove what an earlier run left that this one does not need."""
     shutil.rmtree(WAITING.path(out, "any").parent, ignore_errors=True)
 
 
 def read(run: Run, config: GenerateConfig, guard: Guard, only: tuple[str, ...] | None, more: int = 0) -> ManifestRef:
-    """The jobs, with so many takes of each more than were asked for, and with their pictures."""
+    """Read the jobs, with `more` takes of each than were asked for, and with their pictures."""
     settings = config.per_job.model_copy(update={"takes": config.takes + more})
     jobs = run.whole(read_jobs, settings, config.jobs, config.images, only)
     asks = pictures_to_draw(config.drawing, jobs)
@@ -173,8 +174,8 @@ def read(run: Run, config: GenerateConfig, guard: Guard, only: tuple[str, ...] |
 def make(
     run: Run, config: GenerateConfig, guard: Guard, jobs: ManifestRef, wanted: Collection[str] | None = None
 ) -> list[list[ManifestRef]]:
-    """The latents, the clips and the files of every job, or of the `wanted` item keys, the most urgent first, for as
-    long as the guard lets."""
+    """Make the latents, the clips and the files of every job, or of the `wanted` item keys, the most urgent first, for
+    as long as the guard allows."""
     settings = SampleConfig(batch=config.batch, device=config.device)
     encoding = EncodeConfig(format=config.format, crf=config.crf, trim=config.trim, device=config.device)
     rows = {row["item_key"]: row for row in ready_rows(jobs)}
@@ -194,25 +195,26 @@ def make(
 
 
 def clips_there(out: Path, written: Format) -> int:
-    """How many clips of a format, or of one with the same kind of file, an earlier run has left."""
+    """Count the clips of a format, or of one with the same kind of file, that an earlier run has left."""
     suffix = CODECS[written].suffix
     return sum(sidecar.with_suffix(suffix).exists() for sidecar in out.glob("videos/[!.]*.json"))
 
 
 def parked_bytes(run: Run, work: Sequence[Sequence[Estimate]]) -> float:
-    """The most that frames take which wait for their encoding, of batches of clips: a chunk of them for each worker."""
+    """Return the most bytes of frames that wait for their encoding, of batches of clips: a chunk of them for each
+    worker."""
     each, seconds = ([sum(getattr(e, name) for e in batch) for batch in work] for name in ("parked", "seconds"))
     largest = max((sum(chunk) for chunk in chunks_of(each, seconds, run.workers)), default=0.0)
     return min(sum(each), run.workers * largest)
 
 
 def ready_rows(jobs: ManifestRef) -> list[dict[str, Any]]:
-    """The jobs that can be made."""
+    """Return the jobs that can be made."""
     return [row for row in read_rows(jobs) if row["status"] == "ready"]
 
 
 def summary(outputs: ManifestRef, page: Path, stopped: str | None) -> GenerateOutcome:
-    """The outcome that the table tells; a clip that waits counts as one not done."""
+    """Count the clips of the table; a clip that waits counts as one that is not done."""
     states = Counter(row["status"] for row in read_rows(outputs, ("status",)))
     return GenerateOutcome(
         failed=states["failed"] + states["waiting"],
@@ -226,8 +228,9 @@ def summary(outputs: ManifestRef, page: Path, stopped: str | None) -> GenerateOu
 
 
 def write_workflows(folder: Path, jobs: ManifestRef) -> None:
-    """Each job of Stable Video Diffusion with a picture, once for all its takes, as a workflow in the API's format,
-    beside a copy of the picture, which stays if it is there; where another has its name, it gets one of its own."""
+    """Write each job of Stable Video Diffusion with a picture, once for all its takes, as a workflow in the API's
+    format, beside a copy of the picture. A picture that is already there stays; where another file has its name, the
+    copy gets a name of its own."""
     for row in ready_rows(jobs):
         if row["take"] == 0 and row["image"] and sampled_in_batches(row["family"]):
             if row["longer"] == "chain":
@@ -245,7 +248,7 @@ def write_workflows(folder: Path, jobs: ManifestRef) -> None:
 
 
 def plan(config: GenerateConfig) -> GeneratePlan:
-    """Check every job and say what a run would make; nothing is sampled, and nothing is written to `out`."""
+    """Check every job and describe what a run would make; nothing is sampled, and nothing is written to `out`."""
     look_of(config.format, config.crf)
     with TemporaryDirectory() as folder:
         jobs = read_jobs.fn(Path(folder), config.per_job, config.jobs, config.images)
@@ -261,6 +264,6 @@ def plan(config: GenerateConfig) -> GeneratePlan:
 
 
 def _said(row: dict[str, Any]) -> list[str]:
-    """What is to be said of one job."""
+    """Return the messages about one job."""
     reasons = [] if row["status"] == "ready" else [row["error_message"]]
     return [f"job {row['job']}: {text}" for text in (*reasons, *(f"ignored: {i}" for i in row["ignored"] or ()))]

@@ -1,4 +1,4 @@
-"""Further takes: where none of a job's takes passes the gate, more are made, one at a time, while the budget lasts."""
+"""Further takes: where none of a job's takes passes the gate, one more is made at a time, while the budget lasts."""
 
 import logging
 from collections.abc import Callable, Collection
@@ -18,8 +18,8 @@ Make = Callable[[ManifestRef, Collection[str]], list[list[ManifestRef]]]
 
 
 class Made(NamedTuple):
-    """What a run has made so far: the jobs with all takes that were tried, their latents, measured clips, files and
-    choice."""
+    """What a run has made so far: the jobs with all the takes that were tried, and their latents, measured clips, files
+    and choice."""
 
     jobs: ManifestRef
     samples: list[ManifestRef]
@@ -29,7 +29,7 @@ class Made(NamedTuple):
 
 
 def further_takes(run: Run, gate: GateConfig, made: Made, read: Read, make: Make) -> Made:
-    """One more take at a time of each job of which no take passes the gate."""
+    """Make one more take at a time of each job that has no passing take."""
     for extra in range(1, gate.extra_takes + 1):
         before = read_rows(made.jobs)
         unmet = unmet_jobs(before, read_rows(made.choices))

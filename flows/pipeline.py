@@ -51,7 +51,7 @@ def pipeline(config: PipelineConfig) -> PipelineOutcome:
 
 
 def clips_of(config: PipelineConfig) -> CurateConfig:
-    """What curation is told."""
+    """Return the settings of curation."""
     return CurateConfig(
         sources=config.sources,
         out=config.out / "dataset",
@@ -63,7 +63,7 @@ def clips_of(config: PipelineConfig) -> CurateConfig:
 
 
 def weights_of(config: PipelineConfig) -> FinetuneConfig:
-    """What finetuning is told: the dataset that curation wrote."""
+    """Return the settings of finetuning, on the dataset that curation writes."""
     return FinetuneConfig(
         dataset=config.out / "dataset",
         out=config.out / "run",
@@ -75,7 +75,7 @@ def weights_of(config: PipelineConfig) -> FinetuneConfig:
 
 
 def videos_of(config: PipelineConfig, weights: Path) -> GenerateConfig:
-    """What generation is told: the base with the LoRA that was trained, or the model that was."""
+    """Return the settings of generation: the base model with the trained LoRA, or the trained model."""
     with_weights = {"lora": str(weights), "model": config.base} if weights.suffix else {"model": str(weights)}
     settings: dict[str, Any] = config.generate.model_dump() | with_weights
     return GenerateConfig(

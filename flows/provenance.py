@@ -63,7 +63,8 @@ def told_by(clip: Path) -> dict[str, Any]:
 
 
 def rows_beside(clip: Path) -> dict[str, dict[str, Any]]:
-    """The finished rows of the table in the folder the clip was made in, by item key; none where it is elsewhere."""
+    """Return the finished rows of the table in the folder that the clip was made in, by item key; none where it is
+    elsewhere."""
     table = clip.absolute().parent.parent / FILE
     rows = read_rows(table) if table.is_file() else []
     return {row["item_key"]: {**row, "home": table.parent} for row in rows if row["status"] == "ok"}

@@ -1,9 +1,7 @@
-"""Reproduce: a generated clip is made again from what it says of itself, and compared: its latents bit for bit, and its
-frames.
+"""Reproduce: make a generated clip again from its provenance and compare: the latents bit for bit, and the frames.
 
-What it says of itself (flows/provenance.py) names everything that it was made from. Picture, model and LoRA are looked
-for in the folder it was made in, unless they are given; what is not the same as it was is named, and then nothing is
-sampled.
+The provenance (flows/provenance.py) names everything that the clip was made from. Picture, model and LoRA are looked
+for in the folder it was made in, unless they are given. What has changed since is named, and then nothing is sampled.
 """
 
 import hashlib
@@ -37,7 +35,7 @@ from tasks.video import Frames
 
 
 class ReproduceConfig(BaseModel):
-    """The clip, and what is to be used instead of what its folder has."""
+    """The clip, and what is used instead of what its folder has."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -57,14 +55,14 @@ class ReproduceOutcome(Outcome):
     differs: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """One line, or one for each difference."""
+        """Show one line, or one for each difference."""
         found = [f"differs: {each}" for each in self.differs] or ["identical: latents bit for bit, and every frame"]
         return "\n".join([f"clip: {self.clip}", *found])
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a clip is made from now: a model's name, a LoRA, the picture at the model's size if it has one; and on which
+    """What a clip is made from now: a model's name, a LoRA, the picture at the model's size if it has one, and the
     device."""
 
     model: str
@@ -92,7 +90,8 @@ def reproduce(config: ReproduceConfig) -> ReproduceOutcome:
 
 
 def chosen_model(config: ReproduceConfig, facts: Facts, own: Facts) -> str:
-    """The model asked for, or the one the clip's folder names, or the clip itself: the embedded one, one of the hub."""
+    """Return the model asked for, or the one that the clip's folder names, or the one that the clip names: the embedded
+    one, or one of the hub."""
     is_anywhere = facts["model"] == "tiny" or is_of_hub(facts["model"], facts["model_revision"])
     name = config.model or own.get("model") or (facts["model"] if is_anywhere else None)
     if name is None:
@@ -101,7 +100,7 @@ def chosen_model(config: ReproduceConfig, facts: Facts, own: Facts) -> str:
 
 
 def chosen_lora(config: ReproduceConfig, facts: Facts, own: Facts) -> Path | None:
-    """The LoRA asked for, or the one the clip's folder names; None where it was made without one."""
+    """Return the LoRA asked for, or the one that the clip's folder names; None where the clip was made without one."""
     if not facts.get("lora_sha256"):
         if config.lora:
             raise BadInput(f"{config.clip}: was made without a LoRA; leave out --lora.")
@@ -113,12 +112,12 @@ def chosen_lora(config: ReproduceConfig, facts: Facts, own: Facts) -> Path | Non
 
 
 class _OtherPicture(Exception):
-    """The picture there is is not the one the clip was made from."""
+    """The picture that was found is not the one the clip was made from."""
 
 
 def chosen_picture(config: ReproduceConfig, facts: Facts, own: Facts) -> Picture | None:
-    """The picture at the model's size: prepared from the one given, or the copy in the clip's folder; None where the
-    clip was made from a text alone."""
+    """Return the picture at the model's size: prepared from the one given, or the copy in the clip's folder; None where
+    the clip was made from a text alone."""
     if not facts.get("picture_sha256"):
         if config.picture:
             raise BadInput(f"{config.clip}: was made from a text alone; leave out --picture.")
@@ -142,7 +141,7 @@ def chosen_picture(config: ReproduceConfig, facts: Facts, own: Facts) -> Picture
 
 
 def _prepared(path: Path, facts: Facts) -> Picture:
-    """The picture as the clip had it."""
+    """Return the picture as the clip had it."""
     pixels = prepare_picture(
         path, facts["width"], facts["height"], facts["fit"] or "crop", facts["background"] or "white"
     )
@@ -152,7 +151,7 @@ def _prepared(path: Path, facts: Facts) -> Picture:
 
 
 def weights_that_differ(facts: Facts, model: str, lora: Path | None) -> list[str]:
-    """A sentence for the model and for the LoRA if they are not the ones the clip was made with."""
+    """Return a sentence for the model and for the LoRA that are not the ones the clip was made with."""
     differs, card = [], read_card(model)
     if card.revision != facts["model_revision"]:
         found, told = short_revision(card.revision), short_revision(facts["model_revision"])
@@ -165,7 +164,8 @@ def weights_that_differ(facts: Facts, model: str, lora: Path | None) -> list[str
 
 
 def versions_that_differ(facts: Facts) -> list[str]:
-    """A sentence for the sampling step if it has changed since, and for the encoder if there is only another one."""
+    """Return a sentence for the sampling step if it has changed since, and for the encoder if only another one is
+    here."""
     made, encoder = facts.get("sample_version"), look_of(facts["format"], facts["crf"]).encoder
     differs = []
     if made != VERSION:
@@ -176,7 +176,7 @@ def versions_that_differ(facts: Facts) -> list[str]:
 
 
 def compared(clip: Path, facts: Facts, rows: Mapping[str, Facts], inputs: Inputs) -> list[str]:
-    """Make the clip again in a folder of its own; a sentence for the latents and for the frames if they differ."""
+    """Make the clip again in a folder of its own; return a sentence for the latents and for the frames that differ."""
     with TemporaryDirectory() as folder:
         root = Path(folder)
         jobs, keys = _jobs(root, facts, rows, inputs)
@@ -212,7 +212,8 @@ def told_distance(distance: float) -> str:
 
 
 def _jobs(root: Path, facts: Facts, rows: Mapping[str, Facts], inputs: Inputs) -> tuple[ManifestRef, tuple[str, ...]]:
-    """A jobs' manifest below `root` with the clip and, if all are there, those it was sampled with; and their keys."""
+    """Write a manifest of jobs below `root` with the clip and, if all are there, those it was sampled with; return it
+    and their keys."""
     own = _job(root, facts, inputs.picture, inputs)
     keys = tuple(facts["batch"])
     made = {own["item_key"]: own}

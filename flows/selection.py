@@ -1,4 +1,4 @@
-"""Deciding again which clips of a dataset are kept, from their measurements alone; nothing is computed anew.
+"""Deciding again which clips of a dataset are kept, from their measurements alone; nothing is computed again.
 
 `reelmill select` is this module and loads no Prefect; flows/reselect.py wraps it as a flow.
 """
@@ -30,7 +30,7 @@ class ReselectConfig(SelectConfig):
 
 
 class SelectOutcome(Outcome):
-    """What became of the clips."""
+    """How many clips are kept, and why the others are not."""
 
     funnel: Funnel
     clips: Path
@@ -40,7 +40,7 @@ class SelectOutcome(Outcome):
 
 
 def _whole(preset: Callable[[], SelectConfig]) -> Callable[[], Mapping[str, Any]]:
-    """A preset that sets every threshold, so that nothing of those last used shines through."""
+    """Return a preset that sets every threshold, so that none of those last used remains."""
     return lambda: preset().model_dump()
 
 
@@ -48,7 +48,7 @@ PRESETS = {name: _whole(preset) for name, preset in keep_rules.PRESETS.items()}
 
 
 def stored(dataset: str) -> Mapping[str, Any]:
-    """The thresholds that a dataset was last decided with."""
+    """Return the thresholds that a dataset was last decided with."""
     path = Path(dataset) / "curate.yaml"
     return read_settings(path).get("select", {}) if path.is_file() else {}
 
@@ -74,7 +74,7 @@ def remember(dataset: Path, thresholds: SelectConfig) -> None:
 
 
 def described(funnel: Funnel) -> str:
-    """The funnel in two lines."""
+    """Describe the funnel in two lines."""
     dropped = ", ".join(f"{reason.first} {reason.reason}" for reason in funnel.reasons if reason.first)
     kept = f"clips: {funnel.clips}, {funnel.kept} kept ({funnel.kept_seconds:.1f} of {funnel.seconds:.1f} s)"
     return f"{kept}\ndropped: {dropped or 'none'}"

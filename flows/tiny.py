@@ -25,7 +25,8 @@ RENDER_SECONDS = 3.0
 
 
 def first_pair() -> TrainConfig:
-    """One pair of opposite motions, on squares of the latents, at noise where nothing but the direction shows."""
+    """Return the first stage: one pair of opposite motions, on squares of the latents, at noise where only the
+    direction shows."""
     return TrainConfig(
         parameters="all",
         words=True,
@@ -40,13 +41,14 @@ def first_pair() -> TrainConfig:
 
 
 def all_directions() -> TrainConfig:
-    """The still camera, both pans and both tilts."""
+    """Return the second stage: the still camera, both pans and both tilts."""
     motions = ("static", "pan_left", "pan_right", "tilt_down", "tilt_up")
     return first_pair().model_copy(update={"motions": motions, "steps": 1300})
 
 
 def whole_pictures() -> TrainConfig:
-    """Every motion, zooms among them, on whole latents and at the lower noise where detail is decided."""
+    """Return the last stage: every motion, zooms included, on whole latents and at the lower noise where detail is
+    decided."""
     changes = {"motions": None, "steps": 600, "batch": 8, "crop": None, "learning_rate": 1e-3}
     return first_pair().model_copy(update=changes | {"log_sigma_mean": 1.3, "log_sigma_deviation": 1.5})
 
@@ -88,7 +90,7 @@ def tiny(config: TinyConfig) -> TinyOutcome:
 
 
 def train_stage(config: TinyConfig, number: int, stage: TrainConfig, base: Path) -> Path:
-    """One training of the UNet, from `base`; the folder of the model it ends in."""
+    """Train the UNet from `base` for one stage; return the folder of the model that results."""
     return finetune(
         FinetuneConfig(
             dataset=config.out / "footage",
@@ -102,9 +104,10 @@ def train_stage(config: TinyConfig, number: int, stage: TrainConfig, base: Path)
 
 
 def installed(config: TinyConfig, model: Path) -> Path:
-    """The finished model, copied to `config.install` in half precision where that is asked for.
+    """Copy the finished model to `config.install` in half precision, where that is asked for; return where the model
+    is.
 
-    The model card that lies there stays; its figures are measured again by the next evaluation.
+    The model card that is already there stays; the next evaluation measures its figures again.
     """
     if config.install is None:
         return model

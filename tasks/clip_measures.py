@@ -1,7 +1,7 @@
-"""What is measured of clips: every measured column, declared once, by the step that measures it.
+"""What is measured of clips: every measured column, declared once, under the step that measures it.
 
 A step takes its schema from here, `join` the columns of clips.parquet, the rules (tasks/keep_rules.py) the columns that
-they judge, and the pages what a column is in words and in which unit. How a column is measured is in its step.
+they judge, and the pages the words and the unit of each column. How a column is measured is described in its step.
 """
 
 from collections.abc import Sequence
@@ -11,14 +11,14 @@ import pyarrow as pa
 
 from tasks.manifest import ERROR_FIELDS
 
-NO_WEIGHTS = "That takes weights that this run did without."
-OLDER = "This dataset is older than that."
+NO_WEIGHTS = "They need weights that this run did not have."
+OLDER = "This dataset was made before this was measured."
 
 
 class Measure(NamedTuple):
-    """A measured column: its name and type, what it is in words, and its unit, range and direction.
+    """A measured column: its name and type, its name in words, and its unit, range and direction.
 
-    `absent` says why a whole dataset may lack it, where it may: a rule on it is then ignored. What is `bulky` stays in
+    `absent` says why a whole dataset may lack it, where it may: a rule on it is then ignored. A `bulky` column stays in
     the manifest of its step, and is not joined.
     """
 
@@ -31,7 +31,7 @@ class Measure(NamedTuple):
 
     @property
     def field(self) -> pa.Field:
-        """The column in a schema."""
+        """Return the column as a field of a schema."""
         return pa.field(self.name, self.type)
 
 
@@ -121,5 +121,5 @@ MEASURES = {measure.name: measure for measure in (LENGTH, *JOINED)}
 
 
 def step_schema(measures: Sequence[Measure]) -> pa.Schema:
-    """The schema of a step that measures these columns of each clip."""
+    """Return the schema of a step that measures these columns of each clip."""
     return pa.schema([("clip_id", pa.string()), *(measure.field for measure in measures), *ERROR_FIELDS])

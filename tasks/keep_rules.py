@@ -1,11 +1,11 @@
-"""Which clips to keep: thresholds, and the rules that hold each clip's measurements against them.
+"""Which clips to keep: thresholds, and the rules that compare each clip's measurements with them.
 
 Everything here is a pure function of the columns of clips.parquet. It does not load Prefect, whose import takes longer
-than judging a million clips does.
+than judging a million clips.
 
 A threshold is a number, or a quantile: the share of all measured clips to drop at that end of the axis, as the Stable
-Video Diffusion paper sets them (arXiv 2311.15127, appendix E). Where both are given, the stricter one holds. Equal
-values are never torn apart: of n different values the lowest floor(q n) are dropped, of ties at the limit none.
+Video Diffusion paper sets them (arXiv 2311.15127, appendix E). Where both are given, the stricter one is used. Equal
+values are never separated: of n different values the lowest floor(q n) are dropped; of values equal to the limit, none.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -25,12 +25,13 @@ Bits = NDArray[np.uint16]
 Values = NDArray[np.floating]
 
 GRACE_S = 1e-6
-"""A length that is exact as a fraction may fall short of its threshold by so much in floating point."""
+"""A length that is exact as a fraction may be this much below its threshold in floating point."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A reason to drop a clip, and for readers its title and its limit as a sentence: 0 is the number, 1 in percent."""
+    """A reason to drop a clip, with its title and its limit as a phrase for readers: {0} is the number, {1} in
+    percent."""
 
     reason: str
     title: str
@@ -52,18 +53,18 @@ class Axis(Rule):
 
     @property
     def measure(self) -> Measure:
-        """The column that is judged."""
+        """Return the column that is judged."""
         return MEASURES[self.column]
 
 
 def _quantile(reason: str, end: str, of: str) -> Any:
-    return Field(default=None, ge=0, lt=1, description=f"{reason}: the {end} share of clips by {of}, 0 to 1.")
+    return Field(default=None, ge=0, lt=1, description=f"{reason}: share of clips with the {end} {of}, 0 to 1.")
 
 
 class SelectConfig(BaseModel):
     """The thresholds, each with the rule that it turns on; none (null in a file) turns one off.
 
-    The rules are asked in this order. Each description begins with the reason it gives.
+    The rules are checked in this order. Each description begins with the reason that its rule gives.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -88,10 +89,10 @@ class SelectConfig(BaseModel):
     ] = Field(default=0.07, ge=0, le=1, description="too_much_text: share of the picture above this.")
     text_area_quantile: float | None = _quantile("too_much_text", "highest", "text area")
     max_still_motion: Annotated[float | None, Rule("no_motion", "Nothing moves", "under {0:g} sides/s")] = Field(
-        default=0.005, ge=0, description="no_motion: motion score below this, in sides/s, and"
+        default=0.005, ge=0, description="no_motion: motion score below this, in sides/s, if change is also low."
     )
     max_still_change: float = Field(
-        default=STILL_CHANGE, ge=0, description="no_motion: frames that change less, 0 to 255: a freeze."
+        default=STILL_CHANGE, ge=0, description="no_motion: change below this, 0 to 255, if motion is also low."
     )
     max_frozen_s: Annotated[
         float | None,
@@ -157,7 +158,7 @@ class SelectConfig(BaseModel):
     ] = Field(default=None, ge=0, description="not_sharp: sharpness, 0 to 1, below this.")
     sharpness_quantile: float | None = _quantile("not_sharp", "lowest", "sharpness")
     drop_motions: Annotated[tuple[MotionClass, ...], Rule("unwanted_motion", "Unwanted camera motion")] = Field(
-        default=(), description="unwanted_motion: clips whose camera moves so."
+        default=(), description="unwanted_motion: clips with these camera motions."
     )
     drop_duplicates: Annotated[bool, Rule("duplicate", "Looks like another clip")] = Field(
         default=True, description="duplicate: all but one shot of those that look alike."
@@ -165,7 +166,7 @@ class SelectConfig(BaseModel):
 
 
 def _declared() -> Iterator[Rule]:
-    """The rules in the order of their settings; whether a clip could be measured is asked after its length."""
+    """Yield the rules in the order of their settings; whether a clip could be measured comes after its length."""
     for setting, declared in SelectConfig.model_fields.items():
         for rule in (each for each in declared.metadata if isinstance(each, Rule)):
             yield replace(rule, limit=setting) if isinstance(rule, Axis) else rule
@@ -174,7 +175,7 @@ def _declared() -> Iterator[Rule]:
 
 
 RULES: Mapping[str, Rule] = {rule.reason: rule for rule in _declared()}
-"""Every rule by its reason, in the order in which they are asked."""
+"""Every rule by its reason, in the order in which the rules are checked."""
 
 REASONS = tuple(RULES)
 
@@ -239,7 +240,7 @@ def verdict_of(clips: pa.Table, config: SelectConfig) -> Verdict:
 
 
 def limits_of(clips: pa.Table, config: SelectConfig) -> tuple[dict[str, float], tuple[str, ...]]:
-    """The number that each axis in use is cut at, by reason, and a sentence for each setting that is ignored."""
+    """Return the number that each axis in use is cut at, by reason, and a sentence for each setting that is ignored."""
     limits: dict[str, float] = {}
     skipped: list[str] = []
     for axis in AXES:
@@ -260,7 +261,8 @@ def limits_of(clips: pa.Table, config: SelectConfig) -> tuple[dict[str, float], 
 
 
 def cut_at(values: Values, share: float, upper: bool = False) -> float:
-    """The limit beyond which lies this share of the finite values, at the lower or the upper end; see the module."""
+    """Return the limit beyond which this share of the finite values is, at the lower or the upper end; see the
+    module."""
     finite = values[np.isfinite(values)]
     # A share such as 0.29 of 100 is 28.999... in floating point.
     dropped = int(np.floor(share * len(finite) + 1e-9))
@@ -269,11 +271,11 @@ def cut_at(values: Values, share: float, upper: bool = False) -> float:
 
 
 def repeated(clips: pa.Table, eligible: Mask) -> Mask:
-    """Which clips repeat another: of each `dedup_group`, all but those of the best shot.
+    """Return which clips repeat another: in each `dedup_group`, all but those of the best shot.
 
-    The best has the most pixels; then the sharpest picture, where that was measured; then the most eligible seconds;
-    then it is the first. Only `eligible` clips, those no other rule drops, are worth keeping: a group without any has
-    no repetitions.
+    The best shot has the most pixels; then the sharpest picture, where that was measured; then the most eligible
+    seconds; then it is the first. Only `eligible` clips, those that no other rule drops, are worth keeping: a group
+    without any has no repetitions.
     """
     group, shot = codes(clips, "dedup_group"), codes(clips, "video_id", "shot_start_pts")
     rows = np.flatnonzero((group >= 0) & eligible)
@@ -293,18 +295,18 @@ def repeated(clips: pa.Table, eligible: Mask) -> Mask:
 
 
 def seconds_of(clips: pa.Table) -> NDArray[np.float64]:
-    """The length of each clip."""
+    """Return the length of each clip."""
     return clips["end_s"].to_numpy() - clips["start_s"].to_numpy()
 
 
 def floats(clips: pa.Table, column: str) -> Values:
-    """A column of numbers in its own precision, NaN for null; float32 when it is null throughout."""
+    """Return a column of numbers in its own precision, NaN for null; float32 when all are null."""
     values = clips[column].to_numpy()
     return values if np.issubdtype(values.dtype, np.floating) else values.astype(np.float32)
 
 
 def codes(clips: pa.Table, *names: str) -> NDArray[np.int64]:
-    """A number for each combination of the columns' values, the same for the same values; -1 for null."""
+    """Return a number for each combination of the columns' values, the same for the same values; -1 for null."""
     found = np.zeros(len(clips), np.int64)
     for name in names:
         column = clips[name].combine_chunks()
@@ -315,29 +317,29 @@ def codes(clips: pa.Table, *names: str) -> NDArray[np.int64]:
 
 
 def paper() -> SelectConfig:
-    """The set that the Stable Video Diffusion paper chose: a quarter off by motion, aesthetics and text, half by CLIP
-    score; and its rule that text covers at most 7 % of the picture."""
+    """Return the thresholds that the Stable Video Diffusion paper chose: drop a quarter by motion, aesthetics and text,
+    and half by CLIP score; and its rule that text covers at most 7 % of the picture."""
     return SelectConfig(
         motion_quantile=0.25, aesthetic_quantile=0.25, text_area_quantile=0.25, clip_similarity_quantile=0.5
     )
 
 
 def worst(share: float) -> SelectConfig:
-    """The same share off on each of the paper's axes, as in its search: 0.125, 0.25 or 0.5."""
+    """Return thresholds that drop the same share on each of the paper's axes, as in its search: 0.125, 0.25 or 0.5."""
     return SelectConfig(
         motion_quantile=share, aesthetic_quantile=share, text_area_quantile=share, clip_similarity_quantile=share
     )
 
 
 def keep_all() -> SelectConfig:
-    """Every clip that was found, measured or not."""
+    """Return thresholds that keep every clip, measured or not."""
     return SelectConfig(
         min_clip_s=None, min_contrast=None, max_text_area=None, max_still_motion=None, drop_duplicates=False
     )
 
 
 def training() -> SelectConfig:
-    """Clips for training: at least 2 seconds long, clearly moving, free of text."""
+    """Return thresholds for training: clips at least 2 seconds long, clearly moving, without text."""
     return SelectConfig(min_clip_s=2.0, min_motion=0.02, max_text_area=0.03)
 
 
@@ -358,7 +360,7 @@ def _ignored(axis: Axis, setting: str, value: float) -> str:
 
 
 def is_measured(clips: pa.Table, column: str) -> bool:
-    """Whether any clip has a value in the column."""
+    """Return whether any clip has a value in the column."""
     return column in clips.column_names and clips[column].null_count < len(clips)
 
 
@@ -379,7 +381,7 @@ def _one_of(column: pa.ChunkedArray, names: tuple[str, ...]) -> Mask:
 
 
 def _sharpness(clips: pa.Table) -> Values:
-    """Sharpness, 0 where it was not measured."""
+    """Return the sharpness, 0 where it was not measured."""
     measured = is_measured(clips, "sharpness")
     return np.nan_to_num(floats(clips, "sharpness").astype(np.float64)) if measured else np.zeros(len(clips))
 

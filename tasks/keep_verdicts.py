@@ -1,7 +1,8 @@
-"""What became of the clips: the rules' verdicts as columns of clips.parquet and back, and how many each rule drops.
+"""What became of the clips: the rules' verdicts as columns of clips.parquet and back, and how many clips each rule
+drops.
 
-A verdict is a few bits for each clip (see Verdict), and there are far fewer different ones than clips: everything here
-is done once for each different verdict.
+A verdict is a few bits for each clip (see Verdict), and there are far fewer different verdicts than clips: everything
+here is done once for each different verdict.
 """
 
 import numpy as np
@@ -15,7 +16,7 @@ SCHEMA = pa.schema([("keep", pa.bool_()), ("drop_reason", pa.string()), ("drop_r
 
 
 def verdict_columns(bits: Bits) -> pa.Table:
-    """The verdicts as the columns of SCHEMA."""
+    """Return the verdicts as the columns of SCHEMA."""
     present = np.flatnonzero(np.bincount(bits, minlength=1))
     place = np.zeros(int(present[-1]) + 1 if len(present) else 1, np.int32)
     place[present] = np.arange(len(present))
@@ -32,7 +33,7 @@ def verdict_columns(bits: Bits) -> pa.Table:
 
 
 def bits_of(drop_reasons: pa.ChunkedArray) -> Bits:
-    """The verdicts back from the column `drop_reasons`."""
+    """Return the verdicts from the column `drop_reasons`."""
     every = drop_reasons.combine_chunks()
     flat = every.flatten().dictionary_encode()
     known = np.array([1 << REASONS.index(reason) for reason in flat.dictionary.to_pylist()], np.int64)
@@ -43,7 +44,8 @@ def bits_of(drop_reasons: pa.ChunkedArray) -> Bits:
 
 
 class ReasonCount(BaseModel):
-    """How many clips fail one rule: at all (it alone would drop them), as their first reason, and as their only one."""
+    """How many clips fail one rule: in all (those that it alone would drop), as their first reason, and as their only
+    one."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -55,10 +57,10 @@ class ReasonCount(BaseModel):
 
 
 class Funnel(BaseModel):
-    """What became of all clips; `reasons` in the order of the rules, those that dropped nothing included.
+    """What became of all clips; `reasons` in the order of the rules, including those that dropped nothing.
 
     `together[i][j]` counts the clips that fail both rule i and rule j. No count but `first` depends on the order of the
-    rules. `skipped` says which settings had nothing to judge.
+    rules. `skipped` says which settings were ignored.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -73,7 +75,7 @@ class Funnel(BaseModel):
 
 
 def funnel_of(verdict: Verdict, seconds: Values) -> Funnel:
-    """The funnel of a verdict on clips of these lengths."""
+    """Return the funnel of a verdict on clips of these lengths."""
     bits = verdict.bits
     counts = np.bincount(bits, minlength=1 << len(REASONS))
     fails = (np.arange(len(counts))[:, None] >> np.arange(len(REASONS)) & 1).astype(bool)

@@ -1,6 +1,6 @@
 """What models were measured to take on the devices of this machine: a small file in the user's cache.
 
-Plans and estimates of time use a measured figure in place of an estimated one; no result depends on it, and the file
+Plans and estimates of time use a measured figure in place of an estimated one. No result depends on it, and the file
 can be deleted at any time. It is $XDG_CACHE_HOME/reelmill/costs.json, by default in ~/.cache.
 """
 
@@ -28,8 +28,8 @@ log = logging.getLogger("reelmill")
 
 @dataclass(frozen=True)
 class Cost:
-    """For one latent cell of one frame of one branch of guidance: bytes at the peak, where they were seen, beside the
-    weights; and seconds (of one denoising step, or of decoding)."""
+    """The cost of one latent cell of one frame of one branch of guidance: bytes at the peak beside the weights, where
+    they were seen, and seconds (of one denoising step, or of decoding)."""
 
     seconds: float
     bytes: float | None = None
@@ -40,22 +40,22 @@ Costs = Mapping[str, Cost]
 
 
 def costs_file() -> Path:
-    """Where the figures are."""
+    """Return where the figures are kept."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reelmill" / "costs.json"
 
 
 def place_of(revision: str, device: torch.device, precision: str) -> str:
-    """What figures of one model on one card are kept by; all cards of one name are alike."""
+    """Return the name that figures of one model on one device are kept by; all GPUs of one name are alike."""
     return f"{revision} {precision} {device_label(device)}"
 
 
 def costs_of(place: str, path: Path | None = None) -> dict[str, Cost]:
-    """The figures of one model on one device; none where nothing was measured or the file is not to be used."""
+    """Return the figures of one model on one device; none where nothing was measured or the file cannot be used."""
     return _read(path or costs_file()).get(place, {})
 
 
 def learn_cost(place: str, rung: str, seen: Cost, path: Path | None = None) -> None:
-    """Keep a figure, if it says something new: more bytes than were known, or a much shorter time."""
+    """Keep a figure if it says something new: more bytes than known, or a much shorter time."""
     path = path or costs_file()
     known = _read(path)
     before = known.get(place, {}).get(rung)
@@ -71,7 +71,7 @@ def learn_cost(place: str, rung: str, seen: Cost, path: Path | None = None) -> N
 
 
 def _joined(before: Cost, seen: Cost) -> Cost:
-    """The figures of two measurements: the most bytes, and the shortest time; small changes are none."""
+    """Join the figures of two measurements: the most bytes, and the shortest time; small changes count as none."""
     most = max((each for each in (before.bytes, seen.bytes) if each is not None), default=None)
     faster, more = seen.seconds * MUCH < before.seconds, (most or 0) > MUCH * (before.bytes or 0)
     return Cost(seen.seconds if faster else before.seconds, most if more else before.bytes)

@@ -43,8 +43,8 @@ def placed(
     offload: Offload = "none",
     by_layer: Sequence[nn.Module] = (),
 ) -> Iterator[None]:
-    """Parts at work on `device` for the length of a block: those that work `before`, in that order, and then the
-    `denoisers`, of which one works at a time. Where nothing is offloaded, all stay there.
+    """Place parts on `device` for the length of a block: those that work `before`, in that order, and then the
+    `denoisers`, one of which works at a time. Where nothing is offloaded, all stay there.
 
     `by_layer` are those of `before` that come layer by layer where the denoisers come in groups of blocks. Raises
     WeightsTooLarge, with all parts in host memory, when their weights do not fit.
@@ -98,12 +98,12 @@ def move(parts: Sequence[nn.Module], device: torch.device) -> None:
 
 
 def placed_bytes(parts: Sequence[nn.Module], device: torch.device) -> int:
-    """What of the parts' weights lies on a device already."""
+    """Return how many bytes of the parts' weights are on a device already."""
     return sum(w.numel() * w.itemsize for part in parts for w in part.parameters() if w.device == device)
 
 
 def _in_turn(parts: Sequence[nn.Module], device: torch.device) -> list[UserCpuOffloadHook]:
-    """Let each part come to the device when it is used, and the one before it go."""
+    """Bring each part to the device when it is used, and move the one before it away."""
     hooks: list[UserCpuOffloadHook] = []
     for part in parts:
         hooks.append(cpu_offload_with_hook(part, device, hooks[-1] if hooks else None)[1])
@@ -122,7 +122,7 @@ def _go(hooks: Sequence[UserCpuOffloadHook]) -> None:
 
 
 def _unhook(parts: Sequence[nn.Module]) -> None:
-    """Take every hook off: both libraries put theirs, and a `forward` around the class's own, on the module itself."""
+    """Remove every hook: both libraries put theirs, and a `forward` around the class's own, on the module itself."""
     for module in (each for part in parts for each in part.modules()):
         for name in ("_hf_hook", "_diffusers_hook"):
             if name in vars(module):
@@ -133,7 +133,7 @@ def _unhook(parts: Sequence[nn.Module]) -> None:
 
 @contextmanager
 def feed_forward_in_pieces(unet: nn.Module, tokens: int | None) -> Iterator[None]:
-    """For the length of a block, feed-forward layers take so many tokens at a time; None: all of them."""
+    """Have feed-forward layers take at most this many tokens at a time for the length of a block; None: all of them."""
     layers = [layer for layer in unet.modules() if isinstance(layer, FeedForward)] if tokens else []
     try:
         for layer in layers:

@@ -1,10 +1,10 @@
 """Plans: how a batch is sampled and a clip decoded in the memory there is, and which plan comes next when it is short.
 
-A plan changes where and in what pieces the same numbers are computed, never which: results agree to float tolerance.
-The ladder gives up what costs least time first. Sampling: both branches of guidance at once; clips together; the
-feed-forward layers whole; all parts of the model on the device (moved there in turn: seconds a clip); the UNet whole on
-the device (its blocks move at every step). Decoding: the other parts on the device; the clip whole. On the CPU, where
-weights and work share one memory, nothing is moved.
+A plan changes where and in what pieces the same numbers are computed, never the numbers: results agree to float
+tolerance. The ladder gives up first what costs least time. Sampling: both branches of guidance at once; clips together;
+the feed-forward layers whole; all parts of the model on the device (moved there in turn: seconds a clip); the UNet
+whole on the device (its blocks move at every step). Decoding: the other parts on the device; the clip whole. On the
+CPU, where weights and work share one memory, nothing is moved.
 """
 
 import math
@@ -58,7 +58,7 @@ class Plan:
 
     batch: clips sampled together. guidance_together: both branches of guidance as one batch. feed_forward: tokens of a
     feed-forward layer at a time, or all. offload: what waits in host memory. strip_mib: MiB for strips of a clip to
-    decode, or it whole. on_cpu: whether a clip is decoded on the CPU, the device being too small for it.
+    decode; None decodes it whole. on_cpu: whether a clip is decoded on the CPU, because the device is too small.
     """
 
     batch: int = 1
@@ -76,7 +76,8 @@ class Plan:
 
     @property
     def rung(self) -> str:
-        """What a measured cost is kept by: all of the plan that costs are not in proportion to."""
+        """Return the name that a measured cost is kept by: everything in the plan that costs are not proportional
+        to."""
         strips = [f"strips of {self.strip_mib} MiB"] if self.strip_mib else []
         return ", ".join([*_pieces(self), *strips]) or "whole"
 
@@ -89,10 +90,10 @@ def _pieces(plan: Plan) -> list[str]:
 
 @dataclass(frozen=True)
 class Networks:
-    """What of a model its memory depends on: widths by level, layers of a level, and numbers of weights.
+    """What a model's memory depends on: widths by level, layers of a level, and numbers of weights.
 
-    `unet_group`: the weights of what lies outside the UNet's blocks and of its two largest blocks, one at work while
-    the other is on its way.
+    `unet_group`: the weights outside the UNet's blocks plus those of its two largest blocks, one at work while the
+    other is on its way.
     """
 
     unet_widths: tuple[int, ...]
@@ -107,7 +108,7 @@ class Networks:
 def networks_of(
     unet: Mapping[str, Any], vae: Mapping[str, Any], weights: Mapping[str, Iterable[tuple[str, int]]]
 ) -> Networks:
-    """The networks of two configurations, and of the names and sizes of each part's weights."""
+    """Return the networks of two configurations, and of the names and sizes of each part's weights."""
     sizes = {part: dict(own) for part, own in weights.items()}
     blocks: dict[str, int] = {}
     for name, size in sizes.get("unet", {}).items():
@@ -142,27 +143,29 @@ class Needs:
 
     @property
     def cells(self) -> int:
-        """Latent cells of all frames."""
+        """Return the latent cells of all frames."""
         frames, _, height, width = self.shape
         return frames * height * width
 
     def sampling(self, plan: Plan) -> int:
-        """What sampling a batch by a plan takes, weights included where they are brought to the device."""
+        """Return the bytes that sampling a batch by a plan takes, weights included where they are moved to the
+        device."""
         branches = plan.batch * (2 if plan.guidance_together else 1)
         return self.weights(plan.offload) + branches * self._known(plan, self.one_clip(plan.feed_forward))
 
     def decoding(self, plan: Plan) -> int:
-        """What decoding one clip by a plan takes, weights included where they are brought to the device."""
+        """Return the bytes that decoding one clip by a plan takes, weights included where they are moved to the
+        device."""
         if plan.strip_mib:
             return self._resting(plan) + min(self.whole_clip(), WITH_STRIPS * plan.strip_mib * MIB)
         return self._resting(plan) + self._known(plan, self.whole_clip(), "decoded ")
 
     def _resting(self, plan: Plan) -> int:
-        """Weights on the device while the autoencoder works."""
+        """Return the weights on the device while the autoencoder works."""
         return self.weights("none") if plan.offload == "none" else self._own(vae=self.networks.vae)
 
     def one_clip(self, feed_forward: int | None = None) -> int:
-        """About what one clip takes in one denoising step, beside the weights: estimated from the UNet's widths.
+        """Estimate what one clip takes in one denoising step, beside the weights, from the UNet's widths.
 
         The widest moment is the feed-forward of the first level (its gated hidden layer is eight widths wide), or in
         pieces its attention, on top of what the levels above keep for their skip connections.
@@ -175,13 +178,13 @@ class Needs:
         return (kept + wide) * self.itemsize
 
     def whole_clip(self) -> int:
-        """About what one clip takes when it is decoded whole: its last blocks, at full size, of every frame."""
+        """Estimate what one clip takes when it is decoded whole: its last blocks, at full size, of every frame."""
         widths = (*self.networks.decoder_widths, self.networks.decoder_widths[-1])
         pixels = self.cells * 4 ** (len(widths) - 2)
         return (4 * widths[0] + 3 * widths[1]) * pixels * 4
 
     def weights(self, offload: Offload) -> int:
-        """Weights on the device while the UNet works."""
+        """Return the weights on the device while the UNet works."""
         own = self.networks
         if offload == "none":
             return self._own(own.unet + own.image_encoder, own.vae)
@@ -191,10 +194,10 @@ class Needs:
         return half * self.itemsize + vae * 4 if self.on_card else 0
 
     def _known(self, plan: Plan, estimate: int, kind: str = "") -> int:
-        """The measured figure in the estimate's place, where there is one.
+        """Return the measured figure in place of the estimate, where there is one.
 
-        In host memory only if it is larger: what is short there is noticed by no error, and what a process held before
-        hides what it takes.
+        In host memory only if it is larger: no error shows a shortage there, and what a process held before hides what
+        it takes.
         """
         figure = self.measured.get(f"{kind}{plan.rung}")
         if figure is None:
@@ -212,7 +215,8 @@ def sampling_plan(needs: Needs, batch: int, free: int) -> Plan:
 
 
 def decoding_plan(needs: Needs, free: int) -> Plan:
-    """The plan that decodes one clip in `free` bytes: whole if it can be, otherwise in strips of a size that fits."""
+    """Return the plan that decodes one clip in `free` bytes: whole if it fits, otherwise in strips of a size that
+    fits."""
     usable = int(USABLE * free)
     for plan in (Plan(), Plan(offload="parts")) if needs.on_card else (Plan(),):
         if needs.decoding(plan) <= usable:
@@ -224,7 +228,7 @@ def decoding_plan(needs: Needs, free: int) -> Plan:
 
 
 def next_rung(plan: Plan, on_card: bool = False) -> Plan | None:
-    """The next plan for sampling, that needs less memory; None when there is none."""
+    """Return the next plan for sampling, which needs less memory; None when there is none."""
     if plan.guidance_together:
         return replace(plan, guidance_together=False)
     if plan.batch > 1:
@@ -233,7 +237,7 @@ def next_rung(plan: Plan, on_card: bool = False) -> Plan | None:
 
 
 def next_placement(plan: Plan) -> Plan | None:
-    """The next plan for sampling where the weights themselves did not fit: with less of them on the device."""
+    """Return the next plan for sampling where the weights themselves did not fit: with fewer of them on the device."""
     return next((_at(plan, rung) for rung in _below(plan, on_card=True) if rung[0] != plan.offload), None)
 
 

@@ -34,14 +34,15 @@ Made = TypeVar("Made")
 
 
 def networks_in(model: VideoModel) -> Networks:
-    """What of a loaded model its memory depends on."""
+    """Return the networks of a loaded model: what its memory depends on."""
     parts = {"image_encoder": model.image_encoder, "vae": model.vae, "unet": model.unet}
     weights = {name: [(n, w.numel()) for n, w in part.named_parameters()] for name, part in parts.items()}
     return networks_of(model.unet.config, model.vae.config, weights)
 
 
 def networks_of_folder(folder: Path) -> Networks:
-    """The same of a model that is not loaded, from its configurations and the heads of its files of weights."""
+    """Return the networks of a model that is not loaded, from its configurations and the headers of its weight
+    files."""
     weights = {part: weight_sizes(folder / part).items() for part in PARTS}
     return networks_of(read_config(folder, "unet"), read_config(folder, "vae"), weights)
 
@@ -49,13 +50,13 @@ def networks_of_folder(folder: Path) -> Networks:
 def needs_of_folder(
     folder: Path, revision: str, shape: LatentShape, precision: Precision, device: torch.device
 ) -> Needs:
-    """What clips of latents `shape` take of a model that is not loaded."""
+    """Return what clips of latents `shape` take in a model that is not loaded."""
     known = costs_of(place_of(revision, device, precision))
     return _needs(networks_of_folder(folder), shape, dtype_of(precision).itemsize, device, known)
 
 
 def needs_of(model: VideoModel, shape: LatentShape, device: torch.device = CPU) -> Needs:
-    """What clips of latents `shape` take of a loaded model on a device: as measured there, or else as estimated."""
+    """Return what clips of latents `shape` take in a loaded model on a device: measured there, or else estimated."""
     known = costs_of(_place(model, device))
     return _needs(networks_in(model), shape, model.unet.dtype.itemsize, device, known)
 
@@ -75,7 +76,7 @@ def sampling_plan(model: VideoModel, shape: LatentShape, batch: int, device: tor
 
 
 def lower_plan(plan: Plan, error: BaseException, device: torch.device = CPU) -> Plan | None:
-    """The plan to try after an error: None where memory was not the fault, or there is no lower one."""
+    """Return the plan to try after an error; None where memory was not the cause, or there is no lower one."""
     if isinstance(error, WeightsTooLarge):
         return plans.next_placement(plan)
     return plans.next_rung(plan, device != CPU) if is_out_of_memory(error) else None
@@ -88,9 +89,10 @@ def within_memory(
     device: torch.device,
     doing: str,
 ) -> tuple[Made, Plan, list[Plan]]:
-    """What `work` makes by the first plan that does not run out of memory, that plan, and those too large before.
+    """Do `work` by the first plan that does not run out of memory; return its result, that plan, and those that were
+    too large.
 
-    `lower` gives the plan to try after an error, or None where it is to be raised; `doing` is said in the log.
+    `lower` gives the plan to try after an error, or None to raise it; `doing` names the work in the log.
     """
     too_large: list[Plan] = []
     while True:
@@ -122,10 +124,10 @@ def learn_sampling(model: VideoModel, plan: Plan, shape: tuple[int, ...], steps:
 def decode_within_memory(
     model: VideoModel, latents: Tensor, parking: Path, device: torch.device = CPU
 ) -> tuple[NDArray[np.uint8], Plan, list[Plan]]:
-    """A clip's frames as models.svd.sampling.decode_latents gives them, the plan that did it, and those too large
-    before.
+    """Decode a clip as models.svd.sampling.decode_latents does; return its frames, the plan that worked, and those too
+    large before.
 
-    Activations that host memory cannot hold are parked in a file without a name in the folder `parking`.
+    Activations that host memory cannot hold go to a file without a name in the folder `parking`.
     """
     needs = needs_of(model, cast(LatentShape, tuple(latents.shape)), device)
 
@@ -145,7 +147,7 @@ def decode_within_memory(
 def decode_in_fixed_strips(
     model: VideoModel, latents: Tensor, parking: Path | None, offload: Offload = "none"
 ) -> NDArray[np.uint8]:
-    """A clip's frames, decoded on the model's device in strips of one size: the same bits whatever memory is free."""
+    """Decode a clip on the model's device in strips of one size: the same bits whatever memory is free."""
     with ready_to_decode(model, model.device, offload) as ready:
         return decode_latents(ready, latents, Room(FIXED_STRIP_MIB * MIB, parking))
 
@@ -155,7 +157,7 @@ def _place(model: VideoModel, device: torch.device) -> str:
 
 
 def _free(model: VideoModel, device: torch.device) -> int:
-    """What is free on a device, what the model holds there already included."""
+    """Return the bytes free on a device, what the model holds there already included."""
     parts = (model.image_encoder, model.vae, model.unet)
     return free_bytes(device) + (placed_bytes(parts, device) if device != CPU else 0)
 

@@ -1,7 +1,7 @@
 """Training of a small temporal autoencoder (diffusers' AutoencoderKLTemporalDecoder) from scratch.
 
 Loss: L1 + squared error + L1 of image gradients + a light KL term. From the default initialisation such a network
-sits at one colour for hundreds of steps, so every residual branch begins near zero and the last temporal convolution
+outputs one colour for hundreds of steps, so every residual branch begins near zero and the last temporal convolution
 begins as the identity.
 """
 
@@ -22,7 +22,8 @@ Progress = Callable[[int, dict[str, float]], None]
 
 
 def new_autoencoder(widths: tuple[int, ...] = (64, 64, 64), latent_channels: int = 4) -> AutoencoderKLTemporalDecoder:
-    """An untrained autoencoder; each width past the first halves the resolution once. Widths are multiples of 32."""
+    """Return an untrained autoencoder; each width past the first halves the resolution once. Widths are multiples of
+    32."""
     vae = AutoencoderKLTemporalDecoder(
         down_block_types=cast(Any, ("DownEncoderBlock2D",) * len(widths)),
         block_out_channels=cast(Any, widths),
@@ -54,7 +55,8 @@ def train_autoencoder(
     ema_decay: float = 0.995,
     progress: Progress | None = None,
 ) -> AutoencoderKLTemporalDecoder:
-    """Fit `vae` to clips, float32 [batch, frames, 3, height, width] in -1..1; returns its weights' moving average."""
+    """Fit `vae` to clips, float32 [batch, frames, 3, height, width] in -1..1; return the moving average of its
+    weights."""
     optimiser = torch.optim.AdamW(vae.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, total_steps=steps, pct_start=0.05)
     average = torch.optim.swa_utils.AveragedModel(
@@ -78,8 +80,8 @@ def train_autoencoder(
 def normalise_latents(vae: AutoencoderKLTemporalDecoder, clips: list[Tensor]) -> None:
     """Fold each latent channel's mean and deviation into the layers around the latent, in place.
 
-    Afterwards latents have zero mean and unit deviation with `scaling_factor` 1. Folded, because the picture's latent
-    conditions the denoiser unscaled.
+    Afterwards latents have zero mean and unit deviation with `scaling_factor` 1. They are folded because the picture's
+    latent conditions the denoiser unscaled.
     """
     latents = torch.cat([encode_frames(vae, clip.flatten(0, 1)) for clip in clips])
     mean, deviation = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
@@ -95,24 +97,26 @@ def normalise_latents(vae: AutoencoderKLTemporalDecoder, clips: list[Tensor]) ->
 
 
 def _absorb_affine(conv: nn.Conv2d, mean: Tensor, deviation: Tensor) -> None:
-    """Let `conv` see deviation * z + mean; at the border, zero padding leaves a small error that training removes."""
+    """Make `conv` see deviation * z + mean; at the border, zero padding leaves a small error that training removes."""
     _bias(conv).add_((conv.weight.sum((2, 3)) * mean).sum(1))
     conv.weight *= deviation[None, :, None, None]
 
 
 def encoded(vae: AutoencoderKLTemporalDecoder, frames: Tensor) -> DiagonalGaussianDistribution:
-    """The distribution of the unscaled latents [frames, channels, h, w] of frames [frames, 3, H, W] in -1..1."""
+    """Return the distribution of the unscaled latents [frames, channels, h, w] of frames [frames, 3, H, W] in -1..1."""
     return cast(AutoencoderKLOutput, vae.encode(frames)).latent_dist
 
 
 def decoded(vae: AutoencoderKLTemporalDecoder, latents: Tensor, frames: int) -> Tensor:
-    """Frames [.., 3, H, W], about -1..1, of the unscaled latents [.., channels, h, w] of clips of `frames` frames."""
+    """Decode the unscaled latents [.., channels, h, w] of clips of `frames` frames; return frames [.., 3, H, W], about
+    -1..1."""
     return cast(DecoderOutput, vae.decode(latents, num_frames=frames)).sample
 
 
 @torch.no_grad()
 def encode_frames(vae: AutoencoderKLTemporalDecoder, frames: Tensor) -> Tensor:
-    """Latents (the distribution's mode, unscaled) [frames, channels, h, w] of frames [frames, 3, H, W] in -1..1."""
+    """Encode frames [frames, 3, H, W] in -1..1; return unscaled latents [frames, channels, h, w], the distribution's
+    mode."""
     return encoded(vae, frames).mode()
 
 

@@ -1,7 +1,7 @@
 """The diffusion of Stable Video Diffusion: Karras et al.'s EDM (arXiv 2206.00364) with v-scaling (arXiv 2311.15127, D).
 
-A clean latent x is seen as x + sigma * noise; the network F sees c_in * (x + sigma * noise) at c_noise and the denoised
-latent is D = c_skip * (x + sigma * noise) + c_out * F.
+A clean latent x is seen as x + sigma * noise. The network F sees c_in * (x + sigma * noise) at c_noise, and the
+denoised latent is D = c_skip * (x + sigma * noise) + c_out * F.
 """
 
 from collections.abc import Callable
@@ -14,37 +14,37 @@ Denoiser = Callable[[Tensor, Tensor], Tensor]
 
 
 def c_skip(sigma: Tensor) -> Tensor:
-    """The share of the noisy latent in the denoised one: 1 / (sigma^2 + 1)."""
+    """Return the share of the noisy latent in the denoised one: 1 / (sigma^2 + 1)."""
     return 1 / (sigma**2 + 1)
 
 
 def c_out(sigma: Tensor) -> Tensor:
-    """The network output's weight: -sigma / sqrt(sigma^2 + 1)."""
+    """Return the weight of the network's output: -sigma / sqrt(sigma^2 + 1)."""
     return -sigma / (sigma**2 + 1).sqrt()
 
 
 def c_in(sigma: Tensor) -> Tensor:
-    """Brings the noisy latent to unit deviation: 1 / sqrt(sigma^2 + 1)."""
+    """Return the factor that brings the noisy latent to unit deviation: 1 / sqrt(sigma^2 + 1)."""
     return 1 / (sigma**2 + 1).sqrt()
 
 
 def c_noise(sigma: Tensor) -> Tensor:
-    """What the network is told of the noise: ln(sigma) / 4."""
+    """Return the noise level as the network sees it: ln(sigma) / 4."""
     return 0.25 * sigma.log()
 
 
 def loss_weight(sigma: Tensor) -> Tensor:
-    """The weight of the squared error of D, which makes it the squared error of v: (1 + sigma^2) / sigma^2."""
+    """Return the weight that makes the squared error of D the squared error of v: (1 + sigma^2) / sigma^2."""
     return (1 + sigma**2) / sigma**2
 
 
 def draw_sigma(batch: int, log_mean: float, log_deviation: float, generator: torch.Generator) -> Tensor:
-    """Training noise levels [batch], with ln(sigma) ~ N(log_mean, log_deviation^2)."""
+    """Draw training noise levels [batch], with ln(sigma) ~ N(log_mean, log_deviation^2)."""
     return (log_mean + log_deviation * torch.randn(batch, generator=generator)).exp()
 
 
 def karras_sigmas(steps: int, sigma_min: float = 0.002, sigma_max: float = 700.0, rho: float = 7.0) -> Tensor:
-    """Sampling noise levels [steps + 1], falling from sigma_max to sigma_min and then 0 (EDM, eq. 5)."""
+    """Return sampling noise levels [steps + 1], falling from sigma_max to sigma_min and then 0 (EDM, eq. 5)."""
     ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
     sigmas = (sigma_max ** (1 / rho) + ramp * (sigma_min ** (1 / rho) - sigma_max ** (1 / rho))) ** rho
     return torch.cat([sigmas, torch.zeros(1, dtype=torch.float64)]).float()
@@ -59,10 +59,10 @@ def euler(denoise: Denoiser, noisy: Tensor, sigmas: Tensor) -> Tensor:
 
 
 def guidance_per_frame(frames: int, low: float, high: float) -> Tensor:
-    """Guidance strength [frames], rising linearly from the first frame to the last."""
+    """Return the guidance strength [frames], rising linearly from the first frame to the last."""
     return torch.linspace(low, high, frames)
 
 
 def broadcast(values: Tensor, like: Tensor) -> Tensor:
-    """Values [batch] shaped to multiply a tensor [batch, ...]."""
+    """Shape values [batch] to multiply a tensor [batch, ...]."""
     return values.reshape(-1, *[1] * (like.ndim - 1))

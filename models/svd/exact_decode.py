@@ -3,7 +3,7 @@
 Stable Video Diffusion's decoder cannot be cut into chunks of frames: its temporal group normalisations see every frame,
 its temporal convolutions the neighbours, its spatial ones the whole picture's statistics. So it runs layer by layer.
 Each layer goes over the clip in strips of rows that fit the budget, with the rows of the neighbouring strips that its
-kernel reaches; statistics come from sums over the whole layer before; between layers the activations are parked off the
+kernel reaches. Statistics come from sums over the whole layer before. Between layers the activations are stored off the
 device (models/svd/strip_store.py). Device memory is the budget and the weights, however long the clip is.
 """
 
@@ -30,8 +30,8 @@ COPIES_IN, COPIES_OUT = 3, 2
 
 @dataclass(frozen=True)
 class Room:
-    """Where a decode may work: `budget` bytes on the device for strips, and `folder` for parked activations (None:
-    host memory)."""
+    """Where a decode may work: `budget` bytes on the device for strips, and `folder` for stored activations (None: host
+    memory)."""
 
     budget: int
     folder: Path | None = None
@@ -39,7 +39,7 @@ class Room:
 
 @torch.no_grad()
 def decode_exactly(vae: AutoencoderKLTemporalDecoder, latents: Tensor, room: Room) -> Tensor:
-    """Frames [frames, 3, H, W], on the CPU, of one clip's unscaled latents [frames, channels, h, w]."""
+    """Decode one clip's unscaled latents [frames, channels, h, w]; return frames [frames, 3, H, W] on the CPU."""
     decoder = vae.decoder
     x = _conv(decoder.conv_in, _parked(latents, room), room)
     for layer in _layers(decoder):
@@ -61,7 +61,7 @@ def decode_exactly(vae: AutoencoderKLTemporalDecoder, latents: Tensor, room: Roo
 
 
 def _layers(decoder: TemporalDecoder) -> Iterator[nn.Module]:
-    """The decoder's layers between its first and its last convolution, in order."""
+    """Yield the decoder's layers between its first and its last convolution, in order."""
     mid = cast(Any, decoder.mid_block)
     yield mid.resnets[0]
     for attention, block in zip(mid.attentions, mid.resnets[1:], strict=False):
@@ -84,7 +84,7 @@ Activate = Callable[[Tensor, int | None], Tensor]
 
 
 def _activation(x: Parked, norm: nn.GroupNorm, whole_clip: bool = False) -> Activate:
-    """Group normalisation, with the statistics that `x` has now, and SiLU."""
+    """Return group normalisation, with the statistics that `x` has now, followed by SiLU."""
     scale, shift = x.normalisation(norm, whole_clip)
 
     def activate(strip: Tensor, frame: int | None) -> Tensor:
@@ -96,7 +96,7 @@ def _activation(x: Parked, norm: nn.GroupNorm, whole_clip: bool = False) -> Acti
 
 
 def _conv(conv: nn.Conv2d, x: Parked, room: Room, activate: Activate | None = None) -> Parked:
-    """A 3x3 convolution of every frame; `x` is given back."""
+    """Apply a 3x3 convolution to every frame; free `x`."""
     out = x.like(conv.out_channels, x.height, x.width, room.folder)
     for frame in range(x.frames):
         for rows in _strips(x.height, _row_bytes(x, conv.out_channels), room):
@@ -106,7 +106,7 @@ def _conv(conv: nn.Conv2d, x: Parked, room: Room, activate: Activate | None = No
 
 
 def _strip(conv: nn.Conv2d, x: Parked, frame: int, rows: Rows, activate: Activate | None) -> Tensor:
-    """The rows of a 3x3 convolution's output: read with one row more on each side, where the picture has one."""
+    """Compute some rows of a 3x3 convolution's output: one more row is read on each side, where the picture has one."""
     above, below = min(1, rows[0]), min(1, x.height - rows[1])
     strip = x.read(frame, (rows[0] - above, rows[1] + below))
     seen = activate(strip, frame) if activate else strip
@@ -114,7 +114,7 @@ def _strip(conv: nn.Conv2d, x: Parked, frame: int, rows: Rows, activate: Activat
 
 
 def _residual(block: SpatioTemporalResBlock, x: Parked, room: Room) -> Parked:
-    """A spatial residual block on every frame, then a temporal one, mixed as the block has learned."""
+    """Apply a spatial residual block to every frame, then a temporal one, mixed as the block has learned."""
     mixer = block.time_mixer
     factor = cast(Tensor, mixer.mix_factor)
     alpha = torch.sigmoid(factor) if mixer.merge_strategy == "learned" else factor
@@ -126,7 +126,7 @@ def _residual(block: SpatioTemporalResBlock, x: Parked, room: Room) -> Parked:
 
 
 def _spatial(block: ResnetBlock2D, x: Parked, room: Room) -> tuple[Parked, Parked]:
-    """The block's output, in the place of `x` where it fits there, and a parking place of the output's size."""
+    """Return the block's output, written over `x` where it fits there, and a store of the output's size."""
     channels = block.out_channels
     hidden = x.like(channels, x.height, x.width, room.folder)
     activate = _activation(x, block.norm1)
@@ -148,7 +148,7 @@ def _spatial(block: ResnetBlock2D, x: Parked, room: Room) -> tuple[Parked, Parke
 
 
 def _temporal(block: TemporalResnetBlock, y: Parked, hidden: Parked, spatial_share: Tensor, room: Room) -> None:
-    """The block over time, in place: its kernels reach no neighbouring pixel, so a strip has every frame."""
+    """Apply the block over time, in place: its kernels reach no neighbouring pixel, so a strip has every frame."""
     strips = list(_strips(y.height, y.frames * _row_bytes(y, y.channels), room))
     activate = _activation(y, block.norm1, whole_clip=True)
     hidden.start()
@@ -163,7 +163,7 @@ def _temporal(block: TemporalResnetBlock, y: Parked, hidden: Parked, spatial_sha
 
 
 def _attend(attention: Attention, x: Parked, room: Room) -> None:
-    """Self-attention within each frame, in place; queries go in chunks, keys and values are whole."""
+    """Apply self-attention within each frame, in place; queries go in chunks, keys and values are whole."""
     scale, shift = x.normalisation(cast(nn.GroupNorm, attention.group_norm), whole_clip=False)
     projections = cast(list[nn.Linear], [attention.to_q, attention.to_k, attention.to_v])
     project_out = cast(nn.ModuleList, attention.to_out)[0]
@@ -185,7 +185,7 @@ def _heads(values: Tensor, heads: int) -> Tensor:
 
 
 def _upsample(upsampler: Upsample2D, x: Parked, room: Room) -> Parked:
-    """Every frame at twice its size, by repeated pixels and a 3x3 convolution; `x` is given back."""
+    """Double the size of every frame, by repeated pixels and a 3x3 convolution; free `x`."""
     conv = upsampler.conv
     assert isinstance(conv, nn.Conv2d)
     out = x.like(conv.out_channels, 2 * x.height, 2 * x.width, room.folder)
@@ -199,11 +199,11 @@ def _upsample(upsampler: Upsample2D, x: Parked, room: Room) -> Parked:
 
 
 def _row_bytes(x: Parked, out_channels: int) -> int:
-    """What one row of one frame takes on the device in a convolution of `x`."""
+    """Return the bytes that one row of one frame takes on the device in a convolution of `x`."""
     return (COPIES_IN * x.channels + COPIES_OUT * out_channels) * x.width * x.dtype.itemsize
 
 
 def _strips(height: int, row_bytes: int, room: Room) -> Iterator[Rows]:
-    """Strips of rows that fit the budget, the two rows beyond their ends included; at least one row each."""
+    """Yield strips of rows that fit the budget, the two rows beyond their ends included; at least one row each."""
     size = max(1, room.budget // row_bytes - 2)
     return ((start, min(height, start + size)) for start in range(0, height, size))

@@ -16,7 +16,7 @@ TEMPERATURE = 0.1
 
 
 def new_image_encoder(width: int = 64, projection: int = 64) -> CLIPVisionModelWithProjection:
-    """An untrained encoder of 224-pixel pictures in patches of 32, whose embedding has `projection` numbers."""
+    """Return an untrained encoder of 224-pixel pictures in patches of 32, whose embedding has `projection` numbers."""
     return CLIPVisionModelWithProjection(
         CLIPVisionConfig(
             hidden_size=width,
@@ -31,7 +31,7 @@ def new_image_encoder(width: int = 64, projection: int = 64) -> CLIPVisionModelW
 
 
 def new_feature_extractor() -> CLIPImageProcessor:
-    """The preprocessing that diffusers' pipeline expects beside the encoder: CLIP's own."""
+    """Return the preprocessing that diffusers' pipeline expects beside the encoder: CLIP's own."""
     return CLIPImageProcessor()
 
 
@@ -56,7 +56,8 @@ def train_image_encoder(
 
 
 def contrastive_loss(first: Tensor, second: Tensor) -> tuple[Tensor, float]:
-    """InfoNCE of embeddings [batch, width] whose rows belong together, and the share matched right."""
+    """Return the InfoNCE of embeddings [batch, width] whose rows belong together, and the share that is matched
+    right."""
     alike = F.normalize(first, dim=-1) @ F.normalize(second, dim=-1).T / TEMPERATURE
     target = torch.arange(len(alike))
     loss = (F.cross_entropy(alike, target) + F.cross_entropy(alike.T, target)) / 2

@@ -1,15 +1,15 @@
-"""The UNet's forward passes as sampling alone can have them: nothing to differentiate, so sums are made in place.
+"""The UNet's forward passes for sampling alone: nothing is differentiated, so sums are made in place.
 
 diffusers' blocks keep every intermediate for a backward pass, and allow for options that this UNet does not use. Here
 the same layers are called in the same order, to the same numbers within float tolerance, with less memory and time:
 
-- a single context token is worked out once for a clip, not once for each of its frames and positions (one_token.py);
+- a single context token is computed once for a clip, not once for each frame and position (one_token_attention.py);
 - feed-forward layers, the widest by far, work in pieces that stay in the processor's cache;
-- a convolution over time alone is a product of matrices for each of its taps (on the CPU, where the library's own
-  one first writes out every input as often as it has taps);
-- blending a spatial with a temporal result, of which one is the other and something more, adds the share of that more.
+- a convolution over time alone is one matrix product per tap (on the CPU, where the library's own convolution first
+  copies every input once per tap);
+- where one of two blended results is the other plus something, only that something is added, by its share.
 
-It lasts as long as a run does and reads the weights when the run begins, so a LoRA put on or taken off counts.
+It lasts as long as a run and reads the weights when the run begins, so a LoRA that was put on or taken off counts.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -35,7 +35,7 @@ PIECE_BYTES = 4 * 2**20
 
 @contextmanager
 def lean(unet: UNetSpatioTemporalConditionModel) -> Iterator[None]:
-    """For the length of a block, without gradients, `unet` works in place; afterwards it is as it was."""
+    """Have `unet` work in place, without gradients, for the length of a block; afterwards it is what it was before."""
     makers: dict[type[nn.Module], Callable[[Any], Callable[..., Any]]] = {
         TransformerSpatioTemporalModel: _transformer,
         SpatioTemporalResBlock: _residual,
@@ -83,7 +83,7 @@ def _transformer(whole: TransformerSpatioTemporalModel) -> Callable[..., tuple[T
 
 
 def _attend(tokens: Tensor, context: Tensor, block: BasicTransformerBlock | TemporalBasicTransformerBlock) -> None:
-    """A block's attention and feed-forward, added to `tokens` [clips * n, length, width] in place."""
+    """Add a block's attention and feed-forward to `tokens` [clips * n, length, width] in place."""
     tokens += _self_attention(block.attn1, block.norm1(tokens))
     crossing = cast(Attention, block.attn2)
     if context.shape[1] == 1:
@@ -113,7 +113,8 @@ def _add_feed_forward(tokens: Tensor, norm: nn.Module, layer: FeedForward) -> No
 
 
 def _gated(gate: GEGLU) -> Callable[..., Tensor]:
-    """The two halves of the projection one after the other: each is contiguous, where the activation is quicker."""
+    """Compute the two halves of the projection one after the other: each is contiguous, where the activation is
+    faster."""
 
     def forward(hidden_states: Tensor) -> Tensor:
         # Halved here and not before: weights that wait in host memory are elsewhere by now
@@ -165,5 +166,5 @@ def _convolved(layer: nn.Conv2d | nn.Conv3d, seen: Tensor) -> Tensor:
 
 
 def _temporal_share(mixer: nn.Module) -> float:
-    """How much of the temporal result counts, where all that is seen is video."""
+    """Return how much of the temporal result counts when the input is video only."""
     return 1 - cast(Tensor, mixer.mix_factor).sigmoid().item()

@@ -26,7 +26,7 @@ TEMPORAL_ATTENTION = r".*temporal_transformer_blocks\.\d+\.attn[12]\.to_(q|k|v|o
 
 @dataclass(frozen=True)
 class LoraFacts:
-    """What a LoRA file says of itself."""
+    """What a LoRA file records about itself."""
 
     rank: int
     alpha: float
@@ -34,7 +34,7 @@ class LoraFacts:
 
     @property
     def motions(self) -> tuple[str, ...]:
-        """The camera motions that it was trained for, if it was for some."""
+        """Return the camera motions that it was trained for, if any."""
         return tuple((self.lineage.get("train") or {}).get("motions") or ())
 
 
@@ -55,18 +55,19 @@ def remove_lora(unet: UNetSpatioTemporalConditionModel) -> None:
 
 
 def lora_weights(unet: UNetSpatioTemporalConditionModel) -> dict[str, Tensor]:
-    """The LoRA's weights by peft's names."""
+    """Return the LoRA's weights by peft's names."""
     return {name: weight.detach().clone().contiguous() for name, weight in get_peft_model_state_dict(unet).items()}
 
 
 def save_lora(path: Path, weights: Mapping[str, Tensor], facts: LoraFacts) -> None:
-    """Write a LoRA with its facts in the file's metadata: the same LoRA is the same bytes."""
+    """Write a LoRA with its facts in the file's metadata; the same LoRA gives the same bytes."""
     # One entry: safetensors writes several in any order.
     save_file(dict(weights), path, metadata={"reelmill": json.dumps(vars(facts), sort_keys=True)})
 
 
 def load_lora(path: Path) -> tuple[dict[str, Tensor], LoraFacts]:
-    """A LoRA's weights and facts; raises BadInput when there is no such file and BadModel when it is not a LoRA."""
+    """Read a LoRA's weights and facts. Raises BadInput when there is no such file and BadModel when it is not a
+    LoRA."""
     if not path.is_file():
         raise BadInput(f"{path}: no LoRA file there.")
     try:
@@ -83,7 +84,7 @@ def load_lora(path: Path) -> tuple[dict[str, Tensor], LoraFacts]:
 
 
 def _check_facts(facts: LoraFacts, weights: Mapping[str, Tensor]) -> None:
-    """Raises ValueError, TypeError or AttributeError for facts that are of another kind, or not of these weights."""
+    """Raise ValueError, TypeError or AttributeError for facts of another kind, or that do not fit these weights."""
     ranks = {weight.shape[0] for name, weight in weights.items() if "lora_A" in name}
     if ranks != {facts.rank} or not math.isfinite(facts.alpha) or not all(isinstance(m, str) for m in facts.motions):
         raise ValueError(f"its weights are of rank {sorted(ranks)}, it says {facts.rank}, alpha {facts.alpha}")
@@ -92,7 +93,7 @@ def _check_facts(facts: LoraFacts, weights: Mapping[str, Tensor]) -> None:
 def apply_lora(model: VideoModel, path: Path, strength: float = 1.0) -> LoraFacts:
     """Put the LoRA at `path` on the model's UNet, in place, its effect multiplied by `strength`.
 
-    Raises BadModel, and leaves the model as it was, when the weights do not fit it.
+    Raises BadModel, and leaves the model unchanged, when the weights do not fit it.
     """
     weights, facts = load_lora(path)
     add_lora(model.unet, facts.rank, facts.alpha * strength)
@@ -107,7 +108,7 @@ def apply_lora(model: VideoModel, path: Path, strength: float = 1.0) -> LoraFact
 
 @contextmanager
 def lora_applied(model: VideoModel, path: Path | None, strength: float = 1.0) -> Iterator[None]:
-    """The model with the LoRA at `path`, if any, for the length of a block."""
+    """Put the LoRA at `path`, if any, on the model for the length of a block."""
     if path is None:
         yield
         return

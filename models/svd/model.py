@@ -1,8 +1,8 @@
 """A Stable-Video-Diffusion-shaped model: its parts, its folder on disk, and how a picture and a motion condition it.
 
-The folder is the one diffusers' StableVideoDiffusionPipeline reads, with two files more: `reelmill.json` (the model's
-native numbers and where it came from) and `motion_words.safetensors` (one learned context token for each camera motion
-the model knows by name). Without a word the model is asked exactly as Stable Video Diffusion is.
+The folder is the one that diffusers' StableVideoDiffusionPipeline reads, with two more files: `reelmill.json` (the
+model's native numbers and where it came from) and `motion_words.safetensors` (one learned context token for each camera
+motion that the model knows by name). Without a word the model is asked exactly as Stable Video Diffusion is.
 """
 
 import copy
@@ -46,7 +46,7 @@ BUCKETS_PER_SPEED = 170.0
 
 
 class ModelFacts(BaseModel):
-    """A model's native numbers: what it was trained at, and what generation uses unless told otherwise."""
+    """A model's native numbers: what it was trained at, and what generation uses unless a setting says otherwise."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -67,7 +67,7 @@ class ModelFacts(BaseModel):
 class VideoModel:
     """The parts of a loaded model. `revision` is the digest of its weights; `words` are [context width] tokens.
 
-    `device` is where its parts work: models/memory/placement.py brings them there.
+    `device` is where its parts work: models/memory/placement.py moves them there.
     """
 
     unet: UNetSpatioTemporalConditionModel
@@ -82,27 +82,28 @@ class VideoModel:
 
     @property
     def latent_scale(self) -> int:
-        """Pixels per latent cell, along one side."""
+        """Return the pixels per latent cell, along one side."""
         return 2 ** (len(setting(self.vae, "block_out_channels")) - 1)
 
     @property
     def size_unit(self) -> int:
-        """What a picture's sides must be multiples of, in pixels: the UNet halves the latents between its levels."""
+        """Return the number of pixels that a picture's sides must be multiples of: the UNet halves the latents between
+        its levels."""
         return self.latent_scale * 2 ** (len(setting(self.unet, "block_out_channels")) - 1)
 
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
-        """[frames, channels, h, w] of the latents of a clip of that size."""
+        """Return [frames, channels, h, w] of the latents of a clip of that size."""
         scale = self.latent_scale
         return frames, setting(self.vae, "latent_channels"), height // scale, width // scale
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """What the denoiser is told beside the noisy latents.
+    """What the denoiser sees beside the noisy latents.
 
     context: [batch, 1 or 2, width], the picture's embedding and perhaps a motion word. picture: [batch, channels, h,
     w], the picture's latent, unscaled. ids: [batch, 3], frames per second less one, motion bucket, augmentation noise.
-    regions: contexts that hold instead in parts of the picture, each with its shares [batch, 1, 1, h, w].
+    regions: contexts that apply instead in parts of the picture, each with its shares [batch, 1, 1, h, w].
     """
 
     context: Tensor
@@ -111,11 +112,13 @@ class Conditions:
     regions: tuple[tuple[Tensor, Tensor], ...] = ()
 
     def dropped(self) -> "Conditions":
-        """The unconditional branch of guidance: no picture, neither as embedding nor as latent, and no motion word."""
+        """Return the unconditional branch of guidance: no picture, neither as embedding nor as latent, and no motion
+        word."""
         return Conditions(torch.zeros_like(self.context[:, :1]), torch.zeros_like(self.picture), self.ids)
 
     def with_dropped(self) -> "Conditions":
-        """Both branches as one batch, the unconditional one last: to attend to several zeros is to attend to one."""
+        """Return both branches as one batch, the unconditional one last: attending to several zeros is attending to
+        one."""
         return Conditions(
             context=torch.cat([self.context, torch.zeros_like(self.context)]),
             picture=torch.cat([self.picture, torch.zeros_like(self.picture)]),
@@ -127,7 +130,7 @@ class Conditions:
 def load_model(name: str, dtype: torch.dtype = torch.float32) -> VideoModel:
     """Load the model of a name (models/weights/names.py), on the CPU, from safetensors only.
 
-    `dtype` is the UNet's and the image encoder's; the autoencoder is in float32 always (models/device.py).
+    `dtype` is the precision of the UNet and the image encoder; the autoencoder is always in float32 (models/device.py).
 
     Raises BadInput when there is no such model and BadModel when a part is missing or does not fit.
     """
@@ -173,7 +176,7 @@ def save_model(model: VideoModel, folder: Path, half: bool = False) -> None:
 
 
 def load_facts(folder: Path) -> ModelFacts:
-    """A model's native numbers: from reelmill.json, or as Stable Video Diffusion has them."""
+    """Read a model's native numbers from reelmill.json; without that file they are Stable Video Diffusion's."""
     path = folder / FACTS_FILE
     if not path.is_file():
         unet = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))
@@ -185,7 +188,7 @@ def load_facts(folder: Path) -> ModelFacts:
 
 
 def load_words(folder: Path) -> dict[str, Tensor]:
-    """The motion words of a model folder, by camera motion; none where the model has none."""
+    """Read the motion words of a model folder, by camera motion; none where the model has none."""
     path = folder / WORDS_FILE
     if not path.is_file():
         return {}
@@ -196,7 +199,8 @@ def load_words(folder: Path) -> dict[str, Tensor]:
 
 
 def encoders_digest(model: VideoModel) -> str:
-    """SHA-256 over the weights of the autoencoder and the image encoder: what latents and embeddings depend on."""
+    """Return the SHA-256 of the weights of the autoencoder and the image encoder: what latents and embeddings depend
+    on."""
     digest = hashlib.sha256()
     for part in (model.vae, model.image_encoder):
         for name, weight in sorted(part.state_dict().items()):
@@ -206,14 +210,15 @@ def encoders_digest(model: VideoModel) -> str:
 
 
 def motion_bucket(motion_score: float) -> int:
-    """The motion bucket, 0 to 255, of a clip whose mean optical flow is `motion_score` short sides per second."""
+    """Return the motion bucket, 0 to 255, of a clip whose mean optical flow is `motion_score` short sides per
+    second."""
     return max(0, min(255, round(BUCKETS_PER_SPEED * motion_score)))
 
 
 @torch.no_grad()
 def embed_pictures(model: VideoModel, pictures: Tensor) -> Tensor:
-    """Image embeddings [batch, width] of pictures [batch, 3, H, W] in -1..1, given on the CPU and shrunk there; equal
-    pictures are embedded once. They are float32 on the model's device."""
+    """Embed pictures [batch, 3, H, W] in -1..1, which are on the CPU and shrunk there; return [batch, width] in float32
+    on the model's device. Equal pictures are embedded once."""
     pictures, places = _distinct(pictures)
     side: int = model.image_encoder.config.image_size  # pyright: ignore[reportAssignmentType]
     # Antialiased, so that a large picture and its small copy look alike to the encoder.
@@ -224,9 +229,10 @@ def embed_pictures(model: VideoModel, pictures: Tensor) -> Tensor:
 
 
 def context_of(embeddings: Tensor, words: Mapping[str, Tensor], motions: Sequence[str | None]) -> Tensor:
-    """The context [batch, 1 or 2, width]: a second token where motions are asked; all items ask for one, or none does.
+    """Return the context [batch, 1 or 2, width]: a second token where motions are asked for; all items ask for one, or
+    none does.
 
-    Raises BadInput for a motion the model has no word for.
+    Raises BadInput for a motion that the model has no word for.
     """
     unknown = sorted({m for m in motions if m is not None and m not in words})
     if unknown:
@@ -241,9 +247,9 @@ def context_of(embeddings: Tensor, words: Mapping[str, Tensor], motions: Sequenc
 
 
 def denoise(unet: UNetSpatioTemporalConditionModel, noisy: Tensor, sigma: Tensor, conditions: Conditions) -> Tensor:
-    """The denoised latents D [batch, frames, channels, h, w] of `noisy` at noise levels sigma [batch].
+    """Return the denoised latents D [batch, frames, channels, h, w] of `noisy` at noise levels sigma [batch].
 
-    Put together from those of its regions, where there are any.
+    Where there are regions, they are blended from the results of each.
     """
     if conditions.regions:
         parts = (
@@ -262,24 +268,26 @@ def denoise(unet: UNetSpatioTemporalConditionModel, noisy: Tensor, sigma: Tensor
 
 
 def setting(part: ConfigMixin, name: str) -> Any:
-    """A value of the configuration that a part of a model was built with."""
+    """Return a value of the configuration that a part of a model was built with."""
     return getattr(part.config, name)
 
 
 def _as(part: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """The part in another precision: a copy, so that saving never rounds the model in memory."""
+    """Copy the part to another precision: a copy, so that saving never rounds the model in memory."""
     return part if next(part.parameters()).dtype == dtype else nn.Module.to(copy.deepcopy(part), dtype)
 
 
 def _forget_origin(config: Path) -> None:
-    """Take the folder a part was loaded from out of its configuration: the model's digest must not know a path."""
+    """Remove the folder that a part was loaded from from its configuration: the model's digest must not depend on a
+    path."""
     settings = json.loads(config.read_text(encoding="utf-8"))
     settings.pop("_name_or_path", None)
     config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _distinct(pictures: Tensor) -> tuple[Tensor, list[int]]:
-    """The distinct pictures of a batch in order of appearance, and where each picture of the batch is among them."""
+    """Return the distinct pictures of a batch in order of appearance, and where each picture of the batch is among
+    them."""
     firsts: list[int] = []
     places = []
     for picture in pictures:

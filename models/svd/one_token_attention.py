@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 class OneTokenAttention:
-    """An attention processor of diffusers' kind; a context of several tokens is attended to as usual."""
+    """An attention processor of diffusers' kind; a context of several tokens goes through the usual attention."""
 
     def __init__(self) -> None:
         self._usual = AttnProcessor2_0()
@@ -21,19 +21,19 @@ class OneTokenAttention:
     def __call__(
         self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **named: Any
     ) -> Tensor:
-        """The attention's output [batch, positions, width] for a context [batch, tokens, context width]."""
+        """Return the attention's output [batch, positions, width] for a context [batch, tokens, context width]."""
         if encoder_hidden_states is None or encoder_hidden_states.shape[1] != 1:
             return self._usual(attn, hidden_states, encoder_hidden_states=encoder_hidden_states, **named)
         return token_value(attn, encoder_hidden_states).expand(-1, hidden_states.shape[1], -1)
 
 
 def token_value(attn: Attention, context: Tensor) -> Tensor:
-    """What a context of one token, [batch, 1, context width], gives to every position: [batch, 1, width]."""
+    """Return what a context of one token, [batch, 1, context width], gives to every position: [batch, 1, width]."""
     return cast(nn.ModuleList, attn.to_out)[0](cast(nn.Module, attn.to_v)(context))
 
 
 def attend_to_one_token(unet: UNetSpatioTemporalConditionModel) -> None:
-    """Let the cross-attentions of `unet`, spatial and temporal, see when their context is one token."""
+    """Have the cross-attentions of `unet`, spatial and temporal, notice when their context is one token."""
     for name, module in unet.named_modules():
         if name.endswith(".attn2") and isinstance(module, Attention):
             module.set_processor(cast(Any, OneTokenAttention()))

@@ -1,12 +1,11 @@
-"""Camera motions made of others, each in its region of the picture: zooms and rolls from the words for pans and tilts.
+"""Camera motions composed of others, one per region of the picture: zooms and rolls from the words for pans and tilts.
 
 Where a camera zooms in, the left of the picture slides to the left, the right to the right, the top up and the bottom
-down. So each of these regions is told the word for the sliding that is seen there, and at every step the denoised
-latents are put together from the regions, as MultiDiffusion does with prompts (Bar-Tal et al., arXiv 2302.08113). A
-model that learned pans and tilts by name zooms and rolls this way without further training, for as many passes of the
-UNet as there are regions.
+down. So each of these regions gets the word for the sliding that is seen there, and at every step the denoised latents
+are blended from the regions, as MultiDiffusion does with prompts (Bar-Tal et al., arXiv 2302.08113). A model that
+learned pans and tilts by name zooms and rolls this way without further training, for one pass of the UNet per region.
 
-A motion told by regions is a word of its own, "regions:zoom_in": what a job asks for, and what its row keeps.
+A motion composed of regions has a word of its own, "regions:zoom_in": a job asks for it, and its row keeps it.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -36,7 +35,7 @@ def told_as(motion: str | None, by_regions: Collection[str]) -> str | None:
 
 
 def words_in(word: str | None) -> tuple[str, ...]:
-    """The words that a model must know to be told `word`, one for each pass of the UNet; none for None.
+    """Return the words that a model must know for `word`, one for each pass of the UNet; none for None.
 
     Raises BadInput for a motion that no regions make.
     """
@@ -50,7 +49,8 @@ def words_in(word: str | None) -> tuple[str, ...]:
 
 
 def shares(motion: str, height: int, width: int) -> Tensor:
-    """How much each of PARTS counts at each latent cell, [4, height, width]: 1 in its region; halves on its border."""
+    """Return how much each of PARTS counts at each latent cell, [4, height, width]: 1 in its region, halves on its
+    border."""
     side = min(height, width)
     down = ((torch.arange(height) - (height - 1) / 2) / side)[:, None].expand(height, width)
     right = ((torch.arange(width) - (width - 1) / 2) / side)[None].expand(height, width)

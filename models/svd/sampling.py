@@ -1,6 +1,6 @@
 """Image-to-video sampling of a Stable-Video-Diffusion-shaped model: pictures and noise in, latents out, frames after.
 
-The noise is handed in, never drawn here, so that an item's clip depends on its own noise alone.
+The noise is an argument, never drawn here, so that an item's clip depends on its own noise alone.
 """
 
 from collections.abc import Sequence
@@ -36,15 +36,16 @@ def sample_latents(
     guidance_together: bool = False,
     going_on: Tensor | None = None,
 ) -> Tensor:
-    """Latents [batch, frames, channels, h, w] of a clip per picture, scaled by the autoencoder's `scaling_factor`.
+    """Sample latents [batch, frames, channels, h, w] of a clip per picture, scaled by the autoencoder's
+    `scaling_factor`.
 
     pictures: [batch, 3, H, W] in -1..1; noise: [batch, frames, channels, h, w] and augmentation: [batch, 3, H, W], both
-    standard normal; motions: a word for each item, perhaps one by regions (models/svd/regions.py), or None. What is
-    None is as in the model's facts. More frames than the model makes at once are made in windows over time that share
-    half their frames (models/svd/windows.py). going_on: scaled latents [batch, channels, h, w] that stand in the place
-    of the pictures' own, the last ones of clips that these go on from (models/generation/long_clips.py). What is given
-    and what comes back lie on the CPU, wherever the model works. Raises BadInput when the shapes do not belong together
-    or the model cannot make pictures of that size.
+    standard normal; motions: a word for each item, perhaps one by regions (models/svd/regions.py), or None. None takes
+    the model's own numbers. More frames than the model makes at once are made in windows over time that share half
+    their frames (models/svd/windows.py). going_on: scaled latents [batch, channels, h, w] in place of the pictures'
+    own: the last ones of the clips that these continue (models/generation/long_clips.py). Arguments and results are on
+    the CPU, wherever the model works. Raises BadInput when the shapes do not fit together or the model cannot make
+    pictures of that size.
     """
     _check_shapes(model, pictures, noise, augmentation)
     facts = model.facts
@@ -71,7 +72,7 @@ def sample_latents(
 def guided(
     model: VideoModel, conditions: Conditions, guidance: tuple[float, float], together: bool = False
 ) -> Denoiser:
-    """The denoiser with guidance that rises over the frames it is given, from the first of two strengths to the other.
+    """Return the denoiser with guidance that rises over the frames, from the first of two strengths to the other.
 
     The two branches run one after the other: half the memory of running them `together`, as one batch, and about the
     same time where one of them keeps the device busy.
@@ -116,9 +117,10 @@ def _check_shapes(model: VideoModel, pictures: Tensor, noise: Tensor, augmentati
 
 @torch.no_grad()
 def decode_latents(model: VideoModel, latents: Tensor, room: Room | None = None) -> NDArray[np.uint8]:
-    """Frames, uint8 RGB [frames, height, width, 3], of the scaled latents [frames, channels, h, w] of one clip.
+    """Decode the scaled latents [frames, channels, h, w] of one clip; return frames, uint8 RGB [frames, height, width,
+    3].
 
-    Decoded whole, or in the strips that `room` allows, on the model's device; latents and frames lie on the CPU.
+    Decoded whole, or in the strips that `room` allows, on the model's device; latents and frames are on the CPU.
     """
     unscaled = (latents / setting(model.vae, "scaling_factor")).to(model.device)
     frames = decode_exactly(model.vae, unscaled, room) if room else decoded(model.vae, unscaled, len(latents))

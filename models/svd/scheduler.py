@@ -1,7 +1,8 @@
-"""Which schedulers models/svd/sampling.py stands for: the network must be trained for what it does with it.
+"""The schedulers that models/svd/sampling.py can replace: the network must be trained for what the sampler does with
+it.
 
-Steps and noise levels are chosen here (Euler's method over Karras' levels), whatever a scheduler's class would do; what
-the network predicts, how it is told the noise, and between which levels are the model's own.
+Steps and noise levels are chosen here (Euler's method over Karras' levels), whatever a scheduler's class would do. What
+the network predicts, how it sees the noise, and between which levels, are the model's own.
 """
 
 import logging
@@ -20,8 +21,8 @@ log = logging.getLogger("reelmill")
 
 
 def check_scheduler(folder: Path) -> None:
-    """Raises BadModel where a model folder's scheduler is of a network that needs another sampler than this project's;
-    says once where its steps would be others."""
+    """Raise BadModel when a model folder's scheduler belongs to a network that needs another sampler than this
+    project's; log once when its steps would differ."""
     path = folder / "scheduler" / "scheduler_config.json"
     if not path.is_file():
         raise BadModel(f"{path}: the file is missing. Copy the model's folder again.")

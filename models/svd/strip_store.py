@@ -1,8 +1,8 @@
 """Activations of a whole clip, kept off the device between the layers that read and write them strip by strip.
 
-They lie in host memory or, where that is too small, in a file that has no name any more once it is open, so that it
-goes with the process. Each write adds to per-frame, per-channel sums in float64, from which any group normalisation's
-statistics follow, over one frame or over the clip, whatever the strips were.
+They are in host memory or, where that is too small, in a file whose name is removed once it is open, so that it
+disappears with the process. Each write adds to per-frame, per-channel sums in float64. From these follow any group
+normalisation's statistics, over one frame or over the clip, whatever the strips were.
 """
 
 import math

@@ -1,6 +1,6 @@
-"""One training step of a video-diffusion UNet, and the state that a stopped training is resumed from.
+"""One training step of a video-diffusion UNet, and the state from which a stopped training resumes.
 
-Everything random in a step comes from its seed and its number, so that a resumed training is the straight one.
+Everything random in a step comes from its seed and its number, so that a resumed training equals an uninterrupted one.
 """
 
 from collections.abc import Mapping
@@ -40,7 +40,7 @@ class StepSettings:
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:
-    """The one source of randomness of a step."""
+    """Return the one source of randomness of a step."""
     return torch.Generator().manual_seed(seed * 1_000_003 + step)
 
 
@@ -51,10 +51,10 @@ def diffusion_loss(
     settings: StepSettings,
     generator: torch.Generator,
 ) -> Tensor:
-    """The weighted squared error of the denoised latents, a scalar.
+    """Return the weighted squared error of the denoised latents, a scalar.
 
-    Conditions are dropped as generation will miss them: the picture per clip, the motion word for the whole batch,
-    since a context without a word is one token long.
+    Conditions are dropped the way generation leaves them out: the picture per clip, the motion word for the whole
+    batch, since a context without a word is one token long.
     """
     latents, pictures = random_crop(batch.latents, batch.pictures, settings.crop, generator)
     sigma = draw_sigma(len(latents), settings.log_sigma_mean, settings.log_sigma_deviation, generator)
@@ -74,7 +74,8 @@ def diffusion_loss(
 def probe_error(
     unet: UNetSpatioTemporalConditionModel, words: Mapping[str, Tensor], batch: Batch, motions: list[str], sigma: float
 ) -> float:
-    """Mean squared error of the latents denoised from fixed noise at `sigma`, when `motions` are asked for."""
+    """Return the mean squared error of the latents denoised from fixed noise at `sigma`, when `motions` are asked
+    for."""
     noise = torch.randn(batch.latents.shape, generator=torch.Generator().manual_seed(0))
     conditions = Conditions(_context(batch.embeddings, words, motions), batch.pictures, batch.ids)
     level = torch.full((len(batch.latents),), sigma)
@@ -85,7 +86,8 @@ def probe_error(
 def random_crop(
     latents: Tensor, pictures: Tensor, side: int | None, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """The same random square of every latent and picture of a batch; both as they are when `side` is None."""
+    """Crop the same random square out of every latent and picture of a batch; return both unchanged when `side` is
+    None."""
     if side is None:
         return latents, pictures
     height, width = latents.shape[-2:]
@@ -109,7 +111,7 @@ class TrainingState:
         self.average = {name: p.detach().clone() for name, p in self.parameters.items()}
 
     def apply(self, loss: Tensor, learning_rate: float) -> None:
-        """One optimiser step on `loss`, gradients clipped to norm 1, and the average moved along."""
+        """Make one optimiser step on `loss`, with gradients clipped to norm 1, and update the moving average."""
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate
         self.optimiser.zero_grad(set_to_none=True)
@@ -140,7 +142,7 @@ class TrainingState:
 
     @torch.no_grad()
     def load(self, path: Path) -> None:
-        """Take up a saved state, bit for bit."""
+        """Restore a saved state, bit for bit."""
         tensors = load_file(path)
         self.step = int(tensors["step"])
         for name, parameter in self.parameters.items():
@@ -154,14 +156,15 @@ class TrainingState:
 
 
 def new_state(parameters: Mapping[str, nn.Parameter], ema_decay: float, weight_decay: float = 1e-3) -> TrainingState:
-    """A fresh state over the parameters that train."""
+    """Return a fresh state over the parameters that train."""
     chosen = dict(parameters)
     optimiser = torch.optim.AdamW(chosen.values(), betas=(0.9, 0.98), weight_decay=weight_decay)
     return TrainingState(chosen, optimiser, ema_decay)
 
 
 def learning_rate_at(step: int, steps: int, peak: float, warm_up: int = 30) -> float:
-    """A linear rise over `warm_up` steps, then half a cosine down to a twentieth of the peak at the last step."""
+    """Return the learning rate: a linear rise over `warm_up` steps, then half a cosine down to a twentieth of the
+    peak."""
     rise = min(1.0, (step + 1) / warm_up)
     fall = 0.5 * (1 + torch.cos(torch.tensor(torch.pi * step / max(steps, 1))).item())
     return peak * rise * (0.05 + 0.95 * fall)

@@ -13,9 +13,10 @@ from models.svd.edm import Denoiser
 
 
 def windows_of(frames: int, native: int, overlap: int) -> list[range]:
-    """The windows of `native` frames that cover `frames`, neighbours sharing `overlap` frames or, at the end, more.
+    """Return the windows of `native` frames that cover `frames`; neighbours share `overlap` frames or, at the end,
+    more.
 
-    One window where all fits into it. Raises BadInput unless 0 <= overlap < native.
+    One window where all frames fit into it. Raises BadInput unless 0 <= overlap < native.
     """
     if not 0 <= overlap < native:
         raise BadInput(
@@ -28,13 +29,13 @@ def windows_of(frames: int, native: int, overlap: int) -> list[range]:
 
 
 def triangle(length: int) -> Tensor:
-    """Weights [length] that rise evenly from the ends to the middle, all above 0."""
+    """Return weights [length] that rise evenly from the ends to the middle, all above 0."""
     place = torch.arange(length, dtype=torch.float32)
     return torch.minimum(place, length - 1 - place) + 1
 
 
 def over_windows(denoise: Denoiser, native: int, overlap: int) -> Denoiser:
-    """A denoiser of latents [batch, frames, ...] of any length, from one of `native` frames."""
+    """Return a denoiser of latents [batch, frames, ...] of any length, from one of `native` frames."""
 
     def blended(noisy: Tensor, sigma: Tensor) -> Tensor:
         total, weight = torch.zeros_like(noisy), torch.zeros(noisy.shape[1])
@@ -49,5 +50,5 @@ def over_windows(denoise: Denoiser, native: int, overlap: int) -> Denoiser:
 
 
 def _over_frames(values: Tensor, like: Tensor) -> Tensor:
-    """Values [frames] shaped to multiply latents [batch, frames, ...]."""
+    """Shape values [frames] to multiply latents [batch, frames, ...]."""
     return values.reshape(1, -1, *[1] * (like.ndim - 2))

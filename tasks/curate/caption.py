@@ -1,11 +1,11 @@
 """Caption: what a clip shows, in English: `caption_image` of its middle frame, `caption_video` of several frames, and
 `caption`, the one to train with.
 
-As in Stable Video Diffusion (arXiv 2311.15127, C.1), a language model merges the first two to the third. Each column is
-written by the engine its setting names: networks in this process (models/captions/captioners.py), or a server with
-OpenAI's chat completions (models/captions/endpoint.py). By default `caption` is a sentence composed from what was
-measured (models/captions/attributes.py) and the other two are null, as `caption_note` says. `caption_engine` says which
-engine wrote `caption`, and the columns `*_model` say which model at which revision wrote each.
+As in Stable Video Diffusion (arXiv 2311.15127, C.1), a language model merges the first two into the third. Each column
+is written by the engine that its setting names: networks in this process (models/captions/captioners.py), or a server
+with OpenAI's chat completions (models/captions/endpoint.py). By default `caption` is a sentence composed from the
+measurements (models/captions/attributes.py). The other two are then null, and `caption_note` says so. `caption_engine`
+says which engine wrote `caption`, and the columns `*_model` say which model wrote each column, with its revision.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -61,7 +61,7 @@ Item = TypeVar("Item")
 
 
 def keyed(config: CaptionConfig) -> CaptionConfig:
-    """The settings that captions depend on: models by their revisions, and of the server its address alone."""
+    """Return the settings that captions depend on: models by their revisions, and of the server its address alone."""
     revisions = {name: find_model(model).revision for name, model in models_of(config).items()}
     asks = "endpoint" in (config.engine, config.image_engine, config.video_engine)
     server = EndpointConfig(base_url=config.endpoint.base_url) if asks else EndpointConfig()
@@ -69,8 +69,11 @@ def keyed(config: CaptionConfig) -> CaptionConfig:
 
 
 def spread(times_s: Sequence[float], number: int) -> list[int]:
-    """Indices of the frames nearest to `number` times spread evenly from the first to the last of the rising `times_s`,
-    some twice where there are fewer frames; of one, nearest to the middle."""
+    """Return the indices of the frames nearest to `number` times, spread evenly from the first of the rising `times_s`
+    to the last.
+
+    An index occurs twice where there are too few frames; a single one is nearest to the middle.
+    """
     first, last = times_s[0], times_s[-1]
     wanted = np.linspace(first, last, number) if number > 1 else np.array([(first + last) / 2])
     return np.abs(np.asarray(times_s)[None] - wanted[:, None]).argmin(axis=1).tolist()
@@ -79,22 +82,23 @@ def spread(times_s: Sequence[float], number: int) -> list[int]:
 def answered(
     items: Sequence[Item | ReelmillError | None], ask: Callable[[Sequence[Item]], Sequence[Answer]]
 ) -> list[Answer | None]:
-    """What `ask` says of each item; one that is null or an error stays what it is, and silence is an error."""
+    """Return the answer of `ask` for each item; an item that is null or an error stays as it is, and an empty answer is
+    an error."""
     asked = [item for item in items if item is not None and not isinstance(item, ReelmillError)]
     try:
         answers = iter(ask(asked) if asked else ())
     except ReelmillError as error:
         answers = repeat(error)
     told = [item if item is None or isinstance(item, ReelmillError) else next(answers) for item in items]
-    return [BadModel("the model said nothing.") if answer == "" else answer for answer in told]
+    return [BadModel("the model returned an empty answer.") if answer == "" else answer for answer in told]
 
 
 def looked_at(store: Path, clip: Mapping[str, Any], number: int) -> Frames | ReelmillError:
-    """`number` frames of a clip, spread over those that are stored; of one, the middle frame."""
+    """Load `number` frames of a clip, spread over its stored frames; a single one is the middle frame."""
     try:
         stored = [frame for frame in read_frame_times(store) if clip["start_pts"] <= frame[0] < clip["end_pts"]]
         if not stored:
-            raise BadMedia(f"{clip['clip_id']}: no frame of it is stored. Delete its frame store and run again.")
+            raise BadMedia(f"{clip['clip_id']}: none of its frames is stored. Delete its frame store and run again.")
         return load_frames(store, [stored[i][0] for i in spread([time for _, time in stored], number)])
     except ReelmillError as error:
         return error
@@ -103,7 +107,8 @@ def looked_at(store: Path, clip: Mapping[str, Any], number: int) -> Frames | Ree
 def caption_batch(
     store: Path | None, clips: Sequence[Mapping[str, Any]], config: CaptionConfig
 ) -> list[dict[str, Any]]:
-    """The rows of some clips of one video, from its frames in `store` and from what was measured of them."""
+    """Return the rows of some clips of one video, captioned from its frames in `store` and from the clips'
+    measurements."""
     none = [None] * len(clips)
     image, video = none, none
     if store and config.image_engine != "none":
@@ -124,7 +129,8 @@ def caption_batch(
 
 
 def row_of(clip: Mapping[str, Any], told: Mapping[str, Answer | None], config: CaptionConfig) -> dict[str, Any]:
-    """A clip's row from what was told for each of COLUMNS; what could not be told is null, with the reasons."""
+    """Return a clip's row from the answer for each of COLUMNS; a column without a text is null, and the row has the
+    reasons."""
     texts = {name: text if isinstance(text, str) else None for name, text in told.items()}
     writers = {f"{name}_model": writers_of(config)[name] if texts[name] else None for name in COLUMNS}
     wrong = {name: error for name, error in told.items() if isinstance(error, ReelmillError)}
@@ -138,14 +144,14 @@ def row_of(clip: Mapping[str, Any], told: Mapping[str, Answer | None], config: C
 
 
 def note_of(config: CaptionConfig) -> str | None:
-    """Which captions nobody was asked for, and the settings that ask."""
+    """Say which captions nobody was asked for, and which settings ask; None when all were asked for."""
     asked = {"caption_image": config.image_engine, "caption_video": config.video_engine}
     settings = {name: name.replace("_", ".") + "_engine" for name, engine in asked.items() if engine == "none"}
     return " ".join(f"No {name}: no captioner is named ({setting})." for name, setting in settings.items()) or None
 
 
 def caption_video(root: Path, config: CaptionConfig, video: VideoManifests) -> ManifestRef:
-    """The captions of one video's clips below `root`: found, or written."""
+    """Return the captions of one video's clips below `root`: found, or made."""
 
     def compute(_: str) -> pa.Table:
         stores, clips = frame_stores(root, video), read_clips(video, NEEDS)

@@ -1,4 +1,4 @@
-"""Who writes captions: the settings that name networks and servers, and the questions put to them.
+"""Who writes captions: the settings that name networks and servers, and the questions they are asked.
 
 A network runs in this process (models/captions/captioners.py); a server speaks OpenAI's chat completions
 (models/captions/endpoint.py).
@@ -26,20 +26,22 @@ Answer = str | ReelmillError
 
 
 class EndpointConfig(BaseModel):
-    """The server that the engine `endpoint` asks. Its key is read from the environment and written nowhere."""
+    """The server that the engine `endpoint` asks. Its key is read from the environment and never written down."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     base_url: str = Field(
         default="http://127.0.0.1:8000/v1",
         pattern=r"^https?://[^@\s]+$",
-        description="Address of the server, up to what stands before /chat/completions.",
+        description="Address of the server, without /chat/completions at its end.",
     )
     key_env: str | None = Field(default=None, description="Environment variable that holds the server's key.")
     timeout_s: float = Field(default=60.0, gt=0, description="Longest wait for one answer, in seconds.")
-    attempts: int = Field(default=5, ge=1, description="Times that one question is asked before it has failed.")
-    pause_s: float = Field(default=1.0, ge=0, description="Pause before the second attempt; it doubles.")
-    concurrency: int = Field(default=8, ge=1, description="Questions at a time, for each worker.")
+    attempts: int = Field(default=5, ge=1, description="Attempts for one question before it counts as failed.")
+    pause_s: float = Field(
+        default=1.0, ge=0, description="Pause before the second attempt, in seconds; it doubles each time."
+    )
+    concurrency: int = Field(default=8, ge=1, description="Questions asked at the same time, per worker.")
 
 
 class CaptionConfig(BaseModel):
@@ -49,32 +51,34 @@ class CaptionConfig(BaseModel):
 
     engine: Literal["attributes", "transformers", "endpoint"] = Field(
         default="attributes",
-        description="Who writes `caption`: a sentence of what was measured, or a language model from the others.",
+        description="Who writes `caption`: a sentence from the measurements, or a model that merges the others.",
     )
-    model: str | None = Field(default=None, description="The language model: ID@REVISION, a folder, a server's.")
+    model: str | None = Field(
+        default=None, description="The language model: ID@REVISION, a folder or a server's name for it."
+    )
     image_engine: Engine = Field(default="none", description="Who writes `caption_image`.")
-    image_model: str | None = Field(default=None, description="The image captioner, as above.")
+    image_model: str | None = Field(default=None, description="The image captioner, named like `model`.")
     video_engine: Engine = Field(default="none", description="Who writes `caption_video`.")
-    video_model: str | None = Field(default=None, description="The video captioner, as above.")
+    video_model: str | None = Field(default=None, description="The video captioner, named like `model`.")
     image_prompt: str = Field(
-        default="Describe this picture in one plain sentence.", description="endpoint: what is asked of a picture."
+        default="Describe this picture in one plain sentence.", description="endpoint: the question about a picture."
     )
     video_prompt: str = Field(
         default="These pictures are from one video, in order. Describe in one plain sentence what happens in it.",
-        description="endpoint: what is asked of a video's frames.",
+        description="endpoint: the question about a video's frames.",
     )
-    video_frames: int = Field(default=6, ge=2, description="endpoint: frames of a video that are shown.")
+    video_frames: int = Field(default=6, ge=2, description="endpoint: number of a video's frames that are sent.")
     merge_prompt: str = Field(
         default="Two descriptions of one short video. Of its middle frame: {image}\nOf the whole: {video}\n"
         "Write one sentence that describes the video, from these alone. Answer with the sentence only.",
-        description="What the language model is asked; {image} and {video} are the two captions.",
+        description="The question to the language model; {image} and {video} are the two captions.",
     )
     endpoint: EndpointConfig = Field(default_factory=EndpointConfig, description="The server of captions.")
 
     @field_validator("model", "image_model", "video_model")
     @classmethod
     def _found_from_anywhere(cls, model: str | None, info: ValidationInfo) -> str | None:
-        """A server's names of its models stay as they are; a relative path becomes absolute."""
+        """Make a relative path absolute; a server's model names stay as they are."""
         engine = info.data.get((info.field_name or "").removesuffix("model") + "engine")
         return given_name(model) if model and engine == "transformers" else model
 
@@ -93,7 +97,7 @@ class CaptionConfig(BaseModel):
 
 
 def models_of(config: CaptionConfig) -> dict[str, str]:
-    """The models that the settings ask for in this process, by the setting that names them."""
+    """Return the models that the settings ask for in this process, by the setting that names them."""
     asked = {
         "image_model": (config.image_engine, config.image_model),
         "video_model": (config.video_engine, config.video_model),
@@ -103,7 +107,8 @@ def models_of(config: CaptionConfig) -> dict[str, str]:
 
 
 def server_of(config: EndpointConfig, model: str) -> Endpoint:
-    """The server's model, with the key that the environment holds; raises BadInput when it holds none."""
+    """Return the server's model, with the key from the environment; raise BadInput when the environment does not have
+    it."""
     key = os.environ.get(config.key_env) if config.key_env else None
     if config.key_env and not key:
         raise BadInput(
@@ -114,7 +119,7 @@ def server_of(config: EndpointConfig, model: str) -> Endpoint:
 
 
 def missing_key(config: CaptionConfig) -> list[str]:
-    """A line when the server's key is asked for and the environment does not hold it."""
+    """Return a line when a server's key is needed and the environment does not have it."""
     try:
         if "endpoint" in (config.engine, config.image_engine, config.video_engine):
             server_of(config.endpoint, "")
@@ -124,7 +129,7 @@ def missing_key(config: CaptionConfig) -> list[str]:
 
 
 def describe_pictures(pictures: Sequence[Frames], config: CaptionConfig) -> Sequence[Answer]:
-    """The caption of each of some pictures, uint8 RGB [1, height, width, 3]."""
+    """Caption each picture, uint8 RGB [1, height, width, 3]."""
     model = config.image_model or ""
     if config.image_engine == "endpoint":
         return server_of(config.endpoint, model).ask(
@@ -134,7 +139,7 @@ def describe_pictures(pictures: Sequence[Frames], config: CaptionConfig) -> Sequ
 
 
 def describe_videos(videos: Sequence[Frames], config: CaptionConfig) -> Sequence[Answer]:
-    """The caption of each of some videos, uint8 RGB [frames, height, width, 3], `frames_seen` frames each."""
+    """Caption each video, uint8 RGB [frames, height, width, 3], with `frames_seen` frames each."""
     model = config.video_model or ""
     if config.video_engine == "endpoint":
         return server_of(config.endpoint, model).ask([Request(config.video_prompt, list(video)) for video in videos])
@@ -142,7 +147,7 @@ def describe_videos(videos: Sequence[Frames], config: CaptionConfig) -> Sequence
 
 
 def merge(pairs: Sequence[tuple[str, str]], config: CaptionConfig) -> Sequence[Answer]:
-    """One caption out of each pair of captions, of the picture and of the video, by the language model."""
+    """Merge each pair of captions, of the picture and of the video, into one caption by the language model."""
     prompts = [config.merge_prompt.replace("{image}", image).replace("{video}", video) for image, video in pairs]
     model = config.model or ""
     if config.engine == "endpoint":
@@ -151,14 +156,15 @@ def merge(pairs: Sequence[tuple[str, str]], config: CaptionConfig) -> Sequence[A
 
 
 def frames_seen(config: CaptionConfig) -> int:
-    """How many frames of a clip the video captioner looks at."""
+    """Return how many frames of a clip the video captioner looks at."""
     if config.video_engine == "transformers":
         return load_video_captioner(find_model(config.video_model or "").path).frames or 1
     return config.video_frames
 
 
 def writers_of(config: CaptionConfig) -> dict[str, str | None]:
-    """The model that writes each of COLUMNS, as ID@COMMIT, or as the server knows it; null for measured attributes."""
+    """Return the model that writes each of COLUMNS, as ID@COMMIT or by its name on the server; None where no model
+    writes it."""
     engines = (config.engine, config.image_engine, config.video_engine)
     models = (config.model, config.image_model, config.video_model)
     return {

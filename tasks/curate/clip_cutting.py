@@ -1,10 +1,10 @@
-"""Cutting a span out of a video: which packets a cut without encoding may keep, the ffmpeg commands, and a look at what
-was written.
+"""Cutting a span out of a video: the packets that a cut without encoding may keep, the ffmpeg commands, and a check of
+what was written.
 
 A copied clip begins at the first keyframe at or after its start and ends at the last one at or before its end (at the
-end of the file where the clip goes so far), as in Stable Video Diffusion (appendix C): so it never shows a frame of the
-shots beside it. ffmpeg's own options cannot say that: they seek to the keyframe before and hide what is too early
-behind an edit list, and they end in the order of decoding. So the packets are named, by their times, to its filters.
+end of the file where the clip reaches it), as in Stable Video Diffusion (appendix C). So it never shows a frame of the
+neighbouring shots. ffmpeg's own options cannot do that: they seek to the keyframe before the start, hide the extra
+frames behind an edit list, and end in decoding order. So its filters are given the packets by their times.
 """
 
 from bisect import bisect_right
@@ -26,14 +26,14 @@ DETERMINISTIC = {"map_metadata": -1, "fflags": "+bitexact", "movflags": "+fastst
 
 
 class Packet(NamedTuple):
-    """A packet that shows a frame: its presentation time, and whether decoding can begin there."""
+    """A packet that shows a frame: its presentation time, and whether decoding can begin with it."""
 
     pts: int
     keyframe: bool
 
 
 class PacketIndex(NamedTuple):
-    """The packets of a file's main video stream in the order of decoding, and that stream's number and time base."""
+    """The packets of a file's main video stream in decoding order, and that stream's number and time base."""
 
     packets: tuple[Packet, ...]
     stream: int
@@ -41,7 +41,7 @@ class PacketIndex(NamedTuple):
 
 
 class Cut(NamedTuple):
-    """What a copied clip keeps: packets by their times [start_pts, end_pts), without those `skipped` in between."""
+    """What a copied clip keeps: the packets with times in [start_pts, end_pts), without those `skipped` in between."""
 
     start_pts: int
     end_pts: int
@@ -50,12 +50,12 @@ class Cut(NamedTuple):
 
 
 def read_index(path: Path) -> PacketIndex:
-    """The packets of a file, read without decoding; raises BadMedia, also for a packet without a time."""
+    """Read the packets of a file without decoding. Raises BadMedia when it cannot be read or a packet has no time."""
     with open_video(path, threads=1) as (container, stream):
         read = [(packet.pts, packet.is_keyframe) for packet in container.demux(stream) if _is_shown(packet)]
         packets = tuple(Packet(pts, keyframe) for pts, keyframe in read if pts is not None)
         if len(packets) < len(read) or not packets:
-            raise BadMedia(f"{path}: its packets carry no times, so no span of it can be found. Convert it to mp4.")
+            raise BadMedia(f"{path}: its packets have no times, so nothing can be cut out of it. Convert it to mp4.")
         return PacketIndex(packets, stream.index, stream.time_base or Fraction(1))
 
 
@@ -64,9 +64,10 @@ def _is_shown(packet: Any) -> bool:
 
 
 def copied_span(packets: Sequence[Packet], start_pts: int, end_pts: int, item: str) -> Cut:
-    """The packets, of those in the order of decoding, that a copy of [start_pts, end_pts) keeps.
+    """Choose the packets, from those in decoding order, that a copy of [start_pts, end_pts) keeps.
 
-    Frames stored after the ending keyframe but shown before it need it, and are left out. Raises NoKeyframes.
+    Frames stored after the ending keyframe but shown before it need that keyframe, and are left out. Raises NoKeyframes
+    without keyframes to cut at, and BadMedia when the packets' order cannot be copied.
     """
     keys = [number for number, packet in enumerate(packets) if packet.keyframe and start_pts <= packet.pts <= end_pts]
     is_last = all(packet.pts < end_pts for packet in packets)
@@ -77,7 +78,7 @@ def copied_span(packets: Sequence[Packet], start_pts: int, end_pts: int, item: s
     begin = packets[first].pts
     shown = sorted(packet.pts for packet in packets[first:stop] if packet.pts >= begin)
     if not shown or shown[-1] >= end_pts:
-        raise BadMedia(f"{item}: its packets are in no order that can be copied. Use --clips.mode exact.")
+        raise BadMedia(f"{item}: its packets are in an order that cannot be copied. Use --clips.mode exact.")
     times = sorted(packet.pts for packet in packets)
     after = bisect_right(times, shown[-1])
     end = times[after] if after < len(times) else end_pts
@@ -87,7 +88,7 @@ def copied_span(packets: Sequence[Packet], start_pts: int, end_pts: int, item: s
 
 
 def copy_command(path: Path, index: PacketIndex, cut: Cut, target: Path) -> list[str]:
-    """The ffmpeg command that copies the packets of `cut`; the clip's first frame is at time zero."""
+    """Return the ffmpeg command that copies the packets of `cut`; the clip's first frame is at time zero."""
     wrong = [f"lt(pts,{cut.start_pts})", f"gte(pts,{cut.end_pts})", *(f"eq(pts,{pts})" for pts in cut.skipped)]
     filters = f"noise=drop='{'+'.join(wrong)}',setts=pts=PTS-{cut.start_pts}:dts=DTS-{cut.start_pts}"
     source = ffmpeg.input(str(path.absolute()), **_window(index, cut.start_pts, cut.end_pts))
@@ -96,7 +97,8 @@ def copy_command(path: Path, index: PacketIndex, cut: Cut, target: Path) -> list
 
 
 def encode_command(path: Path, index: PacketIndex, start_pts: int, end_pts: int, crf: int, target: Path) -> list[str]:
-    """The ffmpeg command that encodes exactly the frames shown in [start_pts, end_pts), at their own times, upright."""
+    """Return the ffmpeg command that encodes exactly the frames shown in [start_pts, end_pts), at their own times,
+    upright."""
     source = ffmpeg.input(str(path.absolute()), **_window(index, start_pts, end_pts), noaccurate_seek=None)
     frames = source[str(index.stream)].filter("trim", start_pts=start_pts, end_pts=end_pts)
     even = frames.filter("setpts", f"PTS-{start_pts}").filter("pad", "ceil(iw/2)*2", "ceil(ih/2)*2")
@@ -106,7 +108,7 @@ def encode_command(path: Path, index: PacketIndex, start_pts: int, end_pts: int,
 
 
 def _window(index: PacketIndex, start_pts: int, end_pts: int) -> dict[str, Any]:
-    """Input options that keep the file's own times and read little more than [start_pts, end_pts)."""
+    """Return input options that keep the file's own times and read little more than [start_pts, end_pts)."""
     beginning = min(packet.pts for packet in index.packets) * index.time_base
     early = start_pts * index.time_base - SEEK_EARLY_S
     seek = early > beginning
@@ -122,10 +124,10 @@ def _compiled(stream: Any, target: Path, options: dict[str, Any]) -> list[str]:
 
 
 def inspect_clip(path: Path, item: str) -> tuple[Fraction, ...]:
-    """The times of a written clip's frames in seconds, ordered; its first frame is decoded.
+    """Return the times of a written clip's frames in seconds, in order; its first frame is decoded.
 
-    Raises BadMedia when it does not begin with a keyframe, ends within a frame, hides one, has times that do not run
-    forward, or a first frame that cannot be decoded.
+    Raises BadMedia when it does not begin with a keyframe, hides a frame, has times that do not increase, or has a
+    first frame that cannot be decoded.
     """
     with open_video(path, threads=1) as (container, stream):
         packets = [packet for packet in container.demux(stream) if packet.size]
@@ -137,7 +139,7 @@ def inspect_clip(path: Path, item: str) -> tuple[Fraction, ...]:
             "does not begin with a keyframe": not packets or not packets[0].is_keyframe,
             "ends within a frame": any(packet.is_corrupt for packet in packets),
             "hides frames": any(packet.is_discard for packet in packets),
-            "has times that do not run forward": len(shown) < len(packets) or _run_back(shown) or _run_back(stored),
+            "has times that do not increase": len(shown) < len(packets) or _run_back(shown) or _run_back(stored),
             "has a first frame that cannot be decoded": frame is None or frame.is_corrupt,
         }
         found = " and ".join(fault for fault, is_there in faults.items() if is_there)

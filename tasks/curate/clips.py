@@ -1,10 +1,10 @@
 """Clips: cuts clips out of their sources, as mp4 files in DATASET/clips/. Pictures only, no sound.
 
 `copy` keeps the packets as they are, from the first keyframe at or after a clip's start to the last one at or before
-its end, so that no frame of a neighbouring shot is in the file (Stable Video Diffusion, appendix C); a clip without two
-keyframes is a row that says so. `exact` encodes exactly the clip's frames anew, at their own times. cut_start and
-cut_end are what was cut, [start, end), on the source's clock; cut_frames is the number of frames in it. Each file is
-read back: it begins with a keyframe, lies inside its clip, its times run forward, and its first frame can be decoded.
+its end, so that no frame of a neighbouring shot is in the file (Stable Video Diffusion, appendix C). A clip without two
+keyframes is a row that says so. `exact` encodes exactly the clip's frames again, at their own times. cut_start and
+cut_end are what was cut, [start, end), in the source's time; cut_frames is the number of frames in it. Each file is
+read back: it begins with a keyframe, is inside its clip, its times increase, and its first frame can be decoded.
 """
 
 import hashlib
@@ -60,22 +60,27 @@ class Cutting(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     mode: Literal["off", "copy", "exact"] = Field(
-        default="off", description="copy: from keyframe to keyframe, not encoded; exact: every frame, encoded; or off."
+        default="off",
+        description="copy: from keyframe to keyframe, not encoded; exact: every frame, encoded; off: no cutting.",
     )
-    crf: int = Field(default=16, ge=0, le=51, description="Quality of `exact`: less is better and larger.")
+    crf: int = Field(
+        default=16, ge=0, le=51, description="Quality of `exact`: lower is better, and the files are larger."
+    )
 
 
 class ClipsConfig(Cutting):
-    """Cutting; which clips are cut, and how long that may take, on which no file depends."""
+    """Cutting, which clips are cut, and how long that may take. The files do not depend on the last two."""
 
     which: Literal["kept", "all"] = Field(default="kept", description="Cut the clips that are kept, or all of them.")
-    limit_factor: float = Field(default=60.0, gt=0, description="Time limit of one clip, in its durations.")
-    limit_floor_s: float = Field(default=60.0, gt=0, description="Least time limit of one clip, in seconds.")
+    limit_factor: float = Field(
+        default=60.0, gt=0, description="Time limit for one clip, as a multiple of its duration."
+    )
+    limit_floor_s: float = Field(default=60.0, gt=0, description="Minimum time limit for one clip, in seconds.")
 
 
 @dataclass(frozen=True)
 class Span:
-    """A clip to cut: its frames in [start_pts, end_pts) on its source's time base, and how many they are."""
+    """A clip to cut: its frames in [start_pts, end_pts) in its source's time base, and their number."""
 
     clip_id: str
     time_base: str
@@ -84,24 +89,24 @@ class Span:
     frames: int
 
     def seconds(self) -> float:
-        """Its duration."""
+        """Return its duration."""
         return float((self.end_pts - self.start_pts) * Fraction(self.time_base))
 
 
 @dataclass(frozen=True)
 class SourceSpans:
-    """The clips to cut out of one source, in the order of time."""
+    """The clips to cut out of one source, in order of time."""
 
     video: SourceVideo
     spans: tuple[Span, ...]
 
     def key(self) -> str:
-        """A digest of the source's content and the spans."""
+        """Return a digest of the source's content and the spans."""
         return _digest([self.video.digest, [vars(span) for span in self.spans]])
 
 
 def spans_of(videos: Sequence[SourceVideo], clips: Sequence[Mapping[str, Any]], which: str) -> list[SourceSpans]:
-    """The clips to cut, by source: rows with the columns of NEEDS; sources without any are left out."""
+    """Return the clips to cut, by source, from rows with the columns of NEEDS; sources without any are left out."""
     found: dict[str, list[Span]] = {}
     for clip in sorted(clips, key=lambda clip: clip["start_pts"]):
         if which == "all" or clip["keep"]:
@@ -111,7 +116,7 @@ def spans_of(videos: Sequence[SourceVideo], clips: Sequence[Mapping[str, Any]], 
 
 
 def cut_clip(video: SourceVideo, index: PacketIndex, span: Span, config: ClipsConfig, root: Path) -> dict[str, Any]:
-    """Cut one clip below `root` and measure it: its columns. A whole file that is there already is only measured."""
+    """Cut one clip below `root` and return its columns. A complete file that is already there is only measured."""
     limit_s = max(config.limit_floor_s, config.limit_factor * span.seconds())
     name = f"clips/{span.clip_id}.{_key(video, span, config)}.mp4"
     if config.mode == "copy":
@@ -154,8 +159,8 @@ def _check(path: Path, clip_id: str, frames: int, seconds: float, limit_s: float
     times = run_in_child(inspect_clip, path, clip_id, limit_s=limit_s, item=clip_id)
     if len(times) != frames or times[0] != 0 or times[-1] >= seconds:
         raise BadMedia(
-            f"{clip_id}: {frames} frames in {seconds:.3f} s should have been cut, but {len(times)} from "
-            f"{float(times[0]):.3f} to {float(times[-1]):.3f} s were. Convert the source to mp4."
+            f"{clip_id}: expected {frames} frames in {seconds:.3f} s, but the file has {len(times)} from "
+            f"{float(times[0]):.3f} to {float(times[-1]):.3f} s. Convert the source to mp4."
         )
 
 
@@ -168,7 +173,7 @@ def _is_whole(path: Path, clip_id: str, frames: int, seconds: float, limit_s: fl
 
 
 def cut_source(root: Path, source: SourceSpans, config: ClipsConfig) -> pa.Table:
-    """Cut the clips of one source: a row for each, with its error where it could not be cut."""
+    """Cut the clips of one source; return a row for each, with its error where it could not be cut."""
     video = source.video
     try:
         limit_s = max(config.limit_floor_s, video.duration_s or 0.0)
@@ -189,7 +194,7 @@ def _row(span: Span, config: ClipsConfig) -> dict[str, Any]:
 
 
 def _key(video: SourceVideo, span: Span, config: ClipsConfig) -> str:
-    """What a clip's bytes depend on, as eight digits of its file's name."""
+    """Return what a clip's bytes depend on, as eight digits of its file's name."""
     settings = config.model_dump(include={"mode"} | ({"crf"} if config.mode == "exact" else set()))
     return _digest([VERSION, video.digest, vars(span), settings])[:8]
 
@@ -205,7 +210,7 @@ def cut_clips(root: Path, config: ClipsConfig, sources: list[SourceSpans]) -> li
 
 
 def cut_cached(root: Path, config: ClipsConfig, source: SourceSpans) -> ManifestRef:
-    """The cut clips of one source: found, or made."""
+    """Return the cut clips of one source: found, or made."""
     cutting = Cutting(**config.model_dump(include=set(Cutting.model_fields)))
     return cached(STEP, root, cutting, [source.key()], lambda _: cut_source(root, source, config))
 

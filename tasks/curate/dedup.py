@@ -2,13 +2,14 @@
 
 Two clips look alike when each of the hashes of their first, middle and last frame differs in at most `max_distance` of
 its 64 bits (two unrelated pictures differ in about 32), or when the cosine of their embeddings, where there are any, is
-at least `min_cosine`. Clips that are linked so, directly or through others, have one `dedup_group`, which is the first
-one's clip_id; a clip like no other has none. Pieces of one shot are not compared: they follow, not repeat, one another.
-Which clip of a group stays is decided by `select`.
+at least `min_cosine`. Clips that are linked so, directly or through others, share one `dedup_group`: the clip_id of the
+first of them. A clip that looks like no other has none. Pieces of one shot are not compared: they follow one another,
+they do not repeat. `select` decides which clip of a group is kept.
 
-No pair is missed and few are looked at: multi-index hashing (Norouzi, Punjani and Fleet, "Fast exact search in Hamming
-space with multi-index hashing", 2014). Cut into bands, two hashes that differ in few bits differ in very few bits of
-some band, so only clips from neighbouring buckets of a band are compared. The bands' width follows the number of clips.
+No pair is missed and few are compared: multi-index hashing (Norouzi, Punjani and Fleet, "Fast exact search in Hamming
+space with multi-index hashing", 2014). The hashes are cut into bands. Two hashes that differ in few bits differ in very
+few bits of some band, so only clips from neighbouring buckets of a band are compared. The bands' width follows the
+number of clips.
 """
 
 from collections.abc import Iterator, Sequence
@@ -47,13 +48,13 @@ PAIRS_AT_ONCE = 1 << 18
 """Pairs compared at a time; they bound the memory."""
 
 BLOCK = 1024
-"""Embeddings whose cosines are taken at a time."""
+"""Embeddings whose cosines are computed at a time."""
 
 WIDEST = 22
 """Bits of the widest band: its table of buckets has 2 to their power entries."""
 
 SEVERAL = -1
-"""Stands for the shot of hashes that clips of several shots have."""
+"""The shot of hashes that clips of several shots share."""
 
 Hashes = NDArray[np.uint64]
 Integers = NDArray[np.integer]
@@ -61,20 +62,20 @@ Pairs = tuple[Integers, Integers]
 
 
 class DedupConfig(BaseModel):
-    """How alike duplicates are."""
+    """How similar duplicates are."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     max_distance: int = Field(
-        default=10, ge=0, le=31, description="Bits of 64 in which hashes of duplicates differ at most."
+        default=10, ge=0, le=31, description="Hashes of duplicates differ in at most this many of their 64 bits."
     )
     min_cosine: float = Field(
-        default=0.97, gt=0, le=1, description="Cosine of embeddings of duplicates, where there are any, at least."
+        default=0.97, gt=0, le=1, description="Embeddings of duplicates, if any, have at least this cosine."
     )
 
 
 class Band(NamedTuple):
-    """`width` bits of a hash from bit `start`, in which alike hashes differ in at most `radius` bits."""
+    """`width` bits of a hash from bit `start`; in these, similar hashes differ in at most `radius` bits."""
 
     start: int
     width: int
@@ -82,12 +83,12 @@ class Band(NamedTuple):
 
     @property
     def probes(self) -> int:
-        """The number of buckets that may hold what is like a hash."""
+        """Return the number of buckets that may hold hashes similar to a given one."""
         return sum(comb(self.width, k) for k in range(self.radius + 1))
 
 
 class Links:
-    """Which of `count` items are linked, directly or through others; `label` is the first item of each one's group."""
+    """Which of `count` items are linked, directly or through others; `label` is the first item of each item's group."""
 
     def __init__(self, count: int) -> None:
         self.label: Integers = np.arange(count)
@@ -110,15 +111,15 @@ class Links:
 
 
 def hashes_of(phash: pa.ChunkedArray) -> Hashes:
-    """Hashes [clips, frames] from lists of 16 hexadecimal digits for each frame, none of them null."""
+    """Parse hashes [clips, frames] from lists with 16 hexadecimal digits for each frame, none of them null."""
     digits = "".join(phash.combine_chunks().flatten().to_pylist())
     return np.frombuffer(bytes.fromhex(digits), ">u8").astype(np.uint64).reshape(len(phash), -1)
 
 
 def bands_for(count: int, max_distance: int) -> list[Band]:
-    """The bands that make comparing `count` hashes cheapest.
+    """Return the bands that make comparing `count` hashes cheapest.
 
-    Their radii sum up to max_distance + 1 - bands, so that two hashes within the distance are within the radius of at
+    Their radii add up to max_distance + 1 - bands, so that two hashes within the distance are within the radius of at
     least one band; a band of radius -1 is not needed.
     """
     fewest = -(-64 // WIDEST)
@@ -126,8 +127,8 @@ def bands_for(count: int, max_distance: int) -> list[Band]:
 
 
 def candidates(ranked: Integers, band: Band) -> Iterator[Pairs]:
-    """Each pair of places once whose values of a band, in ascending order, differ in at most its radius, some at a
-    time."""
+    """Yield, in parts, each pair of places whose values of a band differ in at most its radius, once; `ranked` is
+    ascending."""
     sizes = np.bincount(ranked, minlength=1 << band.width)
     starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)
     places = np.arange(len(ranked), dtype=np.int32)
@@ -141,7 +142,7 @@ def candidates(ranked: Integers, band: Band) -> Iterator[Pairs]:
 
 
 def link_hashes(hashes: Hashes, shots: Integers, max_distance: int) -> Links:
-    """Links of items [n, frames] all of whose hashes lie within `max_distance`, but for those of one shot."""
+    """Link items [n, frames] whose hashes are all within `max_distance`, but not those of one shot."""
     unique, item = np.unique(hashes, axis=0, return_inverse=True)
     item = item.ravel()
     shot = _shot_of_each(item, shots, len(unique))
@@ -161,7 +162,7 @@ def link_hashes(hashes: Hashes, shots: Integers, max_distance: int) -> Links:
 
 
 def link_embeddings(vectors: NDArray[np.floating], shots: Integers, min_cosine: float) -> Links:
-    """Links of items [n, length] with a cosine of at least `min_cosine`, but for those of one shot, block by block."""
+    """Link items [n, length] with a cosine of at least `min_cosine`, but not those of one shot, block by block."""
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     unit = (vectors / np.where(norms > 0, norms, 1)).astype(np.float32)
     links = Links(len(unit))
@@ -175,8 +176,10 @@ def link_embeddings(vectors: NDArray[np.floating], shots: Integers, min_cosine: 
 
 
 def group_clips(clips: pa.Table, config: DedupConfig) -> pa.Table:
-    """The rows of clips with the columns of NEEDS, embeddings if there are any; without hashes and embedding, a clip
-    is like no other."""
+    """Return the rows of clips with the columns of NEEDS, embeddings where there are any.
+
+    A clip without hashes and embedding has no group.
+    """
     count = len(clips)
     shots = codes(clips, "video_id", "shot_start_pts")
     links = Links(count)
@@ -194,7 +197,7 @@ def group_clips(clips: pa.Table, config: DedupConfig) -> pa.Table:
 
 
 def read_clips(videos: Sequence[VideoManifests]) -> pa.Table:
-    """The clips of all videos, joined by clip_id from each video's manifests, in the order of the splits."""
+    """Read the clips of all videos, joined by clip_id from each video's manifests, in the order of the splits."""
     steps = [(columns, [ref for video in videos for ref in video.of([step])]) for step, columns in NEEDS.items()]
     parts = [pa.concat_tables(read_manifest(ref, columns) for ref in refs) for columns, refs in steps if refs]
     if not parts:
@@ -217,7 +220,7 @@ def group_duplicates(root: Path, config: DedupConfig, videos: Sequence[VideoMani
 
 
 def _cut(bands: int, max_distance: int) -> list[Band]:
-    """64 bits in `bands` of about the same width, the narrow ones with the small radii."""
+    """Cut 64 bits into `bands` of about the same width; the narrow ones get the small radii."""
     widths = [64 // bands + (i < 64 % bands) for i in range(bands)]
     left = max_distance + 1 - bands
     radii = [left // bands + (i < left % bands) for i in range(bands)] if left >= 0 else [0] * (max_distance + 1)
@@ -227,18 +230,19 @@ def _cut(bands: int, max_distance: int) -> list[Band]:
 
 
 def _cost(bands: list[Band], count: int) -> float:
-    """Buckets looked up for each item, and pairs found in them by chance, which take about 0.4 of the time each."""
+    """Return the cost per item: buckets looked up, and pairs found in them by chance, each about 0.4 of a look-up's
+    time."""
     return sum(band.probes * (1 + 0.4 * count / 2**band.width) for band in bands)
 
 
 def _masks(band: Band) -> list[int]:
-    """Which bits differ between a bucket and one of its neighbours."""
+    """Return the bits that may differ between a bucket and one of its neighbours."""
     bits = [1 << bit for bit in range(band.width)]
     return [sum(some) for k in range(1, band.radius + 1) for some in combinations(bits, k)]
 
 
 def _spread(places: Integers, first: Integers, count: Integers) -> Iterator[Pairs]:
-    """The pairs (places[i], j) with first[i] <= j < first[i] + count[i], about PAIRS_AT_ONCE at a time."""
+    """Yield the pairs (places[i], j) with first[i] <= j < first[i] + count[i], about PAIRS_AT_ONCE at a time."""
     busy = np.flatnonzero(count)
     places, first, count = places[busy], first[busy], count[busy]
     ends = np.cumsum(count, dtype=np.int64)
@@ -254,7 +258,7 @@ def _spread(places: Integers, first: Integers, count: Integers) -> Iterator[Pair
 
 
 def _near(pair: Pairs, ranked: list[Hashes], max_distance: int) -> Pairs:
-    """The pairs of places all of whose hashes are within the distance."""
+    """Return the pairs of places whose hashes are all within the distance."""
     for hashes in ranked:
         near = np.flatnonzero(np.bitwise_count(hashes[pair[0]] ^ hashes[pair[1]]) <= max_distance)
         pair = pair[0][near], pair[1][near]
@@ -262,7 +266,7 @@ def _near(pair: Pairs, ranked: list[Hashes], max_distance: int) -> Pairs:
 
 
 def _shot_of_each(item: Integers, shots: Integers, count: int) -> Integers:
-    """The shot of each group of items with the same hashes; SEVERAL when they are of more than one."""
+    """Return the shot of each group of items with the same hashes; SEVERAL when they come from more than one."""
     least, most = np.full(count, np.iinfo(np.int64).max), np.full(count, -1)
     np.minimum.at(least, item, shots)
     np.maximum.at(most, item, shots)
@@ -270,7 +274,8 @@ def _shot_of_each(item: Integers, shots: Integers, count: int) -> Integers:
 
 
 def _of_items(links: Links, item: Integers, several: NDArray[np.bool_]) -> Links:
-    """The links of items from those of their groups: items of several shots with the same hashes are linked too."""
+    """Return the links of items from those of their groups; items of several shots with the same hashes are linked
+    too."""
     found = Links(len(item))
     label = links.label[item]
     first = np.full(len(links.label), len(item))
@@ -281,7 +286,7 @@ def _of_items(links: Links, item: Integers, several: NDArray[np.bool_]) -> Links
 
 
 def _take_over(links: Links, rows: Integers, more: Links) -> None:
-    """Add links among some of the items."""
+    """Add the links among some of the items."""
     linked = np.flatnonzero(more.linked)
     links.add(rows[linked], rows[more.label[linked]])
 

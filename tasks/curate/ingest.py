@@ -1,7 +1,8 @@
-"""Ingest: every source is found, fetched where it is a URL, identified by its content, and probed. One row per file.
+"""Ingest: finds every source, fetches it where it is a URL, identifies it by its content, and probes it. One row per
+file.
 
 status: `ok`; `unreadable`, with the reason; or `duplicate`, when an earlier file has the same bytes. `path` is where
-the file lies: absolute, or below the dataset where it was fetched. The facts, their units and the words of `anomalies`
+the file is: absolute, or below the dataset where it was fetched. The facts, their units and the words of `anomalies`
 are those of tasks/probe.py. Rows are ordered by source.
 """
 
@@ -84,7 +85,7 @@ PROBES_AT_ONCE = 2
 
 
 class IngestConfig(BaseModel):
-    """Which files count as video, and how long one may take to be probed."""
+    """Which files count as video, and how long probing one may take."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -105,14 +106,15 @@ class IngestConfig(BaseModel):
             ".flv",
             ".mxf",
         ),
-        description="Endings of the files taken from folders and globs, in lower case.",
+        description="Suffixes of the files to use from folders and globs, in lower case.",
     )
-    probe_limit_s: float = Field(default=30.0, gt=0, description="Time limit of probing one file, in seconds.")
-    fetch: FetchConfig = Field(default_factory=FetchConfig, description="What one URL may take.")
+    probe_limit_s: float = Field(default=30.0, gt=0, description="Time limit for probing one file, in seconds.")
+    fetch: FetchConfig = Field(default_factory=FetchConfig, description="Limits for fetching one URL.")
 
 
 def identify(root: Path, entry: Entry, limits: FetchConfig) -> dict[str, Any]:
-    """A source's path, digest, size and id as columns, after it was fetched; an error instead when it cannot be had."""
+    """Fetch a source where needed, and return its path, digest, size and id as columns; an error instead when that
+    fails."""
     row: dict[str, Any] = {"source": entry.source}
     try:
         if entry.problem:
@@ -129,14 +131,14 @@ def _measured(path: Path) -> tuple[int, str]:
     try:
         facts = path.stat()
         if not stat.S_ISREG(facts.st_mode):
-            raise BadMedia(f"{path}: is no regular file (a pipe, a device or a folder). Remove it.")
+            raise BadMedia(f"{path}: is not a regular file, but a pipe, a device or a folder. Remove it.")
         return facts.st_size, file_digest(path)
     except OSError as error:
         raise BadMedia(f"{path}: cannot be opened ({error.strerror}). Check its permissions.") from error
 
 
 def examine(root: Path, file: dict[str, Any], limit_s: float) -> dict[str, Any]:
-    """The row of an identified file: its facts, or why it cannot be read."""
+    """Return the row of an identified file: its facts, or why it cannot be read."""
     if "status" in file:
         return file
     try:
@@ -153,7 +155,7 @@ def _columns(facts: VideoFacts) -> dict[str, Any]:
 
 
 def rows_of(root: Path, files: list[dict[str, Any]], limit_s: float) -> Iterator[dict[str, Any]]:
-    """A row for each identified file; what has the same bytes as an earlier readable one is its duplicate."""
+    """Yield a row for each identified file; a file with the same bytes as an earlier readable one is its duplicate."""
     firsts = {file["digest"]: file for file in reversed(files) if "digest" in file}
     rows = _at_once(lambda file: examine(root, file, limit_s), firsts.values(), PROBES_AT_ONCE)
     known = dict(zip(firsts, rows, strict=True))
@@ -173,7 +175,7 @@ def _at_once(call: Callable[[T], R], items: Iterable[T], workers: int) -> list[R
 
 
 def source_videos(root: Path, ingest: ManifestRef) -> list[SourceVideo]:
-    """The videos of an ingest manifest below `root` that can be read, each once, ordered by source."""
+    """Return the readable videos of an ingest manifest below `root`, each once, ordered by source."""
     columns = ("video_id", "path", "digest", "duration_s", "width", "height", "status")
     return [
         SourceVideo(path=root / row["path"], **{name: row[name] for name in SourceVideo.model_fields if name != "path"})
@@ -183,7 +185,8 @@ def source_videos(root: Path, ingest: ManifestRef) -> list[SourceVideo]:
 
 
 def ingest_sources(root: Path, config: IngestConfig, sources: Sequence[str]) -> ManifestRef:
-    """The manifest of all source files below `root`: found, or made; raises BadInput for a source without videos."""
+    """Return the manifest of all source files below `root`: found, or made. Raises BadInput for a source without
+    videos."""
     entries = expand(sources, config.suffixes, exclude=root)
     files = _at_once(lambda entry: identify(root, entry, config.fetch), entries, config.fetch.at_once)
     log.debug("ingest: %d files", len(files))

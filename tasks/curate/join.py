@@ -1,9 +1,7 @@
-"""Join: everything measured of each clip in one table, and everything known of each source file in videos.parquet.
+"""Join: all measurements of each clip in one table, and all facts about each source file in videos.parquet.
 
-`change` is the mean over a clip of the scan's signal of that name, 0 to 255: 0 for identical frames. `frozen_s` is the
-longest time, in seconds, over which two or more frames of a clip show one picture: 0 where each differs from the one
-before, the clip's length for a still. What a step could not measure is null and stands in `error`, as "step: message".
-Nothing is decided here.
+`change` is the mean over a clip of the scan's signal of that name, 0 to 255: 0 for identical frames. What a step could
+not measure is null, and `error` has the reason, as "step: message". Nothing is decided here.
 """
 
 import hashlib
@@ -72,9 +70,9 @@ Rows = Sequence[Mapping[str, Any]]
 def join_clips(
     ingest: Rows, split: pa.Table, changes: NDArray[np.floating], measures: Mapping[str, pa.Table]
 ) -> pa.Table:
-    """One row of SCHEMA for each clip of the split, sorted by source and start.
+    """Return one row of SCHEMA for each clip of the split, sorted by source and start.
 
-    `changes` [clips, 2] are those of JOIN, null where NaN; `measures` are the rows of the other steps by their names.
+    `changes` [clips] are null where NaN; `measures` are the rows of the other steps by the steps' names.
     """
     sources = {row["video_id"]: row["source"] for row in ingest if row["status"] == "ok"}
     clip_ids = split["clip_id"].to_pylist()
@@ -118,7 +116,7 @@ def longest_freeze(change: NDArray[np.floating], edges: NDArray[np.integer]) -> 
 
 
 def join_videos(ingest: Rows, scans: Rows, clips: pa.Table) -> list[dict[str, Any]]:
-    """One row per source file: as ingested, with what the scan says of it and its number of clips.
+    """Return one row per source file: as ingested, with the scan's facts and the number of its clips.
 
     A file whose scan failed becomes `unreadable`, with the scan's error.
     """
@@ -138,7 +136,7 @@ def _with_scan(row: dict[str, Any], scan: Mapping[str, Any], clips: int) -> dict
 
 
 def videos_schema(ingest: pa.Schema) -> pa.Schema:
-    """The columns of videos.parquet: those of the ingest, with the scan's facts before the error's."""
+    """Return the columns of videos.parquet: those of the ingest, with the scan's facts before the error columns."""
     errors = {field.name for field in ERROR_FIELDS}
     counts = [(name, pa.int64()) for name in ("frames", "lost", "dropped")]
     added = [*counts, ("decodes", pa.int32()), ("frame_store", pa.string())]
@@ -178,19 +176,19 @@ def _write_videos(root: Path, ingest: ManifestRef, scans: list[ManifestRef], cli
 
 
 def _read_wanted(manifest: ManifestRef) -> pa.Table:
-    """Of a step's manifest what is joined; its bulk, such as embeddings, stays where it is."""
+    """Read the columns of a step's manifest that are joined; bulky ones, such as embeddings, are left out."""
     wanted = {*SCHEMA.names, "error_message"}
     return read_manifest(manifest, [name for name in column_names(manifest) if name in wanted])
 
 
 def _rows_of(clip_ids: Sequence[str], table: pa.Table) -> pa.Array:
-    """The row of each clip in `table`, null where it has none."""
+    """Return the row number of each clip in `table`, null where it has none."""
     where = {clip_id: row for row, clip_id in enumerate(table["clip_id"].to_pylist())}
     return pa.array([where.get(clip_id) for clip_id in clip_ids], pa.int64())
 
 
 def _errors(clip_ids: Sequence[str], measures: Mapping[str, pa.Table]) -> list[str | None]:
-    """For each clip the steps' error messages as "step: message; step: message", None without any."""
+    """Return the steps' error messages for each clip, as "step: message; step: message"; None where there is none."""
     messages: dict[str, list[str]] = {}
     for step, table in measures.items():
         for clip_id, message in zip(table["clip_id"].to_pylist(), table["error_message"].to_pylist(), strict=True):
@@ -200,5 +198,5 @@ def _errors(clip_ids: Sequence[str], measures: Mapping[str, pa.Table]) -> list[s
 
 
 def _digest_of(manifests: Sequence[ManifestRef]) -> str:
-    """One digest for a step's manifests, in their order."""
+    """Return one digest for a step's manifests, in their order."""
     return hashlib.sha256("".join(manifest.digest for manifest in manifests).encode()).hexdigest()

@@ -1,18 +1,18 @@
 """Look: what a clip's picture is like and what is wrong with it, from its first, middle and last stored frame.
 
-`brightness` and `contrast` are the mean and the deviation of luma, 0 to 255, the contrast that of the most contrasty
-frame: below about 2 the picture is flat. `colours` names the middle frame's colours, the most of it first. `phash` is a
-perceptual hash of each of the three frames, 16 hexadecimal digits: frames that look alike differ in few of 64 bits
+`brightness` and `contrast` are the mean and the deviation of luma, 0 to 255; the contrast is that of the frame with the
+most: below about 2 the picture is flat. `colours` names the middle frame's colours, the most frequent first. `phash` is
+a perceptual hash of each of the three frames, 16 hexadecimal digits: frames that look alike differ in few of 64 bits
 (the lowest frequencies against their median: Zauner, "Implementation and Benchmarking of Perceptual Image Hash
 Functions", 2010).
 
 `sharpness` (0 blurred, 1 sharp), `exposure` (-1 crushed to black, 0 neither, 1 blown out to white) and `blockiness` (1
-no grid of a codec, 2 a plain one) are the medians over the three frames of what models/measures/quality.py measures
-inside the black bars. The scan decodes without the codec's loop filter and stores JPEGs of at most 360 lines: so
-blockiness tells how coarsely a video was coded rather than what a player shows of it, and the larger a video is the
-less of it. `bar_top`, `bar_bottom`, `bar_left` and `bar_right` are the widths of those bars, in pixels of the picture
-as shown, over all stored frames of the clip, 0 for none; `crop` is what removes them, as ffmpeg's filter `crop` takes
-it, "w:h:x:y", null where there are none.
+no visible codec grid, 2 a clear one) are the medians over the three frames of what models/measures/quality.py measures
+inside the black bars. The scan decodes without the codec's loop filter and stores JPEGs of at most 360 lines. So
+blockiness says how coarsely a video was coded rather than what a player shows, and it says less the larger a video is.
+`bar_top`, `bar_bottom`, `bar_left` and `bar_right` are the widths of those bars, in pixels of the picture as shown,
+over all stored frames of the clip, 0 for none; `crop` is what removes them, as ffmpeg's filter `crop` takes it,
+"w:h:x:y", null where there are none.
 """
 
 from collections.abc import Sequence
@@ -66,17 +66,20 @@ class LookConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    max_colours: int = Field(default=2, ge=1, description="At most so many colours are named.")
-    min_colour_share: float = Field(default=0.15, ge=0, le=1, description="A further colour covers at least so much.")
+    max_colours: int = Field(default=2, ge=1, description="At most this many colours are named.")
+    min_colour_share: float = Field(
+        default=0.15, ge=0, le=1, description="A further colour is named from this share up."
+    )
 
 
 def luma(frame: Frames) -> Frames:
-    """The luma of an RGB frame, uint8 [height, width]."""
+    """Return the luma of an RGB frame, uint8 [height, width]."""
     return cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.uint8, copy=False)
 
 
 def perceptual_hash(frame: Frames) -> str:
-    """64 bits as 16 hexadecimal digits: which of the 8x8 lowest cosine frequencies of the luma exceed their median."""
+    """Return 64 bits as 16 hexadecimal digits: which of the 8x8 lowest cosine frequencies of the luma exceed their
+    median."""
     small = cv2.resize(luma(frame).astype(np.float32), (32, 32), interpolation=cv2.INTER_AREA)
     lowest = cv2.dct(small)[:8, :8].ravel()
     bits = lowest > np.median(lowest)
@@ -84,7 +87,7 @@ def perceptual_hash(frame: Frames) -> str:
 
 
 def named_colours(frame: Frames, config: LookConfig) -> list[str]:
-    """The names of a frame's colours, each pixel's by the nearest of PALETTE in CIELAB, the most frequent first."""
+    """Name a frame's colours, each pixel's by the nearest of PALETTE in CIELAB, the most frequent first."""
     small = cv2.resize(frame, (48, 48), interpolation=cv2.INTER_AREA)
     distances = np.linalg.norm(_lab(small).reshape(-1, 1, 3) - _lab(_palette()).reshape(1, -1, 3), axis=-1)
     shares = np.bincount(distances.argmin(axis=1), minlength=len(PALETTE)) / len(distances)
@@ -94,7 +97,8 @@ def named_colours(frame: Frames, config: LookConfig) -> list[str]:
 
 
 def columns_of(frames: Frames, config: LookConfig) -> dict[str, Any]:
-    """The measured columns of a clip from its first, middle and last frame, uint8 RGB [1 to 3, height, width, 3]."""
+    """Return the measured columns of a clip from its first, middle and last frame, uint8 RGB [1 to 3, height, width,
+    3]."""
     lumas = [luma(frame) for frame in frames]
     return {
         "brightness": float(np.mean(lumas)),
@@ -105,8 +109,8 @@ def columns_of(frames: Frames, config: LookConfig) -> dict[str, Any]:
 
 
 def quality_of(frames: Frames, shown: tuple[int, int], bars: Bars = NO_BARS) -> dict[str, Any]:
-    """The columns of a clip's quality from the same frames of a video that is `shown` (width, height) large, and its
-    bars in pixels of that."""
+    """Return the quality columns of a clip from the same frames; `shown` is the video's size (width, height), and
+    `bars` are in its pixels."""
     lumas = [luma(frame) for frame in frames]
     stored = bars.shrunk(shown, lumas[0])
     return {
@@ -127,7 +131,7 @@ def _palette() -> Frames:
 
 
 def measure_clip(store: Path, clip: Clip, config: LookConfig) -> dict[str, Any]:
-    """The measured columns of one clip of the split, from its frames in `store`."""
+    """Measure one clip of the split, from its frames in `store`; return its columns."""
     span, shown = (clip["start_pts"], clip["end_pts"]), (clip["width"], clip["height"])
     frames = first_middle_last(store, *span)
     bars = find_bars(range_of(lumas_in(store, *span)), shown)

@@ -3,7 +3,7 @@
 `motion_score` is the mean magnitude of the flow over time and space, in short sides of the frame per second: 0 is a
 freeze, and higher is faster. It depends neither on the resolution nor on the frame rate. Source: Stable Video Diffusion
 (arXiv 2311.15127, C.3): Farneback's flow at 2 frames per second, and RAFT at 800x450 for the last stage, which is the
-engine `raft`. Both see stored frames, so that neither decodes, and both give the same units. The camera's columns are
+engine `raft`. Both work on stored frames, so nothing is decoded, and both give the same units. The camera's columns are
 those of models/measures/camera.py.
 """
 
@@ -40,7 +40,7 @@ SCHEMA = clip_measures.step_schema(clip_measures.MOTION)
 STEP = Step("motion", VERSION, SCHEMA)
 
 LIMIT_S, LIMIT_FACTOR = 300.0, 10.0
-"""Time for the clips of a video, in all and for each second of them: some hundred times what it takes."""
+"""Time limit for the clips of a video, fixed and per second of them: about a hundred times what it takes."""
 
 
 class MotionConfig(BaseModel):
@@ -48,9 +48,7 @@ class MotionConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    frames_per_s: float = Field(
-        default=2.0, gt=0, description="Frames measured for each second, as far as they are stored."
-    )
+    frames_per_s: float = Field(default=2.0, gt=0, description="Frames measured per second, where enough are stored.")
     engine: Literal["farneback", "raft"] = Field(
         default="farneback",
         description="The optical flow: OpenCV's Farneback, or torchvision's RAFT, finer and slower.",
@@ -62,12 +60,12 @@ class MotionConfig(BaseModel):
 
 
 def models_of(config: MotionConfig) -> dict[str, str]:
-    """The models that the settings ask for, by the setting that names them."""
+    """Return the models that the settings ask for, by the setting that names them."""
     return {"raft_weights": config.raft_weights} if config.engine == "raft" else {}
 
 
 def keyed(config: MotionConfig) -> tuple[MotionConfig, str | None]:
-    """The settings that the engine reads, the others as they are by default, and the revision of its weights."""
+    """Return the settings that the engine reads, the others at their defaults, and the revision of its weights."""
     if config.engine == "farneback":
         return MotionConfig(frames_per_s=config.frames_per_s), None
     revision = find_model(config.raft_weights).revision
@@ -75,14 +73,15 @@ def keyed(config: MotionConfig) -> tuple[MotionConfig, str | None]:
 
 
 def flow_of(config: MotionConfig) -> FlowOfFrames | None:
-    """The finer flow that is asked for, if one is."""
+    """Return the finer optical flow where it is asked for, else None."""
     if config.engine == "farneback":
         return None
     return partial(raft_flow, find_model(config.raft_weights).path, short_side=config.raft_short_side)
 
 
 def evenly_spaced(times_s: Sequence[float], frames_per_s: float) -> list[int]:
-    """Indices of the frames nearest to every 1/frames_per_s after the first, and of the last frame; each once."""
+    """Return the indices of the frames nearest to every 1/frames_per_s after the first, and of the last frame; each
+    once."""
     if not times_s:
         return []
     times = np.asarray(times_s)
@@ -95,7 +94,7 @@ def evenly_spaced(times_s: Sequence[float], frames_per_s: float) -> list[int]:
 
 
 def columns_of(motion: CameraMotion) -> dict[str, Any]:
-    """A measured motion under the names of the manifest's columns."""
+    """Return a measured motion under the names of the manifest's columns."""
     return {
         "motion_score": motion.magnitude,
         "camera_motion": motion.motion,
@@ -109,12 +108,12 @@ def columns_of(motion: CameraMotion) -> dict[str, Any]:
 
 
 def measure_clip(store: Path, clip: Clip, config: MotionConfig) -> dict[str, Any]:
-    """The measured columns of one clip of the split, from its frames in `store`."""
+    """Measure one clip of the split, from its frames in `store`; return its columns."""
     stored = [frame for frame in read_frame_times(store) if clip["start_pts"] <= frame[0] < clip["end_pts"]]
     chosen = [stored[i] for i in evenly_spaced([time for _, time in stored], config.frames_per_s)]
     if len(chosen) < 2:
         raise BadMedia(
-            f"{clip['clip_id']}: {len(chosen)} of its frames stored, and motion is seen between two. If "
+            f"{clip['clip_id']}: has {len(chosen)} stored frames, but motion needs at least two. If "
             "it has more, raise --scan.frames-per-s."
         )
     frames = FramesOnDemand(store, [pts for pts, _ in chosen])
@@ -122,14 +121,14 @@ def measure_clip(store: Path, clip: Clip, config: MotionConfig) -> dict[str, Any
 
 
 def measure_clips(store: Path, clips: Sequence[Clip], config: MotionConfig) -> list[dict[str, Any]]:
-    """The rows of a video's clips, on one core."""
+    """Return the rows of a video's clips, measured on one core."""
     cv2.setNumThreads(1)
     return clip_rows(clips, lambda clip: measure_clip(store, clip, config))
 
 
 def measured_apart(store: Path, clips: Sequence[Clip], config: MotionConfig) -> list[dict[str, Any]]:
-    """The same in a child process: Farneback's flow and the fit are many short calls, which threads of one process
-    wait for each other in. RAFT stays here, where its network is loaded."""
+    """Measure the clips in a child process, because Farneback's flow and the fit are many short calls for which threads
+    of one process wait for each other. RAFT runs in this process, where its network is loaded."""
     if config.engine == "raft":
         return measure_clips(store, clips, config)
     limit_s = LIMIT_S + LIMIT_FACTOR * sum(clip["end_s"] - clip["start_s"] for clip in clips)

@@ -1,10 +1,9 @@
-"""Columns added to a Parquet file without writing its others again: the decided ones are small, the measured ones not.
+"""Adding columns to a Parquet file without writing the others again: verdicts are small, measurements are not.
 
-A Parquet file is the bytes of its column chunks, one after the other, and a footer that says where each lies. So the
-new file is the old one's chunks, copied as they are, then the new columns' chunks, then a footer that names both.
-pyarrow writes the new columns and every description; only the places are put together here. The footer is in Thrift's
-compact protocol (apache/thrift, doc/specs/thrift-compact-protocol.md; its fields: apache/parquet-format,
-parquet.thrift).
+A Parquet file is the bytes of its column chunks, one after the other, and a footer that says where each is. So the new
+file has the old one's chunks, copied as they are, then the new columns' chunks, then a footer that names both. pyarrow
+writes the new columns and every description; only the positions are combined here. The footer is in Thrift's compact
+protocol (apache/thrift, doc/specs/thrift-compact-protocol.md; its fields: apache/parquet-format, parquet.thrift).
 """
 
 import hashlib
@@ -44,9 +43,10 @@ Struct = dict[int, tuple[int, Any]]
 def extend_manifest(
     target: Path, source: Path, digest: str, added: pa.Table, lineage: Lineage, keep: pa.Schema
 ) -> ManifestRef:
-    """Write `target`: the columns `keep` of the manifest `source`, whose rows have `digest`, and those of `added`.
+    """Write `target`: the columns `keep` of the manifest `source`, whose rows have `digest`, and the columns of
+    `added`.
 
-    The digest of the result is that of both digests. `source` and `target` may be the same file. Raises BadManifest
+    The digest of the result is made from both digests. `source` and `target` may be the same file. Raises BadManifest
     when the tables differ in length.
     """
     whole = hashlib.sha256(f"{digest}{table_digest(added)}".encode()).hexdigest()
@@ -62,7 +62,7 @@ def graft(target: Path, source: Path, added: pa.Table, schema: pa.Schema) -> Non
         names = {name.encode() for name in schema.names[: -added.num_columns]}
         rows = [_number(group, ROWS) for group in _groups(old)]
         if sum(rows) != added.num_rows:
-            raise BadManifest(f"{source}: has {sum(rows)} rows, and {added.num_rows} verdicts for them.")
+            raise BadManifest(f"{source}: has {sum(rows)} rows, but there are {added.num_rows} verdicts for them.")
         for group in _groups(old):
             kept = [chunk for chunk in _chunks(group) if _facts(chunk)[PATH][1][1][0] in names]
             group[COLUMNS] = (LIST, (STRUCT, kept))
@@ -80,22 +80,22 @@ def graft(target: Path, source: Path, added: pa.Table, schema: pa.Schema) -> Non
 
 
 def read_footer(file: BinaryIO) -> Struct:
-    """The FileMetaData at the end of a Parquet file."""
+    """Read the FileMetaData at the end of a Parquet file."""
     file.seek(-8, io.SEEK_END)
     length, magic = struct.unpack("<I4s", file.read(8))
     if magic != MAGIC:
-        raise BadManifest(f"{getattr(file, 'name', 'A table')}: not a whole Parquet file. Delete it and run again.")
+        raise BadManifest(f"{getattr(file, 'name', 'A table')}: not a complete Parquet file. Delete it and run again.")
     file.seek(-8 - length, io.SEEK_END)
     return _Reader(file.read(length)).struct()
 
 
 def with_length(footer: bytes) -> bytes:
-    """A footer followed by its length, as the file's end has it."""
+    """Return a footer followed by its length, as it is at the end of the file."""
     return footer + struct.pack("<I", len(footer))
 
 
 def _written(table: pa.Table, rows: list[int]) -> bytes:
-    """A Parquet file of `table` in groups of these numbers of rows."""
+    """Return a Parquet file of `table` in groups of these numbers of rows, as bytes."""
     sink, start = io.BytesIO(), 0
     with pq.ParquetWriter(sink, table.schema, compression="zstd") as writer:
         for count in rows:
@@ -115,14 +115,14 @@ def _copy(file: BinaryIO, sink: BinaryIO, count: int) -> None:
 
 
 def _join(group: Struct, more: Struct, shift: int) -> None:
-    """Add the columns of the row group `more`, whose bytes lie `shift` further now, to `group`."""
+    """Add the columns of the row group `more`, whose bytes are now `shift` further on, to `group`."""
     for chunk in _chunks(more):
         facts = _facts(chunk)
         for place in {DATA_PAGE, INDEX_PAGE, DICTIONARY_PAGE} & set(facts):
             facts[place] = (I64, facts[place][1] + shift)
     chunks = [*_chunks(group), *_chunks(more)]
     for chunk in chunks:
-        # What only speeds up reading may lie where nothing is copied from: page indices and Bloom filters.
+        # Page indices and Bloom filters only speed up reading, and may be where nothing is copied from.
         for number in [number for number in chunk if number > PATH]:
             del chunk[number]
         for number in {14, 15} & set(_facts(chunk)):
@@ -155,7 +155,7 @@ def _end(chunk: Struct) -> int:
 
 
 class _Reader:
-    """Reads a structure; every type is kept, so that it can be written as it was."""
+    """A reader of Thrift structures; it keeps every type, so that what it read can be written again unchanged."""
 
     def __init__(self, content: bytes) -> None:
         self._content, self._at = content, 0
@@ -206,7 +206,7 @@ class _Reader:
 
 
 def encoded(fields: Mapping[int, tuple[int, Any]]) -> bytes:
-    """A structure as bytes; `_Reader` reads it back."""
+    """Return a structure as bytes; `_Reader` reads it back."""
     parts, last = [], 0
     for number in sorted(fields):
         kind, value = fields[number]

@@ -1,6 +1,7 @@
-"""The report of a dataset: one page with what was kept, what was dropped and why, for a person to look at and tune.
+"""The report of a dataset: one page that shows what was kept, what was dropped and why, for a person to look at and
+tune.
 
-It holds everything it shows and opens from disk. Its size is bounded: of each group it shows some clips and says how
+It contains everything it shows and opens from disk. Its size is bounded: it shows some clips of each group and says how
 many there are.
 """
 
@@ -38,12 +39,12 @@ class ReportConfig(BaseModel):
     kept_per_motion: int = Field(default=12, ge=0, description="Kept clips shown for each class of camera motion")
     dropped_per_reason: int = Field(default=8, ge=0, description="Dropped clips shown for each reason")
     duplicate_groups: int = Field(default=12, ge=0, description="Groups of duplicates shown")
-    previews: int = Field(default=32, ge=0, description="Clips pictured for each axis of the tuning panel")
+    previews: int = Field(default=32, ge=0, description="Clips with pictures for each axis of the tuning panel")
     rows: int = Field(default=300, ge=0, description="Rows shown of each table")
 
 
 def figures(dataset: Dataset, funnel: Funnel) -> list[tuple[str, str, str]]:
-    """The page's headline: names, values, and words beside them."""
+    """Return the page's main figures: name, value, and a remark beside it."""
     used = dataset.videos.filter(pc.field("status") == "ok")
     unused = len(dataset.videos) - len(used)
     return [
@@ -56,7 +57,7 @@ def figures(dataset: Dataset, funnel: Funnel) -> list[tuple[str, str, str]]:
 
 
 def remarks(dataset: Dataset) -> list[str]:
-    """What the figures rest on: who wrote the captions, and what nobody measured."""
+    """Return notes on the figures: who wrote the captions, and what was not measured."""
     engines = sorted(set(dataset.clips["caption_engine"].drop_null().to_pylist()))
     captions = {"attributes": "Captions are sentences composed from these measurements; no network saw the pictures."}
     lines = [captions.get(engine, f"Captions are by {engine}.") for engine in engines]
@@ -68,8 +69,8 @@ def remarks(dataset: Dataset) -> list[str]:
 
 
 def dropped_sheets(reel: Reel, cap: int) -> list[tuple[str, str, Sheet]]:
-    """Dropped clips by the first rule they fail: its title, its threshold, and the clips; duplicates have their own
-    place."""
+    """Return the dropped clips by the first rule they fail: its title, its threshold, and the clips; duplicates are
+    shown elsewhere."""
     groups = grouped(reel.dataset, "drop_reason", ~reel.dataset.keep)
     sheets = []
     for reason in (name for name in RULES if name in groups and name != "duplicate"):
@@ -81,15 +82,16 @@ def dropped_sheets(reel: Reel, cap: int) -> list[tuple[str, str, Sheet]]:
 
 
 def duplicate_groups(reel: Reel, cap: int) -> tuple[list[Sheet], int]:
-    """Up to `cap` groups of clips that look alike, with at most four clips of each, and how many groups are left."""
+    """Return up to `cap` groups of clips that look alike, with at most four clips of each, and how many groups are left
+    out."""
     groups = grouped(reel.dataset, "dedup_group", reel.dataset.clips["dedup_group"].is_valid().to_numpy())
     shown = list(groups.items())[:cap]
     return [sheet_of(reel, name, rows, 4) for name, rows in shown], len(groups) - len(shown)
 
 
 def failures(dataset: Dataset, rows: int) -> tuple[list[tuple[str, str]], int]:
-    """The first `rows` files that could not be read and clips that could not be measured or cut, each with the reason,
-    and how many more there are."""
+    """Return the first `rows` files that could not be read and clips that could not be measured or cut, each with the
+    reason, and how many more there are."""
     unread = dataset.videos.filter(pc.field("status") == "unreadable").select(["source", "error_message"])
     wrong = dataset.clips.filter(pc.field("error").is_valid()).select(["source", "start_s", "error"])
     files = [
@@ -103,7 +105,7 @@ def failures(dataset: Dataset, rows: int) -> tuple[list[tuple[str, str]], int]:
 
 
 def uncut(dataset: Dataset) -> list[tuple[str, str]]:
-    """The clips that should have been cut to files and could not, each with the reason."""
+    """Return the clips that should have been cut to files and could not be, each with the reason."""
     if not (dataset.root / CUTS).is_file():
         return []
     cuts = read_rows(dataset.root / CUTS, ("clip_id", "error_message"))
@@ -122,7 +124,7 @@ def _place(clip: dict[str, Any]) -> str:
 
 
 def files(dataset: Dataset, rows: int) -> list[dict[str, Any]]:
-    """The first `rows` source files, with their numbers of shots and of kept clips."""
+    """Return the first `rows` source files, with their numbers of shots and of kept clips."""
     clips = dataset.clips.select(["video_id", "shot_start_pts", "keep"])
     shots = clips.group_by(["video_id", "shot_start_pts"]).aggregate([])["video_id"].value_counts().to_pylist()
     kept = clips.filter(dataset.keep)["video_id"].value_counts().to_pylist()
@@ -134,12 +136,12 @@ def files(dataset: Dataset, rows: int) -> list[dict[str, Any]]:
 
 
 def count(file: dict[str, Any], counts: dict[str, int]) -> int | str:
-    """The number that belongs to a file; nothing for a file that was not used."""
+    """Return the count for a file; "" for a file that was not used."""
     return counts.get(file["video_id"], 0) if file["status"] == "ok" else ""
 
 
 def report_html(dataset: Dataset, config: ReportConfig) -> str:
-    """The page."""
+    """Return the page."""
     funnel, reel = funnel_of(dataset), Reel(dataset)
     failed, more_failures = failures(dataset, config.rows)
     duplicates, more_duplicates = duplicate_groups(reel, config.duplicate_groups)
@@ -164,6 +166,6 @@ def report_html(dataset: Dataset, config: ReportConfig) -> str:
 
 @task(name="report", cache_policy=NO_CACHE)
 def write_report(root: Path, config: ReportConfig, clips: ManifestRef) -> Path:
-    """Write the page of the dataset at `root`, whose clips.parquet is `clips`; its path."""
+    """Write the page of the dataset at `root`, whose clips.parquet is `clips`; return its path."""
     publish_text(root / PAGE, report_html(read_dataset(clips), config))
     return root / PAGE

@@ -1,10 +1,10 @@
-"""Scan: one decode of each source, which yields the time and the cheap signals of every frame, and the frame store.
+"""Scan: one decode of each source, which gives the time and the cheap signals of every frame, and the frame store.
 
-`change`, `luma`, `deviation` and `detail` are signals with one value per frame, and `thumbnails` has as many bytes for
-each as tasks/signals.py says. They are all that `split` needs to find the shots, at whatever rate it looks. `damaged`
-marks frames that the decoder repaired, up to the next keyframe. `lost` counts packets that gave no picture, `dropped`
-frames without a usable time, `decodes` the decoders opened for the row. `limit_s` stands
-only in a row whose decode took longer than so many seconds: with a higher limit it is tried again.
+`change`, `luma`, `deviation` and `detail` are signals with one value per frame; `thumbnails` has the bytes of each
+frame that tasks/signals.py describes. They are all that `split` needs to find the shots, at whatever rate it looks.
+`damaged` marks frames that the decoder repaired, up to the next keyframe. `lost` counts packets that gave no picture,
+`dropped` frames without a usable time, `decodes` the decoders opened for the row. `limit_s` is set only in a row whose
+decode took longer than this many seconds: with a higher limit it is tried again.
 """
 
 import logging
@@ -70,32 +70,34 @@ class Sampling(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    frames_per_s: float = Field(default=2.0, gt=0, description="Frames kept in the frame store for each second.")
-    short_side: int = Field(default=360, ge=16, description="Longest short side of stored frames, in pixels.")
+    frames_per_s: float = Field(default=2.0, gt=0, description="Frames stored per second.")
+    short_side: int = Field(default=360, ge=16, description="Short side of stored frames, at most, in pixels.")
     jpeg_quality: int = Field(default=90, ge=1, le=100, description="JPEG quality of stored frames.")
     peak_change: float = Field(
-        default=2.0, ge=0, description="Least change, 0 to 255, for storing the frames on both sides."
+        default=2.0, ge=0, description="Minimum change, 0 to 255, for storing the frames on both sides."
     )
     peak_ratio: float = Field(
         default=1.25, ge=1, description="The same, as a multiple of the mean of the two changes before."
     )
     max_damage: float = Field(
-        default=0.05, ge=0, le=1, description="Share of lost or damaged frames that fails the video."
+        default=0.05, ge=0, le=1, description="Largest share of lost or damaged frames that a video may have."
     )
 
 
 class ScanConfig(Sampling):
-    """Sampling, and how long a decode may take, which no result depends on."""
+    """Sampling, and how long a decode may take. No result depends on the latter."""
 
-    limit_factor: float = Field(default=20.0, gt=0, description="Time limit of a decode, in durations of the video.")
-    limit_floor_s: float = Field(default=120.0, gt=0, description="Least time limit of a decode, in seconds.")
+    limit_factor: float = Field(
+        default=20.0, gt=0, description="Time limit for a decode, as a multiple of the duration."
+    )
+    limit_floor_s: float = Field(default=120.0, gt=0, description="Minimum time limit for a decode, in seconds.")
 
 
 def is_peak(change: Sequence[float], config: Sampling) -> bool:
-    """Whether the newest change stands out from those before it, so that a cut may lie there.
+    """Return whether the newest change stands out from those before it, so that there may be a cut.
 
-    A cut that is r times the mean of two neighbours on each side is at least r/2 times the mean of the two before it:
-    every cut that `split` finds at a threshold of twice `peak_ratio` or more is among these.
+    A cut that is r times the mean of two neighbours on each side is at least r/2 times the mean of the two before it.
+    So every cut that `split` finds at a threshold of twice `peak_ratio` or more is among these.
     """
     newest, before = change[-1], np.array(change[-2:-8:-1])
     usual = neighbours(before, newest, window=2).mean()
@@ -103,7 +105,7 @@ def is_peak(change: Sequence[float], config: Sampling) -> bool:
 
 
 class Sampler:
-    """Decides which frames go into the store: the first and the last, some each second, and both sides of each peak."""
+    """The choice of frames for the store: the first and the last, some each second, and both sides of each peak."""
 
     def __init__(self, writer: FrameWriter, config: Sampling, stream: VideoStream) -> None:
         self._writer, self._config = writer, config
@@ -115,7 +117,7 @@ class Sampler:
         self._previous: VideoFrame | None = None
 
     def see(self, frame: VideoFrame, peak: bool) -> None:
-        """Take the next frame; a `peak` lies between it and the one before."""
+        """Take the next frame; a `peak` is between it and the one before."""
         time = (frame.pts or 0) * self._time_base
         self._start = time if self._start is None else self._start
         tick = int((time - self._start) * self._rate)
@@ -127,7 +129,7 @@ class Sampler:
             self.finish()
 
     def finish(self) -> None:
-        """Store the last frame seen, unless it is there already."""
+        """Store the last frame seen, unless it is already stored."""
         if self._previous is None:
             return
         pts = self._previous.pts or 0
@@ -137,9 +139,10 @@ class Sampler:
 
 
 def scan_file(path: Path, store: Path, config: Sampling) -> dict[str, Any]:
-    """Decode `path` once, write its frame store, and return the measured columns; raises BadMedia.
+    """Decode `path` once, write its frame store, and return the measured columns. Raises BadMedia.
 
-    Runs in a child process. Memory does not grow with the video's length, but for some 320 bytes of signals a frame.
+    Runs in a child process. Memory does not grow with the video's length, except for about 320 bytes of signals per
+    frame.
     """
     cv2.setNumThreads(1)
     with open_video(path, threads=2, skip_loop_filter="all") as (container, stream):
@@ -150,7 +153,7 @@ def scan_file(path: Path, store: Path, config: Sampling) -> dict[str, Any]:
             for frame, damaged in decoding.frames():
                 sizes.add(shown_size(frame))
                 if len(sizes) > 1:
-                    raise BadMedia(f"{path}: its picture changes size on the way ({sizes}). Convert it to one size.")
+                    raise BadMedia(f"{path}: the picture size changes within it ({sizes}). Convert it to one size.")
                 signals.add(frame.pts or 0, small_planes(frame))
                 damages.append(damaged)
                 if not damaged:
@@ -166,7 +169,7 @@ def _check_damage(path: Path, damages: "array[int]", decoding: FullPass, config:
     if not good or frames - good > config.max_damage * frames:
         untimed = decoding.dropped > decoding.lost + repaired
         whole = "It is damaged or cut short; copy it again."
-        advice = "Times are missing or run back; convert it to mp4." if untimed else whole
+        advice = "Times are missing or decrease; convert it to mp4." if untimed else whole
         raise BadMedia(
             f"{path}: only {good} of {frames} frames can be used ({decoding.lost} lost, {repaired} damaged, "
             f"{decoding.dropped} without a time). {advice}"
@@ -193,14 +196,15 @@ def _columns(
 
 
 def _last_duration(pts: Sequence[int], stream: VideoStream) -> int:
-    """How long the last frame is shown: as long as most are, since few files say it."""
+    """Return how long the last frame is shown: as long as most frames are, since few files say it."""
     if len(pts) > 1:
         return int(np.median(np.diff(pts)))
     return round(1 / (stream.average_rate * stream.time_base)) if stream.average_rate and stream.time_base else 1
 
 
 def scan_video(root: Path, config: ScanConfig, video: SourceVideo) -> ManifestRef:
-    """The scan of one video below `root`: found, or made; a video that cannot be decoded gives a row that says why."""
+    """Return the scan of one video below `root`: found, or made. A video that cannot be decoded gives a row that says
+    why."""
     sampling = Sampling(**config.model_dump(include=set(Sampling.model_fields)))
     limit_s = max(config.limit_floor_s, config.limit_factor * (video.duration_s or 0.0))
 

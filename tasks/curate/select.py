@@ -1,11 +1,11 @@
 """Select: decides which clips are kept, and writes clips.parquet.
 
-The rules are in tasks/keep_rules.py. They need the columns of clips.parquet alone, so that it is enough to decide
-again. Each dropped clip has every reason against it in `drop_reasons`, and the first of them, in the order of REASONS,
-in `drop_reason`. Only these columns are written: the measured ones are copied as bytes, however many and wide they are.
+The rules are in tasks/keep_rules.py. They need only the columns of clips.parquet, so deciding again needs nothing else.
+`drop_reasons` has every reason against a dropped clip; `drop_reason` has the first of them, in the order of REASONS.
+Only these columns are written: the measured ones are copied as bytes, however many and wide they are.
 
-The Prefect task is made in flows/curate.py: `reelmill select` calls these functions without Prefect, whose import
-takes longer than deciding a million clips.
+The Prefect task is made in flows/curate.py. `reelmill select` calls these functions without Prefect, whose import takes
+longer than deciding a million clips.
 """
 
 from pathlib import Path
@@ -41,7 +41,8 @@ def select_clips(root: Path, config: SelectConfig, joined: ManifestRef) -> Selec
 
 
 def reselect(root: Path, config: SelectConfig) -> Selection:
-    """Decide again on the clips of the dataset at `root`, from its clips.parquet alone; raises BadInput without one."""
+    """Decide again on the clips of the dataset at `root`, from its clips.parquet alone. Raises BadInput when there is
+    none."""
     path = root / "clips.parquet"
     if not path.is_file():
         raise BadInput(f"{root}: not a dataset, it has no clips.parquet. Make one with `reelmill curate`.")
@@ -52,9 +53,10 @@ def reselect(root: Path, config: SelectConfig) -> Selection:
 
 
 def read_measures(path: Path) -> tuple[pa.Table, pa.Schema]:
-    """What the rules read of a table of clips, and all its measured columns; raises BadManifest where some are missing.
+    """Read the columns that the rules need from a table of clips; return them, and the schema of all its measured
+    columns.
 
-    Words that repeat come as dictionaries, which are quicker to compare.
+    Raises BadManifest when some are missing. Words that repeat come as dictionaries, which are quicker to compare.
     """
     try:
         with pq.ParquetFile(path, read_dictionary=["video_id", "camera_motion", "dedup_group"]) as file:

@@ -1,11 +1,12 @@
-"""Similarity: how well captions fit a clip's pictures, and how pleasing these are, from one CLIP forward.
+"""Similarity: how well captions match a clip's pictures, and how pleasing these are, from one CLIP forward pass.
 
 `clip_similarity` is the mean cosine, -1 to 1, between the embedding of `caption` and those of the first, middle and
 last stored frame; `clip_similarity_image` and `clip_similarity_video` are those of the other two captions, and
-`clip_similarities` has the cosine of `caption` with each frame. `aesthetic` is LAION's score of these frames, about 1
-to 10, their mean. `embedding` has the embeddings of the first, middle and last frame one after the other, each of
-length 1: the cosine of two clips' is the mean of their frames'. Source: Stable Video Diffusion (arXiv 2311.15127, C.2
-and C.5). All need weights: without them the columns are null, and `similarity_note` says so.
+`clip_similarities` has the cosine of `caption` with each frame. `aesthetic` is the mean over these frames of LAION's
+score, about 1 to 10. `embedding` has the embeddings of the first, middle and last frame one after the other, each of
+length 1; the cosine of two clips' embeddings is the mean of their frames' cosines. Source: Stable Video Diffusion
+(arXiv 2311.15127, C.2 and C.5). All of these need weights: without them the columns are null, and `similarity_note`
+says so.
 """
 
 from collections.abc import Mapping, Sequence
@@ -52,12 +53,12 @@ NO_HEAD = "No aesthetic score: no head is named (similarity.aesthetic_head)."
 
 
 class SimilarityConfig(BaseModel):
-    """Which networks compare; none by default, as their weights are not at hand everywhere."""
+    """Which networks compare; none by default, because their weights are not available everywhere."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     clip_model: ModelName | None = Field(
-        default=None, description="CLIP: ID@REVISION or a folder; none measures nothing."
+        default=None, description="CLIP: ID@REVISION or a folder; without it nothing is measured."
     )
     aesthetic_head: ModelName | None = Field(
         default=None, description="The head of the aesthetic score, a safetensors file made for this CLIP."
@@ -71,20 +72,20 @@ class SimilarityConfig(BaseModel):
 
 
 def models_of(config: SimilarityConfig) -> dict[str, str]:
-    """The models that the settings ask for, by the setting that names them."""
+    """Return the models that the settings ask for, by the setting that names them."""
     named = {"clip_model": config.clip_model, "aesthetic_head": config.aesthetic_head}
     return {setting: name for setting, name in named.items() if name}
 
 
 def similarities(frames: NDArray[np.float32], captions: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The cosines [captions, frames] of embeddings [frames, width] and [captions, width], each of length 1."""
+    """Return the cosines [captions, frames] of embeddings [frames, width] and [captions, width], each of length 1."""
     return captions @ frames.T
 
 
 def columns_of(
     embeddings: NDArray[np.float32], told: Mapping[str, NDArray[np.float32]], aesthetics: NDArray[np.float32] | None
 ) -> dict[str, Any]:
-    """The measured columns from the embeddings [3, width] of a clip's frames, those of its captions, [width] by
+    """Return the measured columns from the embeddings [3, width] of a clip's frames, those of its captions, [width] by
     the caption's column, and the frames' aesthetic scores."""
     cosines = {name: similarities(embeddings, embedding[None])[0] for name, embedding in told.items()}
     means = {CAPTIONS[name]: float(values.mean()) for name, values in cosines.items()}
@@ -98,7 +99,7 @@ def columns_of(
 
 
 def measure_clip(store: Path, clip: Clip, config: SimilarityConfig) -> dict[str, Any]:
-    """The measured columns of one clip, from its frames in `store` and its captions."""
+    """Measure one clip, from its frames in `store` and its captions; return its columns."""
     captions = {name: clip[name] for name in CAPTIONS if clip.get(name)}
     model = find_model(config.clip_model or "")
     frames = first_middle_last(store, clip["start_pts"], clip["end_pts"])
@@ -112,7 +113,7 @@ def measure_clip(store: Path, clip: Clip, config: SimilarityConfig) -> dict[str,
 
 
 def unmeasured(split: ManifestRef) -> pa.Table:
-    """The rows of a split's clips where nobody measures."""
+    """Return the rows of a split's clips where no model measures them."""
     rows = read_rows(split, ("clip_id",))
     return table_of([{**row, "similarity_note": OFF, "attempt": 1} for row in rows], SCHEMA)
 

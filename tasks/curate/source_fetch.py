@@ -1,8 +1,8 @@
-"""Sources on other machines: the content of a URL is fetched once, into a folder whose files are named by content.
+"""Sources on other machines: a URL's content is fetched once, into a folder whose files are named by their content.
 
-http and https are read by httpx, because servers there say what has changed (ETag, Last-Modified); every other scheme
-(s3, gs, sftp, memory ...) by the fsspec file system of that name. Beside each file lies a note of the URL and of what
-the server called that version: while the server calls it the same, nothing is fetched again.
+http and https are read by httpx, because web servers say what has changed (ETag, Last-Modified); every other scheme
+(s3, gs, sftp, memory ...) by the fsspec file system of that name. Beside each file is a note of the URL and of the
+version that the server named. While the server names the same version, nothing is fetched again.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ log = logging.getLogger("reelmill")
 BLOCK = 1 << 20
 
 SILENCE_S = 30.0
-"""A web server that sends nothing for so long is given up."""
+"""Seconds without data after which a web server is given up."""
 
 CONDITIONS = {"etag": "If-None-Match", "last-modified": "If-Modified-Since"}
 
@@ -42,19 +42,22 @@ class FetchConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    limit_s: float = Field(default=3600.0, gt=0, description="Time limit of fetching one URL, in seconds.")
-    limit_gb: float = Field(default=50.0, gt=0, description="A URL with more than this is refused, in 10^9 bytes.")
+    limit_s: float = Field(default=3600.0, gt=0, description="Time limit for fetching one URL, in seconds.")
+    limit_gb: float = Field(default=50.0, gt=0, description="Largest URL that is fetched, in 10^9 bytes.")
     at_once: int = Field(default=4, ge=1, description="URLs fetched at the same time.")
 
 
 def is_url(source: str) -> bool:
-    """Whether a source is a URL rather than a path."""
+    """Return whether a source is a URL rather than a path."""
     return re.match(r"[a-z][a-z0-9+.-]*(::[a-z][a-z0-9+.-]*)*://", source, re.IGNORECASE) is not None
 
 
 def expand_url(url: str, suffixes: Sequence[str]) -> list[str]:
-    """The URLs of files that `url` stands for: itself, or the videos of a folder or of a glob on a file system that can
-    list them (which the web cannot). Raises BadInput when a glob cannot be listed, or no video is there."""
+    """Return the URLs of files that `url` means: itself, or the videos of a folder or glob on a file system that can
+    list them (the web cannot).
+
+    Raises BadInput when a glob cannot be listed, or no video is there.
+    """
     if _is_web(url):
         return [url]
     is_glob = "*" in url
@@ -74,9 +77,9 @@ def expand_url(url: str, suffixes: Sequence[str]) -> list[str]:
 
 
 def fetch(url: str, folder: Path, config: FetchConfig) -> Path:
-    """The file in `folder` that has the content of `url`, fetched unless it is there; raises BadFetch in one sentence.
+    """Return the file in `folder` that has the content of `url`; fetch it unless it is there. Raises BadFetch.
 
-    Runs in a child with the time limit, but for memory:// whose files no other process has.
+    Runs in a child process with the time limit, except for memory://, whose files no other process has.
     """
     note = _read_note(folder, url)
     task = (url, folder, note, int(config.limit_gb * 1e9))
@@ -87,12 +90,12 @@ def fetch(url: str, folder: Path, config: FetchConfig) -> Path:
     except BadFetch as error:
         if note is None:
             raise
-        log.warning("%s The copy fetched before is used.", error)
+        log.warning("%s Using the copy fetched before.", error)
         return folder / note["file"]
 
 
 def download(url: str, folder: Path, note: Note | None, max_bytes: int) -> str:
-    """Fetch `url` into `folder` and return the file's name there; with a note that still holds, only its name."""
+    """Fetch `url` into `folder` and return the file's name there; nothing is fetched when the note is still valid."""
     try:
         opened = _web if _is_web(url) else _file_system
         with opened(url, note["version"] if note else None) as (blocks, version):
@@ -109,7 +112,8 @@ def download(url: str, folder: Path, note: Note | None, max_bytes: int) -> str:
 
 @contextmanager
 def _web(url: str, former: Any) -> Iterator[tuple[Iterator[bytes] | None, Any]]:
-    """The blocks of a URL's content, None when it is the `former` version; and what the server calls this one."""
+    """Yield the blocks of a URL's content, None when it is still the `former` version, and the version that the server
+    names."""
     conditions = {CONDITIONS[name]: value for name, value in (former or {}).items()}
     with httpx.stream("GET", url, headers=conditions, follow_redirects=True, timeout=SILENCE_S) as answer:
         if answer.status_code == httpx.codes.NOT_MODIFIED:
@@ -137,7 +141,7 @@ def _blocks(file: BinaryIO) -> Iterator[bytes]:
 
 
 def _store(url: str, blocks: Iterator[bytes], folder: Path, max_bytes: int) -> str:
-    """Write the blocks to a file named by their digest; it appears whole or not at all."""
+    """Write the blocks to a file named by their digest; it appears complete or not at all."""
     digest, size, suffix = hashlib.sha256(), 0, _suffix(url)
     folder.mkdir(parents=True, exist_ok=True)
     aside = folder / f".fetched.{os.getpid()}-{os.urandom(4).hex()}{suffix}"
@@ -158,7 +162,7 @@ def _store(url: str, blocks: Iterator[bytes], folder: Path, max_bytes: int) -> s
 
 
 def _read_note(folder: Path, url: str) -> Note | None:
-    """The note of a URL, if there is one that can be read and its file is still there."""
+    """Return the note of a URL, if it can be read and its file still exists."""
     try:
         note = json.loads(_note_of(folder, url).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -175,7 +179,7 @@ def _is_web(url: str) -> bool:
 
 
 def _suffix(url: str) -> str:
-    """The ending of the file that a URL names, if it is a plain one."""
+    """Return the suffix of the file that a URL names, if it is a plain one."""
     suffix = PurePosixPath(urlsplit(url).path).suffix.lower()
     return suffix if re.fullmatch(r"\.[a-z0-9]{1,5}", suffix) else ""
 

@@ -1,4 +1,4 @@
-"""Which files the sources of a dataset mean: files, folders, globs, URLs, and lists of those."""
+"""The files that the sources of a dataset mean: files, folders, globs, URLs, and lists of those."""
 
 import glob
 import os
@@ -18,17 +18,17 @@ NAME_COLUMNS = ("source", "path", "url")
 
 @dataclass(frozen=True)
 class Entry:
-    """One source: an absolute path or a URL; and what is wrong with it, when that is known without opening it."""
+    """One source: an absolute path or a URL, and its problem when that is known without opening it."""
 
     source: str
     problem: str | None = None
 
 
 def expand(sources: Sequence[str], suffixes: Sequence[str], exclude: Path | None = None) -> list[Entry]:
-    """The files that `sources` name, each once, ordered by name.
+    """Return the files that `sources` name, each once, ordered by name.
 
-    A source is a file (taken whatever its ending), a folder (searched with all below it), a glob, a URL, or a list: a
-    text or a table of sources, relative to itself. Hidden files and whatever lies below `exclude` are left out. Raises
+    A source is a file (whatever its suffix), a folder (searched with all its subfolders), a glob, a URL, or a list: a
+    text or a table of sources, relative to itself. Hidden files and everything below `exclude` are left out. Raises
     BadInput for a source that names no video; within a list that is an entry with its problem.
     """
     files = [file for source in sources for file in _files_of(source, tuple(suffixes), exclude)]
@@ -49,7 +49,7 @@ def _files_of(source: str, suffixes: tuple[str, ...], exclude: Path | None, nest
     if path.is_dir():
         found = list(_videos_below(path, suffixes, exclude))
         if exclude and path.absolute().is_relative_to(exclude.absolute()):
-            raise BadInput(f"{source}: is or lies in the dataset's own folder. Choose another folder for --out.")
+            raise BadInput(f"{source}: is inside the dataset folder. Choose another folder for --out.")
         if not found:
             raise BadInput(f"{source}: no video in this folder. Files ending in {', '.join(suffixes)} are taken.")
         return found
@@ -63,7 +63,7 @@ def _files_of(source: str, suffixes: tuple[str, ...], exclude: Path | None, nest
 
 
 def _listed(path: Path, suffixes: tuple[str, ...], exclude: Path | None) -> list[Entry]:
-    """The files that a list names; what is wrong with one of its rows is that entry's problem."""
+    """Return the files that a list names; a problem with one of its rows is that entry's problem."""
     found = []
     for number, row in enumerate(read_names(path, NAME_COLUMNS), start=1):
         name = row.values.get(NAME_COLUMNS[0], "")
@@ -73,17 +73,19 @@ def _listed(path: Path, suffixes: tuple[str, ...], exclude: Path | None) -> list
                 raise BadInput(f"{path}: {row.problem}")
             found += _files_of(source, suffixes, exclude, nested=True)
         except (BadInput, OSError, ValueError) as error:
-            found.append(Entry(source if name else f"{path.absolute()} row {number}", f"{error} It stands in {path}."))
+            found.append(
+                Entry(source if name else f"{path.absolute()} row {number}", f"{error} It is listed in {path}.")
+            )
     if not found:
-        raise BadInput(f"{path}: names no file. Write one to a line.")
+        raise BadInput(f"{path}: lists no files. Write one per line.")
     return found
 
 
 def _videos_below(
     path: Path, suffixes: tuple[str, ...], exclude: Path | None, above: frozenset[tuple[int, int]] = frozenset()
 ) -> Iterator[Entry]:
-    """The videos in a folder and below; a link back to a folder `above` is not followed, a folder that cannot be listed
-    is an entry with its problem."""
+    """Yield the videos in a folder and its subfolders. A link back to a folder `above` is not followed; a folder that
+    cannot be listed is an entry with its problem."""
     if exclude and path.absolute().is_relative_to(exclude.absolute()):
         return
     if not path.is_dir():

@@ -1,9 +1,9 @@
 """Split: the shots between the boundaries that a detector finds in the scan's signals, and the clips they are cut into.
 
-A hard cut lies before a frame; a dissolve, a fade or a wipe takes frames, which belong to no shot, and neither do
-damaged ones. `shot_begins` and `shot_ends` say by what: cut, dissolve, fade, wipe or damage, and the video's own start
-and end. So the frames between two shots are those of what ends the first. No video is read: another threshold decides
-anew from the same signals, and the same one alike. The detectors are in tasks/detectors.
+A hard cut is between two frames. A dissolve, a fade or a wipe covers frames; these belong to no shot, and neither do
+damaged ones. `shot_begins` and `shot_ends` say what is there: cut, dissolve, fade, wipe or damage, or the video's own
+start and end. So the frames between two shots are those of what ends the first. No video is read: another threshold
+decides again from the same signals, and the same threshold gives the same shots. The detectors are in tasks/detectors.
 """
 
 from bisect import bisect_left
@@ -79,10 +79,12 @@ class SplitConfig(DetectorSettings):
     """Where shots end, and how long clips may be."""
 
     min_clip_s: float = Field(
-        default=1.0, ge=0, description="Shorter clips are dropped as too_short, where select.min_clip_s is not given."
+        default=1.0,
+        ge=0,
+        description="Clips shorter than this are dropped as too_short, unless select.min_clip_s is set.",
     )
     max_clip_s: float | None = Field(
-        default=None, gt=0, description="Longer shots are cut into equal clips; null: whole shots."
+        default=None, gt=0, description="Longer shots are cut into equal clips; null: shots are not cut."
     )
 
     @model_validator(mode="after")
@@ -93,7 +95,7 @@ class SplitConfig(DetectorSettings):
 
 
 def shots_between(boundaries: Sequence[Boundary], damaged: NDArray[np.bool_]) -> list[Shot]:
-    """The shots between boundaries; damaged frames are left out and end a shot."""
+    """Return the shots between boundaries; damaged frames are left out and end a shot."""
     edges = [Boundary(0, 0, "start"), *sorted(boundaries), Boundary(len(damaged), len(damaged), "end")]
     shots = []
     for before, after in pairwise(edges):
@@ -104,13 +106,13 @@ def shots_between(boundaries: Sequence[Boundary], damaged: NDArray[np.bool_]) ->
 
 
 def _whole(damaged: NDArray[np.bool_], start: int, end: int) -> list[Span]:
-    """The spans in [start, end) of frames that are not damaged."""
+    """Return the spans in [start, end) of frames that are not damaged."""
     whole = np.concatenate([[False], ~damaged[start:end], [False]])
     return [(int(a), int(b)) for a, b in (np.flatnonzero(np.diff(whole)) + start).reshape(-1, 2)]
 
 
 def clips_of(shot: Shot, times: Sequence[Fraction], max_clip_s: float | None) -> list[Span]:
-    """A shot as clips of at most `max_clip_s` seconds (to the frame), all of about the same length.
+    """Cut a shot into clips of at most `max_clip_s` seconds (to the frame), all of about the same length.
 
     `times` are the frames' times and the end of the last one: one more than there are frames.
     """
@@ -124,7 +126,7 @@ def clips_of(shot: Shot, times: Sequence[Fraction], max_clip_s: float | None) ->
 
 
 def split_signals(scan: dict[str, Any], config: SplitConfig) -> Iterator[dict[str, Any]]:
-    """The clips of one scan row, as rows; none when the scan failed."""
+    """Yield the clips of one scan row, as rows; none when the scan failed."""
     if scan["error_code"]:
         return
     edges, time_base = [*scan["pts"], scan["end_pts"]], Fraction(scan["time_base"])
@@ -166,7 +168,7 @@ def split_videos(root: Path, config: SplitConfig, scans: list[ManifestRef]) -> l
 
 
 def split_video(root: Path, config: SplitConfig, scan: ManifestRef) -> ManifestRef:
-    """The clips of one scan below `root`: found, or made."""
+    """Return the clips of one scan below `root`: found, or made."""
 
     def compute(_: str) -> pa.Table:
         rows = [clip for row in read_rows(scan, NEEDS) for clip in split_signals(row, config)]

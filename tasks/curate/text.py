@@ -1,9 +1,9 @@
 """Text: how much of a clip's picture is covered by text, in its first, middle and last stored frame.
 
-`text_area` is the mean over these frames, and `text_area_max` the largest, of the share of the picture, 0 to 1, covered
-by the union of the text boxes; `text_boxes` is the largest number of boxes on one of them. `text_static_area` is the
-share covered by boxes that stay in place on all of these frames, as watermarks and subtitles do. Source: Stable Video
-Diffusion (arXiv 2311.15127, C.4), whose detector CRAFT is the engine `easyocr`; `rapidocr` brings its own weights.
+`text_area` is the mean over these frames, and `text_area_max` the maximum, of the share of the picture, 0 to 1, covered
+by the union of the text boxes; `text_boxes` is the largest number of boxes in one of them. `text_static_area` is the
+share covered by boxes that stay in place in all of these frames, as watermarks and subtitles do. Source: Stable Video
+Diffusion (arXiv 2311.15127, C.4), whose detector CRAFT is the engine `easyocr`; `rapidocr` comes with its own weights.
 """
 
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ MASK_SIDE = 1024
 """Longer side of the mask in which boxes are united, in pixels."""
 
 STAYS = 0.7
-"""Of the smaller of two boxes, the share that must lie in the other one for them to be in the same place."""
+"""Two boxes are in the same place when this share of the smaller one is inside the other."""
 
 READS = {
     "rapidocr": ("working_side", "min_score", "max_line"),
@@ -58,27 +58,31 @@ class TextConfig(BaseModel):
     engine: Literal["rapidocr", "easyocr"] = Field(
         default="rapidocr", description="The detector: rapidocr's, with its own weights, or easyocr's CRAFT."
     )
-    working_side: int = Field(default=256, ge=32, description="rapidocr: short side of the pictures it looks at.")
-    min_score: float = Field(default=0.66, ge=0.3, le=1, description="rapidocr: least mean probability of text.")
+    working_side: int = Field(
+        default=256, ge=32, description="rapidocr: short side of the pictures it sees, in pixels."
+    )
+    min_score: float = Field(default=0.66, ge=0.3, le=1, description="rapidocr: minimum mean probability of text.")
     max_line: float = Field(
-        default=0.5, gt=0, le=1, description="rapidocr: thickest line of text, in short sides; thicker is a shape."
+        default=0.5, gt=0, le=1, description="rapidocr: thickest line of text, in short sides; thicker ones are shapes."
     )
     craft_weights: ModelName = Field(default="craft.safetensors", description="easyocr: CRAFT's weights.")
-    canvas_side: int = Field(default=1280, ge=32, description="easyocr: longest side of the pictures it looks at.")
-    text_threshold: float = Field(default=0.7, ge=0, le=1, description="easyocr: score that every text reaches.")
-    link_threshold: float = Field(default=0.4, ge=0, le=1, description="easyocr: score of what links two letters.")
-    low_text: float = Field(default=0.4, ge=0, le=1, description="easyocr: score up to which a text reaches.")
+    canvas_side: int = Field(
+        default=1280, ge=32, description="easyocr: longest side of the pictures it sees, in pixels."
+    )
+    text_threshold: float = Field(default=0.7, ge=0, le=1, description="easyocr: minimum peak score of a text.")
+    link_threshold: float = Field(default=0.4, ge=0, le=1, description="easyocr: minimum score of a link of letters.")
+    low_text: float = Field(default=0.4, ge=0, le=1, description="easyocr: minimum score inside a text.")
 
 
 def models_of(config: TextConfig) -> dict[str, str]:
-    """The models that the settings ask for, by the setting that names them."""
+    """Return the models that the settings ask for, by the setting that names them."""
     return {"craft_weights": config.craft_weights} if config.engine == "easyocr" else {}
 
 
 def union_area(boxes: Boxes, height: int, width: int) -> float:
-    """The share, 0 to 1, of a height x width picture that boxes [boxes, corners, 2] cover together.
+    """Return the share, 0 to 1, of a height x width picture that boxes [boxes, corners, 2] cover together.
 
-    Corners are (x, y) in pixels; what lies outside the picture does not count, and overlaps count once.
+    Corners are (x, y) in pixels; what is outside the picture does not count, and overlaps count once.
     """
     scale = MASK_SIDE / max(height, width)
     mask = np.zeros((round(height * scale), round(width * scale)), np.uint8)
@@ -90,21 +94,22 @@ def union_area(boxes: Boxes, height: int, width: int) -> float:
 
 
 def boxes_that_stay(found: Sequence[Boxes]) -> Boxes:
-    """Of the boxes on the middle one of some frames, those with a box in the same place on every other frame."""
+    """Return the boxes of the middle frame that have a box in the same place in every other frame."""
     middle = found[len(found) // 2]
     stays = [all(any(_same_place(box, other) for other in boxes) for boxes in found) for box in middle]
     return middle[np.array(stays, bool)]
 
 
 def _same_place(box: NDArray[np.floating], other: NDArray[np.floating]) -> bool:
-    """Whether two boxes [corners, 2] lie in each other, but for what the longer text has more."""
+    """Return whether the smaller of two boxes [corners, 2] is mostly inside the other; the other may be a longer
+    text."""
     first, second = box.astype(np.float32), other.astype(np.float32)
     shared, _ = cv2.intersectConvexConvex(first, second)
     return shared >= STAYS * min(cv2.contourArea(first), cv2.contourArea(second)) > 0
 
 
 def columns_of(found: Sequence[Boxes], height: int, width: int) -> dict[str, Any]:
-    """The measured columns from the boxes on each of a clip's frames, height x width."""
+    """Return the measured columns from the boxes on each of a clip's frames, height x width."""
     areas = [union_area(boxes, height, width) for boxes in found]
     return {
         "text_area": float(np.mean(areas)),
@@ -115,7 +120,7 @@ def columns_of(found: Sequence[Boxes], height: int, width: int) -> dict[str, Any
 
 
 def find_boxes(frames: Frames, config: TextConfig) -> list[Boxes]:
-    """The boxes on each of uint8 RGB frames [frames, height, width, 3], by the engine that is asked for."""
+    """Find the boxes in each of uint8 RGB frames [frames, height, width, 3], by the engine that is asked for."""
     if config.engine == "rapidocr":
         limits = {"min_score": config.min_score, "max_line": config.max_line}
         return [find_text_boxes(frame, config.working_side, **limits) for frame in frames]
@@ -125,13 +130,13 @@ def find_boxes(frames: Frames, config: TextConfig) -> list[Boxes]:
 
 
 def measure_clip(store: Path, clip: Clip, config: TextConfig) -> dict[str, Any]:
-    """The measured columns of one clip of the split, from its frames in `store`."""
+    """Measure one clip of the split, from its frames in `store`; return its columns."""
     frames = first_middle_last(store, clip["start_pts"], clip["end_pts"])
     return columns_of(find_boxes(frames, config), *frames.shape[1:3])
 
 
 def keyed(config: TextConfig) -> tuple[TextConfig, str]:
-    """The settings that the engine reads, the others as they are by default, and the revision of its weights."""
+    """Return the settings that the engine reads, the others at their defaults, and the revision of its weights."""
     read = TextConfig(**config.model_dump(include={"engine", *READS[config.engine]}))
     if config.engine == "rapidocr":
         return read, weights_revision()

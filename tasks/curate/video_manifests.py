@@ -1,4 +1,4 @@
-"""The manifests of one video by the steps that made them, and what every step that measures clips does with them."""
+"""The manifests of one video by the steps that made them, and what all steps that measure clips do with them."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ Needs = Mapping[str, Sequence[str]]
 
 
 class VideoManifests(NamedTuple):
-    """The manifests of one video, by step; None of a step that has not run."""
+    """The manifests of one video, by step; None for a step that has not run."""
 
     scan: ManifestRef
     split: ManifestRef
@@ -29,7 +29,7 @@ class VideoManifests(NamedTuple):
     similarity: ManifestRef | None = None
 
     def of(self, steps: Iterable[str]) -> list[ManifestRef]:
-        """The manifests of these steps, in their order, as far as they have run."""
+        """Return the manifests of these steps, in their order, without those of steps that have not run."""
         found = (getattr(self, step) for step in steps)
         return [manifest for manifest in found if manifest is not None]
 
@@ -39,18 +39,18 @@ MEASURING = VideoManifests._fields[2:]
 
 
 def adding(videos: Sequence[VideoManifests], **made: Sequence[ManifestRef]) -> list[VideoManifests]:
-    """The videos with what further steps have `made` of each."""
+    """Return the videos with what further steps have `made` of each."""
     rows = zip(*made.values(), strict=True)
     return [video._replace(**dict(zip(made, row, strict=True))) for video, row in zip(videos, rows, strict=True)]
 
 
 def frame_stores(root: Path, video: VideoManifests) -> list[Path]:
-    """The frame store of a video below `root`; none of a video that could not be decoded."""
+    """Return the frame store of a video below `root`; none for a video that could not be decoded."""
     return [root / row["frame_store"] for row in read_rows(video.scan, ("frame_store",)) if row["frame_store"]]
 
 
 def read_clips(video: VideoManifests, needs: Needs) -> list[dict[str, Any]]:
-    """The clips of the split, each with the columns that are needed of it, whichever step wrote them."""
+    """Read the clips of the split, each with the columns that are needed, whichever step wrote them."""
     parts = [(ref, columns) for step, columns in needs.items() if step != "scan" for ref in video.of([step])]
     clips: dict[str, dict[str, Any]] = {}
     for row in (row for part in parts for row in read_rows(*part)):
@@ -67,8 +67,8 @@ def measured(
     measure: Callable[[Path, Sequence[Clip]], Sequence[Clip]],
     revision: str | None = None,
 ) -> ManifestRef:
-    """The manifest of `step` for one video's clips below `root`: found, or made by `measure` from the video's frame
-    store and the clips, a row for each."""
+    """Return the manifest of `step` for one video's clips below `root`: found, or made by `measure` from the video's
+    frame store and the clips, with a row for each."""
 
     def compute(_: str) -> pa.Table:
         clips = read_clips(video, needs)
@@ -79,7 +79,8 @@ def measured(
 
 
 def clip_rows(clips: Sequence[Clip], measure: Callable[[Clip], Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A row for each clip, with the columns that `measure` gives; nulls and the reason where it cannot."""
+    """Return a row for each clip, with the columns that `measure` gives; nulls and the reason where it cannot be
+    measured."""
     return [{"clip_id": clip["clip_id"], "attempt": 1, **_columns(clip, measure)} for clip in clips]
 
 

@@ -1,8 +1,8 @@
-"""Clips to what training reads: latents, noised picture latents and image embeddings, kept as safetensors.
+"""Encoding clips to what training reads: latents, noised picture latents and image embeddings, stored as safetensors.
 
 A clip is cut into windows of the model's length and rate; a frame is the one shown at its time. The condition is the
 window's first frame with noise of ln(sigma) ~ N(-3, 0.5^2) added before the autoencoder (SVD, appendix D), drawn
-`condition_draws` times, so that training meets several. Each kept clip is decoded once. Latents are unscaled float16.
+`condition_draws` times, so that training sees several. Each kept clip is decoded once. Latents are unscaled float16.
 """
 
 import hashlib
@@ -56,7 +56,7 @@ class EncodeConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    windows_per_clip: int = Field(default=4, ge=1, description="At most so many examples from one clip, spread over it")
+    windows_per_clip: int = Field(default=4, ge=1, description="At most this many windows per clip, spread over it")
     condition_draws: int = Field(default=4, ge=1, description="Noised copies of each picture's latent")
     noise_log_mean: float = Field(default=-3.0, description="Mean of ln(sigma) of the picture's noise")
     noise_log_deviation: float = Field(default=0.5, ge=0, description="Deviation of ln(sigma) of the picture's noise")
@@ -73,8 +73,8 @@ class ClipSpan:
 
 @dataclass(frozen=True)
 class SourceClips:
-    """The kept clips of one source file, in order of time; `digest` is the file's content, `encoders` names the model
-    that encodes them."""
+    """The kept clips of one source file, in order of time; `digest` is that of the file's content, `encoders` names the
+    model that encodes them."""
 
     source: Path
     digest: str
@@ -82,14 +82,14 @@ class SourceClips:
     encoders: str = "tiny"
 
     def key(self) -> str:
-        """A digest of the content and the spans."""
+        """Return a digest of the content and the spans."""
         spans = [(c.clip_id, c.start_s, c.end_s) for c in self.clips]
         return hashlib.sha256(json.dumps([self.digest, spans]).encode()).hexdigest()
 
 
 def window_starts(start_s: float, end_s: float, frames: int, fps: float, at_most: int) -> list[float]:
-    """Start times, in seconds, of up to `at_most` windows of `frames` frames that fit a span without overlapping,
-    spread evenly over it; none when the span is too short."""
+    """Return the start times, in seconds, of up to `at_most` windows of `frames` frames that fit a span without
+    overlapping, spread evenly over it; none when the span is too short."""
     length = frames / fps
     # Half a frame of slack: the last frame of a window is still shown when the next would come.
     count = min(at_most, int((end_s - start_s + 0.5 / fps) / length))
@@ -100,7 +100,7 @@ def window_starts(start_s: float, end_s: float, frames: int, fps: float, at_most
 
 
 def shown_at(times: Sequence[Fraction | float], wanted: Sequence[float]) -> list[int]:
-    """For each wanted time the index of the frame shown then: the last at or before it, else the first."""
+    """Return the index of the frame shown at each wanted time: the last at or before it, else the first."""
     # A microsecond of grace: a start in float seconds may round to just before the frame it names.
     found = np.searchsorted(np.array([float(t) for t in times]), np.array(wanted) + 1e-6, side="right") - 1
     return [max(int(i), 0) for i in found]
@@ -117,7 +117,7 @@ def cover(frame: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8
 
 
 def noised_pictures(pictures: Tensor, config: EncodeConfig, seed: int) -> tuple[Tensor, Tensor]:
-    """Pictures [batch, 3, H, W] with `condition_draws` draws of noise: [batch, draws, 3, H, W], and sigmas
+    """Return pictures [batch, 3, H, W] with `condition_draws` draws of noise, [batch, draws, 3, H, W], and the sigmas
     [batch, draws]."""
     generator = torch.Generator().manual_seed(seed)
     shape = (len(pictures), config.condition_draws)
@@ -129,7 +129,7 @@ def noised_pictures(pictures: Tensor, config: EncodeConfig, seed: int) -> tuple[
 
 @torch.no_grad()
 def encode_windows(model: VideoModel, windows: Sequence[NDArray[np.uint8]], config: EncodeConfig, seed: int) -> dict:
-    """What training reads of windows, uint8 RGB [frames, H, W, 3] each: float16 tensors by name."""
+    """Return what training reads of windows, uint8 RGB [frames, H, W, 3] each: float16 tensors by name."""
     parts: dict[str, list[Tensor]] = {"latents": [], "pictures": [], "sigmas": [], "embeddings": []}
     for index, window in enumerate(windows):
         frames = from_pixels(torch.from_numpy(window).permute(0, 3, 1, 2))
@@ -149,7 +149,7 @@ def _windows_of(
     if not starts:
         needed = facts.frames / facts.fps
         raise BadMedia(
-            f"{clip.clip_id}: {clip.end_s - clip.start_s:.2f} s are too short, a window of the model is {needed:.2f} s."
+            f"{clip.clip_id}: {clip.end_s - clip.start_s:.2f} s is too short: the model needs at least {needed:.2f} s."
         )
     times, frames = [], []
     for time, frame in read_frames(source, clip.start_s, clip.end_s):
@@ -163,7 +163,8 @@ def _windows_of(
 
 
 def encode_source(root: Path, key: str, group: SourceClips, model: VideoModel, config: EncodeConfig) -> pa.Table:
-    """Encode a source's clips to `latents/KEY.safetensors` below `root`: a row for each window or failed clip."""
+    """Encode a source's clips to `latents/KEY.safetensors` below `root`; return a row for each window or failed
+    clip."""
     name = f"latents/{key}.safetensors"
     rows: list[dict[str, Any]] = []
     windows: list[NDArray[np.uint8]] = []
@@ -183,12 +184,12 @@ def encode_source(root: Path, key: str, group: SourceClips, model: VideoModel, c
 
 @task(name="encode")
 def encode_clips(root: Path, config: EncodeConfig, sources: list[SourceClips]) -> list[ManifestRef]:
-    """Latents of the clips of each source, below the dataset's `root`."""
+    """Encode the clips of each source to latents, below the dataset's `root`."""
     return [encode_cached(root, config, group) for group in sources]
 
 
 def encode_cached(root: Path, config: EncodeConfig, group: SourceClips) -> ManifestRef:
-    """The encoded clips of one source: found, or made. Of the model they depend on its encoders and its size."""
+    """Return the encoded clips of one source: found, or made. They depend on the model's encoders and its size only."""
     model = loaded_model(group.encoders)
     facts = model.facts
     revision = f"{encoders_digest(model)}-{facts.frames}x{facts.width}x{facts.height}@{facts.fps}"

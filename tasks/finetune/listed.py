@@ -1,9 +1,9 @@
-"""Listed: a table of clips, one file each, as a dataset to train on: what `reelmill export` or another tool wrote can
-be trained on like what `reelmill curate` made.
+"""Listed: a table of clips, one file each, as a dataset to train on. So what `reelmill export` or another tool wrote
+can be trained on like what `reelmill curate` made.
 
-The table has a column of files, relative to itself, and what else is known: `caption`, `camera_motion` and
-`motion_score` (short sides per second) are taken where they are there. A file that cannot be read is a row with its
-error; a clip is its whole file.
+The table has a column of files, relative to itself. The columns `caption`, `camera_motion` and `motion_score` (short
+sides per second) are used where they exist. A file that cannot be read is a row with its error; a clip is its whole
+file.
 """
 
 import hashlib
@@ -53,22 +53,22 @@ CAPTION_COLUMNS = ("caption", "text", "prompt")
 
 
 class ListedConfig(BaseModel):
-    """How long the clips of a table may take to be looked at."""
+    """How long probing the clips of a table may take."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    probe_limit_s: float = Field(default=30.0, gt=0, description="Time limit of probing one file, in seconds")
+    probe_limit_s: float = Field(default=30.0, gt=0, description="Time limit for probing one file, in seconds")
 
 
 def clip_of(folder: Path, row: TableRow, column: str, limit_s: float) -> dict[str, Any]:
-    """The columns of one row of a table in `folder`; raises ReelmillError when its file cannot be used."""
+    """Return the columns of one row of a table in `folder`. Raises ReelmillError when its file cannot be used."""
     if row.problem:
         raise BadInput(row.problem)
     path = locate(folder, str(row.values.get(column, "")))
     digest = file_digest(path)
     duration_s = run_in_child(probe, path, limit_s=limit_s).duration_s
     if duration_s is None:
-        raise BadMedia(f"{path}: does not say how long it is. Convert it to mp4.")
+        raise BadMedia(f"{path}: its length is unknown. Convert it to mp4.")
     return {
         "video_id": digest[:16],
         "path": str(path),
@@ -86,11 +86,11 @@ def _number(values: Mapping[str, Any], name: str) -> float | None:
     try:
         return float(values[name]) if name in values else None
     except (TypeError, ValueError) as error:
-        raise BadInput(f"{name} is {values[name]!r}, which is no number.") from error
+        raise BadInput(f"{name} is {values[name]!r}, which is not a number.") from error
 
 
 def clips_of(path: Path, rows: list[TableRow], limit_s: float) -> list[dict[str, Any]]:
-    """A row of SCHEMA for each row of the table at `path`; one file named twice is one clip."""
+    """Return a row of SCHEMA for each row of the table at `path`; a file that is named twice is one clip."""
     column = next((name for name in FILE_COLUMNS if any(name in row.values for row in rows)), None)
     if column is None:
         raise BadInput(f"{path}: the table needs a column of files, named {', '.join(FILE_COLUMNS)}.")
@@ -108,7 +108,7 @@ def clips_of(path: Path, rows: list[TableRow], limit_s: float) -> list[dict[str,
 
 @task(name="listed", cache_policy=NO_CACHE)
 def list_clips(root: Path, config: ListedConfig, table: Path) -> ManifestRef:
-    """Write the clips of a table to clips.parquet and videos.parquet below `root`, as of a dataset."""
+    """Write the clips of a table to clips.parquet and videos.parquet below `root`, like those of a dataset."""
     rows = read_table(table)
     if not rows:
         raise BadInput(f"{table}: the table has no rows.")
@@ -120,7 +120,7 @@ def list_clips(root: Path, config: ListedConfig, table: Path) -> ManifestRef:
 
 
 def _digests(folder: Path, rows: list[TableRow]) -> list[str]:
-    """What the table's files are now: their digests, so that a changed file is looked at again."""
+    """Return the current digests of the table's files, so that a changed file is probed again."""
     names = {str(value) for row in rows for name, value in row.values.items() if name in FILE_COLUMNS}
     return [json.dumps([name, _digest_or_none(folder / name)]) for name in sorted(names)]
 

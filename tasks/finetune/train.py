@@ -1,9 +1,9 @@
 """Training on encoded clips: the whole UNet, or a LoRA on its temporal attention.
 
-The loss is the EDM loss with v-scaling (models/svd/edm.py). Every few hundred steps the whole state is kept, and a
-training that was killed goes on from there to the same weights. The log has the loss, and where clips were held out,
-the error on them at three noise levels: with the motion they show asked for, with the opposite one, and for a copy of
-the picture. A model that follows has the first well below the second.
+The loss is the EDM loss with v-scaling (models/svd/edm.py). The complete state is saved every few hundred steps, and a
+training that was killed resumes from it and ends with the same weights. The log has the loss and, where clips were held
+out, the error on them at three noise levels: when the motion they show is asked for, when the opposite one is, and for
+a copy of the picture. In a model that follows the words, the first is well below the second.
 """
 
 import logging
@@ -73,23 +73,23 @@ class TrainConfig(BaseModel):
     steps: int = Field(default=200, ge=1, description="Optimiser steps")
     batch: int = Field(default=8, ge=1, description="Clips per step")
     learning_rate: float = Field(default=2e-3, gt=0, description="Peak learning rate, falling by a cosine")
-    log_sigma_mean: float = Field(default=0.7, description="Mean of ln(sigma); more frames and pixels want more")
+    log_sigma_mean: float = Field(default=0.7, description="Mean of ln(sigma); higher for more frames and pixels")
     log_sigma_deviation: float = Field(default=1.6, ge=0, description="Deviation of ln(sigma)")
     drop_picture: float = Field(
         default=0.1, ge=0, le=1, description="Share of clips without their picture, for guidance"
     )
-    drop_word: float = Field(default=0.25, ge=0, le=1, description="Share of batches whose motion is not told")
+    drop_word: float = Field(default=0.25, ge=0, le=1, description="Share of batches without their motion word")
     words: bool = Field(default=False, description="Learn a context token for each camera motion")
     crop: int | None = Field(default=None, ge=4, description="Side of the random squares trained on, in latent cells")
     rank: int = Field(default=16, ge=1, description="Rank of the LoRA")
-    alpha: float = Field(default=16.0, gt=0, description="Scale of the LoRA; alpha / rank multiplies it")
+    alpha: float = Field(default=16.0, gt=0, description="Scale of the LoRA: it is multiplied by alpha / rank")
     ema: float = Field(default=0.99, ge=0, lt=1, description="Decay of the weights' moving average, which is kept")
     checkpoint_every: int = Field(default=200, ge=1, description="Steps between saved states")
     seed: int = Field(default=0, ge=0, description="Seed of batches and noise")
 
 
 class Training:
-    """One run over one set of examples: what is learned, and the loop that learns it."""
+    """One run over one set of examples: what is trained, and the training loop."""
 
     def __init__(self, model: VideoModel, examples: Examples, config: TrainConfig) -> None:
         self.model, self.examples, self.config = model, examples, config
@@ -124,7 +124,7 @@ class Training:
         return {name: nn.Parameter(self.words.get(name, fresh[name]).detach().clone()) for name in names}
 
     def step(self) -> tuple[float, float]:
-        """One optimiser step: its loss and its learning rate."""
+        """Make one optimiser step; return its loss and its learning rate."""
         number, config = self.state.step, self.config
         generator = step_generator(config.seed, number)
         picks = torch.randint(len(self.train_on), (config.batch,), generator=generator).tolist()
@@ -136,7 +136,7 @@ class Training:
         return loss.item(), rate
 
     def probe(self) -> dict[str, float]:
-        """The errors on the held-out clips, by column; nothing where none are held out or no word is learned."""
+        """Return the errors on the held-out clips, by column; empty when none are held out or no word is learned."""
         if not self.probe_on or not self.words:
             return {}
         batch = self.examples.batch(self.probe_on, draw=0)
@@ -149,10 +149,10 @@ class Training:
         return errors | {"copy": (batch.latents - batch.latents[:, :1]).square().mean().item()}
 
     def run(self, checkpoint: Path) -> list[dict[str, Any]]:
-        """Train to the last step, from the checkpoint where there is one; the whole log's rows."""
+        """Train to the last step, from the checkpoint where there is one; return the rows of the whole log."""
         so_far, config = train_checkpoints.resume(checkpoint, self.state), self.config
         if so_far.losses:
-            log.info("train: goes on from step %d", self.state.step)
+            log.info("train: resumes from step %d", self.state.step)
         while self.state.step < config.steps:
             loss, rate = self.step()
             so_far.losses.append(loss)
@@ -170,7 +170,8 @@ class Training:
 
 
 def _seed_lora(unet: nn.Module, seed: int) -> None:
-    """Draw the LoRA's first factors from the run's seed; the second ones are zero: training starts at the base."""
+    """Draw the LoRA's first factors from the run's seed. The second ones are zero, so training starts at the base
+    model."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in unet.named_parameters():
         if ".lora_A." in name:
@@ -188,7 +189,7 @@ def _say(row: dict[str, Any], steps: int) -> None:
 def train(
     root: Path, run: Path, key: str, base: str, encoded: Sequence[ManifestRef], clips: ManifestRef, config: TrainConfig
 ) -> pa.Table:
-    """Train, and keep the result in `run`/weights/KEY: `lora.safetensors`, or a model folder."""
+    """Train, and save the result in `run`/weights/KEY: `lora.safetensors`, or a model folder."""
     model = load_model(base)
     chosen = gather_examples(root, encoded, Choice(config.motions, config.min_speed))
     examples = Examples(chosen, model.facts.fps)
@@ -211,7 +212,7 @@ def train(
 
 
 def _save(training: Training, folder: Path, lineage: dict[str, Any]) -> Path:
-    """Write what was trained; the file returned is written last, so that its existence means completeness."""
+    """Write what was trained. The file returned is written last, so that its existence means that all is there."""
     model, config = training.model, training.config
     if config.parameters == "lora":
         path = folder / "lora.safetensors"

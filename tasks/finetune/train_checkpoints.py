@@ -1,7 +1,7 @@
-"""What a stopped training goes on from: the state of what trains, and the log so far.
+"""What a stopped training resumes from: the state of what trains, and the log so far.
 
-The log lies beside the state and is written first, so that it reaches at least as far; what it has beyond the state is
-dropped when they are read. A training that goes on therefore ends with the weights and the log of a straight one.
+The log is beside the state and is written first, so that it reaches at least as far; rows beyond the state are dropped
+when both are read. So a resumed training ends with the weights and the log of an uninterrupted one.
 """
 
 from pathlib import Path
@@ -16,32 +16,34 @@ from tasks.manifest import publish, publish_text
 
 
 class TrainingLog(BaseModel):
-    """The loss of every step, and the rows that sum them up; each row names the `step` it was written after."""
+    """The loss of every step, and the rows that summarise them; each row names the `step` after which it was
+    written."""
 
     losses: list[float] = Field(default_factory=list)
     rows: list[dict[str, Any]] = Field(default_factory=list)
 
     def add_row(self, facts: dict[str, Any]) -> dict[str, Any]:
-        """Write a row after the latest step: its number, the mean loss since the row before, and `facts`."""
+        """Add a row after the latest step: its number, the mean loss since the row before, and `facts`."""
         recent = self.losses[self.rows[-1]["step"] if self.rows else 0 :]
         row = {"step": len(self.losses), "loss": sum(recent) / len(recent), **facts}
         self.rows.append(row)
         return row
 
     def until(self, step: int) -> "TrainingLog":
-        """The log as it was after `step`."""
+        """Return the log up to `step`."""
         return TrainingLog(losses=self.losses[:step], rows=[row for row in self.rows if row["step"] <= step])
 
 
 def keep(path: Path, state: TrainingState, log: TrainingLog) -> None:
-    """Write a checkpoint to `path`, which is safetensors, and its log beside it."""
+    """Write a checkpoint, a safetensors file, to `path`, and its log beside it."""
     publish_text(_log_of(path), log.model_dump_json())
     with publish(path) as aside:
         state.save(aside)
 
 
 def resume(path: Path, state: TrainingState) -> TrainingLog:
-    """Take up the checkpoint at `path` where there is one; the log until then, empty where there is none.
+    """Load the checkpoint at `path` into `state` where there is one; return the log up to it, empty where there is
+    none.
 
     Raises BadInput when the checkpoint cannot be read.
     """
@@ -51,7 +53,7 @@ def resume(path: Path, state: TrainingState) -> TrainingLog:
         state.load(path)
         return TrainingLog.model_validate_json(_log_of(path).read_text(encoding="utf-8")).until(state.step)
     except (OSError, SafetensorError, KeyError, ValidationError) as error:
-        raise BadInput(f"{path}: the training's saved state cannot be read. Delete it to train anew.") from error
+        raise BadInput(f"{path}: the training's saved state cannot be read. Delete it to start again.") from error
 
 
 def remove(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Encoded clips as training meets them: which of a dataset's windows are trained on, and batches of them."""
+"""Encoded clips as training reads them: the windows of a dataset that are trained on, and batches of them."""
 
 import hashlib
 from collections.abc import Sequence
@@ -19,19 +19,19 @@ CLIP_COLUMNS = ("clip_id", "camera_motion", "motion_score")
 """What is read of a dataset's clips."""
 
 HELD_OUT_ONE_IN, HELD_OUT_FROM, HELD_OUT_MOST = 20, 100, 48
-"""One clip in so many is held out, where there are so many examples, and at most so many are."""
+"""One clip in 20 is held out, where there are at least 100 examples; at most 48 examples are."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Which clips are trained on: those of the camera motions named, all when None, and no moving ones slower than
+    """Which clips are trained on: those of the camera motions named, all when None, but no moving ones slower than
     `min_speed` (sides/s)."""
 
     motions: tuple[str, ...] | None = None
     min_speed: float = 0.0
 
     def wants(self, motion: str | None, speed: float | None) -> bool:
-        """Whether a clip of that camera motion and mean flow is chosen."""
+        """Return whether a clip of that camera motion and mean flow is chosen."""
         if self.motions is not None and motion not in self.motions:
             return False
         return motion == "static" or (speed or 0.0) >= self.min_speed
@@ -39,7 +39,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Example:
-    """One encoded window: where it lies, and what its clip measured."""
+    """One encoded window: where it is, and what its clip measured."""
 
     clip_id: str
     latents: Path
@@ -60,7 +60,8 @@ class Examples:
         return len(self.all)
 
     def batch(self, indices: Sequence[int], draw: int) -> Batch:
-        """The windows at `indices`, each with its picture's noise draw number `draw`, modulo the draws it has."""
+        """Return the windows at `indices`, each with its picture's noise draw number `draw`, modulo the draws it
+        has."""
         chosen = [self.all[i] for i in indices]
         rows = [self._row(example, draw) for example in chosen]
         ids = [[self.fps - 1, e.bucket, float(r["sigma"])] for e, r in zip(chosen, rows, strict=True)]
@@ -87,7 +88,7 @@ class Examples:
 
 
 def gather_examples(root: Path, encoded: Sequence[ManifestRef], choice: Choice) -> list[Example]:
-    """The windows to train on, below the dataset's `root`; raises BadInput when none is left."""
+    """Return the windows to train on, below the dataset's `root`. Raises BadInput when none is left."""
     clips = {row["clip_id"]: row for row in read_rows(root / "clips.parquet", CLIP_COLUMNS)}
     examples = []
     for manifest in encoded:
@@ -104,7 +105,8 @@ def gather_examples(root: Path, encoded: Sequence[ManifestRef], choice: Choice) 
 
 
 def held_out(examples: Sequence[Example]) -> tuple[list[int], list[int]]:
-    """Indices to train on and indices to probe with: one clip in twenty, by its name, where there are a hundred."""
+    """Return indices to train on and indices to probe with: one clip in twenty, by its name, where there are a
+    hundred."""
     everything = range(len(examples))
     if len(examples) < HELD_OUT_FROM:
         return list(everything), []

@@ -53,7 +53,7 @@ FILE = "calibration.json"
 
 
 class CalibrateConfig(BaseModel):
-    """Which clips the calibration rests on."""
+    """Which clips the calibration is measured on."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -70,7 +70,7 @@ class CalibrateConfig(BaseModel):
 
 
 def motions_of(model: VideoModel, config: CalibrateConfig) -> list[str | None]:
-    """The motions to measure: those asked for, or those that the model knows, and none."""
+    """Return the motions to measure: those asked for, or those that the model knows, and none."""
     known = {*model.words, *model.facts.by_regions} - {"static"}
     return [None, *(sorted(known) if config.motions is None else config.motions)]
 
@@ -83,7 +83,7 @@ def own_speed(motion: str | None, measured: CameraMotion) -> float:
 
 
 def picture_of(model: VideoModel, scene: int) -> NDArray[np.uint8]:
-    """A rendered picture of the model's size."""
+    """Render a picture of the model's size."""
     size = (model.facts.width, model.facts.height)
     return render_shot(Scene(FIRST_SCENE + scene, movers=0), Camera(), 1, size=size)[0]
 
@@ -91,7 +91,8 @@ def picture_of(model: VideoModel, scene: int) -> NDArray[np.uint8]:
 def measured_clip(
     model: VideoModel, config: CalibrateConfig, scene: int, motion: str | None, bucket: int
 ) -> dict[str, Any]:
-    """One clip's row; its noise depends on the scene alone, so that buckets are compared on the same noise."""
+    """Make one clip and return its row; its noise depends on the scene alone, so that buckets are compared on the same
+    noise."""
     facts = model.facts
     shape = model.latent_shape(facts.frames, facts.height, facts.width)
     noise = item_noise(config.seed, f"calibration {scene}", 0, shape, (facts.height, facts.width))
@@ -113,7 +114,7 @@ def measured_clip(
 
 
 def as_text(responses: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
-    """The table as a person reads it: a line for each motion."""
+    """Format the table for a person: a line for each motion."""
     lines = [f"{'motion':<12}" + "".join(f"{bucket:>8}" for bucket in next(iter(responses.values()))["buckets"])]
     lines += [f"{name:<12}" + "".join(f"{speed:8.3f}" for speed in each["speeds"]) for name, each in responses.items()]
     return "\n".join(lines)
@@ -121,7 +122,7 @@ def as_text(responses: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
 
 @task(name="calibrate")
 def calibrate_model(root: Path, config: CalibrateConfig, model: str, device: str = "auto") -> ManifestRef:
-    """A row for each clip, and the table that jobs use, as calibration.json below `root`."""
+    """Measure a row for each clip, and write the table that jobs use, as calibration.json below `root`."""
     where = device_named(device)
     config = config.model_copy(update={"dtype": precision_on(where, config.dtype)})
     loaded = loaded_model(model, precision_on(where, config.dtype), where)

@@ -1,9 +1,9 @@
-"""Choosing among takes: every clip of a job is scored, the best is chosen, and a gate says whether it will do.
+"""Choosing among takes: every clip of a job is scored, the best is chosen, and a gate says whether it is good enough.
 
-score: 0..1, higher is better: the share of good frames, times the meters' mean, each brought to 0..1 (see `quality`);
-1 is a sharp, steady clip of the picture's own colours. A take that makes the camera motion asked for always ranks
-before one that does not, whatever their scores; then one that moves before one that is frozen. `reasons` say why a take
-does not pass the gate.
+score: 0..1, higher is better: the share of good frames, times the meters' mean, each brought to 0..1 (see `quality`); 1
+is a sharp, steady clip of the picture's own colours. A take that makes the camera motion asked for always ranks before
+one that does not, whatever their scores; then one that moves before one that is frozen. `reasons` say why a take does
+not pass the gate.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,7 +45,7 @@ FLICKER_SPAN = 10.0
 
 
 class GateConfig(BaseModel):
-    """When a take will do, and how many more may be made of a job that has none."""
+    """When a take is good enough, and how many more may be made of a job that has no passing take."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -73,13 +73,13 @@ class Take:
 
     @property
     def met(self) -> bool:
-        """Whether the motion asked for, if any, was measured."""
+        """Say whether the motion asked for, if any, was measured."""
         return self.motion_asked in (None, self.motion_measured)
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The place of the best take, and each take's score and what it fails."""
+    """The place of the best take, and each take's score and the rules it fails."""
 
     best: int
     scores: tuple[float, ...]
@@ -87,7 +87,8 @@ class Choice:
 
 
 def quality(take: Take) -> dict[str, float]:
-    """The parts of the score, 0..1 each, 1 best. Sharpness counts alike whether half or twice of the first frame's."""
+    """Return the parts of the score, 0..1 each, 1 best. Sharpness half or twice that of the first frame counts the
+    same."""
     return {
         "sharpness": min(take.sharpness, 1 / max(take.sharpness, 1e-6)),
         "colour": max(0.0, 1 - take.colour / COLOUR_SPAN),
@@ -98,15 +99,15 @@ def quality(take: Take) -> dict[str, float]:
 
 
 def score(take: Take) -> float:
-    """0..1, higher is better: the share of good frames times the mean of the parts."""
+    """Return the share of good frames times the mean of the parts: 0..1, higher is better."""
     parts = quality(take)
     return take.good_frames / take.frames * sum(parts.values()) / len(parts)
 
 
 def failed_rules(take: Take, gate: GateConfig) -> tuple[str, ...]:
-    """What the take fails of the gate, as words a person reads; none when it passes.
+    """Return the rules of the gate that the take fails, in words for a person; none when it passes.
 
-    Where the camera is asked to stand still, a still clip passes, though one in which something moves ranks higher.
+    Where the camera is asked to stand still, a still clip passes, but one in which something moves ranks higher.
     """
     stands = take.motion_asked != "static" and take.frozen_share > gate.frozen_max
     rules = {
@@ -119,7 +120,7 @@ def failed_rules(take: Take, gate: GateConfig) -> tuple[str, ...]:
 
 
 def choose(takes: Sequence[Take], gate: GateConfig) -> Choice:
-    """The best of a job's takes, one at least. Takes that are equal keep their order."""
+    """Choose the best of a job's takes, of which there is at least one. Equal takes keep their order."""
     reasons = tuple(failed_rules(take, gate) for take in takes)
     scores = tuple(score(take) for take in takes)
     ranks = [
@@ -130,7 +131,8 @@ def choose(takes: Sequence[Take], gate: GateConfig) -> Choice:
 
 
 def take_of(clip: Mapping[str, Any], job: Mapping[str, Any]) -> Take:
-    """A measured clip's row as a take of its job; a clip that ended early lacks the frames that it was to have."""
+    """Return a measured clip's row as a take of its job; a clip that ended early lacks the frames that it should
+    have."""
     names = ("item_key", "motion_measured", "sharpness", "colour", "identity", "flicker", "frozen_share")
     own = {name: clip[name] for name in names}
     return Take(motion_asked=job["motion"], frames=job["frames"], good_frames=clip["good_until"], **own)
@@ -142,7 +144,8 @@ def chosen_rows(
     videos: Sequence[Mapping[str, Any]],
     gate: GateConfig,
 ) -> list[dict[str, Any]]:
-    """The manifest's rows: for each job, its takes that have a file, in order; their `clips` are what is judged."""
+    """Return the manifest's rows: for each job, its takes that have a file, in order; their `clips` are what is
+    judged."""
     written = {video["item_key"] for video in videos if video["video"]}
     made = {clip["item_key"]: clip for clip in clips if clip["item_key"] in written}
     ready = sorted((job for job in jobs if job["item_key"] in made), key=lambda job: (job["job"], job["take"]))
@@ -164,7 +167,7 @@ def chosen_rows(
 
 
 def unmet_jobs(jobs: Sequence[Mapping[str, Any]], choices: Sequence[Mapping[str, Any]]) -> set[int]:
-    """The numbers of the jobs that have takes to judge, of which none passed the gate."""
+    """Return the numbers of the jobs that have takes to judge, none of which passed the gate."""
     numbers = {job["item_key"]: job["job"] for job in jobs if job["item_key"]}
     judged = [(numbers[row["item_key"]], row["passed"]) for row in choices]
     return {number for number, _ in judged} - {number for number, passed in judged if passed}

@@ -1,7 +1,7 @@
-"""A sampled clip's frames: decoded from its latents, and parked in a file until they are encoded.
+"""A sampled clip's frames: decoded from its latents, and kept in a file until they are encoded.
 
-Parked frames are what they were, uint8 RGB without loss. They are no result: whoever needs them and finds them gone
-decodes them again, and what nobody took is swept away when a run ends.
+Parked frames are unchanged: uint8 RGB without loss. They are no result: a step that finds them missing decodes them
+again, and frames that no step took are removed when a run ends.
 """
 
 import hashlib
@@ -47,9 +47,9 @@ def decode_clip(root: Path, job: Mapping[str, Any], sample: Mapping[str, Any], d
 
 
 def load_latents(path: Path, digest: str) -> Tensor:
-    """Latents [frames, channels, h, w] whose values have that digest; raises BadMedia when the file was changed.
+    """Load latents [frames, channels, h, w] whose values have that digest; raises BadMedia when the file was changed.
 
-    A damaged file is removed, for what is not there is sampled again; one that the disk does not give stays.
+    A damaged file is removed, because a missing one is sampled again; one that the disk cannot read stays.
     """
     try:
         latents = load_file(path)["latents"]
@@ -70,7 +70,7 @@ def _removed(path: Path, fault: str) -> BadMedia:
 
 
 def parked_at(root: Path, key: str) -> Path:
-    """Where the frames of the clip with the decoding manifest `key` are parked below `root`."""
+    """Return where the frames of the clip with the decoding manifest `key` are parked below `root`."""
     return root / FOLDER / f"{key}.npy"
 
 
@@ -81,7 +81,8 @@ def park(path: Path, frames: Frames) -> None:
 
 
 def parked(path: Path) -> Frames | None:
-    """The frames parked at `path`, mapped and not read; None where there are none, or none that can be used."""
+    """Map the frames parked at `path` without reading them; return None where there are none, or none that can be
+    used."""
     try:
         frames = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
@@ -96,5 +97,5 @@ def parked(path: Path) -> Frames | None:
 
 
 def sweep_parked(root: Path) -> None:
-    """Remove all frames that are parked below `root`."""
+    """Remove all parked frames below `root`."""
     shutil.rmtree(root / FOLDER, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Generated clips as files, whatever their format: what they say of themselves, their content, and their frames.
+"""Generated clips as files, whatever their format: the provenance they carry, their content, and their frames.
 
 An mp4 carries its provenance in a tag, a WebP in its EXIF description, a GIF in a comment, and a folder of PNG pictures
 in a text chunk of the first one.
@@ -27,19 +27,19 @@ WEBP_HAS_EXIF = 0x08
 
 
 def content_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes, or of the names and digests of the files in a folder."""
+    """Return the SHA-256 of a file's bytes, or of the names and digests of the files in a folder."""
     if not path.is_dir():
         return file_digest(path)
     return hashlib.sha256("".join(f"{p.name} {file_digest(p)}\n" for p in pictures_of(path)).encode()).hexdigest()
 
 
 def pictures_of(folder: Path) -> list[Path]:
-    """The pictures of a clip that is a folder, in order."""
+    """List the pictures of a clip that is a folder, in order."""
     return sorted(folder.glob("[!.]*.png"))
 
 
 def write_tag(path: Path, text: str) -> None:
-    """Put `text` (ASCII) into a clip just written that is no mp4: a GIF, a WebP or a folder of PNG pictures."""
+    """Put `text` (ASCII) into a clip just written that is not an mp4: a GIF, a WebP or a folder of PNG pictures."""
     if path.is_dir():
         first = pictures_of(path)[0]
         with Image.open(first) as picture:
@@ -53,7 +53,7 @@ def write_tag(path: Path, text: str) -> None:
 
 
 def read_tag(path: Path) -> str | None:
-    """What a clip says of itself; None where it says nothing. Raises BadMedia for what is no clip."""
+    """Read the text that a clip carries; None where it carries none. Raises BadMedia for what is not a clip."""
     if path.suffix == ".mp4":
         with open_video(path) as (container, _):
             return container.metadata.get(TAG)
@@ -63,14 +63,14 @@ def read_tag(path: Path) -> str | None:
 
 
 def read_clip(path: Path) -> Frames:
-    """All frames of a clip, uint8 RGB [frames, height, width, 3]; raises BadMedia."""
+    """Read all frames of a clip, uint8 RGB [frames, height, width, 3]; raises BadMedia."""
     if path.suffix == ".mp4":
         return np.stack([upright(frame) for _, frame in read_frames(path)])
     return np.stack(list(_pictures(path)))
 
 
 def with_gif_comment(content: bytes, text: str) -> bytes:
-    """A GIF with a comment before its first picture."""
+    """Return a GIF with a comment before its first picture."""
     table = 3 * 2 ** ((content[10] & 7) + 1) if content[10] & 0x80 else 0
     place = 13 + table
     said = text.encode("ascii")
@@ -80,7 +80,8 @@ def with_gif_comment(content: bytes, text: str) -> bytes:
 
 
 def with_webp_description(content: bytes, text: str) -> bytes:
-    """An animated WebP (RIFF, with a VP8X header) with an EXIF chunk at its end that holds `text` as description."""
+    """Return an animated WebP (RIFF, with a VP8X header) with an EXIF chunk at its end that holds `text` as
+    description."""
     if content[12:16] != b"VP8X":
         raise BadMedia("A WebP without an extended header cannot carry what it says of itself.")
     exif = Image.Exif()

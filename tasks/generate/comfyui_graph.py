@@ -1,7 +1,7 @@
-"""ComfyUI workflow files, in the editor's format and the API's, read as one and the same graph of nodes.
+"""ComfyUI workflow files, in the editor's format and the API's, read into one graph of nodes.
 
 The editor's file lists nodes, links and, without their names, the values of each node's widgets; the API's has named
-inputs. Comments are left out, rerouted and bypassed connections are followed, and muted nodes are not there.
+inputs. Comments are left out, rerouted and bypassed connections are followed, and muted nodes are left out.
 """
 
 import json
@@ -59,11 +59,11 @@ class Node:
 
     @property
     def label(self) -> str:
-        """How messages name it."""
+        """Return the name of the node in messages."""
         return f"{self.kind} (node {self.id})"
 
     def links(self) -> dict[str, Link]:
-        """Its inputs that come from other nodes."""
+        """Return its inputs that come from other nodes."""
         return {name: value for name, value in self.inputs.items() if isinstance(value, Link)}
 
 
@@ -71,7 +71,8 @@ Graph = dict[str, Node]
 
 
 def read_graph(path: Path) -> Graph:
-    """The graph in a workflow file, by node id; raises BadInput when it is none or has nodes that cannot be read."""
+    """Read the graph in a workflow file, by node id; raises BadInput when it is not one or has nodes that cannot be
+    read."""
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
@@ -103,7 +104,7 @@ def _from_api(content: Mapping[str, Any]) -> Graph:
 
 
 def _api_value(value: Any) -> Any:
-    """A link is written as a list of a node's id and an output's number."""
+    """Read an input of the API's format, where a link is written as a list of a node's id and an output's number."""
     return Link(str(value[0]), int(value[1])) if isinstance(value, list) and len(value) == 2 else value
 
 
@@ -144,7 +145,8 @@ def _widget_values(kind: str, values: Any) -> dict[str, Any]:
 
 
 def _followed(node: Node, graph: Graph, passing: Iterable[str]) -> dict[str, Any]:
-    """A node's inputs with links through rerouted and bypassed nodes drawn straight; ones that lead nowhere go."""
+    """Return a node's inputs with links through rerouted and bypassed nodes made direct; those that lead nowhere are
+    dropped."""
     inputs = dict(node.inputs)
     for name, link in node.links().items():
         end = _end_of(name, link, graph, set(passing))

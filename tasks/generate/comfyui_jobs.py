@@ -1,8 +1,7 @@
 """ComfyUI workflows as jobs, and jobs as ComfyUI workflows: Stable Video Diffusion, from picture to video.
 
-What differs between the two: ComfyUI's `fps` is the raw id the model is told, diffusers' and ours is one more; its
-`cfg` is the guidance at the last frame, and `min_cfg` at the first, without which it is the same at every frame. The
-rate that a workflow saves its frames at is `playback_fps`.
+What differs between the two: ComfyUI's `fps` is the raw id that the model sees, diffusers' and ours is one more; its
+`cfg` is the guidance at the last frame, and `min_cfg` at the first, without which it is the same at every frame.
 """
 
 import math
@@ -28,14 +27,16 @@ MAX_SEED = 2**63
 
 @dataclass(frozen=True)
 class WorkflowJob:
-    """One clip a workflow makes: a job's values by column, and sentences on what of the workflow is not honoured."""
+    """One clip that a workflow makes: a job's values by column, and sentences on what of the workflow is not
+    honoured."""
 
     values: Mapping[str, Any]
     ignored: tuple[str, ...]
 
 
 def read_workflow(path: Path) -> list[WorkflowJob]:
-    """The jobs of a workflow file, one for each sampler; raises BadInput for what cannot be made, by node and name."""
+    """Read the jobs of a workflow file, one for each sampler; raises BadInput for what cannot be made, by node and
+    name."""
     graph = read_graph(path)
     samplers = sorted((n for n in graph.values() if n.kind == "KSampler"), key=lambda n: (len(n.id), n.id))
     if not samplers:
@@ -47,10 +48,11 @@ def read_workflow(path: Path) -> list[WorkflowJob]:
 
 
 def workflow_of(row: Mapping[str, Any], picture: str | None = None) -> dict[str, Any]:
-    """A resolved job as a workflow in the API's format, which finds its picture by name, in its own folder: by
+    """Return a resolved job as a workflow in the API's format, which finds its picture by name in its own folder: by
     `picture`, or else by the name it has.
 
-    A motion asked by name, a key and a take have no place there."""
+    A motion asked for by name, a key and a take have no place there.
+    """
     model: list[Any] = ["1", 0]
     nodes: dict[str, Any] = {"1": _api("ImageOnlyCheckpointLoader", ckpt_name=row["model"])}
     if row["lora"]:
@@ -90,7 +92,7 @@ class _Reading:
         return WorkflowJob(self.values, tuple(self.ignored))
 
     def _conditioning(self) -> Node:
-        """The node the sampler's three inputs come from, each from its own output."""
+        """Return the node that the sampler's three inputs come from, each from its own output."""
         found = None
         for slot, name in enumerate(("positive", "negative", "latent_image")):
             found, link = self._behind(self.sampler, name, "SVD_img2vid_Conditioning")
@@ -129,7 +131,7 @@ class _Reading:
         self.values |= {"guidance_min": cfg, "guidance_max": cfg}
 
     def _model(self) -> None:
-        """The checkpoint, and what stands between it and the sampler: guidance over the frames, one LoRA."""
+        """Read the checkpoint, and what is between it and the sampler: guidance over the frames, one LoRA."""
         node, seen = self.sampler, set[str]()
         kinds = ("ImageOnlyCheckpointLoader", "VideoLinearCFGGuidance", "LoraLoaderModelOnly")
         while node.kind != "ImageOnlyCheckpointLoader":
@@ -187,7 +189,7 @@ class _Reading:
         return []
 
     def _behind(self, node: Node, name: str, *kinds: str) -> tuple[Node, Link]:
-        """The node behind an input, of one of `kinds`, and the link to it."""
+        """Return the node behind an input, of one of `kinds`, and the link to it."""
         link = node.inputs.get(name)
         source = self.graph.get(link.node) if isinstance(link, Link) else None
         if source is None or not isinstance(link, Link):

@@ -53,7 +53,7 @@ MOST_DB = 100.0
 
 
 class DecodeConfig(BaseModel):
-    """Where clips are decoded, which their keys do not depend on."""
+    """Where clips are decoded; their keys do not depend on it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -70,9 +70,10 @@ class ClipSettings(BaseModel):
 
 
 def measure_clip(frames: Frames, picture: Picture | None, fps: float) -> dict[str, Any]:
-    """The meters of a clip, uint8 RGB [frames, height, width, 3], made from `picture`; needs two frames or more.
+    """Measure the meters of a clip, uint8 RGB [frames, height, width, 3], made from `picture`; needs two frames or
+    more.
 
-    A clip of a text alone is held against its own first frame.
+    A clip of a text alone is compared with its own first frame.
     """
     moved = measure_motion(frames, [i / fps for i in range(len(frames))])
     meters = measure_meters(frames, frames[0] if picture is None else picture)
@@ -98,7 +99,7 @@ def measure_clip(frames: Frames, picture: Picture | None, fps: float) -> dict[st
 def measured_clip(
     root: Path, job: Mapping[str, Any], sample: Mapping[str, Any], key: str, device: torch.device
 ) -> dict[str, Any]:
-    """Decode and measure one clip, and park its frames below `root` by `key`: its manifest row."""
+    """Decode and measure one clip, and park its frames below `root` by `key`; return its manifest row."""
     frames, plan, too_large = decode_clip(root, job, sample, device)
     meters = measure_clip(frames, _picture(root, job), job["fps"])
     park(parked_at(root, key), frames)
@@ -114,7 +115,7 @@ def _picture(root: Path, job: Mapping[str, Any]) -> Picture | None:
 
 
 def _decode(root: Path, config: DecodeConfig, job: Mapping[str, Any], sample: Mapping[str, Any]) -> ManifestRef:
-    """The manifest of one clip; where it fails, a row with the reason, kept apart."""
+    """Return the manifest of one clip; where it fails, a row with the reason, kept apart."""
     settings = ClipSettings(item_key=job["item_key"], fps=job["fps"])
     inputs = (sample["latents_sha256"], job["picture_sha256"] or "no picture")
 
@@ -135,7 +136,7 @@ def sampled(jobs: ManifestRef, samples: Iterable[ManifestRef]) -> list[tuple[Man
 
 @task(name="decode")
 def decode_jobs(root: Path, config: DecodeConfig, items: list[tuple[ManifestRef, ManifestRef]]) -> list[ManifestRef]:
-    """The measured clips of sampled items, each given as the jobs' manifest and its own with latents: a manifest for
-    each. Their frames are parked."""
+    """Decode and measure sampled items, each given as the jobs' manifest and its own with latents; return a manifest
+    for each. Their frames are parked."""
     jobs = {row["item_key"]: row for ref in dict(items) for row in read_rows(ref, NEEDS) if row["status"] == "ready"}
     return [_decode(root, config, jobs[row["item_key"]], row) for _, ref in items for row in read_rows(ref)]

@@ -1,8 +1,8 @@
 """Drawing: a text-to-image model makes the pictures of jobs that have only a text, for models that need a picture.
 
 A picture depends on its text, the run's seed and the job's key, its size, the model that draws it and the precision it
-works in; the takes of a job share one. It is kept by its content below pictures/, and its manifest says what made it.
-The device is no part of that: it differs in last bits, and is told in the row, as the plan is that memory allowed.
+works in; the takes of a job share one. It is kept by its content below pictures/, and its manifest records what made
+it. The device is not part of that: it changes the last bits only, and is recorded in the row, as is the memory plan.
 """
 
 import hashlib
@@ -82,7 +82,7 @@ class DrawConfig(BaseModel):
 
     @property
     def where(self) -> torch.device:
-        """The device; raises BadInput where this machine has no such one."""
+        """Return the device; raises BadInput where this machine does not have it."""
         return device_named(self.device or "auto")
 
 
@@ -107,31 +107,31 @@ Ask = tuple[ManifestRef, str]
 
 
 def drawing_of(config: DrawConfig, job: Mapping[str, Any]) -> Drawing:
-    """What is to be drawn for a job that needs it."""
+    """Return what is to be drawn for a job that needs it."""
     own = {name: job[name] for name in ("key", "seed", "prompt", "negative_prompt", "width", "height")}
     dtype = precision_on(config.where, config.dtype)
     return Drawing(**own, steps=config.steps, guidance=config.guidance, dtype=dtype)
 
 
 def name_of(config: DrawConfig, job: Mapping[str, Any]) -> str:
-    """The key of the manifest of a job's picture."""
+    """Return the key of the manifest of a job's picture."""
     return key_of(lineage_of(STEP, drawing_of(config, job), [], job["picture_model_revision"]))
 
 
 def jobs_to_draw(config: DrawConfig, jobs: ManifestRef) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The jobs that can be made and whose pictures are drawn, each with its picture's name."""
+    """Yield the jobs that can be made and whose pictures are drawn, each with its picture's name."""
     for row in read_rows(jobs, NEEDS):
         if row["status"] == "ready" and row["picture_model"]:
             yield name_of(config, row), row
 
 
 def pictures_to_draw(config: DrawConfig, jobs: ManifestRef) -> list[Ask]:
-    """What `draw_pictures` takes: each picture that the jobs need, once."""
+    """Return what `draw_pictures` takes: each picture that the jobs need, once."""
     return [(jobs, name) for name in dict(jobs_to_draw(config, jobs))]
 
 
 def draw_picture(root: Path, config: DrawConfig, job: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Draw a job's picture and write it below `root`: its manifest row. Raises BadInput or BadModel."""
+    """Draw a job's picture and write it below `root`; return its manifest row. Raises BadInput or BadModel."""
     drawing = drawing_of(config, job)
     request = Request(
         seed=drawing.seed,
@@ -155,7 +155,7 @@ def draw_picture(root: Path, config: DrawConfig, job: Mapping[str, Any], name: s
 
 
 def _draw(root: Path, config: DrawConfig, job: Mapping[str, Any], name: str) -> ManifestRef:
-    """The manifest of one picture; where it fails, a row with the reason, kept apart."""
+    """Return the manifest of one picture; where it fails, a row with the reason, kept apart."""
     drawing, revision = drawing_of(config, job), job["picture_model_revision"]
 
     def compute(key: str) -> pa.Table:
@@ -171,8 +171,8 @@ def _draw(root: Path, config: DrawConfig, job: Mapping[str, Any], name: str) -> 
 
 @task(name="draw")
 def draw_pictures(root: Path, config: DrawConfig, asks: list[Ask]) -> list[ManifestRef]:
-    """The pictures asked for: a manifest for each, in their order. What is there stays. Models that drew leave the card
-    for those that make clips."""
+    """Draw the pictures asked for; return a manifest for each, in their order. What is already there stays. Models that
+    drew leave the GPU for those that make clips."""
     jobs = {name: row for ref in dict(asks) for name, row in jobs_to_draw(config, ref)}
     try:
         return [_draw(root, config, jobs[name], name) for _, name in asks]
@@ -182,8 +182,8 @@ def draw_pictures(root: Path, config: DrawConfig, asks: list[Ask]) -> list[Manif
 
 @task(name="jobs with drawn pictures")
 def with_drawn(root: Path, config: DrawConfig, jobs: ManifestRef, drawn: Sequence[ManifestRef]) -> ManifestRef:
-    """The jobs with the pictures that were drawn for them; a job whose picture failed fails with its reason, and one
-    whose picture is not drawn yet waits."""
+    """Return the jobs with the pictures that were drawn for them. A job whose picture failed fails with its reason, and
+    one whose picture is not drawn yet waits."""
     table, pictures = read_manifest(jobs), {row["drawing"]: row for ref in drawn for row in read_rows(ref)}
     rows = [_pictured(row, config, pictures) for row in table.to_pylist()]
     step = Step("drawn", VERSION, table.schema)

@@ -1,7 +1,7 @@
-"""Encoding: a clip's frames become a file in the format asked for, with a sidecar, and both say where it comes from.
+"""Encoding: a clip's frames become a file in the format asked for, with a sidecar, and both carry its provenance.
 
 The frames are those that decoding parked; where they are gone, the latents are decoded again. `video` is a file, or a
-folder of pictures; `video_sha256` is of its content. `frames_kept` counts the frames in it. `encode_plan` says how
+folder of pictures; `video_sha256` is of its content. `frames_kept` counts the frames in it. `encode_plan` records how
 memory was used, `encode_too_large` which plans ran out of it before (tasks/generate/encode_formats.py).
 """
 
@@ -67,7 +67,7 @@ Clip = tuple[ManifestRef, ManifestRef, ManifestRef]
 
 
 class EncodeConfig(BaseModel):
-    """How clips are written, and where frames that are gone are decoded again, which no key depends on."""
+    """How clips are written, and where frames that are gone are decoded again; the keys do not depend on the latter."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -89,7 +89,7 @@ class ClipSettings(BaseModel):
 def provenance_of(
     job: Mapping[str, Any], sample: Mapping[str, Any], sample_version: int, look: Look, trim: bool
 ) -> dict[str, Any]:
-    """Everything needed to make the clip again, by names and digests: no path of this machine."""
+    """Return everything needed to make the clip again, by names and digests: no path of this machine."""
     own = {name: job[name] for name in ("item_key", *PICTURE, *SETTINGS)}
     files = ("image", "lora", "model", "picture_model")
     names = {name: _told(job, name) for name in files if job[name]}
@@ -109,14 +109,14 @@ def _told(job: Mapping[str, Any], name: str) -> str:
 
 
 def frames_kept(made: int, good: int, trim: bool) -> int:
-    """How many frames of a clip are written: all, or the good ones; two at least, so that it stays a video."""
+    """Return how many frames of a clip are written: all, or the good ones; at least two, so that it stays a video."""
     return max(good, min(made, 2)) if trim else made
 
 
 def frames_of(
     root: Path, job: Mapping[str, Any], sample: Mapping[str, Any], decoded_key: str, device: DeviceName
 ) -> Frames:
-    """A clip's frames, parked by its decoding manifest's key, or decoded again."""
+    """Return a clip's frames, parked by its decoding manifest's key, or decoded again."""
     frames = parked(parked_at(root, decoded_key))
     return decode_clip(root, job, sample, device_named(device)).frames if frames is None else frames
 
@@ -124,7 +124,7 @@ def frames_of(
 def write_files(
     root: Path, frames: Frames, look: Look, fps: float, clip: ClipSettings, measured: Mapping[str, Any], key: str
 ) -> dict[str, Any]:
-    """Write a clip and its sidecar below `root`, named by `key`, with its provenance in both: their columns."""
+    """Write a clip and its sidecar below `root`, named by `key`, with its provenance in both; return their columns."""
     name = f"videos/{clip.name}-{key[:10]}"
     video, sidecar = f"{name}{look.suffix}", f"{name}.json"
     plan, too_large = write_clip(root / video, frames, fps, look, json.dumps(clip.provenance, sort_keys=True))
@@ -136,7 +136,7 @@ def write_files(
 def _encode(
     root: Path, config: EncodeConfig, look: Look, job: Mapping[str, Any], samples: ManifestRef, clips: ManifestRef
 ) -> ManifestRef:
-    """The manifest of one file; where it fails, a row with the reason, kept apart."""
+    """Return the manifest of one file; where it fails, a row with the reason, kept apart."""
     sample, clip, decoded_key = read_rows(samples)[0], read_rows(clips)[0], clips.path.stem
     provenance = provenance_of(job, sample, read_lineage(samples.path).version, look, config.trim)
     settings = ClipSettings(name=job["name"], provenance=without_defaults(provenance))
@@ -168,7 +168,7 @@ def measured(jobs: ManifestRef, samples: Iterable[ManifestRef], clips: Iterable[
 
 @task(name="encode")
 def encode_jobs(root: Path, config: EncodeConfig, items: Sequence[Clip]) -> list[ManifestRef]:
-    """The files of measured clips: a manifest for each. Frames that were parked for them are removed."""
+    """Encode measured clips to files; return a manifest for each. Frames that were parked for them are removed."""
     look = look_of(config.format, config.crf)
     files: dict[str, dict[str, dict[str, Any]]] = {}
     for ref in dict.fromkeys(ref.path for ref, *_ in items):

@@ -1,7 +1,7 @@
 """Encoding a generated clip: the formats, the encoder and the quality of each, and how it is written within memory.
 
-Frames go to ffmpeg one by one from where they lie, and one thread encodes them, so that the same frames give the same
-bytes on every machine. Where that took too much memory, it is done again, and no other such clip at the same time: the
+Frames go to ffmpeg one by one from where they are, and one thread encodes them, so that the same frames give the same
+bytes on every machine. Where that takes too much memory, the clip is encoded again while no other such clip is: the
 same bytes. Where that is still too much, an mp4 is encoded with no frames looked at ahead: as near to the frames as
 before, but rounded otherwise.
 """
@@ -47,8 +47,8 @@ _LISTED = re.compile(r"^ V[A-Z.]{5} (?P<name>[^= ]\S*)", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Codec:
-    """A format: its file's suffix ("" for a folder of pictures), ffmpeg's encoders for it, the one that is preferred
-    first, its quality if nothing is said, and the worst one; None where it has no quality to choose."""
+    """A format: its file's suffix ("" for a folder of pictures), ffmpeg's encoders for it, the preferred one first, its
+    default quality, and the worst one; None where it has no quality to choose."""
 
     suffix: str
     encoders: tuple[str, ...]
@@ -94,17 +94,18 @@ class Look:
 
     @property
     def suffix(self) -> str:
-        """What the name of such a clip ends with."""
+        """Return what the name of such a clip ends with."""
         return CODECS[self.format].suffix
 
     @property
     def plans(self) -> tuple[Plan, ...]:
-        """The plans there are for it: only what encodes a film looks at frames ahead."""
+        """Return the plans that apply to it: only film encoders look at frames ahead."""
         return PLANS if self.encoder in NONE_AHEAD else PLANS[:-1]
 
 
 def look_of(name: Format, crf: int | None) -> Look:
-    """The look asked for; raises BadInput for a quality the format does not have, or where ffmpeg has no encoder."""
+    """Return the look asked for; raises BadInput for a quality that the format does not have, or where ffmpeg has no
+    encoder."""
     codec = CODECS[name]
     if crf is not None and codec.worst is None:
         raise BadInput(f"--crf {crf}: {name} has no quality to choose. Leave it out, or choose another --format.")
@@ -123,14 +124,14 @@ def look_of(name: Format, crf: int | None) -> Look:
 
 @cache
 def known_encoders(exe: str) -> frozenset[str]:
-    """The names of the encoders of pictures that an ffmpeg has."""
+    """Return the names of the video and picture encoders that an ffmpeg has."""
     listed = run_ffmpeg([exe, "-hide_banner", "-encoders"], None, exe).decode(errors="replace")
     return frozenset(found["name"] for found in _LISTED.finditer(listed))
 
 
 def write_clip(path: Path, frames: Frames, fps: float, look: Look, said: str) -> tuple[Plan, list[Plan]]:
-    """Write uint8 RGB [frames, height, width, 3] to `path`, with `said` in it: the plan that did it, and those that
-    were too large before.
+    """Write uint8 RGB [frames, height, width, 3] to `path`, with the text `said` in it; return the plan that worked,
+    and those that were too large before.
 
     Raises BadMedia, and EncoderOutOfMemory where no plan was small enough.
     """
@@ -160,7 +161,7 @@ def _write(path: Path, frames: Frames, fps: float, look: Look, said: str, plan: 
 
 
 def _output(aside: Path, frames: Frames, source: Any, look: Look, said: str, plan: Plan) -> Any:
-    """What ffmpeg writes of the frames of `source`, but for a GIF."""
+    """Return what ffmpeg writes of the frames of `source`, for every format but GIF."""
     if look.format == "png":
         names = f"{str(aside.absolute()).replace('%', '%%')}/{PICTURE_NAME}"
         return source.output(names, vcodec=look.encoder, pix_fmt="rgb24", threads=1, fflags="+bitexact")
@@ -173,12 +174,13 @@ def _output(aside: Path, frames: Frames, source: Any, look: Look, said: str, pla
 
 
 def webp_quality(crf: int) -> int:
-    """WebP's quality, 100 best, for a quality of 0 to 51, 0 best."""
+    """Return WebP's quality, 100 best, for a quality of 0 to 51, 0 best."""
     return round(100 * (1 - crf / 51))
 
 
 def _write_gif(aside: Path, frames: Frames, source: Any, item: str) -> None:
-    """A GIF with the 256 colours that suit all of its frames: they are found first, so that no frame is held back."""
+    """Write a GIF with the 256 colours that suit all of its frames: they are found first, so that no frame is held
+    back."""
     with TemporaryDirectory() as folder:
         palette = f"{folder}/palette.png"
         found = source.filter("palettegen", reserve_transparent=0).output(palette, update=1)

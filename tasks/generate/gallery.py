@@ -62,7 +62,7 @@ class Embedder:
     budget: int = EMBED_LIMIT
 
     def url(self, name: str, kind: str) -> str:
-        """The URL of the file `name`, of MIME type `kind`."""
+        """Return the URL of the file `name`, of MIME type `kind`."""
         path = self.root / name
         size = path.stat().st_size
         if size > self.budget:
@@ -80,12 +80,12 @@ class Card:
 
     @property
     def chosen(self) -> dict[str, Any]:
-        """The take that is shown large."""
+        """Return the take that is shown large."""
         return self.takes[0]
 
     @property
     def state(self) -> str:
-        """What the page filters by, as words apart."""
+        """Return what the page filters by, as words separated by spaces."""
         own = self.chosen
         passed = {True: "passed", False: "unpassed", None: ""}[own["passed"]]
         asked = own["motion_asked"]
@@ -93,12 +93,12 @@ class Card:
 
     @property
     def good_share(self) -> float:
-        """The share of the chosen take's frames that are good."""
+        """Return the share of the chosen take's frames that are good."""
         return self.chosen["good_until"] / self.chosen["frames"] if self.chosen["good_until"] is not None else 0.0
 
 
 def cards_of(root: Path, rows: Sequence[Mapping[str, Any]], embed_limit: int = EMBED_LIMIT) -> list[Card]:
-    """A card for each job that has a clip."""
+    """Return a card for each job that has a clip."""
     url = Embedder(root, embed_limit).url
     made = sorted((row for row in rows if row["status"] == "ok"), key=lambda row: row["job"])
     cards = []
@@ -115,7 +115,7 @@ def cards_of(root: Path, rows: Sequence[Mapping[str, Any]], embed_limit: int = E
 
 
 def reasons_of(row: Mapping[str, Any]) -> list[str]:
-    """Why a take does not pass, but for where it stops being good, which stands with its meters."""
+    """Return why a take does not pass, except for where it stops being good, which is shown with its meters."""
     return [reason for reason in row["reasons"] or () if reason != told_length(row["good_until"], row["frames"])]
 
 
@@ -129,7 +129,7 @@ def facts_of(row: Mapping[str, Any]) -> Iterator[Markup]:
 
 
 def still_there(root: Path, row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The row; failed, where its clip or its picture was removed since."""
+    """Return the row; marked as failed where its clip or its picture was removed since."""
     if row["status"] != "ok":
         return row
     shown = (shown_file(root, row["video"])[0], row["picture"])
@@ -141,14 +141,14 @@ def still_there(root: Path, row: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def shown_file(root: Path, video: str) -> tuple[str, str]:
-    """The file that shows a clip on the page, and its MIME type: of a folder of pictures, the first."""
+    """Return the file that shows a clip on the page, and its MIME type: for a folder of pictures, the first."""
     if (root / video).is_dir():
         return f"{video}/{FIRST_PICTURE}", "image/png"
     return video, KINDS[Path(video).suffix]
 
 
 def sparks_of(row: Mapping[str, Any]) -> Iterator[tuple[str, str, Markup]]:
-    """Each meter of a clip that was measured: its name, its last value and its curve."""
+    """Return each meter of a clip that was measured: its name, its last value and its curve."""
     for name, (top, limits, unit) in CURVES.items():
         values = row[f"{name}_curve"]
         if values:
@@ -157,7 +157,8 @@ def sparks_of(row: Mapping[str, Any]) -> Iterator[tuple[str, str, Markup]]:
 
 
 def asked_measured(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """For each motion asked: how many chosen clips, in how many it was measured, how fast, and what instead."""
+    """Return for each motion asked for: how many chosen clips, in how many it was measured, how fast, and what
+    instead."""
     table = []
     clips = [row for row in rows if row["status"] == "ok" and row["motion_asked"] and row["chosen"] is not False]
     for motion in sorted({row["motion_asked"] for row in clips}):
@@ -170,7 +171,7 @@ def asked_measured(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def figures(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
-    """The page's headline: names, values and what stands beside them."""
+    """Return the page's headline: names, values and the text beside them."""
     states = Counter(row["status"] for row in rows)
     sharp = [row["first_frame_psnr"] for row in rows if row["first_frame_psnr"] is not None]
     chosen = [row for row in rows if row["chosen"]]
@@ -189,7 +190,7 @@ def figures(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
 
 
 def gallery_html(root: Path, rows: Sequence[Mapping[str, Any]], embed_limit: int = EMBED_LIMIT) -> str:
-    """The page for the rows of outputs.parquet below `root`."""
+    """Render the page for the rows of outputs.parquet below `root`."""
     rows = [still_there(root, row) for row in rows]
     cards = cards_of(root, rows, embed_limit)
     return render(
@@ -204,7 +205,7 @@ def gallery_html(root: Path, rows: Sequence[Mapping[str, Any]], embed_limit: int
 
 @task(name="gallery")
 def write_gallery(root: Path, outputs: ManifestRef) -> Path:
-    """Write the page of a run, whose table may be older than some columns; its path."""
+    """Write the page of a run; return its path."""
     there = set(column_names(outputs))
     rows = read_rows(outputs, [name for name in NEEDS if name in there])
     publish_text(root / PAGE, gallery_html(root, [dict.fromkeys(NEEDS) | row for row in rows]))

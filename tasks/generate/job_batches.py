@@ -1,4 +1,5 @@
-"""Which clips are sampled together: those that ask for the same, in order; an interrupted batch as it was."""
+"""Which clips are sampled together: those with the same settings, in order; an interrupted batch is repeated as it
+was."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ regions or not at all. A chain of hops shares none: each ends where its own fram
 
 @dataclass(frozen=True)
 class Item:
-    """One job to sample: its settings, and where its picture and weights lie."""
+    """One job to sample: its settings, and where its picture and weights are."""
 
     item_key: str
     name: str
@@ -58,7 +59,7 @@ class Item:
 
     @property
     def shared(self) -> tuple[Any, ...]:
-        """What must be equal for two items to share a batch."""
+        """Return what must be equal for two items to share a batch."""
         own = self.settings
         if not sampled_in_batches(own.family) or own.longer == "chain":
             return (self.item_key,)
@@ -73,16 +74,16 @@ class Item:
 
 
 def item_of(row: Mapping[str, Any]) -> Item:
-    """The item of a job's row."""
+    """Return the item of a job's row."""
     settings = ItemSettings(**{name: row[name] for name in ItemSettings.model_fields})
     own = ("item_key", "name", "picture", "model", "model_revision", "lora")
     return Item(**{name: row[name] for name in own}, settings=settings)
 
 
 def plan_batches(items: Sequence[Item], done: Mapping[str, Sequence[str]], size: int) -> list[list[Item]]:
-    """The batches that make what is missing of `items`; `done` has the batch of each item that is not, by item key.
+    """Return the batches that make what is missing of `items`; `done` has the batch of each finished item, by item key.
 
-    A batch of which some items are done is planned again as it was, if it still can be; others are filled in order.
+    A batch with some finished items is planned again as it was, if it still can be; others are filled in order.
     """
     known = {item.item_key: item for item in items}
     missing = {key: item for key, item in known.items() if key not in done}
@@ -95,7 +96,7 @@ def plan_batches(items: Sequence[Item], done: Mapping[str, Sequence[str]], size:
 
 
 def fill_batches(items: Sequence[Item], size: int) -> list[list[Item]]:
-    """Batches of up to `size` items that may share one, in order."""
+    """Yield batches of up to `size` items that may share one, in order."""
     groups: dict[tuple[Any, ...], list[Item]] = {}
     for item in items:
         groups.setdefault(item.shared, []).append(item)

@@ -1,7 +1,7 @@
 """From the rows of a job list to resolved jobs: every setting decided, from the row, the run, the model or a default.
 
-What a model needs, what it takes and what its clips can be is its family's (models/families/). What was asked and
-cannot be honoured, and does not change what is meant, is said in `ignored`; what changes it is a reason not to make it.
+What a model needs, what it takes and what its clips can be is its family's (models/families/). A setting that cannot be
+honoured and does not change the meaning is named in `ignored`; one that changes it is a reason not to make the job.
 """
 
 import json
@@ -47,8 +47,8 @@ strength."""
 class Asking:
     """Turns rows of a listing into resolved jobs; a file is read once, however many rows name it.
 
-    `home` is the folder that models and LoRAs of rows are named from. What a row says goes before what the run says,
-    unless the row is a `workflow`'s: a flag that was given is meant to change what stands in the workflow.
+    `home` is the folder that models and LoRAs of rows are named from. A row's setting overrides the run's, except in a
+    `workflow`: a flag that was given is meant to change what the workflow says.
     """
 
     def __init__(self, listing: Listing, home: Path, config: JobsConfig, workflow: bool = False) -> None:
@@ -61,7 +61,7 @@ class Asking:
         self._lora = cache(lambda path: (load_lora(path)[1], file_digest(path)))
 
     def job(self, number: int, row: TableRow) -> dict[str, Any]:
-        """The manifest row of job `number` but for its picture; where it cannot be made, with the reason."""
+        """Return the manifest row of job `number` without its picture; with the reason where it cannot be made."""
         image, prompt = (printable(str(row.values.get(name) or "")) for name in ("image", "prompt"))
         named = Path(image).stem if image else prompt[:NAME_LENGTH]
         known = {
@@ -94,8 +94,8 @@ class Asking:
         return source | fixed | settings | {"ignored": ignored or None}
 
     def _folder(self, setting: Literal["model", "picture_model"], own: str | None) -> str | None:
-        """The model of a row: "tiny", a folder as the command line names it, or one as a row names it, from `home`; one
-        of the hub by its commit."""
+        """Find the model of a row: "tiny", a folder as the command line names it, one as a row names it, from `home`,
+        or one of the hub by its commit."""
         name = self._pick(setting, own)
         if name is None or name == "tiny":
             return name
@@ -111,14 +111,14 @@ class Asking:
         raise BadInput(f"{setting} {name}: there is no folder of that model in {self.home}; give {flag}.")
 
     def _below_home(self, setting: str, name: str) -> Path:
-        """What a row names; raises BadInput for what no path can be."""
+        """Return what a row names; raises BadInput for what no path can be."""
         try:
             return (self.home / name).resolve()
         except (OSError, ValueError, RuntimeError) as error:
             raise BadInput(f"{setting} {name!r}: not a usable path ({error}).") from error
 
     def _texts(self, line: JobColumns, card: ModelCard, ignored: list[str]) -> dict[str, Any]:
-        """The texts that make the clip, or the picture that it is made from, and the model that draws that."""
+        """Return the texts that make the clip, or the picture that it is made from, and the model that draws that."""
         asked = {name: self._pick(name, getattr(line, name)) for name in ("prompt", "negative_prompt")}
         texts = {name: printable(text) if text else None for name, text in asked.items()}
         lacks = line.image is None and "picture" in card.inputs.needs
@@ -159,7 +159,7 @@ class Asking:
         }
 
     def _longer(self, line: JobColumns, card: ModelCard, frames: int, ignored: list[str]) -> Way | None:
-        """How a clip past the model's own length is made; None where it is made at once."""
+        """Return how a clip past the model's own length is made; None where it is made at once."""
         asked = self._pick("longer", line.longer)
         if card.facts and frames > card.facts.frames:
             return asked or "windows"
@@ -168,7 +168,8 @@ class Asking:
         return None
 
     def _steering(self, line: JobColumns, card: ModelCard, ignored: list[str]) -> dict[str, Any]:
-        """Guidance, rate, noise and amount of motion, as far as the family takes them; what it does not is said."""
+        """Return guidance, rate, noise and amount of motion, as far as the family takes them; the rest is named as
+        ignored."""
         low, high = self.config.guidance or (None, None)
         guidance = [self._first(line.guidance_min, low), self._first(line.guidance_max, high)]
         fps, noise = (self._pick(n, getattr(line, n)) for n in ("fps", "noise_aug"))
@@ -199,7 +200,7 @@ class Asking:
         }
 
     def _bucket(self, line: JobColumns, card: ModelCard, given: int | None) -> int | None:
-        """The motion bucket asked for; or that for the strength asked for; or the model's own."""
+        """Return the motion bucket asked for; or that for the strength asked for; or the model's own."""
         strength, motion = self._pick("motion_strength", line.motion_strength), self._pick("motion", line.motion)
         if given is not None or strength is None:
             return _first(given, card.motion_bucket)
@@ -233,8 +234,8 @@ class Asking:
         return chosen | {"motion": motion, "word": word, "lineage": lineage}
 
     def _lora_of(self, path: Path, card: ModelCard) -> tuple[Mapping[str, Any], str]:
-        """What a LoRA says it learned from, and its digest. Another family's says nothing, and needs no word: whether
-        it makes the motion that the job asks for is measured."""
+        """Return what a LoRA says it learned from, and its digest. Another family's says nothing, and needs no word:
+        whether it makes the motion that the job asks for is measured."""
         if card.facts is not None:
             facts, digest = self._lora(path)
             return facts.lineage, digest
@@ -243,12 +244,12 @@ class Asking:
         return {}, self._digest(path)
 
     def _lora_path(self, line: JobColumns) -> Path | None:
-        """A row names a LoRA from its list's folder, the command line from where it is called."""
+        """Return a LoRA's path: a row names it from its list's folder, the command line from where it is called."""
         rows = self._below_home("lora", line.lora) if line.lora else None
         return self._first(rows, Path(self.config.lora).resolve() if self.config.lora else None)
 
     def _pick(self, name: str, own: Any, native: Any = None) -> Any:
-        """A setting: the row's or the run's, whichever goes first; or the model's; or the default."""
+        """Return a setting: the row's or the run's, whichever has priority; or the model's; or the default."""
         return self._first(own, getattr(self.config, name), _first(native, DEFAULTS.get(name)))
 
     def _first(self, own: Any, run: Any, native: Any = None) -> Any:
@@ -256,7 +257,7 @@ class Asking:
 
 
 def check_inputs(card: ModelCard, has_picture: bool, prompt: str | None) -> None:
-    """Raises BadInput where a model needs a picture or a text that a job does not bring."""
+    """Raise BadInput when a model needs a picture or a text that a job does not have."""
     if "text" in card.inputs.needs and not prompt:
         raise BadInput(f"{card.family} needs a text: give it in the column prompt, or --prompt for all.")
     if "picture" in card.inputs.needs and not has_picture:
@@ -267,7 +268,7 @@ def check_inputs(card: ModelCard, has_picture: bool, prompt: str | None) -> None
 
 
 def fitted_frames(card: ModelCard, asked: int) -> Fitted:
-    """The nearest number of frames that a model makes; raises BadInput past its limits, where that is not near."""
+    """Return the nearest number of frames that a model makes; raises BadInput past its limits."""
     fitted = card.rules.fit_frames(asked)
     if abs(fitted.value - asked) >= card.rules.frame_step:
         raise BadInput(f"frames {asked}: clips of {card.family} have {card.rules.frames_rule}; ask for {fitted.value}.")
@@ -297,28 +298,29 @@ def _first(*values: Any) -> Any:
 
 
 def _short(lineage: Mapping[str, Any]) -> dict[str, Any]:
-    """A lineage with long lists replaced by how many they hold: it is repeated in every row and every video."""
+    """Return a lineage with long lists replaced by their lengths: it is repeated in every row and every video."""
     return {k: len(v) if isinstance(v, list) and len(v) > 16 else v for k, v in lineage.items()}
 
 
 def failed(error: ReelmillError) -> dict[str, Any]:
-    """The columns of a job that cannot be made."""
+    """Return the columns of a job that cannot be made."""
     columns = error_columns(error)
     return {"status": "failed", **columns, "error_message": printable(columns["error_message"]), "attempt": 1}
 
 
 def printable(text: str) -> str:
-    """Text that a table can hold: halves of characters, which JSON can write, are replaced."""
+    """Return text that a table can hold: halves of characters, which JSON can write, are replaced."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def safe_name(text: str) -> str:
-    """Text as a part of a file name: letters, digits, '-', '_' and '.', at most 60, never empty or hidden."""
+    """Return text as a part of a file name: letters, digits, '-', '_' and '.', at most 60, never empty or hidden."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text)[:60].strip("-.") or "item"
 
 
 def prefixed(prefix: str | None, stem: str) -> str:
-    """A clip's name, from the prefix asked for and its picture's name, which the prefix may be or end with already."""
+    """Return a clip's name, from the prefix asked for and its picture's name, which the prefix may be or end with
+    already."""
     name = safe_name(stem)
     if not prefix:
         return name

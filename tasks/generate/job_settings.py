@@ -24,7 +24,8 @@ COLUMNS = in_(In.ROW)
 
 
 def read_list(jobs: Path, images: Path | None) -> tuple[Listing, bool]:
-    """The rows of a job list, and whether it is a workflow, each of whose jobs runs over `images` if they are given.
+    """Read the rows of a job list, and whether it is a workflow; each of a workflow's jobs runs over `images` if they
+    are given.
 
     Raises BadInput for a list or a workflow that cannot be read.
     """

@@ -1,7 +1,7 @@
 """Jobs: pictures, texts, a table or a ComfyUI workflow become a row per clip to make, resolved before any is made.
 
 A row that cannot be made says why: its picture is missing, broken or outside its folder, its model unknown, a value out
-of range, or it asks for the same clip as another row. What was asked and is not honoured stands in `ignored`.
+of range, or it asks for the same clip as another row. What was asked for and is not honoured is named in `ignored`.
 """
 
 import hashlib
@@ -59,9 +59,10 @@ log = logging.getLogger("reelmill")
 
 
 def with_picture(root: Path, row: Mapping[str, Any], fit: Fit, background: Background) -> dict[str, Any]:
-    """The row with its picture at the model's size, written below `root` if it is not there; failed if it cannot be.
+    """Return the row with its picture at the model's size, written below `root` if it is not there; failed if it cannot
+    be.
 
-    A row that has none is as it was: its model takes a text, or its picture is yet to be drawn.
+    A row without a picture stays as it is: its model takes a text, or its picture is yet to be drawn.
     """
     if row["image"] is None:
         return dict(row)
@@ -84,7 +85,7 @@ def with_picture(root: Path, row: Mapping[str, Any], fit: Fit, background: Backg
 
 
 def _content(path: Path) -> str | None:
-    """The digest of a prepared picture's pixels; None where there is none, or a damaged one."""
+    """Return the digest of a prepared picture's pixels; None where there is none, or a damaged one."""
     try:
         with Image.open(path) as picture:
             return hashlib.sha256(np.asarray(picture).tobytes()).hexdigest()
@@ -93,7 +94,7 @@ def _content(path: Path) -> str | None:
 
 
 def take_rows(row: Mapping[str, Any], takes: int) -> list[dict[str, Any]]:
-    """A job's rows, one for each take, each with the key of its clip; one row where the job cannot be made."""
+    """Return a job's rows, one for each take, each with the key of its clip; one row where the job cannot be made."""
     if row["status"] != "ready":
         return [dict(row)]
     rows = [{**row, "take": take} for take in range(takes)]
@@ -101,7 +102,7 @@ def take_rows(row: Mapping[str, Any], takes: int) -> list[dict[str, Any]]:
 
 
 def mark_duplicates(rows: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The rows, those that ask for the same file as an earlier row marked so."""
+    """Yield the rows; those that ask for the clip of an earlier row are marked as duplicates."""
     seen: dict[str, int] = {}
     for row in rows:
         first = seen.setdefault(file_key(row) or f"job {row['job']}", row["job"])
@@ -119,7 +120,8 @@ def _digest(value: Any) -> str:
 
 
 def put_off(root: Path, jobs: ManifestRef, made: Sequence[Sequence[ManifestRef]], reason: str | None) -> ManifestRef:
-    """The jobs with those marked "waiting" that `reason` kept from being made; `jobs` itself where there are none.
+    """Return the jobs, with those that `reason` kept from being made marked "waiting"; `jobs` itself where there are
+    none.
 
     `made` has the manifests of each step in turn: done is what the last one reached, and what failed before.
     """
@@ -137,9 +139,10 @@ def put_off(root: Path, jobs: ManifestRef, made: Sequence[Sequence[ManifestRef]]
 
 
 def check_models(config: JobsConfig) -> None:
-    """Raises BadModel or BadInput where the model or the calibration of a whole run cannot be used, asked for or not.
+    """Raise BadModel or BadInput when the model or the calibration of a whole run cannot be used, whether a row uses it
+    or not.
 
-    Without a model for all, each row has its own, and with it its own weights to hold the calibration against.
+    Without a model for all, each row has its own, and its weights are checked against the calibration.
     """
     card = read_card(config.model) if config.model else None
     if config.calibration and card:
@@ -152,7 +155,7 @@ def check_models(config: JobsConfig) -> None:
 def read_jobs(
     root: Path, config: JobsConfig, jobs: Path, images: Path | None = None, only: Collection[str] | None = None
 ) -> ManifestRef:
-    """The jobs at `jobs` as a manifest below `root`, with their pictures; raises BadInput or BadModel.
+    """Write the jobs at `jobs` as a manifest below `root`, with their pictures; raises BadInput or BadModel.
 
     `images`: pictures that a workflow runs over instead of its own. `only`: names of the pictures to make, if not all.
     """

@@ -1,7 +1,7 @@
-"""The columns of a generated clip's meters: the decoding step writes them, the table of outputs gathers them. And how
-it is said until where a clip is good.
+"""The columns of a generated clip's meters: the decoding step writes them, the table of outputs collects them; and the
+words for how long a clip is good.
 
-What each one is, with its unit and range, stands in tasks/generate/decode.py and models/measures/meters.py.
+Each one's meaning, unit and range are in tasks/generate/decode.py and models/measures/meters.py.
 """
 
 import pyarrow as pa

@@ -1,4 +1,4 @@
-"""The table of a run: outputs.parquet, a row for every job and take, what became of it and all that made it."""
+"""The table of a run: outputs.parquet, a row for every job and take, its state and all that made it."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -82,7 +82,8 @@ Rows = Mapping[str, Mapping[str, Any]]
 
 
 def strength_measured(motion: str | None, clip: Mapping[str, Any]) -> float | None:
-    """How fast a clip's camera made the motion asked for, in that motion's unit; the mean flow where none was asked."""
+    """Return how fast a clip's camera made the motion asked for, in that motion's unit; the mean flow where none was
+    asked for."""
     if motion is None or motion == "static":
         return clip.get("motion_score")
     speed = clip.get(OWN_UNIT.get(motion.partition("_")[0], ""))
@@ -99,7 +100,7 @@ class Stages(NamedTuple):
 
 
 def output_row(job: Mapping[str, Any], made: Stages) -> dict[str, Any]:
-    """One job's row."""
+    """Return one job's row."""
     names = ("job", "take", "name", "image", "item_key", "status", *(f.name for f in (*JOB_COLUMNS, *ERROR_FIELDS)))
     row = {name: job[name] for name in names}
     row |= {"motion_asked": job["motion"], "strength_asked": job.get("motion_strength")}
@@ -124,7 +125,7 @@ def output_rows(
     videos: Iterable[Mapping[str, Any]],
     choices: Iterable[Mapping[str, Any]] = (),
 ) -> list[dict[str, Any]]:
-    """A row for every job and take, in the order of the jobs, whatever the order of the others."""
+    """Yield a row for every job and take, in the order of the jobs, whatever the order of the others."""
     by_item = ({row["item_key"]: row for row in rows} for rows in (samples, clips, choices))
     made = Stages(*by_item, videos={file_key(row): row for row in videos})
     rows = (output_row(job, made) for job in jobs)
@@ -134,7 +135,7 @@ def output_rows(
 def with_further(
     jobs: Sequence[Mapping[str, Any]], further: Iterable[Mapping[str, Any]], samples: Iterable[Mapping[str, Any]]
 ) -> list[Mapping[str, Any]]:
-    """The jobs asked for, and of the `further` takes those that were tried."""
+    """Return the jobs asked for, and those of the `further` takes that were tried."""
     tried = {row["item_key"] for row in samples} - {row["item_key"] for row in jobs}
     return [*jobs, *(row for row in further if row["status"] == "ready" and row["item_key"] in tried)]
 

@@ -1,12 +1,12 @@
 """Sampling: the latents of every job, written before anything is decoded.
 
-Items that ask for the same sampling share a batch. An item's noise never depends on its batch; its latents do in the
+Items with the same sampling settings share a batch. An item's noise never depends on its batch; its latents do in the
 last bits. So each item's row names its batch, and a batch that was interrupted while it was being written is sampled
-again as it was: a run killed at any moment ends with the same bits as one that was not. Of families other than Stable
-Video Diffusion each item is a batch of its own (models/generation/by_family.py).
+again as it was: a run killed at any moment ends with the same bits as one that was not. Items of families other than
+Stable Video Diffusion are batches of their own (models/generation/by_family.py).
 
-What memory allows is planned before, and planned again, a rung lower, when it was too much after all
-(models/memory/planner.py). Each row has the plan that made it and the plans that failed before, and the device.
+A memory plan is made before, and when it proves too large, the next lower one is used (models/memory/planner.py). Each
+row has the plan that made it, the plans that failed before, and the device.
 """
 
 import hashlib
@@ -57,7 +57,7 @@ log = logging.getLogger("reelmill")
 class SampleConfig(BaseModel):
     """How many clips are sampled together, and where; an item's key depends on neither.
 
-    Devices differ in the last bits of what they compute, as batches do, and so are told in the row. The precision
+    Devices differ in the last bits of what they compute, as batches do, so the row records the device. The precision
     differs in more than that: it is one of the item's settings, and in its key.
     """
 
@@ -79,7 +79,7 @@ def _call(root: Path, item: Item) -> ItemCall:
 
 
 def ready_items(jobs: ManifestRef) -> list[Item]:
-    """The clips that can be made, in the order of the first job of each."""
+    """Return the jobs that can be made, in their order."""
     items: dict[str, Item] = {}
     for row in read_rows(jobs, NEEDS):
         if row["status"] == "ready":
@@ -88,14 +88,14 @@ def ready_items(jobs: ManifestRef) -> list[Item]:
 
 
 def batches_of(jobs: ManifestRef, config: SampleConfig, wanted: Collection[str] | None = None) -> list[Batch]:
-    """The batches that all of the jobs make, or the `wanted` item keys, whatever is done of them: what `sample_jobs`
-    takes, in chunks."""
+    """Return the batches that all of the jobs make, or the `wanted` item keys, whatever is done of them: what
+    `sample_jobs` takes, in chunks."""
     items = [item for item in ready_items(jobs) if wanted is None or item.item_key in wanted]
     return [(jobs, tuple(item.item_key for item in batch)) for batch in fill_batches(items, config.batch)]
 
 
 def latents_digest(latents: Tensor) -> str:
-    """SHA-256 of latents' float32 values in C order."""
+    """Return the SHA-256 of latents' float32 values in C order."""
     return hashlib.sha256(latents.contiguous().numpy().tobytes()).hexdigest()
 
 
@@ -114,7 +114,7 @@ class Attempt:
 
 
 def _attempts(root: Path, attempt: Attempt) -> Iterator[tuple[Item, Attempt, Tensor | Failure]]:
-    """Each item with the attempt that made its latents, or with what went wrong with it alone."""
+    """Yield each item with the attempt that made its latents, or with what went wrong with it alone."""
     items, device = attempt.items, attempt.device
     try:
         latents = sample(root, items, attempt.plan, device)
@@ -142,7 +142,7 @@ def _attempts(root: Path, attempt: Attempt) -> Iterator[tuple[Item, Attempt, Ten
 def _first_attempts(
     root: Path, items: Sequence[Item], device: torch.device
 ) -> Iterator[tuple[Item, Attempt, Tensor | Failure]]:
-    """A batch's attempts, in the parts that memory allows."""
+    """Yield a batch's attempts, in the parts that memory allows."""
     try:
         plan = planned(items, len(items), device)
     except STOPPING as error:
@@ -162,7 +162,7 @@ def _not_finite(item: Item) -> Failure:
 
 
 def _keep(root: Path, item: Item, attempt: Attempt, latents: Tensor) -> ManifestRef:
-    """The item's manifest; latents that are there already stay."""
+    """Return the item's manifest; latents that are there already stay."""
     keys = [i.item_key for i in attempt.items]
     memory = {"plan": str(attempt.plan), "too_large": [str(plan) for plan in attempt.too_large]}
     memory |= {"device": device_label(attempt.device)}
@@ -182,7 +182,7 @@ def _keep(root: Path, item: Item, attempt: Attempt, latents: Tensor) -> Manifest
 
 @task(name="sample")
 def sample_jobs(root: Path, config: SampleConfig, batches: list[Batch]) -> list[ManifestRef]:
-    """The latents of batches of jobs: one manifest for each item, in their order. What is there stays."""
+    """Sample the latents of batches of jobs; return one manifest for each item, in their order. What is there stays."""
     device = device_named(config.device)
     items = {item.item_key: item for jobs in dict(batches) for item in ready_items(jobs)}
     chunk = [items[key] for _, keys in batches for key in keys]

@@ -1,7 +1,7 @@
-"""A batch sampled: the pictures and the noise of its items become latents, by the model they name and a memory plan.
+"""Sampling one batch: the pictures and the noise of its items become latents, by the model they name and a memory plan.
 
-Of families other than Stable Video Diffusion each item is a batch of its own (models/generation/by_family.py), and so
-is a clip that is made as a chain of hops (models/generation/long_clips.py).
+Items of families other than Stable Video Diffusion are batches of their own (models/generation/by_family.py), and so
+are clips made as a chain of hops (models/generation/long_clips.py).
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ from tasks.generate.job_batches import Item
 
 
 def planned(items: Sequence[Item], size: int, device: torch.device) -> Plan:
-    """What memory allows for items that may share a batch of up to `size`; raises BadModel and BadInput."""
+    """Return what memory allows for items that may share a batch of up to `size`; raises BadModel and BadInput."""
     first = items[0]
     if not sampled_in_batches(first.settings.family):
         return plan_by_family(first.model, first.settings.dtype, device)
@@ -40,7 +40,8 @@ def planned(items: Sequence[Item], size: int, device: torch.device) -> Plan:
 
 
 def sample(root: Path, items: Sequence[Item], plan: Plan, device: torch.device) -> Tensor:
-    """The batch's latents from the model its items name; raises BadModel when that is no longer the model planned."""
+    """Sample the batch's latents with the model its items name; raises BadModel when that is no longer the model
+    planned."""
     first = items[0]
     own = first.settings
     if not sampled_in_batches(own.family):
@@ -68,14 +69,14 @@ def sample(root: Path, items: Sequence[Item], plan: Plan, device: torch.device) 
 
 
 def sample_alone(root: Path, item: Item, plan: Plan, device: torch.device = CPU) -> Tensor:
-    """Latents [1, latent frames, channels, h, w] of an item of a family that has no batches."""
+    """Sample latents [1, latent frames, channels, h, w] of an item of a family that has no batches."""
     pixels = _pixels(root / item.picture) if item.picture else None
     request = request_of(item.settings.model_dump(), pixels, item.lora)
     return sample_by_family(item.model, item.model_revision, request, plan, item.settings.dtype, device)[None]
 
 
 def noise_of(model: VideoModel, items: Sequence[Item]) -> Noise:
-    """The noise of items that may share a batch, each drawn by itself."""
+    """Draw the noise of items that may share a batch, each by itself."""
     first, own = items[0].settings, [item.settings for item in items]
     shape = model.latent_shape(first.frames, first.height, first.width)
     return stack_noise([item_noise(s.seed, s.key, s.take, shape, (s.height, s.width)) for s in own])
@@ -84,7 +85,8 @@ def noise_of(model: VideoModel, items: Sequence[Item]) -> Noise:
 def sample_batch(
     root: Path, model: VideoModel, items: Sequence[Item], plan: Plan, noise: Noise, going_on: Tensor | None = None
 ) -> Tensor:
-    """Latents [batch, frames, channels, h, w] of items that may share a batch; pictures are read below `root`."""
+    """Sample latents [batch, frames, channels, h, w] of items that may share a batch; pictures are read below
+    `root`."""
     first, own = items[0].settings, [item.settings for item in items]
     return sample_latents(
         model,

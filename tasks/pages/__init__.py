@@ -1,1 +1,1 @@
-"""Pages: what reports and galleries share, so that a step adds only its own words."""
+"""Pages: what reports and galleries share, so that a step adds only its own content."""

@@ -1,7 +1,7 @@
-"""Charts as inline SVG: pure functions of numbers, the same bytes for the same numbers.
+"""Charts as inline SVG: pure functions of numbers; the same numbers give the same bytes.
 
-Their colours are the page's, so that they follow its light and dark look; their text is the page's font. `name` must be
-one word, and another one for each chart of a page: it keeps the charts' inner ids apart.
+Their colours are the page's, so that they follow its light and dark look; their text is in the page's font. `name` must
+be one word, different for each chart of a page: it keeps the charts' inner ids apart.
 """
 
 import io
@@ -25,7 +25,7 @@ COLOURS = {
     "#040404": "var(--accent)",
     "#050505": "var(--faint)",
 }
-"""Colours that matplotlib draws with, and what stands for them in the page."""
+"""Colours that matplotlib draws with, and what replaces them in the page."""
 
 INK, SOFT, LINE, ACCENT, FAINT = COLOURS
 
@@ -36,7 +36,7 @@ SETTINGS: Any = {"svg.fonttype": "none", "font.size": 9.6, "axes.linewidth": 0.8
 
 
 def curves(name: str, lines: Mapping[str, tuple[Values, Values]], x_label: str, y_label: str) -> Markup:
-    """Lines by their names, each from its x and y; the first one in the accent colour."""
+    """Draw lines by their names, each from its x and y; the first one in the accent colour."""
     figure, axes = _new()
     for rank, (label, (x, y)) in enumerate(lines.items()):
         style = (
@@ -51,7 +51,7 @@ def curves(name: str, lines: Mapping[str, tuple[Values, Values]], x_label: str, 
 
 
 def smoothed_curve(name: str, x: Values, y: Values, x_label: str, y_label: str) -> Markup:
-    """One noisy line, faint, and over it its mean over about a tenth of its points."""
+    """Draw one noisy line, faint, and over it its mean over about a tenth of its points."""
     figure, axes = _new()
     axes.plot(x, y, color=FAINT, linewidth=1.0)
     axes.plot(x, smoothed(y, max(1, len(y) // 20)), color=ACCENT, linewidth=2.0)
@@ -63,7 +63,8 @@ def smoothed_curve(name: str, x: Values, y: Values, x_label: str, y_label: str) 
 
 
 def smoothed(values: Values, reach: int) -> Values:
-    """The mean of each value and its neighbours up to `reach` away; at the ends, of as many as there are."""
+    """Return the mean of each value and its neighbours up to `reach` away; at the ends, of the neighbours that
+    exist."""
     sums = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
     index = np.arange(len(values))
     start, end = np.maximum(index - reach, 0), np.minimum(index + reach + 1, len(values))
@@ -87,7 +88,7 @@ def _new() -> tuple[Figure, Axes]:
 
 
 def _svg(figure: Figure, name: str, title: str) -> Markup:
-    """The figure as an element of the page: no fixed size, no colours, fonts or dates of its own."""
+    """Return the figure as an element of the page, without a fixed size, colours, fonts or dates of its own."""
     sink = io.StringIO()
     with rc_context({**SETTINGS, "svg.hashsalt": name}):
         figure.savefig(sink, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})

@@ -1,4 +1,4 @@
-"""What pages tell of a curated dataset: its totals, and the funnel with the reason of each rule.
+"""What pages say about a curated dataset: its totals, and the funnel with the reason of each rule.
 
 Everything comes from clips.parquet and videos.parquet; nothing is measured or decided here.
 """
@@ -49,8 +49,8 @@ NEEDS_OF_VIDEOS = (
 
 
 class Stage(NamedTuple):
-    """One rule of the funnel, in clips: `failing` it at all, `removed` by it as the first, failing it `only`, and how
-    many are `left` after it; `share_left` and `share_removed` are of all clips, 0 to 1."""
+    """One rule of the funnel, in clips: those `failing` it, those `removed` by it as their first rule, those failing it
+    `only`, and those `left` after it; `share_left` and `share_removed` are shares of all clips, 0 to 1."""
 
     reason: str
     title: str
@@ -80,7 +80,7 @@ class Funnel(NamedTuple):
 
 @dataclass(frozen=True)
 class Dataset:
-    """A curated dataset as its tables tell it; `thresholds` are the settings that `select` used."""
+    """A curated dataset as its tables describe it; `thresholds` are the settings that `select` used."""
 
     root: Path
     clips: pa.Table
@@ -89,17 +89,17 @@ class Dataset:
 
     @cached_property
     def seconds(self) -> NDArray[np.float64]:
-        """The length of each clip."""
+        """Return the length of each clip."""
         return self.clips["end_s"].to_numpy() - self.clips["start_s"].to_numpy()
 
     @cached_property
     def keep(self) -> NDArray[np.bool_]:
-        """Which clips are kept."""
+        """Return which clips are kept."""
         return self.clips["keep"].to_numpy().astype(bool)
 
     @cached_property
     def limits(self) -> dict[str, float]:
-        """The number that each rule in use cuts at, by its reason, quantiles resolved."""
+        """Return the number that each rule in use cuts at, by its reason; quantiles are resolved."""
         config = keep_rules.SelectConfig.model_validate(dict(self.thresholds))
         single = {"too_short": config.min_clip_s, "no_motion": config.max_still_motion}
         found = keep_rules.limits_of(self.clips, config)[0]
@@ -107,18 +107,18 @@ class Dataset:
 
     @cached_property
     def shots(self) -> int:
-        """How many shots the clips come from."""
+        """Return how many shots the clips come from."""
         return len(self.clips.group_by(["video_id", "shot_start_pts"]).aggregate([]))
 
     @cached_property
     def stores(self) -> dict[str, str]:
-        """The frame store of each video, relative to the root."""
+        """Return the frame store of each video, relative to the root."""
         found = self.videos.filter(pc.field("frame_store").is_valid() & (pc.field("status") == "ok"))
         return dict(zip(found["video_id"].to_pylist(), found["frame_store"].to_pylist(), strict=True))
 
 
 def read_dataset(clips: ManifestRef) -> Dataset:
-    """The dataset that this clips.parquet belongs to; raises BadManifest when it lacks what pages show."""
+    """Read the dataset that this clips.parquet belongs to. Raises BadManifest when it lacks what pages show."""
     root = clips.path.parent
     lacking = keep_rules.ABSENT.difference(column_names(clips))
     return Dataset(
@@ -130,7 +130,7 @@ def read_dataset(clips: ManifestRef) -> Dataset:
 
 
 def decoding(dataset: Dataset) -> str:
-    """How often the files were decoded, in words: "8 files were decoded, each once"."""
+    """Say how often the files were decoded: "8 files were decoded, each once"."""
     decodes = dataset.videos["decodes"].drop_null().to_numpy()
     if not len(decodes):
         return "No file could be decoded"
@@ -139,7 +139,7 @@ def decoding(dataset: Dataset) -> str:
 
 
 def funnel_of(dataset: Dataset) -> Funnel:
-    """How many clips each rule removes, alone and together with the others."""
+    """Count how many clips each rule removes, alone and together with the others."""
     counted = keep_verdicts.funnel_of(
         keep_rules.Verdict(keep_verdicts.bits_of(dataset.clips["drop_reasons"])), dataset.seconds
     )
@@ -167,6 +167,6 @@ def funnel_of(dataset: Dataset) -> Funnel:
 
 
 def titled(reason: str, limits: Mapping[str, float]) -> tuple[str, str]:
-    """A reason for readers: its title and what it was cut at, empty where there is no number."""
+    """Return a reason for readers: its title and its limit as a phrase, empty where there is no number."""
     rule, limit = RULES[reason], limits.get(reason)
     return rule.title, "" if limit is None else rule.words.format(limit, 100 * limit)

@@ -1,4 +1,4 @@
-"""A page: one HTML file that needs nothing beside it, in one look, with whatever people wrote escaped.
+"""A page: one HTML file that needs no other file, in one look, with all text from people escaped.
 
 A step keeps its template beside its module; the template extends base.html.j2 and may import parts.html.j2.
 """
@@ -10,11 +10,11 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 SHARED = Path(__file__).parent
-"""Where the templates and the stylesheet that pages share lie."""
+"""Where the templates and the stylesheet that pages share are."""
 
 
 def render(template: Path, **values: Any) -> str:
-    """The page that `template` makes of `values`; the same values give the same bytes."""
+    """Return the page that `template` makes of `values`; the same values give the same bytes."""
     environment = Environment(
         loader=FileSystemLoader([template.parent, SHARED]),
         autoescape=True,
@@ -35,27 +35,27 @@ def render(template: Path, **values: Any) -> str:
 
 
 def data_uri(content: bytes, kind: str) -> str:
-    """Bytes of MIME type `kind` as an address that holds them."""
+    """Return a data: address that contains bytes of MIME type `kind`."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def words(name: str | None) -> str:
-    """A name such as pan_right as words; "not measured" for null."""
+    """Return a name such as pan_right as words; "not measured" for null."""
     return name.replace("_", " ") if name else "not measured"
 
 
 def number(count: float) -> str:
-    """A count with its thousands apart."""
+    """Return a count with commas between its thousands."""
     return f"{count:,.0f}"
 
 
 def plural(count: int, noun: str) -> str:
-    """A count with its noun: "1 clip", "2 clips"."""
+    """Return a count with its noun: "1 clip", "2 clips"."""
     return f"{number(count)} {noun}{'' if count == 1 else 's'}"
 
 
 def duration(seconds: float) -> str:
-    """A length for people: "12.4 s", "3.5 min" or "2 h 05 min"."""
+    """Return a length for people: "12.4 s", "3.5 min" or "2 h 05 min"."""
     if seconds < 99.95:
         return f"{seconds:.1f} s"
     minutes = seconds / 60
@@ -63,7 +63,7 @@ def duration(seconds: float) -> str:
 
 
 def clock(seconds: float) -> str:
-    """A place in a video: "0:04.7" or "1:02:33.0"."""
+    """Return a place in a video: "0:04.7" or "1:02:33.0"."""
     tenths = round(seconds * 10)
     minutes, rest = divmod(tenths, 600)
     head = f"{minutes // 60}:{minutes % 60:02d}" if minutes >= 60 else f"{minutes}"
@@ -71,12 +71,12 @@ def clock(seconds: float) -> str:
 
 
 def file_name(source: str) -> str:
-    """The last part of a path or address, of whatever system it comes from."""
+    """Return the last part of a path or address, whatever system it comes from."""
     return source.replace("\\", "/").rstrip("/").split("/")[-1]
 
 
 def file_size(count: int) -> str:
-    """Bytes for people: "0 bytes", "12 kB", "3.4 MB" or "1.2 GB"."""
+    """Return a number of bytes for people: "0 bytes", "12 kB", "3.4 MB" or "1.2 GB"."""
     if count < 1000:
         return plural(count, "byte")
     for unit, size in (("kB", 1e3), ("MB", 1e6), ("GB", 1e9)):

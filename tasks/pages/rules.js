@@ -16,7 +16,7 @@ function ranked(values) {
   return values.filter(Number.isFinite).sort();
 }
 
-// The limit beyond which lies a share of the values, at the lower or the upper end; see cut_at in tasks/keep_rules.py.
+// The limit beyond which a share of the values is, at the lower or the upper end; see find_cut in tasks/keep_rules.py.
 function cutAt(sorted, share, upper) {
   const dropped = Math.floor(share * sorted.length + 1e-9);
   return sorted[upper ? sorted.length - 1 - dropped : dropped];
@@ -76,7 +76,7 @@ function verdictOf({ data, axes, sorted, reasons, motions }, config) {
   return { bits, limits };
 }
 
-// Of each group of clips that look alike, mark all but those of its best shot; see `repeated` in tasks/keep_rules.py.
+// Of each group of clips that look alike, mark all but those of its best shot; see `find_repeats` in tasks/keep_rules.py.
 function markRepeated(data, bits, mark) {
   const shots = new Map();
   for (let i = 0; i < bits.length; i++) {

@@ -25,7 +25,8 @@ JPEG_QUALITY = 72
 
 
 class Strip(NamedTuple):
-    """Frames of a clip side by side in one picture: its address, their number, and the width and height of each."""
+    """Frames of a clip side by side in one picture: its address, the number of frames, and the width and height of
+    each."""
 
     url: str
     frames: int
@@ -34,12 +35,13 @@ class Strip(NamedTuple):
 
     @property
     def rest(self) -> float:
-        """Where the middle frame lies, as CSS counts background positions: 0 the first, 100 the last, in percent."""
+        """Return where the middle frame is, as CSS counts background positions: 0 the first, 100 the last, in
+        percent."""
         return 100.0 * ((self.frames - 1) // 2) / max(self.frames - 1, 1)
 
 
 class Sheet(NamedTuple):
-    """Some clips of a group: the rows of those shown, each with its `strip`, and how many there are."""
+    """Some clips of a group: the rows of those shown, each with its `strip`, and the number of all."""
 
     name: str
     cards: list[dict[str, Any]]
@@ -47,19 +49,19 @@ class Sheet(NamedTuple):
 
     @property
     def more(self) -> int:
-        """How many are not shown."""
+        """Return how many are not shown."""
         return self.clips - len(self.cards)
 
 
 def spread(rows: Sequence[int], cap: int) -> list[int]:
-    """At most `cap` of the rows, evenly taken from them all, the first and the last among them."""
+    """Return at most `cap` of the rows, evenly chosen, the first and the last among them."""
     if len(rows) <= cap:
         return list(rows)
     return [rows[round(i)] for i in np.linspace(0, len(rows) - 1, cap)]
 
 
 def grouped(dataset: Dataset, column: str, among: NDArray[np.bool_]) -> dict[Any, list[int]]:
-    """The rows `among` the clips by their value in `column`, the values in the order of first appearance."""
+    """Group the rows `among` the clips by their value in `column`, in the order of first appearance."""
     groups: dict[Any, list[int]] = {}
     values = dataset.clips[column].to_pylist()
     for row in np.flatnonzero(among).tolist():
@@ -75,7 +77,7 @@ class Reel:
         self._times: dict[str, list[tuple[int, float]]] = {}
 
     def strip(self, clip: Mapping[str, Any], frames: int = FRAMES_OF_STRIP, side: int = CELL_SIDE) -> Strip | None:
-        """The strip of a clip from its stored frames; None, with a word in the log, when there are none."""
+        """Return the strip of a clip from its stored frames; None, with a warning in the log, when there are none."""
         name = self.dataset.stores.get(clip["video_id"], "")
         store = self.dataset.root / name
         try:
@@ -90,20 +92,21 @@ class Reel:
 
 
 def sheet_of(reel: Reel, name: str, rows: Sequence[int], cap: int) -> Sheet:
-    """A sheet of at most `cap` of these rows, evenly taken."""
+    """Return a sheet of at most `cap` of these rows, evenly chosen."""
     shown = reel.dataset.clips.take(pa.array(spread(rows, cap), pa.int64())).to_pylist()
     return Sheet(name, [clip | {"strip": reel.strip(clip)} for clip in shown], len(rows))
 
 
 def kept_sheets(reel: Reel, cap: int) -> list[Sheet]:
-    """The kept clips by their camera's motion, the largest group first."""
+    """Return the kept clips by their camera motion, the largest group first."""
     groups = grouped(reel.dataset, "camera_motion", reel.dataset.keep)
     by_size = sorted(groups.items(), key=lambda group: (-len(group[1]), group[0] or ""))
     return [sheet_of(reel, name or "", rows, cap) for name, rows in by_size]
 
 
 def evenly(times_s: Sequence[float], number: int) -> list[int]:
-    """Indices of at most `number` frames nearest to evenly spaced times, the first and the last among them."""
+    """Return the indices of at most `number` frames nearest to evenly spaced times, the first and the last among
+    them."""
     if not times_s:
         return []
     times = np.asarray(times_s)
@@ -112,7 +115,8 @@ def evenly(times_s: Sequence[float], number: int) -> list[int]:
 
 
 def joined(pictures: Frames, side: int = CELL_SIDE) -> Strip:
-    """Frames, uint8 RGB [frames, height, width, 3], shrunk to `side` if larger and put side by side in one JPEG."""
+    """Shrink frames, uint8 RGB [frames, height, width, 3], to `side` if larger, and put them side by side in one
+    JPEG."""
     height, width = pictures.shape[1:3]
     scale = min(1.0, side / max(height, width))
     cell = max(1, round(width * scale)), max(1, round(height * scale))

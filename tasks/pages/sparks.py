@@ -1,6 +1,6 @@
 """Small curves for a page: one line over a clip's frames, its limits, and where the clip stops being good.
 
-Plain SVG in the page's colours, a few hundred bytes each, because a gallery holds thousands.
+Plain SVG in the page's colours, a few hundred bytes each, because a gallery contains thousands.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ WIDTH, HEIGHT, MARGIN = 120.0, 34.0, 2.0
 def spark(
     values: Sequence[float], top: float, label: str, limits: Sequence[float] = (), end: int | None = None
 ) -> Markup:
-    """A curve from 0 to `top`, or to its own largest value if that is more; `label` is what a screen reader says.
+    """Draw a curve from 0 to `top`, or to its own largest value if that is more; `label` is for screen readers.
 
     `limits` are drawn across; `end` is the number of good frames, marked where it is less than all.
     """

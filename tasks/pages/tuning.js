@@ -1,4 +1,4 @@
-// The tuning panel: a card for each axis, with what lies on both sides of its threshold. Everything shown follows from
+// The tuning panel: a card for each axis, with the clips on both sides of its threshold. Everything shown follows from
 // `state.config`; a control changes that and asks for `refresh`.
 
 const BINS = 48;
@@ -43,7 +43,7 @@ function stepOf(span) {
   return [1, 2, 5, 10].map((factor) => factor * power).find((step) => span / step <= 220) ?? power;
 }
 
-// The scale of an axis: from its least values, or 0 if that is near, to its 99th percentile; what lies beyond is in the
+// The scale of an axis: from its lowest values, or 0 if that is near, to its 99th percentile; what is beyond goes into the
 // first and the last bar.
 function scaleOf(sorted) {
   const last = sorted[Math.floor(0.99 * (sorted.length - 1))];
@@ -72,7 +72,7 @@ function cardOf(axis) {
   const levels = made("div", { className: "levels" });
   for (const mark of axis.quantile ? tuning.marks : []) {
     const value = cutAt(sorted, mark, axis.upper);
-    marks.append(made("i", { style: `left:${share(value)}%`, title: `${100 * mark} % lie ${axis.upper ? "above" : "below"} ${short(value)}` }));
+    marks.append(made("i", { style: `left:${share(value)}%`, title: `${100 * mark} % are ${axis.upper ? "above" : "below"} ${short(value)}` }));
     const level = made("button", { type: "button", textContent: `${100 * mark} %` });
     level.dataset.mark = mark;
     level.setAttribute("aria-label", `${axis.title}: drop the ${axis.upper ? "highest" : "lowest"} ${100 * mark} %, at ${short(value)}`);
@@ -177,7 +177,7 @@ function drawRest(counts) {
   for (const tick of document.querySelectorAll("#motions input")) tick.checked = state.config.drop_motions.includes(tick.value);
 }
 
-// The dataset's folder: from where the page lies, so that it is right after a move; else as it was.
+// The dataset's folder: where the page is, so that it is right after a move; else where it was written.
 function folder() {
   const path = decodeURIComponent(location.pathname);
   return location.protocol === "file:" && path.endsWith("/report/index.html") ? path.slice(0, -"/report/index.html".length) : tuning.folder;

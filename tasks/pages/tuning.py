@@ -1,7 +1,9 @@
-"""The tuning panel: what a page needs to decide on a dataset's clips again, by itself, as `reelmill select` would.
+"""The tuning panel: what a page needs to decide on a dataset's clips again, without a server, as `reelmill select`
+does.
 
-Numbers go into the page as typed arrays in base64, one value a clip; pictures only of some clips, spread over each axis
-and dense around its present limit. With more clips than `TUNED`, every n-th is taken, and the page says so.
+Numbers go into the page as typed arrays in base64, one value per clip; pictures only of some clips, spread over each
+axis and dense around its current limit. With more clips than `TUNED`, the panel has an even sample of them, and the
+page says so.
 """
 
 import base64
@@ -31,7 +33,7 @@ from tasks.pages.page import clock, file_name
 from tasks.pages.sheets import Reel
 
 TUNED = 200_000
-"""Most clips whose numbers stand in a page: 50 bytes each."""
+"""The largest number of clips whose numbers go into a page, 50 bytes each."""
 
 MARKS = (0.125, 0.25, 0.5)
 """Quantiles that the Stable Video Diffusion paper tried, offered as marks."""
@@ -39,14 +41,15 @@ MARKS = (0.125, 0.25, 0.5)
 PREVIEW_FRAMES, PREVIEW_SIDE = 4, 128
 
 NEAR_SHARE = 0.5
-"""Of an axis' previews so many lie next to its present limit, the rest over its whole range."""
+"""The share of an axis' previews that is next to its current limit; the others cover its whole range."""
 
 UNMEASURED = 255
-"""Stands for a camera motion that is null."""
+"""The number of a camera motion that is null."""
 
 
 def panel(dataset: Dataset, reel: Reel, previews: int) -> dict[str, Any]:
-    """What the panel's script works on, ready for JSON; `previews` is the number of pictured clips for each axis."""
+    """Return what the panel's script works on, ready for JSON; `previews` is the number of clips with pictures for each
+    axis."""
     rows = np.unique(np.linspace(0, max(len(dataset.clips) - 1, 0), min(len(dataset.clips), TUNED)).astype(np.int64))
     clips = dataset.clips.take(pa.array(rows))
     config = SelectConfig.model_validate(dict(dataset.thresholds))
@@ -71,14 +74,14 @@ def panel(dataset: Dataset, reel: Reel, previews: int) -> dict[str, Any]:
 
 
 def for_page(axis: Axis) -> dict[str, Any]:
-    """An axis as the script reads it: what it judges, and the title and unit of its card."""
+    """Return an axis as the script reads it: what it judges, and the title and unit of its card."""
     unit = f"{axis.measure.unit}, at {'most' if axis.upper else 'least'}"
     judged = {name: getattr(axis, name) for name in ("reason", "column", "limit", "quantile", "upper")}
     return judged | {"optional": bool(axis.measure.absent), "title": axis.slider, "unit": unit}
 
 
 def arrays_of(clips: pa.Table) -> dict[str, NDArray[Any]]:
-    """The columns that the rules read, as arrays; NaN, -1 or UNMEASURED for null."""
+    """Return the columns that the rules read, as arrays; NaN, -1 or UNMEASURED for null."""
     nothing = np.full(len(clips), np.nan, np.float32)
     names = dict.fromkeys(axis.column for axis in AXES) | {"change": None}
     measured = {name: floats(clips, name) if name in clips.column_names else nothing for name in names}
@@ -95,12 +98,12 @@ def arrays_of(clips: pa.Table) -> dict[str, NDArray[Any]]:
 
 
 def codes_in_order(values: NDArray[np.int64]) -> NDArray[np.int32]:
-    """The same numbers made small."""
+    """Renumber the values from 0, in the same order."""
     return np.unique(values, return_inverse=True)[1].ravel().astype(np.int32)
 
 
 def packed(values: NDArray[Any]) -> dict[str, str]:
-    """An array for a page: the name of its type, little endian, and its bytes in base64."""
+    """Return an array for a page: the name of its type, little endian, and its bytes in base64."""
     little = values.astype(values.dtype.newbyteorder("<"))
     return {"type": little.dtype.str, "bytes": base64.b64encode(little.tobytes()).decode()}
 
@@ -108,7 +111,7 @@ def packed(values: NDArray[Any]) -> dict[str, str]:
 def chosen(
     clips: pa.Table, arrays: Mapping[str, NDArray[Any]], axes: list[Axis], config: SelectConfig, count: int
 ) -> list[int]:
-    """Rows of clips to picture: for each axis `count`, some next to its limit, some spread over all ranks."""
+    """Choose rows of clips to picture: `count` for each axis, some near its limit, some spread over all ranks."""
     limits, _ = limits_of(clips, config)
     if config.min_clip_s is not None:
         limits["too_short"] = config.min_clip_s

@@ -1,1 +1,1 @@
-"""The embedded model, from nothing: rendered footage, its two encoders, and the figures of the finished model."""
+"""The embedded model, made from scratch: rendered footage, its two encoders, and the figures of the finished model."""

@@ -1,7 +1,7 @@
 """The embedded model's autoencoder and image encoder, trained from scratch on the rendered footage.
 
 The autoencoder learns on single frames, then its latents are brought to unit deviation, then it learns on whole clips,
-so that its temporal layers see motion. The image encoder learns to tell the shots apart.
+so that its temporal layers see motion. The image encoder learns to distinguish the shots.
 """
 
 import logging
@@ -68,8 +68,8 @@ class EncodersConfig(BaseModel):
 
 
 def new_unet() -> UNetSpatioTemporalConditionModel:
-    """The embedded model's untrained UNet: attention at every level, because only the temporal transformers know which
-    frame is which."""
+    """Return the embedded model's untrained UNet, with attention at every level, because only the temporal transformers
+    know which frame is which."""
     return UNetSpatioTemporalConditionModel(
         sample_size=SIDE // 4,
         block_out_channels=(32, 64),
@@ -85,7 +85,7 @@ def new_unet() -> UNetSpatioTemporalConditionModel:
 
 
 def new_scheduler() -> EulerDiscreteScheduler:
-    """Stable Video Diffusion's sampler, over the noise levels that the embedded model learns."""
+    """Return Stable Video Diffusion's sampler, over the noise levels that the embedded model learns."""
     return EulerDiscreteScheduler(
         prediction_type="v_prediction",
         timestep_type="continuous",
@@ -97,7 +97,7 @@ def new_scheduler() -> EulerDiscreteScheduler:
 
 
 def load_clips(root: Path, limit: int) -> Tensor:
-    """uint8 [clips, frames, 3, SIDE, SIDE]: shots of the rendered dataset at `root`, evenly spread, in order."""
+    """Load shots of the rendered dataset at `root`, evenly spread, in order: uint8 [clips, frames, 3, SIDE, SIDE]."""
     wanted: dict[str, list[tuple[float, float]]] = {}
     rows = read_rows(root / "clips.parquet", ("source", "start_s", "end_s"))
     for row in rows[:: max(1, len(rows) // limit)][:limit]:
@@ -116,7 +116,8 @@ def _shots_of(path: Path, spans: list[tuple[float, float]]) -> Iterator[np.ndarr
 
 
 def square_batches(clips: Tensor, config: EncodersConfig, batch: int, length: int) -> Iterator[Tensor]:
-    """Endless batches of random squares, float [batch, length, 3, crop, crop] in -1..1, of `length` frames in a row."""
+    """Yield random squares without end, float [batch, length, 3, crop, crop] in -1..1, of `length` consecutive
+    frames."""
     generator = torch.Generator().manual_seed(config.seed)
     while True:
         picks = torch.randint(len(clips), (batch,), generator=generator)
@@ -127,7 +128,7 @@ def square_batches(clips: Tensor, config: EncodersConfig, batch: int, length: in
 
 
 def frame_pairs(clips: Tensor, batch: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless pairs of frames of the same shots, float [batch, 3, 224, 224], about normalised."""
+    """Yield pairs of frames of the same shots without end, float [batch, 3, 224, 224], roughly normalised."""
     generator = torch.Generator().manual_seed(seed)
     while True:
         picks = torch.randperm(len(clips), generator=generator)[:batch]
@@ -143,7 +144,7 @@ def _enlarged(frames: Tensor) -> Tensor:
 
 @torch.no_grad()
 def reconstruction_db(vae: AutoencoderKLTemporalDecoder, clips: Tensor) -> float:
-    """Peak signal-to-noise ratio, in dB, of clips, uint8 [clips, frames, 3, H, W], after the autoencoder."""
+    """Return the peak signal-to-noise ratio, in dB, of clips, uint8 [clips, frames, 3, H, W], after the autoencoder."""
     squared = []
     for clip in from_pixels(clips):
         shown = decoded(vae, encode_frames(vae, clip), len(clip)).clamp(-1, 1)
@@ -162,7 +163,8 @@ def _saying(name: str, every: int, kept: list[float] | None = None) -> Progress:
 
 
 def build_base(root: Path, run: Path, key: str, config: EncodersConfig) -> pa.Table:
-    """Train both encoders on the dataset at `root` and write, with an untrained UNet, a model folder below `run`."""
+    """Train both encoders on the dataset at `root` and write them, with an untrained UNet, as a model folder below
+    `run`."""
     torch.manual_seed(config.seed)
     clips = load_clips(root, config.clips)
     learn, held = clips[: -len(clips) // 20], clips[-len(clips) // 20 :]
@@ -208,5 +210,5 @@ def build_base(root: Path, run: Path, key: str, config: EncodersConfig) -> pa.Ta
 
 @task(name="encoders")
 def train_encoders(run: Path, config: EncodersConfig, root: Path, clips: ManifestRef) -> ManifestRef:
-    """The base model, below `run`: encoders trained on the dataset at `root` around an untrained UNet."""
+    """Make the base model below `run`: encoders trained on the dataset at `root`, and an untrained UNet."""
     return cached(STEP, run, config, [clips], lambda key: build_base(root, run, key, config))

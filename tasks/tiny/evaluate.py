@@ -1,5 +1,5 @@
-"""What a model makes of pictures it never saw: is the picture kept, is the asked camera motion obeyed, what are later
-frames worth.
+"""What a model makes of pictures that it never saw: whether it keeps the picture and obeys the asked camera motion, and
+how good later frames are.
 
 Each held-out scene is rendered with each motion at a known speed, so that there is a true clip to compare with. PSNR is
 in dB over frames of uint8, higher is better; "copy" is the PSNR of repeating the picture instead. The camera motion is
@@ -41,7 +41,7 @@ HELD_OUT = 10_000_000
 """Scenes from this seed on are never trained on."""
 
 SUPERSAMPLED = 2
-"""Scenes are rendered so many times larger than the model's pictures, and shrunk, as training saw them."""
+"""Scenes are rendered this many times larger than the model's pictures and then shrunk, as for training."""
 
 MOST_DB = psnr(1e-6)
 """What a frame without any error is worth, so that means over frames are finite."""
@@ -63,14 +63,14 @@ STEP = Step("evaluate", VERSION, SCHEMA)
 
 
 class EvaluateConfig(BaseModel):
-    """How many clips the figures rest on, and how they are sampled."""
+    """How many clips the figures are based on, and how they are sampled."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     pictures: int = Field(default=42, ge=1, description="Held-out scenes")
     motions: tuple[Motion, ...] = Field(
         default=("static", "pan_left", "pan_right", "tilt_up", "tilt_down", "zoom_in", "zoom_out"),
-        description="Camera motions asked of each",
+        description="Camera motions asked for with each scene",
     )
     speed: float = Field(default=0.5, gt=0, description="Speed of the camera asked for, short sides per second")
     steps: int = Field(default=20, ge=1, description="Sampling steps")
@@ -80,7 +80,7 @@ class EvaluateConfig(BaseModel):
 
 
 def true_clip(scene: int, motion: Motion, speed: float, model: VideoModel) -> NDArray[np.uint8]:
-    """Held-out scene number `scene` filmed with a motion, at the model's size: uint8 RGB [frames, height, width, 3]."""
+    """Render held-out scene number `scene` with a motion, at the model's size: uint8 RGB [frames, height, width, 3]."""
     facts = model.facts
     size = (facts.width * SUPERSAMPLED, facts.height * SUPERSAMPLED)
     large = render_shot(Scene(HELD_OUT + scene), Camera.doing(motion, speed), facts.frames, facts.fps, size)
@@ -89,14 +89,14 @@ def true_clip(scene: int, motion: Motion, speed: float, model: VideoModel) -> ND
 
 
 def frame_errors(frames: NDArray[np.uint8], truth: NDArray[np.uint8]) -> list[float]:
-    """Mean squared error of each frame, in squared gray levels."""
+    """Return the mean squared error of each frame, in squared grey levels."""
     return ((frames.astype(np.float32) - truth) ** 2).mean((1, 2, 3)).tolist()
 
 
 def evaluate_batch(
     model: VideoModel, config: EvaluateConfig, asked: Sequence[tuple[int, Motion]]
 ) -> Iterator[dict[str, Any]]:
-    """Generate a clip for each (scene, motion) and compare it with the true one: a row each."""
+    """Generate a clip for each (scene, motion), compare it with the true one, and yield a row each."""
     facts = model.facts
     truths = [true_clip(scene, motion, config.speed, model) for scene, motion in asked]
     pictures = torch.stack([_to_tensor(truth[0]) for truth in truths])
@@ -130,7 +130,7 @@ def evaluate_batch(
 
 
 def figures(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The figures of an evaluation, in dB, shares and counts; see the module's docstring."""
+    """Return the figures of an evaluation, in dB, shares and counts; see the module's docstring."""
     errors, copies = np.array([r["errors"] for r in rows]), np.array([r["copy_errors"] for r in rows])
     return {
         "pictures": len({row["scene"] for row in rows}),
@@ -161,7 +161,7 @@ def _of_motion(rows: Sequence[dict[str, Any]], motion: str) -> dict[str, Any]:
 
 
 def as_text(found: dict[str, Any]) -> str:
-    """The figures as a person reads them."""
+    """Return the figures as text for people."""
     head = [
         f"{found['clips']} clips from {found['pictures']} pictures never trained on",
         f"autoencoder            {found['autoencoder_psnr_db']:6.2f} dB",
@@ -181,7 +181,7 @@ def as_text(found: dict[str, Any]) -> str:
 
 @task(name="evaluate")
 def evaluate_model(run: Path, config: EvaluateConfig, model: str, device: str = "auto") -> ManifestRef:
-    """A row for each clip that the model made of a held-out picture."""
+    """Return a row for each clip that the model made of a held-out picture."""
     where = device_named(device)
     config = config.model_copy(update={"dtype": precision_on(where, config.dtype)})
     loaded = loaded_model(model, precision_on(where, config.dtype), where)
@@ -194,7 +194,7 @@ def evaluate_model(run: Path, config: EvaluateConfig, model: str, device: str = 
 
 
 def evaluation(manifest: ManifestRef) -> dict[str, Any]:
-    """The figures of an evaluation's manifest."""
+    """Return the figures of an evaluation's manifest."""
     return figures(read_rows(manifest))
 
 

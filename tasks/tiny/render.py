@@ -1,8 +1,8 @@
 """The footage that the embedded model learns from: rendered scenes whose camera motion is known, not measured.
 
 Every scene is filmed once and shown twice, forwards and backwards: the same pictures with the opposite motion, so that
-nothing but the motion tells the two apart. Unit of speed: short sides per second; `motion_score` is the mean flow of
-the camera alone (a zoom of 1 e-fold per second moves a square picture by 0.38 sides per second on average).
+only the motion distinguishes the two. Unit of speed: short sides per second; `motion_score` is the mean flow of the
+camera alone (a zoom of 1 e-fold per second moves a square picture by 0.38 sides per second on average).
 """
 
 from collections.abc import Iterator, Sequence
@@ -57,7 +57,7 @@ class RenderConfig(BaseModel):
 
 
 def filmed(index: int, config: RenderConfig) -> tuple[Motion, float, Frames]:
-    """Scene number `index`: its motion, its mean flow in short sides per second, and its frames."""
+    """Film scene number `index`; return its motion, its mean flow in short sides per second, and its frames."""
     rng = np.random.default_rng([config.seed, index, 7])
     motions = list(SHARES)
     motion = motions[rng.choice(len(motions), p=list(SHARES.values()))]
@@ -69,7 +69,7 @@ def filmed(index: int, config: RenderConfig) -> tuple[Motion, float, Frames]:
 
 
 def render_file(root: Path, key: str, first: int, config: RenderConfig) -> pa.Table:
-    """Render one source file below `root`: a row for each shot, with its truth."""
+    """Render one source file below `root`; return a row for each shot, with its true motion."""
     name = f"sources/{key}.mp4"
     shots = list(_shots(first, config))
     write_video(root / name, np.concatenate([frames for *_, frames in shots]), config.fps, crf=10)

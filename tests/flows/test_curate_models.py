@@ -136,7 +136,7 @@ def test_without_models_the_columns_that_need_them_are_null_with_a_note(
     assert (row["caption_image"], row["caption_video"]) == (None, None)
     assert "No caption_image: no captioner is named (caption.image_engine)." in row["caption_note"]
     assert "No caption_video: no captioner is named (caption.video_engine)." in row["caption_note"]
-    assert "They need weights that this run did without" in (tmp_path / "dataset/report/index.html").read_text()
+    assert "They need weights that this run did not have" in (tmp_path / "dataset/report/index.html").read_text()
 
 
 def test_the_cost_of_a_step_follows_its_engine():

@@ -120,7 +120,7 @@ def test_a_model_that_says_nothing_is_an_error_and_the_other_captions_stay(datas
     assert row["caption"] is None
     assert row["caption_video"].startswith("pans")
     assert row["error_code"] == "bad_model"
-    assert row["error_message"] == "caption_image: the model said nothing."
+    assert row["error_message"] == "caption_image: the model returned an empty answer."
 
 
 def test_a_clip_without_frames_is_its_own_error(dataset, flat, models: Path):

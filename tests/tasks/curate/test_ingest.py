@@ -177,7 +177,7 @@ def test_a_pipe_named_like_a_film_is_a_row_and_not_waited_for(tmp_path: Path, fo
     os.mkfifo(folder / "pipe.mp4")
     row = by_name(ingest(tmp_path / "data", folder))["pipe.mp4"]
     assert (row["status"], row["path"]) == ("unreadable", None)
-    assert "no regular file" in row["error_message"]
+    assert "not a regular file" in row["error_message"]
 
 
 def test_a_probe_that_hangs_is_a_row(tmp_path: Path, folder: Path):

@@ -192,7 +192,7 @@ def test_a_raw_stream_says_that_its_frames_have_no_times(film: Path, data: Path)
     assert (found.file["status"], found.file["anomalies"]) == ("ok", ["no_duration", "no_timestamps"])
     assert found.scan
     assert (found.scan["error_code"], found.clips) == ("bad_media", [])
-    assert "48 without a time). Times are missing or run back; convert it to mp4." in found.scan["error_message"]
+    assert "48 without a time). Times are missing or decrease; convert it to mp4." in found.scan["error_message"]
 
 
 def test_two_streams_joined_end_to_end_say_that_their_times_run_back(film: Path, data: Path, tmp_path: Path):
@@ -201,7 +201,7 @@ def test_two_streams_joined_end_to_end_say_that_their_times_run_back(film: Path,
     found = one(data, tmp_path / "joined.ts")
     assert "timestamps_run_back" in found.file["anomalies"]
     assert found.scan
-    assert "Times are missing or run back; convert it to mp4." in found.scan["error_message"]
+    assert "Times are missing or decrease; convert it to mp4." in found.scan["error_message"]
 
 
 def test_a_picture_named_like_a_film_is_a_clip_of_one_frame(film: Path, data: Path):

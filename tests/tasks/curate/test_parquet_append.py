@@ -98,14 +98,14 @@ def test_a_manifest_keeps_digest_and_lineage(tmp_path: Path):
 
 def test_too_few_verdicts_are_refused_and_nothing_is_written(tmp_path: Path):
     pq.write_table(measured(5), tmp_path / "a.parquet")
-    with pytest.raises(BadManifest, match="has 5 rows, and 4 verdicts"):
+    with pytest.raises(BadManifest, match="has 5 rows, but there are 4 verdicts"):
         graft(tmp_path / "b.parquet", tmp_path / "a.parquet", verdicts(4), whole(0).schema)
     assert not (tmp_path / "b.parquet").exists()
 
 
 def test_what_is_no_parquet_file_is_named(tmp_path: Path):
     (tmp_path / "a.parquet").write_bytes(b"not a table at all")
-    with pytest.raises(BadManifest, match=r"a\.parquet: not a whole Parquet file"):
+    with pytest.raises(BadManifest, match=r"a\.parquet: not a complete Parquet file"):
         graft(tmp_path / "b.parquet", tmp_path / "a.parquet", verdicts(4), whole(0).schema)
 
 

@@ -123,7 +123,7 @@ def test_a_server_that_is_gone_leaves_the_copy_in_use(site: Site, tmp_path: Path
     first = fetch(f"{site.address}/a.mp4", tmp_path, FetchConfig())
     del site.contents["/a.mp4"]
     assert fetch(f"{site.address}/a.mp4", tmp_path, FetchConfig()) == first
-    assert "The copy fetched before is used." in caplog.text
+    assert "Using the copy fetched before." in caplog.text
 
 
 def test_a_file_over_the_limit_is_refused_and_leaves_nothing(site: Site, tmp_path: Path):

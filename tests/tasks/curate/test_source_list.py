@@ -54,7 +54,7 @@ def test_the_dataset_itself_is_no_source(folder: Path):
 
 def test_a_source_inside_the_dataset_is_told_so_and_not_that_it_is_empty(folder: Path):
     for source in (folder, folder / "deeper"):
-        with pytest.raises(BadInput, match=r"is or lies in the dataset's own folder\. Choose another folder for --out"):
+        with pytest.raises(BadInput, match=r"is inside the dataset folder\. Choose another folder for --out"):
             expand([str(source)], SUFFIXES, exclude=folder)
 
 
@@ -143,7 +143,7 @@ def test_a_broken_row_of_a_table_is_an_entry_with_its_problem(folder: Path):
         ("empty", "empty: no video in this folder"),
         ("*.dat", "no video among its 1 matches"),
         ("no-names.csv", "needs a column of files, named source, path or url"),
-        ("blank.txt", "names no file"),
+        ("blank.txt", "lists no files"),
     ],
 )
 def test_a_source_without_video_is_one_clear_sentence(folder: Path, source: str, message: str):

@@ -145,7 +145,7 @@ def test_a_clip_shorter_than_the_models_frames_is_a_row_with_the_reason_and_stop
     short, *others = read_rows(manifest)
     assert (short["clip_id"], short["error_code"], short["latents"]) == ("pan_left-0-0", "bad_media", None)
     assert short["error_message"] == (
-        "pan_left-0-0: 0.20 s are too short, a window of the model is 0.57 s."
+        "pan_left-0-0: 0.20 s is too short: the model needs at least 0.57 s."
     )  # fmt: skip
     assert [row["row"] for row in others] == [0, 1]
     assert {row["error_code"] for row in others} == {None}

@@ -54,7 +54,9 @@ def test_what_cannot_be_used_is_a_row_with_its_number_and_the_rest_is_kept(folde
     rows = listed(written(folder, {"file_name": "a.mp4", "motion_score": "fast"}, *({"file_name": n} for n in names)))
     assert [row["keep"] for row in rows] == [False, False, False, False, True]
     said = [row["error_message"] or "" for row in rows]
-    for message, words in zip(said, ("is no number", "no such file", "is outside", "is a text file", ""), strict=True):
+    for message, words in zip(
+        said, ("is not a number", "no such file", "is outside", "is a text file", ""), strict=True
+    ):
         assert words in message
     assert "metadata.csv row 2: " in said[1]
 

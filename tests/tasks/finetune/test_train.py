@@ -148,7 +148,7 @@ def test_a_training_killed_on_the_way_ends_in_the_very_weights_and_log_of_an_und
     assert not (tmp_path / "killed/weights").exists()
     with caplog.at_level("INFO", logger="reelmill"):
         resumed = train(tmp_path / "killed", config)
-    assert f"train: goes on from step {done}" in caplog.text
+    assert f"train: resumes from step {done}" in caplog.text
     assert resumed.digest == straight.digest
     assert contents(tmp_path / "killed/weights") == contents(tmp_path / "straight/weights")
     assert not list((tmp_path / "killed").glob("checkpoints/[!.]*"))
