@@ -87,6 +87,7 @@ def test_without_the_weights_the_preset_svd_stops_before_any_work_and_names_what
         assert f"no such file or folder; `{bringing(weights / f'{file}.safetensors')}` downloads it." in line
 
 
+@pytest.mark.slow
 def test_one_missing_model_is_named_alone(weights: Path, film: Path, hub: Path, tmp_path: Path):
     config = with_weights(weights, film, tmp_path / "dataset")
     caption = config.caption.model_copy(update={"video_model": "org/seer@main"})

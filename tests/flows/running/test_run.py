@@ -182,6 +182,7 @@ with exclusive(Path(sys.argv[1])):
 """
 
 
+@pytest.mark.slow
 def test_a_folder_belongs_to_one_run_until_that_run_ends_or_is_killed(tmp_path: Path, repository: Path):
     command = [sys.executable, "-c", HOLD, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=repository) as holder:

@@ -108,6 +108,7 @@ def test_a_picture_is_that_of_diffusers_own_call_bit_for_bit(pictures: Any, aske
     assert np.array_equal(draw(pictures, both), plainly(pictures, both, guidance_scale=2.0))
 
 
+@pytest.mark.slow
 def test_guidance_that_is_not_given_is_what_diffusers_takes_for_the_class(pictures: Any, asked: Request) -> None:
     plain = replace(asked, guidance=None)
     assert np.array_equal(draw(pictures, plain), plainly(pictures, plain))

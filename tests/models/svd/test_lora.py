@@ -103,6 +103,7 @@ def test_a_saved_lora_is_loaded_bit_for_bit_with_its_facts(model, tmp_path):
         assert json.loads(file.metadata()["reelmill"])["lineage"]["dataset"] == "beach"
 
 
+@pytest.mark.slow
 def test_an_applied_lora_has_the_files_weights_and_the_papers_effect(model, lora):
     weights, _ = load_lora(lora)
     layer = "down_blocks.0.attentions.0.temporal_transformer_blocks.0.attn1.to_q"

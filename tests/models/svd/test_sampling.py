@@ -50,6 +50,7 @@ def sample(model: VideoModel, pictures: Tensor, items: list[Noise], motion: str 
     return sample_latents(model, pictures, noise.latents, noise.augmentation, motions, **settings)
 
 
+@pytest.mark.slow
 def test_an_items_latents_are_the_same_in_a_batch_and_alone(model, pictures):
     items = noises(model, 3)
     together = sample(model, pictures, items, motion_buckets=[0, 127, 255])
@@ -66,6 +67,7 @@ def test_the_same_batch_gives_the_same_bits(model, pictures):
     assert torch.equal(first, second)
 
 
+@pytest.mark.slow
 def test_sampling_draws_no_noise_of_its_own(model, pictures):
     torch.manual_seed(0)
     first = sample(model, pictures[:1], noises(model, 1))

@@ -59,6 +59,7 @@ def loss_of(unet: UNetSpatioTemporalConditionModel, batch: Batch, settings: Step
     return diffusion_loss(unet, make_words(), batch, settings, step_generator(seed, 0)).item()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("log_sigma", [-2.0, 0.0, 3.0])
 def test_a_network_that_says_nothing_has_a_loss_of_one_at_any_noise(silent, log_sigma):
     """On latents of unit deviation: what it should predict, v, has unit deviation at every noise level."""

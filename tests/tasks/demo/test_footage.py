@@ -47,6 +47,7 @@ def frames_of(path: Path) -> np.ndarray:
     return np.stack([frame.to_ndarray(format="rgb24") for _, frame in read_frames(path)])
 
 
+@pytest.mark.slow
 def test_every_file_has_its_rows_and_every_row_its_file(root, truth):
     files = {row["file"] for row in truth}
     assert files == {f"footage/{path.name}" for path in (root / "footage").iterdir()}

@@ -105,6 +105,7 @@ def test_the_page_loads_nothing_and_links_what_lies_beside_it(page):
     assert beside == {"films/report/index.html", "plain/report/index.html", "lora/report/index.html"}
 
 
+@pytest.mark.slow
 def test_the_same_manifests_give_the_same_bytes(page):
     assert page(EVALUATION) == page(EVALUATION)
 

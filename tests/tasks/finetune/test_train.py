@@ -64,6 +64,7 @@ def hidden(folder: Path) -> list[Path]:
     return list(folder.rglob(".*"))
 
 
+@pytest.mark.slow
 def test_a_base_of_the_hub_stands_in_the_lineage_by_its_commit(tmp_path, hub_cache, trainable):
     cached(hub_cache, Path(trainable.base), "org/svd")
     config = CONFIG.model_copy(update={"steps": 1})

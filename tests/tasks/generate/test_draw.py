@@ -144,6 +144,7 @@ def test_with_room_pictures_are_drawn_on_the_device_and_then_their_model_leaves_
     assert left == [2]
 
 
+@pytest.mark.slow
 def test_out_of_memory_a_picture_is_drawn_a_rung_lower_and_is_the_same(tmp_path, model, known, request):
     jobs = jobs_of(tmp_path, model, known, {"prompt": "a ball"})
     whole = drawn_row(tmp_path / "out", jobs)

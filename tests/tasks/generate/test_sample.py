@@ -334,6 +334,7 @@ def test_the_precision_is_in_the_items_key_and_the_device_is_not(tmp_path, pictu
     assert read_rows(first[0])[0]["device"] == "cpu"
 
 
+@pytest.mark.slow
 def test_half_precision_gives_about_the_same_latents(tmp_path, pictures, model):
     home = pictures("a.png")
     full, half = (
