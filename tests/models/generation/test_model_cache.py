@@ -111,7 +111,7 @@ def test_two_samplers_take_turns(folder: Path):
 
 def test_a_model_of_another_family_is_not_taken_for_stable_video_diffusions(tmp_path: Path):
     (tmp_path / "model_index.json").write_text('{"_class_name": "WanPipeline"}')
-    with pytest.raises(BadModel, match="a model of Wan; `reelmill generate` samples it, but it is not trained"):
+    with pytest.raises(BadModel, match="a model of Wan; `reelmill generate` samples it, but it cannot be trained"):
         model_folder(str(tmp_path))
     assert any_model_folder(str(tmp_path)) == tmp_path
     (tmp_path / "model_index.json").write_text('{"_class_name": "MochiPipeline"}')

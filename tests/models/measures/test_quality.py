@@ -222,5 +222,5 @@ def test_in_a_smaller_picture_a_line_that_a_bar_touches_is_left_out():
 
 
 def test_of_no_frame_there_is_no_range():
-    with pytest.raises(ValueError, match="A range needs one frame at least"):
+    with pytest.raises(ValueError, match="A range needs at least one frame"):
         range_of([])
