@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from models.noise import item_noise, stack_noise
+from models.noise import draw_item_noise, stack_noise
 from models.svd.model import VideoModel, load_model
 from models.svd.sampling import sample_latents
 from tasks.footage import Camera, Scene, render_shot
@@ -45,7 +45,7 @@ def picture(item: int) -> Tensor:
 def sampled(model: VideoModel, batch: Sequence[int]) -> dict[int, tuple[str, Tensor]]:
     """The digest of each item's noise, and its latents [frames, channels, h, w], sampled as one batch."""
     shape = model.latent_shape(model.facts.frames, 64, 64)
-    own = [item_noise(0, f"item {item}", 0, shape, (64, 64)) for item in batch]
+    own = [draw_item_noise(0, f"item {item}", 0, shape, (64, 64)) for item in batch]
     noise = stack_noise(own)
     pictures = torch.stack([picture(item) for item in batch])
     latents = sample_latents(

@@ -24,9 +24,9 @@ from benchmarks.synthetic import make_dataset  # noqa: E402
 from tasks.curate.dedup import link_hashes  # noqa: E402
 from tasks.curate.report import ReportConfig, write_report  # noqa: E402
 from tasks.curate.select import read_measures  # noqa: E402
-from tasks.keep_rules import paper, seconds_of, verdict_of  # noqa: E402
-from tasks.keep_verdicts import funnel_of, verdict_columns  # noqa: E402
-from tasks.manifest import manifest_ref  # noqa: E402
+from tasks.keep_rules import judge_clips, measure_seconds, paper  # noqa: E402
+from tasks.keep_verdicts import count_funnel, make_verdict_columns  # noqa: E402
+from tasks.manifest import read_manifest_ref  # noqa: E402
 
 MILLION, SHOWN, VIDEOS = 1_000_000, 10_000, 200
 
@@ -50,9 +50,9 @@ def deciding(folder: Path, count: int) -> list[Row]:
     loaded, _ = read_measures(clips)
 
     def decide() -> None:
-        verdict = verdict_of(loaded, paper())
-        verdict_columns(verdict.bits)
-        funnel_of(verdict, seconds_of(loaded))
+        verdict = judge_clips(loaded, paper())
+        make_verdict_columns(verdict.bits)
+        count_funnel(verdict, measure_seconds(loaded))
 
     command = [sys.executable, "-m", "flows.command.main", "select", str(folder), "--preset", "paper"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -67,7 +67,7 @@ def deciding(folder: Path, count: int) -> list[Row]:
 
 
 def showing(folder: Path, count: int) -> list[Row]:
-    clips = manifest_ref(make_dataset(folder, count, VIDEOS))
+    clips = read_manifest_ref(make_dataset(folder, count, VIDEOS))
     taken = best_of(1, lambda: write_report.fn(folder, ReportConfig(), clips))
     size = (folder / "report/index.html").stat().st_size / 1e6
     return [

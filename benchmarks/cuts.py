@@ -19,7 +19,7 @@ from benchmarks.transitions import FPS, TRAPS, Event, render_film
 from tasks.curate.split import SplitConfig
 from tasks.detectors.boundary import Boundary
 from tasks.detectors.cascade import find_boundaries
-from tasks.signals import Recorder, signals_of, small_planes
+from tasks.signals import Recorder, make_signals, shrink_frame
 from tasks.video import FullPass, open_video, write_video
 
 SEEDS = range(101, 113)
@@ -55,8 +55,8 @@ def ours(path: Path) -> list[Boundary]:
     recorder = Recorder()
     with open_video(path, skip_loop_filter="all") as (container, stream):
         for frame, _ in FullPass(container, stream).frames():
-            recorder.add(frame.pts or 0, small_planes(frame))
-        return find_boundaries(signals_of(recorder.columns(), stream.time_base or Fraction(1)), SplitConfig())
+            recorder.add(frame.pts or 0, shrink_frame(frame))
+        return find_boundaries(make_signals(recorder.columns(), stream.time_base or Fraction(1)), SplitConfig())
 
 
 def theirs(detector: Callable[[], SceneDetector]) -> Finder:

@@ -23,12 +23,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from tasks.curate.ingest import IngestConfig, ingest_sources, source_videos
+from tasks.curate.ingest import IngestConfig, ingest_sources, list_videos
 from tasks.curate.scan import ScanConfig, scan_video
 from tasks.curate.split import SplitConfig, split_video
 from tasks.footage import Camera, Scene, render_shot
 from tasks.manifest import read_rows
-from tasks.video import SourceVideo, ffmpeg_exe, run_ffmpeg, write_video
+from tasks.video import SourceVideo, find_ffmpeg, run_ffmpeg, write_video
 
 LIMIT_S = 20.0
 """What one probe or one decode of these films of a second may take; a plain one takes a fiftieth of a second."""
@@ -114,7 +114,7 @@ def render_films(folder: Path) -> list[Path]:
     write_video(folder / "source.mp4", np.concatenate(frames), 24)
     for name, options in FILMS.items():
         command = [
-            ffmpeg_exe(),
+            find_ffmpeg(),
             "-loglevel",
             "error",
             "-y",
@@ -147,7 +147,7 @@ def run(root: Path, files: int, seed: int) -> Result:
     started = time.monotonic()
     ingest = ingest_sources(root / "data", IngestConfig(probe_limit_s=LIMIT_S), [str(mutated)])
     with ThreadPoolExecutor(2) as pool:
-        measured = list(pool.map(lambda video: _measure(root / "data", video), source_videos(root / "data", ingest)))
+        measured = list(pool.map(lambda video: _measure(root / "data", video), list_videos(root / "data", ingest)))
     seconds = time.monotonic() - started
     scans = {row["video_id"]: row for row, _, _ in measured}
     rows = read_rows(ingest)

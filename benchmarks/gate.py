@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from models.measures.camera import measure_motion
-from models.measures.meters import good_until, measure_meters
+from models.measures.meters import count_good_frames, measure_meters
 from tasks.footage import Camera, Motion, Scene, render_shot
-from tasks.generate.choose import GateConfig, Take, choose, failed_rules
+from tasks.generate.choose import GateConfig, Take, choose, list_failed_rules
 
 Frames = NDArray[np.uint8]
 
@@ -98,7 +98,7 @@ def judged(name: str, asked: Motion, frames: Frames) -> Take:
     moved = measure_motion(frames, [i / FPS for i in range(len(frames))])
     return Take(
         item_key=name, motion_asked=asked, motion_measured=moved.motion, frames=len(frames),
-        good_frames=good_until(meters).frames, **meters.summary(),
+        good_frames=count_good_frames(meters).frames, **meters.summary(),
     )  # fmt: skip
 
 
@@ -113,7 +113,7 @@ def run(sets: int) -> tuple[Counter[str], Counter[str], list[str]]:
         choice = choose(takes, GateConfig())
         best = takes[choice.best].item_key
         first[best] += 1
-        passed.update(take.item_key for take in takes if not failed_rules(take, GateConfig()))
+        passed.update(take.item_key for take in takes if not list_failed_rules(take, GateConfig()))
         if best != "clean":
             clean = takes[-1]
             wrong.append(f"set {number}: {motion}, measured {clean.motion_measured}; {best} first")

@@ -36,7 +36,7 @@ from PIL import Image
 from torch import nn
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from models.device import CPU, device_label, device_named, empty_cache, is_out_of_memory, measured
+from models.device import CPU, empty_cache, find_device, format_device, is_out_of_memory, measured
 from models.errors import BadInput
 from models.memory.placement import feed_forward_in_pieces, move, ready_to_decode, ready_to_sample
 from models.memory.plan import MIB, Plan
@@ -261,7 +261,7 @@ def report(size: Size, device: torch.device, steps: int, half: torch.dtype) -> s
     theirs = their_rows(model, size, device, steps)
     head = ["# On a card", "", *(__doc__ or "").strip().splitlines(), ""]
     clip = f"{size.frames} frames of {size.width}x{size.height}"
-    head += [f"{device_label(device)}, torch {torch.__version__}, {clip}, {steps} steps, {half}.", ""]
+    head += [f"{format_device(device)}, torch {torch.__version__}, {clip}, {steps} steps, {half}.", ""]
     bars = "|---|---|---|---|"
     return "\n".join(
         [
@@ -281,7 +281,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".md"))
     asked = parser.parse_args(argv)
     try:
-        device = device_named(asked.device)
+        device = find_device(asked.device)
     except BadInput as error:
         print(f"gpu-check: {error}", file=sys.stderr)
         return NO_CARD

@@ -23,10 +23,10 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from models.generation.long_clips import chained
+from models.generation.long_clips import sample_chain
 from models.measures.camera import measure_motion
-from models.measures.meters import Meters, good_until, measure_meters
-from models.noise import Noise, item_noise
+from models.measures.meters import Meters, count_good_frames, measure_meters
+from models.noise import Noise, draw_item_noise
 from models.svd.model import VideoModel, load_model, motion_bucket
 from models.svd.sampling import decode_latents, sample_latents
 from tasks.footage import Camera, Motion, Scene, render_shot
@@ -49,7 +49,7 @@ def sampled(model: VideoModel, picture: Tensor, noise: Noise, motion: Motion, st
 
     latents = noise.latents[None]
     if way == "chain":
-        return chained(partial(part, model), latents, model.facts.frames, good_frames=lambda made: made.shape[1])
+        return sample_chain(partial(part, model), latents, model.facts.frames, good_frames=lambda made: made.shape[1])
     longest = replace(model, facts=model.facts.model_copy(update={"frames": latents.shape[1]}))
     return part(longest if way == "at once" else model, latents)
 
@@ -65,7 +65,7 @@ def clips_of(model: VideoModel, scene: int, motion: Motion, steps: int) -> dict[
     facts = model.facts
     truth = filmed(model, scene, motion)
     shape = model.latent_shape(len(truth), facts.height, facts.width)
-    noise = item_noise(0, f"{scene} {motion}", 0, shape, (facts.height, facts.width))
+    noise = draw_item_noise(0, f"{scene} {motion}", 0, shape, (facts.height, facts.width))
     picture = torch.from_numpy(truth[0]).permute(2, 0, 1)[None] / 127.5 - 1
     made = {way: sampled(model, picture, noise, motion, steps, way)[0] for way in WAYS}
     return {"true clip": truth} | {way: decode_latents(model, latents) for way, latents in made.items()}
@@ -84,7 +84,7 @@ def table(found: dict[str, list[tuple[Meters, str, str]]], frames: int) -> list[
     head = "| way | median | least | most | all frames good | motion as asked |"
     lines += ["", "## good until frame", "", head, "|---|---|---|---|---|---|"]
     for way, clips in found.items():
-        good = [good_until(meters).frames for meters, _, _ in clips]
+        good = [count_good_frames(meters).frames for meters, _, _ in clips]
         met = sum(asked == measured for _, asked, measured in clips)
         whole, spread = sum(each == frames for each in good), f"{np.median(good):.0f} | {min(good)} | {max(good)}"
         lines.append(f"| {way} | {spread} | {whole} of {len(clips)} | {met} of {len(clips)} |")

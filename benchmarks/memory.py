@@ -25,7 +25,7 @@ import psutil
 
 from benchmarks.transitions import MOTIONS
 from tasks.footage import Camera, Scene, render_shot
-from tasks.video import ffmpeg_exe, run_ffmpeg, write_video
+from tasks.video import find_ffmpeg, run_ffmpeg, write_video
 
 FPS, SIZE = 25, (320, 180)
 
@@ -74,7 +74,7 @@ def join(films: list[Path], out: Path) -> None:
     """The films one after the other in one file, their packets as they are."""
     listed = out.with_suffix(".txt")
     listed.write_text("".join(f"file '{film.name}'\n" for film in films), encoding="utf-8")
-    command = [ffmpeg_exe(), "-loglevel", "error", "-y", "-f", "concat", "-i", str(listed), "-c", "copy", str(out)]
+    command = [find_ffmpeg(), "-loglevel", "error", "-y", "-f", "concat", "-i", str(listed), "-c", "copy", str(out)]
     run_ffmpeg(command, None, str(out))
 
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from benchmarks.transitions import MOTIONS
 from tasks.footage import Camera, Scene, render_shot
-from tasks.video import ffmpeg_exe
+from tasks.video import find_ffmpeg
 
 SECONDS, FPS, SIZE = 60, 25, (1280, 720)
 
@@ -60,7 +60,7 @@ with frame_writer(Path(sys.argv[2])) as writer:
 
 def render(path: Path) -> None:
     """Write the film: shots of five seconds, textured, with shapes and the camera moving, at the usual quality."""
-    command = [ffmpeg_exe(), "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "1280x720"]
+    command = [find_ffmpeg(), "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "1280x720"]
     command += ["-r", str(FPS), "-i", "-", "-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "21", str(path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE) as encoder:
         assert encoder.stdin
@@ -86,7 +86,7 @@ def commands(film: Path, folder: Path) -> dict[str, list[str]]:
     store = str(folder / "frames.parquet")
     scenedetect = str(Path(sys.executable).with_name("scenedetect"))
     return {
-        "ffmpeg -threads 2 -f null": [ffmpeg_exe(), "-threads", "2", "-i", str(film), "-f", "null", "-"],
+        "ffmpeg -threads 2 -f null": [find_ffmpeg(), "-threads", "2", "-i", str(film), "-f", "null", "-"],
         WITH_START: [sys.executable, "-c", SCAN, str(film), store],
         "PySceneDetect, detect-adaptive": [scenedetect, "-i", str(film), "-o", str(folder), "detect-adaptive"],
         "a pass per step": [sys.executable, "-c", PASSES, str(film), store],

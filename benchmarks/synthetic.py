@@ -11,13 +11,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from tasks.caching import lineage_of
+from tasks.caching import make_lineage
 from tasks.curate import ingest, join
 from tasks.curate.select import select_clips
 from tasks.footage import Camera, Scene, render_shot
 from tasks.frame_store import frame_writer
 from tasks.keep_rules import SelectConfig
-from tasks.manifest import Lineage, table_of, write_manifest
+from tasks.manifest import Lineage, make_table, write_manifest
 
 MOTIONS = ("static", "pan_left", "pan_right", "tilt_up", "tilt_down", "zoom_in", "zoom_out", "roll", "complex")
 
@@ -74,9 +74,9 @@ def make_dataset(root: Path, count: int, videos: int) -> Path:
     for number in range(min(STORES, videos)):
         _store(root / f"frames/{number}.parquet", number, -(-count // videos))
     made = Lineage(step="videos", version=1)
-    write_manifest(root / "videos.parquet", table_of(facts, join.videos_schema(ingest.SCHEMA)), made)
+    write_manifest(root / "videos.parquet", make_table(facts, join.make_videos_schema(ingest.SCHEMA)), made)
     joined = write_manifest(
-        root / "manifests/join/made.parquet", measurements(count, videos), lineage_of(join.STEP, None, ())
+        root / "manifests/join/made.parquet", measurements(count, videos), make_lineage(join.STEP, None, ())
     )
     return select_clips(root, SelectConfig(), joined).clips.path
 

@@ -23,18 +23,18 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from models.measures.camera import measure_motion
-from models.measures.meters import good_until, measure_meters
-from models.noise import item_noise, stack_noise
+from models.measures.meters import count_good_frames, measure_meters
+from models.noise import draw_item_noise, stack_noise
 from models.svd.model import VideoModel, load_facts, load_model, motion_bucket
 from models.svd.regions import told_as
 from models.svd.sampling import decode_latents, sample_latents
 from models.weights.names import TINY
 from tasks.footage import Motion
-from tasks.generate.calibrate import own_speed
+from tasks.generate.calibrate import measure_own_speed
 from tasks.generate.choose import GateConfig, Take, choose
 from tasks.generate.job_resolver import FLOW_PER_STRENGTH
 from tasks.manifest import publish
-from tasks.tiny.evaluate import true_clip
+from tasks.tiny.evaluate import render_truth
 
 MOTIONS: tuple[Motion, ...] = get_args(Motion)
 
@@ -67,7 +67,7 @@ def clip_path(out: Path, asked: Asked, steps: int) -> Path:
 
 def picture_of(model: VideoModel, scene: int) -> NDArray[np.uint8]:
     """A held-out picture; the first frame is the same for every motion."""
-    return true_clip(FIRST_SCENE + scene, "static", 0.0, model)[0]
+    return render_truth(FIRST_SCENE + scene, "static", 0.0, model)[0]
 
 
 def make(model: VideoModel, asked: Sequence[Asked], steps: int, out: Path) -> None:
@@ -78,7 +78,7 @@ def make(model: VideoModel, asked: Sequence[Asked], steps: int, out: Path) -> No
     facts = model.facts
     shape = model.latent_shape(facts.frames, facts.height, facts.width)
     size = (facts.height, facts.width)
-    noise = stack_noise([item_noise(0, f"{scene}", take, shape, size) for scene, _, take in missing])
+    noise = stack_noise([draw_item_noise(0, f"{scene}", take, shape, size) for scene, _, take in missing])
     pictures = [torch.from_numpy(picture_of(model, scene)).permute(2, 0, 1) / 127.5 - 1 for scene, _, _ in missing]
     latents = sample_latents(
         model,
@@ -109,9 +109,9 @@ def made_of(model: VideoModel, asked: Asked, steps: int, out: Path) -> Made:
     moved = measure_motion(frames, [i / model.facts.fps for i in range(len(frames))])
     take = Take(
         item_key=f"{asked}", motion_asked=motion, motion_measured=moved.motion, frames=len(frames),
-        good_frames=good_until(meters).frames, **meters.summary(),
+        good_frames=count_good_frames(meters).frames, **meters.summary(),
     )  # fmt: skip
-    return Made(take, moved.strength if motion == "static" else own_speed(motion, moved))
+    return Made(take, moved.strength if motion == "static" else measure_own_speed(motion, moved))
 
 
 def run(pictures: int, steps: int, out: Path) -> dict[tuple[int, Motion], list[Made]]:

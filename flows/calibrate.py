@@ -10,7 +10,7 @@ from flows.running.config import FlowConfig, Outcome
 from flows.running.run import running
 from models.device import DEVICE_HELP, DeviceName
 from models.weights.names import MODEL_HELP
-from tasks.generate.calibrate import FILE, CalibrateConfig, as_text, calibrate_model
+from tasks.generate.calibrate import FILE, CalibrateConfig, calibrate_model, format_table
 
 
 class CalibrationConfig(FlowConfig, CalibrateConfig):
@@ -43,4 +43,4 @@ def calibrate(config: CalibrationConfig) -> CalibrationOutcome:
     with running(config.out, "calibrate", config) as run:
         run.whole(calibrate_model, config.settings, config.model, config.device)
         table = config.out / FILE
-        return CalibrationOutcome(text=as_text(json.loads(table.read_text())["responses"]), table=table)
+        return CalibrationOutcome(text=format_table(json.loads(table.read_text())["responses"]), table=table)

@@ -14,19 +14,19 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from pydantic import AfterValidator, Field, model_validator
 
-from flows.running.config import FlowConfig, Outcome, merged
-from flows.running.run import Run, running, threads
-from flows.selection import described
+from flows.running.config import FlowConfig, Outcome, merge_layers
+from flows.running.run import Run, make_thread_pool, running
+from flows.selection import describe_funnel
 from models.errors import BadModel
-from models.weights.hub_cache import located, missing_models
+from models.weights.hub_cache import list_missing_models, locate_model
 from tasks.curate import caption_writers, motion, select, similarity, text
 from tasks.curate.caption import caption_clips
 from tasks.curate.caption_writers import CaptionConfig
 from tasks.curate.clips import NEEDS as CUT_NEEDS
 from tasks.curate.clips import TABLE as CUTS
-from tasks.curate.clips import ClipsConfig, cut_clips, gather_cuts, spans_of
+from tasks.curate.clips import ClipsConfig, cut_clips, gather_cuts, list_spans
 from tasks.curate.dedup import DedupConfig, group_duplicates
-from tasks.curate.ingest import IngestConfig, ingest_videos, source_videos
+from tasks.curate.ingest import IngestConfig, ingest_videos, list_videos
 from tasks.curate.join import join_measures
 from tasks.curate.look import LookConfig, measure_look
 from tasks.curate.motion import MotionConfig, measure_motion
@@ -36,11 +36,11 @@ from tasks.curate.select import Selection
 from tasks.curate.similarity import SimilarityConfig, measure_similarity
 from tasks.curate.split import SplitConfig, split_videos
 from tasks.curate.text import TextConfig, find_text
-from tasks.curate.video_manifests import VideoManifests, adding
+from tasks.curate.video_manifests import VideoManifests, add_manifests
 from tasks.keep_rules import SelectConfig, paper
 from tasks.keep_verdicts import Funnel
 from tasks.manifest import ManifestRef, read_rows
-from tasks.pages.page import plural
+from tasks.pages.page import format_count
 from tasks.video import SourceVideo
 
 log = logging.getLogger("reelmill")
@@ -61,19 +61,19 @@ SHOWN_FAILURES = 10
 WEIGHTS = Path("~/.cache/reelmill/weights")
 
 MODELS: Mapping[str, Callable[[Any], Mapping[str, str]]] = {
-    "motion": motion.models_of,
-    "text": text.models_of,
-    "caption": caption_writers.models_of,
-    "similarity": similarity.models_of,
+    "motion": motion.list_models,
+    "text": text.list_models,
+    "caption": caption_writers.list_models,
+    "similarity": similarity.list_models,
 }
 """The steps that may need models, by the name of their settings."""
 
 
-def _absolute(source: str) -> str:
+def _make_absolute(source: str) -> str:
     return source if "://" in source else os.path.abspath(Path(source).expanduser())
 
 
-Source = Annotated[str, AfterValidator(_absolute)]
+Source = Annotated[str, AfterValidator(_make_absolute)]
 
 
 class CurateConfig(FlowConfig):
@@ -142,7 +142,7 @@ def svd() -> Mapping[str, Any]:
         "aesthetic_head": "aesthetic.safetensors",
     }
     engines = {"text": {"engine": "easyocr"}, "motion": {"engine": "raft"}, "caption": captions, "similarity": compared}
-    return merged([paper_offline(), engines])
+    return merge_layers([paper_offline(), engines])
 
 
 PRESETS = {"offline": offline, "paper-offline": paper_offline, "svd": svd}
@@ -161,88 +161,93 @@ class CurateOutcome(Outcome):
 
     def __str__(self) -> str:
         failed = f", {self.failed} failed" if self.failed else ""
-        return f"videos: {self.videos}{failed}\n{described(self.funnel)}\ntable: {self.clips}\npage: {self.page}"
+        return f"videos: {self.videos}{failed}\n{describe_funnel(self.funnel)}\ntable: {self.clips}\npage: {self.page}"
 
 
-@flow(name="curate", task_runner=threads())
+@flow(name="curate", task_runner=make_thread_pool())
 def curate(config: CurateConfig) -> CurateOutcome:
     """Find, scan, split, measure, compare and choose."""
-    asked, config = config, ready(config)
+    asked, config = config, locate_models(config)
     with running(config.out, "curate", asked) as run:
         files = run.whole(ingest_videos, config.ingest, list(config.sources))
-        videos = source_videos(config.out, files)
-        scans = run.chunks(scan_videos, config.scan, videos, work(videos, SCAN))
-        splits = run.chunks(split_videos, config.split, scans, work(videos, SPLIT))
+        videos = list_videos(config.out, files)
+        scans = run.chunks(scan_videos, config.scan, videos, estimate_work(videos, SCAN))
+        splits = run.chunks(split_videos, config.split, scans, estimate_work(videos, SPLIT))
         scanned = list(map(VideoManifests, scans, splits))
-        looks = run.chunks(measure_look, config.look, scanned, work(videos, LOOK))
-        motions = run.chunks(measure_motion, config.motion, scanned, work(videos, MOTION))
-        texts = run.chunks(find_text, config.text, scanned, work(videos, TEXT))
-        measured = adding(scanned, look=looks, motion=motions, text=texts)
-        captions = run.chunks(caption_clips, config.caption, measured, work(videos, cost_of(config.caption, CAPTION)))
-        captioned = adding(measured, caption=captions)
-        similarities = run.chunks(
-            measure_similarity, config.similarity, captioned, work(videos, cost_of(config.similarity, SIMILARITY))
+        looks = run.chunks(measure_look, config.look, scanned, estimate_work(videos, LOOK))
+        motions = run.chunks(measure_motion, config.motion, scanned, estimate_work(videos, MOTION))
+        texts = run.chunks(find_text, config.text, scanned, estimate_work(videos, TEXT))
+        measured = add_manifests(scanned, look=looks, motion=motions, text=texts)
+        captions = run.chunks(
+            caption_clips, config.caption, measured, estimate_work(videos, find_cost(config.caption, CAPTION))
         )
-        compared = adding(captioned, similarity=similarities)
+        captioned = add_manifests(measured, caption=captions)
+        similarities = run.chunks(
+            measure_similarity,
+            config.similarity,
+            captioned,
+            estimate_work(videos, find_cost(config.similarity, SIMILARITY)),
+        )
+        compared = add_manifests(captioned, similarity=similarities)
         groups = run.whole(group_duplicates, config.dedup, compared)
         clips = run.whole(join_measures, files, compared, groups)
         selection = run.whole(select_clips, config.select, clips)
         cut(run, config.clips, videos, selection.clips)
         page = run.whole(write_report, config.report, selection.clips)
-        return outcome(config, selection, page)
+        return summarise(config, selection, page)
 
 
 def cut(run: Run, config: ClipsConfig, videos: Sequence[SourceVideo], clips: ManifestRef) -> list[ManifestRef]:
     """Cut the clips to mp4 files and list them in cuts.parquet; do nothing where that is off."""
     if config.mode == "off":
         return []
-    sources = spans_of(videos, read_rows(clips, CUT_NEEDS), config.which)
+    sources = list_spans(videos, read_rows(clips, CUT_NEEDS), config.which)
     seconds = [CUT_CLIP * len(s.spans) + CUT[config.mode] * sum(span.seconds() for span in s.spans) for s in sources]
     cuts = run.chunks(cut_clips, config, sources, seconds)
     run.whole(gather_cuts, config, cuts)
     return cuts
 
 
-def ready(config: CurateConfig) -> CurateConfig:
+def locate_models(config: CurateConfig) -> CurateConfig:
     """Return the settings with every model by its place on this machine. Raises BadModel before any work, with a line
     for each model that is missing and for the command that brings it."""
     steps = {group: getattr(config, group) for group in MODELS}
     named = {
-        group: {setting: located(name, config.weights) for setting, name in MODELS[group](step).items()}
+        group: {setting: locate_model(name, config.weights) for setting, name in MODELS[group](step).items()}
         for group, step in steps.items()
     }
     names = [(f"{group}.{setting}", name) for group, found in named.items() for setting, name in found.items()]
-    missing = [*missing_models(names), *caption_writers.missing_key(config.caption)]
+    missing = [*list_missing_models(names), *caption_writers.find_missing_key(config.caption)]
     if missing:
-        raise BadModel("\n  ".join([f"{plural(len(missing), 'thing')} asked for cannot be found:", *missing]))
+        raise BadModel("\n  ".join([f"{format_count(len(missing), 'thing')} asked for cannot be found:", *missing]))
     return config.model_copy(update={group: step.model_copy(update=named[group]) for group, step in steps.items()})
 
 
-def cost_of(config: CaptionConfig | SimilarityConfig, plain: float) -> float:
+def find_cost(config: CaptionConfig | SimilarityConfig, plain: float) -> float:
     """Return the cost of a step: `plain`, or that of the networks that its settings ask for."""
     return plain if config in (CaptionConfig(), SimilarityConfig()) else NETWORK
 
 
-def work(videos: Sequence[SourceVideo], cost: float) -> list[float]:
+def estimate_work(videos: Sequence[SourceVideo], cost: float) -> list[float]:
     """Return the seconds that a step of `cost` takes for each video, by its duration and its pixels."""
     return [cost * (v.duration_s or 60.0) * max(v.width * v.height / (1280 * 720), 0.05) for v in videos]
 
 
-def uncut(config: CurateConfig) -> list[str]:
+def list_uncut(config: CurateConfig) -> list[str]:
     """Return why clips could not be cut, if cutting was asked for."""
     if config.clips.mode == "off":
         return []
     return [row["error_message"] for row in read_rows(config.out / CUTS, ("error_message",)) if row["error_message"]]
 
 
-def outcome(config: CurateConfig, selection: Selection, page: Path) -> CurateOutcome:
+def summarise(config: CurateConfig, selection: Selection, page: Path) -> CurateOutcome:
     """Count the dataset's tables; log the failures, each with its reason."""
     dataset = config.out
     videos = read_rows(dataset / "videos.parquet", ("error_message",))
     clips = read_rows(dataset / "clips.parquet", ("clip_id", "error"))
     failures = [row["error_message"] for row in videos if row["error_message"]]
     failures += [f"{row['clip_id']}: {row['error']}" for row in clips if row["error"]]
-    failures += uncut(config)
+    failures += list_uncut(config)
     for failure in failures[:SHOWN_FAILURES]:
         log.warning("%s", failure)
     if len(failures) > SHOWN_FAILURES:

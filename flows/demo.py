@@ -19,12 +19,12 @@ from flows.running.run import running
 from models.errors import BadModel
 from models.svd.model import FIGURES_FILE
 from models.weights.names import TINY
-from tasks.demo.footage import FOLDER, FootageConfig, held_out_pictures, render_footage
+from tasks.demo.footage import FOLDER, FootageConfig, render_footage, write_held_out
 from tasks.demo.page import write_page
 from tasks.finetune.train import TrainConfig
 from tasks.footage import Motion
 from tasks.generate.job_settings import JobsConfig
-from tasks.manifest import manifest_ref
+from tasks.manifest import read_manifest_ref
 
 
 class DemoConfig(FlowConfig):
@@ -56,22 +56,22 @@ def demo(config: DemoConfig) -> DemoOutcome:
     with running(config.out, "demo", config) as run:
         run.whole(render_footage, config.footage)
         pictures = config.out / "pictures"
-        held_out_pictures(pictures, config.pictures)
-        made = pipeline(chain(config, pictures))
-        plain = generate(videos(config, pictures, "plain", motion=None))
-        asked = generate(videos(config, pictures, "asked", motion=config.motion))
+        write_held_out(pictures, config.pictures)
+        made = pipeline(run_flows(config, pictures))
+        plain = generate(generate_more(config, pictures, "plain", motion=None))
+        asked = generate(generate_more(config, pictures, "asked", motion=config.motion))
         outputs = {"plain": plain.outputs, "LoRA": made.made.outputs, "asked by name": asked.outputs}
         page = write_page(
             config.out,
-            manifest_ref(made.curated.clips),
-            manifest_ref(made.tuned.log),
-            {name: manifest_ref(path) for name, path in outputs.items()},
-            embedded_figures(),
+            read_manifest_ref(made.curated.clips),
+            read_manifest_ref(made.tuned.log),
+            {name: read_manifest_ref(path) for name, path in outputs.items()},
+            read_embedded_figures(),
         )
         return DemoOutcome(clips_kept=made.curated.funnel.kept, page=page)
 
 
-def chain(config: DemoConfig, pictures: Path) -> PipelineConfig:
+def run_flows(config: DemoConfig, pictures: Path) -> PipelineConfig:
     """Run the three flows over the rendered footage."""
     return PipelineConfig(
         sources=(str(config.out / FOLDER),),
@@ -84,7 +84,7 @@ def chain(config: DemoConfig, pictures: Path) -> PipelineConfig:
     )
 
 
-def videos(config: DemoConfig, pictures: Path, name: str, motion: Motion | None) -> GenerateConfig:
+def generate_more(config: DemoConfig, pictures: Path, name: str, motion: Motion | None) -> GenerateConfig:
     """Generate one more batch from the same pictures and noise, without the LoRA."""
     return GenerateConfig(
         jobs=pictures,
@@ -97,7 +97,7 @@ def videos(config: DemoConfig, pictures: Path, name: str, motion: Motion | None)
     )
 
 
-def embedded_figures() -> dict[str, Any]:
+def read_embedded_figures() -> dict[str, Any]:
     """Return the embedded model's figures, as `make tiny-eval` measured them."""
     path = TINY / FIGURES_FILE
     if not path.is_file():

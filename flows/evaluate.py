@@ -11,7 +11,7 @@ from flows.running.run import running
 from models.device import DEVICE_HELP, DeviceName
 from models.weights.names import MODEL_HELP
 from tasks.manifest import publish_json
-from tasks.tiny.evaluate import EvaluateConfig, as_text, evaluate_model, evaluation
+from tasks.tiny.evaluate import EvaluateConfig, evaluate_model, format_figures, read_figures
 
 
 class EvaluationConfig(FlowConfig, EvaluateConfig):
@@ -35,14 +35,14 @@ class EvaluationOutcome(Outcome):
 
     def __str__(self) -> str:
         """Show the figures as a table."""
-        return as_text(self.found)
+        return format_figures(self.found)
 
 
 @flow(name="evaluate")
 def evaluate(config: EvaluationConfig) -> EvaluationOutcome:
     """Generate clips of held-out pictures, compare each with the true one, and sum up."""
     with running(config.out, "evaluate", config) as run:
-        found = evaluation(run.whole(evaluate_model, config.settings, config.model, config.device))
+        found = read_figures(run.whole(evaluate_model, config.settings, config.model, config.device))
         if config.figures:
             publish_json(config.figures, found)
         return EvaluationOutcome(found=found)

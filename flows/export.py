@@ -13,11 +13,11 @@ from flows.running.config import FlowConfig, Outcome, read_settings
 from flows.running.run import Run, running
 from models.errors import BadInput
 from tasks.curate.clips import ClipsConfig
-from tasks.curate.ingest import source_videos
+from tasks.curate.ingest import list_videos
 from tasks.export.folders import Layout, write_folders
 from tasks.export.samples import HoldOutConfig, collect_samples
 from tasks.export.shards import ShardsConfig, write_shards
-from tasks.manifest import ManifestRef, manifest_ref, read_rows
+from tasks.manifest import ManifestRef, read_manifest_ref, read_rows
 from tasks.video import SourceVideo
 
 
@@ -48,7 +48,7 @@ class ExportOutcome(Outcome):
         return "\n".join([f"clips: {splits}", *rest, f"out: {self.out}"])
 
 
-def stored(dataset: str) -> Mapping[str, Any]:
+def read_cut_mode(dataset: str) -> Mapping[str, Any]:
     """Return how the dataset's clips were cut, if they were: those files are used."""
     path = Path(dataset) / "curate.yaml"
     clips = read_settings(path).get("clips", {}) if path.is_file() else {}
@@ -58,15 +58,15 @@ def stored(dataset: str) -> Mapping[str, Any]:
 @flow(name="export")
 def export(config: ExportConfig) -> ExportOutcome:
     """Cut what is not cut yet, assign the clips to splits, and write them."""
-    clips = kept_of(config)
+    clips = read_kept_clips(config)
     with running(config.out, "export", config) as run:
-        cuts = cut(run.at(config.dataset), config.clips, videos_of(config.dataset), clips)
+        cuts = cut(run.at(config.dataset), config.clips, read_videos(config.dataset), clips)
         samples = run.whole(collect_samples, config.split, config.dataset, clips, cuts)
         write(run, config, samples)
-        return outcome(config, samples)
+        return summarise(config, samples)
 
 
-def kept_of(config: ExportConfig) -> ManifestRef:
+def read_kept_clips(config: ExportConfig) -> ManifestRef:
     """Return the dataset's clips. Raises BadInput when there is no dataset, when --out is the dataset or holds another
     shape, or when no clips are to be cut."""
     if not (config.dataset / "clips.parquet").is_file():
@@ -80,12 +80,12 @@ def kept_of(config: ExportConfig) -> ManifestRef:
         )
     if config.clips.mode == "off":
         raise BadInput("--clips.mode off: an export needs the clips as files. Choose copy or exact.")
-    return manifest_ref(config.dataset / "clips.parquet")
+    return read_manifest_ref(config.dataset / "clips.parquet")
 
 
-def videos_of(dataset: Path) -> list[SourceVideo]:
+def read_videos(dataset: Path) -> list[SourceVideo]:
     """Return the source files of a dataset."""
-    return source_videos(dataset, manifest_ref(dataset / "videos.parquet"))
+    return list_videos(dataset, read_manifest_ref(dataset / "videos.parquet"))
 
 
 def write(run: Run, config: ExportConfig, samples: ManifestRef) -> ManifestRef:
@@ -95,7 +95,7 @@ def write(run: Run, config: ExportConfig, samples: ManifestRef) -> ManifestRef:
     return run.whole(write_folders, Layout(to=config.to), config.dataset, samples)
 
 
-def outcome(config: ExportConfig, samples: ManifestRef) -> ExportOutcome:
+def summarise(config: ExportConfig, samples: ManifestRef) -> ExportOutcome:
     """Count the samples."""
     rows = read_rows(samples, ("side", "left_out", "error_code"))
     splits = Counter(row["side"] for row in rows if row["side"])

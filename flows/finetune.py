@@ -15,7 +15,7 @@ from tasks.finetune.encode import ClipSpan, EncodeConfig, SourceClips, encode_cl
 from tasks.finetune.listed import ListedConfig, list_clips
 from tasks.finetune.train import TrainConfig, train_model
 from tasks.item_lists import TABLE_SUFFIXES
-from tasks.manifest import ManifestRef, manifest_ref, publish_json, read_rows
+from tasks.manifest import ManifestRef, publish_json, read_manifest_ref, read_rows
 
 ENCODE_SHARE = 0.4
 """Seconds on one core to decode and encode one clip for the embedded model."""
@@ -57,17 +57,17 @@ RECIPES = {"motion-lora": motion_lora, "full": full}
 def finetune(config: FinetuneConfig) -> FinetuneOutcome:
     """Encode a dataset's kept clips once, and train on them."""
     with running(config.out, "finetune", config) as run:
-        dataset = opened(run, config)
-        encoded = encode(run, config, dataset, kept_clips(dataset, config.base))
-        clips = manifest_ref(dataset / "clips.parquet")
+        dataset = open_dataset(run, config)
+        encoded = encode(run, config, dataset, read_kept_clips(dataset, config.base))
+        clips = read_manifest_ref(dataset / "clips.parquet")
         log = run.whole(train_model, config.train, dataset, config.base, encoded, clips)
         listed = [clips] if dataset != config.dataset else []
         return FinetuneOutcome(
-            failed=failures([*listed, *encoded]), weights=publish_weights(config, log, clips), log=log.path
+            failed=count_failures([*listed, *encoded]), weights=publish_weights(config, log, clips), log=log.path
         )
 
 
-def opened(run: Run, config: FinetuneConfig) -> Path:
+def open_dataset(run: Run, config: FinetuneConfig) -> Path:
     """Return the folder of the dataset; for a table of clips, make a dataset below `out` that has the table's clips."""
     if config.dataset.suffix.lower() not in TABLE_SUFFIXES or not config.dataset.is_file():
         return config.dataset
@@ -82,7 +82,7 @@ def encode(run: Run, config: FinetuneConfig, dataset: Path, sources: list[Source
     return run.at(dataset).chunks(encode_clips, config.encode, sources, [ENCODE_SHARE * len(s.clips) for s in sources])
 
 
-def kept_clips(dataset: Path, base: str) -> list[SourceClips]:
+def read_kept_clips(dataset: Path, base: str) -> list[SourceClips]:
     """Return the clips that a dataset keeps, by source. Raises BadInput when there is no dataset or it keeps none."""
     if not (dataset / "clips.parquet").is_file():
         raise BadInput(f"{dataset}: not a dataset, it has no clips.parquet. Make one with `reelmill curate`.")
@@ -99,7 +99,7 @@ def kept_clips(dataset: Path, base: str) -> list[SourceClips]:
         )
     return [
         SourceClips(
-            dataset / file_of(videos[video]),
+            dataset / locate_file(videos[video]),
             videos[video]["digest"],
             tuple(sorted(clips, key=lambda c: c.start_s)),
             base,
@@ -108,12 +108,12 @@ def kept_clips(dataset: Path, base: str) -> list[SourceClips]:
     ]
 
 
-def file_of(video: Mapping[str, Any]) -> str:
+def locate_file(video: Mapping[str, Any]) -> str:
     """Return where a source file is: its `path` where it was fetched from elsewhere, else its `source`."""
     return video.get("path") or video["source"]
 
 
-def failures(encoded: list[ManifestRef]) -> int:
+def count_failures(encoded: list[ManifestRef]) -> int:
     """Count the clips that could not be read or encoded."""
     return sum(row["error_code"] is not None for manifest in encoded for row in read_rows(manifest, ("error_code",)))
 

@@ -18,29 +18,29 @@ from typing import Any
 from prefect import flow
 from pydantic import Field
 
-from flows.generate_takes import Made, further_takes
+from flows.generate_takes import Made, make_further_takes
 from flows.running.config import FlowConfig, Outcome
-from flows.running.estimate import DECODE_SHARE, DRAWING_S, ENCODE_SHARE, Estimate, estimate, plan_lines
-from flows.running.guard import Guard, NightConfig, check_space, deadline_of, local_now
-from flows.running.run import Run, chunks_of, running
-from flows.running.stages import Stage, run_chain
+from flows.running.estimate import DECODE_SHARE, DRAWING_S, ENCODE_SHARE, Estimate, describe_plan, estimate
+from flows.running.guard import Guard, NightConfig, check_space, find_deadline, read_local_time
+from flows.running.run import Run, make_chunks, running
+from flows.running.stages import Stage, run_stages
 from flows.running.watch_folder import WatchConfig, keep_watching
-from models.device import DEVICE_HELP, DeviceName, device_named, precision_on
-from models.generation.by_family import sampled_in_batches
+from models.device import DEVICE_HELP, DeviceName, choose_precision, find_device
+from models.generation.by_family import is_sampled_in_batches
 from tasks.generate.choose import GateConfig, choose_takes
 from tasks.generate.clip_frames import sweep_parked
-from tasks.generate.comfyui_jobs import workflow_of
+from tasks.generate.comfyui_jobs import make_workflow
 from tasks.generate.decode import DecodeConfig, decode_jobs, sampled
-from tasks.generate.draw import DrawConfig, draw_pictures, pictures_to_draw, with_drawn
+from tasks.generate.draw import DrawConfig, add_drawn_pictures, draw_pictures, list_pictures_to_draw
 from tasks.generate.encode import EncodeConfig, encode_jobs, measured
-from tasks.generate.encode_formats import CODECS, Format, look_of
+from tasks.generate.encode_formats import CODECS, Format, make_look
 from tasks.generate.gallery import write_gallery
 from tasks.generate.job_columns import file_key, spoken_columns
 from tasks.generate.job_settings import JobsConfig
 from tasks.generate.jobs import WAITING, put_off, read_jobs
 from tasks.generate.outputs import collect_outputs
-from tasks.generate.sample import SampleConfig, batches_of, sample_jobs
-from tasks.manifest import ManifestRef, file_digest, publish, publish_json, read_rows
+from tasks.generate.sample import SampleConfig, plan_all_batches, sample_jobs
+from tasks.manifest import ManifestRef, digest_file, publish, publish_json, read_rows
 
 log = logging.getLogger("reelmill")
 
@@ -75,8 +75,8 @@ class GenerateConfig(FlowConfig, JobsConfig, NightConfig, WatchConfig):
     def per_job(self) -> JobsConfig:
         """Return the part that jobs are resolved with; on a GPU, the precision `auto` stays each family's own."""
         own: dict[str, Any] = {name: getattr(self, name) for name in JobsConfig.model_fields}
-        where = device_named(self.device)
-        own["dtype"] = self.dtype if where.type == "cuda" else precision_on(where, self.dtype)
+        where = find_device(self.device)
+        own["dtype"] = self.dtype if where.type == "cuda" else choose_precision(where, self.dtype)
         return JobsConfig(**own)
 
     @property
@@ -127,12 +127,12 @@ def generate(
 
     A round of a watched folder gets the names of the pictures that are complete, and when the watch ends.
     """
-    look_of(config.format, config.crf)
+    make_look(config.format, config.crf)
     if config.watch:
         return watch(config)
     with running(config.out, "generate", config) as run:
         clear(config.out)
-        guard = Guard(config.out, config, deadline or deadline_of(config, local_now()))
+        guard = Guard(config.out, config, deadline or find_deadline(config, read_local_time()))
         jobs = read(run, config, guard, only)
         if config.workflow_out:
             write_workflows(config.workflow_out, jobs)
@@ -140,18 +140,18 @@ def generate(
         choices = run.whole(choose_takes, config.gate, jobs, clips, videos)
         made = Made(jobs, samples, clips, videos, choices)
         again = partial(read, run, config, guard, only)
-        made = further_takes(run, config.gate, made, again, partial(make, run, config, guard))
+        made = make_further_takes(run, config.gate, made, again, partial(make, run, config, guard))
         sweep_parked(config.out)
         left = put_off(config.out, jobs, made[1:4], guard.reason)
         outputs = run.whole(collect_outputs, left, *made[1:], made.jobs)
         page = run.whole(write_gallery, outputs)
-        return summary(outputs, page, guard.reason)
+        return summarise(outputs, page, guard.reason)
 
 
 def watch(config: GenerateConfig) -> GenerateOutcome:
     """Make the pictures that come into a folder, round after round; return the last round's outcome."""
     each = config.model_copy(update={"watch": False})
-    guard = Guard(config.out, config, deadline_of(config, local_now()))
+    guard = Guard(config.out, config, find_deadline(config, read_local_time()))
     return keep_watching(config.images or config.jobs, config.out, config.poll_s, guard, partial(generate, each))
 
 
@@ -164,11 +164,11 @@ def read(run: Run, config: GenerateConfig, guard: Guard, only: tuple[str, ...] |
     """Read the jobs, with `more` takes of each than were asked for, and with their pictures."""
     settings = config.per_job.model_copy(update={"takes": config.takes + more})
     jobs = run.whole(read_jobs, settings, config.jobs, config.images, only)
-    asks = pictures_to_draw(config.drawing, jobs)
+    asks = list_pictures_to_draw(config.drawing, jobs)
     if not asks:
         return jobs
-    (drawn,) = run_chain(run, [Stage(draw_pictures, config.drawing)], asks, [DRAWING_S] * len(asks), guard)
-    return run.whole(with_drawn, config.drawing, jobs, drawn)
+    (drawn,) = run_stages(run, [Stage(draw_pictures, config.drawing)], asks, [DRAWING_S] * len(asks), guard)
+    return run.whole(add_drawn_pictures, config.drawing, jobs, drawn)
 
 
 def make(
@@ -178,42 +178,42 @@ def make(
     as long as the guard allows."""
     settings = SampleConfig(batch=config.batch, device=config.device)
     encoding = EncodeConfig(format=config.format, crf=config.crf, trim=config.trim, device=config.device)
-    rows = {row["item_key"]: row for row in ready_rows(jobs)}
-    batches = sorted(batches_of(jobs, settings, wanted), key=lambda batch: -rows[batch[1][0]]["priority"])
-    device = device_named(config.device)
+    rows = {row["item_key"]: row for row in read_ready_rows(jobs)}
+    batches = sorted(plan_all_batches(jobs, settings, wanted), key=lambda batch: -rows[batch[1][0]]["priority"])
+    device = find_device(config.device)
     takes = {key: estimate(row, device, config.format) for key, row in rows.items()}
     work = [[takes[key] for key in keys] for _, keys in batches]
-    missing = sorted(each.disk for each in takes.values())[clips_there(config.out, config.format) :]
+    missing = sorted(each.disk for each in takes.values())[count_clips(config.out, config.format) :]
     if missing:
-        check_space(config.out, round(sum(missing) + parked_bytes(run, work)), config)
+        check_space(config.out, round(sum(missing) + estimate_parked_bytes(run, work)), config)
     stages = [
         Stage(sample_jobs, settings),
         Stage(decode_jobs, DecodeConfig(device=config.device), partial(sampled, jobs), DECODE_SHARE),
         Stage(encode_jobs, encoding, partial(measured, jobs), ENCODE_SHARE),
     ]
-    return run_chain(run, stages, batches, [sum(each.seconds for each in batch) for batch in work], guard)
+    return run_stages(run, stages, batches, [sum(each.seconds for each in batch) for batch in work], guard)
 
 
-def clips_there(out: Path, written: Format) -> int:
+def count_clips(out: Path, written: Format) -> int:
     """Count the clips of a format, or of one with the same kind of file, that an earlier run has left."""
     suffix = CODECS[written].suffix
     return sum(sidecar.with_suffix(suffix).exists() for sidecar in out.glob("videos/[!.]*.json"))
 
 
-def parked_bytes(run: Run, work: Sequence[Sequence[Estimate]]) -> float:
+def estimate_parked_bytes(run: Run, work: Sequence[Sequence[Estimate]]) -> float:
     """Return the most bytes of frames that wait for their encoding, of batches of clips: a chunk of them for each
     worker."""
     each, seconds = ([sum(getattr(e, name) for e in batch) for batch in work] for name in ("parked", "seconds"))
-    largest = max((sum(chunk) for chunk in chunks_of(each, seconds, run.workers)), default=0.0)
+    largest = max((sum(chunk) for chunk in make_chunks(each, seconds, run.workers)), default=0.0)
     return min(sum(each), run.workers * largest)
 
 
-def ready_rows(jobs: ManifestRef) -> list[dict[str, Any]]:
+def read_ready_rows(jobs: ManifestRef) -> list[dict[str, Any]]:
     """Return the jobs that can be made."""
     return [row for row in read_rows(jobs) if row["status"] == "ready"]
 
 
-def summary(outputs: ManifestRef, page: Path, stopped: str | None) -> GenerateOutcome:
+def summarise(outputs: ManifestRef, page: Path, stopped: str | None) -> GenerateOutcome:
     """Count the clips of the table; a clip that waits counts as one that is not done."""
     states = Counter(row["status"] for row in read_rows(outputs, ("status",)))
     return GenerateOutcome(
@@ -231,17 +231,17 @@ def write_workflows(folder: Path, jobs: ManifestRef) -> None:
     """Write each job of Stable Video Diffusion with a picture, once for all its takes, as a workflow in the API's
     format, beside a copy of the picture. A picture that is already there stays; where another file has its name, the
     copy gets a name of its own."""
-    for row in ready_rows(jobs):
-        if row["take"] == 0 and row["image"] and sampled_in_batches(row["family"]):
+    for row in read_ready_rows(jobs):
+        if row["take"] == 0 and row["image"] and is_sampled_in_batches(row["family"]):
             if row["longer"] == "chain":
                 log.warning(
                     "%s: a workflow knows of no chains; the one written makes one clip by windows.", row["name"]
                 )
             path = Path(row["image"])
             picture = folder / path.name
-            if picture.exists() and file_digest(picture) != row["image_sha256"]:
+            if picture.exists() and digest_file(picture) != row["image_sha256"]:
                 picture = folder / f"{path.stem[:60]}-{row['image_sha256'][:10]}{path.suffix}"
-            publish_json(folder / f"{row['name']}-{file_key(row)[:10]}.json", workflow_of(row, picture.name))
+            publish_json(folder / f"{row['name']}-{file_key(row)[:10]}.json", make_workflow(row, picture.name))
             if not picture.exists():
                 with publish(picture) as aside:
                     shutil.copyfile(row["image"], aside)
@@ -249,21 +249,21 @@ def write_workflows(folder: Path, jobs: ManifestRef) -> None:
 
 def plan(config: GenerateConfig) -> GeneratePlan:
     """Check every job and describe what a run would make; nothing is sampled, and nothing is written to `out`."""
-    look_of(config.format, config.crf)
+    make_look(config.format, config.crf)
     with TemporaryDirectory() as folder:
         jobs = read_jobs.fn(Path(folder), config.per_job, config.jobs, config.images)
-        batches = batches_of(jobs, SampleConfig(batch=config.batch))
-        rows, ready = sorted(read_rows(jobs), key=lambda row: row["job"]), ready_rows(jobs)
+        batches = plan_all_batches(jobs, SampleConfig(batch=config.batch))
+        rows, ready = sorted(read_rows(jobs), key=lambda row: row["job"]), read_ready_rows(jobs)
     return GeneratePlan(
         failed=sum(row["status"] == "failed" for row in rows),
         ready=len(ready),
         batches=len(batches),
-        takes=tuple(plan_lines(ready, device_named(config.device), config.batch, config.format)),
-        said=tuple(line for row in rows if not row["take"] for line in _said(row)),
+        takes=tuple(describe_plan(ready, find_device(config.device), config.batch, config.format)),
+        said=tuple(line for row in rows if not row["take"] for line in _list_messages(row)),
     )
 
 
-def _said(row: dict[str, Any]) -> list[str]:
+def _list_messages(row: dict[str, Any]) -> list[str]:
     """Return the messages about one job."""
     reasons = [] if row["status"] == "ready" else [row["error_message"]]
     return [f"job {row['job']}: {text}" for text in (*reasons, *(f"ignored: {i}" for i in row["ignored"] or ()))]

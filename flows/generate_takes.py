@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 from flows.running.run import Run
-from tasks.generate.choose import GateConfig, choose_takes, unmet_jobs
+from tasks.generate.choose import GateConfig, choose_takes, list_unmet_jobs
 from tasks.manifest import ManifestRef, read_rows
 
 log = logging.getLogger("reelmill")
@@ -28,11 +28,11 @@ class Made(NamedTuple):
     choices: ManifestRef
 
 
-def further_takes(run: Run, gate: GateConfig, made: Made, read: Read, make: Make) -> Made:
+def make_further_takes(run: Run, gate: GateConfig, made: Made, read: Read, make: Make) -> Made:
     """Make one more take at a time of each job that has no passing take."""
     for extra in range(1, gate.extra_takes + 1):
         before = read_rows(made.jobs)
-        unmet = unmet_jobs(before, read_rows(made.choices))
+        unmet = list_unmet_jobs(before, read_rows(made.choices))
         if not unmet:
             break
         log.info("gate: no take of %d jobs passes; take %d more of each", len(unmet), extra)
@@ -48,7 +48,7 @@ def further_takes(run: Run, gate: GateConfig, made: Made, read: Read, make: Make
 
 def report_yield(made: Made) -> None:
     """Say how many takes and jobs pass the gate."""
-    judged, unmet = read_rows(made.choices), unmet_jobs(read_rows(made.jobs), read_rows(made.choices))
+    judged, unmet = read_rows(made.choices), list_unmet_jobs(read_rows(made.jobs), read_rows(made.choices))
     jobs = sum(row["chosen"] for row in judged)
     passed = sum(row["passed"] for row in judged)
     met = jobs - len(unmet)

@@ -43,14 +43,14 @@ class PipelineOutcome(Outcome):
 @flow(name="pipeline")
 def pipeline(config: PipelineConfig) -> PipelineOutcome:
     """Curate the footage, finetune on the clips it keeps, generate with what was learned."""
-    curated = curate(clips_of(config))
-    tuned = finetune(weights_of(config))
-    made = generate(videos_of(config, tuned.weights))
+    curated = curate(make_curate_config(config))
+    tuned = finetune(make_finetune_config(config))
+    made = generate(make_generate_config(config, tuned.weights))
     failed = curated.failed + tuned.failed + made.failed
     return PipelineOutcome(failed=failed, curated=curated, tuned=tuned, made=made)
 
 
-def clips_of(config: PipelineConfig) -> CurateConfig:
+def make_curate_config(config: PipelineConfig) -> CurateConfig:
     """Return the settings of curation."""
     return CurateConfig(
         sources=config.sources,
@@ -62,7 +62,7 @@ def clips_of(config: PipelineConfig) -> CurateConfig:
     )
 
 
-def weights_of(config: PipelineConfig) -> FinetuneConfig:
+def make_finetune_config(config: PipelineConfig) -> FinetuneConfig:
     """Return the settings of finetuning, on the dataset that curation writes."""
     return FinetuneConfig(
         dataset=config.out / "dataset",
@@ -74,7 +74,7 @@ def weights_of(config: PipelineConfig) -> FinetuneConfig:
     )
 
 
-def videos_of(config: PipelineConfig, weights: Path) -> GenerateConfig:
+def make_generate_config(config: PipelineConfig, weights: Path) -> GenerateConfig:
     """Return the settings of generation: the base model with the trained LoRA, or the trained model."""
     with_weights = {"lora": str(weights), "model": config.base} if weights.suffix else {"model": str(weights)}
     settings: dict[str, Any] = config.generate.model_dump() | with_weights

@@ -62,7 +62,7 @@ def told_by(clip: Path) -> dict[str, Any]:
     return told
 
 
-def rows_beside(clip: Path) -> dict[str, dict[str, Any]]:
+def read_rows_beside(clip: Path) -> dict[str, dict[str, Any]]:
     """Return the finished rows of the table in the folder that the clip was made in, by item key; none where it is
     elsewhere."""
     table = clip.absolute().parent.parent / FILE

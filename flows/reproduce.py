@@ -16,21 +16,21 @@ import numpy as np
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.provenance import Facts, rows_beside, told_by
+from flows.provenance import Facts, read_rows_beside, told_by
 from flows.running.config import Outcome
-from models.device import DEVICE_HELP, DeviceName, device_label, device_named
+from models.device import DEVICE_HELP, DeviceName, find_device, format_device
 from models.errors import BadInput, ReelmillError
 from models.generation.card import read_card
 from models.measures.psnr import mean_squared_error, psnr
 from models.pictures import Picture, prepare_picture
-from models.weights.names import MODEL_HELP, is_of_hub, short_revision
+from models.weights.names import MODEL_HELP, is_of_hub, shorten_revision
 from tasks.generate.clip_tags import read_clip
 from tasks.generate.decode import DecodeConfig, decode_jobs, sampled
 from tasks.generate.encode import EncodeConfig, encode_jobs, measured
-from tasks.generate.encode_formats import look_of
+from tasks.generate.encode_formats import make_look
 from tasks.generate.jobs import SCHEMA
 from tasks.generate.sample import VERSION, SampleConfig, sample_jobs
-from tasks.manifest import Lineage, ManifestRef, file_digest, read_rows, table_of, write_manifest
+from tasks.manifest import Lineage, ManifestRef, digest_file, make_table, read_rows, write_manifest
 from tasks.video import Frames
 
 
@@ -75,21 +75,21 @@ def reproduce(config: ReproduceConfig) -> ReproduceOutcome:
     """Make a clip again and compare; raises BadInput or BadMedia where it cannot be."""
     if config.clip.suffix == ".png" and config.clip.is_file():
         config = config.model_copy(update={"clip": config.clip.parent})
-    facts, rows = told_by(config.clip), rows_beside(config.clip)
+    facts, rows = told_by(config.clip), read_rows_beside(config.clip)
     own = rows.get(facts["item_key"], {})
-    model, lora = chosen_model(config, facts, own), chosen_lora(config, facts, own)
-    differs = [*weights_that_differ(facts, model, lora), *versions_that_differ(facts)]
+    model, lora = choose_model(config, facts, own), choose_lora(config, facts, own)
+    differs = [*list_other_weights(facts, model, lora), *list_other_versions(facts)]
     picture = None
     try:
-        picture = chosen_picture(config, facts, own)
+        picture = choose_picture(config, facts, own)
     except _OtherPicture as other:
         differs.append(str(other))
     if not differs:
-        differs = compared(config.clip, facts, rows, Inputs(model, lora, picture, config.device))
+        differs = compare(config.clip, facts, rows, Inputs(model, lora, picture, config.device))
     return ReproduceOutcome(failed=bool(differs), clip=config.clip, differs=tuple(differs))
 
 
-def chosen_model(config: ReproduceConfig, facts: Facts, own: Facts) -> str:
+def choose_model(config: ReproduceConfig, facts: Facts, own: Facts) -> str:
     """Return the model asked for, or the one that the clip's folder names, or the one that the clip names: the embedded
     one, or one of the hub."""
     is_anywhere = facts["model"] == "tiny" or is_of_hub(facts["model"], facts["model_revision"])
@@ -99,7 +99,7 @@ def chosen_model(config: ReproduceConfig, facts: Facts, own: Facts) -> str:
     return name
 
 
-def chosen_lora(config: ReproduceConfig, facts: Facts, own: Facts) -> Path | None:
+def choose_lora(config: ReproduceConfig, facts: Facts, own: Facts) -> Path | None:
     """Return the LoRA asked for, or the one that the clip's folder names; None where the clip was made without one."""
     if not facts.get("lora_sha256"):
         if config.lora:
@@ -115,7 +115,7 @@ class _OtherPicture(Exception):
     """The picture that was found is not the one the clip was made from."""
 
 
-def chosen_picture(config: ReproduceConfig, facts: Facts, own: Facts) -> Picture | None:
+def choose_picture(config: ReproduceConfig, facts: Facts, own: Facts) -> Picture | None:
     """Return the picture at the model's size: prepared from the one given, or the copy in the clip's folder; None where
     the clip was made from a text alone."""
     if not facts.get("picture_sha256"):
@@ -127,46 +127,46 @@ def chosen_picture(config: ReproduceConfig, facts: Facts, own: Facts) -> Picture
         if copy is None or not copy.is_file():
             made_from = facts.get("image") or f"a picture that {facts['picture_model']} drew"
             raise BadInput(f"{config.clip}: was made from {made_from}; say where it is with --picture.")
-        pixels = _pixels(copy)
-        if _digest(pixels) != facts["picture_sha256"]:
+        pixels = _read_pixels(copy)
+        if _read_digest(pixels) != facts["picture_sha256"]:
             raise _OtherPicture(f"picture: {copy} is not what it was made from ({facts['picture_sha256'][:12]}).")
         return pixels
     if not config.picture.is_file():
         raise BadInput(f"{config.picture}: no such file.")
-    digest = file_digest(config.picture)
+    digest = digest_file(config.picture)
     # A drawn picture has no other file than its pixels.
     if facts.get("image_sha256") and digest != facts["image_sha256"]:
         raise _OtherPicture(f"picture: {config.picture} is {digest[:12]}, not {facts['image_sha256'][:12]}.")
-    return _prepared(config.picture, facts)
+    return _prepare(config.picture, facts)
 
 
-def _prepared(path: Path, facts: Facts) -> Picture:
+def _prepare(path: Path, facts: Facts) -> Picture:
     """Return the picture as the clip had it."""
     pixels = prepare_picture(
         path, facts["width"], facts["height"], facts["fit"] or "crop", facts["background"] or "white"
     )
-    if _digest(pixels) != facts["picture_sha256"]:
+    if _read_digest(pixels) != facts["picture_sha256"]:
         raise _OtherPicture(f"picture: {path} is the same file, but is prepared otherwise by this version of Reelmill.")
     return pixels
 
 
-def weights_that_differ(facts: Facts, model: str, lora: Path | None) -> list[str]:
+def list_other_weights(facts: Facts, model: str, lora: Path | None) -> list[str]:
     """Return a sentence for the model and for the LoRA that are not the ones the clip was made with."""
     differs, card = [], read_card(model)
     if card.revision != facts["model_revision"]:
-        found, told = short_revision(card.revision), short_revision(facts["model_revision"])
+        found, told = shorten_revision(card.revision), shorten_revision(facts["model_revision"])
         differs.append(f"model: {model} is {found}, not {told}.")
     if card.family != facts["family"]:
         differs.append(f"family: {model} is of {card.family}, not of {facts['family']}.")
-    if lora and (digest := file_digest(lora)) != facts["lora_sha256"]:
+    if lora and (digest := digest_file(lora)) != facts["lora_sha256"]:
         differs.append(f"LoRA: {lora} is {digest[:12]}, not {facts['lora_sha256'][:12]}.")
     return differs
 
 
-def versions_that_differ(facts: Facts) -> list[str]:
+def list_other_versions(facts: Facts) -> list[str]:
     """Return a sentence for the sampling step if it has changed since, and for the encoder if only another one is
     here."""
-    made, encoder = facts.get("sample_version"), look_of(facts["format"], facts["crf"]).encoder
+    made, encoder = facts.get("sample_version"), make_look(facts["format"], facts["crf"]).encoder
     differs = []
     if made != VERSION:
         differs.append(f"version: sampling is at version {VERSION}, the clip was made by {made}.")
@@ -175,25 +175,25 @@ def versions_that_differ(facts: Facts) -> list[str]:
     return differs
 
 
-def compared(clip: Path, facts: Facts, rows: Mapping[str, Facts], inputs: Inputs) -> list[str]:
+def compare(clip: Path, facts: Facts, rows: Mapping[str, Facts], inputs: Inputs) -> list[str]:
     """Make the clip again in a folder of its own; return a sentence for the latents and for the frames that differ."""
     with TemporaryDirectory() as folder:
         root = Path(folder)
-        jobs, keys = _jobs(root, facts, rows, inputs)
+        jobs, keys = _write_jobs(root, facts, rows, inputs)
         samples = sample_jobs.fn(root, SampleConfig(batch=len(keys), device=inputs.device), [(jobs, keys)])
         mine = keys.index(facts["item_key"])
-        sample = _made(samples[mine])
+        sample = _find_made(samples[mine])
         clips = decode_jobs.fn(root, DecodeConfig(device=inputs.device), sampled(jobs, [samples[mine]]))
-        _made(clips[0])
+        _find_made(clips[0])
         encoding = EncodeConfig(format=facts["format"], crf=facts["crf"], trim=facts["trim"], device=inputs.device)
         videos = encode_jobs.fn(root, encoding, measured(jobs, [samples[mine]], clips))
-        distance = distance_db(read_clip(root / _made(videos[0])["video"]), read_clip(clip))
+        distance = distance_db(read_clip(root / _find_made(videos[0])["video"]), read_clip(clip))
     if sample["latents_sha256"] != facts["latents_sha256"]:
-        return [_other_latents(facts, len(keys), device_label(device_named(inputs.device)), distance)]
+        return [_describe_latents(facts, len(keys), format_device(find_device(inputs.device)), distance)]
     return [] if distance == math.inf else [f"frames: the latents are identical. {told_distance(distance)}"]
 
 
-def _other_latents(facts: Facts, together: int, device: str, distance: float) -> str:
+def _describe_latents(facts: Facts, together: int, device: str, distance: float) -> str:
     batch = len(facts["batch"])
     if together < batch:
         why = f"it was sampled in a batch of {batch}, of which the others are not here"
@@ -211,20 +211,22 @@ def told_distance(distance: float) -> str:
     return f"The frames agree to {distance:.1f} dB."
 
 
-def _jobs(root: Path, facts: Facts, rows: Mapping[str, Facts], inputs: Inputs) -> tuple[ManifestRef, tuple[str, ...]]:
+def _write_jobs(
+    root: Path, facts: Facts, rows: Mapping[str, Facts], inputs: Inputs
+) -> tuple[ManifestRef, tuple[str, ...]]:
     """Write a manifest of jobs below `root` with the clip and, if all are there, those it was sampled with; return it
     and their keys."""
-    own = _job(root, facts, inputs.picture, inputs)
+    own = _make_job(root, facts, inputs.picture, inputs)
     keys = tuple(facts["batch"])
     made = {own["item_key"]: own}
     others = [key for key in keys if key != own["item_key"]]
     if all(key in rows and _has_picture(rows[key]) for key in others):
         for key in others:
-            picture = _pixels(rows[key]["home"] / rows[key]["picture"]) if rows[key]["picture"] else None
-            made[key] = _job(root, rows[key], picture, inputs)
+            picture = _read_pixels(rows[key]["home"] / rows[key]["picture"]) if rows[key]["picture"] else None
+            made[key] = _make_job(root, rows[key], picture, inputs)
     else:
         keys = (own["item_key"],)
-    table = table_of([made[key] for key in keys], SCHEMA)
+    table = make_table([made[key] for key in keys], SCHEMA)
     return write_manifest(root / "jobs.parquet", table, Lineage(step="reproduce", version=VERSION)), keys
 
 
@@ -232,11 +234,11 @@ def _has_picture(row: Facts) -> bool:
     return not row["picture"] or (row["home"] / row["picture"]).is_file()
 
 
-def _job(root: Path, facts: Facts, picture: Picture | None, inputs: Inputs) -> dict[str, Any]:
+def _make_job(root: Path, facts: Facts, picture: Picture | None, inputs: Inputs) -> dict[str, Any]:
     known = {name: facts.get(name) for name in SCHEMA.names if name not in ("lineage", "ignored")}
     made: dict[str, Any] = {"name": "again", "status": "ready", "picture": None, "picture_sha256": None}
     if picture is not None:
-        digest = _digest(picture)
+        digest = _read_digest(picture)
         (root / "pictures").mkdir(exist_ok=True)
         Image.fromarray(picture).save(root / "pictures" / f"{digest}.png")
         made |= {"picture": f"pictures/{digest}.png", "picture_sha256": digest}
@@ -244,7 +246,7 @@ def _job(root: Path, facts: Facts, picture: Picture | None, inputs: Inputs) -> d
     return known | made | {"model": inputs.model, "lora": lora, "error_code": None, "error_message": None}
 
 
-def _made(manifest: ManifestRef) -> dict[str, Any]:
+def _find_made(manifest: ManifestRef) -> dict[str, Any]:
     row = read_rows(manifest)[0]
     if row["error_code"]:
         raise ReelmillError(row["error_message"])
@@ -257,10 +259,10 @@ def distance_db(one: Frames, other: Frames) -> float:
     return psnr(mean_squared_error(one, other)) if one.shape == other.shape else 0.0
 
 
-def _pixels(path: Path) -> Picture:
+def _read_pixels(path: Path) -> Picture:
     with Image.open(path) as picture:
         return np.asarray(picture)
 
 
-def _digest(pixels: Picture) -> str:
+def _read_digest(pixels: Picture) -> str:
     return hashlib.sha256(pixels.tobytes()).hexdigest()

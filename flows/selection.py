@@ -36,18 +36,18 @@ class SelectOutcome(Outcome):
     clips: Path
 
     def __str__(self) -> str:
-        return f"{described(self.funnel)}\ntable: {self.clips}"
+        return f"{describe_funnel(self.funnel)}\ntable: {self.clips}"
 
 
-def _whole(preset: Callable[[], SelectConfig]) -> Callable[[], Mapping[str, Any]]:
+def _complete(preset: Callable[[], SelectConfig]) -> Callable[[], Mapping[str, Any]]:
     """Return a preset that sets every threshold, so that none of those last used remains."""
     return lambda: preset().model_dump()
 
 
-PRESETS = {name: _whole(preset) for name, preset in keep_rules.PRESETS.items()}
+PRESETS = {name: _complete(preset) for name, preset in keep_rules.PRESETS.items()}
 
 
-def stored(dataset: str) -> Mapping[str, Any]:
+def read_thresholds(dataset: str) -> Mapping[str, Any]:
     """Return the thresholds that a dataset was last decided with."""
     path = Path(dataset) / "curate.yaml"
     return read_settings(path).get("select", {}) if path.is_file() else {}
@@ -73,7 +73,7 @@ def remember(dataset: Path, thresholds: SelectConfig) -> None:
     publish_text(path, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, width=120))
 
 
-def described(funnel: Funnel) -> str:
+def describe_funnel(funnel: Funnel) -> str:
     """Describe the funnel in two lines."""
     dropped = ", ".join(f"{reason.first} {reason.reason}" for reason in funnel.reasons if reason.first)
     kept = f"clips: {funnel.clips}, {funnel.kept} kept ({funnel.kept_seconds:.1f} of {funnel.seconds:.1f} s)"

@@ -86,7 +86,7 @@ def tiny(config: TinyConfig) -> TinyOutcome:
         model = (config.out / read_rows(encoders, ("model",))[0]["model"]).parent
     for number, stage in enumerate(config.stages, start=1):
         model = train_stage(config, number, stage, model)
-    return TinyOutcome(model=installed(config, model))
+    return TinyOutcome(model=install(config, model))
 
 
 def train_stage(config: TinyConfig, number: int, stage: TrainConfig, base: Path) -> Path:
@@ -103,7 +103,7 @@ def train_stage(config: TinyConfig, number: int, stage: TrainConfig, base: Path)
     ).weights.resolve()
 
 
-def installed(config: TinyConfig, model: Path) -> Path:
+def install(config: TinyConfig, model: Path) -> Path:
     """Copy the finished model to `config.install` in half precision, where that is asked for; return where the model
     is.
 

@@ -43,7 +43,7 @@ NO_MEMORY = (
 """Texts of out-of-memory errors without a class of their own: torch's, those of CUDA and its libraries, MPS's."""
 
 
-def given_device(name: str) -> str:
+def check_device_name(name: str) -> str:
     """Return the name of a device as settings keep it; raises ValueError for any other text."""
     kind, _, number = name.partition(":")
     if name != "auto" and (kind not in KINDS or (number and (kind != "cuda" or not number.isdecimal()))):
@@ -51,7 +51,7 @@ def given_device(name: str) -> str:
     return name
 
 
-DeviceName = Annotated[str, AfterValidator(given_device)]
+DeviceName = Annotated[str, AfterValidator(check_device_name)]
 """The type of a setting that names a device."""
 
 DEVICE_HELP = "Where the model works: auto (the first CUDA card, or else the CPU), cpu, cuda, cuda:N or mps"
@@ -62,7 +62,7 @@ DTYPE_HELP = (
 )
 
 
-def device_named(name: str) -> torch.device:
+def find_device(name: str) -> torch.device:
     """Return the device of a name, with its number; raises BadInput when this machine or its torch lacks it."""
     asked = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
     if asked.type == "cpu":
@@ -73,21 +73,21 @@ def device_named(name: str) -> torch.device:
     return torch.device(asked.type, asked.index or 0)
 
 
-def precision_on(device: torch.device, asked: AskedPrecision = "auto", on_card: Precision = "float16") -> Precision:
+def choose_precision(device: torch.device, asked: AskedPrecision = "auto", on_card: Precision = "float16") -> Precision:
     """Return the precision on a device: `on_card` on a CUDA GPU, unless another one than auto is asked for."""
     if asked != "auto":
         return asked
     return on_card if device.type == "cuda" else "float32"
 
 
-def dtype_of(precision: str) -> torch.dtype:
+def get_dtype(precision: str) -> torch.dtype:
     """Return torch's type of a precision; raises BadInput for any other name."""
     if precision not in get_args(Precision):
         raise BadInput(f"precision {precision}: unknown. Use one of {', '.join(get_args(Precision))}.")
     return getattr(torch, precision)
 
 
-def device_label(device: torch.device) -> str:
+def format_device(device: torch.device) -> str:
     """Return what tables call a device: the GPU's name, or `cpu`."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
@@ -99,7 +99,7 @@ def free_bytes(device: torch.device) -> int:
         return torch.cuda.mem_get_info(device)[0] + unused
     if device.type == "mps":
         return max(0, torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory())
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") + _reclaimable()
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") + _read_reclaimable_bytes()
 
 
 def empty_cache(device: torch.device) -> None:
@@ -131,44 +131,44 @@ def measured(device: torch.device) -> Iterator[Used]:
 
     On the CPU the peak is known only when the process never held as much before: the system reports nothing else.
     """
-    used, before, highest = Used(), _held(device), _highest(device, restart=True)
+    used, before, highest = Used(), _read_held_bytes(device), _read_highest_bytes(device, restart=True)
     started = time.perf_counter()
     yield used
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     used.seconds = time.perf_counter() - started
-    now = _highest(device, restart=False)
+    now = _read_highest_bytes(device, restart=False)
     if before is not None and now is not None and (device.type == "cuda" or now > (highest or now)):
         used.peak = now - before
 
 
-def _held(device: torch.device) -> int | None:
+def _read_held_bytes(device: torch.device) -> int | None:
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
-    return _status("VmRSS") if device.type == "cpu" else None
+    return _read_process_figure("VmRSS") if device.type == "cpu" else None
 
 
-def _highest(device: torch.device, restart: bool) -> int | None:
+def _read_highest_bytes(device: torch.device, restart: bool) -> int | None:
     """Return the most that was held: since the last restart on a GPU, since the process began on the CPU."""
     if device.type == "cuda":
         if restart:
             torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.max_memory_allocated(device)
-    return _status("VmHWM") if device.type == "cpu" else None
+    return _read_process_figure("VmHWM") if device.type == "cpu" else None
 
 
-def _status(name: str) -> int | None:
+def _read_process_figure(name: str) -> int | None:
     """Read a figure of this process in bytes; None when the system has no such file."""
-    return _facts(Path("/proc/self/status")).get(name)
+    return _read_proc_file(Path("/proc/self/status")).get(name)
 
 
-def _reclaimable() -> int:
+def _read_reclaimable_bytes() -> int:
     """Return the bytes of the page cache, which the system gives up on demand; 0 when it does not report them."""
-    facts = _facts(Path("/proc/meminfo"))
+    facts = _read_proc_file(Path("/proc/meminfo"))
     return max(0, facts.get("MemAvailable", 0) - facts.get("MemFree", 0))
 
 
-def _facts(path: Path) -> dict[str, int]:
+def _read_proc_file(path: Path) -> dict[str, int]:
     """Read the lines `name: number kB` of a file of /proc, in bytes; none when there is no such file."""
     try:
         lines = (line.split() for line in path.read_text(encoding="ascii", errors="replace").splitlines())

@@ -24,7 +24,7 @@ class Noise:
     augmentation: Tensor
 
 
-def item_generator(run_seed: int, item_key: str, take: int, stream: Stream) -> torch.Generator:
+def make_item_generator(run_seed: int, item_key: str, take: int, stream: Stream) -> torch.Generator:
     """Make a CPU generator at the start of one stream of one take of one item, seeded from SHA-256 of the four.
 
     torch uses 32 bits of a seed: with 9,000 streams, about one run in a hundred has two equal ones, which gives two
@@ -35,13 +35,15 @@ def item_generator(run_seed: int, item_key: str, take: int, stream: Stream) -> t
     return torch.Generator("cpu").manual_seed(seed)
 
 
-def item_noise(
+def draw_item_noise(
     run_seed: int, item_key: str, take: int, latents: tuple[int, int, int, int], picture: tuple[int, int]
 ) -> Noise:
     """Draw the noise of one item for latents of shape [frames, channels, h, w] and a picture of (height, width)."""
     return Noise(
-        latents=torch.randn(latents, generator=item_generator(run_seed, item_key, take, "latents")),
-        augmentation=torch.randn((3, *picture), generator=item_generator(run_seed, item_key, take, "augmentation")),
+        latents=torch.randn(latents, generator=make_item_generator(run_seed, item_key, take, "latents")),
+        augmentation=torch.randn(
+            (3, *picture), generator=make_item_generator(run_seed, item_key, take, "augmentation")
+        ),
     )
 
 

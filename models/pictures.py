@@ -60,7 +60,7 @@ def prepare_picture(
     return np.asarray(fit_picture(_read(path, background), width, height, fit, background))
 
 
-def pictures_in(path: Path) -> int:
+def count_pictures(path: Path) -> int:
     """Count the pictures in a file, frames of an animation or pages, of which only the first is used; 1 if unknown."""
     try:
         with _warnings("ignore"), Image.open(path) as picture:
@@ -74,11 +74,11 @@ def fit_picture(picture: Image.Image, width: int, height: int, fit: Fit, backgro
     if fit == "crop":
         return ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
     if fit == "pad":
-        return _padded(picture, width, height, background)
+        return _pad_picture(picture, width, height, background)
     return picture.resize((width, height), Image.Resampling.LANCZOS)
 
 
-def _padded(picture: Image.Image, width: int, height: int, background: Background) -> Image.Image:
+def _pad_picture(picture: Image.Image, width: int, height: int, background: Background) -> Image.Image:
     scale = min(width / picture.width, height / picture.height)
     # A very long picture is at least one pixel wide.
     inner = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
@@ -103,12 +103,12 @@ def _read(path: Path, background: Background) -> Image.Image:
     try:
         with _warnings("error"), Image.open(path) as picture:
             picture.load()
-            return _opaque(ImageOps.exif_transpose(picture), background, path.name)
+            return _make_opaque(ImageOps.exif_transpose(picture), background, path.name)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         limit = (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
         raise BadMedia(f"{path.name}: has more than {limit} million pixels; make it smaller.") from error
     except _UNREADABLE as error:
-        raise BadMedia(f"{path.name}: cannot be read as a picture ({_reason(error)}).") from error
+        raise BadMedia(f"{path.name}: cannot be read as a picture ({_explain_error(error)}).") from error
 
 
 @contextmanager
@@ -120,18 +120,18 @@ def _warnings(of_size: Literal["error", "ignore"]) -> Iterator[None]:
         yield
 
 
-def _reason(error: Exception) -> str:
+def _explain_error(error: Exception) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
         return "its content is not in a known picture format"
     return str(error).strip().rstrip(".") or type(error).__name__
 
 
-def _opaque(picture: Image.Image, background: Background, name: str) -> Image.Image:
+def _make_opaque(picture: Image.Image, background: Background, name: str) -> Image.Image:
     """Convert any mode to RGB; transparent parts show the background."""
     if picture.mode == "F":
         raise BadMedia(f"{name}: holds floating-point values of unknown range; save it with 8 or 16 bits.")
     if picture.mode.startswith("I"):
-        return _from_wide(picture).convert("RGB")
+        return _convert_wide(picture).convert("RGB")
     if not picture.has_transparency_data:
         return picture.convert("RGB")
     layer = picture.convert("RGBA")
@@ -139,7 +139,7 @@ def _opaque(picture: Image.Image, background: Background, name: str) -> Image.Im
     return Image.alpha_composite(canvas, layer).convert("RGB")
 
 
-def _from_wide(picture: Image.Image) -> Image.Image:
+def _convert_wide(picture: Image.Image) -> Image.Image:
     """Convert a 16-bit grey picture to 8 bits, rounded."""
     values = np.asarray(picture).astype(np.float64)
     return Image.fromarray((values.clip(0, 65535) / 257).round().astype(np.uint8))

@@ -10,8 +10,8 @@ from pydantic import BaseModel
 
 from models.device import is_out_of_memory
 from models.errors import ReelmillError
-from tasks.caching import Step, cached, find, key_of, lineage_of
-from tasks.manifest import Lineage, ManifestRef, read_rows, table_of, write_manifest
+from tasks.caching import Step, find, find_or_compute, make_key, make_lineage
+from tasks.manifest import Lineage, ManifestRef, make_table, read_rows, write_manifest
 
 STOPPING = (ReelmillError, RuntimeError, ValueError, OSError, MemoryError)
 """What stops the work on one item and not that on the next."""
@@ -35,11 +35,11 @@ class ItemCall:
     @property
     def key(self) -> str:
         """The key of the item's manifest."""
-        return key_of(self._lineage(self.step))
+        return make_key(self._lineage(self.step))
 
     def made(self, compute: Callable[[str], pa.Table]) -> ManifestRef:
         """Return the item's manifest, found or computed as by `cached`, and forget that it failed before."""
-        made = cached(self.step, self.root, self.settings, self.inputs, compute, self.revision)
+        made = find_or_compute(self.step, self.root, self.settings, self.inputs, compute, self.revision)
         self._failed_at.unlink(missing_ok=True)
         return made
 
@@ -47,13 +47,13 @@ class ItemCall:
         """Write the row of an item that failed, with its attempt: one more than in the row that was kept before."""
         before = find(self._failed, self.root, self._failed_at.stem)
         attempt = read_rows(before)[0]["attempt"] + 1 if before else 1
-        table = table_of([{**row, "attempt": attempt}], self.step.schema)
+        table = make_table([{**row, "attempt": attempt}], self.step.schema)
         return write_manifest(self._failed_at, table, self._lineage(self._failed))
 
     def tried(
         self, compute: Callable[[str], pa.Table], row_of: Callable[[Exception], Mapping[str, Any]]
     ) -> ManifestRef:
-        """Return the item's manifest, or where it fails that of its failure, a row by `row_of` the error."""
+        """Return the item's manifest, or where it fails that of its failure, a row by `make_row` the error."""
         try:
             return self.made(compute)
         except STOPPING as error:
@@ -66,10 +66,10 @@ class ItemCall:
     @property
     def _failed_at(self) -> Path:
         named_by = self._failed if self.failure_has_own_key else self.step
-        return self._failed.path(self.root, key_of(self._lineage(named_by)))
+        return self._failed.path(self.root, make_key(self._lineage(named_by)))
 
     def _lineage(self, step: Step) -> Lineage:
-        return lineage_of(step, self.settings, self.inputs, self.revision)
+        return make_lineage(step, self.settings, self.inputs, self.revision)
 
 
 def error_columns(error: ReelmillError, item: str | None = None) -> dict[str, str]:

@@ -18,7 +18,7 @@ import pyarrow as pa
 from pydantic import BaseModel
 
 from models.errors import BadManifest
-from tasks.manifest import Lineage, ManifestRef, manifest_ref, read_lengths, read_rows, write_manifest
+from tasks.manifest import Lineage, ManifestRef, read_lengths, read_manifest_ref, read_rows, write_manifest
 
 log = logging.getLogger("reelmill")
 
@@ -38,13 +38,13 @@ class Step:
         return root / "manifests" / self.name / f"{key}.parquet"
 
 
-def key_of(lineage: Lineage) -> str:
+def make_key(lineage: Lineage) -> str:
     """Return the cache key: the first 32 hexadecimal digits of the digest of the canonical lineage."""
     canonical = json.dumps(lineage.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:32]
 
 
-def lineage_of(step: Step, config: BaseModel | None, inputs: Iterable[str], revision: str | None = None) -> Lineage:
+def make_lineage(step: Step, config: BaseModel | None, inputs: Iterable[str], revision: str | None = None) -> Lineage:
     """Return the lineage of one call of `step`: `inputs` are digests, whose order matters."""
     parameters = config.model_dump(mode="json") if config else {}
     return Lineage(
@@ -52,7 +52,7 @@ def lineage_of(step: Step, config: BaseModel | None, inputs: Iterable[str], revi
     )
 
 
-def cached(
+def find_or_compute(
     step: Step,
     root: Path,
     config: BaseModel | None,
@@ -64,8 +64,8 @@ def cached(
 
     `inputs` are manifests or digests of files. `compute` receives the key, to name the files it writes.
     """
-    lineage = lineage_of(step, config, (i.digest if isinstance(i, ManifestRef) else i for i in inputs), revision)
-    key = key_of(lineage)
+    lineage = make_lineage(step, config, (i.digest if isinstance(i, ManifestRef) else i for i in inputs), revision)
+    key = make_key(lineage)
     path = step.path(root, key)
     found = find(step, root, key)
     if found:
@@ -74,7 +74,7 @@ def cached(
     table = compute(key)
     if table.schema != step.schema:
         raise BadManifest(f"{step.name}: its rows have {table.schema.names}, its schema says {step.schema.names}.")
-    return write_manifest(path, _counted(table, path), lineage, _lengths(step, root, table))
+    return write_manifest(path, _add_attempts(table, path), lineage, _measure_lengths(step, root, table))
 
 
 def find(step: Step, root: Path, key: str) -> ManifestRef | None:
@@ -83,8 +83,8 @@ def find(step: Step, root: Path, key: str) -> ManifestRef | None:
     if not path.exists():
         return None
     try:
-        found = manifest_ref(path, cached=True)
-        return found if _files_are_whole(step, root, path) else None
+        found = read_manifest_ref(path, cached=True)
+        return found if _has_whole_files(step, root, path) else None
     except BadManifest as error:
         log.warning("%s It is made again.", error)
         return None
@@ -101,52 +101,54 @@ def set_aside(path: Path) -> Path:
 
     Rows that then differ get an `attempt` that is one higher.
     """
-    return path.rename(_aside(path, attempts_of(path) + 1))
+    return path.rename(_name_aside(path, count_attempts(path) + 1))
 
 
-def attempts_of(path: Path) -> int:
+def count_attempts(path: Path) -> int:
     """Return how many manifests were set aside at this path."""
     return len(list(path.parent.glob(f"{path.stem}.*.failed")))
 
 
-def _aside(path: Path, attempt: int) -> Path:
+def _name_aside(path: Path, attempt: int) -> Path:
     return path.with_suffix(f".{attempt}.failed")
 
 
-def _counted(table: pa.Table, path: Path) -> pa.Table:
+def _add_attempts(table: pa.Table, path: Path) -> pa.Table:
     """Return the rows with their `attempt`: one more than before, except for equal rows that had succeeded."""
-    before = attempts_of(path)
+    before = count_attempts(path)
     if not before or "attempt" not in table.column_names:
         return table
-    former = {_identity(row): row["attempt"] for row in read_rows(_aside(path, before)) if not row.get("error_code")}
-    attempts = [former.get(_identity(row), before + 1) for row in table.to_pylist()]
+    former = {
+        _make_identity(row): row["attempt"] for row in read_rows(_name_aside(path, before)) if not row.get("error_code")
+    }
+    attempts = [former.get(_make_identity(row), before + 1) for row in table.to_pylist()]
     column = table.schema.get_field_index("attempt")
     return table.set_column(column, table.schema.field(column), pa.array(attempts, pa.int32()))
 
 
-def _identity(row: dict[str, Any]) -> str:
+def _make_identity(row: dict[str, Any]) -> str:
     return repr({name: value for name, value in row.items() if name != "attempt"})
 
 
-def _lengths(step: Step, root: Path, table: pa.Table) -> dict[str, int | None]:
+def _measure_lengths(step: Step, root: Path, table: pa.Table) -> dict[str, int | None]:
     """Return the bytes of every file that the rows name, and of every file in a folder that they name."""
     names = {name for column in step.files for name in table[column].to_pylist() if name}
-    files = {Path(name) / file.relative_to(root / name) for name in names for file in _files_of(root / name)}
-    return {str(file): _length(root / file) for file in sorted(files)}
+    files = {Path(name) / file.relative_to(root / name) for name in names for file in _list_files(root / name)}
+    return {str(file): _measure_length(root / file) for file in sorted(files)}
 
 
-def _files_of(place: Path) -> list[Path]:
+def _list_files(place: Path) -> list[Path]:
     return [path for path in place.rglob("*") if path.is_file()] if place.is_dir() else [place]
 
 
-def _length(path: Path) -> int | None:
+def _measure_length(path: Path) -> int | None:
     return path.stat().st_size if path.is_file() else None
 
 
-def _files_are_whole(step: Step, root: Path, path: Path) -> bool:
+def _has_whole_files(step: Step, root: Path, path: Path) -> bool:
     """Say whether every file that a manifest names exists and is complete: a full disk leaves files cut or empty."""
     known = read_lengths(path) if step.files else {}
-    found = {name: _length(root / name) for name in known}
+    found = {name: _measure_length(root / name) for name in known}
     for name, length in found.items():
         if length not in (None, known[name]):
             _say(f"{name}: has {length} bytes, but {known[name]} were written. It is made again.")

@@ -47,17 +47,17 @@ def run_in_child(function: Callable[..., T], *args: Any, limit_s: float, item: s
     """
     item = item or str(args[0] if args else function.__name__)
     receiver, sender = _context.Pipe(duplex=False)
-    child = _context.Process(target=_child, args=(sender, limit_s, function, args), daemon=True)
+    child = _context.Process(target=_run_function, args=(sender, limit_s, function, args), daemon=True)
     try:
         _start(child)
         sender.close()
-        return _answer(receiver, child, limit_s, item)
+        return _wait_for_answer(receiver, child, limit_s, item)
     finally:
         receiver.close()
         _end(child)
 
 
-def _answer(receiver: Connection, child: BaseProcess, limit_s: float, item: str) -> Any:
+def _wait_for_answer(receiver: Connection, child: BaseProcess, limit_s: float, item: str) -> Any:
     try:
         for limit in (START_LIMIT_S, limit_s):
             if not receiver.poll(limit):
@@ -68,7 +68,9 @@ def _answer(receiver: Connection, child: BaseProcess, limit_s: float, item: str)
             word, value = receiver.recv()
     except EOFError as error:
         child.join(END_LIMIT_S)
-        raise DecodeCrash(f"{item}: its process died ({_cause(child.exitcode)}). The file may be damaged.") from error
+        raise DecodeCrash(
+            f"{item}: its process died ({_describe_end(child.exitcode)}). The file may be damaged."
+        ) from error
     if word == "value":
         return value
     if word == "error":
@@ -78,7 +80,7 @@ def _answer(receiver: Connection, child: BaseProcess, limit_s: float, item: str)
     raise unexpected
 
 
-def _cause(exitcode: int | None) -> str:
+def _describe_end(exitcode: int | None) -> str:
     if exitcode is not None and exitcode < 0:
         return signal.strsignal(-exitcode) or f"signal {-exitcode}"
     return f"exit code {exitcode}"
@@ -120,7 +122,7 @@ def _end(child: BaseProcess) -> None:
     child.close()
 
 
-def _child(sender: Connection, limit_s: float, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+def _run_function(sender: Connection, limit_s: float, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, limit_s + ORPHAN_GRACE_S)
     with suppress(BrokenPipeError):

@@ -120,6 +120,6 @@ JOINED = (
 MEASURES = {measure.name: measure for measure in (LENGTH, *JOINED)}
 
 
-def step_schema(measures: Sequence[Measure]) -> pa.Schema:
+def make_step_schema(measures: Sequence[Measure]) -> pa.Schema:
     """Return the schema of a step that measures these columns of each clip."""
     return pa.schema([("clip_id", pa.string()), *(measure.field for measure in measures), *ERROR_FIELDS])

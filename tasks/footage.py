@@ -61,7 +61,7 @@ class Camera:
         return cls(**{motion.split("_")[0]: sign * speed})
 
 
-def mean_flow(motion: Motion, speed: float) -> float:
+def compute_mean_flow(motion: Motion, speed: float) -> float:
     """Return the mean optical flow, in short sides per second, of a square picture filmed with `motion`."""
     camera = Camera.doing(motion, speed)
     turning = math.hypot(camera.zoom, math.radians(camera.roll))
@@ -103,7 +103,7 @@ def fade_through(before: Frames, after: Frames, length: int, level: int = 0) -> 
     return np.concatenate([before[:-length], faded, after[length:]])
 
 
-def text_card(lines: list[str], frames: int, size: tuple[int, int] = (320, 192)) -> Frames:
+def render_title(lines: list[str], frames: int, size: tuple[int, int] = (320, 192)) -> Frames:
     """Render a still title card: large white letters on a dark frame, uint8 RGB [frames, height, width, 3]."""
     width, height = size
     card = np.full((height, width, 3), (18, 22, 40), np.uint8)
@@ -125,20 +125,20 @@ def _check_overlap(before: Frames, after: Frames, length: int) -> None:
 def _film(scene: Scene, camera: Camera, frames: int, fps: float, size: tuple[int, int]) -> Iterator[Frames]:
     width, height = size
     unit = min(width, height) * OVERSAMPLING
-    world = _canvas(scene.seed, round(unit * CANVAS_SIDES))
-    movers = _movers(scene)
+    world = _draw_canvas(scene.seed, round(unit * CANVAS_SIDES))
+    movers = _make_movers(scene)
     start = np.random.default_rng([scene.seed, 1]).uniform(0.4, 0.6, 2) * CANVAS_SIDES
     for index in range(frames):
         t = index / fps
-        canvas = _with_movers(world, movers, t, unit)
+        canvas = _draw_movers(world, movers, t, unit)
         centre = (start + np.array([camera.pan, -camera.tilt]) * t) * unit
-        to_canvas = _view(centre, np.exp(-camera.zoom * t) * OVERSAMPLING, -np.deg2rad(camera.roll * t), size)
+        to_canvas = _make_view(centre, np.exp(-camera.zoom * t) * OVERSAMPLING, -np.deg2rad(camera.roll * t), size)
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         shown = cv2.warpAffine(canvas, to_canvas, size, flags=flags, borderMode=cv2.BORDER_REFLECT)
         yield shown.astype(np.uint8, copy=False)
 
 
-def _view(centre: NDArray, scale: float, angle: float, size: tuple[int, int]) -> NDArray:
+def _make_view(centre: NDArray, scale: float, angle: float, size: tuple[int, int]) -> NDArray:
     """Return the 2x3 affine matrix from frame pixels to canvas pixels."""
     turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     middle = (np.array(size) - 1) / 2
@@ -146,7 +146,7 @@ def _view(centre: NDArray, scale: float, angle: float, size: tuple[int, int]) ->
 
 
 @lru_cache(maxsize=4)
-def _canvas(seed: int, side: int) -> NDArray[np.uint8]:
+def _draw_canvas(seed: int, side: int) -> NDArray[np.uint8]:
     """Draw the still part of the world: a gradient, cloud noise in three octaves, and many flat and striped shapes."""
     rng = np.random.default_rng([seed, 0])
     ramp = np.linspace(0, 1, side, dtype=np.float32)
@@ -168,18 +168,18 @@ def _draw_still(image: NDArray[np.uint8], rng: np.random.Generator) -> None:
     colour = rng.uniform(0, 255, 3).tolist()
     kind = rng.integers(4)
     if kind == 0:
-        cv2.circle(image, _point(centre), int(reach * 0.6), colour, -1, cv2.LINE_AA)
+        cv2.circle(image, _round_point(centre), int(reach * 0.6), colour, -1, cv2.LINE_AA)
     elif kind == 1:
         corners = cv2.boxPoints((tuple(centre), (reach, reach * rng.uniform(0.4, 1.6)), rng.uniform(0, 90)))
         cv2.fillConvexPoly(image, corners.astype(np.int32), colour, cv2.LINE_AA)
     elif kind == 2:
-        cv2.circle(image, _point(centre), int(reach * 0.6), colour, max(2, int(reach * 0.2)), cv2.LINE_AA)
+        cv2.circle(image, _round_point(centre), int(reach * 0.6), colour, max(2, int(reach * 0.2)), cv2.LINE_AA)
     else:
         end = centre + rng.normal(0, 1.5 * reach, 2)
-        cv2.line(image, _point(centre), _point(end), colour, max(2, int(reach * 0.18)), cv2.LINE_AA)
+        cv2.line(image, _round_point(centre), _round_point(end), colour, max(2, int(reach * 0.18)), cv2.LINE_AA)
 
 
-def _point(xy: NDArray) -> tuple[int, int]:
+def _round_point(xy: NDArray) -> tuple[int, int]:
     return int(xy[0]), int(xy[1])
 
 
@@ -192,7 +192,7 @@ class _Mover:
     corners: int
 
 
-def _movers(scene: Scene) -> list[_Mover]:
+def _make_movers(scene: Scene) -> list[_Mover]:
     rng = np.random.default_rng([scene.seed, 2])
     return [
         _Mover(
@@ -206,14 +206,14 @@ def _movers(scene: Scene) -> list[_Mover]:
     ]
 
 
-def _with_movers(world: NDArray[np.uint8], movers: list[_Mover], t: float, unit: float) -> NDArray[np.uint8]:
+def _draw_movers(world: NDArray[np.uint8], movers: list[_Mover], t: float, unit: float) -> NDArray[np.uint8]:
     if not movers:
         return world
     canvas = world.copy()
     for mover in movers:
         centre = (mover.start + mover.velocity * t) * unit
         if mover.corners == 0:
-            cv2.circle(canvas, _point(centre), int(mover.radius * unit), mover.colour, -1, cv2.LINE_AA)
+            cv2.circle(canvas, _round_point(centre), int(mover.radius * unit), mover.colour, -1, cv2.LINE_AA)
             continue
         angles = 2 * np.pi * np.arange(mover.corners) / mover.corners + t
         corners = centre + mover.radius * unit * np.stack([np.cos(angles), np.sin(angles)], axis=1)

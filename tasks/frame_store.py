@@ -40,7 +40,7 @@ class FrameWriter:
         """Append one uint8 RGB picture [height, width, 3]; raises ValueError when it is older than the last one."""
         if self.last_pts is not None and pts <= self.last_pts:
             raise ValueError(f"Frame {pts} comes after frame {self.last_pts}.")
-        self._rows.append({"pts": pts, "time_s": time_s, "jpeg": _to_jpeg(picture, self._quality)})
+        self._rows.append({"pts": pts, "time_s": time_s, "jpeg": _encode_jpeg(picture, self._quality)})
         self.last_pts = pts
         if len(self._rows) == ROWS_PER_GROUP:
             self.flush()
@@ -73,14 +73,14 @@ def load_frames(path: Path, pts: Sequence[int]) -> Frames:
     Raises BadManifest when one of them is not in the store.
     """
     table = _read(path, ["pts", "jpeg"], [("pts", "in", set(pts))]) if pts else SCHEMA.empty_table()
-    pictures = {row["pts"]: _from_jpeg(row["jpeg"]) for row in table.to_pylist()}
+    pictures = {row["pts"]: _decode_jpeg(row["jpeg"]) for row in table.to_pylist()}
     missing = set(pts) - set(pictures)
     if missing:
         raise BadManifest(f"{path}: has no frame at pts {min(missing)}. Delete the file and run the scan again.")
     return _stack([pictures[p] for p in pts])
 
 
-def lumas_in(path: Path, start_pts: int, end_pts: int) -> Iterator[Frames]:
+def read_lumas(path: Path, start_pts: int, end_pts: int) -> Iterator[Frames]:
     """Yield the luma of each stored frame of [start_pts, end_pts), uint8 [height, width]; few are held at a time.
 
     Raises BadManifest when the store is unreadable.
@@ -89,7 +89,7 @@ def lumas_in(path: Path, start_pts: int, end_pts: int) -> Iterator[Frames]:
     for place in range(0, len(pts), ROWS_PER_GROUP):
         few = pts[place : place + ROWS_PER_GROUP]
         table = _read(path, ["jpeg"], [("pts", ">=", few[0]), ("pts", "<=", few[-1])])
-        yield from (_from_jpeg(jpeg, cv2.IMREAD_GRAYSCALE) for jpeg in table["jpeg"].to_pylist())
+        yield from (_decode_jpeg(jpeg, cv2.IMREAD_GRAYSCALE) for jpeg in table["jpeg"].to_pylist())
 
 
 class FramesOnDemand(Sequence[Frames]):
@@ -121,7 +121,7 @@ class FramesOnDemand(Sequence[Frames]):
         return self._held[1][place]
 
 
-def first_middle_last(path: Path, start_pts: int, end_pts: int) -> Frames:
+def load_first_middle_last(path: Path, start_pts: int, end_pts: int) -> Frames:
     """Return the first, the middle and the last stored frame of [start_pts, end_pts), each once, as `load_frames` does.
 
     Raises BadManifest when no such frame is stored.
@@ -145,12 +145,12 @@ def _stack(pictures: list[Frames]) -> Frames:
     return np.stack(pictures) if pictures else np.empty((0, 0, 0, 3), np.uint8)
 
 
-def _to_jpeg(picture: Frames, quality: int) -> bytes:
+def _encode_jpeg(picture: Frames, quality: int) -> bytes:
     _, jpeg = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
     return jpeg.tobytes()
 
 
-def _from_jpeg(jpeg: bytes, kind: int = cv2.IMREAD_COLOR_RGB) -> Frames:
+def _decode_jpeg(jpeg: bytes, kind: int = cv2.IMREAD_COLOR_RGB) -> Frames:
     picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), kind)
     if picture is None:
         raise BadManifest("A stored frame is not a JPEG. Delete the frame store and run the scan again.")

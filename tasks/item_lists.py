@@ -75,7 +75,7 @@ def read_listing(
     if path.suffix.lower() not in TABLE_SUFFIXES:
         kinds = ", ".join(sorted((*suffixes, *TABLE_SUFFIXES)))
         raise BadInput(f"{path}: neither a folder nor a file of a known kind ({kinds}).")
-    return Listing(path.parent, _checked(path, read_table(path), column, columns, instead))
+    return Listing(path.parent, _check_table(path, read_table(path), column, columns, instead))
 
 
 @cache
@@ -90,7 +90,7 @@ def _has_suffix(path: Path, suffixes: Collection[str]) -> bool:
     return path.suffix.lower() in suffixes and not path.name.startswith(".")
 
 
-def _checked(
+def _check_table(
     path: Path, rows: list[TableRow], column: str, columns: Collection[str], instead: str | None
 ) -> list[TableRow]:
     if not rows:
@@ -127,7 +127,7 @@ def read_names(path: Path, columns: Sequence[str]) -> list[TableRow]:
     BadInput when it is not a list, or has no such column.
     """
     if path.suffix.lower() == TEXT_SUFFIX:
-        lines = (line.strip() for line in _lines(path))
+        lines = (line.strip() for line in _read_lines(path))
         return [TableRow({columns[0]: line}) for line in lines if line and not line.startswith("#")]
     rows = read_table(path)
     column = next((name for name in columns if any(name in row.values for row in rows)), None)
@@ -138,10 +138,10 @@ def read_names(path: Path, columns: Sequence[str]) -> list[TableRow]:
         log.warning(
             "%s: only the column %s is read, not %s. Each file is used in full.", path, column, ", ".join(others)
         )
-    return [_name_of(row, number, column, columns[0]) for number, row in enumerate(rows, start=1)]
+    return [_read_name(row, number, column, columns[0]) for number, row in enumerate(rows, start=1)]
 
 
-def _lines(path: Path) -> list[str]:
+def _read_lines(path: Path) -> list[str]:
     try:
         return _split(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
@@ -153,7 +153,7 @@ def _split(text: str) -> list[str]:
     return text.split("\n")
 
 
-def _name_of(row: TableRow, number: int, column: str, wanted: str) -> TableRow:
+def _read_name(row: TableRow, number: int, column: str, wanted: str) -> TableRow:
     value = row.values.get(column)
     if row.problem or (isinstance(value, str) and value):
         return TableRow({wanted: value} if value else {}, row.problem)
@@ -174,7 +174,7 @@ def read_table(path: Path) -> list[TableRow]:
 
 def _read_csv(path: Path) -> Iterator[TableRow]:
     with path.open(encoding="utf-8-sig", newline="") as file:
-        delimiter = _delimiter(file.readline())
+        delimiter = _find_delimiter(file.readline())
         file.seek(0)
         reader = csv.DictReader(file, strict=True, skipinitialspace=True, delimiter=delimiter)
         columns = [name.strip() for name in reader.fieldnames or []]
@@ -184,15 +184,15 @@ def _read_csv(path: Path) -> Iterator[TableRow]:
             if None in row:
                 yield TableRow(problem=f"line {reader.line_num} has more fields than the header.")
             else:
-                yield TableRow(_filled({name: (value or "").strip() for name, value in row.items()}))
+                yield TableRow(_drop_empty({name: (value or "").strip() for name, value in row.items()}))
 
 
-def _delimiter(header: str) -> str:
+def _find_delimiter(header: str) -> str:
     """Return the one of DELIMITERS that splits a header into the most columns; the first of equal ones."""
-    return max(DELIMITERS, key=lambda delimiter: _columns_in(header, delimiter))
+    return max(DELIMITERS, key=lambda delimiter: _count_columns(header, delimiter))
 
 
-def _columns_in(header: str, delimiter: str) -> int:
+def _count_columns(header: str, delimiter: str) -> int:
     try:
         return len(next(csv.reader([header], strict=True, skipinitialspace=True, delimiter=delimiter), ()))
     except csv.Error:
@@ -209,7 +209,7 @@ def _read_json_lines(path: Path) -> Iterator[TableRow]:
             yield TableRow(problem=f"line {number} is not JSON ({error}).")
             continue
         if isinstance(values, dict):
-            yield TableRow(_filled(values))
+            yield TableRow(_drop_empty(values))
         else:
             yield TableRow(problem=f"line {number} is not a JSON object.")
 
@@ -218,7 +218,7 @@ def _read_parquet(path: Path) -> Iterator[TableRow]:
     rows = pq.ParquetFile(path).read()
     _check_columns(path, rows.column_names)
     for values in rows.to_pylist():
-        yield TableRow(_filled(values))
+        yield TableRow(_drop_empty(values))
 
 
 def _check_columns(path: Path, columns: Sequence[str]) -> None:
@@ -228,7 +228,7 @@ def _check_columns(path: Path, columns: Sequence[str]) -> None:
         raise BadInput(f"{path}: duplicate column {', '.join(repeated)}.")
 
 
-def _filled(values: Mapping[str, Any]) -> dict[str, Any]:
+def _drop_empty(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if not _is_empty(value)}
 
 

@@ -57,7 +57,7 @@ class Axis(Rule):
         return MEASURES[self.column]
 
 
-def _quantile(reason: str, end: str, of: str) -> Any:
+def _declare_quantile(reason: str, end: str, of: str) -> Any:
     return Field(default=None, ge=0, lt=1, description=f"{reason}: share of clips with the {end} {of}, 0 to 1.")
 
 
@@ -87,7 +87,7 @@ class SelectConfig(BaseModel):
             slider="Text",
         ),
     ] = Field(default=0.07, ge=0, le=1, description="too_much_text: share of the picture above this.")
-    text_area_quantile: float | None = _quantile("too_much_text", "highest", "text area")
+    text_area_quantile: float | None = _declare_quantile("too_much_text", "highest", "text area")
     max_still_motion: Annotated[float | None, Rule("no_motion", "Nothing moves", "under {0:g} sides/s")] = Field(
         default=0.005, ge=0, description="no_motion: motion score below this, in sides/s, if change is also low."
     )
@@ -109,7 +109,7 @@ class SelectConfig(BaseModel):
             slider="Motion",
         ),
     ] = Field(default=None, ge=0, description="low_motion: motion score below this, in sides/s.")
-    motion_quantile: float | None = _quantile("low_motion", "lowest", "motion score")
+    motion_quantile: float | None = _declare_quantile("low_motion", "lowest", "motion score")
     max_motion: Annotated[
         float | None,
         Axis(
@@ -132,7 +132,7 @@ class SelectConfig(BaseModel):
             slider="Aesthetic score",
         ),
     ] = Field(default=None, description="low_aesthetic: aesthetic score below this.")
-    aesthetic_quantile: float | None = _quantile("low_aesthetic", "lowest", "aesthetic score")
+    aesthetic_quantile: float | None = _declare_quantile("low_aesthetic", "lowest", "aesthetic score")
     min_clip_similarity: Annotated[
         float | None,
         Axis(
@@ -144,7 +144,9 @@ class SelectConfig(BaseModel):
             slider="Likeness of caption and picture",
         ),
     ] = Field(default=None, ge=-1, le=1, description="low_similarity: likeness of caption and picture below this.")
-    clip_similarity_quantile: float | None = _quantile("low_similarity", "lowest", "likeness of caption and picture")
+    clip_similarity_quantile: float | None = _declare_quantile(
+        "low_similarity", "lowest", "likeness of caption and picture"
+    )
     min_sharpness: Annotated[
         float | None,
         Axis(
@@ -156,7 +158,7 @@ class SelectConfig(BaseModel):
             slider="Sharpness",
         ),
     ] = Field(default=None, ge=0, description="not_sharp: sharpness, 0 to 1, below this.")
-    sharpness_quantile: float | None = _quantile("not_sharp", "lowest", "sharpness")
+    sharpness_quantile: float | None = _declare_quantile("not_sharp", "lowest", "sharpness")
     drop_motions: Annotated[tuple[MotionClass, ...], Rule("unwanted_motion", "Unwanted camera motion")] = Field(
         default=(), description="unwanted_motion: clips with these camera motions."
     )
@@ -165,7 +167,7 @@ class SelectConfig(BaseModel):
     )
 
 
-def _declared() -> Iterator[Rule]:
+def _list_rules() -> Iterator[Rule]:
     """Yield the rules in the order of their settings; whether a clip could be measured comes after its length."""
     for setting, declared in SelectConfig.model_fields.items():
         for rule in (each for each in declared.metadata if isinstance(each, Rule)):
@@ -174,7 +176,7 @@ def _declared() -> Iterator[Rule]:
                 yield Rule("measurement_failed", "Could not be measured")
 
 
-RULES: Mapping[str, Rule] = {rule.reason: rule for rule in _declared()}
+RULES: Mapping[str, Rule] = {rule.reason: rule for rule in _list_rules()}
 """Every rule by its reason, in the order in which the rules are checked."""
 
 REASONS = tuple(RULES)
@@ -210,36 +212,36 @@ class Verdict:
     skipped: tuple[str, ...] = ()
 
 
-def verdict_of(clips: pa.Table, config: SelectConfig) -> Verdict:
+def judge_clips(clips: pa.Table, config: SelectConfig) -> Verdict:
     """Judge the clips; a needed measurement that is null fails `measurement_failed` and no other rule."""
-    limits, skipped = limits_of(clips, config)
+    limits, skipped = find_limits(clips, config)
     failing: dict[str, Mask] = {}
     needed = [axis.column for axis in AXES if axis.reason in limits]
     if config.min_clip_s is not None:
-        failing["too_short"] = seconds_of(clips) < config.min_clip_s - GRACE_S
+        failing["too_short"] = measure_seconds(clips) < config.min_clip_s - GRACE_S
     for axis in AXES:
         if axis.reason in limits:
-            values = floats(clips, axis.column)
+            values = read_floats(clips, axis.column)
             limit = values.dtype.type(limits[axis.reason])
             failing[axis.reason] = values > limit if axis.upper else values < limit
     if config.max_still_motion is not None:
         needed += ["motion_score", "change"]
-        motion, change = floats(clips, "motion_score"), floats(clips, "change")
+        motion, change = read_floats(clips, "motion_score"), read_floats(clips, "change")
         still = motion < motion.dtype.type(config.max_still_motion)
         failing["no_motion"] = still & (change < change.dtype.type(config.max_still_change))
     if config.drop_motions:
         needed.append("camera_motion")
-        failing["unwanted_motion"] = _one_of(clips["camera_motion"], config.drop_motions)
-    failing["measurement_failed"] = _unmeasured(clips, needed)
+        failing["unwanted_motion"] = _match_names(clips["camera_motion"], config.drop_motions)
+    failing["measurement_failed"] = _find_unmeasured(clips, needed)
     bits = np.zeros(len(clips), np.uint16)
     for reason, mask in failing.items():
         bits |= mask.astype(np.uint16) << REASONS.index(reason)
     if config.drop_duplicates:
-        bits |= repeated(clips, bits == 0).astype(np.uint16) << REASONS.index("duplicate")
+        bits |= find_repeats(clips, bits == 0).astype(np.uint16) << REASONS.index("duplicate")
     return Verdict(bits, limits, skipped)
 
 
-def limits_of(clips: pa.Table, config: SelectConfig) -> tuple[dict[str, float], tuple[str, ...]]:
+def find_limits(clips: pa.Table, config: SelectConfig) -> tuple[dict[str, float], tuple[str, ...]]:
     """Return the number that each axis in use is cut at, by reason, and a sentence for each setting that is ignored."""
     limits: dict[str, float] = {}
     skipped: list[str] = []
@@ -250,17 +252,17 @@ def limits_of(clips: pa.Table, config: SelectConfig) -> tuple[dict[str, float], 
         if not measured:
             idle = {axis.limit: absolute} if axis.measure.absent else {}
             idle |= {axis.quantile: share} if axis.quantile else {}
-            skipped += [_ignored(axis, name, value) for name, value in idle.items() if value is not None]
+            skipped += [_format_ignored(axis, name, value) for name, value in idle.items() if value is not None]
             absolute, share = None if axis.measure.absent else absolute, None
         cuts = [] if absolute is None else [absolute]
         if share is not None:
-            cuts.append(cut_at(floats(clips, axis.column), share, axis.upper))
+            cuts.append(find_cut(read_floats(clips, axis.column), share, axis.upper))
         if cuts:
             limits[axis.reason] = float(min(cuts) if axis.upper else max(cuts))
     return limits, tuple(skipped)
 
 
-def cut_at(values: Values, share: float, upper: bool = False) -> float:
+def find_cut(values: Values, share: float, upper: bool = False) -> float:
     """Return the limit beyond which this share of the finite values is, at the lower or the upper end; see the
     module."""
     finite = values[np.isfinite(values)]
@@ -270,22 +272,22 @@ def cut_at(values: Values, share: float, upper: bool = False) -> float:
     return float(np.partition(finite, place)[place])
 
 
-def repeated(clips: pa.Table, eligible: Mask) -> Mask:
+def find_repeats(clips: pa.Table, eligible: Mask) -> Mask:
     """Return which clips repeat another: in each `dedup_group`, all but those of the best shot.
 
     The best shot has the most pixels; then the sharpest picture, where that was measured; then the most eligible
     seconds; then it is the first. Only `eligible` clips, those that no other rule drops, are worth keeping: a group
     without any has no repetitions.
     """
-    group, shot = codes(clips, "dedup_group"), codes(clips, "video_id", "shot_start_pts")
+    group, shot = encode_values(clips, "dedup_group"), encode_values(clips, "video_id", "shot_start_pts")
     rows = np.flatnonzero((group >= 0) & eligible)
     shots, member = np.unique(shot[rows], return_inverse=True)
     # A shot is of one group but for pieces that look like different others; each pair is judged for itself.
     pairs, lead, member = np.unique(group[rows] * (len(shots) + 1) + member, return_index=True, return_inverse=True)
     count = np.bincount(member, minlength=len(pairs))
-    length = np.bincount(member, weights=seconds_of(clips)[rows], minlength=len(pairs))
-    sharpness = np.bincount(member, weights=_sharpness(clips)[rows], minlength=len(pairs)) / count
-    pixels = (_integers(clips, "width") * _integers(clips, "height"))[rows[lead]]
+    length = np.bincount(member, weights=measure_seconds(clips)[rows], minlength=len(pairs))
+    sharpness = np.bincount(member, weights=_read_sharpness(clips)[rows], minlength=len(pairs)) / count
+    pixels = (_read_integers(clips, "width") * _read_integers(clips, "height"))[rows[lead]]
     groups = group[rows[lead]]
     ranked = np.lexsort((lead, -length, -sharpness, -pixels, groups))
     names, best = np.unique(groups[ranked], return_index=True)
@@ -294,18 +296,18 @@ def repeated(clips: pa.Table, eligible: Mask) -> Mask:
     return (wanted[group] >= 0) & (wanted[group] != shot)
 
 
-def seconds_of(clips: pa.Table) -> NDArray[np.float64]:
+def measure_seconds(clips: pa.Table) -> NDArray[np.float64]:
     """Return the length of each clip."""
     return clips["end_s"].to_numpy() - clips["start_s"].to_numpy()
 
 
-def floats(clips: pa.Table, column: str) -> Values:
+def read_floats(clips: pa.Table, column: str) -> Values:
     """Return a column of numbers in its own precision, NaN for null; float32 when all are null."""
     values = clips[column].to_numpy()
     return values if np.issubdtype(values.dtype, np.floating) else values.astype(np.float32)
 
 
-def codes(clips: pa.Table, *names: str) -> NDArray[np.int64]:
+def encode_values(clips: pa.Table, *names: str) -> NDArray[np.int64]:
     """Return a number for each combination of the columns' values, the same for the same values; -1 for null."""
     found = np.zeros(len(clips), np.int64)
     for name in names:
@@ -355,7 +357,7 @@ PRESETS: Mapping[str, Callable[[], SelectConfig]] = {
 """Thresholds by name; each sets all of them."""
 
 
-def _ignored(axis: Axis, setting: str, value: float) -> str:
+def _format_ignored(axis: Axis, setting: str, value: float) -> str:
     return f"{setting} {value:g} is ignored: nobody measured {axis.column}, so nothing is dropped by it"
 
 
@@ -364,27 +366,27 @@ def is_measured(clips: pa.Table, column: str) -> bool:
     return column in clips.column_names and clips[column].null_count < len(clips)
 
 
-def _unmeasured(clips: pa.Table, columns: list[str]) -> Mask:
+def _find_unmeasured(clips: pa.Table, columns: list[str]) -> Mask:
     failed = np.zeros(len(clips), bool)
     for name in dict.fromkeys(columns):
         column = clips[name]
         is_text = not pa.types.is_floating(column.type)
-        failed |= column.is_null().to_numpy() if is_text else np.isnan(floats(clips, name))
+        failed |= column.is_null().to_numpy() if is_text else np.isnan(read_floats(clips, name))
     return failed
 
 
-def _one_of(column: pa.ChunkedArray, names: tuple[str, ...]) -> Mask:
+def _match_names(column: pa.ChunkedArray, names: tuple[str, ...]) -> Mask:
     encoded = column.combine_chunks()
     encoded = encoded if pa.types.is_dictionary(encoded.type) else encoded.dictionary_encode()
     wanted = np.array([*(name in names for name in encoded.dictionary.to_pylist()), False])
     return wanted[encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)]
 
 
-def _sharpness(clips: pa.Table) -> Values:
+def _read_sharpness(clips: pa.Table) -> Values:
     """Return the sharpness, 0 where it was not measured."""
     measured = is_measured(clips, "sharpness")
-    return np.nan_to_num(floats(clips, "sharpness").astype(np.float64)) if measured else np.zeros(len(clips))
+    return np.nan_to_num(read_floats(clips, "sharpness").astype(np.float64)) if measured else np.zeros(len(clips))
 
 
-def _integers(clips: pa.Table, column: str) -> NDArray[np.int64]:
+def _read_integers(clips: pa.Table, column: str) -> NDArray[np.int64]:
     return clips[column].fill_null(0).to_numpy().astype(np.int64)

@@ -15,7 +15,7 @@ SCHEMA = pa.schema([("keep", pa.bool_()), ("drop_reason", pa.string()), ("drop_r
 """The verdict on a clip, as columns."""
 
 
-def verdict_columns(bits: Bits) -> pa.Table:
+def make_verdict_columns(bits: Bits) -> pa.Table:
     """Return the verdicts as the columns of SCHEMA."""
     present = np.flatnonzero(np.bincount(bits, minlength=1))
     place = np.zeros(int(present[-1]) + 1 if len(present) else 1, np.int32)
@@ -32,7 +32,7 @@ def verdict_columns(bits: Bits) -> pa.Table:
     return pa.table([pa.array(bits == 0), first.dictionary_decode(), every.take(index)], SCHEMA)
 
 
-def bits_of(drop_reasons: pa.ChunkedArray) -> Bits:
+def read_bits(drop_reasons: pa.ChunkedArray) -> Bits:
     """Return the verdicts from the column `drop_reasons`."""
     every = drop_reasons.combine_chunks()
     flat = every.flatten().dictionary_encode()
@@ -74,7 +74,7 @@ class Funnel(BaseModel):
     skipped: tuple[str, ...] = ()
 
 
-def funnel_of(verdict: Verdict, seconds: Values) -> Funnel:
+def count_funnel(verdict: Verdict, seconds: Values) -> Funnel:
     """Return the funnel of a verdict on clips of these lengths."""
     bits = verdict.bits
     counts = np.bincount(bits, minlength=1 << len(REASONS))

@@ -66,14 +66,14 @@ def write_manifest(
 
     The file appears complete or not at all.
     """
-    digest = table_digest(rows)
-    facts = manifest_metadata(lineage, digest) | {_LENGTHS: json.dumps(lengths or {}).encode()}
+    digest = digest_table(rows)
+    facts = make_metadata(lineage, digest) | {_LENGTHS: json.dumps(lengths or {}).encode()}
     with publish(path) as aside:
         pq.write_table(rows.replace_schema_metadata(facts), aside, compression="zstd")
     return ManifestRef(path=path, digest=digest, rows=rows.num_rows)
 
 
-def manifest_metadata(lineage: Lineage, digest: str) -> dict[bytes | str, bytes | str]:
+def make_metadata(lineage: Lineage, digest: str) -> dict[bytes | str, bytes | str]:
     """Return the metadata of a manifest's Parquet file: the digest of the rows and their lineage."""
     return {_LINEAGE: lineage.model_dump_json().encode(), _DIGEST: digest.encode()}
 
@@ -92,7 +92,7 @@ def read_manifest(manifest: ManifestRef | Path, columns: Sequence[str] | None = 
         raise BadManifest(f"{path}: not a readable manifest ({error}). Delete it and run again.") from error
 
 
-def column_names(manifest: ManifestRef | Path) -> list[str]:
+def read_column_names(manifest: ManifestRef | Path) -> list[str]:
     """Read the names of a manifest's columns from its footer; raises BadManifest."""
     path = manifest.path if isinstance(manifest, ManifestRef) else manifest
     try:
@@ -108,25 +108,25 @@ def read_rows(manifest: ManifestRef | Path, columns: Sequence[str] | None = None
 
 def read_lineage(path: Path) -> Lineage:
     """Read the lineage of a manifest; raises BadManifest when it has none."""
-    return Lineage.model_validate_json(_metadata(path)[_LINEAGE])
+    return Lineage.model_validate_json(_read_metadata(path)[_LINEAGE])
 
 
 def read_lengths(path: Path) -> dict[str, int | None]:
     """Read the size in bytes of each file that a manifest names, None for a file that did not exist; raises
     BadManifest."""
-    facts = _metadata(path)
+    facts = _read_metadata(path)
     if _LENGTHS not in facts:
         raise BadManifest(f"{path}: does not record the sizes of its files.")
     return dict(json.loads(facts[_LENGTHS]))
 
 
-def manifest_ref(path: Path, cached: bool = False) -> ManifestRef:
+def read_manifest_ref(path: Path, cached: bool = False) -> ManifestRef:
     """Read the reference of a manifest on disk from its footer; raises BadManifest."""
-    facts = _metadata(path)
+    facts = _read_metadata(path)
     return ManifestRef(path=path, digest=facts[_DIGEST].decode(), rows=int(facts[b"rows"]), cached=cached)
 
 
-def table_of(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
+def make_table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
     """Return rows as a table of exactly `schema`; raises BadManifest for an unknown column or a wrong type."""
     unknown = {name for row in rows for name in row} - set(schema.names)
     if unknown:
@@ -137,14 +137,14 @@ def table_of(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
         raise BadManifest(f"A row does not fit its step's schema: {error}") from error
 
 
-def table_digest(table: pa.Table) -> str:
+def digest_table(table: pa.Table) -> str:
     """Return the SHA-256 of a table's values and types; its chunks and metadata do not count."""
     sink = io.BytesIO()
     pq.write_table(table.replace_schema_metadata(None).combine_chunks(), sink, compression="none", store_schema=False)
     return hashlib.sha256(sink.getbuffer()).hexdigest()
 
 
-def file_digest(path: Path) -> str:
+def digest_file(path: Path) -> str:
     """Return the SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -214,7 +214,7 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def _metadata(path: Path) -> dict[bytes, bytes]:
+def _read_metadata(path: Path) -> dict[bytes, bytes]:
     try:
         footer = pq.read_metadata(path)
     except (OSError, pa.ArrowInvalid) as error:

@@ -19,7 +19,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from models.errors import BadMedia
-from tasks.video import open_video, shown_size
+from tasks.video import open_video, read_shown_size
 
 PROBE_PACKETS = 400
 """The number of packets that are read to see whether the rate varies; the first frame must be among them."""
@@ -125,9 +125,9 @@ class _Head(NamedTuple):
 def probe(path: Path) -> VideoFacts:
     """Read a file's facts from its header, its first packets and its first frame; raises BadMedia."""
     with open_video(path, threads=1) as (container, stream):
-        head = _head(container, stream, path)
+        head = _read_head(container, stream, path)
         context, frame, audio = stream.codec_context, head.frame, container.streams.audio[:1]
-        width, height = shown_size(frame)
+        width, height = read_shown_size(frame)
         transfer = _TRANSFERS.get(int(frame.color_trc))
         return VideoFacts(
             container=container.format.name,
@@ -138,45 +138,45 @@ def probe(path: Path) -> VideoFacts:
             height=height,
             coded_width=context.coded_width or frame.width,
             coded_height=context.coded_height or frame.height,
-            rotation=_rotation(frame),
-            sample_aspect=_sample_aspect(stream),
-            fps=_rate(stream.average_rate),
-            fps_nominal=_rate(stream.guessed_rate or stream.base_rate),
-            variable_rate=_varies(head.packets),
+            rotation=_read_rotation(frame),
+            sample_aspect=_read_sample_aspect(stream),
+            fps=_convert_rate(stream.average_rate),
+            fps_nominal=_convert_rate(stream.guessed_rate or stream.base_rate),
+            variable_rate=_has_varying_rate(head.packets),
             time_base=stream.time_base or Fraction(1),
-            duration_s=_duration_s(container, stream),
+            duration_s=_read_duration(container, stream),
             color_primaries=_PRIMARIES.get(int(frame.color_primaries)),
             color_transfer=transfer,
             color_matrix=_MATRICES.get(int(frame.colorspace)),
             color_range=_RANGES.get(int(frame.color_range)),
             hdr=transfer in HDR_TRANSFERS,
             field_order=_FIELD_ORDERS.get(int(context.field_order)),
-            interlaced=_interlaced(stream, frame),
+            interlaced=_is_interlaced(stream, frame),
             has_audio=bool(audio),
             audio_codec=audio[0].codec_context.name if audio and audio[0].codec_context else None,
             audio_channels=audio[0].channels or None if audio and audio[0].codec_context else None,
             audio_rate=audio[0].rate or None if audio and audio[0].codec_context else None,
             streams=len(container.streams),
-            anomalies=_anomalies(container, stream, head),
+            anomalies=_find_anomalies(container, stream, head),
         )
 
 
-def _anomalies(container: InputContainer, stream: VideoStream, head: _Head) -> tuple[str, ...]:
+def _find_anomalies(container: InputContainer, stream: VideoStream, head: _Head) -> tuple[str, ...]:
     frame, packets = head.frame, head.packets
     pictures = [s for s in container.streams.video if s.disposition & Disposition.attached_pic]
     found = {
-        "variable_rate": _varies(packets) is True,
-        "no_duration": _duration_s(container, stream) is None,
+        "variable_rate": _has_varying_rate(packets) is True,
+        "no_duration": _read_duration(container, stream) is None,
         "no_timestamps": any(packet.pts is None for packet in packets),
-        "timestamps_run_back": _run_back(packets),
-        "far_start": _starts_far(stream, packets),
+        "timestamps_run_back": _has_reversed_times(packets),
+        "far_start": _has_far_start(stream, packets),
         "edit_list": any(packet.hidden for packet in packets) or _is_delayed(container, stream),
         "no_keyframe_at_start": not packets[0].keyframe,
         "one_keyframe": _has_one_keyframe(stream, head),
         "odd_size": bool(frame.width % 2 or frame.height % 2),
-        "rotated": _rotation(frame) != 0,
-        "pixels_not_square": _sample_aspect(stream) != 1,
-        "interlaced": _interlaced(stream, frame),
+        "rotated": _read_rotation(frame) != 0,
+        "pixels_not_square": _read_sample_aspect(stream) != 1,
+        "interlaced": _is_interlaced(stream, frame),
         "hdr": _TRANSFERS.get(int(frame.color_trc)) in HDR_TRANSFERS,
         "cover_art": bool(pictures),
         "extra_video_streams": len(container.streams.video) - len(pictures) > 1,
@@ -184,7 +184,7 @@ def _anomalies(container: InputContainer, stream: VideoStream, head: _Head) -> t
     return tuple(name for name in ANOMALIES if found[name])
 
 
-def _head(container: InputContainer, stream: VideoStream, path: Path) -> _Head:
+def _read_head(container: InputContainer, stream: VideoStream, path: Path) -> _Head:
     frame, packets, whole = None, [], True
     for packet in container.demux(stream):
         if packet.size:
@@ -205,7 +205,7 @@ def _decode(packet: av.Packet) -> list[VideoFrame]:
         return []
 
 
-def _varies(packets: list[_Packet]) -> bool | None:
+def _has_varying_rate(packets: list[_Packet]) -> bool | None:
     """Say whether the gaps between frames differ by more than the rounding to the time base explains."""
     times = [packet.dts if packet.pts is None else packet.pts for packet in packets if not packet.hidden]
     known = np.unique([time for time in times if time is not None])
@@ -216,12 +216,12 @@ def _varies(packets: list[_Packet]) -> bool | None:
     return bool(np.ptp(gaps) > rounding)
 
 
-def _run_back(packets: list[_Packet]) -> bool:
+def _has_reversed_times(packets: list[_Packet]) -> bool:
     times = [packet.dts for packet in packets if packet.dts is not None]
     return any(later < earlier for earlier, later in pairwise(times))
 
 
-def _starts_far(stream: VideoStream, packets: list[_Packet]) -> bool:
+def _has_far_start(stream: VideoStream, packets: list[_Packet]) -> bool:
     times = [packet.pts for packet in packets if packet.pts is not None and not packet.hidden]
     return bool(times) and abs(min(times) * (stream.time_base or 1)) > FAR_START_S
 
@@ -239,23 +239,23 @@ def _has_one_keyframe(stream: VideoStream, head: _Head) -> bool:
     return len(marks) > 1 and sum(marks) <= 1
 
 
-def _rotation(frame: VideoFrame) -> int:
+def _read_rotation(frame: VideoFrame) -> int:
     return round(-frame.rotation / 90) * 90 % 360
 
 
-def _sample_aspect(stream: VideoStream) -> Fraction:
+def _read_sample_aspect(stream: VideoStream) -> Fraction:
     return stream.codec_context.sample_aspect_ratio or stream.sample_aspect_ratio or Fraction(1)
 
 
-def _interlaced(stream: VideoStream, frame: VideoFrame) -> bool:
+def _is_interlaced(stream: VideoStream, frame: VideoFrame) -> bool:
     return bool(frame.interlaced_frame) or int(stream.codec_context.field_order) > 1
 
 
-def _duration_s(container: InputContainer, stream: VideoStream) -> float | None:
+def _read_duration(container: InputContainer, stream: VideoStream) -> float | None:
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)
     return container.duration / av.time_base if container.duration else None
 
 
-def _rate(rate: Fraction | None) -> float | None:
+def _convert_rate(rate: Fraction | None) -> float | None:
     return float(rate) if rate else None

@@ -60,7 +60,7 @@ COLUMNS = ("pts", "change", "luma", "deviation", "detail", "thumbnails")
 """The names of the signals of a `Recorder`."""
 
 
-def signals_of(columns: dict[str, Any], time_base: Fraction) -> Signals:
+def make_signals(columns: dict[str, Any], time_base: Fraction) -> Signals:
     """Return the signals from the COLUMNS of a recorder, directly or as read from a manifest."""
     change, luma, deviation, detail = (np.asarray(columns[name], np.float32) for name in COLUMNS[1:5])
     thumbnails = np.frombuffer(columns["thumbnails"], np.uint8).reshape(-1, THUMBNAIL_BYTES)
@@ -84,11 +84,11 @@ class Recorder:
         """Measure the next frame and compare it with the one before."""
         mean, deviation = cv2.meanStdDev(planes[0])
         self.pts.append(pts)
-        self.change.append(difference(planes, self._before) if self._before else 0.0)
+        self.change.append(measure_difference(planes, self._before) if self._before else 0.0)
         self.luma.append(float(mean[0, 0]))
         self.deviation.append(float(deviation[0, 0]))
-        self.detail.append(fine_detail(planes[0]))
-        self.thumbnails += thumbnail(planes)
+        self.detail.append(measure_detail(planes[0]))
+        self.thumbnails += make_thumbnail(planes)
         self._before = planes
 
     def columns(self) -> dict[str, Any]:
@@ -97,7 +97,7 @@ class Recorder:
         return lists | {"thumbnails": bytes(self.thumbnails)}
 
 
-def thumbnail(planes: Planes) -> bytes:
+def make_thumbnail(planes: Planes) -> bytes:
     """Return the planes shrunk to THUMBNAIL_SIZES, one after the other, THUMBNAIL_BYTES long."""
     shrunk = [
         cv2.resize(p, size, interpolation=cv2.INTER_AREA) for p, size in zip(planes, THUMBNAIL_SIZES, strict=True)
@@ -106,16 +106,16 @@ def thumbnail(planes: Planes) -> bytes:
     return np.clip(np.rint(values), 0, 255).astype(np.uint8).tobytes()
 
 
-def fine_detail(luma: NDArray[np.float32]) -> float:
+def measure_detail(luma: NDArray[np.float32]) -> float:
     """Return the mean square of the difference of each pixel and the mean of the 5x5 pixels around it."""
     fine = cv2.subtract(luma, cv2.blur(luma, (5, 5)))
     return float(cv2.norm(fine, cv2.NORM_L2SQR) / fine.size)
 
 
-def small_planes(frame: VideoFrame) -> Planes:
+def shrink_frame(frame: VideoFrame) -> Planes:
     """Return the frame's Y, U and V shrunk to short sides of at least 64, 32 and 32 pixels, in this module's units."""
     if frame.format.name not in PLANES_OF_8_BITS or frame.planes[0].line_size <= 0:
-        frame = _small_yuv(frame)
+        frame = _shrink_yuv(frame)
     full_range = frame.color_range == FULL_RANGE or frame.format.name.startswith("yuvj")
     shrunk = [
         shrink(
@@ -146,14 +146,14 @@ def stretch(planes: list[NDArray[np.uint8]], full_range: bool) -> Planes:
     return [np.clip((y - black) * luma, 0, 255), (u - 128) * chroma, (v - 128) * chroma]
 
 
-def difference(a: Planes, b: Planes) -> float:
+def measure_difference(a: Planes, b: Planes) -> float:
     """Return the mean of the planes' mean absolute differences, 0 to 255; raises ValueError on unequal sizes."""
     if any(x.shape != y.shape for x, y in zip(a, b, strict=True)):
         raise ValueError("Planes of unequal sizes cannot be compared.")
     return sum(cv2.norm(x, y, cv2.NORM_L1) / x.size for x, y in zip(a, b, strict=True)) / len(a)
 
 
-def neighbours(side: NDArray[np.floating], change: float, window: int) -> NDArray[np.floating]:
+def find_neighbours(side: NDArray[np.floating], change: float, window: int) -> NDArray[np.floating]:
     """Return the changes of the `window` nearest frames on one side that are not held.
 
     `side` are the changes from the nearest frame outwards, `change` is the one they are compared with; zeros replace
@@ -164,7 +164,7 @@ def neighbours(side: NDArray[np.floating], change: float, window: int) -> NDArra
     return np.pad(moving, (0, window - len(moving)))
 
 
-def _small_yuv(frame: VideoFrame) -> VideoFrame:
+def _shrink_yuv(frame: VideoFrame) -> VideoFrame:
     factor = 2 ** int(math.log2(max(1, min(frame.width, frame.height) // SHORT_SIDES[0])))
     return frame.reformat(
         width=max(2, frame.width // factor),

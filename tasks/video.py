@@ -54,11 +54,11 @@ _opened: list[Path] = []
 
 
 @cache
-def ffmpeg_exe() -> str:
+def find_ffmpeg() -> str:
     """Return the ffmpeg to run: the one in imageio-ffmpeg's wheel, whatever is on the PATH, or the one that the
     environment variable IMAGEIO_FFMPEG_EXE names. Raises BadInput where that cannot run or is too old."""
     exe = imageio_ffmpeg.get_ffmpeg_exe()
-    found = ffmpeg_version(exe)
+    found = read_ffmpeg_version(exe)
     if found < OLDEST_FFMPEG:
         oldest, this = (".".join(map(str, version)) for version in (OLDEST_FFMPEG, found))
         raise BadInput(
@@ -68,7 +68,7 @@ def ffmpeg_exe() -> str:
     return exe
 
 
-def ffmpeg_version(exe: str) -> tuple[int, int]:
+def read_ffmpeg_version(exe: str) -> tuple[int, int]:
     """Return the major and minor version of an ffmpeg; raises BadInput where the program cannot run or prints none."""
     try:
         said = subprocess.run([exe, "-version"], capture_output=True, timeout=VERSION_LIMIT_S, check=False).stdout
@@ -87,17 +87,19 @@ def write_video(path: Path, frames: Frames, fps: float, crf: int = 16, tags: Map
     """
     options = {"vcodec": "libx264", "pix_fmt": "yuv420p", "crf": crf, "preset": "medium", "threads": 1}
     with publish(path) as aside:
-        output = even(raw_frames(frames, fps), frames).output(str(aside), **options, **mp4_options(tags or {}))
-        run_ffmpeg(command_of(output), frames, str(path))
+        output = make_even(make_frame_input(frames, fps), frames).output(
+            str(aside), **options, **make_mp4_options(tags or {})
+        )
+        run_ffmpeg(compile_command(output), frames, str(path))
 
 
-def raw_frames(frames: Frames, fps: float) -> Any:
+def make_frame_input(frames: Frames, fps: float) -> Any:
     """Return the ffmpeg input for uint8 RGB [frames, height, width, 3] that `run_ffmpeg` sends."""
     _, height, width, _ = frames.shape
     return ffmpeg.input("pipe:", format="rawvideo", pix_fmt="rgb24", s=f"{width}x{height}", r=fps)
 
 
-def even(stream: Any, frames: Frames) -> Any:
+def make_even(stream: Any, frames: Frames) -> Any:
     """Return an ffmpeg stream with even sides, as chroma at half the size needs; the last line is repeated."""
     _, height, width, _ = frames.shape
     if not (height % 2 or width % 2):
@@ -106,16 +108,16 @@ def even(stream: Any, frames: Frames) -> Any:
     return padded.filter("fillborders", right=width % 2, bottom=height % 2, mode="smear")
 
 
-def mp4_options(tags: Mapping[str, str]) -> dict[str, Any]:
+def make_mp4_options(tags: Mapping[str, str]) -> dict[str, Any]:
     """Return the output options of an mp4 that has `tags`, plays while it loads, and contains no clock."""
     said = {f"metadata:g:{i}": f"{name}={value}" for i, (name, value) in enumerate(tags.items())}
     return {"fflags": "+bitexact", "movflags": "+faststart+use_metadata_tags", **said}
 
 
-def command_of(output: Any) -> list[str]:
+def compile_command(output: Any) -> list[str]:
     """Return the command that writes an ffmpeg output and prints only errors."""
     quiet = output.global_args("-hide_banner", "-loglevel", "error", "-nostdin")
-    return quiet.overwrite_output().compile(cmd=ffmpeg_exe())
+    return quiet.overwrite_output().compile(cmd=find_ffmpeg())
 
 
 def run_ffmpeg(command: list[str], stdin: bytes | Frames | None, item: str, limit_s: float = ENCODE_LIMIT_S) -> bytes:
@@ -165,7 +167,7 @@ def open_video(path: Path, threads: int = 2, **options: str) -> Iterator[tuple[I
     _refuse_what_is_no_video(path)
     try:
         with av.open(str(path.absolute()), metadata_errors="replace") as container:
-            yield container, _video_stream(container, path, threads, options)
+            yield container, _find_video_stream(container, path, threads, options)
     except FFmpegError as error:
         raise BadMedia(
             f"{path}: cannot be read as a video ({error.strerror}). Is it complete? Copy it again."
@@ -240,17 +242,17 @@ class FullPass:
         return self._damage_pts is not None
 
 
-def decoders_opened() -> int:
+def count_decoders() -> int:
     """Return how many decoders this process has opened so far."""
     return len(_opened)
 
 
-def shown_size(frame: VideoFrame) -> tuple[int, int]:
+def read_shown_size(frame: VideoFrame) -> tuple[int, int]:
     """Return the frame's (width, height) in pixels after its rotation."""
     return (frame.height, frame.width) if frame.rotation % 180 else (frame.width, frame.height)
 
 
-def upright(frame: VideoFrame, short_side: int | None = None, pixel_aspect: Fraction = Fraction(1)) -> Frames:
+def make_upright(frame: VideoFrame, short_side: int | None = None, pixel_aspect: Fraction = Fraction(1)) -> Frames:
     """Return the frame as shown: uint8 RGB [height, width, 3], rotated, with square pixels (`pixel_aspect` is their
     width over their height), and shrunk when its short side is longer than `short_side` pixels."""
     wide = frame.width * pixel_aspect
@@ -304,7 +306,7 @@ def _is_text(head: bytes) -> bool:
     return all(letter.isprintable() or letter.isspace() for letter in text)
 
 
-def _video_stream(container: InputContainer, path: Path, threads: int, options: Mapping[str, str]) -> VideoStream:
+def _find_video_stream(container: InputContainer, path: Path, threads: int, options: Mapping[str, str]) -> VideoStream:
     streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     if not streams:
         raise BadMedia(f"{path}: has no video stream, only sound or pictures. Remove it.")

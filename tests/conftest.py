@@ -62,17 +62,17 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     from models.svd.autoencoder import new_autoencoder
     from models.svd.image_encoder import new_feature_extractor, new_image_encoder
     from models.svd.model import ModelFacts, VideoModel, save_model
-    from tasks.tiny.encoders import new_scheduler, new_unet
+    from tasks.tiny.encoders import make_scheduler, make_unet
 
     folder = tmp_path_factory.mktemp("models") / "small"
     with torch.random.fork_rng():
         torch.manual_seed(0)
         made = VideoModel(
-            unet=new_unet(),
+            unet=make_unet(),
             vae=new_autoencoder((32, 32, 32)),
             image_encoder=new_image_encoder(),
             feature_extractor=new_feature_extractor(),
-            scheduler=new_scheduler(),
+            scheduler=make_scheduler(),
             words={"pan_left": torch.randn(64), "static": torch.randn(64)},
             facts=ModelFacts(frames=4, width=32, height=32, lineage={"dataset": "rendered"}),
             revision="",

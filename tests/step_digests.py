@@ -48,8 +48,8 @@ class Module:
 
     def _add(self, statement: ast.stmt) -> None:
         if isinstance(statement, ast.Import | ast.ImportFrom):
-            self.imports |= _imports(statement)
-        elif names := list(_defined(statement)):
+            self.imports |= _read_imports(statement)
+        elif names := list(_find_defined(statement)):
             for name in names:
                 self.definitions.setdefault(name, []).append(statement)
         elif not _is_text(statement):
@@ -74,7 +74,7 @@ class Project:
 
     def __init__(self, root: Path) -> None:
         files = [file for package in PACKAGES for file in sorted((root / package).rglob("*.py"))]
-        self.modules = {_module_name(file.relative_to(root)): Module(file) for file in files}
+        self.modules = {_name_module(file.relative_to(root)): Module(file) for file in files}
         # Many steps reach the same places.
         self._shape = cache(self._shape_of)
         self._digest = cache(self._digest_of)
@@ -108,7 +108,7 @@ class Project:
         module = self.modules[place[0]]
         code = module.code(place[1])
         inner = [node for statement in code for node in ast.walk(statement) if isinstance(node, ast.ImportFrom)]
-        imports = module.imports | {name: origin for node in inner for name, origin in _imports(node).items()}
+        imports = module.imports | {name: origin for node in inner for name, origin in _read_imports(node).items()}
         reader = _ShapeReader(lambda name: self._origin(place[0], imports, name))
         return Shape(json.dumps([reader.read(statement, outermost=True) for statement in code]), tuple(reader.uses))
 
@@ -149,7 +149,7 @@ class _ShapeReader:
             return [self.read(n) for n in node if not _is_said(n)]
         if not isinstance(node, ast.AST):
             return repr(node)
-        if (place := self._origin(_dotted(node))) is not None:
+        if (place := self._origin(_format_dotted(node))) is not None:
             return self._use(place)
         left_out = {"kind", "type_comment", *(["name"] if outermost and hasattr(node, "name") else [])}
         fields = [(name, value) for name, value in ast.iter_fields(node) if name not in left_out]
@@ -162,7 +162,7 @@ class _ShapeReader:
         return ["used"]
 
 
-def _dotted(node: ast.AST) -> str:
+def _format_dotted(node: ast.AST) -> str:
     """Return `name` or `name.attribute` where a node is one of these, else ""."""
     if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
         return f"{node.value.id}.{node.attr}"
@@ -180,7 +180,7 @@ def _hash(value: Any) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:32]
 
 
-def problems(now: Mapping[str, Pin], pinned: Mapping[str, Pin]) -> list[str]:
+def find_problems(now: Mapping[str, Pin], pinned: Mapping[str, Pin]) -> list[str]:
     """Return a sentence for each step whose code changed while its VERSION did not."""
     changed = [s for s in now if s in pinned and now[s].version == pinned[s].version and now[s] != pinned[s]]
     return [
@@ -207,23 +207,23 @@ def write_pins(root: Path, pins: Mapping[str, Pin]) -> None:
         (root / "tests/tasks" / folder / PINS).write_text(json.dumps(own, indent=2) + "\n")
 
 
-def current_pins(root: Path) -> dict[str, Pin]:
+def compute_pins(root: Path) -> dict[str, Pin]:
     """Return the pins of the code as it is now."""
     project = Project(root)
     return {step: project.pin(step) for step in project.steps()}
 
 
-def _module_name(file: Path) -> str:
+def _name_module(file: Path) -> str:
     return ".".join(file.with_suffix("").parts).removesuffix(".__init__")
 
 
-def _imports(statement: ast.Import | ast.ImportFrom) -> dict[str, Place]:
+def _read_imports(statement: ast.Import | ast.ImportFrom) -> dict[str, Place]:
     if isinstance(statement, ast.Import):
         return {(a.asname or a.name.split(".")[0]): (a.name, "") for a in statement.names}
     return {(a.asname or a.name): (statement.module or "", a.name) for a in statement.names}
 
 
-def _defined(statement: ast.stmt) -> Iterator[str]:
+def _find_defined(statement: ast.stmt) -> Iterator[str]:
     if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         yield statement.name
     elif isinstance(statement, ast.Assign):
@@ -244,8 +244,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     same = set(parser.parse_args(arguments).same_results)
     root = Path(__file__).parents[1]
-    now, pinned = current_pins(root), read_pins(root)
-    if wrong := problems({step: pin for step, pin in now.items() if step not in same}, pinned):
+    now, pinned = compute_pins(root), read_pins(root)
+    if wrong := find_problems({step: pin for step, pin in now.items() if step not in same}, pinned):
         print("\n".join(wrong), file=sys.stderr)
         return 1
     write_pins(root, now)

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from flows.command.flags import invocation
+from flows.command.flags import parse_command_line
 from flows.command.folders import ReportOutcome
-from flows.command.main import COMMANDS, command_named, interface
+from flows.command.main import COMMANDS, find_command, make_interface
 from flows.curate import CurateOutcome
 from flows.finetune import FinetuneOutcome
 from flows.generate import GenerateOutcome
@@ -80,13 +80,13 @@ def understood(line: str) -> None:
     name, *arguments = shlex.split(line)[1:]
     if name in ("--help", "COMMAND"):
         return
-    command = command_named(name)
-    asked = interface(command, importlib.import_module(command.module))
+    command = find_command(name)
+    asked = make_interface(command, importlib.import_module(command.module))
     if "--help" in arguments:
         with pytest.raises(SystemExit, match="0"):
-            invocation(asked, arguments)
+            parse_command_line(asked, arguments)
     elif arguments:
-        invocation(asked, arguments)
+        parse_command_line(asked, arguments)
 
 
 def mistakes() -> dict[str, str]:
@@ -261,7 +261,7 @@ def test_the_changelog_has_every_steps_version_as_it_is():
 @pytest.mark.parametrize(
     ("table", "schema"),
     [
-        ("videos.parquet", join.videos_schema(ingest.SCHEMA)),
+        ("videos.parquet", join.make_videos_schema(ingest.SCHEMA)),
         ("clips.parquet", [*join.SCHEMA, *select.SCHEMA]),
         ("outputs.parquet", outputs.SCHEMA),
     ],

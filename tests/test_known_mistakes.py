@@ -21,18 +21,18 @@ from safetensors.torch import save_file
 
 from models.measures.camera import measure_motion
 from models.measures.flow import farneback
-from models.noise import item_noise, stack_noise
+from models.noise import draw_item_noise, stack_noise
 from models.pictures import prepare_picture
 from models.svd.model import load_model, motion_bucket
 from models.svd.sampling import sample_latents
 from models.svd.training import Batch, probe_error
 from tasks.detectors.cascade import DetectorSettings, find_boundaries
 from tasks.finetune.encode import SCHEMA as ENCODED
-from tasks.finetune.encode import EncodeConfig, noised_pictures
+from tasks.finetune.encode import EncodeConfig, add_noise
 from tasks.finetune.train_examples import Choice, Examples, gather_examples
 from tasks.footage import Camera, Frames, Scene, dissolve, render_shot
-from tasks.manifest import Lineage, table_of, write_manifest
-from tasks.signals import Recorder, Signals, signals_of, small_planes
+from tasks.manifest import Lineage, make_table, write_manifest
+from tasks.signals import Recorder, Signals, make_signals, shrink_frame
 from tasks.tiny.render import SCHEMA as CLIPS
 
 HALF_SECONDS = [0.5 * i for i in range(9)]
@@ -46,8 +46,8 @@ def at_two_per_second(frames: Frames) -> Frames:
 def signals(frames: Frames) -> Signals:
     recorder = Recorder()
     for pts, picture in enumerate(frames):
-        recorder.add(pts, small_planes(VideoFrame.from_ndarray(picture)))
-    return signals_of(recorder.columns(), Fraction(1, 24))
+        recorder.add(pts, shrink_frame(VideoFrame.from_ndarray(picture)))
+    return make_signals(recorder.columns(), Fraction(1, 24))
 
 
 def test_flow_is_averaged_by_length_and_not_by_sign():
@@ -94,7 +94,7 @@ def test_a_batch_pairs_each_picture_with_its_own_noise_and_embedding():
     shape = model.latent_shape(8, 64, 64)
     pictures = torch.rand(2, 3, 64, 64) * 2 - 1
     items = [(0, key, take) for key in "AB" for take in range(2)]
-    noise = [item_noise(seed, key, take, shape, (64, 64)) for seed, key, take in items]
+    noise = [draw_item_noise(seed, key, take, shape, (64, 64)) for seed, key, take in items]
 
     def sampled(chosen: list[int]) -> torch.Tensor:
         stacked = stack_noise([noise[i] for i in chosen])
@@ -108,15 +108,15 @@ def test_a_batch_pairs_each_picture_with_its_own_noise_and_embedding():
 
 def test_a_seed_in_a_batch_is_that_seed_alone_and_each_picture_of_a_folder_has_its_own():
     shape, size = (8, 4, 16, 16), (64, 64)
-    first, second = (item_noise(5, key, 0, shape, size) for key in ("a.png", "b.png"))
-    assert torch.equal(stack_noise([first, second]).latents[1], item_noise(5, "b.png", 0, shape, size).latents)
+    first, second = (draw_item_noise(5, key, 0, shape, size) for key in ("a.png", "b.png"))
+    assert torch.equal(stack_noise([first, second]).latents[1], draw_item_noise(5, "b.png", 0, shape, size).latents)
     assert not torch.equal(first.latents, second.latents)
 
 
 def test_the_pictures_augmentation_noise_is_seeded_and_apart_from_the_latents():
     shape, size = (8, 4, 16, 16), (64, 64)
-    once, again = (item_noise(5, "a.png", 0, shape, size) for _ in range(2))
-    other_length = item_noise(5, "a.png", 0, (9, 4, 16, 16), size)
+    once, again = (draw_item_noise(5, "a.png", 0, shape, size) for _ in range(2))
+    other_length = draw_item_noise(5, "a.png", 0, (9, 4, 16, 16), size)
     assert torch.equal(once.augmentation, again.augmentation)
     assert torch.equal(once.augmentation, other_length.augmentation)
 
@@ -142,9 +142,9 @@ def test_the_motion_bucket_told_in_training_is_the_clips_own_and_not_fixed(tmp_p
     speeds = {"still": 0.0, "slow": 0.1, "fast": 0.6}
     clips = [{"clip_id": name, "camera_motion": "pan_left", "motion_score": speed} for name, speed in speeds.items()]
     made = Lineage(step="made", version=1)
-    write_manifest(tmp_path / "clips.parquet", table_of(clips, CLIPS), made)
+    write_manifest(tmp_path / "clips.parquet", make_table(clips, CLIPS), made)
     windows = [{"clip_id": name, "latents": "x.safetensors", "row": row} for row, name in enumerate(speeds)]
-    encoded = write_manifest(tmp_path / "encoded.parquet", table_of(windows, ENCODED), made)
+    encoded = write_manifest(tmp_path / "encoded.parquet", make_table(windows, ENCODED), made)
     save_file(
         {
             "latents": torch.zeros(3, 4, 4, 4, 4),
@@ -162,7 +162,7 @@ def test_the_motion_bucket_told_in_training_is_the_clips_own_and_not_fixed(tmp_p
 def test_each_picture_of_a_batch_is_augmented_with_a_sigma_of_its_own():
     """Public trainers draw one sigma for the whole batch."""
     config = EncodeConfig(condition_draws=2)
-    noised, sigmas = noised_pictures(torch.zeros(4, 3, 32, 32), config, seed=0)
+    noised, sigmas = add_noise(torch.zeros(4, 3, 32, 32), config, seed=0)
     assert len(set(sigmas.flatten().tolist())) == 8
     torch.testing.assert_close(noised.std(dim=(2, 3, 4)), sigmas, rtol=0.06, atol=0)
 

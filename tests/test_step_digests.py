@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests import step_digests
-from tests.step_digests import Pin, current_pins, problems, read_pins, write_pins
+from tests.step_digests import Pin, compute_pins, find_problems, read_pins, write_pins
 
 LOOK = "tasks.curate.look"
 
@@ -27,7 +27,7 @@ def copy(tmp_path: Path, repository: Path) -> Path:
 
 
 def changed_steps(before: dict[str, Pin], folder: Path) -> set[str]:
-    return {step for step, pin in current_pins(folder).items() if pin.digest != before[step].digest}
+    return {step for step, pin in compute_pins(folder).items() if pin.digest != before[step].digest}
 
 
 def replace(file: Path, old: str, new: str) -> None:
@@ -42,8 +42,8 @@ def add(file: Path, text: str) -> None:
 
 @pytest.mark.slow
 def test_each_steps_code_is_pinned_beside_its_version(repository: Path):
-    now, pinned = current_pins(repository), read_pins(repository)
-    assert problems(now, pinned) == []
+    now, pinned = compute_pins(repository), read_pins(repository)
+    assert find_problems(now, pinned) == []
     assert now == pinned, "Run `make pin` and commit the pins of the folder."
 
 
@@ -83,11 +83,11 @@ def test_a_changed_step_under_its_old_version_is_named(copy: Path):
     before = read_pins(copy)
     add(copy / "tasks/curate/split.py", "EXTRA = 3")
     version = before["tasks.curate.split"].version
-    (said,) = problems(current_pins(copy), before)
+    (said,) = find_problems(compute_pins(copy), before)
     assert said.startswith(f"tasks.curate.split: its code changed and its VERSION is still {version}. Raise it,")
     source = (copy / "tasks/curate/split.py").read_text()
     (copy / "tasks/curate/split.py").write_text(re.sub(r"^VERSION = \d+$", "VERSION = 99", source, flags=re.MULTILINE))
-    assert problems(current_pins(copy), before) == []
+    assert find_problems(compute_pins(copy), before) == []
 
 
 @pytest.mark.slow

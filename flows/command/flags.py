@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field, ValidationError, create_model
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsError
 
-from flows.running.config import Settings, merged, ordered, read_settings
+from flows.running.config import Settings, merge_layers, order_fields, read_settings
 from models.errors import BadInput
 
 Preset = Callable[[], Mapping[str, Any]]
@@ -51,38 +51,43 @@ class Invocation:
     debug: bool = False
 
 
-def invocation(interface: Interface, argv: Sequence[str]) -> Invocation:
+def parse_command_line(interface: Interface, argv: Sequence[str]) -> Invocation:
     """Parse a command line; raises BadInput with one sentence, or SystemExit(0) after `--help`."""
     parser = _Parser(prog=interface.prog, description=interface.config.__doc__, add_help=True)
-    flags = _flags_of(interface, parser, argv)
+    flags = _parse_flags(interface, parser, argv)
     file, preset = flags.pop("config", None), flags.pop(interface.preset_flag, None) if interface.presets else None
     dry_run, debug = flags.pop("dry_run", False), flags.pop("debug", False)
-    layers = [_stored(interface, flags), _preset(interface, preset), read_settings(Path(file)) if file else {}, flags]
-    config = validated(interface, layers, Path(file) if file else None)
+    layers = [
+        _read_stored(interface, flags),
+        _resolve_preset(interface, preset),
+        read_settings(Path(file)) if file else {},
+        flags,
+    ]
+    config = validate_layers(interface, layers, Path(file) if file else None)
     return Invocation(config, dry_run=dry_run, debug=debug)
 
 
-def validated(interface: Interface, layers: Sequence[Mapping[str, Any]], file: Path | None) -> BaseModel:
+def validate_layers(interface: Interface, layers: Sequence[Mapping[str, Any]], file: Path | None) -> BaseModel:
     """Return the config object of merged layers, the last are the flags; raises BadInput for the first error."""
     try:
-        return interface.config.model_validate(merged(layers))
+        return interface.config.model_validate(merge_layers(layers))
     except ValidationError as error:
-        raise BadInput(_sentence(interface, error.errors()[0], layers[-1], file)) from error
+        raise BadInput(_explain_error(interface, error.errors()[0], layers[-1], file)) from error
 
 
-def option_names(config: type[BaseModel], prefix: str = "") -> list[str]:
+def list_options(config: type[BaseModel], prefix: str = "") -> list[str]:
     """List every field of a config and of its nested configs, dotted: `out`, `split.min_clip_s`."""
     names: list[str] = []
     for name, info in config.model_fields.items():
         inner = info.annotation
         is_group = isinstance(inner, type) and issubclass(inner, BaseModel)
-        names += option_names(inner, f"{prefix}{name}.") if is_group else [f"{prefix}{name}"]  # pyright: ignore[reportArgumentType]
+        names += list_options(inner, f"{prefix}{name}.") if is_group else [f"{prefix}{name}"]  # pyright: ignore[reportArgumentType]
     return names
 
 
 class _Parser(ArgumentParser):
     def __init__(self, description: str | None = None, **options: Any) -> None:
-        width = min(120, _terminal_width())
+        width = min(120, _find_terminal_width())
         paragraphs = (textwrap.fill(" ".join(each.split()), width) for each in (description or "").split("\n\n"))
         super().__init__(
             **options,
@@ -97,11 +102,11 @@ class _Parser(ArgumentParser):
         if unknown == message:
             raise BadInput(f"{message[0].upper()}{message[1:].rstrip('.')}. {command}")
         flag = unknown.split()[0].split("=")[0]
-        close = nearest(flag, self._option_string_actions)
+        close = find_nearest(flag, self._option_string_actions)
         raise BadInput(f"Unknown option {flag}{f': did you mean {close}?' if close else '.'} {command}")
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
+def find_nearest(name: str, known: Iterable[str]) -> str | None:
     """Return the known name that `name` probably means: the closest one, or one with a similar last part, else None."""
     names = list(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
@@ -111,16 +116,16 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     return close[0] if close else leaves[alike[0]] if alike else None
 
 
-def _terminal_width() -> int:
+def _find_terminal_width() -> int:
     try:
         return os.get_terminal_size().columns
     except OSError:
         return 110
 
 
-def _flags_of(interface: Interface, parser: _Parser, argv: Sequence[str]) -> Settings:
+def _parse_flags(interface: Interface, parser: _Parser, argv: Sequence[str]) -> Settings:
     """Return what the command line sets, nested; the config's own types convert strings."""
-    arguments = _arguments(interface)
+    arguments = _make_arguments(interface)
     if place := interface.positional:
         about = interface.config.model_fields[place].description
         parser.add_argument(place, nargs="*" if _is_many(interface) else "?", metavar=_shout(interface), help=about)
@@ -148,19 +153,19 @@ def _flags_of(interface: Interface, parser: _Parser, argv: Sequence[str]) -> Set
     return flags | {name: value for name, value in given.items() if value}
 
 
-def _arguments(interface: Interface) -> type[BaseSettings]:
+def _make_arguments(interface: Interface) -> type[BaseSettings]:
     """Return the config's fields except the positional one, and the options that every command has."""
     known = interface.config.model_fields
-    names = [name for name in ordered(interface.config) if name != interface.positional]
+    names = [name for name in order_fields(interface.config) if name != interface.positional]
     fields: dict[str, Any] = {name: (known[name].annotation, known[name]) for name in names}
-    for name, annotation, text in _shared(interface):
+    for name, annotation, text in _list_shared_options(interface):
         if name in fields:
             raise TypeError(f"{interface.config.__name__}.{name} hides the option --{name} that every command has.")
         fields[name] = (annotation, Field(default=False if annotation is bool else None, description=text))
     return create_model("Arguments", __base__=BaseSettings, __config__=None, **fields)
 
 
-def _shared(interface: Interface) -> list[tuple[str, Any, str]]:
+def _list_shared_options(interface: Interface) -> list[tuple[str, Any, str]]:
     shared: list[tuple[str, Any, str]] = [
         ("config", Path | None, "YAML or TOML file with any of these settings."),
         ("dry_run", bool, "Check, print the resolved settings or the plan, and stop."),
@@ -191,16 +196,16 @@ def _shout(interface: Interface) -> str:
     return name.removesuffix("S") if _is_many(interface) else name
 
 
-def _stored(interface: Interface, flags: Settings) -> Mapping[str, Any]:
+def _read_stored(interface: Interface, flags: Settings) -> Mapping[str, Any]:
     place = flags.get(interface.positional or "")
     return interface.stored(place) if interface.stored and place else {}
 
 
-def _preset(interface: Interface, name: str | None) -> Mapping[str, Any]:
+def _resolve_preset(interface: Interface, name: str | None) -> Mapping[str, Any]:
     if name is None:
         return {}
     if name not in interface.presets:
-        close = nearest(name, interface.presets)
+        close = find_nearest(name, interface.presets)
         raise BadInput(
             f"Unknown {interface.preset_flag} '{name}'{f': did you mean {close}?' if close else '.'} "
             f"Known: {', '.join(interface.presets)}."
@@ -208,13 +213,13 @@ def _preset(interface: Interface, name: str | None) -> Mapping[str, Any]:
     return interface.presets[name]()
 
 
-def _sentence(interface: Interface, error: ErrorDetails, flags: Mapping[str, Any], file: Path | None) -> str:
+def _explain_error(interface: Interface, error: ErrorDetails, flags: Mapping[str, Any], file: Path | None) -> str:
     place = [str(part) for part in error["loc"] if not isinstance(part, int)]
     name = ".".join(place)
     if error["type"] == "missing":
-        return _missing(interface, name) if isinstance(error["loc"][-1], str) else _too_few(name, error)
+        return _explain_missing(interface, name) if isinstance(error["loc"][-1], str) else _explain_too_few(name, error)
     if error["type"] == "extra_forbidden":
-        close = nearest(name, option_names(interface.config))
+        close = find_nearest(name, list_options(interface.config))
         return f"{file or interface.prog}: unknown setting '{name}'{f': did you mean {close!r}?' if close else '.'}"
     from_flags = _reaches(flags, place)
     what = f"--{name.replace('_', '-')}" if from_flags and name != interface.positional else name
@@ -224,13 +229,13 @@ def _sentence(interface: Interface, error: ErrorDetails, flags: Mapping[str, Any
     return f"{where}{what}: {reason[0].lower()}{reason[1:]}{given}."
 
 
-def _missing(interface: Interface, name: str) -> str:
+def _explain_missing(interface: Interface, name: str) -> str:
     asked = _shout(interface) if name == interface.positional else None
     flag = f"--{name.replace('_', '-')} {name.rpartition('.')[2].upper()}"
     return f"{asked or flag} is missing. See `{interface.prog} --help`."
 
 
-def _too_few(name: str, error: ErrorDetails) -> str:
+def _explain_too_few(name: str, error: ErrorDetails) -> str:
     """Return the message for a value of several parts that lacks some."""
     given = ",".join(map(str, error["input"]))
     return f"--{name.replace('_', '-')}: {given} has too few values; give all of them, separated by commas."

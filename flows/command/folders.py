@@ -11,13 +11,13 @@ from typing import Any
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.command.flags import validated
-from flows.command.main import COMMANDS, Command, interface
-from flows.running.config import Outcome, called_from, read_settings
-from flows.running.lock import holder
+from flows.command.flags import validate_layers
+from flows.command.main import COMMANDS, Command, make_interface
+from flows.running.config import Outcome, read_calling_folder, read_settings
+from flows.running.lock import find_holder
 from models.errors import BadInput
 from tasks.caching import set_aside
-from tasks.manifest import column_names, manifest_ref, read_manifest, read_rows
+from tasks.manifest import read_column_names, read_manifest, read_manifest_ref, read_rows
 
 REASONS = ("error_message", "error")
 """The columns that say why an item failed."""
@@ -78,17 +78,17 @@ class ReportOutcome(Outcome):
 def status(config: ResultsConfig) -> StatusOutcome:
     """Describe what is done in a folder, what failed and why."""
     path = config.path
-    flows = commands_of(path)
-    tables = {table.name: _described(table) for table in sorted(path.glob("[!.]*.parquet"))}
-    failures = [failure for table in sorted(path.glob("[!.]*.parquet")) for failure in failures_in(table)]
-    waiting = sum(states_in(table)[PUT_OFF] for table in path.glob("[!.]*.parquet"))
+    flows = find_commands(path)
+    tables = {table.name: _describe_table(table) for table in sorted(path.glob("[!.]*.parquet"))}
+    failures = [failure for table in sorted(path.glob("[!.]*.parquet")) for failure in list_failures(table)]
+    waiting = sum(count_states(table)[PUT_OFF] for table in path.glob("[!.]*.parquet"))
     return StatusOutcome(
         failed=len(failures) + waiting,
         waiting=waiting,
         path=path,
         flow=" and ".join(command.name for command in flows),
-        at_work=holder(path),
-        steps=_steps(path),
+        at_work=find_holder(path),
+        steps=_describe_steps(path),
         tables=tables,
         failures=tuple(failures),
     )
@@ -98,25 +98,25 @@ def retry(config: ResultsConfig) -> RetryOutcome:
     """Set the manifests with failed rows aside, and run the folder's flow again; everything else is found."""
     from flows.running.run import exclusive, run_flow
 
-    command, path = commands_of(config.path)[-1], config.path.resolve()
-    failed = failed_manifests(path)
-    items = items_to_retry(path, failed)
+    command, path = find_commands(config.path)[-1], config.path.resolve()
+    failed = list_failed_manifests(path)
+    items = count_items_to_retry(path, failed)
     if not failed and not items:
         return RetryOutcome(retried=0, result=f"{config.path}: nothing failed.")
     module = importlib.import_module(command.module)
-    with chdir(called_from(path / f"{command.name}.yaml")):
-        settings = kept_settings(path, command, module)
+    with chdir(read_calling_folder(path / f"{command.name}.yaml")):
+        settings = read_kept_settings(path, command, module)
         with exclusive(path), out_of_the_cache(failed):
             result: Outcome = run_flow(getattr(module, command.flow), settings)
     return RetryOutcome(failed=result.failed, retried=items, result=str(result))
 
 
-def kept_settings(path: Path, command: Command, module: ModuleType) -> BaseModel:
+def read_kept_settings(path: Path, command: Command, module: ModuleType) -> BaseModel:
     """Read the settings of a command's run in a folder, which may have moved; raises BadInput when they are wrong."""
     file = path / f"{command.name}.yaml"
     settings = read_settings(file)
     moved = {"out": path} if "out" in settings else {}
-    return validated(interface(command, module), [settings, moved, {}], file)
+    return validate_layers(make_interface(command, module), [settings, moved, {}], file)
 
 
 @contextmanager
@@ -141,9 +141,9 @@ def report(config: ResultsConfig) -> ReportOutcome:
     path = config.path
     if (path / "clips.parquet").is_file():
         settings = read_settings(path / "curate.yaml").get("report", {}) if (path / "curate.yaml").is_file() else {}
-        page = write_report.fn(path, ReportConfig.model_validate(settings), manifest_ref(path / "clips.parquet"))
+        page = write_report.fn(path, ReportConfig.model_validate(settings), read_manifest_ref(path / "clips.parquet"))
     elif (path / "outputs.parquet").is_file():
-        page = write_gallery.fn(path, manifest_ref(path / "outputs.parquet"))
+        page = write_gallery.fn(path, read_manifest_ref(path / "outputs.parquet"))
     else:
         raise BadInput(
             f"{path}: nothing to show, it has neither clips.parquet nor outputs.parquet. Name a dataset or a folder of "
@@ -152,7 +152,7 @@ def report(config: ResultsConfig) -> ReportOutcome:
     return ReportOutcome(page=page)
 
 
-def commands_of(path: Path) -> list[Command]:
+def find_commands(path: Path) -> list[Command]:
     """Return the commands that wrote into `path`, the latest last; raises BadInput when none did."""
     if not path.is_dir():
         raise BadInput(f"{path}: no such folder. Name one that a command wrote with --out.")
@@ -165,70 +165,74 @@ def commands_of(path: Path) -> list[Command]:
     return [command for _, command in sorted(known, key=lambda pair: pair[0])]
 
 
-def failed_manifests(path: Path) -> list[Path]:
+def list_failed_manifests(path: Path) -> list[Path]:
     """List the steps' manifests in which a row failed."""
-    return [file for file in sorted(path.glob("manifests/*/[!.]*.parquet")) if _codes(file)]
+    return [file for file in sorted(path.glob("manifests/*/[!.]*.parquet")) if _read_error_codes(file)]
 
 
-def items_to_retry(path: Path, manifests: Iterable[Path]) -> int:
+def count_items_to_retry(path: Path, manifests: Iterable[Path]) -> int:
     """Return how many clips of a table of outputs are not done; in other folders, how many rows of manifests failed."""
     outputs = path / "outputs.parquet"
     if outputs.is_file():
-        states = states_in(outputs)
+        states = count_states(outputs)
         return states["failed"] + states[PUT_OFF]
-    return sum(len(_codes(manifest)) for manifest in manifests)
+    return sum(len(_read_error_codes(manifest)) for manifest in manifests)
 
 
-def states_in(table: Path) -> Counter[str]:
+def count_states(table: Path) -> Counter[str]:
     """Count the rows of a table by state; an empty counter where it has no states."""
-    if "status" not in column_names(table):
+    if "status" not in read_column_names(table):
         return Counter()
     return Counter(row["status"] for row in read_rows(table, ("status",)))
 
 
-def failures_in(table: Path) -> list[str]:
+def list_failures(table: Path) -> list[str]:
     """Return a line for each failed row of a table: the item and the reason; not for waiting and duplicate items."""
-    columns = column_names(table)
+    columns = read_column_names(table)
     reason = next((name for name in REASONS if name in columns), None)
     item = next((name for name in NAMES if name in columns), None)
     if reason is None:
         return []
     state = ["status"] if "status" in columns else []
     rows = read_rows(table, (reason, *([item] if item else []), *state))
-    return [_line(row, item, reason) for row in rows if row[reason] and row.get("status") not in (PUT_OFF, DUPLICATE)]
+    return [
+        _format_failure(row, item, reason)
+        for row in rows
+        if row[reason] and row.get("status") not in (PUT_OFF, DUPLICATE)
+    ]
 
 
-def _line(row: dict[str, Any], item: str | None, reason: str) -> str:
+def _format_failure(row: dict[str, Any], item: str | None, reason: str) -> str:
     if item == "job":
         return f"job {row[item]}: {row[reason]}"
     named = str(row[item]) if item and row[item] else ""
     return row[reason] if named in row[reason] else f"{named}: {row[reason]}"
 
 
-def _codes(manifest: Path) -> list[str]:
+def _read_error_codes(manifest: Path) -> list[str]:
     """Return the error codes of a manifest's failed rows; duplicates are not failures."""
-    if "error_code" not in column_names(manifest):
+    if "error_code" not in read_column_names(manifest):
         return []
     codes = read_manifest(manifest, ("error_code",))["error_code"].to_pylist()
     return [code for code in codes if code not in (None, DUPLICATE)]
 
 
-def _steps(path: Path) -> dict[str, str]:
+def _describe_steps(path: Path) -> dict[str, str]:
     manifests = sorted(path.glob("manifests/*/[!.]*.parquet"), key=lambda file: file.stat().st_mtime_ns)
     made = Counter(file.parent.name for file in manifests)
     failed: Counter[str] = Counter()
     for file in manifests:
-        failed[file.parent.name] += len(_codes(file)) if file.parent.name != PUT_OFF else 0
+        failed[file.parent.name] += len(_read_error_codes(file)) if file.parent.name != PUT_OFF else 0
     return {
         name: f"{count} manifest{'s' if count > 1 else ''}" + (f", {failed[name]} failed rows" if failed[name] else "")
         for name, count in made.items()
     }
 
 
-def _described(table: Path) -> str:
-    columns = column_names(table)
+def _describe_table(table: Path) -> str:
+    columns = read_column_names(table)
     rows = pq.read_metadata(table).num_rows
     if "keep" in columns:
         return f"{rows} rows, {sum(row['keep'] for row in read_rows(table, ('keep',)))} kept"
-    states = ", ".join(f"{count} {state}" for state, count in sorted(states_in(table).items()))
+    states = ", ".join(f"{count} {state}" for state, count in sorted(count_states(table).items()))
     return f"{rows} rows{f': {states}' if states else ''}"

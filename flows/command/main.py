@@ -174,7 +174,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(usage())
+        print(format_usage())
         return DONE if arguments else COULD_NOT_RUN
     if arguments[0] == "--version":
         from importlib.metadata import version
@@ -185,7 +185,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     debug = "--debug" in arguments
     try:
-        return run(command_named(arguments[0]), arguments[1:])
+        return run(find_command(arguments[0]), arguments[1:])
     except SystemExit as ended:
         return DONE if not ended.code else COULD_NOT_RUN
     except ReelmillError as error:
@@ -201,11 +201,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if debug:
             raise
-        print(f"reelmill: {unexpected(error)}", file=sys.stderr)
+        print(f"reelmill: {explain_unexpected(error)}", file=sys.stderr)
         return COULD_NOT_RUN
 
 
-def unexpected(error: Exception) -> str:
+def explain_unexpected(error: Exception) -> str:
     """Return the message for an error that is not a ReelmillError; a disk that cannot be written to has its own."""
     from tasks.child_process import NO_ROOM
 
@@ -216,7 +216,7 @@ def unexpected(error: Exception) -> str:
     return f"unexpected {what}. Run with --debug for more."
 
 
-def usage() -> str:
+def format_usage() -> str:
     """Return the text of `reelmill --help`."""
     rows = "\n".join(f"  {command.name:<10} {command.help}" for command in COMMANDS)
     return (
@@ -225,21 +225,21 @@ def usage() -> str:
     )
 
 
-def command_named(name: str) -> Command:
+def find_command(name: str) -> Command:
     """Return the row of the table with this name; raises BadInput with the nearest name."""
-    from flows.command.flags import nearest
+    from flows.command.flags import find_nearest
     from models.errors import BadInput
 
     table = {command.name: command for command in COMMANDS}
     if name in table:
         return table[name]
-    close = nearest(name, table)
+    close = find_nearest(name, table)
     raise BadInput(f"Unknown command {name}{f': did you mean {close}?' if close else '.'} See `reelmill --help`.")
 
 
 def run(command: Command, arguments: Sequence[str]) -> int:
     """Parse the arguments, run the command, print its result and return the exit code."""
-    from flows.command.flags import invocation
+    from flows.command.flags import parse_command_line
     from flows.command.prefect_server import ensure_server, settle_environment
     from flows.running.config import dump
     from flows.running.progress import show_log
@@ -248,18 +248,18 @@ def run(command: Command, arguments: Sequence[str]) -> int:
     if command.watched and not {"-h", "--help", "--dry-run"} & set(arguments):
         ensure_server()
     module = importlib.import_module(command.module)
-    asked = invocation(interface(command, module), arguments)
+    asked = parse_command_line(make_interface(command, module), arguments)
     if asked.dry_run and not command.plan:
         print(dump(asked.config), end="")
         return DONE
     show_log(asked.debug)
-    run_or_plan = call if not asked.dry_run else planned
+    run_or_plan = call if not asked.dry_run else make_plan
     result = run_or_plan(command, module, asked.config)
     print(result)
     return SOME_FAILED if result.failed else DONE
 
 
-def interface(command: Command, module: ModuleType) -> "Interface":
+def make_interface(command: Command, module: ModuleType) -> "Interface":
     """Return the interface of a command, with what its module provides."""
     from flows.command.flags import Interface
 
@@ -274,7 +274,7 @@ def interface(command: Command, module: ModuleType) -> "Interface":
     )
 
 
-def planned(command: Command, module: ModuleType, config: "BaseModel") -> "Outcome":
+def make_plan(command: Command, module: ModuleType, config: "BaseModel") -> "Outcome":
     """Return what the flow would do, by the command's own plan."""
     assert command.plan
     return getattr(module, command.plan)(config)

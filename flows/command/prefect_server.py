@@ -42,7 +42,7 @@ def settle_environment() -> None:
         os.environ.setdefault(name, value)
 
 
-def configured_api() -> str | None:
+def find_configured_api() -> str | None:
     """Return the address of the Prefect server that the user chose, by environment variable or profile, else None."""
     if url := os.environ.get("PREFECT_API_URL"):
         return url
@@ -60,7 +60,7 @@ def ensure_server() -> None:
 
     Sets PREFECT_API_URL, so call it before Prefect is imported.
     """
-    if configured_api():
+    if find_configured_api():
         return
     with socket.create_server(("127.0.0.1", 0)) as port:
         os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port.getsockname()[1]}/api"

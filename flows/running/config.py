@@ -60,28 +60,28 @@ def dump(config: BaseModel) -> str:
     """Format the resolved configuration as YAML for `--config`."""
     settings = config.model_dump(mode="json")
     return yaml.safe_dump(
-        {name: settings[name] for name in ordered(type(config))}, sort_keys=False, allow_unicode=True, width=120
+        {name: settings[name] for name in order_fields(type(config))}, sort_keys=False, allow_unicode=True, width=120
     )
 
 
-def kept(config: BaseModel) -> str:
+def dump_kept(config: BaseModel) -> str:
     """Format the configuration as a run keeps it: as YAML, with the folder that its relative paths start from."""
     return f"{CALLED_FROM}{Path.cwd()}\n{dump(config)}"
 
 
-def called_from(file: Path) -> Path:
+def read_calling_folder(file: Path) -> Path:
     """Return the folder that relative paths in kept settings start from, else the current one."""
     first, *_ = file.read_text(encoding="utf-8").split("\n")
     folder = Path(first.removeprefix(CALLED_FROM))
     return folder if first.startswith(CALLED_FROM) and folder.is_dir() else Path.cwd()
 
 
-def ordered(config: type[BaseModel]) -> list[str]:
+def order_fields(config: type[BaseModel]) -> list[str]:
     """List a config's own fields, then those that every flow has."""
     return sorted(config.model_fields, key=lambda name: name in FlowConfig.model_fields)
 
 
-def merged(layers: Iterable[Mapping[str, Any]]) -> Settings:
+def merge_layers(layers: Iterable[Mapping[str, Any]]) -> Settings:
     """Merge settings: later layers replace earlier ones, and nested groups are merged."""
     result: Settings = {}
     for layer in layers:
@@ -89,5 +89,5 @@ def merged(layers: Iterable[Mapping[str, Any]]) -> Settings:
             above = value.model_dump(exclude_unset=True) if isinstance(value, BaseModel) else value
             below = result.get(name)
             both = isinstance(above, Mapping) and isinstance(below, Mapping)
-            result[name] = merged([cast(Settings, below), cast(Settings, above)]) if both else above
+            result[name] = merge_layers([cast(Settings, below), cast(Settings, above)]) if both else above
     return result

@@ -15,16 +15,16 @@ from typing import Any
 
 import torch
 
-from models.device import CPU, device_label, free_bytes
-from models.families.placement import first_plan, weight_bytes
-from models.generation.by_family import sampled_in_batches
+from models.device import CPU, format_device, free_bytes
+from models.families.placement import choose_first_plan, weight_bytes
+from models.generation.by_family import is_sampled_in_batches
 from models.generation.card import ModelCard, read_card
-from models.generation.model_cache import model_folder
-from models.memory.measured_costs import Cost, costs_file, costs_of, place_of
-from models.memory.plan import Plan, decoding_plan, sampling_plan
-from models.memory.planner import needs_of_folder
-from models.svd.regions import words_in
-from models.weights.names import any_model_folder
+from models.generation.model_cache import find_svd_folder
+from models.memory.measured_costs import Cost, locate_costs, name_place, read_costs
+from models.memory.plan import Plan, choose_decoding_plan, sampling_plan
+from models.memory.planner import find_folder_needs
+from models.svd.regions import list_words
+from models.weights.names import find_model_folder
 from tasks.generate.encode_formats import Format
 
 SECONDS_PER_CELL = 6.5e-5
@@ -67,23 +67,23 @@ def estimate(job: Mapping[str, Any], device: torch.device = CPU, written: Format
     card: ModelCard = _card(job["model"])
     pixels = job["frames"] * job["width"] * job["height"]
     cells = pixels / card.rules.cell
-    path = costs_file()
+    path = locate_costs()
     stamp = path.stat().st_mtime_ns if path.is_file() else 0
-    costs = _costs(path, stamp, card.revision, device, job["dtype"])
+    costs = _read_costs(path, stamp, card.revision, device, job["dtype"])
     known = [cost for rung, cost in costs.items() if "decoded" not in rung]
     each = min((c.seconds for c in known), default=SECONDS_PER_CELL * card.denoiser_bytes / TINY_UNET_BYTES)
     disk = pixels * FILE_BYTES_PER_PIXEL[written] + cells * 16 + job["width"] * job["height"] * 3
-    return Estimate(each * cells * job["steps"] * passes(job), bool(known), disk, 3.0 * pixels)
+    return Estimate(each * cells * job["steps"] * count_passes(job), bool(known), disk, 3.0 * pixels)
 
 
-def passes(job: Mapping[str, Any]) -> int:
+def count_passes(job: Mapping[str, Any]) -> int:
     """Return how often the UNet runs in one step of a resolved job, without guidance: once per region of its motion."""
-    return max(1, len(words_in(job.get("word"))))
+    return max(1, len(list_words(job.get("word"))))
 
 
 @cache
-def _costs(path: Path, stamp: int, revision: str, device: torch.device, precision: str) -> Mapping[str, Cost]:
-    return costs_of(place_of(revision, device, precision), path)
+def _read_costs(path: Path, stamp: int, revision: str, device: torch.device, precision: str) -> Mapping[str, Cost]:
+    return read_costs(name_place(revision, device, precision), path)
 
 
 @dataclass(frozen=True)
@@ -102,21 +102,21 @@ class Memory:
         return f"{self.sampling}, {decoded}, about {at_most:.1f} GB of memory"
 
 
-def memory_of(job: Mapping[str, Any], device: torch.device = CPU, batch: int = 1, free: int | None = None) -> Memory:
+def plan_memory(job: Mapping[str, Any], device: torch.device = CPU, batch: int = 1, free: int | None = None) -> Memory:
     """Return the plans of models/memory/planner.py for one resolved job, in the free memory of the device or in `free`
     bytes."""
     card = _card(job["model"])
     height, width = (job[side] // card.rules.latent_scale for side in ("height", "width"))
-    frames, folder, free = job["frames"], model_folder(job["model"]), free_bytes(device) if free is None else free
+    frames, folder, free = job["frames"], find_svd_folder(job["model"]), free_bytes(device) if free is None else free
     at_once, whole = (
-        needs_of_folder(folder, card.revision, (count, 4, height, width), job["dtype"], device)
+        find_folder_needs(folder, card.revision, (count, 4, height, width), job["dtype"], device)
         for count in (min(frames, card.rules.frames), frames)
     )
-    plan, decoding = sampling_plan(at_once, batch, free), decoding_plan(whole, free)
+    plan, decoding = sampling_plan(at_once, batch, free), choose_decoding_plan(whole, free)
     return Memory(plan, decoding, at_once.sampling(plan), whole.decoding(decoding))
 
 
-def plan_lines(
+def describe_plan(
     jobs: Sequence[Mapping[str, Any]], device: torch.device = CPU, batch: int = 1, written: Format = "h264"
 ) -> list[str]:
     """Return a line for each size and model of resolved jobs, with what its clips take; one for their total; one for
@@ -124,10 +124,10 @@ def plan_lines(
     names = ("model", "frames", "width", "height", "steps", "dtype")
 
     def alike(job: Mapping[str, Any]) -> tuple[Any, ...]:
-        return *(job[name] for name in names), passes(job)
+        return *(job[name] for name in names), count_passes(job)
 
     lines, seconds, disk = [], 0.0, 0.0
-    where, timed = device_label(device), True
+    where, timed = format_device(device), True
     for _, group in groupby(sorted(jobs, key=alike), key=alike):
         job, *others = group
         clips, each = 1 + len(others), estimate(job, device, written)
@@ -136,44 +136,48 @@ def plan_lines(
             seconds + clips * each.seconds * (1 + DECODE_SHARE * (1 + ENCODE_SHARE)),
             disk + clips * each.disk,
         )
-        steps = f"{job['steps']} steps" + (f" in {passes(job)} regions" if passes(job) > 1 else "")
+        steps = f"{job['steps']} steps" + (f" in {count_passes(job)} regions" if count_passes(job) > 1 else "")
         lines.append(
             f"{clips} of {job['frames']} frames of {job['width']}x{job['height']}, {steps}, by"
-            f" {job['model']}: {_time(each, device)} each; {_memory(job, device, batch)}"
+            f" {job['model']}: {_format_time(each, device)} each; {_describe_memory(job, device, batch)}"
         )
-    total = f"about {spoken(seconds)} on {'one core' if device == CPU else where}" if timed else "time not measured yet"
+    total = (
+        f"about {format_duration(seconds)} on {'one core' if device == CPU else where}"
+        if timed
+        else "time not measured yet"
+    )
     total = f"total: {total}, {disk / 1e6:.1f} MB on disk"
-    return [*lines, total, *_models(jobs), *_drawers(jobs)] if lines else []
+    return [*lines, total, *_describe_models(jobs), *_describe_drawers(jobs)] if lines else []
 
 
-def _memory(job: Mapping[str, Any], device: torch.device, batch: int) -> str:
-    if sampled_in_batches(_card(job["model"]).family):
-        return str(memory_of(job, device, batch))
-    weights = weight_bytes(any_model_folder(job["model"]), job["dtype"])
-    plan = first_plan(weights, free_bytes(device), device)
+def _describe_memory(job: Mapping[str, Any], device: torch.device, batch: int) -> str:
+    if is_sampled_in_batches(_card(job["model"]).family):
+        return str(plan_memory(job, device, batch))
+    weights = weight_bytes(find_model_folder(job["model"]), job["dtype"])
+    plan = choose_first_plan(weights, free_bytes(device), device)
     return f"{plan}, one at a time, {sum(weights.values()) / 1e9:.1f} GB of weights"
 
 
-def _models(jobs: Sequence[Mapping[str, Any]]) -> list[str]:
+def _describe_models(jobs: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return a line for each model: its family, its inputs, and its rules."""
     cards = {name: _card(name) for name in sorted({job["model"] for job in jobs})}
     return [f"{name}: {card.family}; {card.inputs}; {card.rules}" for name, card in cards.items()]
 
 
-def _drawers(jobs: Sequence[Mapping[str, Any]]) -> list[str]:
+def _describe_drawers(jobs: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return a line for each model that draws pictures from texts first."""
     drawn = {(job["picture_model"], job["job"]) for job in jobs if job.get("picture_model")}
     counts = Counter(model for model, _ in drawn)
     return [f"{count} of the pictures are drawn first, by {model}" for model, count in sorted(counts.items())]
 
 
-def _time(each: Estimate, device: torch.device) -> str:
+def _format_time(each: Estimate, device: torch.device) -> str:
     if not each.measured and device != CPU:
-        return f"not measured yet on {device_label(device)}"
-    return f"about {spoken(each.seconds)}{' as measured' if each.measured else ''}"
+        return f"not measured yet on {format_device(device)}"
+    return f"about {format_duration(each.seconds)}{' as measured' if each.measured else ''}"
 
 
-def spoken(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Format a length of time in the largest fitting unit."""
     for name, size in (("days", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 1.5 * size:

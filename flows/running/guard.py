@@ -26,7 +26,7 @@ MEGABYTE = 1_000_000
 LONGEST_BUDGET = timedelta(days=3650)
 
 
-def budget_of(value: Any) -> Any:
+def parse_budget(value: Any) -> Any:
     """Parse a length of time such as 2h, 90m, 1h30m or 45s; return any other value unchanged, for pydantic."""
     found = _BUDGET.fullmatch(value.replace(" ", "").lower()) if isinstance(value, str) else None
     if not found:
@@ -38,7 +38,7 @@ def budget_of(value: Any) -> Any:
         raise ValueError("is too long") from error
 
 
-def local_clock(value: Clock | None) -> Clock | None:
+def check_local_clock(value: Clock | None) -> Clock | None:
     """Return a time of day by this machine's clock unchanged; raises ValueError for one of another zone."""
     if value is not None and value.tzinfo is not None:
         raise ValueError("must be a time of this machine's clock; remove its time zone")
@@ -50,10 +50,10 @@ class NightConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    until: Annotated[Clock | None, AfterValidator(local_clock)] = Field(
+    until: Annotated[Clock | None, AfterValidator(check_local_clock)] = Field(
         default=None, description="Time of day to stop at, as 06:00; work that has begun is finished"
     )
-    budget: Annotated[timedelta, BeforeValidator(budget_of)] | None = Field(
+    budget: Annotated[timedelta, BeforeValidator(parse_budget)] | None = Field(
         default=None,
         ge=timedelta(0),
         le=LONGEST_BUDGET,
@@ -67,12 +67,12 @@ class NightConfig(BaseModel):
     )
 
 
-def local_now() -> datetime:
+def read_local_time() -> datetime:
     """Return the local time, with its offset from UTC."""
     return datetime.now().astimezone()
 
 
-def deadline_of(config: NightConfig, now: datetime) -> datetime | None:
+def find_deadline(config: NightConfig, now: datetime) -> datetime | None:
     """Return the earlier of the end of `budget` and the next time the clock shows `until`; None without either."""
     ends = [now + config.budget] if config.budget is not None else []
     if config.until is not None:
@@ -81,13 +81,15 @@ def deadline_of(config: NightConfig, now: datetime) -> datetime | None:
     return min(ends, default=None)
 
 
-def free_bytes(folder: Path) -> int:
+def measure_free_disk(folder: Path) -> int:
     """Return the free bytes on the disk of a folder, which need not exist yet."""
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     return shutil.disk_usage(there).free
 
 
-def check_space(folder: Path, needed: int, config: NightConfig, free: Callable[[Path], int] = free_bytes) -> None:
+def check_space(
+    folder: Path, needed: int, config: NightConfig, free: Callable[[Path], int] = measure_free_disk
+) -> None:
     """Raise BadInput where `needed` bytes would leave less disk free than `config` keeps free."""
     there = free(folder)
     if there < needed + config.keep_free_mb * MEGABYTE:
@@ -108,7 +110,7 @@ class Guard:
     folder: Path
     config: NightConfig
     deadline: datetime | None
-    free: Callable[[Path], int] = free_bytes
+    free: Callable[[Path], int] = measure_free_disk
     reason: str | None = None
     _fault: str | None = None
     _times: int = 0
@@ -118,7 +120,7 @@ class Guard:
         """Say whether work may start; work that finishes what has `begun` may also start after the deadline."""
         if not self._broken and self.free(self.folder) < self.config.keep_free_mb * MEGABYTE:
             self._stop(f"less than {self.config.keep_free_mb} MB are free on the disk of {self.folder}; free some")
-        if self.reason is None and self.deadline is not None and local_now() >= self.deadline:
+        if self.reason is None and self.deadline is not None and read_local_time() >= self.deadline:
             self.reason = f"the time limit was reached at {self.deadline:%H:%M:%S}"
         return not self._broken if begun else self.reason is None
 
@@ -138,6 +140,6 @@ class Guard:
 
 def wait(seconds: float, guard: Guard) -> bool:
     """Sleep, at most until the deadline, and say whether work may start after it."""
-    left = (guard.deadline - local_now()).total_seconds() if guard.deadline else seconds
+    left = (guard.deadline - read_local_time()).total_seconds() if guard.deadline else seconds
     time.sleep(max(0.0, min(seconds, left)))
     return guard.may_start()

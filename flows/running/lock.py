@@ -24,7 +24,7 @@ def exclusive(folder: Path) -> Iterator[None]:
     if folder in _held.get():
         yield
         return
-    with _lock_file(folder).open("a+") as file:
+    with _make_lock_file(folder).open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -43,7 +43,7 @@ def exclusive(folder: Path) -> Iterator[None]:
             _held.reset(token)
 
 
-def holder(folder: Path) -> str | None:
+def find_holder(folder: Path) -> str | None:
     """Return the number of the process that works in a folder; None where no process does."""
     if not (folder / LOCK).is_file():
         return None
@@ -55,7 +55,7 @@ def holder(folder: Path) -> str | None:
     return None
 
 
-def _lock_file(folder: Path) -> Path:
+def _make_lock_file(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -24,7 +24,7 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from pydantic import BaseModel
 from rich.progress import Progress
 
-from flows.running.config import FlowConfig, kept
+from flows.running.config import FlowConfig, dump_kept
 from flows.running.interrupt import check_stopped, stoppable
 from flows.running.lock import exclusive
 from flows.running.progress import progress
@@ -42,24 +42,24 @@ MAX_CHUNKS = 40
 """The most chunks of one step: seven steps stay below the 300 task runs that Prefect's SQLite supports in one flow."""
 
 
-def cores() -> int:
+def count_cores() -> int:
     """Return the number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def threads(workers: int | None = None) -> TaskRunner[Any]:
+def make_thread_pool(workers: int | None = None) -> TaskRunner[Any]:
     """Return a bounded pool of threads for chunks; the steps' heavy work is outside the interpreter or in children."""
-    return ThreadPoolTaskRunner(max_workers=workers or cores())
+    return ThreadPoolTaskRunner(max_workers=workers or count_cores())
 
 
 def run_flow(flow: Flow[..., T], config: BaseModel) -> T:
     """Run a flow in this process, on the runner that its config names, without the heartbeat that delays its end."""
-    runner = _runner(config) if isinstance(config, FlowConfig) else threads()
+    runner = _make_runner(config) if isinstance(config, FlowConfig) else make_thread_pool()
     with stoppable(), temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
         return flow.with_options(task_runner=runner)(config)
 
 
-def chunks_of(items: Sequence[T], seconds: Sequence[float], workers: int) -> list[list[T]]:
+def make_chunks(items: Sequence[T], seconds: Sequence[float], workers: int) -> list[list[T]]:
     """Cut `items`, in order, into chunks of about CHUNK_S by the seconds each takes.
 
     There are at most MAX_CHUNKS, and at least one for each worker where there are enough items; none is empty.
@@ -81,8 +81,8 @@ def running(folder: Path, flow: str, config: FlowConfig) -> Iterator["Run"]:
     """Yield a flow's run on its locked output folder; its settings are in FLOW.yaml, its progress on a terminal."""
     with exclusive(folder), progress() as bars:
         remove_asides(folder)
-        publish_text(folder / f"{flow}.yaml", kept(config))
-        yield Run(folder, config.workers or cores(), bars)
+        publish_text(folder / f"{flow}.yaml", dump_kept(config))
+        yield Run(folder, config.workers or count_cores(), bars)
 
 
 class Run:
@@ -101,7 +101,7 @@ class Run:
         started, bar = time.monotonic(), self.bars.add_task(step.name, total=None)
         made = self.submit(step, *arguments).result()
         self.bars.update(bar, total=1, completed=1)
-        say(step.name, _manifests(made), started)
+        say(step.name, _list_manifests(made), started)
         return made
 
     def chunks(
@@ -113,10 +113,10 @@ class Run:
     ) -> list[ManifestRef]:
         """Run a step over `items`, which take `seconds` each on one core; return a manifest for each, in order."""
         started, bar = time.monotonic(), self.bars.add_task(step.name, total=len(items))
-        chunks = chunks_of(items, seconds, self.workers)
+        chunks = make_chunks(items, seconds, self.workers)
         submit = partial(self.submit, step, config)
         made: dict[int, list[ManifestRef]] = {}
-        for number, manifests in _windowed(submit, chunks, self.workers):
+        for number, manifests in _submit_windowed(submit, chunks, self.workers):
             made[number] = manifests
             self.bars.advance(bar, len(chunks[number]))
         manifests = [manifest for number in range(len(chunks)) for manifest in made[number]]
@@ -126,17 +126,17 @@ class Run:
     def submit(self, step: Task[..., T], *arguments: Any) -> PrefectFuture[T]:
         """Start a step on this run's folder and `arguments`, as a task of the flow, unless Ctrl-C was pressed."""
         check_stopped()
-        return reporting(step).submit(self.folder, *arguments)
+        return report_cached(step).submit(self.folder, *arguments)
 
 
-def reporting(step: Task[..., T]) -> Task[..., T]:
+def report_cached(step: Task[..., T]) -> Task[..., T]:
     """Return the step with its state named "Cached" when every manifest was found; tasks.caching does the caching."""
     compute = step.fn
 
     @wraps(compute)
     def call(*arguments: Any, **named: Any) -> Any:
         made = compute(*arguments, **named)
-        manifests = _manifests(made)
+        manifests = _list_manifests(made)
         found = bool(manifests) and all(manifest.cached for manifest in manifests)
         return Completed(name="Cached", message="Every manifest was found.", data=made) if found else made
 
@@ -145,7 +145,7 @@ def reporting(step: Task[..., T]) -> Task[..., T]:
     return copy
 
 
-def _windowed(
+def _submit_windowed(
     submit: Callable[[T], PrefectFuture[list[ManifestRef]]], chunks: Sequence[T], workers: int
 ) -> Iterator[tuple[int, list[ManifestRef]]]:
     """Submit chunks, at most `workers` at a time; yield their numbers and results as they end."""
@@ -171,9 +171,9 @@ def _halve_longest(chunks: list[list[int]], seconds: Sequence[float]) -> list[li
     return [*chunks[:longest], chunk[:middle], chunk[middle:], *chunks[longest + 1 :]]
 
 
-def _runner(config: FlowConfig) -> TaskRunner[Any]:
+def _make_runner(config: FlowConfig) -> TaskRunner[Any]:
     if config.runner == "threads":
-        return threads(config.workers)
+        return make_thread_pool(config.workers)
     try:
         if config.runner == "dask":
             from prefect_dask import DaskTaskRunner  # pyright: ignore[reportMissingImports]
@@ -188,7 +188,7 @@ def _runner(config: FlowConfig) -> TaskRunner[Any]:
         ) from error
 
 
-def _manifests(made: Any) -> list[ManifestRef]:
+def _list_manifests(made: Any) -> list[ManifestRef]:
     return [each for each in (made if isinstance(made, list) else [made]) if isinstance(each, ManifestRef)]
 
 

@@ -18,7 +18,7 @@ from prefect.futures import PrefectFuture
 from pydantic import BaseModel
 
 from flows.running.guard import Guard
-from flows.running.run import Run, chunks_of, say
+from flows.running.run import Run, make_chunks, say
 from tasks.manifest import ManifestRef
 
 T = TypeVar("T")
@@ -53,7 +53,7 @@ class Work(NamedTuple):
 Ended = SimpleQueue[tuple[Work, PrefectFuture[list[ManifestRef]]]]
 
 
-def run_chain(
+def run_stages(
     run: Run, stages: Sequence[Stage], items: Sequence[Any], seconds: Sequence[float], guard: Guard
 ) -> list[list[ManifestRef]]:
     """Run stages over `items`, which take `seconds` each in the first; return the manifests of each, in their order.
@@ -85,7 +85,7 @@ class _Queue:
         self, run: Run, stages: Sequence[Stage], items: Sequence[Any], seconds: Sequence[float], guard: Guard
     ) -> None:
         self.run, self.stages, self.guard = run, stages, guard
-        chunks = chunks_of(list(zip(items, seconds, strict=True)), seconds, run.workers)
+        chunks = make_chunks(list(zip(items, seconds, strict=True)), seconds, run.workers)
         self.first = deque(Work(0, n, [i for i, _ in c], [s for _, s in c]) for n, c in enumerate(chunks))
         self.ready: list[Work] = []
         self.made: list[dict[int, list[ManifestRef]]] = [{} for _ in stages]
@@ -100,7 +100,7 @@ class _Queue:
     def submit(self, work: Work, ended: Ended) -> None:
         """Start a chunk as a task that is put on `ended` when it is done."""
         stage = self.stages[work.stage]
-        step = guarded(stage.step, self.guard, begun=work.stage > 0)
+        step = guard_step(stage.step, self.guard, begun=work.stage > 0)
         future = self.run.submit(step, stage.config, list(zip(work.items, work.seconds, strict=True)))
         future.add_done_callback(lambda done: ended.put((work, done)))
 
@@ -121,14 +121,14 @@ class _Queue:
         return [[ref for number in sorted(made) for ref in made[number]] for made in self.made]
 
 
-def guarded(step: Task[..., list[ManifestRef]], guard: Guard, begun: bool) -> Task[..., list[ManifestRef]]:
+def guard_step(step: Task[..., list[ManifestRef]], guard: Guard, begun: bool) -> Task[..., list[ManifestRef]]:
     """Return the step over pairs of items and seconds, in pieces of PIECE_S; it stops before one that may not start."""
     compute = step.fn
 
     @wraps(compute)
     def call(folder: Any, config: BaseModel, chunk: list[tuple[Any, float]]) -> list[ManifestRef]:
         made: list[ManifestRef] = []
-        for piece in pieces_of(chunk):
+        for piece in make_pieces(chunk):
             if not guard.may_start(begun):
                 break
             part: list[ManifestRef] = compute(folder, config, piece)  # pyright: ignore[reportAssignmentType]
@@ -141,7 +141,7 @@ def guarded(step: Task[..., list[ManifestRef]], guard: Guard, begun: bool) -> Ta
     return copy
 
 
-def pieces_of(chunk: Sequence[tuple[T, float]]) -> list[list[T]]:
+def make_pieces(chunk: Sequence[tuple[T, float]]) -> list[list[T]]:
     """Group the items of pairs of items and seconds into pieces of about PIECE_S."""
     ends = accumulate(seconds for _, seconds in chunk)
     numbered = [(int((end - s / 2) / PIECE_S), item) for end, (item, s) in zip(ends, chunk, strict=True)]

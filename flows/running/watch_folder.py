@@ -32,7 +32,7 @@ class WatchConfig(BaseModel):
     poll_s: float = Field(default=5.0, ge=0.2, le=3600, description="Seconds between two listings of a watched folder")
 
 
-def look_at(folder: Path) -> Look:
+def list_pictures(folder: Path) -> Look:
     """List the pictures in a folder as they are now; raises BadInput when it no longer exists."""
     found: Look = {}
     try:
@@ -52,7 +52,7 @@ def look_at(folder: Path) -> Look:
     return found
 
 
-def settled(before: Look, now: Look) -> Look:
+def find_settled(before: Look, now: Look) -> Look:
     """Return the pictures that were equal, and not empty, in both listings."""
     return {name: facts for name, facts in now.items() if facts[0] and before.get(name) == facts}
 
@@ -89,11 +89,11 @@ def keep_watching(
     """
     if not folder.is_dir():
         raise BadInput(f"{folder}: --watch needs a folder of pictures.")
-    before, made, outcome = look_at(folder), Look(), None
+    before, made, outcome = list_pictures(folder), Look(), None
     with exclusive(out):
         while wait(poll_s, guard):
-            now = look_at(folder)
-            ready, before = settled(before, now), now
+            now = list_pictures(folder)
+            ready, before = find_settled(before, now), now
             if ready and ready != made:
                 outcome = make(tuple(sorted(ready)), guard.deadline)
                 made, guard.reason = ready, outcome.stopped

@@ -39,10 +39,10 @@ VISIBLE_TEXT = 0.005
 def compose(clip: Mapping[str, Any]) -> str:
     """Compose the caption of a clip, whose columns are null where a step could not measure."""
     seconds = f"{clip['end_s'] - clip['start_s']:.1f}"
-    return f"For {seconds} seconds, the camera {camera_phrase(clip)} {scene_phrase(clip)}{detail_phrase(clip)}."
+    return f"For {seconds} seconds, the camera {describe_camera(clip)} {describe_scene(clip)}{describe_details(clip)}."
 
 
-def camera_phrase(clip: Mapping[str, Any]) -> str:
+def describe_camera(clip: Mapping[str, Any]) -> str:
     """Say what the camera does, such as "slowly pans left across"."""
     motion, strength = clip.get("camera_motion"), clip.get("camera_strength")
     if motion is None or strength is None:
@@ -54,7 +54,7 @@ def camera_phrase(clip: Mapping[str, Any]) -> str:
     return f"{'slowly' if strength < SLOW else 'quickly'} {verb}"
 
 
-def scene_phrase(clip: Mapping[str, Any]) -> str:
+def describe_scene(clip: Mapping[str, Any]) -> str:
     """Say what the camera shows, such as "a dark scene in blue and grey"."""
     brightness, colours = clip.get("brightness"), clip.get("colours") or []
     tone = "" if brightness is None else "dark " if brightness < DARK else "bright " if brightness >= BRIGHT else ""
@@ -63,7 +63,7 @@ def scene_phrase(clip: Mapping[str, Any]) -> str:
     return f"{article} {tone}{thing}" + (f" in {' and '.join(colours)}" if colours else "")
 
 
-def detail_phrase(clip: Mapping[str, Any]) -> str:
+def describe_details(clip: Mapping[str, Any]) -> str:
     """Say what else is in the clip, such as " where little else moves, with text on screen"."""
     moving, text = clip.get("object_motion"), clip.get("text_area")
     amount = "" if moving is None else "nothing" if moving < CALM else "much" if moving >= BUSY else "little"

@@ -43,7 +43,7 @@ class Captioner:
 
         `max_words` counts the tokenizer's words; a description may be empty.
         """
-        return [text for batch in _batches(clips) for text in self._describe(batch, max_words)]
+        return [text for batch in _split_batches(clips) for text in self._describe(batch, max_words)]
 
     def _describe(self, clips: Sequence[Frames], max_words: int) -> list[str]:
         import torch
@@ -66,7 +66,7 @@ class Writer:
 
     def answer(self, prompts: Sequence[str], max_words: int = 80) -> list[str]:
         """Answer each prompt in at most `max_words` of the tokenizer's words; an answer may be empty."""
-        return [text for batch in _batches(prompts) for text in self._answer(batch, max_words)]
+        return [text for batch in _split_batches(prompts) for text in self._answer(batch, max_words)]
 
     def _answer(self, prompts: Sequence[str], max_words: int) -> list[str]:
         import torch
@@ -133,5 +133,5 @@ def load_writer(folder: Path) -> Writer:
     return Writer(load_part(AutoModelForCausalLM, folder), tokenizer)
 
 
-def _batches(items: Sequence[T]) -> Iterator[Sequence[T]]:
+def _split_batches(items: Sequence[T]) -> Iterator[Sequence[T]]:
     return (items[start : start + BATCH] for start in range(0, len(items), BATCH))

@@ -38,7 +38,7 @@ class Request:
 
     def messages(self) -> list[dict[str, Any]]:
         """Return the question as chat messages, the pictures as data URLs."""
-        shown = [{"type": "image_url", "image_url": {"url": data_url(picture)}} for picture in self.pictures]
+        shown = [{"type": "image_url", "image_url": {"url": encode_data_url(picture)}} for picture in self.pictures]
         content: Any = [{"type": "text", "text": self.prompt}, *shown] if shown else self.prompt
         return [{"role": "user", "content": content}]
 
@@ -93,7 +93,7 @@ class Endpoint:
             return self._read_text(answer)
         wrong = f"status {answer.status_code}: {self._shorten(answer)}"
         if answer.is_server_error or answer.status_code == httpx.codes.TOO_MANY_REQUESTS:
-            return _Later(wrong, _asked_pause(answer))
+            return _Later(wrong, _read_pause(answer))
         return self._make_failure(f"{wrong}. Check the address, the model and the key.")
 
     def _read_text(self, answer: httpx.Response) -> str | EndpointFailed:
@@ -115,13 +115,13 @@ class Endpoint:
         return EndpointFailed(f"{self.model} at {self.base_url}: {what}")
 
 
-def data_url(picture: NDArray[np.uint8]) -> str:
+def encode_data_url(picture: NDArray[np.uint8]) -> str:
     """Encode a uint8 RGB picture as a JPEG in a data URL."""
     _, jpeg = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     return f"data:image/jpeg;base64,{base64.b64encode(jpeg.tobytes()).decode()}"
 
 
-def _asked_pause(answer: httpx.Response) -> float:
+def _read_pause(answer: httpx.Response) -> float:
     """Return the seconds that a server asks to wait, 0 when it names none or uses another form."""
     asked = answer.headers.get("retry-after", "")
     return min(float(asked), LONGEST_PAUSE_S) if asked.isdecimal() else 0.0

@@ -18,10 +18,10 @@ from torch import Tensor
 from models.device import Precision
 from models.errors import BadModel
 from models.families.family import Inputs, MotionLora, Request, Rules, check_request
-from models.families.latents import as_frames, batch_of, sampled
-from models.svd.model import setting
+from models.families.latents import convert_to_frames, make_batch, sampled
+from models.svd.model import read_setting
 from models.weights.hub_cache import read_weights
-from models.weights.network import first_sentence, load_part
+from models.weights.network import extract_first_sentence, load_part
 from models.weights.pipeline_folder import FAILURES, load_pipeline, read_config
 
 NAME: str = "AnimateDiff"
@@ -51,7 +51,7 @@ PIPELINES: Mapping[str, Inputs] = {
 KINDS: dict[str, type[DiffusionPipeline]] = {"AnimateDiffPipeline": AnimateDiffPipeline}
 
 
-def rules_of(folder: Path) -> Rules:
+def read_rules(folder: Path) -> Rules:
     """Return the family's rules; the longest clip has as many frames as the folder's adapter has positions."""
     most = int(read_config(folder, "unet").get("motion_max_seq_length", RULES.frames_max))
     return replace(RULES, frames_max=most, frames=min(RULES.frames, most))
@@ -73,7 +73,9 @@ def join(pictures: Path, adapter: Path) -> AnimateDiffPipeline:
     try:
         pipeline = AnimateDiffPipeline(**parts, motion_adapter=load_part(MotionAdapter, adapter))
     except FAILURES as error:
-        raise BadModel(f"{adapter}: it does not fit the model of {pictures} ({first_sentence(error)}).") from error
+        raise BadModel(
+            f"{adapter}: it does not fit the model of {pictures} ({extract_first_sentence(error)})."
+        ) from error
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -98,10 +100,10 @@ def steered(pipeline: AnimateDiffPipeline, request: Request) -> Iterator[None]:
 
 def sample(pipeline: AnimateDiffPipeline, request: Request) -> Tensor:
     """Sample the latents of a text's clip, [frames, channels, h, w]. Raises BadInput when the request does not fit."""
-    rules = replace(RULES, frames_max=setting(pipeline.unet, "motion_max_seq_length"))
+    rules = replace(RULES, frames_max=read_setting(pipeline.unet, "motion_max_seq_length"))
     check_request(request, PIPELINES[type(pipeline).__name__], rules, NAME)
     scale = pipeline.vae_scale_factor
-    channels = setting(pipeline.unet, "in_channels")
+    channels = read_setting(pipeline.unet, "in_channels")
     noise = request.noise(1, channels, request.frames, request.height // scale, request.width // scale)
     return sampled(pipeline, request, rules, noise.to(pipeline.unet.dtype)).transpose(0, 1)
 
@@ -109,7 +111,7 @@ def sample(pipeline: AnimateDiffPipeline, request: Request) -> Tensor:
 @torch.no_grad()
 def decode(pipeline: AnimateDiffPipeline, latents: Tensor, request: Request) -> NDArray[np.uint8]:
     """Decode latents [frames, channels, h, w] to frames, uint8 RGB [frames, height, width, 3]."""
-    return as_frames(pipeline, pipeline.decode_latents(batch_of(latents, pipeline)))
+    return convert_to_frames(pipeline, pipeline.decode_latents(make_batch(latents, pipeline)))
 
 
 def _add(pipeline: AnimateDiffPipeline, lora: MotionLora, name: str) -> None:
@@ -117,7 +119,7 @@ def _add(pipeline: AnimateDiffPipeline, lora: MotionLora, name: str) -> None:
     try:
         pipeline.load_lora_weights(weights, adapter_name=name)
     except FAILURES as error:
-        raise BadModel(f"{lora.path}: not a motion LoRA of this model ({first_sentence(error)}).") from error
+        raise BadModel(f"{lora.path}: not a motion LoRA of this model ({extract_first_sentence(error)}).") from error
     # The library only logs a line when it knows none of a file's weights.
     if name not in pipeline.get_list_adapters().get("unet", []):
         raise BadModel(f"{lora.path}: it has no weights of this model's UNet. Name a motion LoRA of its family.")

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from models.device import Precision
 from models.families.family import Input, Inputs, Request, Rules, check_request, unsteered
-from models.families.latents import as_frames, batch_of, sampled
+from models.families.latents import convert_to_frames, make_batch, sampled
 from models.weights.pipeline_folder import load_pipeline, read_config
 
 NAME: str = "CogVideoX"
@@ -54,13 +54,13 @@ KINDS: dict[str, type[DiffusionPipeline]] = {
 }
 
 
-def rules_of(folder: Path) -> Rules:
+def read_rules(folder: Path) -> Rules:
     """Return the family's rules, with the folder's native frames and size.
 
     Version 1.5 has patches over time too, and 16 frames a second; the first image-to-video model makes only its own
     size.
     """
-    return _rules(read_config(folder, "transformer"), read_config(folder, "vae"))
+    return _make_rules(read_config(folder, "transformer"), read_config(folder, "vae"))
 
 
 def load(folder: Path, precision: Precision = "float32") -> CogVideoXPipeline | CogVideoXImageToVideoPipeline:
@@ -73,11 +73,11 @@ steered = unsteered
 
 def sample(pipeline: CogVideoXPipeline | CogVideoXImageToVideoPipeline, request: Request) -> Tensor:
     """Sample a clip's latents from a text, or picture and text: [latent frames, channels, h, w]. Raises BadInput."""
-    rules = _rules(dict(pipeline.transformer.config), dict(pipeline.vae.config))
+    rules = _make_rules(dict(pipeline.transformer.config), dict(pipeline.vae.config))
     check_request(request, PIPELINES[type(pipeline).__name__], rules, NAME)
-    padding = _padding(pipeline, request.frames)
+    padding = _count_padding(pipeline, request.frames)
     scale = pipeline.vae_scale_factor_spatial
-    cells = padding + _latent_frames(pipeline, request.frames), pipeline.vae.config.latent_channels
+    cells = padding + _count_latent_frames(pipeline, request.frames), pipeline.vae.config.latent_channels
     noise = request.noise(1, *cells, request.height // scale, request.width // scale)
     most = pipeline.transformer.config.max_text_seq_length
     noise = noise.to(pipeline.transformer.dtype)
@@ -88,7 +88,7 @@ def sample(pipeline: CogVideoXPipeline | CogVideoXImageToVideoPipeline, request:
 @torch.no_grad()
 def decode(pipeline: Any, latents: Tensor, request: Request) -> NDArray[np.uint8]:
     """Decode latents [latent frames, channels, h, w] to frames, uint8 RGB [frames, height, width, 3]."""
-    return as_frames(pipeline, pipeline.decode_latents(batch_of(latents, pipeline).transpose(1, 2)))
+    return convert_to_frames(pipeline, pipeline.decode_latents(make_batch(latents, pipeline).transpose(1, 2)))
 
 
 @contextmanager
@@ -103,17 +103,17 @@ def _encoding(vae: Any) -> Iterator[None]:
         del vae.encode
 
 
-def _latent_frames(pipeline: Any, frames: int) -> int:
+def _count_latent_frames(pipeline: Any, frames: int) -> int:
     return (frames - 1) // pipeline.vae_scale_factor_temporal + 1
 
 
-def _padding(pipeline: Any, frames: int) -> int:
+def _count_padding(pipeline: Any, frames: int) -> int:
     """Count the latent frames that the pipeline puts before a clip's own, where a patch spans several of them."""
     patch = pipeline.transformer.config.patch_size_t
-    return -_latent_frames(pipeline, frames) % patch if patch else 0
+    return -_count_latent_frames(pipeline, frames) % patch if patch else 0
 
 
-def _rules(transformer: dict[str, Any], vae: dict[str, Any]) -> Rules:
+def _make_rules(transformer: dict[str, Any], vae: dict[str, Any]) -> Rules:
     scale = 2 ** (len(vae["block_out_channels"]) - 1)
     return replace(
         RULES,

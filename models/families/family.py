@@ -1,6 +1,6 @@
 """The description of a family of video models, as data, and the request that one item makes of it.
 
-A family's module has NAME, RULES and PIPELINES as data and the functions `rules_of`, `load`, `steered`, `sample` and
+A family's module has NAME, RULES and PIPELINES as data and the functions `read_rules`, `load`, `steered`, `sample` and
 `decode`: it follows the protocol `Family`. models/families/known.py finds the family of a folder; docs/families.md
 lists these rules.
 """
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from models.device import Precision
 from models.errors import BadInput
-from models.noise import Stream, item_generator
+from models.noise import Stream, make_item_generator
 
 Input = Literal[
     "picture", "text", "negative text", "guidance", "fps", "motion LoRA", "motion word", "motion bucket", "noise_aug"
@@ -99,7 +99,11 @@ class Rules:
     def fit_size(self, width: int, height: int) -> Fitted:
         """Return the nearest (width, height) that the family can make, each side by itself."""
         unit = self.size_unit
-        fitted = (self.width, self.height) if self.only_native_size else (_nearest(width, unit), _nearest(height, unit))
+        fitted = (
+            (self.width, self.height)
+            if self.only_native_size
+            else (_find_nearest(width, unit), _find_nearest(height, unit))
+        )
         if fitted == (width, height):
             return Fitted(fitted)
         rule = "the model makes no other size" if self.only_native_size else f"sides must be multiples of {unit}"
@@ -160,7 +164,7 @@ class Request:
 
     def generator(self, stream: Stream = "latents") -> torch.Generator:
         """Make a CPU generator at the start of one of the item's streams: diffusers draws on the CPU for any device."""
-        return item_generator(self.seed, self.item_key, self.take, stream)
+        return make_item_generator(self.seed, self.item_key, self.take, stream)
 
     def noise(self, *shape: int) -> Tensor:
         """Draw the item's standard normal float32 noise of a shape, which becomes the clip."""
@@ -180,7 +184,7 @@ class Family(Protocol):
     RULES: Rules
     PIPELINES: Mapping[str, Inputs]
 
-    def rules_of(self, folder: Path) -> Rules:
+    def read_rules(self, folder: Path) -> Rules:
         """Return the rules of one checkpoint: the family's, with the numbers of the folder's own configurations."""
         ...
 
@@ -237,5 +241,5 @@ def unsteered(pipeline: Any, request: Request) -> Iterator[None]:
     yield
 
 
-def _nearest(side: int, unit: int) -> int:
+def _find_nearest(side: int, unit: int) -> int:
     return max(1, (2 * side + unit) // (2 * unit)) * unit

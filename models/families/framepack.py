@@ -19,7 +19,7 @@ from torch import Tensor
 
 from models.device import Precision
 from models.families.family import Inputs, Request, Rules, check_request, unsteered
-from models.families.latents import as_frames, batch_of, sampled
+from models.families.latents import convert_to_frames, make_batch, sampled
 from models.weights.pipeline_folder import load_pipeline, read_config
 
 NAME: str = "FramePack"
@@ -53,9 +53,9 @@ PIPELINES: Mapping[str, Inputs] = {
 KINDS: dict[str, type[DiffusionPipeline]] = {"HunyuanVideoFramepackPipeline": HunyuanVideoFramepackPipeline}
 
 
-def rules_of(folder: Path) -> Rules:
+def read_rules(folder: Path) -> Rules:
     """Return the family's rules, with the size unit that the folder's autoencoder and patches need."""
-    return _rules(read_config(folder, "transformer"), read_config(folder, "vae"))
+    return _make_rules(read_config(folder, "transformer"), read_config(folder, "vae"))
 
 
 def load(folder: Path, precision: Precision = "float32") -> HunyuanVideoFramepackPipeline:
@@ -72,7 +72,7 @@ def sample(pipeline: HunyuanVideoFramepackPipeline, request: Request) -> Tensor:
     Raises BadInput when the request does not fit. The pipeline draws each section's noise from the item's stream when
     it reaches the section.
     """
-    rules = _rules(pipeline.transformer.config, pipeline.vae.config)
+    rules = _make_rules(pipeline.transformer.config, pipeline.vae.config)
     check_request(request, PIPELINES[type(pipeline).__name__], rules, NAME)
     # The pipeline counts sections by the frames of one alone, but makes 36 frames of each, and one more.
     frames = (request.frames - 1) // rules.frame_step * OVERLAP
@@ -88,22 +88,22 @@ def decode(pipeline: Any, latents: Tensor, request: Request) -> NDArray[np.uint8
 
     As in the pipeline, each section is decoded with the next one, from the end, and blended over their shared frames.
     """
-    own = batch_of(latents, pipeline) / pipeline.vae.config.scaling_factor
+    own = make_batch(latents, pipeline) / pipeline.vae.config.scaling_factor
     sections = (own.shape[2] - 1) // WINDOW
-    clip = _decoded(pipeline, own[:, :, -WINDOW:] if sections > 1 else own)
+    clip = _decode_section(pipeline, own[:, :, -WINDOW:] if sections > 1 else own)
     for made in range(2, sections + 1):
         # The clip's first section includes the picture's latent frame.
         size, picture = 2 * WINDOW, int(made == sections)
         start = own.shape[2] - made * WINDOW - picture
-        section = _decoded(pipeline, own[:, :, start : start + size + picture])
+        section = _decode_section(pipeline, own[:, :, start : start + size + picture])
         clip = pipeline._soft_append(section, clip, OVERLAP)
-    return as_frames(pipeline, clip)
+    return convert_to_frames(pipeline, clip)
 
 
-def _decoded(pipeline: Any, latents: Tensor) -> Tensor:
+def _decode_section(pipeline: Any, latents: Tensor) -> Tensor:
     return pipeline.vae.decode(latents, return_dict=False)[0]
 
 
-def _rules(transformer: Mapping[str, Any], vae: Mapping[str, Any]) -> Rules:
+def _make_rules(transformer: Mapping[str, Any], vae: Mapping[str, Any]) -> Rules:
     scale = vae["spatial_compression_ratio"]
     return replace(RULES, latent_scale=scale, size_unit=max(RULES.size_unit, scale * transformer["patch_size"]))

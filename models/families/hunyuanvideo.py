@@ -18,7 +18,7 @@ from torch import Tensor
 
 from models.device import Precision
 from models.families.family import Inputs, Request, Rules, check_request, unsteered
-from models.families.latents import as_frames, batch_of, sampled
+from models.families.latents import convert_to_frames, make_batch, sampled
 from models.weights.pipeline_folder import load_pipeline, read_config
 
 NAME: str = "HunyuanVideo"
@@ -46,9 +46,9 @@ PIPELINES: Mapping[str, Inputs] = {
 KINDS: dict[str, type[DiffusionPipeline]] = {"HunyuanVideoPipeline": HunyuanVideoPipeline}
 
 
-def rules_of(folder: Path) -> Rules:
+def read_rules(folder: Path) -> Rules:
     """Return the family's rules, with the size unit that the folder's autoencoder and patches need."""
-    return _rules(read_config(folder, "transformer"), read_config(folder, "vae"))
+    return _make_rules(read_config(folder, "transformer"), read_config(folder, "vae"))
 
 
 def load(folder: Path, precision: Precision = "float32") -> HunyuanVideoPipeline:
@@ -61,7 +61,7 @@ steered = unsteered
 
 def sample(pipeline: HunyuanVideoPipeline, request: Request) -> Tensor:
     """Sample the latents of a text's clip, [latent frames, channels, h, w]. Raises BadInput when it does not fit."""
-    rules = _rules(pipeline.transformer.config, pipeline.vae.config)
+    rules = _make_rules(pipeline.transformer.config, pipeline.vae.config)
     check_request(request, PIPELINES[type(pipeline).__name__], rules, NAME)
     frames = (request.frames - 1) // pipeline.vae_scale_factor_temporal + 1
     size = request.height // rules.latent_scale, request.width // rules.latent_scale
@@ -72,10 +72,10 @@ def sample(pipeline: HunyuanVideoPipeline, request: Request) -> Tensor:
 @torch.no_grad()
 def decode(pipeline: Any, latents: Tensor, request: Request) -> NDArray[np.uint8]:
     """Decode latents [latent frames, channels, h, w] to frames, uint8 RGB [frames, height, width, 3]."""
-    own = batch_of(latents, pipeline) / pipeline.vae.config.scaling_factor
-    return as_frames(pipeline, pipeline.vae.decode(own).sample)
+    own = make_batch(latents, pipeline) / pipeline.vae.config.scaling_factor
+    return convert_to_frames(pipeline, pipeline.vae.decode(own).sample)
 
 
-def _rules(transformer: Mapping[str, Any], vae: Mapping[str, Any]) -> Rules:
+def _make_rules(transformer: Mapping[str, Any], vae: Mapping[str, Any]) -> Rules:
     scale = vae["spatial_compression_ratio"]
     return replace(RULES, latent_scale=scale, size_unit=max(RULES.size_unit, scale * transformer["patch_size"]))

@@ -10,7 +10,7 @@ from models.weights.pipeline_folder import read_index
 FAMILIES: tuple[Family, ...] = (svd, animatediff, cogvideox, framepack, hunyuanvideo, ltx, wan)
 
 
-def family_of(folder: Path) -> tuple[Family, str]:
+def find_family(folder: Path) -> tuple[Family, str]:
     """Find the family of the pipeline class that a folder's model_index.json names; return it and that class.
 
     Raises BadInput when the folder is not a model's and BadModel when no family knows the class.

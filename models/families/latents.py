@@ -45,25 +45,25 @@ def sampled(pipeline: Any, request: Request, rules: Rules, noise: Tensor | None,
     return clip[0].float().cpu()
 
 
-def batch_of(latents: Tensor, pipeline: Any) -> Tensor:
+def make_batch(latents: Tensor, pipeline: Any) -> Tensor:
     """Return stored latents as an autoencoder takes them, [1, channels, latent frames, h, w], on its device."""
     return latents.transpose(0, 1)[None].to(pipeline.vae.device, pipeline.vae.dtype)
 
 
-def as_frames(pipeline: Any, decoded: Tensor) -> NDArray[np.uint8]:
+def convert_to_frames(pipeline: Any, decoded: Tensor) -> NDArray[np.uint8]:
     """Convert a decoded clip [1, 3, frames, height, width] in -1..1 to uint8 RGB [frames, height, width, 3]."""
     frames = pipeline.video_processor.postprocess_video(decoded.float(), output_type="np")[0]
     return (frames * 255).round().clip(0, 255).astype(np.uint8)
 
 
-def unnormalised(latents: Tensor, vae: Mapping[str, Any]) -> Tensor:
+def denormalise_latents(latents: Tensor, vae: Mapping[str, Any]) -> Tensor:
     """Give latents [1, channels, ...] of mean 0 and deviation 1 the mean and deviation of the autoencoder."""
     mean, deviation = (torch.tensor(vae[name]).view(1, -1, 1, 1, 1).to(latents) for name in STATISTICS)
     # The same operations as in the pipeline, so that the bits are the same.
     return latents / (1.0 / deviation) + mean
 
 
-def denoisers(pipeline: Any) -> nn.ModuleList:
+def list_denoisers(pipeline: Any) -> nn.ModuleList:
     """Return the networks of a pipeline that run in every step."""
     parts = (pipeline.components.get(name) for name in DENOISERS)
     return nn.ModuleList(part for part in parts if part is not None)

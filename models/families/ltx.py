@@ -16,7 +16,7 @@ from torch import Tensor
 
 from models.device import Precision
 from models.families.family import Inputs, Request, Rules, check_request, unsteered
-from models.families.latents import as_frames, batch_of, sampled
+from models.families.latents import convert_to_frames, make_batch, sampled
 from models.weights.pipeline_folder import load_pipeline
 
 NAME: str = "LTX-Video"
@@ -49,7 +49,7 @@ DECODE_TIMESTEP, DECODE_NOISE = 0.05, 0.025
 """What the authors use with a decoder that takes a noise level (version 0.9.1 and later)."""
 
 
-def rules_of(folder: Path) -> Rules:
+def read_rules(folder: Path) -> Rules:
     """Return the family's rules, which are the same for every version."""
     return RULES
 
@@ -68,15 +68,17 @@ def sample(pipeline: LTXPipeline, request: Request) -> Tensor:
     Raises BadInput when the request does not fit.
     """
     check_request(request, _INPUTS, RULES, NAME)
-    noise = request.noise(1, pipeline.transformer.config.in_channels, *_cells(pipeline, request))
-    packed = pipeline._pack_latents(noise, *_patch(pipeline))
+    noise = request.noise(1, pipeline.transformer.config.in_channels, *_count_cells(pipeline, request))
+    packed = pipeline._pack_latents(noise, *_read_patch(pipeline))
     call: Any = pipeline
     if request.picture is not None:
-        call = _from_picture(pipeline)
-        packed = _begun(call, request, packed)
+        call = _build_picture_pipeline(pipeline)
+        packed = _insert_picture(call, request, packed)
     rate = float(RULES.fps) if request.fps is None else request.fps
     made = sampled(call, request, RULES, packed, frame_rate=rate)
-    return pipeline._unpack_latents(made[None], *_cells(pipeline, request), *_patch(pipeline))[0].transpose(0, 1)
+    return pipeline._unpack_latents(made[None], *_count_cells(pipeline, request), *_read_patch(pipeline))[0].transpose(
+        0, 1
+    )
 
 
 @torch.no_grad()
@@ -87,14 +89,14 @@ def decode(pipeline: LTXPipeline, latents: Tensor, request: Request) -> NDArray[
     """
     vae = pipeline.vae
     statistics = vae.latents_mean, vae.latents_std, vae.config.scaling_factor
-    own, level = pipeline._denormalize_latents(batch_of(latents, pipeline), *statistics), None
+    own, level = pipeline._denormalize_latents(make_batch(latents, pipeline), *statistics), None
     if vae.config.timestep_conditioning:
         noise = torch.randn(own.shape, generator=request.generator("decoding")).to(own)
         own, level = (1 - DECODE_NOISE) * own + DECODE_NOISE * noise, torch.tensor([DECODE_TIMESTEP]).to(own)
-    return as_frames(pipeline, vae.decode(own, level, return_dict=False)[0])
+    return convert_to_frames(pipeline, vae.decode(own, level, return_dict=False)[0])
 
 
-def _begun(pipeline: Any, request: Request, packed: Tensor) -> Tensor:
+def _insert_picture(pipeline: Any, request: Request, packed: Tensor) -> Tensor:
     """Put the picture's latents in the place of the packed noise's first frame: the pipeline ignores the picture when
     it is given noise."""
     size = {"height": request.height, "width": request.width}
@@ -107,19 +109,19 @@ def _begun(pipeline: Any, request: Request, packed: Tensor) -> Tensor:
     return known * mask[..., None] + packed.to(known) * (1 - mask[..., None])
 
 
-def _cells(pipeline: LTXPipeline, request: Request) -> tuple[int, int, int]:
+def _count_cells(pipeline: LTXPipeline, request: Request) -> tuple[int, int, int]:
     """Return the (latent frames, h, w) of a clip."""
     scale = pipeline.vae_spatial_compression_ratio
     frames = (request.frames - 1) // pipeline.vae_temporal_compression_ratio + 1
     return frames, request.height // scale, request.width // scale
 
 
-def _patch(pipeline: LTXPipeline) -> tuple[int, int]:
+def _read_patch(pipeline: LTXPipeline) -> tuple[int, int]:
     """Return the cells along a side, and the latent frames, that make one token."""
     return pipeline.transformer_spatial_patch_size, pipeline.transformer_temporal_patch_size
 
 
-def _from_picture(pipeline: LTXPipeline) -> LTXImageToVideoPipeline:
+def _build_picture_pipeline(pipeline: LTXPipeline) -> LTXImageToVideoPipeline:
     """Build a pipeline that takes a picture from the same parts."""
     other = LTXImageToVideoPipeline(**pipeline.components)
     other.set_progress_bar_config(disable=True)

@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.device import Precision, dtype_of
+from models.device import Precision, get_dtype
 from models.errors import BadInput
 from models.families.family import Input, Inputs, Request, Rules, check_request
-from models.noise import item_noise
+from models.noise import draw_item_noise
 from models.pictures import from_pixels
 from models.svd.lora import lora_applied
 from models.svd.model import ModelFacts, VideoModel, load_facts, load_model
@@ -50,19 +50,19 @@ _STEERED: frozenset[Input] = frozenset({"guidance", "fps", "motion LoRA", "motio
 PIPELINES: Mapping[str, Inputs] = {PIPELINE: Inputs(needs=frozenset({"picture"}), takes=_STEERED)}
 
 
-def rules_of(folder: Path) -> Rules:
+def read_rules(folder: Path) -> Rules:
     """Return the family's rules, with the folder's native numbers and the size unit that its networks need.
 
     Raises BadModel when its scheduler belongs to a model that is sampled in another way.
     """
     check_scheduler(folder)
     vae, unet = (2 ** (len(read_config(folder, part)["block_out_channels"]) - 1) for part in ("vae", "unet"))
-    return _rules(load_facts(folder), vae, vae * unet)
+    return _make_rules(load_facts(folder), vae, vae * unet)
 
 
 def load(folder: Path, precision: Precision = "float32") -> VideoModel:
     """Load the model of a folder; raises BadInput or BadModel."""
-    return load_model(str(folder), dtype_of(precision))
+    return load_model(str(folder), get_dtype(precision))
 
 
 @contextmanager
@@ -79,14 +79,14 @@ def sample(pipeline: VideoModel, request: Request) -> Tensor:
 
     Raises BadInput when the request does not fit.
     """
-    rules = _rules(pipeline.facts, pipeline.latent_scale, pipeline.size_unit)
+    rules = _make_rules(pipeline.facts, pipeline.latent_scale, pipeline.size_unit)
     check_request(request, PIPELINES[PIPELINE], rules, NAME)
     shape = pipeline.latent_shape(request.frames, request.height, request.width)
-    noise = item_noise(request.seed, request.item_key, request.take, shape, (request.height, request.width))
+    noise = draw_item_noise(request.seed, request.item_key, request.take, shape, (request.height, request.width))
     first, last = pipeline.facts.guidance
     return sample_latents(
         pipeline,
-        _as_tensor(request)[None],
+        _make_tensor(request)[None],
         noise.latents[None],
         noise.augmentation[None],
         motions=[None],
@@ -101,7 +101,7 @@ def decode(pipeline: VideoModel, latents: Tensor, request: Request) -> NDArray[n
     return decode_latents(pipeline, latents)
 
 
-def _rules(facts: ModelFacts, latent_scale: int, size_unit: int) -> Rules:
+def _make_rules(facts: ModelFacts, latent_scale: int, size_unit: int) -> Rules:
     return replace(
         RULES,
         latent_scale=latent_scale,
@@ -114,7 +114,7 @@ def _rules(facts: ModelFacts, latent_scale: int, size_unit: int) -> Rules:
     )
 
 
-def _as_tensor(request: Request) -> Tensor:
+def _make_tensor(request: Request) -> Tensor:
     """Return the picture, [3, height, width] in -1..1."""
     if request.picture is None:
         raise BadInput(f"Item {request.item_key}: needs a picture. Set image.")

@@ -20,7 +20,7 @@ from models.device import CPU, Precision
 from models.errors import BadInput, BadModel
 from models.families.family import Request
 from models.families.latents import STATISTICS
-from models.weights.names import any_model_folder, revision_of
+from models.weights.names import find_model_folder, find_revision
 from models.weights.pipeline_folder import load_pipeline, read_index
 
 STEPS = 50
@@ -48,12 +48,12 @@ KINDS = {kind.pipeline.__name__: kind for kind in _KINDS}
 """The kinds by the class that a model's folder names."""
 
 
-def drawer_revision(name: str) -> str:
+def find_drawer_revision(name: str) -> str:
     """Return a text-to-image model's revision (models/weights/names.py); raises BadInput or BadModel for any other."""
-    kind = read_index(any_model_folder(name)).get("_class_name")
+    kind = read_index(find_model_folder(name)).get("_class_name")
     if kind not in KINDS:
         raise BadModel(f"{name}: its class is {kind}, which cannot draw pictures here; name a {' or '.join(KINDS)}.")
-    return revision_of(name)
+    return find_revision(name)
 
 
 def load(folder: Path, precision: Precision = "float32") -> Any:
@@ -96,13 +96,13 @@ def decode(pipeline: Any, latents: Tensor, request: Request) -> NDArray[np.uint8
     Raises BadInput when the model's safety checker rejects it.
     """
     vae = pipeline.vae
-    decoded = vae.decode(_unscaled(vae, latents[None].to(vae.device, vae.dtype)), return_dict=False)[0].cpu()
+    decoded = vae.decode(_unscale_latents(vae, latents[None].to(vae.device, vae.dtype)), return_dict=False)[0].cpu()
     _check(pipeline, decoded, request)
     picture = pipeline.image_processor.postprocess(decoded, output_type="np")[0]
     return (picture * 255).round().astype(np.uint8)
 
 
-def _unscaled(vae: nn.Module, latents: Tensor) -> Tensor:
+def _unscale_latents(vae: nn.Module, latents: Tensor) -> Tensor:
     """Return latents [1, channels, h, w] in the autoencoder's own scale, by the same operations as in the pipelines."""
     known: Any = vae.config
     mean, deviation = (getattr(known, name, None) for name in STATISTICS)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from models.device import Precision
 from models.families.family import Input, Inputs, Request, Rules, check_request, unsteered
-from models.families.latents import as_frames, batch_of, sampled, unnormalised
+from models.families.latents import convert_to_frames, denormalise_latents, make_batch, sampled
 from models.weights.pipeline_folder import load_pipeline, read_config
 
 NAME: str = "Wan"
@@ -57,9 +57,9 @@ TEXT_TOKENS = 512
 """Tokens of a text that the model reads."""
 
 
-def rules_of(folder: Path) -> Rules:
+def read_rules(folder: Path) -> Rules:
     """Return the family's rules, with the size unit that the autoencoder and patches need: 32 in Wan 2.2's 5B."""
-    return _rules(read_config(folder, "transformer"), read_config(folder, "vae"))
+    return _make_rules(read_config(folder, "transformer"), read_config(folder, "vae"))
 
 
 def load(folder: Path, precision: Precision = "float32") -> WanPipeline | WanImageToVideoPipeline:
@@ -72,22 +72,22 @@ steered = unsteered
 
 def sample(pipeline: WanPipeline | WanImageToVideoPipeline, request: Request) -> Tensor:
     """Sample a clip's latents from a text, or picture and text: [latent frames, channels, h, w]. Raises BadInput."""
-    check_request(request, PIPELINES[type(pipeline).__name__], _rules_of(pipeline), NAME)
+    check_request(request, PIPELINES[type(pipeline).__name__], _read_rules(pipeline), NAME)
     guidance = RULES.guidance if request.guidance is None else request.guidance
     scale, frames = pipeline.vae_scale_factor_spatial, (request.frames - 1) // pipeline.vae_scale_factor_temporal + 1
     noise = request.noise(1, pipeline.vae.config.z_dim, frames, request.height // scale, request.width // scale)
-    texts = _embeddings(pipeline, request, guided=guidance > 1)
+    texts = _encode_texts(pipeline, request, guided=guidance > 1)
     return sampled(pipeline, request, RULES, noise, **texts).transpose(0, 1)
 
 
 @torch.no_grad()
 def decode(pipeline: Any, latents: Tensor, request: Request) -> NDArray[np.uint8]:
     """Decode latents [latent frames, channels, h, w] to frames, uint8 RGB [frames, height, width, 3]."""
-    own = unnormalised(batch_of(latents, pipeline), pipeline.vae.config)
-    return as_frames(pipeline, pipeline.vae.decode(own).sample)
+    own = denormalise_latents(make_batch(latents, pipeline), pipeline.vae.config)
+    return convert_to_frames(pipeline, pipeline.vae.decode(own).sample)
 
 
-def _embeddings(pipeline: Any, request: Request, guided: bool) -> dict[str, Any]:
+def _encode_texts(pipeline: Any, request: Request, guided: bool) -> dict[str, Any]:
     """Encode the texts with the text-to-video class, whichever class the pipeline has: the other one needs a library
     that repairs broken characters, and gives the same result for a text without any.
     """
@@ -97,12 +97,12 @@ def _embeddings(pipeline: Any, request: Request, guided: bool) -> dict[str, Any]
     return {**texts, "prompt_embeds": wanted, "negative_prompt_embeds": unwanted}
 
 
-def _rules_of(pipeline: Any) -> Rules:
+def _read_rules(pipeline: Any) -> Rules:
     transformer = pipeline.transformer or pipeline.transformer_2
-    return _rules(transformer.config, pipeline.vae.config)
+    return _make_rules(transformer.config, pipeline.vae.config)
 
 
-def _rules(transformer: Mapping[str, Any], vae: Mapping[str, Any]) -> Rules:
+def _make_rules(transformer: Mapping[str, Any], vae: Mapping[str, Any]) -> Rules:
     scale = vae.get("scale_factor_spatial", 8)
     return replace(
         RULES, size_unit=scale * transformer["patch_size"][1], latent_scale=scale, fps=Fraction(24 if scale > 8 else 16)

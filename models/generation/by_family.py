@@ -20,18 +20,18 @@ from models.errors import BadModel
 from models.families import svd, text_to_picture
 from models.families.family import MotionLora, Request
 from models.families.placement import (
-    decoding_plans,
-    first_plan,
-    held_bytes,
-    ready_to_decode,
+    choose_first_plan,
+    count_held_bytes,
+    list_decoding_plans,
+    prepare_decoding,
     ready_to_sample,
     weight_bytes,
 )
 from models.generation.model_cache import lent_drawer, lent_pipeline, waited_for_model
-from models.memory.measured_costs import Cost, learn_cost, place_of
+from models.memory.measured_costs import Cost, learn_cost, name_place
 from models.memory.plan import Plan
-from models.memory.planner import decode_within_memory, lower_plan, within_memory
-from models.weights.names import any_model_folder
+from models.memory.planner import decode_within_memory, find_lower_plan, run_within_memory
+from models.weights.names import find_model_folder
 
 
 class Decoder(Protocol):
@@ -42,12 +42,12 @@ class Decoder(Protocol):
         ...
 
 
-def sampled_in_batches(family: str) -> bool:
+def is_sampled_in_batches(family: str) -> bool:
     """Say whether a family is sampled by models/svd/sampling.py; the others are sampled here."""
     return family == svd.NAME
 
 
-def request_of(job: Mapping[str, Any], picture: NDArray[np.uint8] | None = None, lora: str | None = None) -> Request:
+def make_request(job: Mapping[str, Any], picture: NDArray[np.uint8] | None = None, lora: str | None = None) -> Request:
     """Make the request of a job's columns; guidance is that of the last frame. `picture` and `lora` if it has them."""
     strength = 1.0 if job.get("lora_strength") is None else job["lora_strength"]
     return Request(
@@ -100,9 +100,9 @@ def sample_by_family(
             measured(device) as used,
         ):
             latents = lent.family.sample(lent.pipeline, request)
-        cells = request.frames * request.width * request.height / lent.family.rules_of(any_model_folder(model)).cell
+        cells = request.frames * request.width * request.height / lent.family.read_rules(find_model_folder(model)).cell
         seconds = used.seconds / ((request.steps or lent.family.RULES.steps) * cells)
-        learn_cost(place_of(revision, device, precision), plan.rung, Cost(seconds))
+        learn_cost(name_place(revision, device, precision), plan.rung, Cost(seconds))
         return latents
 
 
@@ -115,11 +115,11 @@ def decode_job(
     For Stable Video Diffusion, what host memory cannot hold is parked in the folder `parking`. Other families' decoders
     work on the whole clip, and on the CPU when it does not fit on the device.
     """
-    if sampled_in_batches(job["family"]):
+    if is_sampled_in_batches(job["family"]):
         with waited_for_model(job["model"], job["dtype"], device) as model:
             return decode_within_memory(model, latents, parking, device)
     with lent_pipeline(job["model"], job["dtype"]) as lent:
-        return _decoded(lent.family, lent.pipeline, latents, request_of(job), device)
+        return _decode_by_plans(lent.family, lent.pipeline, latents, make_request(job), device)
 
 
 def draw_picture(
@@ -136,30 +136,30 @@ def draw_picture(
             with ready_to_sample(pipeline, device, plan):
                 return text_to_picture.sample(pipeline, request)
 
-        plan, lower = _plan_for(pipeline, model, precision, device), partial(lower_plan, device=device)
-        latents, plan, too_large = within_memory(sample, plan, lower, device, f"{request.item_key}: drawing")
-        pixels, *_ = _decoded(text_to_picture, pipeline, latents, request, device)
+        plan, lower = _plan_for(pipeline, model, precision, device), partial(find_lower_plan, device=device)
+        latents, plan, too_large = run_within_memory(sample, plan, lower, device, f"{request.item_key}: drawing")
+        pixels, *_ = _decode_by_plans(text_to_picture, pipeline, latents, request, device)
     return pixels, plan, too_large
 
 
 def _plan_for(pipeline: Any, model: str, precision: Precision, device: torch.device) -> Plan:
     if device == CPU:
         return Plan()
-    free = free_bytes(device) + held_bytes(pipeline, device)
-    return first_plan(weight_bytes(any_model_folder(model), precision), free, device)
+    free = free_bytes(device) + count_held_bytes(pipeline, device)
+    return choose_first_plan(weight_bytes(find_model_folder(model), precision), free, device)
 
 
-def _decoded(
+def _decode_by_plans(
     decoder: Decoder, pipeline: Any, latents: Tensor, request: Request, device: torch.device
 ) -> tuple[NDArray[np.uint8], Plan, list[Plan]]:
-    rungs = decoding_plans(pipeline, device)
+    rungs = list_decoding_plans(pipeline, device)
 
     def decode(plan: Plan) -> NDArray[np.uint8]:
-        ready_to_decode(pipeline, device, plan)
+        prepare_decoding(pipeline, device, plan)
         return decoder.decode(pipeline, latents, request)
 
     def lower(plan: Plan, error: BaseException) -> Plan | None:
         below = rungs[rungs.index(plan) + 1 :]
         return below[0] if below and is_out_of_memory(error) else None
 
-    return within_memory(decode, rungs[0], lower, device, f"{request.item_key}: decoding")
+    return run_within_memory(decode, rungs[0], lower, device, f"{request.item_key}: decoding")

@@ -40,8 +40,8 @@ class Response:
         If several buckets give the same speed, return the middle one; beyond the ends, the end.
         """
         speeds = self.rising()
-        low = np.interp(strength, *_first_of_equals(speeds, self.buckets))
-        high = np.interp(-strength, *_first_of_equals([-s for s in speeds[::-1]], self.buckets[::-1]))
+        low = np.interp(strength, *_drop_equal_speeds(speeds, self.buckets))
+        high = np.interp(-strength, *_drop_equal_speeds([-s for s in speeds[::-1]], self.buckets[::-1]))
         return round(float(low + high) / 2)
 
     def speed(self, bucket: int) -> float:
@@ -67,7 +67,7 @@ class Calibration:
         return self.responses[name].bucket(strength)
 
 
-def calibration_of(model_revision: str, rows: Sequence[Mapping[str, Any]]) -> Calibration:
+def make_calibration(model_revision: str, rows: Sequence[Mapping[str, Any]]) -> Calibration:
     """Make the calibration from measured clips: rows with `motion`, `motion_bucket` and `strength_measured`."""
     responses = {}
     for name in dict.fromkeys(row["motion"] or UNNAMED for row in rows):
@@ -80,7 +80,7 @@ def calibration_of(model_revision: str, rows: Sequence[Mapping[str, Any]]) -> Ca
     return Calibration(model_revision, {name: each for name, each in responses.items() if each.buckets})
 
 
-def calibration_json(calibration: Calibration) -> dict[str, Any]:
+def dump_calibration(calibration: Calibration) -> dict[str, Any]:
     """Return the calibration as a file keeps it."""
     return asdict(calibration)
 
@@ -106,7 +106,7 @@ def read_calibration(path: Path) -> Calibration:
         raise BadInput(f"{path}: not a calibration ({error}). Make one with `reelmill calibrate`.") from error
 
 
-def _first_of_equals(speeds: Sequence[float], buckets: Sequence[int]) -> tuple[list[float], list[int]]:
+def _drop_equal_speeds(speeds: Sequence[float], buckets: Sequence[int]) -> tuple[list[float], list[int]]:
     """Drop all but the first of equal speeds, and their buckets, as interpolation needs."""
     kept = [i for i in range(len(speeds)) if i == 0 or speeds[i] > speeds[i - 1]]
     return [speeds[i] for i in kept], [buckets[i] for i in kept]

@@ -6,13 +6,13 @@ from typing import Any
 
 from models.errors import BadModel
 from models.families.family import Inputs, Rules
-from models.families.known import family_of
+from models.families.known import find_family
 from models.families.latents import DENOISERS
 from models.families.svd import NAME as SVD
 from models.svd.model import ModelFacts, load_facts, load_words
 from models.weights.files import weight_bytes
-from models.weights.names import any_model_folder, revision_of
-from models.weights.pipeline_folder import parts_of, read_config, read_index
+from models.weights.names import find_model_folder, find_revision
+from models.weights.pipeline_folder import list_parts, read_config, read_index
 
 FULL_WIDTH = 128
 """Channels of a full-size autoencoder at full resolution."""
@@ -56,10 +56,10 @@ class ModelCard:
 
 def read_card(name: str) -> ModelCard:
     """Read the card of the model of a name (models/weights/names.py); raises BadInput or BadModel."""
-    folder = any_model_folder(name)
-    family, pipeline = family_of(folder)
+    folder = find_model_folder(name)
+    family, pipeline = find_family(folder)
     try:
-        rules, width = family.rules_of(folder), _decoder_width(folder)
+        rules, width = family.read_rules(folder), _read_decoder_width(folder)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise BadModel(f"{folder}: its configuration is not that of {family.NAME} ({error!r}).") from error
     facts = load_facts(folder) if family.NAME == SVD else None
@@ -69,15 +69,15 @@ def read_card(name: str) -> ModelCard:
         rules=rules,
         facts=facts,
         words=frozenset(load_words(folder)),
-        revision=revision_of(name),
+        revision=find_revision(name),
         decoder_width=width,
         denoiser_bytes=sum(weight_bytes(folder / part) for part in DENOISERS),
-        weight_bytes=sum(weight_bytes(folder / part) for part in parts_of(read_index(folder))),
+        weight_bytes=sum(weight_bytes(folder / part) for part in list_parts(read_index(folder))),
         lineage=facts.lineage if facts else {},
     )
 
 
-def _decoder_width(folder: Path) -> int:
+def _read_decoder_width(folder: Path) -> int:
     vae = read_config(folder, "vae")
     widths = vae.get("decoder_block_out_channels") or vae.get("block_out_channels") or [vae.get("base_dim", FULL_WIDTH)]
     return int(widths[0])

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.measures.meters import LIMITS, Limits, good_until, measure_meters
+from models.measures.meters import LIMITS, Limits, count_good_frames, measure_meters
 from models.memory.plan import Offload
 from models.memory.planner import decode_in_fixed_strips
 from models.svd.model import VideoModel
@@ -32,7 +32,7 @@ GoodFrames = Callable[[Tensor], int]
 """Counts the good frames of latents [1, frames, channels, h, w]."""
 
 
-def chained(hop: Hop, noise: Tensor, native: int, good_frames: GoodFrames) -> Tensor:
+def sample_chain(hop: Hop, noise: Tensor, native: int, good_frames: GoodFrames) -> Tensor:
     """Sample latents [1, frames, channels, h, w] of at most as many frames as `noise` has, in hops of `native`.
 
     A hop's first frame is the last one of the hop before, and is left out. The chain is cut where its frames stop being
@@ -41,11 +41,11 @@ def chained(hop: Hop, noise: Tensor, native: int, good_frames: GoodFrames) -> Te
     made = first = hop(noise[:, :native], None)
     while (good := good_frames(made)) == made.shape[1] < noise.shape[1]:
         own = noise[:, made.shape[1] - 1 :][:, :native]
-        made = torch.cat([made, matched(hop(own, made[:, -1]), first)[:, 1:]], dim=1)
+        made = torch.cat([made, match_statistics(hop(own, made[:, -1]), first)[:, 1:]], dim=1)
     return made[:, : max(good, native)]
 
 
-def judged(
+def make_judge(
     model: VideoModel,
     picture: NDArray[np.uint8],
     parking: Path | None,
@@ -60,12 +60,12 @@ def judged(
 
     def good_frames(latents: Tensor) -> int:
         frames = decode_in_fixed_strips(model, latents[0], parking, offload)
-        return good_until(measure_meters(frames, picture), limits).frames
+        return count_good_frames(measure_meters(frames, picture), limits).frames
 
     return good_frames
 
 
-def matched(latents: Tensor, to: Tensor) -> Tensor:
+def match_statistics(latents: Tensor, to: Tensor) -> Tensor:
     """Give each channel of latents [batch, frames, channels, h, w] the mean and deviation that it has in `to`."""
     over = (1, 3, 4)
     mean, deviation = latents.mean(over, keepdim=True), latents.std(over, keepdim=True)

@@ -90,20 +90,20 @@ def align(before: Gray, after: Gray) -> Alignment:
     for zooms, rolls in (((0.0,), (0.0,)), (ZOOMS, ROLLS)):
         if match >= GOOD_MATCH:
             break
-        other, other_match = refine(before, after, coarse_alignment(before, after, zooms, rolls))
+        other, other_match = refine(before, after, find_coarse_alignment(before, after, zooms, rolls))
         if other_match >= FAR_MATCH and 1 - other_match < EVIDENCE * (1 - match):
             best, match = other, other_match
     return best if match >= MIN_MATCH else Alignment()
 
 
-def coarse_alignment(before: Gray, after: Gray, zooms: tuple[float, ...], rolls: tuple[float, ...]) -> Alignment:
+def find_coarse_alignment(before: Gray, after: Gray, zooms: tuple[float, ...], rolls: tuple[float, ...]) -> Alignment:
     """Find the best shift, magnification and turn, to a pixel of the pictures shrunk to COARSE_SIDE."""
-    first, second, scale = _shrunk(before, after, COARSE_SIDE)
+    first, second, scale = _shrink_pair(before, after, COARSE_SIDE)
     turns = [complex(np.exp(zoom + 1j * np.deg2rad(roll))) for zoom in zooms for roll in rolls]
-    moved, masks = zip(*(_turned(first, turn) for turn in turns), strict=True)
-    scores = _masked_correlation(np.stack(moved), np.stack(masks), second)
+    moved, masks = zip(*(_turn_picture(first, turn) for turn in turns), strict=True)
+    scores = _correlate_masked(np.stack(moved), np.stack(masks), second)
     best, row, column = np.unravel_index(int(np.argmax(scores)), scores.shape)
-    shift = complex(_signed(int(column), scores.shape[2]), _signed(int(row), scores.shape[1]))
+    shift = complex(_sign_index(int(column), scores.shape[2]), _sign_index(int(row), scores.shape[1]))
     return Alignment(turns[int(best)], shift / scale)
 
 
@@ -112,27 +112,27 @@ def refine(before: Gray, after: Gray, start: Alignment) -> tuple[Alignment, floa
     alignment = start
     match = -1.0
     for side in REFINED_SIDES:
-        first, second, scale = _shrunk(before, after, side)
+        first, second, scale = _shrink_pair(before, after, side)
         alignment = alignment.scaled(scale)
-        points = positions(*first.shape)
+        points = make_positions(*first.shape)
         reach = max(first.shape) / 2
         for _ in range(REFINING_STEPS):
-            step = _step(first, second, alignment, points)
+            step = _find_step(first, second, alignment, points)
             alignment = alignment.after(step)
             if abs(step.turn - 1) * reach + abs(step.shift) < SMALL_STEP:
                 break
-        match = correlation(first, *brought_back(second, alignment))
+        match = correlation(first, *move_back(second, alignment))
         alignment = alignment.scaled(1 / scale)
     return alignment, match
 
 
-def brought_back(second: NDArray, alignment: Alignment) -> tuple[NDArray, NDArray[np.bool_]]:
+def move_back(second: NDArray, alignment: Alignment) -> tuple[NDArray, NDArray[np.bool_]]:
     """Move the second picture back onto the first; return it and the pixels [height, width] that it covers."""
     height, width = second.shape
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     matrix = alignment.matrix(width, height)
     picture = cv2.warpAffine(second, matrix, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
-    return picture, inside(alignment.apply(positions(height, width)))
+    return picture, is_inside(alignment.apply(make_positions(height, width)))
 
 
 def correlation(first: NDArray, second: NDArray, seen: NDArray[np.bool_]) -> float:
@@ -144,22 +144,22 @@ def correlation(first: NDArray, second: NDArray, seen: NDArray[np.bool_]) -> flo
     return float((a * b).mean() / max(np.sqrt((a * a).mean() * (b * b).mean()), 1e-3))
 
 
-def positions(height: int, width: int) -> NDArray[np.complex64]:
+def make_positions(height: int, width: int) -> NDArray[np.complex64]:
     """Return complex pixel positions [height, width], relative to the middle of the picture."""
     x = np.arange(width, dtype=np.float32) - (width - 1) / 2
     y = np.arange(height, dtype=np.float32) - (height - 1) / 2
     return (x[None, :] + 1j * y[:, None]).astype(np.complex64)
 
 
-def inside(points: NDArray[np.complexfloating]) -> NDArray[np.bool_]:
+def is_inside(points: NDArray[np.complexfloating]) -> NDArray[np.bool_]:
     """Say which of the positions [height, width] are inside a picture of that size."""
     height, width = points.shape
     return (np.abs(points.real) <= (width - 1) / 2) & (np.abs(points.imag) <= (height - 1) / 2)
 
 
-def _step(first: Real, second: Real, alignment: Alignment, points: NDArray[np.complexfloating]) -> Alignment:
+def _find_step(first: Real, second: Real, alignment: Alignment, points: NDArray[np.complexfloating]) -> Alignment:
     """Take one Gauss-Newton step: the small motion that makes the second picture, moved back, fit the first better."""
-    back, seen = brought_back(second, alignment)
+    back, seen = move_back(second, alignment)
     slope_x, slope_y = cv2.Sobel(back, cv2.CV_32F, 1, 0, scale=1 / 8), cv2.Sobel(back, cv2.CV_32F, 0, 1, scale=1 / 8)
     x, y = points.real, points.imag
     columns = (slope_x * x + slope_y * y, slope_y * x - slope_x * y, slope_x, slope_y, np.ones_like(back))
@@ -174,16 +174,18 @@ def _step(first: Real, second: Real, alignment: Alignment, points: NDArray[np.co
     return Alignment(complex(1 + grow, turn), complex(dx, dy))
 
 
-def _shrunk(before: Gray, after: Gray, side: int) -> tuple[Real, Real, float]:
+def _shrink_pair(before: Gray, after: Gray, side: int) -> tuple[Real, Real, float]:
     """Return both pictures with the short side at most `side` and even contrast, and the factor between the sizes."""
     height, width = before.shape
     scale = min(1.0, side / min(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    first, second = (_evened(cv2.resize(picture, size, interpolation=cv2.INTER_AREA)) for picture in (before, after))
+    first, second = (
+        _even_contrast(cv2.resize(picture, size, interpolation=cv2.INTER_AREA)) for picture in (before, after)
+    )
     return first, second, scale
 
 
-def _evened(picture: NDArray[Any]) -> Real:
+def _even_contrast(picture: NDArray[Any]) -> Real:
     """Subtract a picture's local mean and divide by its deviation, so that texture counts equally in any light."""
     smooth = cv2.GaussianBlur(picture.astype(np.float32), (0, 0), 0.8)
     reach = min(picture.shape) / 8
@@ -192,15 +194,15 @@ def _evened(picture: NDArray[Any]) -> Real:
     return (detail / (deviation + FAINT)).astype(np.float32)
 
 
-def _turned(picture: Real, turn: complex) -> tuple[Real, Real]:
+def _turn_picture(picture: Real, turn: complex) -> tuple[Real, Real]:
     """Magnify and turn a picture about its middle; return it, and 1 where it covers the frame, 0 elsewhere."""
     if turn == 1:
         return picture, np.ones_like(picture)
-    moved, seen = brought_back(picture, Alignment(1 / turn))
+    moved, seen = move_back(picture, Alignment(1 / turn))
     return moved, seen.astype(np.float32)
 
 
-def _masked_correlation(moved: Real, masks: Real, fixed: Real) -> NDArray[np.floating]:
+def _correlate_masked(moved: Real, masks: Real, fixed: Real) -> NDArray[np.floating]:
     """Correlate masked pictures with `fixed`, normalised, at every wrapped shift: [n, rows, columns]."""
     height, width = fixed.shape
     fixed = fixed - fixed.mean()
@@ -221,6 +223,6 @@ def _masked_correlation(moved: Real, masks: Real, fixed: Real) -> NDArray[np.flo
     return np.where(overlap >= MIN_OVERLAP, score, -1.0)
 
 
-def _signed(index: int, length: int) -> int:
+def _sign_index(index: int, length: int) -> int:
     """Convert a wrapped index to a shift between -length/2 and length/2."""
     return index - length if index > length // 2 else index

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import BadInput
-from models.measures.flow import Flow, Gray, farneback, flow_size, positions, stays_inside
+from models.measures.alignment import make_positions
+from models.measures.flow import Flow, Gray, choose_flow_size, farneback, stays_inside
 
 MotionClass = Literal[
     "static", "pan_left", "pan_right", "tilt_up", "tilt_down", "zoom_in", "zoom_out", "roll", "complex"
@@ -106,23 +107,23 @@ def measure_motion(
     """
     if len(frames) != len(times_s) or len(frames) < 2:
         raise BadInput(f"Motion needs two or more frames and a time for each, not {len(frames)} and {len(times_s)}.")
-    chosen = _spaced(times_s)
+    chosen = _choose_frames(times_s)
     frame = frames[chosen[0]]
-    gray = to_gray(frame)
+    gray = convert_to_gray(frame)
     radius, steps = mean_radius(*gray.shape), []
     for i, j in pairwise(chosen):
         next_frame = frames[j]
-        next_gray = to_gray(next_frame)
+        next_gray = convert_to_gray(next_frame)
         flow = finer_flow(frame, next_frame) if finer_flow else farneback(gray, next_gray)
         steps.append(_measure_step(gray, flow, times_s[j] - times_s[i]))
         frame, gray = next_frame, next_gray
-    return _summary(steps, radius)
+    return _summarise_steps(steps, radius)
 
 
-def to_gray(frame: NDArray[np.uint8]) -> Gray:
+def convert_to_gray(frame: NDArray[np.uint8]) -> Gray:
     """Convert an RGB frame to a gray picture of the size in which flow is measured."""
     gray = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
-    size = flow_size(*gray.shape)
+    size = choose_flow_size(*gray.shape)
     shrinks = size[1] < gray.shape[0]
     resized = cv2.resize(gray, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
     return resized.astype(np.uint8, copy=False)
@@ -133,7 +134,7 @@ def fit_similarity(flow: Flow, weights: NDArray[np.floating]) -> tuple[complex, 
 
     `weights` [height, width] are at least 0; a picture that has none anywhere did not move: (1, 0).
     """
-    points = positions(*flow.shape[:2])[::2, ::2].ravel()
+    points = make_positions(*flow.shape[:2])[::2, ::2].ravel()
     moves = (flow[::2, ::2, 0] + 1j * flow[::2, ::2, 1]).ravel()
     given = weights[::2, ::2].ravel()
     turn, shift = 1 + 0j, 0j
@@ -174,7 +175,7 @@ def mean_radius(height: int, width: int) -> float:
     return float(np.sqrt((height**2 + width**2) / 12) / min(height, width))
 
 
-def _spaced(times_s: Sequence[float]) -> list[int]:
+def _choose_frames(times_s: Sequence[float]) -> list[int]:
     """Choose frames to measure: the first, then each at least MIN_STEP_S later; a very short clip's first and last."""
     chosen = [0]
     for index, time in enumerate(times_s):
@@ -185,9 +186,9 @@ def _spaced(times_s: Sequence[float]) -> list[int]:
 
 def _measure_step(before: Gray, flow: Flow, seconds: float) -> _Step:
     seen = stays_inside(flow)
-    turn, shift = fit_similarity(flow, texture(before) * seen)
+    turn, shift = fit_similarity(flow, measure_texture(before) * seen)
     side = min(before.shape)
-    points = positions(*before.shape)
+    points = make_positions(*before.shape)
     rest = np.abs(flow[..., 0] + 1j * flow[..., 1] - ((turn - 1) * points + shift))
     return _Step(
         seconds=seconds,
@@ -200,7 +201,7 @@ def _measure_step(before: Gray, flow: Flow, seconds: float) -> _Step:
     )
 
 
-def texture(gray: Gray) -> NDArray[np.float32]:
+def measure_texture(gray: Gray) -> NDArray[np.float32]:
     """Measure how well motion can be seen at each pixel, 0..1: slopes in two directions, against TEXTURE_FLOOR."""
     smooth = cv2.GaussianBlur(gray, (0, 0), 1.5).astype(np.float32)
     weakest = cv2.cornerMinEigenVal(smooth, blockSize=7, ksize=3)
@@ -208,14 +209,14 @@ def texture(gray: Gray) -> NDArray[np.float32]:
     return (slope / (slope + TEXTURE_FLOOR**2)).astype(np.float32)
 
 
-def _summary(steps: list[_Step], radius: float) -> CameraMotion:
+def _summarise_steps(steps: list[_Step], radius: float) -> CameraMotion:
     seconds = np.array([step.seconds for step in steps])
     speeds = np.array([[s.pan, s.tilt, s.zoom, s.roll] for s in steps]) / seconds[:, None]
     moves = speeds * np.array([1.0, 1.0, radius, radius * np.pi / 180])
     pan, tilt, zoom, roll = (_weighted_median(column, seconds) for column in speeds.T)
     strength = _weighted_median(np.linalg.norm(moves, axis=1), seconds)
     return CameraMotion(
-        motion=classify(pan, tilt, zoom, roll, strength, radius, _steadiness(moves, seconds)),
+        motion=classify(pan, tilt, zoom, roll, strength, radius, _measure_steadiness(moves, seconds)),
         strength=strength,
         pan=pan,
         tilt=tilt,
@@ -226,7 +227,7 @@ def _summary(steps: list[_Step], radius: float) -> CameraMotion:
     )
 
 
-def _steadiness(moves: NDArray, seconds: NDArray) -> float:
+def _measure_steadiness(moves: NDArray, seconds: NDArray) -> float:
     """Return how long the mean of the steps' directions [steps, 4] is: 1 when all agree, and 1 without motion."""
     lengths = np.linalg.norm(moves, axis=1)
     # Steps count by their direction only, so that a single wrong measurement cannot outweigh the others.

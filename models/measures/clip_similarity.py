@@ -51,7 +51,7 @@ class Clip:
         inputs["pixel_values"] = prepared["pixel_values"]
         with _RUNNING, torch.no_grad():
             found = self.network(**{name: value.to(self.network.device) for name, value in inputs.items()})
-        images, texts = (_normalised(each) for each in (found.image_embeds, found.text_embeds))
+        images, texts = (_normalise_lengths(each) for each in (found.image_embeds, found.text_embeds))
         return images, texts[: len(captions)]
 
 
@@ -64,13 +64,13 @@ def load_clip(folder: Path) -> Clip:
     return Clip(network, pictures, tokenizer)
 
 
-def aesthetic_scores(head: Path, embeddings: Embeddings) -> NDArray[np.float32]:
+def score_aesthetics(head: Path, embeddings: Embeddings) -> NDArray[np.float32]:
     """Score each embedding by the head in a safetensors file: one linear layer (`weight`, `bias`), or several in the
     order of their numbers (`layers.0.weight`, ...), with nothing between them.
 
     Raises BadModel when the file has no such head, or one for embeddings of another width.
     """
-    layers = _layers(head)
+    layers = _read_layers(head)
     width = layers[0][0].shape[1]
     if width != embeddings.shape[1]:
         raise BadModel(
@@ -82,9 +82,9 @@ def aesthetic_scores(head: Path, embeddings: Embeddings) -> NDArray[np.float32]:
     return found[:, 0].astype(np.float32)
 
 
-def _layers(head: Path) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+def _read_layers(head: Path) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
     tensors = {name: tensor.double().numpy() for name, tensor in read_weights(head).items()}
-    stems = sorted((name.removesuffix("weight") for name in tensors if name.endswith("weight")), key=_number)
+    stems = sorted((name.removesuffix("weight") for name in tensors if name.endswith("weight")), key=_parse_number)
     lacking = [f"{stem}bias" for stem in stems if f"{stem}bias" not in tensors]
     if not stems or lacking:
         raise BadModel(
@@ -99,11 +99,11 @@ def _layers(head: Path) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]
     return layers
 
 
-def _number(stem: str) -> int:
+def _parse_number(stem: str) -> int:
     """Return the number in "layers.6.", 0 without one."""
     return int("".join(letter for letter in stem if letter.isdigit()) or 0)
 
 
-def _normalised(embeddings: Any) -> Embeddings:
+def _normalise_lengths(embeddings: Any) -> Embeddings:
     found = embeddings.float().cpu().numpy()
     return found / np.linalg.norm(found, axis=1, keepdims=True)

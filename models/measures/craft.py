@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import BadModel
-from models.weights.hub_cache import best_device, read_weights
+from models.weights.hub_cache import choose_best_device, read_weights
 from models.weights.kept import kept_in_memory
 
 _RUNNING = threading.Lock()
@@ -39,7 +39,7 @@ def find_craft_boxes(
     network = load_craft(weights)
     with _RUNNING:
         found, _ = test_net(
-            canvas_side, 1.0, network, pictures, text_threshold, link_threshold, low_text, False, best_device()
+            canvas_side, 1.0, network, pictures, text_threshold, link_threshold, low_text, False, choose_best_device()
         )
     return [np.asarray(boxes, np.float32).reshape(-1, 4, 2) for boxes in found]
 
@@ -57,4 +57,4 @@ def load_craft(weights: Path) -> Any:
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise BadModel(f"{weights}: not the weights of CRAFT ({reason}). See docs/weights.md.") from error
-    return network.eval().requires_grad_(False).to(best_device())
+    return network.eval().requires_grad_(False).to(choose_best_device())

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from models.measures.alignment import Gray, align, brought_back, inside, positions
+from models.measures.alignment import Gray, align, is_inside, make_positions, move_back
 
 Flow = NDArray[np.float32]
 
@@ -27,15 +27,15 @@ def farneback(before: Gray, after: Gray) -> Flow:
     second picture no longer shows a pixel, its flow is that of the picture as a whole.
     """
     alignment = align(before, after)
-    brought, seen = brought_back(after, alignment)
+    brought, seen = move_back(after, alignment)
     rest = _farneback(before, brought)
-    points = positions(*before.shape)
+    points = make_positions(*before.shape)
     moved = points + np.where(seen, rest[..., 0] + 1j * rest[..., 1], 0)
     moves = alignment.apply(moved) - points
     return np.stack([moves.real, moves.imag], axis=-1).astype(np.float32)
 
 
-def flow_size(height: int, width: int) -> tuple[int, int]:
+def choose_flow_size(height: int, width: int) -> tuple[int, int]:
     """Return the (width, height) in which flow is measured, with the short side at SHORT_SIDE."""
     scale = SHORT_SIDE / min(height, width)
     return max(1, round(width * scale)), max(1, round(height * scale))
@@ -61,4 +61,4 @@ def _farneback(before: Gray, after: Gray) -> Flow:
 
 def stays_inside(flow: Flow) -> NDArray[np.bool_]:
     """Say which pixels [height, width] are still in the picture after the flow; the others were seen only once."""
-    return inside(positions(*flow.shape[:2]) + flow[..., 0] + 1j * flow[..., 1])
+    return is_inside(make_positions(*flow.shape[:2]) + flow[..., 0] + 1j * flow[..., 1])

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import BadInput
-from models.measures.alignment import Alignment, Gray, align, brought_back, inside, positions, refine
+from models.measures.alignment import Alignment, Gray, align, is_inside, make_positions, move_back, refine
 
 Frames = NDArray[np.uint8]
 Curve = NDArray[np.float32]
@@ -84,9 +84,9 @@ class Meters:
         """Return one number for each meter: the worst tenth's mean (of sharpness, the blurred side), and
         `frozen_share`."""
         return {
-            "sharpness": _worst(self.sharpness, lowest=True),
-            "colour": _worst(self.colour, lowest=False),
-            "identity": _worst(self.identity, lowest=True),
+            "sharpness": _average_worst(self.sharpness, lowest=True),
+            "colour": _average_worst(self.colour, lowest=False),
+            "identity": _average_worst(self.identity, lowest=True),
             "flicker": float(self.flicker[2:].mean()) if len(self.flicker) > 2 else 0.0,
             "frozen_share": self.frozen_share,
         }
@@ -109,17 +109,17 @@ def measure_meters(frames: Frames, picture: Frames) -> Meters:
         raise BadInput(f"Meters need two frames or more of the picture's size, not {frames.shape} and {picture.shape}.")
     grays = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.uint8, copy=False) for frame in frames]
     steps = [align(before, after) for before, after in pairwise(grays)]
-    sharpness, colour, identity = _against_the_first(frames, grays, steps, picture)
+    sharpness, colour, identity = _measure_losses(frames, grays, steps, picture)
     return Meters(
         sharpness=sharpness,
         colour=colour,
         identity=identity,
-        flicker=flicker_curve(grays, steps),
-        change=change_curve(frames),
+        flicker=measure_flicker(grays, steps),
+        change=measure_change(frames),
     )
 
 
-def good_until(meters: Meters, limits: Limits = LIMITS) -> GoodUntil:
+def count_good_frames(meters: Meters, limits: Limits = LIMITS) -> GoodUntil:
     """Count the good frames: up to the first of two neighbouring frames (or the last one) past the same limit."""
     broken = {
         "blurred": meters.sharpness < limits.sharpness_min,
@@ -128,20 +128,20 @@ def good_until(meters: Meters, limits: Limits = LIMITS) -> GoodUntil:
         "identity": meters.identity < limits.identity_min,
         "flicker": meters.flicker > limits.flicker_max,
     }
-    first = {name: frame for name, past in broken.items() if (frame := _first_lasting(past)) is not None}
+    first = {name: frame for name, past in broken.items() if (frame := _find_first_lasting(past)) is not None}
     if not first:
         return GoodUntil(len(meters.change), None)
     reason = min(first, key=lambda name: first[name])
     return GoodUntil(first[reason], reason)
 
 
-def flicker_curve(grays: list[Gray], steps: list[Alignment]) -> Curve:
+def measure_flicker(grays: list[Gray], steps: list[Alignment]) -> Curve:
     """Return second differences of the mean light that neighbouring frames share; the first two frames have none."""
-    light = [_light_change(a, b, step) for a, b, step in zip(grays, grays[1:], steps, strict=False)]
+    light = [_measure_light_change(a, b, step) for a, b, step in zip(grays, grays[1:], steps, strict=False)]
     return np.array([0.0, 0.0, *np.abs(np.diff(light))], np.float32)[: len(grays)]
 
 
-def change_curve(frames: Frames) -> Curve:
+def measure_change(frames: Frames) -> Curve:
     """Return the mean absolute difference of each frame to the one before, in gray levels."""
     change = [np.abs(b.astype(np.int16) - a.astype(np.int16)).mean() for a, b in pairwise(frames)]
     return np.array([change[0], *change], np.float32)
@@ -174,48 +174,48 @@ class _Reference:
     identity: float = 1.0
 
 
-def _against_the_first(
+def _measure_losses(
     frames: Frames, grays: list[Gray], steps: list[Alignment], picture: Frames
 ) -> tuple[Curve, Curve, Curve]:
     """Measure sharpness against the first frame, and colour and identity against the picture."""
     seen = np.ones(grays[0].shape, bool)
     own = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.uint8, copy=False)
-    start = _Reference(picture, own, 1.0 / _sharper(own, grays[0], seen, seen))
-    rows = [_compared(start, frames[0], grays[0], Alignment())]
+    start = _Reference(picture, own, 1.0 / _compare_sharpness(own, grays[0], seen, seen))
+    rows = [_compare_frame(start, frames[0], grays[0], Alignment())]
     reference, moved = start, Alignment()
     for index, step in enumerate(steps, start=1):
-        moved = _refined(reference.gray, grays[index], step.after(moved))
-        if inside(moved.apply(positions(*own.shape))).mean() < RELAY_OVERLAP:
+        moved = _refit_motion(reference.gray, grays[index], step.after(moved))
+        if is_inside(moved.apply(make_positions(*own.shape))).mean() < RELAY_OVERLAP:
             reference, moved = _Reference(frames[index - 1], grays[index - 1], *rows[-1]), step
-        rows.append(_compared(reference, frames[index], grays[index], moved))
+        rows.append(_compare_frame(reference, frames[index], grays[index], moved))
     sharpness, colour, identity = np.array(rows, np.float32).T
     return sharpness, colour, identity
 
 
-def _compared(reference: _Reference, frame: Frames, gray: Gray, moved: Alignment) -> tuple[float, float, float]:
+def _compare_frame(reference: _Reference, frame: Frames, gray: Gray, moved: Alignment) -> tuple[float, float, float]:
     """Measure sharpness, colour and identity of a frame to which the reference moved by `moved`."""
-    points = positions(*gray.shape)
-    ahead = inside(moved.apply(points))
+    points = make_positions(*gray.shape)
+    ahead = is_inside(moved.apply(points))
     back = Alignment(1 / moved.turn, -moved.shift / moved.turn)
-    behind = inside(back.apply(points))
-    returned, seen = brought_back(gray, moved)
+    behind = is_inside(back.apply(points))
+    returned, seen = move_back(gray, moved)
     # A zoom enlarges the picture, so fewer edges fit into the frame; this is not blur.
     zoom = abs(moved.turn)
     return (
-        reference.sharpness * _sharper(reference.gray, gray, ahead, behind) * zoom,
-        reference.colour + _colour_distance(reference.frame[ahead], frame[behind]),
+        reference.sharpness * _compare_sharpness(reference.gray, gray, ahead, behind) * zoom,
+        reference.colour + _measure_colour_distance(reference.frame[ahead], frame[behind]),
         reference.identity * max(0.0, similarity(reference.gray, returned, seen)),
     )
 
 
-def _refined(reference: Gray, gray: Gray, moved: Alignment) -> Alignment:
+def _refit_motion(reference: Gray, gray: Gray, moved: Alignment) -> Alignment:
     """Fit a motion summed over steps again, so that small errors do not add up, unless the new fit is far away."""
     fitted, _ = refine(reference, gray, moved)
     near = abs(fitted.shift - moved.shift) < 0.1 * min(gray.shape) and abs(fitted.turn - moved.turn) < 0.1
     return fitted if near else moved
 
 
-def _sharper(first: Gray, second: Gray, ahead: NDArray[np.bool_], behind: NDArray[np.bool_]) -> float:
+def _compare_sharpness(first: Gray, second: Gray, ahead: NDArray[np.bool_], behind: NDArray[np.bool_]) -> float:
     """Return the energy of the second picture's Laplacian over the first's, each within the area that both show."""
     if not ahead.any() or not behind.any():
         return 1.0
@@ -224,7 +224,7 @@ def _sharper(first: Gray, second: Gray, ahead: NDArray[np.bool_], behind: NDArra
     return float(energies[1] / energies[0])
 
 
-def _colour_distance(first: Frames, second: Frames) -> float:
+def _measure_colour_distance(first: Frames, second: Frames) -> float:
     """Return the largest distance of a channel's mean or deviation between pixels [n, 3], in gray levels."""
     if not len(first) or not len(second):
         return 0.0
@@ -232,18 +232,18 @@ def _colour_distance(first: Frames, second: Frames) -> float:
     return float(max(means.max(), np.abs(first.std(0) - second.std(0)).max()))
 
 
-def _light_change(before: Gray, after: Gray, step: Alignment) -> float:
-    returned, seen = brought_back(after, step)
+def _measure_light_change(before: Gray, after: Gray, step: Alignment) -> float:
+    returned, seen = move_back(after, step)
     return float((returned.astype(np.float32) - before)[seen].mean()) if seen.any() else 0.0
 
 
-def _first_lasting(past: NDArray[np.bool_]) -> int | None:
+def _find_first_lasting(past: NDArray[np.bool_]) -> int | None:
     """Find the first frame past a limit whose next frame is past it too; the last frame needs no next one."""
     lasting = past & np.append(past[1:], True)
     return int(lasting.argmax()) if lasting.any() else None
 
 
-def _worst(curve: Curve, lowest: bool) -> float:
+def _average_worst(curve: Curve, lowest: bool) -> float:
     """Return the mean of the worst tenth of a curve, and of at least one value."""
     ordered = np.sort(curve) if lowest else np.sort(curve)[::-1]
     return float(ordered[: max(1, len(ordered) // 10)].mean())

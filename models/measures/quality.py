@@ -103,7 +103,7 @@ class Range:
     brightest: Gray
 
 
-def range_of(frames: Iterable[Gray]) -> Range:
+def measure_range(frames: Iterable[Gray]) -> Range:
     """Measure the range over one or more gray uint8 frames of one size; only one is in memory at a time."""
     darkest = brightest = None
     for frame in frames:
@@ -118,17 +118,17 @@ def range_of(frames: Iterable[Gray]) -> Range:
 
 def sharpness(picture: Gray, bars: Bars = NO_BARS) -> float:
     """Measure how sharp a gray uint8 picture is without its `bars`, 0 to 1."""
-    inner, scale = _inside(picture, bars), SHORT_SIDE / min(picture.shape)
+    inner, scale = _crop_bars(picture, bars), SHORT_SIDE / min(picture.shape)
     size = max(1, round(inner.shape[1] * scale)), max(1, round(inner.shape[0] * scale))
     way = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     seen = cv2.resize(inner, size, interpolation=way).astype(np.uint8, copy=False)
-    return min(_sharpness_across(seen), _sharpness_across(np.ascontiguousarray(seen.T)))
+    return min(_measure_sharpness_across(seen), _measure_sharpness_across(np.ascontiguousarray(seen.T)))
 
 
 def exposure(picture: Gray, bars: Bars = NO_BARS) -> float:
     """Measure the larger share of a gray uint8 picture without its `bars` that is crushed to black (negative) or blown
     out to white, -1 to 1."""
-    inner = _inside(picture, bars)
+    inner = _crop_bars(picture, bars)
     crushed, blown = float((inner <= CRUSHED).mean()), float((inner >= BLOWN).mean())
     return blown if blown >= crushed else -crushed
 
@@ -142,9 +142,9 @@ def blockiness(picture: Gray, shown: tuple[int, int], bars: Bars = NO_BARS) -> f
     not blocks, are left out.
     """
     height, width = picture.shape
-    inner = _inside(picture, bars)
-    across = _grid_steps(inner, bars.left, _period(width, shown[0]))
-    down = _grid_steps(inner.T, bars.top, _period(height, shown[1]))
+    inner = _crop_bars(picture, bars)
+    across = _measure_grid_steps(inner, bars.left, _find_period(width, shown[0]))
+    down = _measure_grid_steps(inner.T, bars.top, _find_period(height, shown[1]))
     return float(np.mean([across, down]))
 
 
@@ -162,26 +162,26 @@ def find_bars(seen: Range, shown: tuple[int, int]) -> Bars:
     if min(np.divide(bright[box].shape, bright.shape)) < LEAST_PICTURE:
         return NO_BARS
     wide, high = shown[0] / bright.shape[1], shown[1] / bright.shape[0]
-    down, across = _both(seen, lambda p: p[:, box[1]]), _both(seen, lambda p: p[box[0]].T)
+    down, across = _apply_view(seen, lambda p: p[:, box[1]]), _apply_view(seen, lambda p: p[box[0]].T)
     return Bars(
-        top=_bar(down, high),
-        bottom=_bar(_both(down, np.flipud), high),
-        left=_bar(across, wide),
-        right=_bar(_both(across, np.flipud), wide),
+        top=_measure_bar(down, high),
+        bottom=_measure_bar(_apply_view(down, np.flipud), high),
+        left=_measure_bar(across, wide),
+        right=_measure_bar(_apply_view(across, np.flipud), wide),
     )
 
 
-def _both(seen: Range, view: Callable[[Gray], Gray]) -> Range:
+def _apply_view(seen: Range, view: Callable[[Gray], Gray]) -> Range:
     """Apply a view to both pictures of a range."""
     return Range(view(seen.darkest), view(seen.brightest))
 
 
-def _inside(picture: Gray, bars: Bars) -> Gray:
+def _crop_bars(picture: Gray, bars: Bars) -> Gray:
     height, width = picture.shape
     return picture[bars.top : height - bars.bottom, bars.left : width - bars.right]
 
 
-def _bar(seen: Range, scale: float) -> int:
+def _measure_bar(seen: Range, scale: float) -> int:
     """Measure the height of the bar above the first bright line, times `scale`, to the pixel; 0 without a bar."""
     darkest, brightest = seen.darkest, seen.brightest
     depth = int(np.argmax((brightest > DARK).mean(1) > STRAY))
@@ -191,10 +191,10 @@ def _bar(seen: Range, scale: float) -> int:
     steady = np.subtract(brightest[inside], darkest[inside]).mean() <= FLAT
     if not steady or brightest[inside].std() > FLAT:
         return 0
-    return round(scale * _edge(brightest.mean(1), depth)) if scale > 1 else depth
+    return round(scale * _find_edge(brightest.mean(1), depth)) if scale > 1 else depth
 
 
-def _edge(lines: Line, depth: int) -> float:
+def _find_edge(lines: Line, depth: int) -> float:
     """Find where the bar ends, between lines: those around its edge are dark by the bar's share of them."""
     start, picture = max(0, depth - RINGING), depth + RINGING
     black, bright = lines[: max(1, start)].min(), lines[min(picture, len(lines) - 1)]
@@ -204,19 +204,22 @@ def _edge(lines: Line, depth: int) -> float:
     return start + float(np.clip(shares, 0, 1).sum())
 
 
-def _sharpness_across(picture: Gray) -> float:
+def _measure_sharpness_across(picture: Gray) -> float:
     """Measure the share of the energy of the steps from column to column that a blur along the rows removes."""
-    before, after = _step_energy(picture), _step_energy(cv2.blur(picture, (BLUR, 1)).astype(np.uint8, copy=False))
+    before, after = (
+        _measure_step_energy(picture),
+        _measure_step_energy(cv2.blur(picture, (BLUR, 1)).astype(np.uint8, copy=False)),
+    )
     return max(0.0, before - after) / (before + ENERGY_FLOOR)
 
 
-def _step_energy(picture: Gray) -> float:
+def _measure_step_energy(picture: Gray) -> float:
     """Return the mean square of the steps from column to column."""
     steps = picture.shape[0] * (picture.shape[1] - 1)
     return cv2.norm(picture[:, 1:], picture[:, :-1], cv2.NORM_L2SQR) / steps if steps else 0.0
 
 
-def _period(pixels: int, shown: int) -> float:
+def _find_period(pixels: int, shown: int) -> float:
     """Return the distance of the grid's lines in a side of `pixels` that is `shown` pixels long in the video."""
     period = BLOCK * pixels / shown
     while period < LEAST_PERIOD:
@@ -224,7 +227,7 @@ def _period(pixels: int, shown: int) -> float:
     return period
 
 
-def _grid_steps(picture: Gray, start: int, period: float) -> float:
+def _measure_grid_steps(picture: Gray, start: int, period: float) -> float:
     """Measure the median step across a grid's vertical lines over that half a period away; medians, since an edge of
     the picture may be on a line. `start` is the position of the picture's first column in the grid."""
     if not picture.size or picture.shape[1] < 2:

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import BadModel
-from models.measures.flow import Flow, flow_size
+from models.measures.flow import Flow, choose_flow_size
 from models.pictures import from_pixels
-from models.weights.hub_cache import best_device, read_weights
+from models.weights.hub_cache import choose_best_device, read_weights
 from models.weights.kept import kept_in_memory
 
 LEAST_SIDE = 128
@@ -27,9 +27,9 @@ _RUNNING = threading.Lock()
 Frame = NDArray[np.uint8]
 
 
-def raft_flow(weights: Path, before: Frame, after: Frame, short_side: int = 450) -> Flow:
+def measure_raft_flow(weights: Path, before: Frame, after: Frame, short_side: int = 450) -> Flow:
     """Measure the flow between two uint8 RGB frames of one size at `short_side` pixels; return it, [height, width, 2],
-    in pixels of the size in which flow is measured (models/measures/flow.py's `flow_size`).
+    in pixels of the size in which flow is measured (models/measures/flow.py's `choose_flow_size`).
 
     Raises BadModel when the weights are not RAFT's.
     """
@@ -37,12 +37,12 @@ def raft_flow(weights: Path, before: Frame, after: Frame, short_side: int = 450)
 
     height, width = before.shape[:2]
     scale = max(short_side, LEAST_SIDE) / min(height, width)
-    seen_size = (_eighths(width * scale), _eighths(height * scale))
+    seen_size = (_round_to_eighths(width * scale), _round_to_eighths(height * scale))
     network = load_raft(weights)
     with _RUNNING, torch.no_grad():
-        found = network(_prepared(before, seen_size), _prepared(after, seen_size))[-1][0]
+        found = network(_prepare_frame(before, seen_size), _prepare_frame(after, seen_size))[-1][0]
     flow = found.permute(1, 2, 0).cpu().numpy()
-    size = flow_size(height, width)
+    size = choose_flow_size(height, width)
     ratio = np.array(size, np.float32) / np.array(seen_size, np.float32)
     return cv2.resize(flow, size, interpolation=cv2.INTER_AREA).astype(np.float32) * ratio
 
@@ -62,17 +62,17 @@ def load_raft(weights: Path) -> Any:
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise BadModel(f"{weights}: not the weights of torchvision's RAFT ({reason}). See docs/weights.md.") from error
-    return network.eval().requires_grad_(False).to(best_device())
+    return network.eval().requires_grad_(False).to(choose_best_device())
 
 
-def _prepared(frame: Frame, size: tuple[int, int]) -> Any:
+def _prepare_frame(frame: Frame, size: tuple[int, int]) -> Any:
     """Return a frame as RAFT takes it: [1, 3, height, width] in -1..1."""
     import torch
 
     shrinks = size[0] < frame.shape[1]
     resized = cv2.resize(frame, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
-    return from_pixels(torch.from_numpy(resized).permute(2, 0, 1)[None].to(best_device()))
+    return from_pixels(torch.from_numpy(resized).permute(2, 0, 1)[None].to(choose_best_device()))
 
 
-def _eighths(length: float) -> int:
+def _round_to_eighths(length: float) -> int:
     return max(round(length / 8) * 8, LEAST_SIDE)

@@ -38,7 +38,7 @@ def find_text_boxes(
     scale = min(working_side / min(height, width), MAX_ENLARGEMENT)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     resized = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
-    found = _detector()(cv2.cvtColor(resized, cv2.COLOR_RGB2BGR), use_det=True, use_cls=False, use_rec=False)
+    found = _get_detector()(cv2.cvtColor(resized, cv2.COLOR_RGB2BGR), use_det=True, use_cls=False, use_rec=False)
     if found.boxes is None or not len(found.boxes):
         return np.empty((0, 4, 2), np.float32)
     boxes, scores = np.asarray(found.boxes, np.float32), np.asarray(found.scores)
@@ -48,13 +48,13 @@ def find_text_boxes(
 
 
 @lru_cache(maxsize=1)
-def weights_revision() -> str:
+def read_weights_revision() -> str:
     """Return the weights' name and the first digits of their SHA-256: the boxes depend on them and the picture."""
-    digest = hashlib.sha256(_weights().read_bytes()).hexdigest()
+    digest = hashlib.sha256(_find_weights_file().read_bytes()).hexdigest()
     return f"{WEIGHTS}:{digest[:12]}"
 
 
-def _detector() -> Any:
+def _get_detector() -> Any:
     """Return the one detector of this process, built on first use."""
     with _building:
         return _build()
@@ -68,11 +68,11 @@ def _build() -> Any:
     # The detector must not enlarge the picture again: its own least side is for scanned pages.
     sizes = {"Det.limit_side_len": 32, "Global.min_side_len": 32}
     quiet = {"Global.log_level": "critical"}
-    scores = {"Det.model_path": str(_weights()), "Det.box_thresh": LOWEST_SCORE}
+    scores = {"Det.model_path": str(_find_weights_file()), "Det.box_thresh": LOWEST_SCORE}
     return RapidOCR(params={**threads, **sizes, **quiet, **scores})
 
 
-def _weights() -> Path:
+def _find_weights_file() -> Path:
     import rapidocr
 
     path = Path(rapidocr.__file__).parent / "models" / WEIGHTS

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from models.device import device_label
+from models.device import format_device
 
 FORMAT = 1
 
@@ -39,27 +39,27 @@ Costs = Mapping[str, Cost]
 """By the rung of a plan, with "decoded " before it for decoding; those of one model on one device."""
 
 
-def costs_file() -> Path:
+def locate_costs() -> Path:
     """Return where the figures are kept."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reelmill" / "costs.json"
 
 
-def place_of(revision: str, device: torch.device, precision: str) -> str:
+def name_place(revision: str, device: torch.device, precision: str) -> str:
     """Return the name that figures of one model on one device are kept by; all GPUs of one name are alike."""
-    return f"{revision} {precision} {device_label(device)}"
+    return f"{revision} {precision} {format_device(device)}"
 
 
-def costs_of(place: str, path: Path | None = None) -> dict[str, Cost]:
+def read_costs(place: str, path: Path | None = None) -> dict[str, Cost]:
     """Return the figures of one model on one device; none where nothing was measured or the file cannot be used."""
-    return _read(path or costs_file()).get(place, {})
+    return _read(path or locate_costs()).get(place, {})
 
 
 def learn_cost(place: str, rung: str, seen: Cost, path: Path | None = None) -> None:
     """Keep a figure if it says something new: more bytes than known, or a much shorter time."""
-    path = path or costs_file()
+    path = path or locate_costs()
     known = _read(path)
     before = known.get(place, {}).get(rung)
-    cost = seen if before is None else _joined(before, seen)
+    cost = seen if before is None else _join(before, seen)
     if cost == before or not math.isfinite(seen.seconds) or seen.seconds <= 0:
         return
     known.setdefault(place, {})[rung] = cost
@@ -70,7 +70,7 @@ def learn_cost(place: str, rung: str, seen: Cost, path: Path | None = None) -> N
         log.warning("%s: what was measured cannot be kept (%s).", path, error.strerror)
 
 
-def _joined(before: Cost, seen: Cost) -> Cost:
+def _join(before: Cost, seen: Cost) -> Cost:
     """Join the figures of two measurements: the most bytes, and the shortest time; small changes count as none."""
     most = max((each for each in (before.bytes, seen.bytes) if each is not None), default=None)
     faster, more = seen.seconds * MUCH < before.seconds, (most or 0) > MUCH * (before.bytes or 0)
@@ -79,7 +79,7 @@ def _joined(before: Cost, seen: Cost) -> Cost:
 
 def _read(path: Path) -> dict[str, dict[str, Cost]]:
     try:
-        return _parsed(json.loads(path.read_text(encoding="utf-8")))
+        return _parse(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -87,13 +87,13 @@ def _read(path: Path) -> dict[str, dict[str, Cost]]:
         return {}
 
 
-def _parsed(content: Any) -> dict[str, dict[str, Cost]]:
+def _parse(content: Any) -> dict[str, dict[str, Cost]]:
     if content["format"] != FORMAT:
         raise ValueError(f"its format is {content['format']!r}")
-    return {place: {rung: _cost(each) for rung, each in own.items()} for place, own in content["costs"].items()}
+    return {place: {rung: _parse_cost(each) for rung, each in own.items()} for place, own in content["costs"].items()}
 
 
-def _cost(told: Mapping[str, Any]) -> Cost:
+def _parse_cost(told: Mapping[str, Any]) -> Cost:
     figures = [float(told["seconds"]), *([] if told["bytes"] is None else [float(told["bytes"])])]
     if not all(math.isfinite(figure) and figure > 0 for figure in figures):
         raise ValueError(f"{figures} are no costs")

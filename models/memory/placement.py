@@ -62,14 +62,14 @@ def placed(
         layered = [part for part in before if in_groups and part in by_layer]
         for part in layered:
             apply_group_offloading(part, device, CPU, offload_type="leaf_level")
-        left = _in_turn([part for part in before if part not in layered], device)
+        left = _hook_in_turn([part for part in before if part not in layered], device)
         if in_groups:
-            _in_groups(denoisers, device)
+            _hook_in_groups(denoisers, device)
         else:
-            _in_turn(denoisers, device)
+            _hook_in_turn(denoisers, device)
         for part in denoisers:
             # Group offloading knows of no part that was used before and must go, and a chain knows of one alone.
-            afterwards.callback(part.register_forward_pre_hook(lambda *_: _go(left)).remove)
+            afterwards.callback(part.register_forward_pre_hook(lambda *_: _offload(left)).remove)
         yield
 
 
@@ -97,12 +97,12 @@ def move(parts: Sequence[nn.Module], device: torch.device) -> None:
         raise WeightsTooLarge(str(error)) from None
 
 
-def placed_bytes(parts: Sequence[nn.Module], device: torch.device) -> int:
+def count_placed_bytes(parts: Sequence[nn.Module], device: torch.device) -> int:
     """Return how many bytes of the parts' weights are on a device already."""
     return sum(w.numel() * w.itemsize for part in parts for w in part.parameters() if w.device == device)
 
 
-def _in_turn(parts: Sequence[nn.Module], device: torch.device) -> list[UserCpuOffloadHook]:
+def _hook_in_turn(parts: Sequence[nn.Module], device: torch.device) -> list[UserCpuOffloadHook]:
     """Bring each part to the device when it is used, and move the one before it away."""
     hooks: list[UserCpuOffloadHook] = []
     for part in parts:
@@ -110,13 +110,13 @@ def _in_turn(parts: Sequence[nn.Module], device: torch.device) -> list[UserCpuOf
     return hooks
 
 
-def _in_groups(parts: Sequence[nn.Module], device: torch.device) -> None:
+def _hook_in_groups(parts: Sequence[nn.Module], device: torch.device) -> None:
     streams = device.type == "cuda"  # the next block comes while one is at work
     for part in parts:
         apply_group_offloading(part, device, CPU, num_blocks_per_group=1, use_stream=streams)
 
 
-def _go(hooks: Sequence[UserCpuOffloadHook]) -> None:
+def _offload(hooks: Sequence[UserCpuOffloadHook]) -> None:
     for hook in hooks:
         hook.offload()
 
@@ -137,14 +137,14 @@ def feed_forward_in_pieces(unet: nn.Module, tokens: int | None) -> Iterator[None
     layers = [layer for layer in unet.modules() if isinstance(layer, FeedForward)] if tokens else []
     try:
         for layer in layers:
-            layer.forward = _in_pieces(layer, tokens or 1)
+            layer.forward = _split_tokens(layer, tokens or 1)
         yield
     finally:
         for layer in layers:
             del layer.forward
 
 
-def _in_pieces(layer: FeedForward, tokens: int):
+def _split_tokens(layer: FeedForward, tokens: int):
     whole = type(layer).forward
 
     def forward(hidden_states: Tensor, *arguments: object, **named: object) -> Tensor:

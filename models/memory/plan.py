@@ -71,7 +71,11 @@ class Plan:
     def __str__(self) -> str:
         if self.on_cpu:
             return "decoded on the CPU"
-        said = [f"batch {self.batch}", *(["guidance together"] if self.guidance_together else []), *_pieces(self)]
+        said = [
+            f"batch {self.batch}",
+            *(["guidance together"] if self.guidance_together else []),
+            *_describe_pieces(self),
+        ]
         return ", ".join([*said, *([f"decoded in strips of {self.strip_mib} MiB"] if self.strip_mib else [])])
 
     @property
@@ -79,10 +83,10 @@ class Plan:
         """Return the name that a measured cost is kept by: everything in the plan that costs are not proportional
         to."""
         strips = [f"strips of {self.strip_mib} MiB"] if self.strip_mib else []
-        return ", ".join([*_pieces(self), *strips]) or "whole"
+        return ", ".join([*_describe_pieces(self), *strips]) or "whole"
 
 
-def _pieces(plan: Plan) -> list[str]:
+def _describe_pieces(plan: Plan) -> list[str]:
     said = [f"feed-forward in pieces of {plan.feed_forward} tokens"] if plan.feed_forward else []
     words = {"parts": "parts moved in turn", "groups": "denoiser moved in groups of blocks"}
     return [*said, *([words[plan.offload]] if plan.offload != "none" else [])]
@@ -105,7 +109,7 @@ class Networks:
     unet_group: int = 0
 
 
-def networks_of(
+def describe_networks(
     unet: Mapping[str, Any], vae: Mapping[str, Any], weights: Mapping[str, Iterable[tuple[str, int]]]
 ) -> Networks:
     """Return the networks of two configurations, and of the names and sizes of each part's weights."""
@@ -209,12 +213,12 @@ def sampling_plan(needs: Needs, batch: int, free: int) -> Plan:
     """The first plan of the ladder that samples up to `batch` clips together in `free` bytes; or else the last one."""
     # On the CPU one branch keeps the cores busy; a card has room for both where there is memory.
     plan = Plan(batch=batch, guidance_together=needs.on_card)
-    while needs.sampling(plan) > USABLE * free and (lower := next_rung(plan, needs.on_card)):
+    while needs.sampling(plan) > USABLE * free and (lower := find_next_rung(plan, needs.on_card)):
         plan = lower
     return plan
 
 
-def decoding_plan(needs: Needs, free: int) -> Plan:
+def choose_decoding_plan(needs: Needs, free: int) -> Plan:
     """Return the plan that decodes one clip in `free` bytes: whole if it fits, otherwise in strips of a size that
     fits."""
     usable = int(USABLE * free)
@@ -227,21 +231,21 @@ def decoding_plan(needs: Needs, free: int) -> Plan:
     return Plan(offload="none" if roomy else "parts", strip_mib=strip)
 
 
-def next_rung(plan: Plan, on_card: bool = False) -> Plan | None:
+def find_next_rung(plan: Plan, on_card: bool = False) -> Plan | None:
     """Return the next plan for sampling, which needs less memory; None when there is none."""
     if plan.guidance_together:
         return replace(plan, guidance_together=False)
     if plan.batch > 1:
         return replace(plan, batch=plan.batch // 2)
-    return next((_at(plan, rung) for rung in _below(plan, on_card)), None)
+    return next((_move_to(plan, rung) for rung in _list_below(plan, on_card)), None)
 
 
-def next_placement(plan: Plan) -> Plan | None:
+def find_next_placement(plan: Plan) -> Plan | None:
     """Return the next plan for sampling where the weights themselves did not fit: with fewer of them on the device."""
-    return next((_at(plan, rung) for rung in _below(plan, on_card=True) if rung[0] != plan.offload), None)
+    return next((_move_to(plan, rung) for rung in _list_below(plan, on_card=True) if rung[0] != plan.offload), None)
 
 
-def next_strip(plan: Plan, on_card: bool = False) -> Plan | None:
+def find_next_strip(plan: Plan, on_card: bool = False) -> Plan | None:
     """The next plan for decoding: alone on a card, then in strips, then in strips a quarter as large; or None."""
     if on_card and plan.offload == "none":
         return replace(plan, offload="parts")
@@ -252,10 +256,10 @@ def next_strip(plan: Plan, on_card: bool = False) -> Plan | None:
     return replace(plan, strip_mib=max(SMALLEST_STRIP_MIB, plan.strip_mib // 4))
 
 
-def _below(plan: Plan, on_card: bool) -> tuple[tuple[Offload, int | None], ...]:
+def _list_below(plan: Plan, on_card: bool) -> tuple[tuple[Offload, int | None], ...]:
     rungs = CARD_RUNGS if on_card else CPU_RUNGS
     return rungs[rungs.index((plan.offload, plan.feed_forward)) + 1 :]
 
 
-def _at(plan: Plan, rung: tuple[Offload, int | None]) -> Plan:
+def _move_to(plan: Plan, rung: tuple[Offload, int | None]) -> Plan:
     return replace(plan, offload=rung[0], feed_forward=rung[1])

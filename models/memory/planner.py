@@ -14,15 +14,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.device import CPU, Precision, Used, dtype_of, empty_cache, free_bytes, is_out_of_memory, measured
+from models.device import CPU, Precision, Used, empty_cache, free_bytes, get_dtype, is_out_of_memory, measured
 from models.memory import plan as plans
-from models.memory.measured_costs import Cost, Costs, costs_of, learn_cost, place_of
-from models.memory.placement import WeightsTooLarge, placed_bytes, ready_to_decode
-from models.memory.plan import MIB, USABLE, LatentShape, Needs, Networks, Offload, Plan, networks_of
+from models.memory.measured_costs import Cost, Costs, learn_cost, name_place, read_costs
+from models.memory.placement import WeightsTooLarge, count_placed_bytes, ready_to_decode
+from models.memory.plan import MIB, USABLE, LatentShape, Needs, Networks, Offload, Plan, describe_networks
 from models.svd.exact_decode import Room
 from models.svd.model import PARTS, VideoModel
 from models.svd.sampling import decode_latents
-from models.weights.network import weight_sizes
+from models.weights.network import read_weight_sizes
 from models.weights.pipeline_folder import read_config
 
 FIXED_STRIP_MIB = 64
@@ -33,32 +33,32 @@ log = logging.getLogger("reelmill")
 Made = TypeVar("Made")
 
 
-def networks_in(model: VideoModel) -> Networks:
+def read_networks(model: VideoModel) -> Networks:
     """Return the networks of a loaded model: what its memory depends on."""
     parts = {"image_encoder": model.image_encoder, "vae": model.vae, "unet": model.unet}
     weights = {name: [(n, w.numel()) for n, w in part.named_parameters()] for name, part in parts.items()}
-    return networks_of(model.unet.config, model.vae.config, weights)
+    return describe_networks(model.unet.config, model.vae.config, weights)
 
 
-def networks_of_folder(folder: Path) -> Networks:
+def read_folder_networks(folder: Path) -> Networks:
     """Return the networks of a model that is not loaded, from its configurations and the headers of its weight
     files."""
-    weights = {part: weight_sizes(folder / part).items() for part in PARTS}
-    return networks_of(read_config(folder, "unet"), read_config(folder, "vae"), weights)
+    weights = {part: read_weight_sizes(folder / part).items() for part in PARTS}
+    return describe_networks(read_config(folder, "unet"), read_config(folder, "vae"), weights)
 
 
-def needs_of_folder(
+def find_folder_needs(
     folder: Path, revision: str, shape: LatentShape, precision: Precision, device: torch.device
 ) -> Needs:
     """Return what clips of latents `shape` take in a model that is not loaded."""
-    known = costs_of(place_of(revision, device, precision))
-    return _needs(networks_of_folder(folder), shape, dtype_of(precision).itemsize, device, known)
+    known = read_costs(name_place(revision, device, precision))
+    return _needs(read_folder_networks(folder), shape, get_dtype(precision).itemsize, device, known)
 
 
-def needs_of(model: VideoModel, shape: LatentShape, device: torch.device = CPU) -> Needs:
+def find_needs(model: VideoModel, shape: LatentShape, device: torch.device = CPU) -> Needs:
     """Return what clips of latents `shape` take in a loaded model on a device: measured there, or else estimated."""
-    known = costs_of(_place(model, device))
-    return _needs(networks_in(model), shape, model.unet.dtype.itemsize, device, known)
+    known = read_costs(_place(model, device))
+    return _needs(read_networks(model), shape, model.unet.dtype.itemsize, device, known)
 
 
 def _needs(networks: Networks, shape: LatentShape, itemsize: int, device: torch.device, known: Costs) -> Needs:
@@ -72,17 +72,17 @@ def sampling_plan(model: VideoModel, shape: LatentShape, batch: int, device: tor
     Clips of more frames than the model makes at once are sampled in windows, which take no more than one.
     """
     at_once = (min(shape[0], model.facts.frames), *shape[1:])
-    return plans.sampling_plan(needs_of(model, at_once, device), batch, _free(model, device))
+    return plans.sampling_plan(find_needs(model, at_once, device), batch, _count_free(model, device))
 
 
-def lower_plan(plan: Plan, error: BaseException, device: torch.device = CPU) -> Plan | None:
+def find_lower_plan(plan: Plan, error: BaseException, device: torch.device = CPU) -> Plan | None:
     """Return the plan to try after an error; None where memory was not the cause, or there is no lower one."""
     if isinstance(error, WeightsTooLarge):
-        return plans.next_placement(plan)
-    return plans.next_rung(plan, device != CPU) if is_out_of_memory(error) else None
+        return plans.find_next_placement(plan)
+    return plans.find_next_rung(plan, device != CPU) if is_out_of_memory(error) else None
 
 
-def within_memory(
+def run_within_memory(
     work: Callable[[Plan], Made],
     plan: Plan,
     lower: Callable[[Plan, BaseException], Plan | None],
@@ -112,7 +112,7 @@ def within_memory(
 def learn_sampling(model: VideoModel, plan: Plan, shape: tuple[int, ...], steps: int, used: Used) -> None:
     """Keep what sampling latents of `shape` [batch, frames, channels, h, w] by a plan took on the model's device."""
     clip = cast(LatentShape, (min(shape[1], model.facts.frames), *shape[2:]))
-    needs = needs_of(model, clip, model.device)
+    needs = find_needs(model, clip, model.device)
     branches = shape[0] * (2 if plan.guidance_together else 1)
     # What was moved to the device meanwhile counts among the weights, which a plan adds by itself.
     moved = needs.weights(plan.offload) if plan.offload != "none" else 0
@@ -129,19 +129,21 @@ def decode_within_memory(
 
     Activations that host memory cannot hold go to a file without a name in the folder `parking`.
     """
-    needs = needs_of(model, cast(LatentShape, tuple(latents.shape)), device)
+    needs = find_needs(model, cast(LatentShape, tuple(latents.shape)), device)
 
     def decode(plan: Plan) -> NDArray[np.uint8]:
         with ready_to_decode(model, device, plan.offload) as ready, measured(device) as used:
-            frames = decode_latents(ready, latents, _room(plan, needs, parking))
+            frames = decode_latents(ready, latents, _make_room(plan, needs, parking))
         bytes_each = used.peak / needs.cells if used.peak else None
         learn_cost(_place(model, device), f"decoded {plan.rung}", Cost(used.seconds / needs.cells, bytes_each))
         return frames
 
     def lower(plan: Plan, error: BaseException) -> Plan | None:
-        return plans.next_strip(plan, needs.on_card) if is_out_of_memory(error) else None
+        return plans.find_next_strip(plan, needs.on_card) if is_out_of_memory(error) else None
 
-    return within_memory(decode, plans.decoding_plan(needs, _free(model, device)), lower, device, "decoding")
+    return run_within_memory(
+        decode, plans.choose_decoding_plan(needs, _count_free(model, device)), lower, device, "decoding"
+    )
 
 
 def decode_in_fixed_strips(
@@ -153,16 +155,16 @@ def decode_in_fixed_strips(
 
 
 def _place(model: VideoModel, device: torch.device) -> str:
-    return place_of(model.revision, device, str(model.unet.dtype).removeprefix("torch."))
+    return name_place(model.revision, device, str(model.unet.dtype).removeprefix("torch."))
 
 
-def _free(model: VideoModel, device: torch.device) -> int:
+def _count_free(model: VideoModel, device: torch.device) -> int:
     """Return the bytes free on a device, what the model holds there already included."""
     parts = (model.image_encoder, model.vae, model.unet)
-    return free_bytes(device) + (placed_bytes(parts, device) if device != CPU else 0)
+    return free_bytes(device) + (count_placed_bytes(parts, device) if device != CPU else 0)
 
 
-def _room(plan: Plan, needs: Needs, parking: Path) -> Room | None:
+def _make_room(plan: Plan, needs: Needs, parking: Path) -> Room | None:
     if plan.strip_mib is None:
         return None
     in_memory = needs.whole_clip() // 2 < USABLE / 2 * free_bytes(CPU)

@@ -35,13 +35,13 @@ def new_autoencoder(widths: tuple[int, ...] = (64, 64, 64), latent_channels: int
     for block in vae.modules():
         if isinstance(block, ResnetBlock2D | TemporalResnetBlock):
             block.conv2.weight.data.mul_(0.01)
-            nn.init.zeros_(_bias(block.conv2))
+            nn.init.zeros_(_read_bias(block.conv2))
     # A narrow posterior from the first step: sampled at unit deviation, the latent is mostly noise.
     vae.quant_conv.weight.data[latent_channels:] *= 0.1
-    nn.init.constant_(_bias(vae.quant_conv).data[latent_channels:], -6.0)
+    nn.init.constant_(_read_bias(vae.quant_conv).data[latent_channels:], -6.0)
     last = vae.decoder.time_conv_out
     nn.init.zeros_(last.weight)
-    nn.init.zeros_(_bias(last))
+    nn.init.zeros_(_read_bias(last))
     last.weight.data[range(3), range(3), 1, 0, 0] = 1.0
     return vae
 
@@ -65,7 +65,7 @@ def train_autoencoder(
     vae.train()
     for step in range(steps):
         with torch.autocast("cpu", torch.bfloat16):
-            loss, facts = _loss(vae, next(clips), kl_weight)
+            loss, facts = _measure_loss(vae, next(clips), kl_weight)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
@@ -90,7 +90,7 @@ def normalise_latents(vae: AutoencoderKLTemporalDecoder, clips: list[Tensor]) ->
     with torch.no_grad():
         # The first half of the channels are means, the second half log variances.
         quant.weight[:channels] /= deviation[:, None, None, None]
-        bias = _bias(quant)
+        bias = _read_bias(quant)
         bias[:channels] = (bias[:channels] - mean) / deviation
         bias[channels:] -= 2 * deviation.log()
         _absorb_affine(decode_in, mean, deviation)
@@ -98,16 +98,16 @@ def normalise_latents(vae: AutoencoderKLTemporalDecoder, clips: list[Tensor]) ->
 
 def _absorb_affine(conv: nn.Conv2d, mean: Tensor, deviation: Tensor) -> None:
     """Make `conv` see deviation * z + mean; at the border, zero padding leaves a small error that training removes."""
-    _bias(conv).add_((conv.weight.sum((2, 3)) * mean).sum(1))
+    _read_bias(conv).add_((conv.weight.sum((2, 3)) * mean).sum(1))
     conv.weight *= deviation[None, :, None, None]
 
 
-def encoded(vae: AutoencoderKLTemporalDecoder, frames: Tensor) -> DiagonalGaussianDistribution:
+def encode_distribution(vae: AutoencoderKLTemporalDecoder, frames: Tensor) -> DiagonalGaussianDistribution:
     """Return the distribution of the unscaled latents [frames, channels, h, w] of frames [frames, 3, H, W] in -1..1."""
     return cast(AutoencoderKLOutput, vae.encode(frames)).latent_dist
 
 
-def decoded(vae: AutoencoderKLTemporalDecoder, latents: Tensor, frames: int) -> Tensor:
+def decode_clips(vae: AutoencoderKLTemporalDecoder, latents: Tensor, frames: int) -> Tensor:
     """Decode the unscaled latents [.., channels, h, w] of clips of `frames` frames; return frames [.., 3, H, W], about
     -1..1."""
     return cast(DecoderOutput, vae.decode(latents, num_frames=frames)).sample
@@ -117,17 +117,17 @@ def decoded(vae: AutoencoderKLTemporalDecoder, latents: Tensor, frames: int) -> 
 def encode_frames(vae: AutoencoderKLTemporalDecoder, frames: Tensor) -> Tensor:
     """Encode frames [frames, 3, H, W] in -1..1; return unscaled latents [frames, channels, h, w], the distribution's
     mode."""
-    return encoded(vae, frames).mode()
+    return encode_distribution(vae, frames).mode()
 
 
-def _bias(conv: nn.Conv2d | nn.Conv3d) -> nn.Parameter:
+def _read_bias(conv: nn.Conv2d | nn.Conv3d) -> nn.Parameter:
     return cast(nn.Parameter, conv.bias)
 
 
-def _loss(vae: AutoencoderKLTemporalDecoder, clip: Tensor, kl_weight: float) -> tuple[Tensor, dict[str, float]]:
+def _measure_loss(vae: AutoencoderKLTemporalDecoder, clip: Tensor, kl_weight: float) -> tuple[Tensor, dict[str, float]]:
     frames = clip.flatten(0, 1)
-    posterior = encoded(vae, frames)
-    shown = decoded(vae, posterior.sample(), clip.shape[1]).float()
+    posterior = encode_distribution(vae, frames)
+    shown = decode_clips(vae, posterior.sample(), clip.shape[1]).float()
     absolute, squared = F.l1_loss(shown, frames), F.mse_loss(shown, frames)
     edges = sum(F.l1_loss(shown.diff(dim=d), frames.diff(dim=d)) for d in (-1, -2))
     loss = absolute + squared + edges + kl_weight * posterior.kl().mean()

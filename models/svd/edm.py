@@ -58,7 +58,7 @@ def euler(denoise: Denoiser, noisy: Tensor, sigmas: Tensor) -> Tensor:
     return noisy
 
 
-def guidance_per_frame(frames: int, low: float, high: float) -> Tensor:
+def ramp_guidance(frames: int, low: float, high: float) -> Tensor:
     """Return the guidance strength [frames], rising linearly from the first frame to the last."""
     return torch.linspace(low, high, frames)
 

@@ -27,19 +27,19 @@ from diffusers.models.transformers.transformer_temporal import TransformerSpatio
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.svd.one_token_attention import token_value
+from models.svd.one_token_attention import compute_token_value
 
 PIECE_BYTES = 4 * 2**20
 """What the hidden layer of a feed-forward layer takes at a time, on the CPU; from 1 to 6 MiB took the same time."""
 
 
 @contextmanager
-def lean(unet: UNetSpatioTemporalConditionModel) -> Iterator[None]:
+def work_in_place(unet: UNetSpatioTemporalConditionModel) -> Iterator[None]:
     """Have `unet` work in place, without gradients, for the length of a block; afterwards it is what it was before."""
     makers: dict[type[nn.Module], Callable[[Any], Callable[..., Any]]] = {
-        TransformerSpatioTemporalModel: _transformer,
-        SpatioTemporalResBlock: _residual,
-        GEGLU: _gated,
+        TransformerSpatioTemporalModel: _make_transformer,
+        SpatioTemporalResBlock: _make_residual,
+        GEGLU: _make_gate,
     }
     changed = [(module, makers[type(module)](module)) for module in unet.modules() if type(module) in makers]
     try:
@@ -51,8 +51,8 @@ def lean(unet: UNetSpatioTemporalConditionModel) -> Iterator[None]:
             vars(module).pop("forward", None)
 
 
-def _transformer(whole: TransformerSpatioTemporalModel) -> Callable[..., tuple[Tensor]]:
-    share = _temporal_share(whole.time_mixer)
+def _make_transformer(whole: TransformerSpatioTemporalModel) -> Callable[..., tuple[Tensor]]:
+    share = _read_temporal_share(whole.time_mixer)
     spatials = cast(Iterable[BasicTransformerBlock], whole.transformer_blocks)
     temporals = cast(Iterable[TemporalBasicTransformerBlock], whole.temporal_transformer_blocks)
     blocks = list(zip(spatials, temporals, strict=True))
@@ -84,17 +84,17 @@ def _transformer(whole: TransformerSpatioTemporalModel) -> Callable[..., tuple[T
 
 def _attend(tokens: Tensor, context: Tensor, block: BasicTransformerBlock | TemporalBasicTransformerBlock) -> None:
     """Add a block's attention and feed-forward to `tokens` [clips * n, length, width] in place."""
-    tokens += _self_attention(block.attn1, block.norm1(tokens))
+    tokens += _attend_to_self(block.attn1, block.norm1(tokens))
     crossing = cast(Attention, block.attn2)
     if context.shape[1] == 1:
-        tokens.unflatten(0, (len(context), -1)).add_(token_value(crossing, context)[:, None])
+        tokens.unflatten(0, (len(context), -1)).add_(compute_token_value(crossing, context)[:, None])
     else:
         seen = context.repeat_interleave(len(tokens) // len(context), dim=0)
         tokens += crossing(cast(nn.Module, block.norm2)(tokens), encoder_hidden_states=seen)
     _add_feed_forward(tokens, cast(nn.Module, block.norm3), block.ff)
 
 
-def _self_attention(attention: Attention, tokens: Tensor) -> Tensor:
+def _attend_to_self(attention: Attention, tokens: Tensor) -> Tensor:
     query, key, value = (
         cast(nn.Module, layer)(tokens).unflatten(-1, (attention.heads, -1)).transpose(1, 2)
         for layer in (attention.to_q, attention.to_k, attention.to_v)
@@ -112,7 +112,7 @@ def _add_feed_forward(tokens: Tensor, norm: nn.Module, layer: FeedForward) -> No
         piece.add_(layer(norm(piece)))
 
 
-def _gated(gate: GEGLU) -> Callable[..., Tensor]:
+def _make_gate(gate: GEGLU) -> Callable[..., Tensor]:
     """Compute the two halves of the projection one after the other: each is contiguous, where the activation is
     faster."""
 
@@ -126,32 +126,32 @@ def _gated(gate: GEGLU) -> Callable[..., Tensor]:
     return forward
 
 
-def _residual(block: SpatioTemporalResBlock) -> Callable[..., Tensor]:
+def _make_residual(block: SpatioTemporalResBlock) -> Callable[..., Tensor]:
     spatial, temporal = block.spatial_res_block, block.temporal_res_block
-    share = _temporal_share(block.time_mixer)
+    share = _read_temporal_share(block.time_mixer)
 
     def forward(hidden_states: Tensor, temb: Tensor, image_only_indicator: Tensor) -> Tensor:
         level = F.silu(temb)
-        still = _branch(spatial, hidden_states, _projected(spatial, level)[:, :, None, None])
+        still = _run_branch(spatial, hidden_states, _project(spatial, level)[:, :, None, None])
         still += spatial.conv_shortcut(hidden_states) if spatial.conv_shortcut else hidden_states
         clip = still.unflatten(0, image_only_indicator.shape).transpose(1, 2)
-        told = _projected(temporal, level).unflatten(0, image_only_indicator.shape).transpose(1, 2)
-        clip.add_(_branch(temporal, clip, told[..., None, None]), alpha=share)
+        told = _project(temporal, level).unflatten(0, image_only_indicator.shape).transpose(1, 2)
+        clip.add_(_run_branch(temporal, clip, told[..., None, None]), alpha=share)
         return still
 
     return forward
 
 
-def _branch(block: ResnetBlock2D | TemporalResnetBlock, seen: Tensor, told: Tensor) -> Tensor:
-    hidden = _convolved(block.conv1, F.silu(block.norm1(seen), inplace=True)).add_(told)
-    return _convolved(block.conv2, F.silu(block.norm2(hidden), inplace=True))
+def _run_branch(block: ResnetBlock2D | TemporalResnetBlock, seen: Tensor, told: Tensor) -> Tensor:
+    hidden = _convolve(block.conv1, F.silu(block.norm1(seen), inplace=True)).add_(told)
+    return _convolve(block.conv2, F.silu(block.norm2(hidden), inplace=True))
 
 
-def _projected(block: ResnetBlock2D | TemporalResnetBlock, level: Tensor) -> Tensor:
+def _project(block: ResnetBlock2D | TemporalResnetBlock, level: Tensor) -> Tensor:
     return cast(nn.Linear, block.time_emb_proj)(level)
 
 
-def _convolved(layer: nn.Conv2d | nn.Conv3d, seen: Tensor) -> Tensor:
+def _convolve(layer: nn.Conv2d | nn.Conv3d, seen: Tensor) -> Tensor:
     if isinstance(layer, nn.Conv2d) or seen.device.type != "cpu":
         return layer(seen)
     before, here, after = layer.weight.flatten(2).unbind(2)
@@ -165,6 +165,6 @@ def _convolved(layer: nn.Conv2d | nn.Conv3d, seen: Tensor) -> Tensor:
     return torch.stack(clips).view_as(seen)
 
 
-def _temporal_share(mixer: nn.Module) -> float:
+def _read_temporal_share(mixer: nn.Module) -> float:
     """Return how much of the temporal result counts when the input is video only."""
     return 1 - cast(Tensor, mixer.mix_factor).sigmoid().item()

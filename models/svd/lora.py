@@ -54,7 +54,7 @@ def remove_lora(unet: UNetSpatioTemporalConditionModel) -> None:
         del unet.peft_config
 
 
-def lora_weights(unet: UNetSpatioTemporalConditionModel) -> dict[str, Tensor]:
+def read_lora_weights(unet: UNetSpatioTemporalConditionModel) -> dict[str, Tensor]:
     """Return the LoRA's weights by peft's names."""
     return {name: weight.detach().clone().contiguous() for name, weight in get_peft_model_state_dict(unet).items()}
 

@@ -34,8 +34,8 @@ from models.errors import BadInput, BadModel
 from models.svd.edm import broadcast, c_in, c_noise, c_out, c_skip
 from models.svd.one_token_attention import attend_to_one_token
 from models.svd.scheduler import check_scheduler
-from models.weights.names import WORDS_FILE, any_model_folder, revision_of
-from models.weights.network import first_sentence, load_part
+from models.weights.names import WORDS_FILE, find_model_folder, find_revision
+from models.weights.network import extract_first_sentence, load_part
 
 FACTS_FILE, FIGURES_FILE = "reelmill.json", "eval.json"
 
@@ -83,18 +83,18 @@ class VideoModel:
     @property
     def latent_scale(self) -> int:
         """Return the pixels per latent cell, along one side."""
-        return 2 ** (len(setting(self.vae, "block_out_channels")) - 1)
+        return 2 ** (len(read_setting(self.vae, "block_out_channels")) - 1)
 
     @property
     def size_unit(self) -> int:
         """Return the number of pixels that a picture's sides must be multiples of: the UNet halves the latents between
         its levels."""
-        return self.latent_scale * 2 ** (len(setting(self.unet, "block_out_channels")) - 1)
+        return self.latent_scale * 2 ** (len(read_setting(self.unet, "block_out_channels")) - 1)
 
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """Return [frames, channels, h, w] of the latents of a clip of that size."""
         scale = self.latent_scale
-        return frames, setting(self.vae, "latent_channels"), height // scale, width // scale
+        return frames, read_setting(self.vae, "latent_channels"), height // scale, width // scale
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def load_model(name: str, dtype: torch.dtype = torch.float32) -> VideoModel:
 
     Raises BadInput when there is no such model and BadModel when a part is missing or does not fit.
     """
-    folder = any_model_folder(name)
+    folder = find_model_folder(name)
     check_scheduler(folder)
     try:
         unet = load_part(UNetSpatioTemporalConditionModel, folder / "unet", dtype)
@@ -150,18 +150,18 @@ def load_model(name: str, dtype: torch.dtype = torch.float32) -> VideoModel:
             ),
             words=load_words(folder),
             facts=load_facts(folder),
-            revision=revision_of(name),
+            revision=find_revision(name),
         )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         if is_out_of_memory(error):
             raise
-        raise BadModel(f"{name}: the model cannot be loaded ({first_sentence(error)}).") from error
+        raise BadModel(f"{name}: the model cannot be loaded ({extract_first_sentence(error)}).") from error
 
 
 def save_model(model: VideoModel, folder: Path, half: bool = False) -> None:
     """Write the model as a diffusers pipeline folder; `half` stores float16, which loads back as float32."""
     dtype = torch.float16 if half else torch.float32
-    networks: dict[str, Any] = {name: _as(getattr(model, name), dtype) for name in PARTS}
+    networks: dict[str, Any] = {name: _convert(getattr(model, name), dtype) for name in PARTS}
     pipeline = StableVideoDiffusionPipeline(
         **networks, scheduler=model.scheduler, feature_extractor=model.feature_extractor
     )
@@ -198,7 +198,7 @@ def load_words(folder: Path) -> dict[str, Tensor]:
         raise BadModel(f"{path}: the motion words cannot be read ({error}). Copy the model's folder again.") from error
 
 
-def encoders_digest(model: VideoModel) -> str:
+def digest_encoders(model: VideoModel) -> str:
     """Return the SHA-256 of the weights of the autoencoder and the image encoder: what latents and embeddings depend
     on."""
     digest = hashlib.sha256()
@@ -219,16 +219,16 @@ def motion_bucket(motion_score: float) -> int:
 def embed_pictures(model: VideoModel, pictures: Tensor) -> Tensor:
     """Embed pictures [batch, 3, H, W] in -1..1, which are on the CPU and shrunk there; return [batch, width] in float32
     on the model's device. Equal pictures are embedded once."""
-    pictures, places = _distinct(pictures)
+    pictures, places = _find_distinct(pictures)
     side: int = model.image_encoder.config.image_size  # pyright: ignore[reportAssignmentType]
     # Antialiased, so that a large picture and its small copy look alike to the encoder.
     small = F.interpolate(pictures, (side, side), mode="bicubic", antialias=True, align_corners=False)
-    mean, deviation = (torch.tensor(v)[:, None, None] for v in _normalisation(model.feature_extractor))
+    mean, deviation = (torch.tensor(v)[:, None, None] for v in _read_normalisation(model.feature_extractor))
     seen = (((small.clamp(-1, 1) + 1) / 2 - mean) / deviation).to(model.device, model.image_encoder.dtype)
     return model.image_encoder(seen).image_embeds[places].float()
 
 
-def context_of(embeddings: Tensor, words: Mapping[str, Tensor], motions: Sequence[str | None]) -> Tensor:
+def make_context(embeddings: Tensor, words: Mapping[str, Tensor], motions: Sequence[str | None]) -> Tensor:
     """Return the context [batch, 1 or 2, width]: a second token where motions are asked for; all items ask for one, or
     none does.
 
@@ -267,12 +267,12 @@ def denoise(unet: UNetSpatioTemporalConditionModel, noisy: Tensor, sigma: Tensor
     return c_skip(level) * noisy + c_out(level) * predicted.float()
 
 
-def setting(part: ConfigMixin, name: str) -> Any:
+def read_setting(part: ConfigMixin, name: str) -> Any:
     """Return a value of the configuration that a part of a model was built with."""
     return getattr(part.config, name)
 
 
-def _as(part: nn.Module, dtype: torch.dtype) -> nn.Module:
+def _convert(part: nn.Module, dtype: torch.dtype) -> nn.Module:
     """Copy the part to another precision: a copy, so that saving never rounds the model in memory."""
     return part if next(part.parameters()).dtype == dtype else nn.Module.to(copy.deepcopy(part), dtype)
 
@@ -285,7 +285,7 @@ def _forget_origin(config: Path) -> None:
     config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _distinct(pictures: Tensor) -> tuple[Tensor, list[int]]:
+def _find_distinct(pictures: Tensor) -> tuple[Tensor, list[int]]:
     """Return the distinct pictures of a batch in order of appearance, and where each picture of the batch is among
     them."""
     firsts: list[int] = []
@@ -298,5 +298,5 @@ def _distinct(pictures: Tensor) -> tuple[Tensor, list[int]]:
     return pictures[firsts], places
 
 
-def _normalisation(extractor: CLIPImageProcessor) -> tuple[list[float], list[float]]:
+def _read_normalisation(extractor: CLIPImageProcessor) -> tuple[list[float], list[float]]:
     return list(extractor.image_mean), list(extractor.image_std)

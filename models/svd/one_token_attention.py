@@ -24,10 +24,10 @@ class OneTokenAttention:
         """Return the attention's output [batch, positions, width] for a context [batch, tokens, context width]."""
         if encoder_hidden_states is None or encoder_hidden_states.shape[1] != 1:
             return self._usual(attn, hidden_states, encoder_hidden_states=encoder_hidden_states, **named)
-        return token_value(attn, encoder_hidden_states).expand(-1, hidden_states.shape[1], -1)
+        return compute_token_value(attn, encoder_hidden_states).expand(-1, hidden_states.shape[1], -1)
 
 
-def token_value(attn: Attention, context: Tensor) -> Tensor:
+def compute_token_value(attn: Attention, context: Tensor) -> Tensor:
     """Return what a context of one token, [batch, 1, context width], gives to every position: [batch, 1, width]."""
     return cast(nn.ModuleList, attn.to_out)[0](cast(nn.Module, attn.to_v)(context))
 

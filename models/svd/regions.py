@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from models.errors import BadInput
-from models.svd.model import context_of
+from models.svd.model import make_context
 
 PREFIX = "regions:"
 
@@ -34,7 +34,7 @@ def told_as(motion: str | None, by_regions: Collection[str]) -> str | None:
     return f"{PREFIX}{motion}" if motion in by_regions else motion
 
 
-def words_in(word: str | None) -> tuple[str, ...]:
+def list_words(word: str | None) -> tuple[str, ...]:
     """Return the words that a model must know for `word`, one for each pass of the UNet; none for None.
 
     Raises BadInput for a motion that no regions make.
@@ -48,7 +48,7 @@ def words_in(word: str | None) -> tuple[str, ...]:
     return PARTS
 
 
-def shares(motion: str, height: int, width: int) -> Tensor:
+def compute_shares(motion: str, height: int, width: int) -> Tensor:
     """Return how much each of PARTS counts at each latent cell, [4, height, width]: 1 in its region, halves on its
     border."""
     side = min(height, width)
@@ -69,11 +69,11 @@ def told(
     of the whole clip, or of its first region. Raises BadInput for an unknown word, or where only some clips of a batch
     have regions.
     """
-    parts = [words_in(word) for word in asked]
+    parts = [list_words(word) for word in asked]
     if not any(len(each) > 1 for each in parts):
-        return context_of(embeddings, words, asked), ()
+        return make_context(embeddings, words, asked), ()
     if not all(len(each) > 1 for each in parts):
         raise BadInput("Clips with and without regions of motion cannot share a batch.")
-    own = torch.stack([shares(str(word).removeprefix(PREFIX), *size) for word in asked]).to(embeddings)
-    contexts = [context_of(embeddings, words, [part] * len(asked)) for part in PARTS]
+    own = torch.stack([compute_shares(str(word).removeprefix(PREFIX), *size) for word in asked]).to(embeddings)
+    contexts = [make_context(embeddings, words, [part] * len(asked)) for part in PARTS]
     return contexts[0], tuple((context, own[:, i, None, None]) for i, context in enumerate(contexts))

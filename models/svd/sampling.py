@@ -12,13 +12,13 @@ from torch import Tensor
 
 from models.errors import BadInput
 from models.pictures import to_pixels
-from models.svd.autoencoder import decoded, encode_frames
-from models.svd.edm import Denoiser, euler, guidance_per_frame, karras_sigmas
+from models.svd.autoencoder import decode_clips, encode_frames
+from models.svd.edm import Denoiser, euler, karras_sigmas, ramp_guidance
 from models.svd.exact_decode import Room, decode_exactly
-from models.svd.inference_unet import lean
-from models.svd.model import Conditions, VideoModel, denoise, embed_pictures, setting
+from models.svd.inference_unet import work_in_place
+from models.svd.model import Conditions, VideoModel, denoise, embed_pictures, read_setting
 from models.svd.regions import told
-from models.svd.windows import over_windows
+from models.svd.windows import denoise_in_windows
 
 
 @torch.no_grad()
@@ -54,24 +54,24 @@ def sample_latents(
     context, regions = told(embed_pictures(model, pictures), model.words, motions, (noise.shape[-2], noise.shape[-1]))
     conditions = Conditions(
         context=context,
-        picture=_begun(model, pictures + aug * augmentation, going_on),
+        picture=_prepare_latents(model, pictures + aug * augmentation, going_on),
         ids=torch.tensor([[(fps or facts.fps) - 1, bucket, aug] for bucket in buckets]).to(model.device),
         regions=regions,
     )
-    sigmas = karras_sigmas(steps, setting(model.scheduler, "sigma_min"), setting(model.scheduler, "sigma_max"))
+    sigmas = karras_sigmas(
+        steps, read_setting(model.scheduler, "sigma_min"), read_setting(model.scheduler, "sigma_max")
+    )
     sigmas = sigmas.to(model.device)
-    denoiser, native = guided(model, conditions, guidance or facts.guidance, guidance_together), facts.frames
+    denoiser, native = guide(model, conditions, guidance or facts.guidance, guidance_together), facts.frames
     if noise.shape[1] > native:
-        denoiser = over_windows(denoiser, native, overlap=native // 2)
+        denoiser = denoise_in_windows(denoiser, native, overlap=native // 2)
     # The noisiest latent is the noise itself, at the deviation of signal and noise together.
     start = noise.to(model.device) * (sigmas[0] ** 2 + 1).sqrt()
-    with lean(model.unet):
+    with work_in_place(model.unet):
         return euler(denoiser, start, sigmas).cpu()
 
 
-def guided(
-    model: VideoModel, conditions: Conditions, guidance: tuple[float, float], together: bool = False
-) -> Denoiser:
+def guide(model: VideoModel, conditions: Conditions, guidance: tuple[float, float], together: bool = False) -> Denoiser:
     """Return the denoiser with guidance that rises over the frames, from the first of two strengths to the other.
 
     The two branches run one after the other: half the memory of running them `together`, as one batch, and about the
@@ -89,17 +89,17 @@ def guided(
         else:
             wanted = denoise(model.unet, noisy, level, conditions)
             free = denoise(model.unet, noisy, level, conditions.dropped())
-        strength = guidance_per_frame(noisy.shape[1], low, high)[None, :, None, None, None].to(noisy)
+        strength = ramp_guidance(noisy.shape[1], low, high)[None, :, None, None, None].to(noisy)
         return free + strength * (wanted - free)
 
     return denoised
 
 
-def _begun(model: VideoModel, noisy_pictures: Tensor, going_on: Tensor | None) -> Tensor:
+def _prepare_latents(model: VideoModel, noisy_pictures: Tensor, going_on: Tensor | None) -> Tensor:
     """The unscaled latents that every frame is told: the pictures', or those that a clip goes on from."""
     if going_on is None:
         return encode_frames(model.vae, noisy_pictures.to(model.device))
-    return (going_on / setting(model.vae, "scaling_factor")).to(model.device)
+    return (going_on / read_setting(model.vae, "scaling_factor")).to(model.device)
 
 
 def _check_shapes(model: VideoModel, pictures: Tensor, noise: Tensor, augmentation: Tensor) -> None:
@@ -122,6 +122,6 @@ def decode_latents(model: VideoModel, latents: Tensor, room: Room | None = None)
 
     Decoded whole, or in the strips that `room` allows, on the model's device; latents and frames are on the CPU.
     """
-    unscaled = (latents / setting(model.vae, "scaling_factor")).to(model.device)
-    frames = decode_exactly(model.vae, unscaled, room) if room else decoded(model.vae, unscaled, len(latents))
+    unscaled = (latents / read_setting(model.vae, "scaling_factor")).to(model.device)
+    frames = decode_exactly(model.vae, unscaled, room) if room else decode_clips(model.vae, unscaled, len(latents))
     return to_pixels(frames).permute(0, 2, 3, 1).cpu().numpy()

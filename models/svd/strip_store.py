@@ -32,7 +32,7 @@ class Parked:
         self._sums = torch.zeros(2, self.frames, self.channels, dtype=torch.float64)
         stored = (self.frames, self.height, self.width, self.channels)
         self._memory = torch.empty(stored, dtype=dtype) if folder is None else None
-        self._file = _nameless_file(folder, math.prod(stored) * dtype.itemsize) if folder else None
+        self._file = _open_nameless_file(folder, math.prod(stored) * dtype.itemsize) if folder else None
         self._row_bytes = self.width * self.channels * dtype.itemsize
 
     def like(self, channels: int, height: int, width: int, folder: Path | None) -> "Parked":
@@ -100,7 +100,7 @@ class Parked:
         return (frame * self.height + rows[0]) * self._row_bytes
 
 
-def _nameless_file(folder: Path, size: int) -> BinaryIO:
+def _open_nameless_file(folder: Path, size: int) -> BinaryIO:
     file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 - `Parked.close` closes it
     file.truncate(size)
     return cast(BinaryIO, file)

@@ -56,13 +56,13 @@ def diffusion_loss(
     Conditions are dropped the way generation leaves them out: the picture per clip, the motion word for the whole
     batch, since a context without a word is one token long.
     """
-    latents, pictures = random_crop(batch.latents, batch.pictures, settings.crop, generator)
+    latents, pictures = crop_randomly(batch.latents, batch.pictures, settings.crop, generator)
     sigma = draw_sigma(len(latents), settings.log_sigma_mean, settings.log_sigma_deviation, generator)
     noise = torch.randn(latents.shape, generator=generator)
     kept = (torch.rand(len(latents), generator=generator) >= settings.drop_picture).float()
     with_word = bool(words) and torch.rand((), generator=generator).item() >= settings.drop_word
     conditions = Conditions(
-        context=_context(batch.embeddings * kept[:, None], words if with_word else {}, batch.motions),
+        context=_make_context(batch.embeddings * kept[:, None], words if with_word else {}, batch.motions),
         picture=pictures * broadcast(kept, pictures),
         ids=batch.ids,
     )
@@ -77,13 +77,13 @@ def probe_error(
     """Return the mean squared error of the latents denoised from fixed noise at `sigma`, when `motions` are asked
     for."""
     noise = torch.randn(batch.latents.shape, generator=torch.Generator().manual_seed(0))
-    conditions = Conditions(_context(batch.embeddings, words, motions), batch.pictures, batch.ids)
+    conditions = Conditions(_make_context(batch.embeddings, words, motions), batch.pictures, batch.ids)
     level = torch.full((len(batch.latents),), sigma)
     denoised = denoise(unet, batch.latents + sigma * noise, level, conditions)
     return (denoised - batch.latents).square().mean().item()
 
 
-def random_crop(
+def crop_randomly(
     latents: Tensor, pictures: Tensor, side: int | None, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Crop the same random square out of every latent and picture of a batch; return both unchanged when `side` is
@@ -170,7 +170,7 @@ def learning_rate_at(step: int, steps: int, peak: float, warm_up: int = 30) -> f
     return peak * rise * (0.05 + 0.95 * fall)
 
 
-def _context(embeddings: Tensor, words: Mapping[str, Tensor], motions: list[str]) -> Tensor:
+def _make_context(embeddings: Tensor, words: Mapping[str, Tensor], motions: list[str]) -> Tensor:
     if not words:
         return embeddings[:, None]
     return torch.stack([embeddings, torch.stack([words[motion] for motion in motions])], dim=1)

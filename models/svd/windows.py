@@ -12,7 +12,7 @@ from models.errors import BadInput
 from models.svd.edm import Denoiser
 
 
-def windows_of(frames: int, native: int, overlap: int) -> list[range]:
+def split_windows(frames: int, native: int, overlap: int) -> list[range]:
     """Return the windows of `native` frames that cover `frames`; neighbours share `overlap` frames or, at the end,
     more.
 
@@ -34,21 +34,21 @@ def triangle(length: int) -> Tensor:
     return torch.minimum(place, length - 1 - place) + 1
 
 
-def over_windows(denoise: Denoiser, native: int, overlap: int) -> Denoiser:
+def denoise_in_windows(denoise: Denoiser, native: int, overlap: int) -> Denoiser:
     """Return a denoiser of latents [batch, frames, ...] of any length, from one of `native` frames."""
 
     def blended(noisy: Tensor, sigma: Tensor) -> Tensor:
         total, weight = torch.zeros_like(noisy), torch.zeros(noisy.shape[1])
-        for window in windows_of(noisy.shape[1], native, overlap):
+        for window in split_windows(noisy.shape[1], native, overlap):
             own = triangle(len(window)).to(noisy)
             here = slice(window.start, window.stop)
-            total[:, here] += _over_frames(own, noisy) * denoise(noisy[:, here], sigma)
+            total[:, here] += _shape_over_frames(own, noisy) * denoise(noisy[:, here], sigma)
             weight[here] += own.cpu()
-        return total / _over_frames(weight.to(noisy), noisy)
+        return total / _shape_over_frames(weight.to(noisy), noisy)
 
     return blended
 
 
-def _over_frames(values: Tensor, like: Tensor) -> Tensor:
+def _shape_over_frames(values: Tensor, like: Tensor) -> Tensor:
     """Shape values [frames] to multiply latents [batch, frames, ...]."""
     return values.reshape(1, -1, *[1] * (like.ndim - 2))

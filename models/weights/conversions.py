@@ -24,7 +24,7 @@ CONVERSION = (
 """`weights_only` refuses a pickle with anything but tensors. A person runs this; no flow does."""
 
 
-def bringing(path: Path) -> str | None:
+def make_download_command(path: Path) -> str | None:
     """Return the shell command that downloads the weights that belong at `path` and writes them there; None when their
     name is not known."""
     address = PUBLISHED.get(path.name)

@@ -26,33 +26,33 @@ class WeightFiles:
     index: Path | None = None
 
 
-def weights_in(folder: Path) -> WeightFiles | None:
+def find_weights(folder: Path) -> WeightFiles | None:
     """Find the weights that are loaded from a network's folder; None when it has none, such as a tokenizer's.
 
     All files that an index names are included, even those that are missing.
     """
     for variant in (None, HALF):
-        for path in _candidates(folder, f".{variant}" if variant else ""):
+        for path in _list_candidates(folder, f".{variant}" if variant else ""):
             if path.is_file():
-                return _indexed(path, variant) if path.suffix == ".json" else WeightFiles((path,), variant)
+                return _read_weights_index(path, variant) if path.suffix == ".json" else WeightFiles((path,), variant)
     return None
 
 
 def weight_bytes(folder: Path) -> int:
     """Return the size on disk of the weights that are loaded from a network's folder."""
-    weights = weights_in(folder)
+    weights = find_weights(folder)
     return sum(path.stat().st_size for path in weights.files if path.is_file()) if weights else 0
 
 
 def read_files(folder: Path, suffixes: frozenset[str]) -> list[Path]:
     """List the files that loading one part of a model reads: its weights, and others with one of the suffixes."""
-    weights = weights_in(folder) or WeightFiles(())
+    weights = find_weights(folder) or WeightFiles(())
     own = {*weights.files, *([weights.index] if weights.index else ())}
     files = (path for path in folder.glob("*") if path.suffix in suffixes and path.is_file())
     return sorted(path for path in files if path in own or not _is_of_weights(path))
 
 
-def _candidates(folder: Path, variant: str) -> Iterator[Path]:
+def _list_candidates(folder: Path, variant: str) -> Iterator[Path]:
     """Yield the possible files in the order in which the libraries look for them."""
     yield folder / f"{DIFFUSERS}.safetensors.index{variant}.json"
     yield folder / f"{DIFFUSERS}{variant}.safetensors"
@@ -60,7 +60,7 @@ def _candidates(folder: Path, variant: str) -> Iterator[Path]:
     yield folder / f"{TRANSFORMERS}.safetensors.index{variant}.json"
 
 
-def _indexed(index: Path, variant: str | None) -> WeightFiles:
+def _read_weights_index(index: Path, variant: str | None) -> WeightFiles:
     """Return the files that an index names; none when it cannot be read, which loading then reports."""
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator
 
 from models.errors import BadModel
-from models.weights.conversions import bringing
+from models.weights.conversions import make_download_command
 
 HUB_NAME = re.compile(r"(?P<id>\w[\w.-]*(/\w[\w.-]*)?)@(?P<revision>\w[\w./-]*)")
 
@@ -27,7 +27,7 @@ CONVERTING = "docs/weights.md"
 """The page that says how published weights become safetensors."""
 
 
-def given_name(name: str) -> str:
+def resolve_name(name: str) -> str:
     """Return a name as settings keep it: paths absolute; hub names, and names in the folder of weights, unchanged."""
     if not name.strip():
         raise ValueError("must name a model: ID@REVISION of the hub, or a path")
@@ -35,7 +35,7 @@ def given_name(name: str) -> str:
     return str(Path(name).expanduser().absolute()) if is_path else name
 
 
-ModelName = Annotated[str, AfterValidator(given_name)]
+ModelName = Annotated[str, AfterValidator(resolve_name)]
 """The type of a setting that names a model: ID@REVISION, a path, or a bare name in the folder of weights."""
 
 
@@ -51,7 +51,7 @@ class Model:
     revision: str
 
 
-def located(name: str, weights: Path) -> str:
+def locate_model(name: str, weights: Path) -> str:
     """Return a bare name as a path in the folder `weights`; any other name unchanged."""
     return name if "/" in name or HUB_NAME.fullmatch(name) else str(weights / name)
 
@@ -59,23 +59,23 @@ def located(name: str, weights: Path) -> str:
 def find_model(name: str) -> Model:
     """Find the model of a name on this machine; raises BadModel, with the command that downloads it, when missing."""
     if hub := HUB_NAME.fullmatch(name):
-        found, bring = snapshot(hub["id"], hub["revision"]), bringing_snapshot(hub["id"], hub["revision"])
+        found, bring = find_snapshot(hub["id"], hub["revision"]), make_hub_command(hub["id"], hub["revision"])
         _refuse_incomplete(found.path, name, f"; `{bring}` downloads what is missing")
         return found
     path = Path(name)
     if path.is_file() and path.suffix == ".safetensors":
-        return Model(path, f"{path.name}:{digest_of(path)[:12]}")
+        return Model(path, f"{path.name}:{compute_digest(path)[:12]}")
     if path.is_dir():
         _refuse_incomplete(path, name)
-        return Model(path, f"{path.name}:{_folder_digest(path)[:12]}")
-    command = None if path.exists() else bringing(path)
+        return Model(path, f"{path.name}:{_compute_folder_digest(path)[:12]}")
+    command = None if path.exists() else make_download_command(path)
     wrong = "not weights, which end in .safetensors" if path.exists() else "no such file or folder"
     raise BadModel(
         f"{name}: {wrong}; {f'`{command}` downloads it' if command else f'{CONVERTING} says how to make it'}."
     )
 
 
-def missing_models(names: Iterable[tuple[str, str]]) -> list[str]:
+def list_missing_models(names: Iterable[tuple[str, str]]) -> list[str]:
     """Return a line for each (setting, model's name) whose model is missing here: what is wrong and how to get it."""
     lines = []
     for setting, name in names:
@@ -86,7 +86,7 @@ def missing_models(names: Iterable[tuple[str, str]]) -> list[str]:
     return lines
 
 
-def snapshot(model_id: str, revision: str) -> Model:
+def find_snapshot(model_id: str, revision: str) -> Model:
     """Find a hub model in Hugging Face's local cache, complete or not; raises BadModel that names the download."""
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
@@ -95,14 +95,14 @@ def snapshot(model_id: str, revision: str) -> Model:
     try:
         folder = snapshot_download(model_id, revision=revision, cache_dir=constants.HF_HUB_CACHE, local_files_only=True)
     except LocalEntryNotFoundError as error:
-        bring = bringing_snapshot(model_id, revision)
+        bring = make_hub_command(model_id, revision)
         raise BadModel(f"{name}: not in Hugging Face's local cache; `{bring}` downloads it.") from error
     except HFValidationError as error:
         raise BadModel(f"{name}: not a name of the hub ({error}).") from error
     return Model(Path(folder), f"{model_id}@{Path(folder).name}")
 
 
-def bringing_snapshot(model_id: str, revision: str) -> str:
+def make_hub_command(model_id: str, revision: str) -> str:
     """Return the shell command that downloads a model of the hub to the local cache."""
     return f"hf download {model_id} --revision {revision}"
 
@@ -124,7 +124,7 @@ def load_part(part: Any, folder: Path, **options: Any) -> Any:
         raise BadModel(
             f"{folder}: {part.__name__} cannot load it ({reason}). Is it the right kind of model?"
         ) from error
-    return _whole_network(folder, *made) if is_network else made
+    return _require_whole_network(folder, *made) if is_network else made
 
 
 def read_weights(path: Path) -> dict[str, Any]:
@@ -140,32 +140,32 @@ def read_weights(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def stamp_of(path: Path) -> tuple[tuple[str, int, int], ...]:
+def read_stamp(path: Path) -> tuple[tuple[str, int, int], ...]:
     """Return names, sizes and times of a model's files: they show, without reading it, whether a model has changed."""
     files = [path] if path.is_file() else sorted(each for each in path.iterdir() if each.is_file())
-    return tuple((file.name, *_stamp(file)) for file in files)
+    return tuple((file.name, *_read_file_stamp(file)) for file in files)
 
 
-def digest_of(path: Path) -> str:
+def compute_digest(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, read once in a process for each size and time of change."""
-    return _file_digest(path, *_stamp(path))
+    return _compute_file_digest(path, *_read_file_stamp(path))
 
 
-def best_device() -> str:
+def choose_best_device() -> str:
     """Return where networks run: "cuda" if there is one, else "cpu"."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _whole_network(folder: Path, network: Any, loading: dict[str, Any]) -> Any:
+def _require_whole_network(folder: Path, network: Any, loading: dict[str, Any]) -> Any:
     lacking = sorted(str(key) for key in {*loading.get("missing_keys", ()), *loading.get("mismatched_keys", ())})
     if lacking:
         more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
         raise BadModel(
             f"{folder}: its weights lack {lacking[0]}{more} of {type(network).__name__}. Name a model of that kind."
         )
-    return network.eval().requires_grad_(False).to(best_device())
+    return network.eval().requires_grad_(False).to(choose_best_device())
 
 
 def _refuse_incomplete(folder: Path, name: str, remedy: str = "") -> None:
@@ -178,18 +178,18 @@ def _refuse_incomplete(folder: Path, name: str, remedy: str = "") -> None:
         raise BadModel(f"{name}: it has no {missing[0]}, and other weight formats are not read{remedy}.")
 
 
-def _stamp(path: Path) -> tuple[int, int]:
+def _read_file_stamp(path: Path) -> tuple[int, int]:
     stat = path.stat()
     return stat.st_size, stat.st_mtime_ns
 
 
 @lru_cache(maxsize=4096)
-def _file_digest(path: Path, size: int, changed_ns: int) -> str:
+def _compute_file_digest(path: Path, size: int, changed_ns: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _folder_digest(folder: Path) -> str:
+def _compute_folder_digest(folder: Path) -> str:
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.suffix in READ_SUFFIXES)
-    facts = [f"{path.name} {digest_of(path)}" for path in files]
+    facts = [f"{path.name} {compute_digest(path)}" for path in files]
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()

@@ -6,7 +6,7 @@ from functools import lru_cache, wraps
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
-from models.weights.hub_cache import stamp_of
+from models.weights.hub_cache import read_stamp
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -28,7 +28,7 @@ def kept_in_memory(most: int = 1) -> Callable[[Loader[P, T]], Loader[P, T]]:
         @wraps(load)
         def kept(path: Path, *args: P.args, **kwargs: P.kwargs) -> T:
             with loading:
-                return of_stamp(stamp_of(path), path, *args, **kwargs)
+                return of_stamp(read_stamp(path), path, *args, **kwargs)
 
         return kept
 

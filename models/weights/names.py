@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from models.errors import BadInput, BadModel
-from models.weights.files import HALF, read_files, weights_in
-from models.weights.hub_cache import HUB_NAME, READ_SUFFIXES, Model, bringing_snapshot, digest_of, snapshot
-from models.weights.pipeline_folder import parts_of, read_index
+from models.weights.files import HALF, find_weights, read_files
+from models.weights.hub_cache import HUB_NAME, READ_SUFFIXES, Model, compute_digest, find_snapshot, make_hub_command
+from models.weights.pipeline_folder import list_parts, read_index
 
 TINY = Path(__file__).parents[1] / "tiny"
 
@@ -27,35 +27,35 @@ MODEL_HELP = "a folder in diffusers' layout, ID@REVISION of the hub in the local
 """The help text of options that name a model."""
 
 
-def any_model_folder(name: str) -> Path:
+def find_model_folder(name: str) -> Path:
     """Find the folder of a model of any family; "tiny" is the embedded one.
 
     Raises BadInput when there is none, and BadModel, with the command that downloads it, for a model of the hub that is
     not in the local cache or lacks files there.
     """
-    if found := _of_hub(name):
+    if found := _find_hub_model(name):
         return found.path
     folder = TINY if name == "tiny" else Path(name)
     if not (folder / INDEX_FILE).is_file():
-        raise BadInput(_nothing_there(name))
+        raise BadInput(_format_not_found(name))
     return folder
 
 
-def revision_of(name: str) -> str:
+def find_revision(name: str) -> str:
     """Return the revision that identifies a model's content: for a folder the digest of what is loaded, for a model of
     the hub ID@COMMIT, with +fp16 when it is only there in half precision."""
-    if found := _of_hub(name):
+    if found := _find_hub_model(name):
         return found.revision + (f"+{HALF}" if _is_half(found.path) else "")
-    return weights_digest(any_model_folder(name))
+    return compute_weights_digest(find_model_folder(name))
 
 
-def pinned(name: str) -> str:
+def pin_name(name: str) -> str:
     """Return a hub model's name with its commit, whatever branch it was named by; any other name unchanged."""
-    found = _of_hub(name)
+    found = _find_hub_model(name)
     return found.revision if found else name
 
 
-def names_hub(name: str) -> bool:
+def is_hub_name(name: str) -> bool:
     """Say whether a name without a folder is that of a model of the hub."""
     return HUB_NAME.fullmatch(name) is not None
 
@@ -70,42 +70,42 @@ def is_of_hub(name: str, revision: str) -> bool:
     return name == revision.partition("+")[0]
 
 
-def short_revision(revision: str) -> str:
+def shorten_revision(revision: str) -> str:
     """Return a revision as people read it: the first digits of a digest, a model of the hub in full."""
     return revision if "@" in revision else revision[:12]
 
 
-def weights_digest(folder: Path) -> str:
+def compute_weights_digest(folder: Path) -> str:
     """Return the SHA-256 over what is loaded from a model's folder: weights, configurations, vocabularies, with names.
 
     A file is read again only when its size or its time changes.
     """
     digest = hashlib.sha256()
-    for path in sorted({folder / INDEX_FILE, folder / WORDS_FILE, *_files_of_parts(folder)}):
+    for path in sorted({folder / INDEX_FILE, folder / WORDS_FILE, *_list_part_files(folder)}):
         if path.is_file():
             digest.update(path.relative_to(folder).as_posix().encode())
-            digest.update(bytes.fromhex(digest_of(path)))
+            digest.update(bytes.fromhex(compute_digest(path)))
     return digest.hexdigest()
 
 
-def _of_hub(name: str) -> Model | None:
+def _find_hub_model(name: str) -> Model | None:
     """Find the snapshot of a name of the hub; None for a name of another kind."""
     hub = HUB_NAME.fullmatch(name)
     if hub is None or (Path(name) / INDEX_FILE).is_file():
         return None
-    found = snapshot(hub["id"], hub["revision"])
-    if lacking := _lacking(found.path):
-        bring = bringing_snapshot(hub["id"], hub["revision"])
+    found = find_snapshot(hub["id"], hub["revision"])
+    if lacking := _find_lacking_file(found.path):
+        bring = make_hub_command(hub["id"], hub["revision"])
         raise BadModel(f"{name}: {lacking} is missing from the local cache; `{bring}` downloads it.")
     return found
 
 
-def _lacking(folder: Path) -> str | None:
+def _find_lacking_file(folder: Path) -> str | None:
     """Find the first file that a snapshot lacks, or a part's folder when all of it is missing."""
     if not (folder / INDEX_FILE).is_file():
         return INDEX_FILE
-    for name in parts_of(read_index(folder)):
-        part, weights = folder / name, weights_in(folder / name)
+    for name in list_parts(read_index(folder)):
+        part, weights = folder / name, find_weights(folder / name)
         if not any(path.is_file() for path in part.glob("*")):
             return name
         # Only networks have a config.json.
@@ -118,15 +118,15 @@ def _lacking(folder: Path) -> str | None:
 
 
 def _is_half(folder: Path) -> bool:
-    return any(found.variant for part in parts_of(read_index(folder)) if (found := weights_in(folder / part)))
+    return any(found.variant for part in list_parts(read_index(folder)) if (found := find_weights(folder / part)))
 
 
-def _files_of_parts(folder: Path) -> Iterator[Path]:
-    for part in parts_of(read_index(folder)):
+def _list_part_files(folder: Path) -> Iterator[Path]:
+    for part in list_parts(read_index(folder)):
         yield from read_files(folder / part, READ_SUFFIXES)
 
 
-def _nothing_there(name: str) -> str:
+def _format_not_found(name: str) -> str:
     if HUB_ID.fullmatch(name) and not Path(name).exists():
         return f"{name}: no such folder; a model of the hub is named with its revision, {name}@COMMIT or {name}@main."
     return f"{name}: no model there (a folder with {INDEX_FILE}). Use 'tiny' for the embedded one."

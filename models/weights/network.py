@@ -13,7 +13,7 @@ from torch import nn
 
 from models.device import is_out_of_memory
 from models.errors import BadModel
-from models.weights.files import weights_in
+from models.weights.files import find_weights
 
 Part = TypeVar("Part", bound=nn.Module)
 
@@ -29,14 +29,14 @@ def load_part(kind: type[Part], folder: Path, dtype: torch.dtype = torch.float32
     if not (folder / "config.json").is_file():
         raise BadModel(f"{folder}: config.json is missing. Copy the model's folder again.")
     load = {"use_safetensors": True, "local_files_only": True, "ignore_mismatched_sizes": True, "dtype": dtype}
-    weights = weights_in(folder)
+    weights = find_weights(folder)
     variant = weights.variant if weights else None
     try:
         part, report = cast(Any, kind).from_pretrained(folder, **load, variant=variant, output_loading_info=True)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         if is_out_of_memory(error):
             raise
-        reason = first_sentence(error)
+        reason = extract_first_sentence(error)
         raise BadModel(f"{folder}: the weights cannot be loaded ({reason}). Copy the folder again.") from error
     if made_up := sorted({*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}):
         raise BadModel(
@@ -46,16 +46,16 @@ def load_part(kind: type[Part], folder: Path, dtype: torch.dtype = torch.float32
     return part.eval().requires_grad_(False)
 
 
-def weight_sizes(folder: Path) -> dict[str, int]:
+def read_weight_sizes(folder: Path) -> dict[str, int]:
     """Return the number of values of each weight loaded from a network's folder, by name, from the file headers."""
     sizes: dict[str, int] = {}
-    weights = weights_in(folder)
+    weights = find_weights(folder)
     for path in weights.files if weights else ():
         with safe_open(path, "pt") as file:
             sizes |= {name: prod(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - it is not a dict
     return sizes
 
 
-def first_sentence(error: Exception) -> str:
+def extract_first_sentence(error: Exception) -> str:
     """Return what a library's error says, without the advice to programmers that follows."""
     return " ".join(str(error).split()).split(". ")[0].rstrip(".")

@@ -11,9 +11,9 @@ from diffusers import DiffusionPipeline
 from safetensors import SafetensorError
 from torch import nn
 
-from models.device import Precision, dtype_of
+from models.device import Precision, get_dtype
 from models.errors import BadInput, BadModel
-from models.weights.network import first_sentence, load_part
+from models.weights.network import extract_first_sentence, load_part
 
 LIBRARIES = {
     "diffusers": "diffusers",
@@ -40,7 +40,7 @@ def read_index(folder: Path) -> dict[str, Any]:
     return read_json(path)
 
 
-def parts_of(index: Mapping[str, Any]) -> dict[str, list[Any]]:
+def list_parts(index: Mapping[str, Any]) -> dict[str, list[Any]]:
     """Return [library, class] by name for the parts that the folder has: an absent one is [null, null].
 
     Raises BadModel for a name that could lead out of the folder.
@@ -75,23 +75,25 @@ def load_pipeline(
             f"{folder}: its class is {index.get('_class_name')}, not {' or '.join(kinds)}. Name another model's folder."
         )
     _refuse_unreadable_tokenizers(folder, index)
-    parts = {name: _class_of(folder, name, entry) for name, entry in parts_of(index).items() if name not in given}
+    parts = {
+        name: _find_part_class(folder, name, entry) for name, entry in list_parts(index).items() if name not in given
+    }
     networks = {
-        name: load_part(part, folder / name, dtype_of("float32" if name in IN_FLOAT32 else precision))
+        name: load_part(part, folder / name, get_dtype("float32" if name in IN_FLOAT32 else precision))
         for name, part in parts.items()
         if issubclass(part, nn.Module)
     }
     try:
         pipeline: Any = kind.from_pretrained(folder, local_files_only=True, use_safetensors=True, **networks, **given)
     except FAILURES as error:
-        raise BadModel(f"{folder}: {kind.__name__} cannot load it ({first_sentence(error)}).") from error
+        raise BadModel(f"{folder}: {kind.__name__} cannot load it ({extract_first_sentence(error)}).") from error
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
 def _refuse_unreadable_tokenizers(folder: Path, index: dict[str, Any]) -> None:
     """Raise BadModel for an unreadable spiece.model: the library's own message names a package that does not help."""
-    for name in parts_of(index):
+    for name in list_parts(index):
         only_pieces = (folder / name / "spiece.model").is_file() and not (folder / name / "tokenizer.json").is_file()
         if only_pieces and find_spec("sentencepiece") is None:
             raise BadModel(
@@ -100,7 +102,7 @@ def _refuse_unreadable_tokenizers(folder: Path, index: dict[str, Any]) -> None:
             )
 
 
-def _class_of(folder: Path, name: str, entry: list[Any]) -> type[Any]:
+def _find_part_class(folder: Path, name: str, entry: list[Any]) -> type[Any]:
     library, class_name = (*entry, None, None)[:2]
     module = LIBRARIES.get(str(library))
     found = getattr(importlib.import_module(module), str(class_name), None) if module else None
@@ -117,7 +119,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise BadModel(f"{path}: not JSON ({first_sentence(error)}). Copy the model's folder again.") from error
+        raise BadModel(f"{path}: not JSON ({extract_first_sentence(error)}). Copy the model's folder again.") from error
     if not isinstance(content, dict):
         raise BadModel(f"{path}: not a JSON object. Copy the model's folder again.")
     return content

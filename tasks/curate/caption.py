@@ -23,22 +23,22 @@ from models.captions.attributes import compose
 from models.errors import BadMedia, BadModel, ReelmillError
 from models.weights.hub_cache import find_model
 from tasks import clip_measures
-from tasks.caching import Step, cached
+from tasks.caching import Step, find_or_compute
 from tasks.curate.caption_writers import (
     COLUMNS,
     Answer,
     CaptionConfig,
     EndpointConfig,
+    count_frames,
     describe_pictures,
     describe_videos,
-    frames_seen,
+    list_models,
     merge,
-    models_of,
-    writers_of,
+    name_writers,
 )
-from tasks.curate.video_manifests import VideoManifests, frame_stores, read_clips
+from tasks.curate.video_manifests import VideoManifests, list_frame_stores, read_clips
 from tasks.frame_store import Frames, load_frames, read_frame_times
-from tasks.manifest import ManifestRef, table_of
+from tasks.manifest import ManifestRef, make_table
 
 VERSION = 1
 
@@ -50,7 +50,7 @@ NEEDS = {
     "text": ("clip_id", "text_area"),
 }
 
-SCHEMA = clip_measures.step_schema(clip_measures.CAPTION)
+SCHEMA = clip_measures.make_step_schema(clip_measures.CAPTION)
 
 STEP = Step("caption", VERSION, SCHEMA)
 
@@ -60,15 +60,15 @@ BATCH = 16
 Item = TypeVar("Item")
 
 
-def keyed(config: CaptionConfig) -> CaptionConfig:
+def resolve_settings(config: CaptionConfig) -> CaptionConfig:
     """Return the settings that captions depend on: models by their revisions, and of the server its address alone."""
-    revisions = {name: find_model(model).revision for name, model in models_of(config).items()}
+    revisions = {name: find_model(model).revision for name, model in list_models(config).items()}
     asks = "endpoint" in (config.engine, config.image_engine, config.video_engine)
     server = EndpointConfig(base_url=config.endpoint.base_url) if asks else EndpointConfig()
     return config.model_copy(update={**revisions, "endpoint": server})
 
 
-def spread(times_s: Sequence[float], number: int) -> list[int]:
+def spread_frames(times_s: Sequence[float], number: int) -> list[int]:
     """Return the indices of the frames nearest to `number` times, spread evenly from the first of the rising `times_s`
     to the last.
 
@@ -79,7 +79,7 @@ def spread(times_s: Sequence[float], number: int) -> list[int]:
     return np.abs(np.asarray(times_s)[None] - wanted[:, None]).argmin(axis=1).tolist()
 
 
-def answered(
+def ask_all(
     items: Sequence[Item | ReelmillError | None], ask: Callable[[Sequence[Item]], Sequence[Answer]]
 ) -> list[Answer | None]:
     """Return the answer of `ask` for each item; an item that is null or an error stays as it is, and an empty answer is
@@ -93,13 +93,13 @@ def answered(
     return [BadModel("the model returned an empty answer.") if answer == "" else answer for answer in told]
 
 
-def looked_at(store: Path, clip: Mapping[str, Any], number: int) -> Frames | ReelmillError:
+def load_clip_frames(store: Path, clip: Mapping[str, Any], number: int) -> Frames | ReelmillError:
     """Load `number` frames of a clip, spread over its stored frames; a single one is the middle frame."""
     try:
         stored = [frame for frame in read_frame_times(store) if clip["start_pts"] <= frame[0] < clip["end_pts"]]
         if not stored:
             raise BadMedia(f"{clip['clip_id']}: none of its frames is stored. Delete its frame store and run again.")
-        return load_frames(store, [stored[i][0] for i in spread([time for _, time in stored], number)])
+        return load_frames(store, [stored[i][0] for i in spread_frames([time for _, time in stored], number)])
     except ReelmillError as error:
         return error
 
@@ -112,38 +112,38 @@ def caption_batch(
     none = [None] * len(clips)
     image, video = none, none
     if store and config.image_engine != "none":
-        pictures = [looked_at(store, clip, 1) for clip in clips]
-        image = answered(pictures, partial(describe_pictures, config=config))
+        pictures = [load_clip_frames(store, clip, 1) for clip in clips]
+        image = ask_all(pictures, partial(describe_pictures, config=config))
     if store and config.video_engine != "none":
-        videos = [looked_at(store, clip, frames_seen(config)) for clip in clips]
-        video = answered(videos, partial(describe_videos, config=config))
+        videos = [load_clip_frames(store, clip, count_frames(config)) for clip in clips]
+        video = ask_all(videos, partial(describe_videos, config=config))
     if config.engine == "attributes":
         captions: Sequence[Answer | None] = [compose(clip) for clip in clips]
     else:
         pairs = [
             (a, b) if isinstance(a, str) and isinstance(b, str) else None for a, b in zip(image, video, strict=True)
         ]
-        captions = answered(pairs, partial(merge, config=config))
+        captions = ask_all(pairs, partial(merge, config=config))
     told = zip(clips, captions, image, video, strict=True)
-    return [row_of(clip, dict(zip(COLUMNS, texts, strict=True)), config) for clip, *texts in told]
+    return [make_row(clip, dict(zip(COLUMNS, texts, strict=True)), config) for clip, *texts in told]
 
 
-def row_of(clip: Mapping[str, Any], told: Mapping[str, Answer | None], config: CaptionConfig) -> dict[str, Any]:
+def make_row(clip: Mapping[str, Any], told: Mapping[str, Answer | None], config: CaptionConfig) -> dict[str, Any]:
     """Return a clip's row from the answer for each of COLUMNS; a column without a text is null, and the row has the
     reasons."""
     texts = {name: text if isinstance(text, str) else None for name, text in told.items()}
-    writers = {f"{name}_model": writers_of(config)[name] if texts[name] else None for name in COLUMNS}
+    writers = {f"{name}_model": name_writers(config)[name] if texts[name] else None for name in COLUMNS}
     wrong = {name: error for name, error in told.items() if isinstance(error, ReelmillError)}
     reasons = {
         "error_code": next((error.code for error in wrong.values()), None),
         "error_message": "; ".join(f"{name}: {error}" for name, error in wrong.items()) or None,
     }
     engine = config.engine if texts["caption"] else None
-    noted = {"caption_engine": engine, "caption_note": note_of(config)}
+    noted = {"caption_engine": engine, "caption_note": note_missing(config)}
     return {"clip_id": clip["clip_id"], **texts, **noted, **writers, **reasons, "attempt": 1}
 
 
-def note_of(config: CaptionConfig) -> str | None:
+def note_missing(config: CaptionConfig) -> str | None:
     """Say which captions nobody was asked for, and which settings ask; None when all were asked for."""
     asked = {"caption_image": config.image_engine, "caption_video": config.video_engine}
     settings = {name: name.replace("_", ".") + "_engine" for name, engine in asked.items() if engine == "none"}
@@ -154,15 +154,15 @@ def caption_video(root: Path, config: CaptionConfig, video: VideoManifests) -> M
     """Return the captions of one video's clips below `root`: found, or made."""
 
     def compute(_: str) -> pa.Table:
-        stores, clips = frame_stores(root, video), read_clips(video, NEEDS)
+        stores, clips = list_frame_stores(root, video), read_clips(video, NEEDS)
         store = stores[0] if stores else None
         batches = [clips[start : start + BATCH] for start in range(0, len(clips), BATCH)]
-        return table_of([row for batch in batches for row in caption_batch(store, batch, config)], SCHEMA)
+        return make_table([row for batch in batches for row in caption_batch(store, batch, config)], SCHEMA)
 
     # A sentence of attributes needs no pictures: a scan that only stored more frames leaves it as it is.
     looks = any(engine != "none" for engine in (config.image_engine, config.video_engine))
     read = [step for step in NEEDS if looks or step != "scan"]
-    return cached(STEP, root, keyed(config), video.of(read), compute)
+    return find_or_compute(STEP, root, resolve_settings(config), video.of(read), compute)
 
 
 @task(name="caption", cache_policy=NO_CACHE)

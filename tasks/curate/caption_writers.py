@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from models.captions.captioners import load_image_captioner, load_video_captioner, load_writer
 from models.captions.endpoint import Endpoint, Request
 from models.errors import BadInput, ReelmillError
-from models.weights.hub_cache import find_model, given_name
+from models.weights.hub_cache import find_model, resolve_name
 from tasks.frame_store import Frames
 
 COLUMNS = ("caption", "caption_image", "caption_video")
@@ -80,7 +80,7 @@ class CaptionConfig(BaseModel):
     def _found_from_anywhere(cls, model: str | None, info: ValidationInfo) -> str | None:
         """Make a relative path absolute; a server's model names stay as they are."""
         engine = info.data.get((info.field_name or "").removesuffix("model") + "engine")
-        return given_name(model) if model and engine == "transformers" else model
+        return resolve_name(model) if model and engine == "transformers" else model
 
     @model_validator(mode="after")
     def _names_its_models(self) -> Self:
@@ -96,7 +96,7 @@ class CaptionConfig(BaseModel):
         return self
 
 
-def models_of(config: CaptionConfig) -> dict[str, str]:
+def list_models(config: CaptionConfig) -> dict[str, str]:
     """Return the models that the settings ask for in this process, by the setting that names them."""
     asked = {
         "image_model": (config.image_engine, config.image_model),
@@ -106,7 +106,7 @@ def models_of(config: CaptionConfig) -> dict[str, str]:
     return {name: model for name, (engine, model) in asked.items() if engine == "transformers" and model}
 
 
-def server_of(config: EndpointConfig, model: str) -> Endpoint:
+def make_endpoint(config: EndpointConfig, model: str) -> Endpoint:
     """Return the server's model, with the key from the environment; raise BadInput when the environment does not have
     it."""
     key = os.environ.get(config.key_env) if config.key_env else None
@@ -118,11 +118,11 @@ def server_of(config: EndpointConfig, model: str) -> Endpoint:
     return Endpoint(model=model, key=key, **settings)
 
 
-def missing_key(config: CaptionConfig) -> list[str]:
+def find_missing_key(config: CaptionConfig) -> list[str]:
     """Return a line when a server's key is needed and the environment does not have it."""
     try:
         if "endpoint" in (config.engine, config.image_engine, config.video_engine):
-            server_of(config.endpoint, "")
+            make_endpoint(config.endpoint, "")
     except BadInput as error:
         return [str(error)]
     return []
@@ -132,17 +132,19 @@ def describe_pictures(pictures: Sequence[Frames], config: CaptionConfig) -> Sequ
     """Caption each picture, uint8 RGB [1, height, width, 3]."""
     model = config.image_model or ""
     if config.image_engine == "endpoint":
-        return server_of(config.endpoint, model).ask(
+        return make_endpoint(config.endpoint, model).ask(
             [Request(config.image_prompt, list(picture)) for picture in pictures]
         )
     return load_image_captioner(find_model(model).path).describe(pictures)
 
 
 def describe_videos(videos: Sequence[Frames], config: CaptionConfig) -> Sequence[Answer]:
-    """Caption each video, uint8 RGB [frames, height, width, 3], with `frames_seen` frames each."""
+    """Caption each video, uint8 RGB [frames, height, width, 3], with `count_frames` frames each."""
     model = config.video_model or ""
     if config.video_engine == "endpoint":
-        return server_of(config.endpoint, model).ask([Request(config.video_prompt, list(video)) for video in videos])
+        return make_endpoint(config.endpoint, model).ask(
+            [Request(config.video_prompt, list(video)) for video in videos]
+        )
     return load_video_captioner(find_model(model).path).describe(videos)
 
 
@@ -151,27 +153,27 @@ def merge(pairs: Sequence[tuple[str, str]], config: CaptionConfig) -> Sequence[A
     prompts = [config.merge_prompt.replace("{image}", image).replace("{video}", video) for image, video in pairs]
     model = config.model or ""
     if config.engine == "endpoint":
-        return server_of(config.endpoint, model).ask([Request(prompt) for prompt in prompts])
+        return make_endpoint(config.endpoint, model).ask([Request(prompt) for prompt in prompts])
     return load_writer(find_model(model).path).answer(prompts)
 
 
-def frames_seen(config: CaptionConfig) -> int:
+def count_frames(config: CaptionConfig) -> int:
     """Return how many frames of a clip the video captioner looks at."""
     if config.video_engine == "transformers":
         return load_video_captioner(find_model(config.video_model or "").path).frames or 1
     return config.video_frames
 
 
-def writers_of(config: CaptionConfig) -> dict[str, str | None]:
+def name_writers(config: CaptionConfig) -> dict[str, str | None]:
     """Return the model that writes each of COLUMNS, as ID@COMMIT or by its name on the server; None where no model
     writes it."""
     engines = (config.engine, config.image_engine, config.video_engine)
     models = (config.model, config.image_model, config.video_model)
     return {
-        name: f"{model} at {config.endpoint.base_url}" if engine == "endpoint" else _revision(engine, model)
+        name: f"{model} at {config.endpoint.base_url}" if engine == "endpoint" else _find_revision(engine, model)
         for name, engine, model in zip(COLUMNS, engines, models, strict=True)
     }
 
 
-def _revision(engine: str, model: str | None) -> str | None:
+def _find_revision(engine: str, model: str | None) -> str | None:
     return find_model(model).revision if engine == "transformers" and model else None

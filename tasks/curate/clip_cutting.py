@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import ffmpeg
 
 from models.errors import BadMedia, NoKeyframes
-from tasks.video import ffmpeg_exe, open_video
+from tasks.video import find_ffmpeg, open_video
 
 SEEK_EARLY_S, READ_ON_S = 3, 5
 """Seconds read before the first packet wanted, for containers that seek only roughly, and after the last one."""
@@ -63,7 +63,7 @@ def _is_shown(packet: Any) -> bool:
     return bool(packet.size) and not packet.is_discard
 
 
-def copied_span(packets: Sequence[Packet], start_pts: int, end_pts: int, item: str) -> Cut:
+def choose_packets(packets: Sequence[Packet], start_pts: int, end_pts: int, item: str) -> Cut:
     """Choose the packets, from those in decoding order, that a copy of [start_pts, end_pts) keeps.
 
     Frames stored after the ending keyframe but shown before it need that keyframe, and are left out. Raises NoKeyframes
@@ -87,27 +87,29 @@ def copied_span(packets: Sequence[Packet], start_pts: int, end_pts: int, item: s
     return Cut(begin, end, tuple(shown), skipped)
 
 
-def copy_command(path: Path, index: PacketIndex, cut: Cut, target: Path) -> list[str]:
+def make_copy_command(path: Path, index: PacketIndex, cut: Cut, target: Path) -> list[str]:
     """Return the ffmpeg command that copies the packets of `cut`; the clip's first frame is at time zero."""
     wrong = [f"lt(pts,{cut.start_pts})", f"gte(pts,{cut.end_pts})", *(f"eq(pts,{pts})" for pts in cut.skipped)]
     filters = f"noise=drop='{'+'.join(wrong)}',setts=pts=PTS-{cut.start_pts}:dts=DTS-{cut.start_pts}"
-    source = ffmpeg.input(str(path.absolute()), **_window(index, cut.start_pts, cut.end_pts))
+    source = ffmpeg.input(str(path.absolute()), **_limit_input(index, cut.start_pts, cut.end_pts))
     options = {"c": "copy", "copypriorss": 1, "bsf:v": filters, **DETERMINISTIC}
-    return _compiled(source[str(index.stream)], target, options)
+    return _compile_command(source[str(index.stream)], target, options)
 
 
-def encode_command(path: Path, index: PacketIndex, start_pts: int, end_pts: int, crf: int, target: Path) -> list[str]:
+def make_encode_command(
+    path: Path, index: PacketIndex, start_pts: int, end_pts: int, crf: int, target: Path
+) -> list[str]:
     """Return the ffmpeg command that encodes exactly the frames shown in [start_pts, end_pts), at their own times,
     upright."""
-    source = ffmpeg.input(str(path.absolute()), **_window(index, start_pts, end_pts), noaccurate_seek=None)
+    source = ffmpeg.input(str(path.absolute()), **_limit_input(index, start_pts, end_pts), noaccurate_seek=None)
     frames = source[str(index.stream)].filter("trim", start_pts=start_pts, end_pts=end_pts)
     even = frames.filter("setpts", f"PTS-{start_pts}").filter("pad", "ceil(iw/2)*2", "ceil(ih/2)*2")
     options = {"vcodec": "libx264", "pix_fmt": "yuv420p", "crf": crf, "preset": "medium", "threads": 1}
     times = {"fps_mode": "passthrough", "enc_time_base": "demux"}
-    return _compiled(even, target, {**options, **times, **DETERMINISTIC})
+    return _compile_command(even, target, {**options, **times, **DETERMINISTIC})
 
 
-def _window(index: PacketIndex, start_pts: int, end_pts: int) -> dict[str, Any]:
+def _limit_input(index: PacketIndex, start_pts: int, end_pts: int) -> dict[str, Any]:
     """Return input options that keep the file's own times and read little more than [start_pts, end_pts)."""
     beginning = min(packet.pts for packet in index.packets) * index.time_base
     early = start_pts * index.time_base - SEEK_EARLY_S
@@ -117,10 +119,10 @@ def _window(index: PacketIndex, start_pts: int, end_pts: int) -> dict[str, Any]:
     return options | ({"ss": f"{float(early):.6f}"} if seek else {})
 
 
-def _compiled(stream: Any, target: Path, options: dict[str, Any]) -> list[str]:
+def _compile_command(stream: Any, target: Path, options: dict[str, Any]) -> list[str]:
     output = stream.output(str(target.absolute()), format="mp4", **options)
     quiet = output.global_args("-hide_banner", "-loglevel", "error", "-nostdin").overwrite_output()
-    return quiet.compile(cmd=ffmpeg_exe())
+    return quiet.compile(cmd=find_ffmpeg())
 
 
 def inspect_clip(path: Path, item: str) -> tuple[Fraction, ...]:
@@ -139,7 +141,9 @@ def inspect_clip(path: Path, item: str) -> tuple[Fraction, ...]:
             "does not begin with a keyframe": not packets or not packets[0].is_keyframe,
             "ends within a frame": any(packet.is_corrupt for packet in packets),
             "hides frames": any(packet.is_discard for packet in packets),
-            "has times that do not increase": len(shown) < len(packets) or _run_back(shown) or _run_back(stored),
+            "has times that do not increase": len(shown) < len(packets)
+            or _is_unordered(shown)
+            or _is_unordered(stored),
             "has a first frame that cannot be decoded": frame is None or frame.is_corrupt,
         }
         found = " and ".join(fault for fault, is_there in faults.items() if is_there)
@@ -148,5 +152,5 @@ def inspect_clip(path: Path, item: str) -> tuple[Fraction, ...]:
         return tuple(pts * (stream.time_base or Fraction(1)) for pts in shown)
 
 
-def _run_back(times: Sequence[int]) -> bool:
+def _is_unordered(times: Sequence[int]) -> bool:
     return any(later <= earlier for earlier, later in pairwise(times))

@@ -22,10 +22,17 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from models.errors import BadMedia, ReelmillError
 from tasks.attempts import error_columns
-from tasks.caching import Step, cached, lineage_of
+from tasks.caching import Step, find_or_compute, make_lineage
 from tasks.child_process import run_in_child
-from tasks.curate.clip_cutting import PacketIndex, copied_span, copy_command, encode_command, inspect_clip, read_index
-from tasks.manifest import ERROR_FIELDS, ManifestRef, file_digest, publish, read_manifest, table_of, write_manifest
+from tasks.curate.clip_cutting import (
+    PacketIndex,
+    choose_packets,
+    inspect_clip,
+    make_copy_command,
+    make_encode_command,
+    read_index,
+)
+from tasks.manifest import ERROR_FIELDS, ManifestRef, digest_file, make_table, publish, read_manifest, write_manifest
 from tasks.video import SourceVideo, run_ffmpeg
 
 VERSION = 1
@@ -105,7 +112,7 @@ class SourceSpans:
         return _digest([self.video.digest, [vars(span) for span in self.spans]])
 
 
-def spans_of(videos: Sequence[SourceVideo], clips: Sequence[Mapping[str, Any]], which: str) -> list[SourceSpans]:
+def list_spans(videos: Sequence[SourceVideo], clips: Sequence[Mapping[str, Any]], which: str) -> list[SourceSpans]:
     """Return the clips to cut, by source, from rows with the columns of NEEDS; sources without any are left out."""
     found: dict[str, list[Span]] = {}
     for clip in sorted(clips, key=lambda clip: clip["start_pts"]):
@@ -118,9 +125,9 @@ def spans_of(videos: Sequence[SourceVideo], clips: Sequence[Mapping[str, Any]], 
 def cut_clip(video: SourceVideo, index: PacketIndex, span: Span, config: ClipsConfig, root: Path) -> dict[str, Any]:
     """Cut one clip below `root` and return its columns. A complete file that is already there is only measured."""
     limit_s = max(config.limit_floor_s, config.limit_factor * span.seconds())
-    name = f"clips/{span.clip_id}.{_key(video, span, config)}.mp4"
+    name = f"clips/{span.clip_id}.{_make_key(video, span, config)}.mp4"
     if config.mode == "copy":
-        cut = copied_span(index.packets, span.start_pts, span.end_pts, span.clip_id)
+        cut = choose_packets(index.packets, span.start_pts, span.end_pts, span.clip_id)
         start, end, shown = cut.start_pts, cut.end_pts, len(cut.shown)
     else:
         cut, start, end, shown = None, span.start_pts, span.end_pts, span.frames
@@ -128,10 +135,10 @@ def cut_clip(video: SourceVideo, index: PacketIndex, span: Span, config: ClipsCo
     if not _is_whole(root / name, span.clip_id, shown, seconds, limit_s):
         with publish(root / name) as aside:
             if cut:
-                _copy(copy_command(video.path, index, cut, aside), span.clip_id, limit_s)
+                _copy(make_copy_command(video.path, index, cut, aside), span.clip_id, limit_s)
             else:
                 run_ffmpeg(
-                    encode_command(video.path, index, start, end, config.crf, aside), None, span.clip_id, limit_s
+                    make_encode_command(video.path, index, start, end, config.crf, aside), None, span.clip_id, limit_s
                 )
             _check(aside, span.clip_id, shown, seconds, limit_s)
     return {
@@ -142,7 +149,7 @@ def cut_clip(video: SourceVideo, index: PacketIndex, span: Span, config: ClipsCo
         "cut_end_s": float(end * index.time_base),
         "cut_frames": shown,
         "cut_bytes": (root / name).stat().st_size,
-        "cut_sha256": file_digest(root / name),
+        "cut_sha256": digest_file(root / name),
     }
 
 
@@ -179,21 +186,21 @@ def cut_source(root: Path, source: SourceSpans, config: ClipsConfig) -> pa.Table
         limit_s = max(config.limit_floor_s, video.duration_s or 0.0)
         index = run_in_child(read_index, video.path, limit_s=limit_s)
     except BadMedia as error:
-        return table_of([_row(span, config) | error_columns(error) for span in source.spans], SCHEMA)
+        return make_table([_make_row(span, config) | error_columns(error) for span in source.spans], SCHEMA)
     rows = []
     for span in source.spans:
         try:
-            rows.append(_row(span, config) | cut_clip(video, index, span, config, root))
+            rows.append(_make_row(span, config) | cut_clip(video, index, span, config, root))
         except ReelmillError as error:
-            rows.append(_row(span, config) | error_columns(error))
-    return table_of(rows, SCHEMA)
+            rows.append(_make_row(span, config) | error_columns(error))
+    return make_table(rows, SCHEMA)
 
 
-def _row(span: Span, config: ClipsConfig) -> dict[str, Any]:
+def _make_row(span: Span, config: ClipsConfig) -> dict[str, Any]:
     return {"clip_id": span.clip_id, "cut_mode": config.mode, "attempt": 1}
 
 
-def _key(video: SourceVideo, span: Span, config: ClipsConfig) -> str:
+def _make_key(video: SourceVideo, span: Span, config: ClipsConfig) -> str:
     """Return what a clip's bytes depend on, as eight digits of its file's name."""
     settings = config.model_dump(include={"mode"} | ({"crf"} if config.mode == "exact" else set()))
     return _digest([VERSION, video.digest, vars(span), settings])[:8]
@@ -212,11 +219,11 @@ def cut_clips(root: Path, config: ClipsConfig, sources: list[SourceSpans]) -> li
 def cut_cached(root: Path, config: ClipsConfig, source: SourceSpans) -> ManifestRef:
     """Return the cut clips of one source: found, or made."""
     cutting = Cutting(**config.model_dump(include=set(Cutting.model_fields)))
-    return cached(STEP, root, cutting, [source.key()], lambda _: cut_source(root, source, config))
+    return find_or_compute(STEP, root, cutting, [source.key()], lambda _: cut_source(root, source, config))
 
 
 @task(name="cuts", cache_policy=NO_CACHE)
 def gather_cuts(root: Path, config: ClipsConfig, cuts: list[ManifestRef]) -> ManifestRef:
     """Write the rows of all sources to cuts.parquet below `root`."""
     rows = pa.concat_tables([SCHEMA.empty_table(), *(read_manifest(cut) for cut in cuts)])
-    return write_manifest(root / TABLE, rows, lineage_of(STEP, config, (cut.digest for cut in cuts)))
+    return write_manifest(root / TABLE, rows, make_lineage(STEP, config, (cut.digest for cut in cuts)))

@@ -26,9 +26,9 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks import clip_measures
-from tasks.caching import Step, cached
+from tasks.caching import Step, find_or_compute
 from tasks.curate.video_manifests import VideoManifests
-from tasks.keep_rules import codes
+from tasks.keep_rules import encode_values
 from tasks.manifest import ManifestRef, read_manifest
 
 VERSION = 1
@@ -40,7 +40,7 @@ NEEDS = {
 }
 """Embeddings are vectors of one length, null where unmeasured; none are read where similarity has not run."""
 
-SCHEMA = clip_measures.step_schema(clip_measures.DEDUP)
+SCHEMA = clip_measures.make_step_schema(clip_measures.DEDUP)
 
 STEP = Step("dedup", VERSION, SCHEMA)
 
@@ -110,55 +110,57 @@ class Links:
             self.label = higher
 
 
-def hashes_of(phash: pa.ChunkedArray) -> Hashes:
+def parse_hashes(phash: pa.ChunkedArray) -> Hashes:
     """Parse hashes [clips, frames] from lists with 16 hexadecimal digits for each frame, none of them null."""
     digits = "".join(phash.combine_chunks().flatten().to_pylist())
     return np.frombuffer(bytes.fromhex(digits), ">u8").astype(np.uint64).reshape(len(phash), -1)
 
 
-def bands_for(count: int, max_distance: int) -> list[Band]:
+def choose_bands(count: int, max_distance: int) -> list[Band]:
     """Return the bands that make comparing `count` hashes cheapest.
 
     Their radii add up to max_distance + 1 - bands, so that two hashes within the distance are within the radius of at
     least one band; a band of radius -1 is not needed.
     """
     fewest = -(-64 // WIDEST)
-    return min((_cut(bands, max_distance) for bands in range(fewest, 17)), key=lambda bands: _cost(bands, count))
+    return min(
+        (_cut(bands, max_distance) for bands in range(fewest, 17)), key=lambda bands: _estimate_cost(bands, count)
+    )
 
 
-def candidates(ranked: Integers, band: Band) -> Iterator[Pairs]:
+def find_candidates(ranked: Integers, band: Band) -> Iterator[Pairs]:
     """Yield, in parts, each pair of places whose values of a band differ in at most its radius, once; `ranked` is
     ascending."""
     sizes = np.bincount(ranked, minlength=1 << band.width)
     starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)
     places = np.arange(len(ranked), dtype=np.int32)
-    yield from _spread(places, places + 1, starts[ranked + 1] - places - 1)
-    for mask in _masks(band):
+    yield from _make_pairs(places, places + 1, starts[ranked + 1] - places - 1)
+    for mask in _list_masks(band):
         # Of two buckets, the lower one looks for the other.
         other = ranked ^ mask
         lower = np.flatnonzero(other > ranked).astype(np.int32)
         first = starts[other[lower]]
-        yield from _spread(lower, first, starts[other[lower] + 1] - first)
+        yield from _make_pairs(lower, first, starts[other[lower] + 1] - first)
 
 
 def link_hashes(hashes: Hashes, shots: Integers, max_distance: int) -> Links:
     """Link items [n, frames] whose hashes are all within `max_distance`, but not those of one shot."""
     unique, item = np.unique(hashes, axis=0, return_inverse=True)
     item = item.ravel()
-    shot = _shot_of_each(item, shots, len(unique))
+    shot = _find_shots(item, shots, len(unique))
     links = Links(len(unique))
     # The frame whose pictures are the most different cuts the search down best, and the next one the pairs found.
     frames = sorted(range(hashes.shape[1]), key=lambda f: -len(np.unique(unique[:, f])))
-    for band in (band for band in bands_for(len(unique), max_distance) if band.radius >= 0):
+    for band in (band for band in choose_bands(len(unique), max_distance) if band.radius >= 0):
         values = (unique[:, frames[0]] >> np.uint64(band.start)).astype(np.int64) & ((1 << band.width) - 1)
         order = np.argsort(values, kind="stable")
         ranked = [np.ascontiguousarray(unique[order, f]) for f in (*frames[1:], frames[0])]
-        for pair in candidates(values[order].astype(np.int32), band):
-            near = _near(pair, ranked, max_distance)
+        for pair in find_candidates(values[order].astype(np.int32), band):
+            near = _keep_near(pair, ranked, max_distance)
             a, b = (order[places] for places in near)
             new = (links.label[a] != links.label[b]) & ((shot[a] != shot[b]) | (shot[a] == SEVERAL))
             links.add(a[new], b[new])
-    return _of_items(links, item, shot == SEVERAL)
+    return _expand_links(links, item, shot == SEVERAL)
 
 
 def link_embeddings(vectors: NDArray[np.floating], shots: Integers, min_cosine: float) -> Links:
@@ -181,13 +183,13 @@ def group_clips(clips: pa.Table, config: DedupConfig) -> pa.Table:
     A clip without hashes and embedding has no group.
     """
     count = len(clips)
-    shots = codes(clips, "video_id", "shot_start_pts")
+    shots = encode_values(clips, "video_id", "shot_start_pts")
     links = Links(count)
-    hashed = _measured(clips["phash"])
+    hashed = _find_measured(clips["phash"])
     if len(hashed):
-        hashes = hashes_of(clips["phash"].take(hashed))
+        hashes = parse_hashes(clips["phash"].take(hashed))
         _take_over(links, hashed, link_hashes(hashes, shots[hashed], config.max_distance))
-    seen = _measured(clips["embedding"]) if "embedding" in clips.column_names else hashed[:0]
+    seen = _find_measured(clips["embedding"]) if "embedding" in clips.column_names else hashed[:0]
     if len(seen):
         vectors = clips["embedding"].take(seen).combine_chunks().flatten().to_numpy(zero_copy_only=False)
         _take_over(links, seen, link_embeddings(vectors.reshape(len(seen), -1), shots[seen], config.min_cosine))
@@ -216,7 +218,7 @@ def read_clips(videos: Sequence[VideoManifests]) -> pa.Table:
 def group_duplicates(root: Path, config: DedupConfig, videos: Sequence[VideoManifests]) -> ManifestRef:
     """Group the clips of all videos by their hashes and, where there are any, their embeddings."""
     inputs = [manifest for video in videos for manifest in video.of(NEEDS)]
-    return cached(STEP, root, config, inputs, lambda _: group_clips(read_clips(videos), config))
+    return find_or_compute(STEP, root, config, inputs, lambda _: group_clips(read_clips(videos), config))
 
 
 def _cut(bands: int, max_distance: int) -> list[Band]:
@@ -229,19 +231,19 @@ def _cut(bands: int, max_distance: int) -> list[Band]:
     return [Band(start, width, radius) for start, width, radius in zip(starts, widths, radii, strict=False)]
 
 
-def _cost(bands: list[Band], count: int) -> float:
+def _estimate_cost(bands: list[Band], count: int) -> float:
     """Return the cost per item: buckets looked up, and pairs found in them by chance, each about 0.4 of a look-up's
     time."""
     return sum(band.probes * (1 + 0.4 * count / 2**band.width) for band in bands)
 
 
-def _masks(band: Band) -> list[int]:
+def _list_masks(band: Band) -> list[int]:
     """Return the bits that may differ between a bucket and one of its neighbours."""
     bits = [1 << bit for bit in range(band.width)]
     return [sum(some) for k in range(1, band.radius + 1) for some in combinations(bits, k)]
 
 
-def _spread(places: Integers, first: Integers, count: Integers) -> Iterator[Pairs]:
+def _make_pairs(places: Integers, first: Integers, count: Integers) -> Iterator[Pairs]:
     """Yield the pairs (places[i], j) with first[i] <= j < first[i] + count[i], about PAIRS_AT_ONCE at a time."""
     busy = np.flatnonzero(count)
     places, first, count = places[busy], first[busy], count[busy]
@@ -257,7 +259,7 @@ def _spread(places: Integers, first: Integers, count: Integers) -> Iterator[Pair
         start = stop
 
 
-def _near(pair: Pairs, ranked: list[Hashes], max_distance: int) -> Pairs:
+def _keep_near(pair: Pairs, ranked: list[Hashes], max_distance: int) -> Pairs:
     """Return the pairs of places whose hashes are all within the distance."""
     for hashes in ranked:
         near = np.flatnonzero(np.bitwise_count(hashes[pair[0]] ^ hashes[pair[1]]) <= max_distance)
@@ -265,7 +267,7 @@ def _near(pair: Pairs, ranked: list[Hashes], max_distance: int) -> Pairs:
     return pair
 
 
-def _shot_of_each(item: Integers, shots: Integers, count: int) -> Integers:
+def _find_shots(item: Integers, shots: Integers, count: int) -> Integers:
     """Return the shot of each group of items with the same hashes; SEVERAL when they come from more than one."""
     least, most = np.full(count, np.iinfo(np.int64).max), np.full(count, -1)
     np.minimum.at(least, item, shots)
@@ -273,7 +275,7 @@ def _shot_of_each(item: Integers, shots: Integers, count: int) -> Integers:
     return np.where(least == most, least, SEVERAL)
 
 
-def _of_items(links: Links, item: Integers, several: NDArray[np.bool_]) -> Links:
+def _expand_links(links: Links, item: Integers, several: NDArray[np.bool_]) -> Links:
     """Return the links of items from those of their groups; items of several shots with the same hashes are linked
     too."""
     found = Links(len(item))
@@ -291,5 +293,5 @@ def _take_over(links: Links, rows: Integers, more: Links) -> None:
     links.add(rows[linked], rows[more.label[linked]])
 
 
-def _measured(column: pa.ChunkedArray) -> Integers:
+def _find_measured(column: pa.ChunkedArray) -> Integers:
     return np.flatnonzero(column.is_valid().to_numpy()).astype(np.int64)

@@ -20,11 +20,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from models.errors import BadMedia
 from tasks.attempts import error_columns
-from tasks.caching import Step, cached
+from tasks.caching import Step, find_or_compute
 from tasks.child_process import run_in_child
 from tasks.curate.source_fetch import FetchConfig, fetch, is_url
-from tasks.curate.source_list import Entry, expand
-from tasks.manifest import ERROR_FIELDS, ManifestRef, file_digest, read_rows, table_of
+from tasks.curate.source_list import Entry, expand_sources
+from tasks.manifest import ERROR_FIELDS, ManifestRef, digest_file, make_table, read_rows
 from tasks.probe import VideoFacts, probe
 from tasks.video import SourceVideo
 
@@ -120,19 +120,19 @@ def identify(root: Path, entry: Entry, limits: FetchConfig) -> dict[str, Any]:
         if entry.problem:
             raise BadMedia(entry.problem)
         path = fetch(entry.source, root / FETCHED, limits) if is_url(entry.source) else Path(entry.source)
-        size, digest = _measured(path)
+        size, digest = _measure_file(path)
     except BadMedia as error:
         return row | {"status": "unreadable"} | error_columns(error)
     place = path.relative_to(root).as_posix() if is_url(entry.source) else str(path)
     return row | {"path": place, "digest": digest, "bytes": size, "video_id": digest[:16]}
 
 
-def _measured(path: Path) -> tuple[int, str]:
+def _measure_file(path: Path) -> tuple[int, str]:
     try:
         facts = path.stat()
         if not stat.S_ISREG(facts.st_mode):
             raise BadMedia(f"{path}: is not a regular file, but a pipe, a device or a folder. Remove it.")
-        return facts.st_size, file_digest(path)
+        return facts.st_size, digest_file(path)
     except OSError as error:
         raise BadMedia(f"{path}: cannot be opened ({error.strerror}). Check its permissions.") from error
 
@@ -145,19 +145,19 @@ def examine(root: Path, file: dict[str, Any], limit_s: float) -> dict[str, Any]:
         facts = run_in_child(probe, root / file["path"], limit_s=limit_s)
     except BadMedia as error:
         return file | {"status": "unreadable"} | error_columns(error)
-    return file | _columns(facts) | {"status": "ok"}
+    return file | _make_columns(facts) | {"status": "ok"}
 
 
-def _columns(facts: VideoFacts) -> dict[str, Any]:
+def _make_columns(facts: VideoFacts) -> dict[str, Any]:
     base, aspect = facts.time_base, facts.sample_aspect
     exact = {"time_base": f"{base.numerator}/{base.denominator}", "sample_aspect": str(aspect)}
     return vars(facts) | exact | {"anomalies": list(facts.anomalies)}
 
 
-def rows_of(root: Path, files: list[dict[str, Any]], limit_s: float) -> Iterator[dict[str, Any]]:
+def make_rows(root: Path, files: list[dict[str, Any]], limit_s: float) -> Iterator[dict[str, Any]]:
     """Yield a row for each identified file; a file with the same bytes as an earlier readable one is its duplicate."""
     firsts = {file["digest"]: file for file in reversed(files) if "digest" in file}
-    rows = _at_once(lambda file: examine(root, file, limit_s), firsts.values(), PROBES_AT_ONCE)
+    rows = _run_at_once(lambda file: examine(root, file, limit_s), firsts.values(), PROBES_AT_ONCE)
     known = dict(zip(firsts, rows, strict=True))
     for file in files:
         first = known.get(file.get("digest", ""))
@@ -169,12 +169,12 @@ def rows_of(root: Path, files: list[dict[str, Any]], limit_s: float) -> Iterator
             yield examine(root, file, limit_s) | {"attempt": 1}
 
 
-def _at_once(call: Callable[[T], R], items: Iterable[T], workers: int) -> list[R]:
+def _run_at_once(call: Callable[[T], R], items: Iterable[T], workers: int) -> list[R]:
     with ThreadPoolExecutor(workers) as pool:
         return list(pool.map(call, items))
 
 
-def source_videos(root: Path, ingest: ManifestRef) -> list[SourceVideo]:
+def list_videos(root: Path, ingest: ManifestRef) -> list[SourceVideo]:
     """Return the readable videos of an ingest manifest below `root`, each once, ordered by source."""
     columns = ("video_id", "path", "digest", "duration_s", "width", "height", "status")
     return [
@@ -187,12 +187,12 @@ def source_videos(root: Path, ingest: ManifestRef) -> list[SourceVideo]:
 def ingest_sources(root: Path, config: IngestConfig, sources: Sequence[str]) -> ManifestRef:
     """Return the manifest of all source files below `root`: found, or made. Raises BadInput for a source without
     videos."""
-    entries = expand(sources, config.suffixes, exclude=root)
-    files = _at_once(lambda entry: identify(root, entry, config.fetch), entries, config.fetch.at_once)
+    entries = expand_sources(sources, config.suffixes, exclude=root)
+    files = _run_at_once(lambda entry: identify(root, entry, config.fetch), entries, config.fetch.at_once)
     log.debug("ingest: %d files", len(files))
     named = [f"{file['source']}\n{file.get('digest')}" for file in files]
-    return cached(
-        STEP, root, config, named, lambda _: table_of(list(rows_of(root, files, config.probe_limit_s)), SCHEMA)
+    return find_or_compute(
+        STEP, root, config, named, lambda _: make_table(list(make_rows(root, files, config.probe_limit_s)), SCHEMA)
     )
 
 

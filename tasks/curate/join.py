@@ -17,15 +17,15 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks import clip_measures
-from tasks.caching import Step, cached, lineage_of
+from tasks.caching import Step, find_or_compute, make_lineage
 from tasks.curate.video_manifests import MEASURING, VideoManifests
 from tasks.manifest import (
     ERROR_FIELDS,
     ManifestRef,
-    column_names,
+    make_table,
+    read_column_names,
     read_manifest,
     read_rows,
-    table_of,
     write_manifest,
 )
 
@@ -81,9 +81,9 @@ def join_clips(
     for measure, values in zip(clip_measures.JOIN, changes.T, strict=True):
         columns[measure.name] = pa.array(values, measure.type, from_pandas=True)
     for table in measures.values():
-        rows = _rows_of(clip_ids, table)
+        rows = _find_rows(clip_ids, table)
         columns |= {name: table[name].take(rows) for name in table.column_names if name != "clip_id"}
-    columns["error"] = pa.array(_errors(clip_ids, measures), pa.string())
+    columns["error"] = pa.array(_collect_errors(clip_ids, measures), pa.string())
     arrays = [columns.get(field.name, pa.nulls(len(split), field.type)) for field in SCHEMA]
     return pa.table(arrays, SCHEMA).sort_by([("source", "ascending"), ("start_pts", "ascending")])
 
@@ -123,19 +123,19 @@ def join_videos(ingest: Rows, scans: Rows, clips: pa.Table) -> list[dict[str, An
     scanned = {row["video_id"]: row for row in scans}
     counts = {row["values"]: row["counts"] for row in clips["video_id"].value_counts().to_pylist()}
     return [
-        _with_scan(dict(row), scanned[row["video_id"]], counts.get(row["video_id"], 0))
+        _add_scan(dict(row), scanned[row["video_id"]], counts.get(row["video_id"], 0))
         if row["status"] == "ok" and row["video_id"] in scanned
         else dict(row)
         for row in ingest
     ]
 
 
-def _with_scan(row: dict[str, Any], scan: Mapping[str, Any], clips: int) -> dict[str, Any]:
+def _add_scan(row: dict[str, Any], scan: Mapping[str, Any], clips: int) -> dict[str, Any]:
     facts = {name: scan[name] for name in FACTS_OF_SCAN}
     return row | facts | {"clips": clips} | ({"status": "unreadable"} if scan["error_code"] else {})
 
 
-def videos_schema(ingest: pa.Schema) -> pa.Schema:
+def make_videos_schema(ingest: pa.Schema) -> pa.Schema:
     """Return the columns of videos.parquet: those of the ingest, with the scan's facts before the error columns."""
     errors = {field.name for field in ERROR_FIELDS}
     counts = [(name, pa.int64()) for name in ("frames", "lost", "dropped")]
@@ -161,8 +161,8 @@ def join_measures(
         split = pa.concat_tables(tables) if tables else SCHEMA.empty_table()
         return join_clips(read_rows(ingest), split, np.concatenate(changes), measures)
 
-    digests = [ingest.digest, *map(_digest_of, (scans, splits, *steps.values()))]
-    clips = cached(STEP, root, None, digests, compute)
+    digests = [ingest.digest, *map(_digest_manifests, (scans, splits, *steps.values()))]
+    clips = find_or_compute(STEP, root, None, digests, compute)
     _write_videos(root, ingest, scans, clips)
     return clips
 
@@ -171,23 +171,23 @@ def _write_videos(root: Path, ingest: ManifestRef, scans: list[ManifestRef], cli
     files = read_manifest(ingest)
     facts = [row for scan in scans for row in read_rows(scan, ("video_id", *FACTS_OF_SCAN))]
     rows = join_videos(files.to_pylist(), facts, read_manifest(clips, ("video_id",)))
-    lineage = lineage_of(VIDEOS, None, (ingest.digest, _digest_of(scans), clips.digest))
-    write_manifest(root / "videos.parquet", table_of(rows, videos_schema(files.schema)), lineage)
+    lineage = make_lineage(VIDEOS, None, (ingest.digest, _digest_manifests(scans), clips.digest))
+    write_manifest(root / "videos.parquet", make_table(rows, make_videos_schema(files.schema)), lineage)
 
 
 def _read_wanted(manifest: ManifestRef) -> pa.Table:
     """Read the columns of a step's manifest that are joined; bulky ones, such as embeddings, are left out."""
     wanted = {*SCHEMA.names, "error_message"}
-    return read_manifest(manifest, [name for name in column_names(manifest) if name in wanted])
+    return read_manifest(manifest, [name for name in read_column_names(manifest) if name in wanted])
 
 
-def _rows_of(clip_ids: Sequence[str], table: pa.Table) -> pa.Array:
+def _find_rows(clip_ids: Sequence[str], table: pa.Table) -> pa.Array:
     """Return the row number of each clip in `table`, null where it has none."""
     where = {clip_id: row for row, clip_id in enumerate(table["clip_id"].to_pylist())}
     return pa.array([where.get(clip_id) for clip_id in clip_ids], pa.int64())
 
 
-def _errors(clip_ids: Sequence[str], measures: Mapping[str, pa.Table]) -> list[str | None]:
+def _collect_errors(clip_ids: Sequence[str], measures: Mapping[str, pa.Table]) -> list[str | None]:
     """Return the steps' error messages for each clip, as "step: message; step: message"; None where there is none."""
     messages: dict[str, list[str]] = {}
     for step, table in measures.items():
@@ -197,6 +197,6 @@ def _errors(clip_ids: Sequence[str], measures: Mapping[str, pa.Table]) -> list[s
     return ["; ".join(messages[clip_id]) if clip_id in messages else None for clip_id in clip_ids]
 
 
-def _digest_of(manifests: Sequence[ManifestRef]) -> str:
+def _digest_manifests(manifests: Sequence[ManifestRef]) -> str:
     """Return one digest for a step's manifests, in their order."""
     return hashlib.sha256("".join(manifest.digest for manifest in manifests).encode()).hexdigest()

@@ -27,18 +27,18 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.measures.quality import NO_BARS, Bars, blockiness, exposure, find_bars, range_of, sharpness
+from models.measures.quality import NO_BARS, Bars, blockiness, exposure, find_bars, measure_range, sharpness
 from tasks import clip_measures
 from tasks.caching import Step
-from tasks.curate.video_manifests import Clip, VideoManifests, clip_rows, measured
-from tasks.frame_store import Frames, first_middle_last, lumas_in
+from tasks.curate.video_manifests import Clip, VideoManifests, make_clip_rows, measure_video
+from tasks.frame_store import Frames, load_first_middle_last, read_lumas
 from tasks.manifest import ManifestRef
 
 VERSION = 1
 
 NEEDS = {"scan": ("frame_store",), "split": ("clip_id", "start_pts", "end_pts", "width", "height")}
 
-SCHEMA = clip_measures.step_schema(clip_measures.LOOK)
+SCHEMA = clip_measures.make_step_schema(clip_measures.LOOK)
 
 STEP = Step("look", VERSION, SCHEMA)
 
@@ -77,7 +77,7 @@ def luma(frame: Frames) -> Frames:
     return cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.uint8, copy=False)
 
 
-def perceptual_hash(frame: Frames) -> str:
+def hash_frame(frame: Frames) -> str:
     """Return 64 bits as 16 hexadecimal digits: which of the 8x8 lowest cosine frequencies of the luma exceed their
     median."""
     small = cv2.resize(luma(frame).astype(np.float32), (32, 32), interpolation=cv2.INTER_AREA)
@@ -86,29 +86,31 @@ def perceptual_hash(frame: Frames) -> str:
     return np.packbits(bits).tobytes().hex()
 
 
-def named_colours(frame: Frames, config: LookConfig) -> list[str]:
+def name_colours(frame: Frames, config: LookConfig) -> list[str]:
     """Name a frame's colours, each pixel's by the nearest of PALETTE in CIELAB, the most frequent first."""
     small = cv2.resize(frame, (48, 48), interpolation=cv2.INTER_AREA)
-    distances = np.linalg.norm(_lab(small).reshape(-1, 1, 3) - _lab(_palette()).reshape(1, -1, 3), axis=-1)
+    distances = np.linalg.norm(
+        _convert_to_lab(small).reshape(-1, 1, 3) - _convert_to_lab(_make_palette()).reshape(1, -1, 3), axis=-1
+    )
     shares = np.bincount(distances.argmin(axis=1), minlength=len(PALETTE)) / len(distances)
     order = np.argsort(-shares, kind="stable")[: config.max_colours]
     names = list(PALETTE)
     return [names[i] for rank, i in enumerate(order) if rank == 0 or shares[i] >= config.min_colour_share]
 
 
-def columns_of(frames: Frames, config: LookConfig) -> dict[str, Any]:
+def describe_look(frames: Frames, config: LookConfig) -> dict[str, Any]:
     """Return the measured columns of a clip from its first, middle and last frame, uint8 RGB [1 to 3, height, width,
     3]."""
     lumas = [luma(frame) for frame in frames]
     return {
         "brightness": float(np.mean(lumas)),
         "contrast": float(max(picture.std() for picture in lumas)),
-        "colours": named_colours(frames[len(frames) // 2], config),
-        "phash": [perceptual_hash(frames[round(i * (len(frames) - 1) / 2)]) for i in range(3)],
+        "colours": name_colours(frames[len(frames) // 2], config),
+        "phash": [hash_frame(frames[round(i * (len(frames) - 1) / 2)]) for i in range(3)],
     }
 
 
-def quality_of(frames: Frames, shown: tuple[int, int], bars: Bars = NO_BARS) -> dict[str, Any]:
+def measure_quality(frames: Frames, shown: tuple[int, int], bars: Bars = NO_BARS) -> dict[str, Any]:
     """Return the quality columns of a clip from the same frames; `shown` is the video's size (width, height), and
     `bars` are in its pixels."""
     lumas = [luma(frame) for frame in frames]
@@ -122,20 +124,20 @@ def quality_of(frames: Frames, shown: tuple[int, int], bars: Bars = NO_BARS) -> 
     }
 
 
-def _lab(picture: NDArray[Any]) -> NDArray[np.float32]:
+def _convert_to_lab(picture: NDArray[Any]) -> NDArray[np.float32]:
     return cv2.cvtColor(picture.astype(np.float32) / 255, cv2.COLOR_RGB2Lab).astype(np.float32)
 
 
-def _palette() -> Frames:
+def _make_palette() -> Frames:
     return np.array([list(PALETTE.values())], np.uint8)
 
 
 def measure_clip(store: Path, clip: Clip, config: LookConfig) -> dict[str, Any]:
     """Measure one clip of the split, from its frames in `store`; return its columns."""
     span, shown = (clip["start_pts"], clip["end_pts"]), (clip["width"], clip["height"])
-    frames = first_middle_last(store, *span)
-    bars = find_bars(range_of(lumas_in(store, *span)), shown)
-    return columns_of(frames, config) | quality_of(frames, shown, bars)
+    frames = load_first_middle_last(store, *span)
+    bars = find_bars(measure_range(read_lumas(store, *span)), shown)
+    return describe_look(frames, config) | measure_quality(frames, shown, bars)
 
 
 @task(name="look", cache_policy=NO_CACHE)
@@ -143,6 +145,6 @@ def measure_look(root: Path, config: LookConfig, videos: Sequence[VideoManifests
     """Measure the clips of a chunk of videos."""
 
     def measure(store: Path, clips: Sequence[Clip]) -> list[dict[str, Any]]:
-        return clip_rows(clips, lambda clip: measure_clip(store, clip, config))
+        return make_clip_rows(clips, lambda clip: measure_clip(store, clip, config))
 
-    return [measured(STEP, root, config, NEEDS, video, measure) for video in videos]
+    return [measure_video(STEP, root, config, NEEDS, video, measure) for video in videos]

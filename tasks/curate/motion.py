@@ -21,13 +21,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from models.errors import BadMedia, ReelmillError
 from models.measures.camera import CameraMotion, FlowOfFrames
 from models.measures.camera import measure_motion as measure_frames
-from models.measures.raft import raft_flow
+from models.measures.raft import measure_raft_flow
 from models.weights.hub_cache import ModelName, find_model
 from tasks import clip_measures
 from tasks.attempts import error_columns
 from tasks.caching import Step
 from tasks.child_process import run_in_child
-from tasks.curate.video_manifests import Clip, VideoManifests, clip_rows, measured
+from tasks.curate.video_manifests import Clip, VideoManifests, make_clip_rows, measure_video
 from tasks.frame_store import FramesOnDemand, read_frame_times
 from tasks.manifest import ManifestRef
 
@@ -35,7 +35,7 @@ VERSION = 1
 
 NEEDS = {"scan": ("frame_store",), "split": ("clip_id", "start_pts", "end_pts", "start_s", "end_s")}
 
-SCHEMA = clip_measures.step_schema(clip_measures.MOTION)
+SCHEMA = clip_measures.make_step_schema(clip_measures.MOTION)
 
 STEP = Step("motion", VERSION, SCHEMA)
 
@@ -59,12 +59,12 @@ class MotionConfig(BaseModel):
     raft_short_side: int = Field(default=450, ge=128, description="raft: short side of the pictures it looks at.")
 
 
-def models_of(config: MotionConfig) -> dict[str, str]:
+def list_models(config: MotionConfig) -> dict[str, str]:
     """Return the models that the settings ask for, by the setting that names them."""
     return {"raft_weights": config.raft_weights} if config.engine == "raft" else {}
 
 
-def keyed(config: MotionConfig) -> tuple[MotionConfig, str | None]:
+def resolve_settings(config: MotionConfig) -> tuple[MotionConfig, str | None]:
     """Return the settings that the engine reads, the others at their defaults, and the revision of its weights."""
     if config.engine == "farneback":
         return MotionConfig(frames_per_s=config.frames_per_s), None
@@ -72,14 +72,14 @@ def keyed(config: MotionConfig) -> tuple[MotionConfig, str | None]:
     return config.model_copy(update={"raft_weights": revision}), revision
 
 
-def flow_of(config: MotionConfig) -> FlowOfFrames | None:
+def choose_flow(config: MotionConfig) -> FlowOfFrames | None:
     """Return the finer optical flow where it is asked for, else None."""
     if config.engine == "farneback":
         return None
-    return partial(raft_flow, find_model(config.raft_weights).path, short_side=config.raft_short_side)
+    return partial(measure_raft_flow, find_model(config.raft_weights).path, short_side=config.raft_short_side)
 
 
-def evenly_spaced(times_s: Sequence[float], frames_per_s: float) -> list[int]:
+def space_evenly(times_s: Sequence[float], frames_per_s: float) -> list[int]:
     """Return the indices of the frames nearest to every 1/frames_per_s after the first, and of the last frame; each
     once."""
     if not times_s:
@@ -93,7 +93,7 @@ def evenly_spaced(times_s: Sequence[float], frames_per_s: float) -> list[int]:
     return sorted(nearest | {len(times) - 1})
 
 
-def columns_of(motion: CameraMotion) -> dict[str, Any]:
+def describe_motion(motion: CameraMotion) -> dict[str, Any]:
     """Return a measured motion under the names of the manifest's columns."""
     return {
         "motion_score": motion.magnitude,
@@ -110,23 +110,23 @@ def columns_of(motion: CameraMotion) -> dict[str, Any]:
 def measure_clip(store: Path, clip: Clip, config: MotionConfig) -> dict[str, Any]:
     """Measure one clip of the split, from its frames in `store`; return its columns."""
     stored = [frame for frame in read_frame_times(store) if clip["start_pts"] <= frame[0] < clip["end_pts"]]
-    chosen = [stored[i] for i in evenly_spaced([time for _, time in stored], config.frames_per_s)]
+    chosen = [stored[i] for i in space_evenly([time for _, time in stored], config.frames_per_s)]
     if len(chosen) < 2:
         raise BadMedia(
             f"{clip['clip_id']}: has {len(chosen)} stored frames, but motion needs at least two. If "
             "it has more, raise --scan.frames-per-s."
         )
     frames = FramesOnDemand(store, [pts for pts, _ in chosen])
-    return columns_of(measure_frames(frames, [time for _, time in chosen], flow_of(config)))
+    return describe_motion(measure_frames(frames, [time for _, time in chosen], choose_flow(config)))
 
 
 def measure_clips(store: Path, clips: Sequence[Clip], config: MotionConfig) -> list[dict[str, Any]]:
     """Return the rows of a video's clips, measured on one core."""
     cv2.setNumThreads(1)
-    return clip_rows(clips, lambda clip: measure_clip(store, clip, config))
+    return make_clip_rows(clips, lambda clip: measure_clip(store, clip, config))
 
 
-def measured_apart(store: Path, clips: Sequence[Clip], config: MotionConfig) -> list[dict[str, Any]]:
+def measure_in_child(store: Path, clips: Sequence[Clip], config: MotionConfig) -> list[dict[str, Any]]:
     """Measure the clips in a child process, because Farneback's flow and the fit are many short calls for which threads
     of one process wait for each other. RAFT runs in this process, where its network is loaded."""
     if config.engine == "raft":
@@ -141,6 +141,6 @@ def measured_apart(store: Path, clips: Sequence[Clip], config: MotionConfig) -> 
 @task(name="motion", cache_policy=NO_CACHE)
 def measure_motion(root: Path, config: MotionConfig, videos: Sequence[VideoManifests]) -> list[ManifestRef]:
     """Measure the clips of a chunk of videos."""
-    settings, revision = keyed(config)
-    measure = partial(measured_apart, config=config)
-    return [measured(STEP, root, settings, NEEDS, video, measure, revision) for video in videos]
+    settings, revision = resolve_settings(config)
+    measure = partial(measure_in_child, config=config)
+    return [measure_video(STEP, root, settings, NEEDS, video, measure, revision) for video in videos]

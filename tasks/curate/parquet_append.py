@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from models.errors import BadManifest
-from tasks.manifest import Lineage, ManifestRef, manifest_metadata, publish, table_digest
+from tasks.manifest import Lineage, ManifestRef, digest_table, make_metadata, publish
 
 MAGIC = b"PAR1"
 
@@ -49,8 +49,8 @@ def extend_manifest(
     The digest of the result is made from both digests. `source` and `target` may be the same file. Raises BadManifest
     when the tables differ in length.
     """
-    whole = hashlib.sha256(f"{digest}{table_digest(added)}".encode()).hexdigest()
-    schema = pa.schema([*keep, *added.schema], metadata=manifest_metadata(lineage, whole))
+    whole = hashlib.sha256(f"{digest}{digest_table(added)}".encode()).hexdigest()
+    schema = pa.schema([*keep, *added.schema], metadata=make_metadata(lineage, whole))
     graft(target, source, added, schema)
     return ManifestRef(path=target, digest=whole, rows=added.num_rows)
 
@@ -60,23 +60,23 @@ def graft(target: Path, source: Path, added: pa.Table, schema: pa.Schema) -> Non
     with source.open("rb") as file:
         old = read_footer(file)
         names = {name.encode() for name in schema.names[: -added.num_columns]}
-        rows = [_number(group, ROWS) for group in _groups(old)]
+        rows = [_get_number(group, ROWS) for group in _get_groups(old)]
         if sum(rows) != added.num_rows:
             raise BadManifest(f"{source}: has {sum(rows)} rows, but there are {added.num_rows} verdicts for them.")
-        for group in _groups(old):
-            kept = [chunk for chunk in _chunks(group) if _facts(chunk)[PATH][1][1][0] in names]
+        for group in _get_groups(old):
+            kept = [chunk for chunk in _get_chunks(group) if _get_facts(chunk)[PATH][1][1][0] in names]
             group[COLUMNS] = (LIST, (STRUCT, kept))
-        end = max((_end(chunk) for group in _groups(old) for chunk in _chunks(group)), default=len(MAGIC))
-        new_bytes = _written(added, rows)
+        end = max((_find_end(chunk) for group in _get_groups(old) for chunk in _get_chunks(group)), default=len(MAGIC))
+        new_bytes = _write_bytes(added, rows)
         new = read_footer(io.BytesIO(new_bytes))
-        for group, more in zip(_groups(old), _groups(new), strict=True):
+        for group, more in zip(_get_groups(old), _get_groups(new), strict=True):
             _join(group, more, end - len(MAGIC))
-        footer = read_footer(io.BytesIO(_written(schema.empty_table(), [])))
+        footer = read_footer(io.BytesIO(_write_bytes(schema.empty_table(), [])))
         footer[ROWS], footer[GROUPS] = old[ROWS], old[GROUPS]
         with publish(target) as aside, aside.open("wb") as sink:
             _copy(file, sink, end)
-            sink.write(new_bytes[len(MAGIC) : _footer_start(new_bytes)])
-            sink.write(with_length(encoded(footer)) + MAGIC)
+            sink.write(new_bytes[len(MAGIC) : _find_footer(new_bytes)])
+            sink.write(append_length(encode_struct(footer)) + MAGIC)
 
 
 def read_footer(file: BinaryIO) -> Struct:
@@ -89,12 +89,12 @@ def read_footer(file: BinaryIO) -> Struct:
     return _Reader(file.read(length)).struct()
 
 
-def with_length(footer: bytes) -> bytes:
+def append_length(footer: bytes) -> bytes:
     """Return a footer followed by its length, as it is at the end of the file."""
     return footer + struct.pack("<I", len(footer))
 
 
-def _written(table: pa.Table, rows: list[int]) -> bytes:
+def _write_bytes(table: pa.Table, rows: list[int]) -> bytes:
     """Return a Parquet file of `table` in groups of these numbers of rows, as bytes."""
     sink, start = io.BytesIO(), 0
     with pq.ParquetWriter(sink, table.schema, compression="zstd") as writer:
@@ -104,7 +104,7 @@ def _written(table: pa.Table, rows: list[int]) -> bytes:
     return sink.getvalue()
 
 
-def _footer_start(file: bytes) -> int:
+def _find_footer(file: bytes) -> int:
     return len(file) - 8 - struct.unpack("<I", file[-8:-4])[0]
 
 
@@ -116,42 +116,42 @@ def _copy(file: BinaryIO, sink: BinaryIO, count: int) -> None:
 
 def _join(group: Struct, more: Struct, shift: int) -> None:
     """Add the columns of the row group `more`, whose bytes are now `shift` further on, to `group`."""
-    for chunk in _chunks(more):
-        facts = _facts(chunk)
+    for chunk in _get_chunks(more):
+        facts = _get_facts(chunk)
         for place in {DATA_PAGE, INDEX_PAGE, DICTIONARY_PAGE} & set(facts):
             facts[place] = (I64, facts[place][1] + shift)
-    chunks = [*_chunks(group), *_chunks(more)]
+    chunks = [*_get_chunks(group), *_get_chunks(more)]
     for chunk in chunks:
         # Page indices and Bloom filters only speed up reading, and may be where nothing is copied from.
         for number in [number for number in chunk if number > PATH]:
             del chunk[number]
-        for number in {14, 15} & set(_facts(chunk)):
-            del _facts(chunk)[number]
+        for number in {14, 15} & set(_get_facts(chunk)):
+            del _get_facts(chunk)[number]
     group[COLUMNS] = (LIST, (STRUCT, chunks))
-    group[BYTES] = (I64, sum(_number(_facts(chunk), UNPACKED_SIZE) for chunk in chunks))
-    group[COMPRESSED] = (I64, sum(_number(_facts(chunk), SIZE) for chunk in chunks))
+    group[BYTES] = (I64, sum(_get_number(_get_facts(chunk), UNPACKED_SIZE) for chunk in chunks))
+    group[COMPRESSED] = (I64, sum(_get_number(_get_facts(chunk), SIZE) for chunk in chunks))
 
 
-def _groups(footer: Struct) -> list[Struct]:
+def _get_groups(footer: Struct) -> list[Struct]:
     return footer[GROUPS][1][1]
 
 
-def _chunks(group: Struct) -> list[Struct]:
+def _get_chunks(group: Struct) -> list[Struct]:
     return group[COLUMNS][1][1]
 
 
-def _facts(chunk: Struct) -> Struct:
+def _get_facts(chunk: Struct) -> Struct:
     return chunk[3][1]
 
 
-def _number(of: Struct, field: int) -> int:
+def _get_number(of: Struct, field: int) -> int:
     return of[field][1]
 
 
-def _end(chunk: Struct) -> int:
-    facts = _facts(chunk)
+def _find_end(chunk: Struct) -> int:
+    facts = _get_facts(chunk)
     starts = [facts[place][1] for place in (DATA_PAGE, INDEX_PAGE, DICTIONARY_PAGE) if place in facts]
-    return min(start for start in starts if start) + _number(facts, SIZE)
+    return min(start for start in starts if start) + _get_number(facts, SIZE)
 
 
 class _Reader:
@@ -205,34 +205,38 @@ class _Reader:
         return value >> 1 ^ -(value & 1)
 
 
-def encoded(fields: Mapping[int, tuple[int, Any]]) -> bytes:
+def encode_struct(fields: Mapping[int, tuple[int, Any]]) -> bytes:
     """Return a structure as bytes; `_Reader` reads it back."""
     parts, last = [], 0
     for number in sorted(fields):
         kind, value = fields[number]
         kind = (TRUE if value else FALSE) if kind in (TRUE, FALSE) else kind
         near = 0 < number - last < 16
-        parts.append(bytes([(number - last) << 4 | kind]) if near else bytes([kind]) + _signed(number))
-        parts.append(b"" if kind in (TRUE, FALSE) else _encoded_value(kind, value))
+        parts.append(bytes([(number - last) << 4 | kind]) if near else bytes([kind]) + _encode_signed(number))
+        parts.append(b"" if kind in (TRUE, FALSE) else _encode_value(kind, value))
         last = number
     return b"".join(parts) + b"\0"
 
 
-def _encoded_value(kind: int, value: Any) -> bytes:
+def _encode_value(kind: int, value: Any) -> bytes:
     if kind in (I16, I32, I64):
-        return _signed(value)
+        return _encode_signed(value)
     if kind == BINARY:
-        return _unsigned(len(value)) + value
+        return _encode_unsigned(len(value)) + value
     if kind in (LIST, SET):
         inner, values = value
-        head = bytes([len(values) << 4 | inner]) if len(values) < 15 else bytes([0xF0 | inner]) + _unsigned(len(values))
-        return head + b"".join(_encoded_value(inner, each) for each in values)
+        head = (
+            bytes([len(values) << 4 | inner])
+            if len(values) < 15
+            else bytes([0xF0 | inner]) + _encode_unsigned(len(values))
+        )
+        return head + b"".join(_encode_value(inner, each) for each in values)
     if kind == STRUCT:
-        return encoded(value)
+        return encode_struct(value)
     return value if kind == DOUBLE else bytes([value])
 
 
-def _unsigned(value: int) -> bytes:
+def _encode_unsigned(value: int) -> bytes:
     parts = bytearray()
     while value >= 128:
         parts.append(value & 127 | 128)
@@ -240,5 +244,5 @@ def _unsigned(value: int) -> bytes:
     return bytes([*parts, value])
 
 
-def _signed(value: int) -> bytes:
-    return _unsigned(value << 1 if value >= 0 else (-value << 1) - 1)
+def _encode_signed(value: int) -> bytes:
+    return _encode_unsigned(value << 1 if value >= 0 else (-value << 1) - 1)

@@ -25,12 +25,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from models.errors import BadMedia, DecodeTimeout
 from tasks.attempts import error_columns
-from tasks.caching import Step, cached, find, key_of, lineage_of, set_aside
+from tasks.caching import Step, find, find_or_compute, make_key, make_lineage, set_aside
 from tasks.child_process import run_in_child
 from tasks.frame_store import FrameWriter, frame_writer
-from tasks.manifest import ERROR_FIELDS, ManifestRef, read_rows, remove_asides, table_of
-from tasks.signals import Recorder, neighbours, small_planes
-from tasks.video import FullPass, SourceVideo, decoders_opened, open_video, shown_size, upright
+from tasks.manifest import ERROR_FIELDS, ManifestRef, make_table, read_rows, remove_asides
+from tasks.signals import Recorder, find_neighbours, shrink_frame
+from tasks.video import FullPass, SourceVideo, count_decoders, make_upright, open_video, read_shown_size
 
 log = logging.getLogger("reelmill")
 
@@ -100,7 +100,7 @@ def is_peak(change: Sequence[float], config: Sampling) -> bool:
     So every cut that `split` finds at a threshold of twice `peak_ratio` or more is among these.
     """
     newest, before = change[-1], np.array(change[-2:-8:-1])
-    usual = neighbours(before, newest, window=2).mean()
+    usual = find_neighbours(before, newest, window=2).mean()
     return bool(newest >= config.peak_change and newest >= config.peak_ratio * usual)
 
 
@@ -133,7 +133,7 @@ class Sampler:
         if self._previous is None:
             return
         pts = self._previous.pts or 0
-        picture = upright(self._previous, self._config.short_side, self._pixel_aspect)
+        picture = make_upright(self._previous, self._config.short_side, self._pixel_aspect)
         self._writer.add(pts, float(pts * self._time_base), picture)
         self._previous = None
 
@@ -151,16 +151,16 @@ def scan_file(path: Path, store: Path, config: Sampling) -> dict[str, Any]:
         with frame_writer(store, config.jpeg_quality) as writer:
             sampler = Sampler(writer, config, stream)
             for frame, damaged in decoding.frames():
-                sizes.add(shown_size(frame))
+                sizes.add(read_shown_size(frame))
                 if len(sizes) > 1:
                     raise BadMedia(f"{path}: the picture size changes within it ({sizes}). Convert it to one size.")
-                signals.add(frame.pts or 0, small_planes(frame))
+                signals.add(frame.pts or 0, shrink_frame(frame))
                 damages.append(damaged)
                 if not damaged:
                     sampler.see(frame, is_peak(signals.change, config) or any(damages[-2:]))
             sampler.finish()
             _check_damage(path, damages, decoding, config)
-        return _columns(signals, damages, decoding, stream, sizes.pop())
+        return _make_columns(signals, damages, decoding, stream, sizes.pop())
 
 
 def _check_damage(path: Path, damages: "array[int]", decoding: FullPass, config: Sampling) -> None:
@@ -176,11 +176,11 @@ def _check_damage(path: Path, damages: "array[int]", decoding: FullPass, config:
         )
 
 
-def _columns(
+def _make_columns(
     signals: Recorder, damages: "array[int]", decoding: FullPass, stream: VideoStream, size: tuple[int, int]
 ) -> dict[str, Any]:
     time_base = stream.time_base or Fraction(1)
-    end_pts = signals.pts[-1] + _last_duration(signals.pts, stream)
+    end_pts = signals.pts[-1] + _estimate_duration(signals.pts, stream)
     return {
         "time_base": f"{time_base.numerator}/{time_base.denominator}",
         "frames": len(signals.pts),
@@ -191,11 +191,11 @@ def _columns(
         "damaged": np.array(damages, bool),
         "lost": decoding.lost,
         "dropped": decoding.dropped,
-        "decodes": decoders_opened(),
+        "decodes": count_decoders(),
     } | signals.columns()
 
 
-def _last_duration(pts: Sequence[int], stream: VideoStream) -> int:
+def _estimate_duration(pts: Sequence[int], stream: VideoStream) -> int:
     """Return how long the last frame is shown: as long as most frames are, since few files say it."""
     if len(pts) > 1:
         return int(np.median(np.diff(pts)))
@@ -215,17 +215,17 @@ def scan_video(root: Path, config: ScanConfig, video: SourceVideo) -> ManifestRe
             measured = run_in_child(scan_file, video.path, root / store, sampling, limit_s=limit_s)
         except BadMedia as error:
             failed = row | error_columns(error)
-            return table_of([failed | ({"limit_s": limit_s} if isinstance(error, DecodeTimeout) else {})], SCHEMA)
+            return make_table([failed | ({"limit_s": limit_s} if isinstance(error, DecodeTimeout) else {})], SCHEMA)
         finally:
             remove_asides(root / store)
         if measured["lost"] or measured["dropped"] or measured["damaged"].any():
             log.warning("%s: some of its frames are lost, damaged or without a time; they are left out.", video.path)
-        return table_of([row | measured | {"frame_store": store.as_posix()}], SCHEMA)
+        return make_table([row | measured | {"frame_store": store.as_posix()}], SCHEMA)
 
-    found = find(STEP, root, key_of(lineage_of(STEP, sampling, [video.digest])))
+    found = find(STEP, root, make_key(make_lineage(STEP, sampling, [video.digest])))
     if found and any(row["limit_s"] and row["limit_s"] < limit_s for row in read_rows(found, ("limit_s",))):
         set_aside(found.path)
-    return cached(STEP, root, sampling, [video.digest], compute)
+    return find_or_compute(STEP, root, sampling, [video.digest], compute)
 
 
 @task(name="scan", cache_policy=NO_CACHE)

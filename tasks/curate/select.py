@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
 from models.errors import BadInput, BadManifest
-from tasks.caching import Step, lineage_of
+from tasks.caching import Step, make_lineage
 from tasks.curate.parquet_append import extend_manifest
-from tasks.keep_rules import ABSENT, NEEDS, SelectConfig, seconds_of, verdict_of
-from tasks.keep_verdicts import SCHEMA, Funnel, funnel_of, verdict_columns
+from tasks.keep_rules import ABSENT, NEEDS, SelectConfig, judge_clips, measure_seconds
+from tasks.keep_verdicts import SCHEMA, Funnel, count_funnel, make_verdict_columns
 from tasks.manifest import ManifestRef, read_lineage
 
 VERSION = 1
@@ -73,9 +73,9 @@ def read_measures(path: Path) -> tuple[pa.Table, pa.Schema]:
 
 def _select(root: Path, config: SelectConfig, source: Path, digest: str) -> Selection:
     clips, measured = read_measures(source)
-    verdict = verdict_of(clips, config)
-    added = verdict_columns(verdict.bits)
+    verdict = judge_clips(clips, config)
+    added = make_verdict_columns(verdict.bits)
     written = extend_manifest(
-        root / "clips.parquet", source, digest, added, lineage_of(STEP, config, (digest,)), measured
+        root / "clips.parquet", source, digest, added, make_lineage(STEP, config, (digest,)), measured
     )
-    return Selection(clips=written, funnel=funnel_of(verdict, seconds_of(clips)))
+    return Selection(clips=written, funnel=count_funnel(verdict, measure_seconds(clips)))

@@ -20,13 +20,13 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from models.measures.clip_similarity import aesthetic_scores, load_clip
+from models.measures.clip_similarity import load_clip, score_aesthetics
 from models.weights.hub_cache import ModelName, find_model
 from tasks import clip_measures
-from tasks.caching import Step, cached
-from tasks.curate.video_manifests import Clip, VideoManifests, clip_rows, measured
-from tasks.frame_store import first_middle_last
-from tasks.manifest import ManifestRef, read_rows, table_of
+from tasks.caching import Step, find_or_compute
+from tasks.curate.video_manifests import Clip, VideoManifests, make_clip_rows, measure_video
+from tasks.frame_store import load_first_middle_last
+from tasks.manifest import ManifestRef, make_table, read_rows
 
 VERSION = 1
 
@@ -36,7 +36,7 @@ NEEDS = {
     "caption": ("clip_id", "caption", "caption_image", "caption_video"),
 }
 
-SCHEMA = clip_measures.step_schema(clip_measures.SIMILARITY)
+SCHEMA = clip_measures.make_step_schema(clip_measures.SIMILARITY)
 
 STEP = Step("similarity", VERSION, SCHEMA)
 
@@ -71,23 +71,23 @@ class SimilarityConfig(BaseModel):
         return self
 
 
-def models_of(config: SimilarityConfig) -> dict[str, str]:
+def list_models(config: SimilarityConfig) -> dict[str, str]:
     """Return the models that the settings ask for, by the setting that names them."""
     named = {"clip_model": config.clip_model, "aesthetic_head": config.aesthetic_head}
     return {setting: name for setting, name in named.items() if name}
 
 
-def similarities(frames: NDArray[np.float32], captions: NDArray[np.float32]) -> NDArray[np.float32]:
+def compute_cosines(frames: NDArray[np.float32], captions: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the cosines [captions, frames] of embeddings [frames, width] and [captions, width], each of length 1."""
     return captions @ frames.T
 
 
-def columns_of(
+def describe_similarity(
     embeddings: NDArray[np.float32], told: Mapping[str, NDArray[np.float32]], aesthetics: NDArray[np.float32] | None
 ) -> dict[str, Any]:
     """Return the measured columns from the embeddings [3, width] of a clip's frames, those of its captions, [width] by
     the caption's column, and the frames' aesthetic scores."""
-    cosines = {name: similarities(embeddings, embedding[None])[0] for name, embedding in told.items()}
+    cosines = {name: compute_cosines(embeddings, embedding[None])[0] for name, embedding in told.items()}
     means = {CAPTIONS[name]: float(values.mean()) for name, values in cosines.items()}
     return {
         **means,
@@ -102,20 +102,20 @@ def measure_clip(store: Path, clip: Clip, config: SimilarityConfig) -> dict[str,
     """Measure one clip, from its frames in `store` and its captions; return its columns."""
     captions = {name: clip[name] for name in CAPTIONS if clip.get(name)}
     model = find_model(config.clip_model or "")
-    frames = first_middle_last(store, clip["start_pts"], clip["end_pts"])
+    frames = load_first_middle_last(store, clip["start_pts"], clip["end_pts"])
     seen, texts = load_clip(model.path).embed(list(frames), list(captions.values()))
     # A clip of one or two frames shows them as its first, middle and last all the same.
     embeddings = seen[[round(i * (len(seen) - 1) / 2) for i in range(3)]]
     head = config.aesthetic_head
-    aesthetics = aesthetic_scores(find_model(head).path, embeddings) if head else None
+    aesthetics = score_aesthetics(find_model(head).path, embeddings) if head else None
     told = dict(zip(captions, texts, strict=True))
-    return columns_of(embeddings, told, aesthetics) | {"clip_model": model.revision}
+    return describe_similarity(embeddings, told, aesthetics) | {"clip_model": model.revision}
 
 
-def unmeasured(split: ManifestRef) -> pa.Table:
+def make_unmeasured(split: ManifestRef) -> pa.Table:
     """Return the rows of a split's clips where no model measures them."""
     rows = read_rows(split, ("clip_id",))
-    return table_of([{**row, "similarity_note": OFF, "attempt": 1} for row in rows], SCHEMA)
+    return make_table([{**row, "similarity_note": OFF, "attempt": 1} for row in rows], SCHEMA)
 
 
 @task(name="similarity", cache_policy=NO_CACHE)
@@ -123,11 +123,14 @@ def measure_similarity(root: Path, config: SimilarityConfig, videos: Sequence[Vi
     """Measure the clips of a chunk of videos; without a model, their rows say so."""
     if not config.clip_model:
         splits = [video.split for video in videos]
-        return [cached(STEP, root, config, [split], lambda _, split=split: unmeasured(split)) for split in splits]
-    revisions = {setting: find_model(name).revision for setting, name in models_of(config).items()}
+        return [
+            find_or_compute(STEP, root, config, [split], lambda _, split=split: make_unmeasured(split))
+            for split in splits
+        ]
+    revisions = {setting: find_model(name).revision for setting, name in list_models(config).items()}
     settings, revision = config.model_copy(update=revisions), " ".join(revisions.values())
 
     def measure(store: Path, clips: Sequence[Clip]) -> list[dict[str, Any]]:
-        return clip_rows(clips, lambda clip: measure_clip(store, clip, config))
+        return make_clip_rows(clips, lambda clip: measure_clip(store, clip, config))
 
-    return [measured(STEP, root, settings, NEEDS, video, measure, revision) for video in videos]
+    return [measure_video(STEP, root, settings, NEEDS, video, measure, revision) for video in videos]

@@ -69,7 +69,9 @@ def expand_url(url: str, suffixes: Sequence[str]) -> list[str]:
     except Exception as error:
         if not is_glob:
             return [url]  # Fetching it will say what is wrong, as the row of this one source.
-        raise BadInput(f"{url}: cannot be listed ({_said(error)}). Check the address and the access to it.") from error
+        raise BadInput(
+            f"{url}: cannot be listed ({_format_error(error)}). Check the address and the access to it."
+        ) from error
     files = [file for file in found if PurePosixPath(file).suffix.lower() in suffixes]
     if not files:
         raise BadInput(f"{url}: no video there. Files ending in {', '.join(suffixes)} are taken.")
@@ -105,8 +107,10 @@ def download(url: str, folder: Path, note: Note | None, max_bytes: int) -> str:
     except BadFetch:
         raise
     except Exception as error:
-        raise BadFetch(f"{url}: cannot be fetched ({_said(error)}). Check the address and the access to it.") from error
-    publish_json(_note_of(folder, url), {"url": url, "file": name, "version": version})
+        raise BadFetch(
+            f"{url}: cannot be fetched ({_format_error(error)}). Check the address and the access to it."
+        ) from error
+    publish_json(_locate_note(folder, url), {"url": url, "file": name, "version": version})
     return name
 
 
@@ -132,17 +136,17 @@ def _file_system(url: str, former: Any) -> Iterator[tuple[Iterator[bytes] | None
         yield None, version
         return
     with system.open(path, "rb") as file:
-        yield _blocks(file), version
+        yield _read_blocks(file), version
 
 
-def _blocks(file: BinaryIO) -> Iterator[bytes]:
+def _read_blocks(file: BinaryIO) -> Iterator[bytes]:
     while block := file.read(BLOCK):
         yield block
 
 
 def _store(url: str, blocks: Iterator[bytes], folder: Path, max_bytes: int) -> str:
     """Write the blocks to a file named by their digest; it appears complete or not at all."""
-    digest, size, suffix = hashlib.sha256(), 0, _suffix(url)
+    digest, size, suffix = hashlib.sha256(), 0, _find_suffix(url)
     folder.mkdir(parents=True, exist_ok=True)
     aside = folder / f".fetched.{os.getpid()}-{os.urandom(4).hex()}{suffix}"
     try:
@@ -164,13 +168,13 @@ def _store(url: str, blocks: Iterator[bytes], folder: Path, max_bytes: int) -> s
 def _read_note(folder: Path, url: str) -> Note | None:
     """Return the note of a URL, if it can be read and its file still exists."""
     try:
-        note = json.loads(_note_of(folder, url).read_text(encoding="utf-8"))
+        note = json.loads(_locate_note(folder, url).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return note if isinstance(note, dict) and (folder / note.get("file", "")).is_file() else None
 
 
-def _note_of(folder: Path, url: str) -> Path:
+def _locate_note(folder: Path, url: str) -> Path:
     return folder / "notes" / f"{hashlib.sha256(url.encode()).hexdigest()[:32]}.json"
 
 
@@ -178,11 +182,11 @@ def _is_web(url: str) -> bool:
     return url.lower().startswith(("http://", "https://"))
 
 
-def _suffix(url: str) -> str:
+def _find_suffix(url: str) -> str:
     """Return the suffix of the file that a URL names, if it is a plain one."""
     suffix = PurePosixPath(urlsplit(url).path).suffix.lower()
     return suffix if re.fullmatch(r"\.[a-z0-9]{1,5}", suffix) else ""
 
 
-def _said(error: Exception) -> str:
+def _format_error(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__

@@ -24,20 +24,20 @@ class Entry:
     problem: str | None = None
 
 
-def expand(sources: Sequence[str], suffixes: Sequence[str], exclude: Path | None = None) -> list[Entry]:
+def expand_sources(sources: Sequence[str], suffixes: Sequence[str], exclude: Path | None = None) -> list[Entry]:
     """Return the files that `sources` name, each once, ordered by name.
 
     A source is a file (whatever its suffix), a folder (searched with all its subfolders), a glob, a URL, or a list: a
     text or a table of sources, relative to itself. Hidden files and everything below `exclude` are left out. Raises
     BadInput for a source that names no video; within a list that is an entry with its problem.
     """
-    files = [file for source in sources for file in _files_of(source, tuple(suffixes), exclude)]
+    files = [file for source in sources for file in _find_files(source, tuple(suffixes), exclude)]
     if not files:
         raise BadInput("No source is given. Name a video file, a folder of them, a glob, a URL or a list of those.")
     return sorted({file.source: file for file in files}.values(), key=lambda file: file.source)
 
 
-def _files_of(source: str, suffixes: tuple[str, ...], exclude: Path | None, nested: bool = False) -> list[Entry]:
+def _find_files(source: str, suffixes: tuple[str, ...], exclude: Path | None, nested: bool = False) -> list[Entry]:
     if source.startswith("file://"):
         source = url2pathname(urlsplit(source).path)
     if is_url(source):
@@ -45,9 +45,9 @@ def _files_of(source: str, suffixes: tuple[str, ...], exclude: Path | None, nest
     path = Path(source).expanduser()
     if path.is_file():
         is_list = not nested and path.suffix.lower() in LIST_SUFFIXES
-        return _listed(path, suffixes, exclude) if is_list else [_entry(path)]
+        return _read_list(path, suffixes, exclude) if is_list else [_make_entry(path)]
     if path.is_dir():
-        found = list(_videos_below(path, suffixes, exclude))
+        found = list(_find_videos(path, suffixes, exclude))
         if exclude and path.absolute().is_relative_to(exclude.absolute()):
             raise BadInput(f"{source}: is inside the dataset folder. Choose another folder for --out.")
         if not found:
@@ -56,13 +56,13 @@ def _files_of(source: str, suffixes: tuple[str, ...], exclude: Path | None, nest
     matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
     if not matches:
         raise BadInput(f"{source}: no such file or folder. Check the path.")
-    found = [file for match in matches for file in _videos_below(match, suffixes, exclude)]
+    found = [file for match in matches for file in _find_videos(match, suffixes, exclude)]
     if not found:
         raise BadInput(f"{source}: no video among its {len(matches)} matches. Check the pattern.")
     return found
 
 
-def _listed(path: Path, suffixes: tuple[str, ...], exclude: Path | None) -> list[Entry]:
+def _read_list(path: Path, suffixes: tuple[str, ...], exclude: Path | None) -> list[Entry]:
     """Return the files that a list names; a problem with one of its rows is that entry's problem."""
     found = []
     for number, row in enumerate(read_names(path, NAME_COLUMNS), start=1):
@@ -71,7 +71,7 @@ def _listed(path: Path, suffixes: tuple[str, ...], exclude: Path | None) -> list
         try:
             if row.problem:
                 raise BadInput(f"{path}: {row.problem}")
-            found += _files_of(source, suffixes, exclude, nested=True)
+            found += _find_files(source, suffixes, exclude, nested=True)
         except (BadInput, OSError, ValueError) as error:
             found.append(
                 Entry(source if name else f"{path.absolute()} row {number}", f"{error} It is listed in {path}.")
@@ -81,7 +81,7 @@ def _listed(path: Path, suffixes: tuple[str, ...], exclude: Path | None) -> list
     return found
 
 
-def _videos_below(
+def _find_videos(
     path: Path, suffixes: tuple[str, ...], exclude: Path | None, above: frozenset[tuple[int, int]] = frozenset()
 ) -> Iterator[Entry]:
     """Yield the videos in a folder and its subfolders. A link back to a folder `above` is not followed; a folder that
@@ -89,20 +89,20 @@ def _videos_below(
     if exclude and path.absolute().is_relative_to(exclude.absolute()):
         return
     if not path.is_dir():
-        yield from [_entry(path)] if path.suffix.lower() in suffixes else []
+        yield from [_make_entry(path)] if path.suffix.lower() in suffixes else []
         return
     try:
         here = path.stat()
         entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
     except OSError as error:
-        yield _entry(path, f"{path}: cannot be listed ({error.strerror}). Check its permissions.")
+        yield _make_entry(path, f"{path}: cannot be listed ({error.strerror}). Check its permissions.")
         return
     inode = (here.st_dev, here.st_ino)
     for entry in entries if inode not in above else ():
-        yield from _videos_below(entry, suffixes, exclude, above | {inode})
+        yield from _find_videos(entry, suffixes, exclude, above | {inode})
 
 
-def _entry(path: Path, problem: str | None = None) -> Entry:
+def _make_entry(path: Path, problem: str | None = None) -> Entry:
     absolute = os.path.abspath(path)
     shown = absolute.encode("utf-8", "backslashreplace").decode()
     return Entry(shown, problem if shown == absolute else f"{shown}: its name is not UTF-8. Rename it.")

@@ -20,11 +20,11 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import Field, model_validator
 
-from tasks.caching import Step, cached
+from tasks.caching import Step, find_or_compute
 from tasks.detectors.boundary import Boundary, Span
 from tasks.detectors.cascade import DetectorSettings, find_boundaries
-from tasks.manifest import ERROR_FIELDS, ManifestRef, read_rows, table_of
-from tasks.signals import COLUMNS, signals_of
+from tasks.manifest import ERROR_FIELDS, ManifestRef, make_table, read_rows
+from tasks.signals import COLUMNS, make_signals
 
 VERSION = 1
 
@@ -94,24 +94,24 @@ class SplitConfig(DetectorSettings):
         return self
 
 
-def shots_between(boundaries: Sequence[Boundary], damaged: NDArray[np.bool_]) -> list[Shot]:
+def find_shots(boundaries: Sequence[Boundary], damaged: NDArray[np.bool_]) -> list[Shot]:
     """Return the shots between boundaries; damaged frames are left out and end a shot."""
     edges = [Boundary(0, 0, "start"), *sorted(boundaries), Boundary(len(damaged), len(damaged), "end")]
     shots = []
     for before, after in pairwise(edges):
-        for start, end in _whole(damaged, before.end, after.start):
+        for start, end in _find_undamaged(damaged, before.end, after.start):
             begins = before.kind if start == before.end else "damage"
             shots.append(Shot(start, end, begins, after.kind if end == after.start else "damage"))
     return shots
 
 
-def _whole(damaged: NDArray[np.bool_], start: int, end: int) -> list[Span]:
+def _find_undamaged(damaged: NDArray[np.bool_], start: int, end: int) -> list[Span]:
     """Return the spans in [start, end) of frames that are not damaged."""
     whole = np.concatenate([[False], ~damaged[start:end], [False]])
     return [(int(a), int(b)) for a, b in (np.flatnonzero(np.diff(whole)) + start).reshape(-1, 2)]
 
 
-def clips_of(shot: Shot, times: Sequence[Fraction], max_clip_s: float | None) -> list[Span]:
+def cut_shot(shot: Shot, times: Sequence[Fraction], max_clip_s: float | None) -> list[Span]:
     """Cut a shot into clips of at most `max_clip_s` seconds (to the frame), all of about the same length.
 
     `times` are the frames' times and the end of the last one: one more than there are frames.
@@ -131,13 +131,13 @@ def split_signals(scan: dict[str, Any], config: SplitConfig) -> Iterator[dict[st
         return
     edges, time_base = [*scan["pts"], scan["end_pts"]], Fraction(scan["time_base"])
     times = [pts * time_base for pts in edges]
-    boundaries = find_boundaries(signals_of(scan, time_base), config)
-    for shot in shots_between(boundaries, np.array(scan["damaged"], bool)):
-        for clip in clips_of(shot, times, config.max_clip_s):
-            yield _row(scan, shot, clip, edges, times)
+    boundaries = find_boundaries(make_signals(scan, time_base), config)
+    for shot in find_shots(boundaries, np.array(scan["damaged"], bool)):
+        for clip in cut_shot(shot, times, config.max_clip_s):
+            yield _make_row(scan, shot, clip, edges, times)
 
 
-def _row(scan: dict[str, Any], shot: Shot, clip: Span, edges: list[int], times: list[Fraction]) -> dict[str, Any]:
+def _make_row(scan: dict[str, Any], shot: Shot, clip: Span, edges: list[int], times: list[Fraction]) -> dict[str, Any]:
     start, end = clip
     return {
         "clip_id": f"{scan['video_id']}-{edges[start]}-{edges[end]}",
@@ -172,6 +172,6 @@ def split_video(root: Path, config: SplitConfig, scan: ManifestRef) -> ManifestR
 
     def compute(_: str) -> pa.Table:
         rows = [clip for row in read_rows(scan, NEEDS) for clip in split_signals(row, config)]
-        return table_of(rows, SCHEMA)
+        return make_table(rows, SCHEMA)
 
-    return cached(STEP, root, config, [scan], compute)
+    return find_or_compute(STEP, root, config, [scan], compute)

@@ -18,19 +18,19 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.measures.craft import find_craft_boxes
-from models.measures.text_boxes import find_text_boxes, weights_revision
+from models.measures.text_boxes import find_text_boxes, read_weights_revision
 from models.weights.hub_cache import ModelName, find_model
 from tasks import clip_measures
 from tasks.caching import Step
-from tasks.curate.video_manifests import Clip, VideoManifests, clip_rows, measured
-from tasks.frame_store import Frames, first_middle_last
+from tasks.curate.video_manifests import Clip, VideoManifests, make_clip_rows, measure_video
+from tasks.frame_store import Frames, load_first_middle_last
 from tasks.manifest import ManifestRef
 
 VERSION = 1
 
 NEEDS = {"scan": ("frame_store",), "split": ("clip_id", "start_pts", "end_pts")}
 
-SCHEMA = clip_measures.step_schema(clip_measures.TEXT)
+SCHEMA = clip_measures.make_step_schema(clip_measures.TEXT)
 
 STEP = Step("text", VERSION, SCHEMA)
 
@@ -74,12 +74,12 @@ class TextConfig(BaseModel):
     low_text: float = Field(default=0.4, ge=0, le=1, description="easyocr: minimum score inside a text.")
 
 
-def models_of(config: TextConfig) -> dict[str, str]:
+def list_models(config: TextConfig) -> dict[str, str]:
     """Return the models that the settings ask for, by the setting that names them."""
     return {"craft_weights": config.craft_weights} if config.engine == "easyocr" else {}
 
 
-def union_area(boxes: Boxes, height: int, width: int) -> float:
+def measure_union(boxes: Boxes, height: int, width: int) -> float:
     """Return the share, 0 to 1, of a height x width picture that boxes [boxes, corners, 2] cover together.
 
     Corners are (x, y) in pixels; what is outside the picture does not count, and overlaps count once.
@@ -93,14 +93,14 @@ def union_area(boxes: Boxes, height: int, width: int) -> float:
     return float(mask.mean())
 
 
-def boxes_that_stay(found: Sequence[Boxes]) -> Boxes:
+def find_static_boxes(found: Sequence[Boxes]) -> Boxes:
     """Return the boxes of the middle frame that have a box in the same place in every other frame."""
     middle = found[len(found) // 2]
-    stays = [all(any(_same_place(box, other) for other in boxes) for boxes in found) for box in middle]
+    stays = [all(any(_is_same_place(box, other) for other in boxes) for boxes in found) for box in middle]
     return middle[np.array(stays, bool)]
 
 
-def _same_place(box: NDArray[np.floating], other: NDArray[np.floating]) -> bool:
+def _is_same_place(box: NDArray[np.floating], other: NDArray[np.floating]) -> bool:
     """Return whether the smaller of two boxes [corners, 2] is mostly inside the other; the other may be a longer
     text."""
     first, second = box.astype(np.float32), other.astype(np.float32)
@@ -108,13 +108,13 @@ def _same_place(box: NDArray[np.floating], other: NDArray[np.floating]) -> bool:
     return shared >= STAYS * min(cv2.contourArea(first), cv2.contourArea(second)) > 0
 
 
-def columns_of(found: Sequence[Boxes], height: int, width: int) -> dict[str, Any]:
+def describe_text(found: Sequence[Boxes], height: int, width: int) -> dict[str, Any]:
     """Return the measured columns from the boxes on each of a clip's frames, height x width."""
-    areas = [union_area(boxes, height, width) for boxes in found]
+    areas = [measure_union(boxes, height, width) for boxes in found]
     return {
         "text_area": float(np.mean(areas)),
         "text_area_max": max(areas),
-        "text_static_area": union_area(boxes_that_stay(found), height, width),
+        "text_static_area": measure_union(find_static_boxes(found), height, width),
         "text_boxes": max(len(boxes) for boxes in found),
     }
 
@@ -131,15 +131,15 @@ def find_boxes(frames: Frames, config: TextConfig) -> list[Boxes]:
 
 def measure_clip(store: Path, clip: Clip, config: TextConfig) -> dict[str, Any]:
     """Measure one clip of the split, from its frames in `store`; return its columns."""
-    frames = first_middle_last(store, clip["start_pts"], clip["end_pts"])
-    return columns_of(find_boxes(frames, config), *frames.shape[1:3])
+    frames = load_first_middle_last(store, clip["start_pts"], clip["end_pts"])
+    return describe_text(find_boxes(frames, config), *frames.shape[1:3])
 
 
-def keyed(config: TextConfig) -> tuple[TextConfig, str]:
+def resolve_settings(config: TextConfig) -> tuple[TextConfig, str]:
     """Return the settings that the engine reads, the others at their defaults, and the revision of its weights."""
     read = TextConfig(**config.model_dump(include={"engine", *READS[config.engine]}))
     if config.engine == "rapidocr":
-        return read, weights_revision()
+        return read, read_weights_revision()
     revision = find_model(config.craft_weights).revision
     return read.model_copy(update={"craft_weights": revision}), revision
 
@@ -147,9 +147,9 @@ def keyed(config: TextConfig) -> tuple[TextConfig, str]:
 @task(name="text", cache_policy=NO_CACHE)
 def find_text(root: Path, config: TextConfig, videos: Sequence[VideoManifests]) -> list[ManifestRef]:
     """Measure the clips of a chunk of videos."""
-    settings, revision = keyed(config)
+    settings, revision = resolve_settings(config)
 
     def measure(store: Path, clips: Sequence[Clip]) -> list[dict[str, Any]]:
-        return clip_rows(clips, lambda clip: measure_clip(store, clip, config))
+        return make_clip_rows(clips, lambda clip: measure_clip(store, clip, config))
 
-    return [measured(STEP, root, settings, NEEDS, video, measure, revision) for video in videos]
+    return [measure_video(STEP, root, settings, NEEDS, video, measure, revision) for video in videos]

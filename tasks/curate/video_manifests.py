@@ -9,8 +9,8 @@ from pydantic import BaseModel
 
 from models.errors import ReelmillError
 from tasks.attempts import error_columns
-from tasks.caching import Step, cached
-from tasks.manifest import ManifestRef, read_rows, table_of
+from tasks.caching import Step, find_or_compute
+from tasks.manifest import ManifestRef, make_table, read_rows
 
 Clip = Mapping[str, Any]
 Needs = Mapping[str, Sequence[str]]
@@ -38,13 +38,13 @@ MEASURING = VideoManifests._fields[2:]
 """The steps that add columns to the clips of the split."""
 
 
-def adding(videos: Sequence[VideoManifests], **made: Sequence[ManifestRef]) -> list[VideoManifests]:
+def add_manifests(videos: Sequence[VideoManifests], **made: Sequence[ManifestRef]) -> list[VideoManifests]:
     """Return the videos with what further steps have `made` of each."""
     rows = zip(*made.values(), strict=True)
     return [video._replace(**dict(zip(made, row, strict=True))) for video, row in zip(videos, rows, strict=True)]
 
 
-def frame_stores(root: Path, video: VideoManifests) -> list[Path]:
+def list_frame_stores(root: Path, video: VideoManifests) -> list[Path]:
     """Return the frame store of a video below `root`; none for a video that could not be decoded."""
     return [root / row["frame_store"] for row in read_rows(video.scan, ("frame_store",)) if row["frame_store"]]
 
@@ -58,7 +58,7 @@ def read_clips(video: VideoManifests, needs: Needs) -> list[dict[str, Any]]:
     return list(clips.values())
 
 
-def measured(
+def measure_video(
     step: Step,
     root: Path,
     config: BaseModel,
@@ -72,19 +72,19 @@ def measured(
 
     def compute(_: str) -> pa.Table:
         clips = read_clips(video, needs)
-        stores = frame_stores(root, video) if clips else []
-        return table_of([row for store in stores for row in measure(store, clips)], step.schema)
+        stores = list_frame_stores(root, video) if clips else []
+        return make_table([row for store in stores for row in measure(store, clips)], step.schema)
 
-    return cached(step, root, config, video.of(needs), compute, revision)
+    return find_or_compute(step, root, config, video.of(needs), compute, revision)
 
 
-def clip_rows(clips: Sequence[Clip], measure: Callable[[Clip], Mapping[str, Any]]) -> list[dict[str, Any]]:
+def make_clip_rows(clips: Sequence[Clip], measure: Callable[[Clip], Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return a row for each clip, with the columns that `measure` gives; nulls and the reason where it cannot be
     measured."""
-    return [{"clip_id": clip["clip_id"], "attempt": 1, **_columns(clip, measure)} for clip in clips]
+    return [{"clip_id": clip["clip_id"], "attempt": 1, **_measure_columns(clip, measure)} for clip in clips]
 
 
-def _columns(clip: Clip, measure: Callable[[Clip], Mapping[str, Any]]) -> Mapping[str, Any]:
+def _measure_columns(clip: Clip, measure: Callable[[Clip], Mapping[str, Any]]) -> Mapping[str, Any]:
     try:
         return measure(clip)
     except ReelmillError as error:

@@ -17,9 +17,9 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field
 
-from tasks.caching import Step, cached
-from tasks.footage import Camera, Frames, Motion, Scene, dissolve, fade_through, render_shot, text_card
-from tasks.manifest import ManifestRef, publish_folder, table_of
+from tasks.caching import Step, find_or_compute
+from tasks.footage import Camera, Frames, Motion, Scene, dissolve, fade_through, render_shot, render_title
+from tasks.manifest import ManifestRef, make_table, publish_folder
 from tasks.video import write_video
 
 VERSION = 1
@@ -164,18 +164,18 @@ FILMS = (
 """The films; the copy repeats its original's first shots."""
 
 
-def film_frames(film: Film, config: FootageConfig) -> Frames:
+def render_film(film: Film, config: FootageConfig) -> Frames:
     """Render the film's frames, uint8 RGB [frames, height, width, 3]."""
-    shots = zip(film.shots, scenes_of(film, config.seed), strict=True)
+    shots = zip(film.shots, choose_seeds(film, config.seed), strict=True)
     joined: Frames | None = None
     for shot, seed in shots:
-        frames = shot_frames(shot, seed, config)
+        frames = render_shot_frames(shot, seed, config)
         joined = frames if joined is None else _join(joined, frames, shot, config.fps)
     assert joined is not None, "a film has shots"
     return joined
 
 
-def scenes_of(film: Film, first: int) -> range:
+def choose_seeds(film: Film, first: int) -> range:
     """Return the seeds of the film's scenes, one for each shot; a copy has those of its original."""
     names = [other.name for other in FILMS]
     earlier = FILMS[: names.index(film.copy_of or film.name)]
@@ -183,11 +183,11 @@ def scenes_of(film: Film, first: int) -> range:
     return range(start, start + len(film.shots))
 
 
-def shot_frames(shot: Shot, seed: int, config: FootageConfig) -> Frames:
+def render_shot_frames(shot: Shot, seed: int, config: FootageConfig) -> Frames:
     """Render one shot, uint8 RGB [frames, height, width, 3]."""
     frames, size = round(shot.seconds * config.fps), (config.width, config.height)
     if shot.kind == "title":
-        return text_card(TITLE, frames, size)
+        return render_title(TITLE, frames, size)
     if shot.kind == "flat":
         return np.full((frames, config.height, config.width, 3), 12, np.uint8)
     scene = Scene(seed, movers=0 if shot.kind == "freeze" else 2)
@@ -203,7 +203,7 @@ def _join(before: Frames, after: Frames, shot: Shot, fps: float) -> Frames:
     return np.concatenate([before, after])
 
 
-def truth_rows(film: Film, fps: float) -> Iterator[dict[str, Any]]:
+def make_truth_rows(film: Film, fps: float) -> Iterator[dict[str, Any]]:
     """Yield the film's rows of the truth table. A shot's times are those of the frames in which it is visible."""
     end = 0
     for index, shot in enumerate(film.shots):
@@ -237,10 +237,10 @@ def write_films(folder: Path, config: FootageConfig) -> None:
     """Write every film; `folder` appears with all of them or not at all, and contains nothing else."""
     with publish_folder(folder) as aside:
         for film in FILMS:
-            write_film(aside / film.name, film, film_frames(film, config), config.fps)
+            write_film(aside / film.name, film, render_film(film, config), config.fps)
 
 
-def held_out_pictures(folder: Path, number: int, side: int = 128) -> list[Path]:
+def write_held_out(folder: Path, number: int, side: int = 128) -> list[Path]:
     """Write `number` square PNG pictures of scenes that are in no training, and return their paths; `folder` contains
     nothing else."""
     names = [f"picture-{index + 1:02d}.png" for index in range(number)]
@@ -257,6 +257,6 @@ def render_footage(root: Path, config: FootageConfig) -> ManifestRef:
 
     def compute(_: str) -> pa.Table:
         write_films(root / FOLDER, config)
-        return table_of([row for film in FILMS for row in truth_rows(film, config.fps)], SCHEMA)
+        return make_table([row for film in FILMS for row in make_truth_rows(film, config.fps)], SCHEMA)
 
-    return cached(STEP, root, config, [], compute)
+    return find_or_compute(STEP, root, config, [], compute)

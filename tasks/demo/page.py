@@ -17,9 +17,9 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.manifest import ManifestRef, publish_text, read_lineage, read_manifest, read_rows
-from tasks.pages.dataset import Dataset, Funnel, decoding, funnel_of, read_dataset
-from tasks.pages.page import data_uri, plural, render, words
-from tasks.pages.sheets import Reel, kept_sheets
+from tasks.pages.dataset import Dataset, Funnel, describe_decoding, make_funnel, read_dataset
+from tasks.pages.page import format_count, format_words, make_data_uri, render
+from tasks.pages.sheets import Reel, make_kept_sheets
 
 VERSION = 1
 
@@ -78,22 +78,22 @@ def read_trials(outputs: Mapping[str, ManifestRef]) -> list[Trial]:
     return [Trial(title, ref.path.parent, read_rows(ref, NEEDS)) for title, ref in titles]
 
 
-def asked_and_measured(trial: Trial) -> list[Asked]:
+def compare_motions(trial: Trial) -> list[Asked]:
     """Compare the requested motions of one trial with the measured ones, a row for each requested motion."""
     made = [clip for clip in trial.clips if clip["status"] == "ok"]
     asked = sorted({clip["motion_asked"] for clip in made}, key=lambda motion: motion or "")
-    return [_asked(trial.name, motion, [c for c in made if c["motion_asked"] == motion]) for motion in asked]
+    return [_count_motion(trial.name, motion, [c for c in made if c["motion_asked"] == motion]) for motion in asked]
 
 
-def _asked(trial: str, motion: str | None, clips: Sequence[Clips]) -> Asked:
-    seen = Counter(words(clip["motion_measured"]) for clip in clips)
-    met = seen.pop(words(motion), 0) if motion else 0
+def _count_motion(trial: str, motion: str | None, clips: Sequence[Clips]) -> Asked:
+    seen = Counter(format_words(clip["motion_measured"]) for clip in clips)
+    met = seen.pop(format_words(motion), 0) if motion else 0
     others = sorted(seen.items(), key=lambda pair: (-pair[1], pair[0]))
     speeds = [clip["camera_strength"] for clip in clips if clip["camera_strength"] is not None]
     return Asked(trial, motion, len(clips), met, others, float(np.mean(speeds)) if speeds else 0.0)
 
 
-def rows_of_pictures(trials: Sequence[Trial], cap: int = PICTURES) -> list[dict[str, Any]]:
+def make_picture_rows(trials: Sequence[Trial], cap: int = PICTURES) -> list[dict[str, Any]]:
     """Return for each picture, by name, its data URI and a cell for each trial: the clip with its video's data URI, or
     why there is none."""
     by_name = [{clip["name"]: clip for clip in reversed(trial.clips) if not clip["take"]} for trial in trials]
@@ -101,34 +101,34 @@ def rows_of_pictures(trials: Sequence[Trial], cap: int = PICTURES) -> list[dict[
     return [
         {
             "name": name,
-            "picture": _picture(name, trials, by_name),
-            "cells": [_cell(trial, clips.get(name)) for trial, clips in zip(trials, by_name, strict=True)],
+            "picture": _encode_picture(name, trials, by_name),
+            "cells": [_make_cell(trial, clips.get(name)) for trial, clips in zip(trials, by_name, strict=True)],
         }
         for name in names
     ]
 
 
-def _picture(name: str, trials: Sequence[Trial], by_name: Sequence[Mapping[str, Clips]]) -> str | None:
+def _encode_picture(name: str, trials: Sequence[Trial], by_name: Sequence[Mapping[str, Clips]]) -> str | None:
     found = (t.folder / clips[name]["picture"] for t, clips in zip(trials, by_name, strict=True) if _has(clips, name))
     path = next(found, None)
-    return data_uri(path.read_bytes(), "image/png") if path else None
+    return make_data_uri(path.read_bytes(), "image/png") if path else None
 
 
 def _has(clips: Mapping[str, Clips], name: str) -> bool:
     return name in clips and bool(clips[name]["picture"])
 
 
-def _cell(trial: Trial, clip: Clips | None) -> dict[str, Any]:
+def _make_cell(trial: Trial, clip: Clips | None) -> dict[str, Any]:
     if clip is None or clip["status"] != "ok":
         reason = clip["error_message"] if clip else "not asked for"
         return {"trial": trial.name, "video": None, "reason": reason}
     asked, measured = clip["motion_asked"], clip["motion_measured"]
-    video = data_uri((trial.folder / clip["video"]).read_bytes(), "video/mp4")
+    video = make_data_uri((trial.folder / clip["video"]).read_bytes(), "video/mp4")
     met = asked is not None and asked == measured
     return {"trial": trial.name, "video": video, "measured": measured, "met": met, "speed": clip["camera_strength"]}
 
 
-def confusion(evaluation: Mapping[str, Any]) -> tuple[list[str], list[dict[str, Any]]]:
+def count_confusion(evaluation: Mapping[str, Any]) -> tuple[list[str], list[dict[str, Any]]]:
     """Return the measured classes, and for each requested motion its counts and its shares in their order."""
     by_motion = evaluation["by_motion"]
     seen = {name for facts in by_motion.values() for name in facts["measured"]}
@@ -137,29 +137,29 @@ def confusion(evaluation: Mapping[str, Any]) -> tuple[list[str], list[dict[str, 
         {
             "motion": motion,
             **{name: facts[name] for name in ("asked", "right", "speed_asked", "speed_measured")},
-            "cells": [(name == motion, _share(facts, name)) for name in columns],
+            "cells": [(name == motion, _compute_share(facts, name)) for name in columns],
         }
         for motion, facts in by_motion.items()
     ]
     return columns, rows
 
 
-def _share(facts: Mapping[str, Any], name: str) -> float:
+def _compute_share(facts: Mapping[str, Any], name: str) -> float:
     return facts["measured"].get(name, 0) / max(facts["asked"], 1)
 
 
-def loss_chart(log: ManifestRef) -> Markup:
+def draw_loss(log: ManifestRef) -> Markup:
     """Draw the training's loss by step."""
-    from tasks.pages.charts import smoothed_curve
+    from tasks.pages.charts import draw_smoothed
 
     table = read_manifest(log, ("step", "loss"))
     steps, losses = (table[name].to_numpy().astype(float) for name in ("step", "loss"))
-    return smoothed_curve("loss", steps, losses, "step", "loss")
+    return draw_smoothed("loss", steps, losses, "step", "loss")
 
 
-def frames_chart(evaluation: Mapping[str, Any]) -> Markup | None:
+def draw_frame_psnr(evaluation: Mapping[str, Any]) -> Markup | None:
     """Draw the PSNR of each generated frame, and that of repeating the picture; None without such figures."""
-    from tasks.pages.charts import curves
+    from tasks.pages.charts import draw_curves
 
     if not evaluation.get("frame_psnr_db"):
         return None
@@ -167,12 +167,12 @@ def frames_chart(evaluation: Mapping[str, Any]) -> Markup | None:
     # The first frame of the copy is the picture itself; its PSNR would press all others to the bottom.
     spans = {"generated": 0, "picture repeated": 1}
     points = {n: (np.arange(spans[n], len(v)) + 1.0, np.array(v[spans[n] :], float)) for n, v in lines.items()}
-    return curves("frames", points, "frame", "PSNR, dB")
+    return draw_curves("frames", points, "frame", "PSNR, dB")
 
 
-def figures(funnel: Funnel, dataset: Dataset, trials: Sequence[Trial], lineage: Mapping[str, Any]) -> list[tuple]:
+def list_figures(funnel: Funnel, dataset: Dataset, trials: Sequence[Trial], lineage: Mapping[str, Any]) -> list[tuple]:
     """Return the headline figures of the page: names, values, and notes beside them."""
-    asked = [row for trial in trials for row in asked_and_measured(trial) if row.motion]
+    asked = [row for trial in trials for row in compare_motions(trial) if row.motion]
     made = sum(clip["status"] == "ok" for trial in trials for clip in trial.clips)
     return [
         ("source files", str(len(dataset.videos)), ""),
@@ -183,7 +183,7 @@ def figures(funnel: Funnel, dataset: Dataset, trials: Sequence[Trial], lineage: 
     ]
 
 
-def training_figures(log: ManifestRef, lineage: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+def list_training_figures(log: ManifestRef, lineage: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Return the headline figures of the training; figures that its settings do not have are left out."""
     losses = read_manifest(log, ("loss",))["loss"].to_pylist()
     named = [("steps", "steps"), ("clips per step", "batch"), ("rank", "rank")]
@@ -191,25 +191,27 @@ def training_figures(log: ManifestRef, lineage: Mapping[str, Any]) -> list[tuple
     return [*known, ("loss at the end", f"{losses[-1]:.3f}", f"from {losses[0]:.3f}")] if losses else known
 
 
-def trained_on(dataset: Dataset, lineage: Mapping[str, Any]) -> str:
+def describe_training(dataset: Dataset, lineage: Mapping[str, Any]) -> str:
     """Describe the clips that the LoRA was trained on: "13 clips that curation labelled pan right"."""
     motions = lineage.get("motions") or ()
     labels = dataset.clips["camera_motion"].to_pylist()
     used = sum(keep and (not motions or label in motions) for keep, label in zip(dataset.keep, labels, strict=True))
-    return plural(used, "clip") + (f" that curation labelled {' or '.join(map(words, motions))}" if motions else "")
+    return format_count(used, "clip") + (
+        f" that curation labelled {' or '.join(map(format_words, motions))}" if motions else ""
+    )
 
 
-def links(out: Path, clips: ManifestRef, trials: Sequence[Trial]) -> list[tuple[str, str]]:
+def list_links(out: Path, clips: ManifestRef, trials: Sequence[Trial]) -> list[tuple[str, str]]:
     """Return the names and addresses, relative to the page, of the report and of the galleries."""
     folders = {"The dataset's report": clips.path.parent} | {f"Gallery: {t.name}": t.folder for t in trials}
-    return [(name, _address(out, folder / REPORT)) for name, folder in folders.items()]
+    return [(name, _make_address(out, folder / REPORT)) for name, folder in folders.items()]
 
 
-def _address(out: Path, target: Path) -> str:
+def _make_address(out: Path, target: Path) -> str:
     return quote(Path(os.path.relpath(target.resolve(), out.resolve())).as_posix())
 
 
-def page_html(
+def render_page(
     out: Path,
     clips: ManifestRef,
     train_log: ManifestRef,
@@ -218,25 +220,25 @@ def page_html(
 ) -> str:
     """Render the page for the folder `out`; see `write_page`."""
     dataset, trials = read_dataset(clips), read_trials(outputs)
-    lineage, funnel = read_lineage(train_log.path).parameters, funnel_of(dataset)
-    columns, matrix = confusion(evaluation) if evaluation else ([], [])
+    lineage, funnel = read_lineage(train_log.path).parameters, make_funnel(dataset)
+    columns, matrix = count_confusion(evaluation) if evaluation else ([], [])
     return render(
         TEMPLATE,
-        figures=figures(funnel, dataset, trials, lineage),
-        decoding=decoding(dataset),
+        figures=list_figures(funnel, dataset, trials, lineage),
+        decoding=describe_decoding(dataset),
         funnel=funnel,
-        kept=kept_sheets(Reel(dataset), CLIPS_PER_MOTION),
-        trained_on=trained_on(dataset, lineage),
-        training=training_figures(train_log, lineage),
-        loss=loss_chart(train_log),
+        kept=make_kept_sheets(Reel(dataset), CLIPS_PER_MOTION),
+        trained_on=describe_training(dataset, lineage),
+        training=list_training_figures(train_log, lineage),
+        loss=draw_loss(train_log),
         trials=[trial.name for trial in trials],
-        pictures=rows_of_pictures(trials),
-        asked=[row for trial in trials for row in asked_and_measured(trial)],
+        pictures=make_picture_rows(trials),
+        asked=[row for trial in trials for row in compare_motions(trial)],
         evaluation=evaluation,
-        frames=frames_chart(evaluation),
+        frames=draw_frame_psnr(evaluation),
         columns=columns,
         matrix=matrix,
-        links=links(out, clips, trials),
+        links=list_links(out, clips, trials),
     )
 
 
@@ -253,5 +255,5 @@ def write_page(
     `clips` is a dataset's clips.parquet, `train_log` the manifest of a training, `outputs` the tables of runs of
     generate by the names to show them under, in order; `evaluation` the figures of tasks/tiny/evaluate.py, or nothing.
     """
-    publish_text(out / PAGE, page_html(out, clips, train_log, outputs, evaluation))
+    publish_text(out / PAGE, render_page(out, clips, train_log, outputs, evaluation))
     return out / PAGE

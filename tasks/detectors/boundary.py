@@ -35,24 +35,24 @@ class Boundary:
     kind: Kind
 
 
-def distance(a: NDArray[Any], b: NDArray[Any]) -> Floats:
+def measure_distance(a: NDArray[Any], b: NDArray[Any]) -> Floats:
     """Return the weighted mean absolute difference, 0 to 255, of thumbnails [..., values]."""
     return np.abs(a.astype(np.float32) - b) @ WEIGHTS
 
 
-def between(boundaries: Iterable[Boundary], frames: int) -> list[Span]:
+def list_spans_between(boundaries: Iterable[Boundary], frames: int) -> list[Span]:
     """Return the spans of frames between the boundaries, in order of time."""
     edges = [0, *(edge for b in sorted(boundaries) for edge in (b.start, b.end)), frames]
     return [(a, b) for a, b in zip(edges[::2], edges[1::2], strict=True) if a < b]
 
 
-def frames_at(seconds: Floats, rate: float) -> NDArray[np.intp]:
+def choose_frames(seconds: Floats, rate: float) -> NDArray[np.intp]:
     """Return the indices of the frames that are shown `rate` times a second, each once; `seconds` are their times."""
     ticks = np.arange(seconds[0], seconds[-1] + 1 / rate, 1 / rate)
     return np.unique(np.searchsorted(seconds, ticks, side="right") - 1).clip(0)
 
 
-def without_overlaps(found: Sequence[tuple[float, Boundary]]) -> list[Boundary]:
+def drop_overlaps(found: Sequence[tuple[float, Boundary]]) -> list[Boundary]:
     """Return the scored boundaries that overlap none of a higher score, in order of time."""
     kept: list[Boundary] = []
     for _, boundary in sorted(found, key=lambda scored: (-scored[0], scored[1])):

@@ -40,15 +40,15 @@ def find_boundaries(signals: Signals, settings: DetectorSettings) -> list[Bounda
     return DETECTORS[settings.detector](signals, settings) if len(signals.seconds) else []
 
 
-def cascade(signals: Signals, settings: DetectorSettings) -> list[Boundary]:
+def find_by_cascade(signals: Signals, settings: DetectorSettings) -> list[Boundary]:
     """Find hard cuts, fades, wipes and dissolves."""
     found = find_cuts(signals, settings)
-    found = with_gradual(found, find_fades(signals, found, settings))
-    found = with_gradual(found, find_wipes(signals, found, settings))
-    return with_gradual(found, find_dissolves(signals, found, settings))
+    found = merge_gradual(found, find_fades(signals, found, settings))
+    found = merge_gradual(found, find_wipes(signals, found, settings))
+    return merge_gradual(found, find_dissolves(signals, found, settings))
 
 
-def with_gradual(found: list[Boundary], gradual: list[Boundary]) -> list[Boundary]:
+def merge_gradual(found: list[Boundary], gradual: list[Boundary]) -> list[Boundary]:
     """Return the boundaries found so far with gradual ones, which replace the cuts inside them and next to their ends:
     a dissolve may begin with a jump."""
     wider, swallowed = [], set[Boundary]()
@@ -60,7 +60,7 @@ def with_gradual(found: list[Boundary], gradual: list[Boundary]) -> list[Boundar
     return sorted([*(b for b in found if b not in swallowed), *wider])
 
 
-def fixed(signals: Signals, settings: DetectorSettings) -> list[Boundary]:
+def find_fixed(signals: Signals, settings: DetectorSettings) -> list[Boundary]:
     """Return a cut every `stride_s` seconds, whatever is shown."""
     seconds = signals.seconds
     ticks = np.arange(seconds[0] + settings.stride_s, seconds[-1], settings.stride_s)
@@ -69,8 +69,8 @@ def fixed(signals: Signals, settings: DetectorSettings) -> list[Boundary]:
 
 
 DETECTORS: Mapping[Detector, Callable[[Signals, DetectorSettings], list[Boundary]]] = {
-    "cascade": cascade,
+    "cascade": find_by_cascade,
     "adaptive": find_adaptive,
     "content": find_content,
-    "fixed": fixed,
+    "fixed": find_fixed,
 }

@@ -7,8 +7,8 @@ change much, but evenly; dark pictures change little. A flash is no cut: the pic
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from tasks.detectors.boundary import Boundary, Floats, distance
-from tasks.signals import Signals, neighbours
+from tasks.detectors.boundary import Boundary, Floats, measure_distance
+from tasks.signals import Signals, find_neighbours
 
 
 class CutSettings(BaseModel):
@@ -48,8 +48,8 @@ def find_cuts(signals: Signals, settings: CutSettings) -> list[Boundary]:
 
 def stands_out(change: Floats, i: int, settings: CutSettings) -> bool:
     """Say whether frame i changes more than all its neighbours, and `threshold` times as much as they do on average."""
-    before = neighbours(change[i - 1 : 0 : -1], change[i], settings.window)
-    after = neighbours(change[i + 1 :], change[i], settings.window)
+    before = find_neighbours(change[i - 1 : 0 : -1], change[i], settings.window)
+    after = find_neighbours(change[i + 1 :], change[i], settings.window)
     usual = (before.mean() + after.mean()) / 2
     first_of_equals = change[i] > before.max() and change[i] >= after.max()
     return bool(change[i] >= settings.threshold * usual and first_of_equals)
@@ -60,7 +60,7 @@ def lasts(signals: Signals, i: int, settings: CutSettings) -> bool:
     seconds, pictures = signals.seconds, signals.thumbnails
     last = max(np.searchsorted(seconds, seconds[i] + settings.flash_s, side="right"), i + 2)
     first = min(np.searchsorted(seconds, seconds[i - 1] - settings.flash_s), i - 2)
-    step = settings.flash_return * distance(pictures[i - 1], pictures[i])
-    back = distance(pictures[i + 1 : last], pictures[i - 1])
-    there = distance(pictures[max(first, 0) : i - 1], pictures[i])
+    step = settings.flash_return * measure_distance(pictures[i - 1], pictures[i])
+    back = measure_distance(pictures[i + 1 : last], pictures[i - 1])
+    there = measure_distance(pictures[max(first, 0) : i - 1], pictures[i])
     return not (np.any(back < step) or np.any(there < step))

@@ -14,7 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from tasks.detectors.boundary import LUMA, WEIGHTS, Boundary, Floats, Span, between, frames_at, without_overlaps
+from tasks.detectors.boundary import (
+    LUMA,
+    WEIGHTS,
+    Boundary,
+    Floats,
+    Span,
+    choose_frames,
+    drop_overlaps,
+    list_spans_between,
+)
 from tasks.signals import Signals
 
 
@@ -64,36 +73,36 @@ BATCH = 4096
 
 def find_dissolves(signals: Signals, taken: list[Boundary], settings: DissolveSettings) -> list[Boundary]:
     """Return the dissolves, in order of time; none overlaps a boundary in `taken`, nor compares pictures across one."""
-    free = between(taken, len(signals.seconds))
+    free = list_spans_between(taken, len(signals.seconds))
     found: list[tuple[float, Boundary]] = []
     rates = ((settings.middle_rate, settings.middle_threshold), (settings.low_rate, settings.low_threshold))
     for rate, threshold in rates:
         for span in free:
-            for score, middle in candidates(signals, span, rate, threshold, settings):
-                fit, dissolve = fitted(signals, span, middle)
+            for score, middle in find_candidates(signals, span, rate, threshold, settings):
+                fit, dissolve = fit_dissolve(signals, span, middle)
                 if score * fit >= settings.min_fit and dissolve.end - dissolve.start >= settings.min_dissolve_frames:
                     found.append((score * fit, dissolve))
-    return without_overlaps(found)
+    return drop_overlaps(found)
 
 
-def candidates(
+def find_candidates(
     signals: Signals, span: Span, rate: float, threshold: float, settings: DissolveSettings
 ) -> list[tuple[float, int]]:
     """Return the (score, frame) of the best frame in each stretch of the span that looks like a dissolve at `rate`."""
     start, end = span
-    frames = frames_at(signals.seconds[start:end], rate) + start
+    frames = choose_frames(signals.seconds[start:end], rate) + start
     scores = np.zeros(len(frames))
     for step in STEPS:
         if len(frames) > 2 * step:
             here = slice(step, -step)
-            scores[here] = np.maximum(scores[here], scores_of(signals, frames, step, settings))
+            scores[here] = np.maximum(scores[here], score_frames(signals, frames, step, settings))
     good = np.concatenate([[False], scores >= threshold, [False]])
     stretches = np.flatnonzero(np.diff(good)).reshape(-1, 2)
     best = [a + int(np.argmax(scores[a:b])) for a, b in stretches]
     return [(float(scores[i]), int(frames[i])) for i in best]
 
 
-def scores_of(signals: Signals, frames: NDArray[np.intp], step: int, settings: DissolveSettings) -> Floats:
+def score_frames(signals: Signals, frames: NDArray[np.intp], step: int, settings: DissolveSettings) -> Floats:
     """Return the mean of dip and blur for all frames except the outer `step` ones; 0 where another condition fails."""
     triples = np.stack([frames[: -2 * step], frames[step:-step], frames[2 * step :]])
     batches = [triples[:, i : i + BATCH] for i in range(0, triples.shape[1], BATCH)]
@@ -124,7 +133,7 @@ def variance(pictures: Floats) -> Floats:
     return luma.var(axis=1) / 2 + chroma.var(axis=2).mean(axis=1) / 2
 
 
-def fitted(signals: Signals, span: Span, middle: int) -> tuple[float, Boundary]:
+def fit_dissolve(signals: Signals, span: Span, middle: int) -> tuple[float, Boundary]:
     """Return how well the best dissolve around a frame fits, and that dissolve.
 
     The fit is 1 less the error of the mixture's course as a share of a straight course's, the mean of both courses.
@@ -134,16 +143,16 @@ def fitted(signals: Signals, span: Span, middle: int) -> tuple[float, Boundary]:
     end = min(span[1], int(np.searchsorted(seconds, seconds[middle] + FIT_S)))
     courses = np.stack([signals.deviation[start:end].astype(float) ** 2, signals.detail[start:end]], axis=1)
     courses /= np.maximum(courses.mean(axis=0), 1e-6)
-    first, last = best_mixture(courses, middle - start)
+    first, last = fit_mixture(courses, middle - start)
     share = np.clip((np.arange(len(courses)) - first) / max(last - first, 1), 0, 1)
     inside = slice(first, last + 1)
-    bent = errors(courses, (1 - share) ** 2, share**2)[inside].sum(axis=0)
-    straight = errors(courses, 1 - share, share)[inside].sum(axis=0)
+    bent = compute_errors(courses, (1 - share) ** 2, share**2)[inside].sum(axis=0)
+    straight = compute_errors(courses, 1 - share, share)[inside].sum(axis=0)
     fit = 1 - float(np.minimum(bent / np.maximum(straight, 1e-9), 1).mean())
     return fit, Boundary(start + first + 1, max(start + last, start + first + 1), "dissolve")
 
 
-def best_mixture(courses: Floats, middle: int) -> Span:
+def fit_mixture(courses: Floats, middle: int) -> Span:
     """Return the last frame of one shot and the first of the other that best explain the courses [frames, courses].
 
     A course is (1-a)^2 times one constant plus a^2 times another, where a rises in a straight line from 0 to 1.
@@ -153,11 +162,11 @@ def best_mixture(courses: Floats, middle: int) -> Span:
     if not pairs:
         return middle, middle
     shares = (np.clip((frame - s) / (e - s), 0, 1) for s, e in pairs)
-    misfits = [errors(courses, (1 - share) ** 2, share**2).sum() for share in shares]
+    misfits = [compute_errors(courses, (1 - share) ** 2, share**2).sum() for share in shares]
     return pairs[int(np.argmin(misfits))]
 
 
-def errors(courses: Floats, one: Floats, other: Floats) -> Floats:
+def compute_errors(courses: Floats, one: Floats, other: Floats) -> Floats:
     """Return the squared errors [frames, courses] of the best two constants for each course, where a course is `one`
     times the first plus `other` times the second, [frames] each."""
     a, b, c = one @ one, one @ other, other @ other

@@ -8,7 +8,7 @@ times a share that is 1 in the shot and falls in a straight line to 0, fitted by
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from tasks.detectors.boundary import Boundary, Floats, Span, between, distance
+from tasks.detectors.boundary import Boundary, Floats, Span, list_spans_between, measure_distance
 from tasks.signals import Signals
 
 AFTER = 10
@@ -43,25 +43,25 @@ def find_fades(signals: Signals, cuts: list[Boundary], settings: FadeSettings) -
     No ramp crosses one of the `cuts`.
     """
     fades = []
-    for start, end in flat_runs(signals.deviation, settings.flat_contrast):
-        shots = between(cuts, len(signals.deviation))
+    for start, end in find_flat_runs(signals.deviation, settings.flat_contrast):
+        shots = list_spans_between(cuts, len(signals.deviation))
         first = next((a for a, b in shots if a < start <= b), start)
         last = next((b for a, b in shots if a <= end < b), end)
-        before = ramp(signals, (first, start), settings, backwards=True)
-        after = ramp(signals, (end, last), settings, backwards=False)
+        before = measure_ramp(signals, (first, start), settings, backwards=True)
+        after = measure_ramp(signals, (end, last), settings, backwards=False)
         fade = Boundary(start - before, end + after, "fade")
         if before + after and not is_blink(signals, fade, settings):
             fades.append(fade)
-    return merged(fades)
+    return merge_fades(fades)
 
 
-def flat_runs(contrast: Floats, limit: float) -> list[Span]:
+def find_flat_runs(contrast: Floats, limit: float) -> list[Span]:
     """Return the spans of consecutive frames whose contrast is at most `limit`."""
     flat = np.concatenate([[False], contrast <= limit, [False]])
     return [(int(a), int(b)) for a, b in np.flatnonzero(np.diff(flat)).reshape(-1, 2)]
 
 
-def ramp(signals: Signals, shot: Span, settings: FadeSettings, backwards: bool) -> int:
+def measure_ramp(signals: Signals, shot: Span, settings: FadeSettings, backwards: bool) -> int:
     """Return how many frames of a shot beside a flat picture belong to the fade; 0 where the picture is cut to instead.
 
     The shot's frames are before the flat picture where `backwards`, else after it.
@@ -71,12 +71,12 @@ def ramp(signals: Signals, shot: Span, settings: FadeSettings, backwards: bool) 
     if backwards:
         course, seconds = course[::-1], seconds[::-1]
     longest = np.count_nonzero(np.abs(seconds - seconds[0]) <= settings.max_fade_s) if len(seconds) else 0
-    misfits = [ramp_misfit(course, length) for length in range(longest)]
+    misfits = [measure_misfit(course, length) for length in range(longest)]
     best = int(np.argmin(misfits)) if misfits else 0
     return best if best >= settings.min_fade_frames and misfits[best] <= settings.fade_misfit else 0
 
 
-def ramp_misfit(course: Floats, length: int) -> float:
+def measure_misfit(course: Floats, length: int) -> float:
     """Return how badly a ramp of `length` frames explains the contrast from a flat picture outwards, as a share of the
     shot's contrast: the root mean square over the ramp and the ten frames after it."""
     near = course[: length + AFTER]
@@ -91,11 +91,13 @@ def is_blink(signals: Signals, fade: Boundary, settings: FadeSettings) -> bool:
     if before < 0 or after >= len(signals.seconds):
         return False
     pictures, flattest = signals.thumbnails, fade.start + int(np.argmin(signals.deviation[fade.start : fade.end]))
-    returns = distance(pictures[before], pictures[after]) < BACK * distance(pictures[before], pictures[flattest])
+    returns = measure_distance(pictures[before], pictures[after]) < BACK * measure_distance(
+        pictures[before], pictures[flattest]
+    )
     return bool(returns and signals.seconds[after] - signals.seconds[before] <= settings.blink_s)
 
 
-def merged(fades: list[Boundary]) -> list[Boundary]:
+def merge_fades(fades: list[Boundary]) -> list[Boundary]:
     """Return the fades, with those that touch or overlap merged into one."""
     joined: list[Boundary] = []
     for fade in fades:

@@ -59,7 +59,7 @@ def find_content(signals: Signals, settings: LibrarySettings) -> list[Boundary]:
     return _run(detector, signals)
 
 
-def picture(thumbnail: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def make_picture(thumbnail: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return a thumbnail as an image, uint8 BGR [height, width, 3]."""
     width, height = THUMBNAIL_SIZES[0]
     chroma = thumbnail[LUMA:].reshape(2, *THUMBNAIL_SIZES[1][::-1])
@@ -71,5 +71,5 @@ def _run(detector: SceneDetector, signals: Signals) -> list[Boundary]:
     cuts: set[int] = set()
     for number, thumbnail in enumerate(signals.thumbnails):
         time = FrameTimecode(number, RATE)
-        cuts |= {cut.frame_num for cut in detector.process_frame(time, picture(thumbnail))}
+        cuts |= {cut.frame_num for cut in detector.process_frame(time, make_picture(thumbnail))}
     return [Boundary(cut, cut, "cut") for cut in sorted(cuts - {0})]

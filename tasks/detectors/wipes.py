@@ -10,7 +10,7 @@ changes all places at once.
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from tasks.detectors.boundary import LUMA, Boundary, Floats, Span, between, frames_at, without_overlaps
+from tasks.detectors.boundary import LUMA, Boundary, Floats, Span, choose_frames, drop_overlaps, list_spans_between
 from tasks.signals import THUMBNAIL_SIZES, Signals
 
 
@@ -59,23 +59,23 @@ PLANE = np.stack([np.ones(LUMA), (_X.ravel() + 0.5) / _WIDTH - 0.5, (_Y.ravel() 
 def find_wipes(signals: Signals, taken: list[Boundary], settings: WipeSettings) -> list[Boundary]:
     """Return the wipes, in order of time; none overlaps a boundary in `taken`."""
     found = []
-    for start, end in between(taken, len(signals.seconds)):
-        for middle in frames_at(signals.seconds[start:end], settings.wipe_rate) + start:
+    for start, end in list_spans_between(taken, len(signals.seconds)):
+        for middle in choose_frames(signals.seconds[start:end], settings.wipe_rate) + start:
             for reach in REACHES_S:
-                window = _window(signals, int(middle), reach)
+                window = _find_window(signals, int(middle), reach)
                 if window[0] >= start and window[1] <= end:
-                    found += wipe_in(signals, window, settings)
-    return without_overlaps(found)
+                    found += detect_wipe(signals, window, settings)
+    return drop_overlaps(found)
 
 
-def wipe_in(signals: Signals, window: Span, settings: WipeSettings) -> list[tuple[float, Boundary]]:
+def detect_wipe(signals: Signals, window: Span, settings: WipeSettings) -> list[tuple[float, Boundary]]:
     """Return the wipe that the window shows, with its share, or an empty list."""
     pictures = signals.thumbnails[window[0] : window[1], :LUMA].astype(np.float32)
-    if len(pictures) < 4 or changed_places(pictures) < settings.wipe_places:
+    if len(pictures) < 4 or measure_changed_share(pictures) < settings.wipe_places:
         return []
     steps = np.abs(np.diff(pictures, axis=0))
     pairs = steps[1:] + steps[:-1]
-    share, (first, last) = kept_time(pairs)
+    share, (first, last) = fit_wipe_time(pairs)
     jump = pairs.max(axis=0).sum() / steps.sum()
     start, end = window[0] + round(first), window[0] + round(last) + 1
     if not window[0] <= start <= end - settings.min_wipe_frames < end <= window[1]:
@@ -85,14 +85,14 @@ def wipe_in(signals: Signals, window: Span, settings: WipeSettings) -> list[tupl
     return [(share, Boundary(start, end, "wipe"))]
 
 
-def changed_places(pictures: Floats) -> float:
+def measure_changed_share(pictures: Floats) -> float:
     """Return the share of places that differ between the first and the last picture."""
     first, last = pictures[0], pictures[-1]
     contrast = max((first.std() + last.std()) / 2, 1.0)
     return float(np.mean(np.abs(last - first) > DIFFERS * contrast))
 
 
-def kept_time(pairs: Floats) -> tuple[float, tuple[float, float]]:
+def fit_wipe_time(pairs: Floats) -> tuple[float, tuple[float, float]]:
     """Return the share of the greatest changes that follow a plane over the picture, and when it begins and ends.
 
     pairs: how much each place changes over two frames, [times, places]; times are counted in frames from the first
@@ -112,7 +112,7 @@ def _fit(weights: Floats, time: Floats) -> Floats:
     return PLANE @ np.linalg.solve(PLANE.T @ weighted + 1e-6 * np.eye(3), weighted.T @ time)
 
 
-def _window(signals: Signals, middle: int, reach_s: float) -> Span:
+def _find_window(signals: Signals, middle: int, reach_s: float) -> Span:
     here = signals.seconds[middle]
     first, last = np.searchsorted(signals.seconds, [here - reach_s, here + reach_s])
     return int(first), int(last) + 1

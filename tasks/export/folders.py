@@ -21,8 +21,8 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict
 
-from tasks.caching import Step, cached, supersede
-from tasks.manifest import ERROR_FIELDS, ManifestRef, publish, publish_text, read_rows, table_of
+from tasks.caching import Step, find_or_compute, supersede
+from tasks.manifest import ERROR_FIELDS, ManifestRef, make_table, publish, publish_text, read_rows
 
 VERSION = 1
 
@@ -59,14 +59,14 @@ class Layout(BaseModel):
     to: Literal["hf", "csv"]
 
 
-def metadata_of(sample: Mapping[str, Any]) -> dict[str, Any]:
+def describe_sample(sample: Mapping[str, Any]) -> dict[str, Any]:
     """Return a sample's row of metadata: the file's name, the caption, and the clip's facts that are single values."""
     facts = json.loads(sample["facts"])
     flat = {name: value for name, value in facts.items() if not isinstance(value, list | dict) and name != "caption"}
     return {"file_name": f"{sample['clip_id']}.mp4", "caption": sample["caption"] or ""} | flat
 
 
-def as_table(rows: Rows, name: str) -> str:
+def format_table(rows: Rows, name: str) -> str:
     """Format rows of metadata as CSV, or for a `name` in .jsonl as JSON lines in which every row has every column."""
     columns = list(dict.fromkeys(["file_name", "caption", *sorted({column for row in rows for column in row})]))
     if name.endswith(".jsonl"):
@@ -79,7 +79,7 @@ def as_table(rows: Rows, name: str) -> str:
     return text.getvalue()
 
 
-def card(splits: Sequence[str]) -> str:
+def format_readme(splits: Sequence[str]) -> str:
     """Return the README.md of a Hugging Face dataset, whose header names the splits and their folders."""
     files = "\n".join(f"  - split: {split}\n    path: {split}/**" for split in splits)
     return (
@@ -101,9 +101,11 @@ def write_all(out: Path, dataset: Path, samples: Rows, layout: Layout) -> list[d
             rows.append({**named, "file": file, "table": table, "attempt": 1})
         _sweep(out / split, {f"{sample['clip_id']}.mp4" for sample in own})
         if own:
-            publish_text(out / table, as_table([metadata_of(sample) for sample in own], table))
+            publish_text(out / table, format_table([describe_sample(sample) for sample in own], table))
     if layout.to == "hf":
-        publish_text(out / "README.md", card([split for split in SPLITS if any(s["side"] == split for s in samples)]))
+        publish_text(
+            out / "README.md", format_readme([split for split in SPLITS if any(s["side"] == split for s in samples)])
+        )
     return rows
 
 
@@ -129,6 +131,6 @@ def write_folders(out: Path, config: Layout, dataset: Path, samples: ManifestRef
     def compute(_: str) -> pa.Table:
         supersede(STEP, out)
         chosen = [sample for sample in read_rows(samples, NEEDS) if sample["side"]]
-        return table_of(write_all(out, dataset, chosen, config), SCHEMA)
+        return make_table(write_all(out, dataset, chosen, config), SCHEMA)
 
-    return cached(STEP, out, config, [samples], compute)
+    return find_or_compute(STEP, out, config, [samples], compute)

@@ -17,8 +17,8 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from models.errors import BadInput
-from tasks.caching import Step, cached
-from tasks.manifest import ERROR_FIELDS, ManifestRef, read_rows, table_of
+from tasks.caching import Step, find_or_compute
+from tasks.manifest import ERROR_FIELDS, ManifestRef, make_table, read_rows
 
 VERSION = 1
 
@@ -73,7 +73,7 @@ class HoldOutConfig(BaseModel):
         return self
 
 
-def side_of(video_id: str, config: HoldOutConfig) -> str:
+def choose_split(video_id: str, config: HoldOutConfig) -> str:
     """Return the split of a source video: it depends only on the video's content and the seed."""
     drawn = int(hashlib.sha256(f"{config.seed}:{video_id}".encode()).hexdigest()[:13], 16) / 16**13
     if drawn < config.test:
@@ -81,9 +81,9 @@ def side_of(video_id: str, config: HoldOutConfig) -> str:
     return "validation" if drawn < config.test + config.validation else "train"
 
 
-def sides_of(clips: Sequence[Mapping[str, Any]], config: HoldOutConfig) -> list[tuple[str | None, str | None]]:
+def assign_splits(clips: Sequence[Mapping[str, Any]], config: HoldOutConfig) -> list[tuple[str | None, str | None]]:
     """Return for each clip its split and None, or None and why it is left out."""
-    own = [side_of(clip["video_id"], config) for clip in clips]
+    own = [choose_split(clip["video_id"], config) for clip in clips]
     guarded: dict[str, str] = {}
     for clip, split in zip(clips, own, strict=True):
         group = clip["dedup_group"]
@@ -96,18 +96,20 @@ def sides_of(clips: Sequence[Mapping[str, Any]], config: HoldOutConfig) -> list[
     ]
 
 
-def samples_of(
+def make_samples(
     clips: Sequence[Mapping[str, Any]], cuts: Mapping[str, Mapping[str, Any]], config: HoldOutConfig
 ) -> list[dict[str, Any]]:
     """Return a row for each kept clip, ordered by name; a clip that failed to be cut has the error and no split."""
     kept = sorted((clip for clip in clips if clip["keep"]), key=lambda clip: clip["clip_id"])
     return [
-        _row(clip, cuts[clip["clip_id"]], split, left_out)
-        for clip, (split, left_out) in zip(kept, sides_of(kept, config), strict=True)
+        _make_row(clip, cuts[clip["clip_id"]], split, left_out)
+        for clip, (split, left_out) in zip(kept, assign_splits(kept, config), strict=True)
     ]
 
 
-def _row(clip: Mapping[str, Any], cut: Mapping[str, Any], split: str | None, left_out: str | None) -> dict[str, Any]:
+def _make_row(
+    clip: Mapping[str, Any], cut: Mapping[str, Any], split: str | None, left_out: str | None
+) -> dict[str, Any]:
     row = {name: clip[name] for name in ("clip_id", "video_id", "caption")} | {"attempt": 1}
     if cut["error_message"]:
         return row | {"error_code": cut["error_code"], "error_message": cut["error_message"]}
@@ -129,9 +131,9 @@ def collect_samples(
 
     def compute(_: str) -> pa.Table:
         known = {row["clip_id"]: row for cut in cuts for row in read_rows(cut)}
-        rows = samples_of(read_rows(clips), known, config)
+        rows = make_samples(read_rows(clips), known, config)
         if not rows:
             raise BadInput(f"{dataset}: no clip is kept. Loosen the thresholds with `reelmill select`.")
-        return table_of(rows, SCHEMA)
+        return make_table(rows, SCHEMA)
 
-    return cached(STEP, out, config, [clips, *cuts], compute)
+    return find_or_compute(STEP, out, config, [clips, *cuts], compute)

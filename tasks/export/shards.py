@@ -18,8 +18,8 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field
 
-from tasks.caching import Step, cached, supersede
-from tasks.manifest import ERROR_FIELDS, ManifestRef, file_digest, publish, read_rows, table_of
+from tasks.caching import Step, find_or_compute, supersede
+from tasks.manifest import ERROR_FIELDS, ManifestRef, digest_file, make_table, publish, read_rows
 
 VERSION = 1
 
@@ -52,12 +52,12 @@ class ShardsConfig(BaseModel):
     max_samples: int = Field(default=10_000, ge=1, description="Most samples in a shard.")
 
 
-def shards_of(samples: Rows, config: ShardsConfig) -> list[list[Mapping[str, Any]]]:
+def group_into_shards(samples: Rows, config: ShardsConfig) -> list[list[Mapping[str, Any]]]:
     """Return the samples in the order of their hashes, in shards; a sample that is too large has its own."""
     shards: list[list[Mapping[str, Any]]] = []
     room = 0.0
-    for sample in sorted(samples, key=lambda sample: _digest(sample["clip_id"])):
-        size = _size(sample)
+    for sample in sorted(samples, key=lambda sample: _hash_text(sample["clip_id"])):
+        size = _measure_size(sample)
         if not shards or size > room or len(shards[-1]) >= config.max_samples:
             shards.append([])
             room = config.max_mb * 1e6 - tarfile.RECORDSIZE
@@ -66,7 +66,7 @@ def shards_of(samples: Rows, config: ShardsConfig) -> list[list[Mapping[str, Any
     return shards
 
 
-def _size(sample: Mapping[str, Any]) -> int:
+def _measure_size(sample: Mapping[str, Any]) -> int:
     """Return the bytes of a sample in a tar file: each member has a header and is padded to a multiple of a block."""
     sizes = (sample["bytes"], len(sample["facts"].encode()), len((sample["caption"] or "").encode()))
     return sum(tarfile.BLOCKSIZE * (1 + -(-size // tarfile.BLOCKSIZE)) for size in sizes)
@@ -76,13 +76,13 @@ def write_shard(path: Path, samples: Rows, dataset: Path) -> None:
     """Write the samples, whose clips are below `dataset`, to one tar file that appears complete or not at all."""
     with publish(path) as aside, tarfile.open(aside, "w", format=tarfile.PAX_FORMAT) as tar:
         for sample in samples:
-            for ending, content in _members(sample, dataset):
+            for ending, content in _read_members(sample, dataset):
                 member = tarfile.TarInfo(f"{sample['clip_id']}.{ending}")
                 member.size, member.mode = len(content), 0o644
                 tar.addfile(member, io.BytesIO(content))
 
 
-def _members(sample: Mapping[str, Any], dataset: Path) -> Iterator[tuple[str, bytes]]:
+def _read_members(sample: Mapping[str, Any], dataset: Path) -> Iterator[tuple[str, bytes]]:
     yield "mp4", (dataset / sample["video"]).read_bytes()
     yield "json", sample["facts"].encode()
     yield "txt", (sample["caption"] or "").encode()
@@ -92,11 +92,11 @@ def write_all(out: Path, dataset: Path, samples: Rows, config: ShardsConfig) -> 
     """Write the shards of every split below `out`, remove older ones, and return a row per shard."""
     rows = []
     for split in sorted({sample["side"] for sample in samples}):
-        shards = shards_of([sample for sample in samples if sample["side"] == split], config)
+        shards = group_into_shards([sample for sample in samples if sample["side"] == split], config)
         for number, shard in enumerate(shards):
             path = out / f"{split}-{number:06}.tar"
             write_shard(path, shard, dataset)
-            measured = {"bytes": path.stat().st_size, "sha256": file_digest(path), "attempt": 1}
+            measured = {"bytes": path.stat().st_size, "sha256": digest_file(path), "attempt": 1}
             rows.append({"shard": path.name, "side": split, "samples": len(shard)} | measured)
     written = {row["shard"] for row in rows}
     for path in out.iterdir():
@@ -112,10 +112,10 @@ def write_shards(out: Path, config: ShardsConfig, dataset: Path, samples: Manife
     def compute(_: str) -> pa.Table:
         supersede(STEP, out)
         chosen = [sample for sample in read_rows(samples, NEEDS) if sample["side"]]
-        return table_of(write_all(out, dataset, chosen, config), SCHEMA)
+        return make_table(write_all(out, dataset, chosen, config), SCHEMA)
 
-    return cached(STEP, out, config, [samples], compute)
+    return find_or_compute(STEP, out, config, [samples], compute)
 
 
-def _digest(text: str) -> str:
+def _hash_text(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()

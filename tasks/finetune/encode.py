@@ -24,14 +24,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from models.errors import BadMedia, ReelmillError
-from models.generation.model_cache import loaded_model
+from models.generation.model_cache import get_model
 from models.pictures import from_pixels
 from models.svd.autoencoder import encode_frames
-from models.svd.model import VideoModel, embed_pictures, encoders_digest
+from models.svd.model import VideoModel, digest_encoders, embed_pictures
 from tasks.attempts import error_columns
-from tasks.caching import Step, cached
-from tasks.manifest import ERROR_FIELDS, ManifestRef, publish, table_of
-from tasks.video import read_frames, upright
+from tasks.caching import Step, find_or_compute
+from tasks.manifest import ERROR_FIELDS, ManifestRef, make_table, publish
+from tasks.video import make_upright, read_frames
 
 VERSION = 1
 
@@ -87,7 +87,7 @@ class SourceClips:
         return hashlib.sha256(json.dumps([self.digest, spans]).encode()).hexdigest()
 
 
-def window_starts(start_s: float, end_s: float, frames: int, fps: float, at_most: int) -> list[float]:
+def place_windows(start_s: float, end_s: float, frames: int, fps: float, at_most: int) -> list[float]:
     """Return the start times, in seconds, of up to `at_most` windows of `frames` frames that fit a span without
     overlapping, spread evenly over it; none when the span is too short."""
     length = frames / fps
@@ -99,7 +99,7 @@ def window_starts(start_s: float, end_s: float, frames: int, fps: float, at_most
     return [start_s + i * length + slack * (i + 0.5) / count for i in range(count)]
 
 
-def shown_at(times: Sequence[Fraction | float], wanted: Sequence[float]) -> list[int]:
+def find_shown(times: Sequence[Fraction | float], wanted: Sequence[float]) -> list[int]:
     """Return the index of the frame shown at each wanted time: the last at or before it, else the first."""
     # A microsecond of grace: a start in float seconds may round to just before the frame it names.
     found = np.searchsorted(np.array([float(t) for t in times]), np.array(wanted) + 1e-6, side="right") - 1
@@ -116,7 +116,7 @@ def cover(frame: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8
     return resized[top : top + height, left : left + width].astype(np.uint8, copy=False)
 
 
-def noised_pictures(pictures: Tensor, config: EncodeConfig, seed: int) -> tuple[Tensor, Tensor]:
+def add_noise(pictures: Tensor, config: EncodeConfig, seed: int) -> tuple[Tensor, Tensor]:
     """Return pictures [batch, 3, H, W] with `condition_draws` draws of noise, [batch, draws, 3, H, W], and the sigmas
     [batch, draws]."""
     generator = torch.Generator().manual_seed(seed)
@@ -133,7 +133,7 @@ def encode_windows(model: VideoModel, windows: Sequence[NDArray[np.uint8]], conf
     parts: dict[str, list[Tensor]] = {"latents": [], "pictures": [], "sigmas": [], "embeddings": []}
     for index, window in enumerate(windows):
         frames = from_pixels(torch.from_numpy(window).permute(0, 3, 1, 2))
-        noised, sigma = noised_pictures(frames[:1], config, seed + index)
+        noised, sigma = add_noise(frames[:1], config, seed + index)
         parts["latents"].append(encode_frames(model.vae, frames))
         parts["pictures"].append(encode_frames(model.vae, noised[0]))
         parts["sigmas"].append(sigma[0])
@@ -141,11 +141,11 @@ def encode_windows(model: VideoModel, windows: Sequence[NDArray[np.uint8]], conf
     return {name: torch.stack(tensors).half().contiguous() for name, tensors in parts.items()}
 
 
-def _windows_of(
+def _read_windows(
     clip: ClipSpan, source: Path, model: VideoModel, config: EncodeConfig
 ) -> Iterator[tuple[float, NDArray[np.uint8]]]:
     facts = model.facts
-    starts = window_starts(clip.start_s, clip.end_s, facts.frames, facts.fps, config.windows_per_clip)
+    starts = place_windows(clip.start_s, clip.end_s, facts.frames, facts.fps, config.windows_per_clip)
     if not starts:
         needed = facts.frames / facts.fps
         raise BadMedia(
@@ -154,11 +154,11 @@ def _windows_of(
     times, frames = [], []
     for time, frame in read_frames(source, clip.start_s, clip.end_s):
         times.append(time)
-        frames.append(cover(upright(frame), facts.width, facts.height))
+        frames.append(cover(make_upright(frame), facts.width, facts.height))
     if not frames:
         raise BadMedia(f"{clip.clip_id}: no frame is shown between {clip.start_s:.2f} and {clip.end_s:.2f} s.")
     for start in starts:
-        chosen = shown_at(times, [start + i / facts.fps for i in range(facts.frames)])
+        chosen = find_shown(times, [start + i / facts.fps for i in range(facts.frames)])
         yield start, np.stack([frames[i] for i in chosen])
 
 
@@ -170,7 +170,7 @@ def encode_source(root: Path, key: str, group: SourceClips, model: VideoModel, c
     windows: list[NDArray[np.uint8]] = []
     for clip in group.clips:
         try:
-            for index, (start, window) in enumerate(_windows_of(clip, group.source, model, config)):
+            for index, (start, window) in enumerate(_read_windows(clip, group.source, model, config)):
                 place = {"latents": name, "row": len(windows)}
                 rows.append({"clip_id": clip.clip_id, "window": index, "start_s": start, **place, "attempt": 1})
                 windows.append(window)
@@ -179,7 +179,7 @@ def encode_source(root: Path, key: str, group: SourceClips, model: VideoModel, c
     if windows:
         with publish(root / name) as aside:
             save_file(encode_windows(model, windows, config, seed=int(group.key()[:12], 16)), aside)
-    return table_of(rows, SCHEMA)
+    return make_table(rows, SCHEMA)
 
 
 @task(name="encode")
@@ -190,9 +190,9 @@ def encode_clips(root: Path, config: EncodeConfig, sources: list[SourceClips]) -
 
 def encode_cached(root: Path, config: EncodeConfig, group: SourceClips) -> ManifestRef:
     """Return the encoded clips of one source: found, or made. They depend on the model's encoders and its size only."""
-    model = loaded_model(group.encoders)
+    model = get_model(group.encoders)
     facts = model.facts
-    revision = f"{encoders_digest(model)}-{facts.frames}x{facts.width}x{facts.height}@{facts.fps}"
-    return cached(
+    revision = f"{digest_encoders(model)}-{facts.frames}x{facts.width}x{facts.height}@{facts.fps}"
+    return find_or_compute(
         STEP, root, config, [group.key()], lambda key: encode_source(root, key, group, model, config), revision
     )

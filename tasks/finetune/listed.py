@@ -19,10 +19,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from models.errors import BadInput, BadMedia, ReelmillError
 from tasks.attempts import error_columns
-from tasks.caching import Step, cached, lineage_of
+from tasks.caching import Step, find_or_compute, make_lineage
 from tasks.child_process import run_in_child
 from tasks.item_lists import TableRow, locate, read_table
-from tasks.manifest import ERROR_FIELDS, ManifestRef, file_digest, read_manifest, table_of, write_manifest
+from tasks.manifest import ERROR_FIELDS, ManifestRef, digest_file, make_table, read_manifest, write_manifest
 from tasks.probe import probe
 
 VERSION = 1
@@ -60,12 +60,12 @@ class ListedConfig(BaseModel):
     probe_limit_s: float = Field(default=30.0, gt=0, description="Time limit for probing one file, in seconds")
 
 
-def clip_of(folder: Path, row: TableRow, column: str, limit_s: float) -> dict[str, Any]:
+def describe_file(folder: Path, row: TableRow, column: str, limit_s: float) -> dict[str, Any]:
     """Return the columns of one row of a table in `folder`. Raises ReelmillError when its file cannot be used."""
     if row.problem:
         raise BadInput(row.problem)
     path = locate(folder, str(row.values.get(column, "")))
-    digest = file_digest(path)
+    digest = digest_file(path)
     duration_s = run_in_child(probe, path, limit_s=limit_s).duration_s
     if duration_s is None:
         raise BadMedia(f"{path}: its length is unknown. Convert it to mp4.")
@@ -77,19 +77,19 @@ def clip_of(folder: Path, row: TableRow, column: str, limit_s: float) -> dict[st
         "end_s": duration_s,
         "caption": next((str(row.values[name]) for name in CAPTION_COLUMNS if name in row.values), None),
         "camera_motion": row.values.get("camera_motion"),
-        "motion_score": _number(row.values, "motion_score"),
+        "motion_score": _parse_number(row.values, "motion_score"),
         "keep": True,
     }
 
 
-def _number(values: Mapping[str, Any], name: str) -> float | None:
+def _parse_number(values: Mapping[str, Any], name: str) -> float | None:
     try:
         return float(values[name]) if name in values else None
     except (TypeError, ValueError) as error:
         raise BadInput(f"{name} is {values[name]!r}, which is not a number.") from error
 
 
-def clips_of(path: Path, rows: list[TableRow], limit_s: float) -> list[dict[str, Any]]:
+def describe_files(path: Path, rows: list[TableRow], limit_s: float) -> list[dict[str, Any]]:
     """Return a row of SCHEMA for each row of the table at `path`; a file that is named twice is one clip."""
     column = next((name for name in FILE_COLUMNS if any(name in row.values for row in rows)), None)
     if column is None:
@@ -99,7 +99,7 @@ def clips_of(path: Path, rows: list[TableRow], limit_s: float) -> list[dict[str,
         source = str(row.values.get(column, f"row {number}"))
         named = {"clip_id": hashlib.sha256(source.encode()).hexdigest()[:16], "source": source, "attempt": 1}
         try:
-            found.setdefault(source, named | clip_of(path.parent, row, column, limit_s))
+            found.setdefault(source, named | describe_file(path.parent, row, column, limit_s))
         except ReelmillError as error:
             failure = error_columns(error, f"{path} row {number}")
             found.setdefault(source, named | failure | {"keep": False})
@@ -112,14 +112,16 @@ def list_clips(root: Path, config: ListedConfig, table: Path) -> ManifestRef:
     rows = read_table(table)
     if not rows:
         raise BadInput(f"{table}: the table has no rows.")
-    inputs = [str(table.absolute()), file_digest(table), *_digests(table.parent, rows)]
-    listed = cached(STEP, root, config, inputs, lambda _: table_of(clips_of(table, rows, config.probe_limit_s), SCHEMA))
+    inputs = [str(table.absolute()), digest_file(table), *_digest_files(table.parent, rows)]
+    listed = find_or_compute(
+        STEP, root, config, inputs, lambda _: make_table(describe_files(table, rows, config.probe_limit_s), SCHEMA)
+    )
     for name in ("clips.parquet", "videos.parquet"):
-        write_manifest(root / name, read_manifest(listed), lineage_of(STEP, config, [listed.digest]))
+        write_manifest(root / name, read_manifest(listed), make_lineage(STEP, config, [listed.digest]))
     return listed
 
 
-def _digests(folder: Path, rows: list[TableRow]) -> list[str]:
+def _digest_files(folder: Path, rows: list[TableRow]) -> list[str]:
     """Return the current digests of the table's files, so that a changed file is probed again."""
     names = {str(value) for row in rows for name, value in row.values.items() if name in FILE_COLUMNS}
     return [json.dumps([name, _digest_or_none(folder / name)]) for name in sorted(names)]
@@ -127,6 +129,6 @@ def _digests(folder: Path, rows: list[TableRow]) -> list[str]:
 
 def _digest_or_none(path: Path) -> str | None:
     try:
-        return file_digest(path)
+        return digest_file(path)
     except (OSError, ValueError):
         return None

@@ -17,9 +17,9 @@ from prefect import task
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from models.generation.model_cache import model_folder
-from models.svd.lora import LoraFacts, add_lora, lora_weights, remove_lora, save_lora
-from models.svd.model import VideoModel, load_model, save_model, setting
+from models.generation.model_cache import find_svd_folder
+from models.svd.lora import LoraFacts, add_lora, read_lora_weights, remove_lora, save_lora
+from models.svd.model import VideoModel, load_model, read_setting, save_model
 from models.svd.training import (
     StepSettings,
     TrainingState,
@@ -29,12 +29,12 @@ from models.svd.training import (
     probe_error,
     step_generator,
 )
-from models.weights.names import pinned, revision_of, told_name
-from tasks.caching import Step, cached
+from models.weights.names import find_revision, pin_name, told_name
+from tasks.caching import Step, find_or_compute
 from tasks.finetune import train_checkpoints
-from tasks.finetune.train_examples import CLIP_COLUMNS, Choice, Examples, gather_examples, held_out
+from tasks.finetune.train_examples import CLIP_COLUMNS, Choice, Examples, gather_examples, hold_out
 from tasks.footage import OPPOSITE
-from tasks.manifest import ManifestRef, publish, publish_folder, table_of
+from tasks.manifest import ManifestRef, make_table, publish, publish_folder
 
 VERSION = 1
 
@@ -93,7 +93,7 @@ class Training:
 
     def __init__(self, model: VideoModel, examples: Examples, config: TrainConfig) -> None:
         self.model, self.examples, self.config = model, examples, config
-        self.train_on, self.probe_on = held_out(examples.all)
+        self.train_on, self.probe_on = hold_out(examples.all)
         self.words = dict(model.words)
         self.state = self._trainable()
         self.settings = StepSettings(
@@ -117,7 +117,7 @@ class Training:
         return new_state(chosen, config.ema)
 
     def _word_parameters(self) -> dict[str, nn.Parameter]:
-        width = setting(self.model.unet, "cross_attention_dim")
+        width = read_setting(self.model.unet, "cross_attention_dim")
         generator = torch.Generator().manual_seed(self.config.seed)
         names = sorted({e.motion for e in self.examples.all} | set(self.words))
         fresh = {name: torch.randn(width, generator=generator) for name in names}
@@ -198,7 +198,7 @@ def train(
     rows = training.run(checkpoint)
     lineage = {
         "run": key,
-        "base": told_name(pinned(base), model.revision),
+        "base": told_name(pin_name(base), model.revision),
         "base_revision": model.revision,
         "dataset": root.name,
         "dataset_digest": clips.digest,
@@ -208,7 +208,7 @@ def train(
     weights = _save(training, run / "weights" / key, lineage)
     train_checkpoints.remove(checkpoint)
     name = weights.relative_to(run).as_posix()
-    return table_of([row | {"weights": name} for row in rows], SCHEMA)
+    return make_table([row | {"weights": name} for row in rows], SCHEMA)
 
 
 def _save(training: Training, folder: Path, lineage: dict[str, Any]) -> Path:
@@ -217,17 +217,17 @@ def _save(training: Training, folder: Path, lineage: dict[str, Any]) -> Path:
     if config.parameters == "lora":
         path = folder / "lora.safetensors"
         with publish(path) as aside:
-            save_lora(aside, lora_weights(model.unet), LoraFacts(config.rank, config.alpha, lineage))
+            save_lora(aside, read_lora_weights(model.unet), LoraFacts(config.rank, config.alpha, lineage))
         remove_lora(model.unet)
         return path
     facts = model.facts.model_copy(update={"lineage": lineage})
     words = {name: word.detach() for name, word in training.words.items()}
     with publish_folder(folder / "model") as aside:
-        save_model(_with(model, words=words, facts=facts), aside)
+        save_model(_replace_parts(model, words=words, facts=facts), aside)
     return folder / "model" / "model_index.json"
 
 
-def _with(model: VideoModel, **changes: Any) -> VideoModel:
+def _replace_parts(model: VideoModel, **changes: Any) -> VideoModel:
     return VideoModel(**{**vars(model), **changes})
 
 
@@ -238,6 +238,8 @@ def train_model(
     """Train `base` on the encoded clips of the dataset at `root`, below `run`; the manifest is the training's log and
     names the weights."""
     inputs = [*encoded, clips]
-    model_folder(base)
-    revision = revision_of(base)
-    return cached(STEP, run, config, inputs, lambda key: train(root, run, key, base, encoded, clips, config), revision)
+    find_svd_folder(base)
+    revision = find_revision(base)
+    return find_or_compute(
+        STEP, run, config, inputs, lambda key: train(root, run, key, base, encoded, clips, config), revision
+    )

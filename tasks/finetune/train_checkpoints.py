@@ -36,7 +36,7 @@ class TrainingLog(BaseModel):
 
 def keep(path: Path, state: TrainingState, log: TrainingLog) -> None:
     """Write a checkpoint, a safetensors file, to `path`, and its log beside it."""
-    publish_text(_log_of(path), log.model_dump_json())
+    publish_text(_locate_log(path), log.model_dump_json())
     with publish(path) as aside:
         state.save(aside)
 
@@ -51,7 +51,7 @@ def resume(path: Path, state: TrainingState) -> TrainingLog:
         return TrainingLog()
     try:
         state.load(path)
-        return TrainingLog.model_validate_json(_log_of(path).read_text(encoding="utf-8")).until(state.step)
+        return TrainingLog.model_validate_json(_locate_log(path).read_text(encoding="utf-8")).until(state.step)
     except (OSError, SafetensorError, KeyError, ValidationError) as error:
         raise BadInput(f"{path}: the training's saved state cannot be read. Delete it to start again.") from error
 
@@ -59,8 +59,8 @@ def resume(path: Path, state: TrainingState) -> TrainingLog:
 def remove(path: Path) -> None:
     """Delete a checkpoint and its log."""
     path.unlink(missing_ok=True)
-    _log_of(path).unlink(missing_ok=True)
+    _locate_log(path).unlink(missing_ok=True)
 
 
-def _log_of(path: Path) -> Path:
+def _locate_log(path: Path) -> Path:
     return path.with_suffix(".json")

@@ -104,15 +104,15 @@ def gather_examples(root: Path, encoded: Sequence[ManifestRef], choice: Choice) 
     return examples
 
 
-def held_out(examples: Sequence[Example]) -> tuple[list[int], list[int]]:
+def hold_out(examples: Sequence[Example]) -> tuple[list[int], list[int]]:
     """Return indices to train on and indices to probe with: one clip in twenty, by its name, where there are a
     hundred."""
     everything = range(len(examples))
     if len(examples) < HELD_OUT_FROM:
         return list(everything), []
-    probe = [i for i in everything if _number(examples[i].clip_id) % HELD_OUT_ONE_IN == 0]
+    probe = [i for i in everything if _hash_name(examples[i].clip_id) % HELD_OUT_ONE_IN == 0]
     return sorted(set(everything) - set(probe)), probe[:HELD_OUT_MOST]
 
 
-def _number(clip_id: str) -> int:
+def _hash_name(clip_id: str) -> int:
     return int(hashlib.sha256(clip_id.encode()).hexdigest(), 16)

@@ -16,19 +16,19 @@ from numpy.typing import NDArray
 from prefect import task
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.device import DTYPE_HELP, AskedPrecision, device_named, precision_on
-from models.generation.calibration import calibration_json, calibration_of
-from models.generation.model_cache import loaded_model
+from models.device import DTYPE_HELP, AskedPrecision, choose_precision, find_device
+from models.generation.calibration import dump_calibration, make_calibration
+from models.generation.model_cache import get_model
 from models.measures.camera import CameraMotion, measure_motion, speed_along
 from models.memory.placement import ready_to_sample
-from models.noise import item_noise
+from models.noise import draw_item_noise
 from models.pictures import from_pixels
 from models.svd.model import VideoModel
 from models.svd.regions import told_as
 from models.svd.sampling import decode_latents, sample_latents
-from tasks.caching import Step, cached
+from tasks.caching import Step, find_or_compute
 from tasks.footage import Camera, Scene, render_shot
-from tasks.manifest import ERROR_FIELDS, ManifestRef, publish_json, read_rows, table_of
+from tasks.manifest import ERROR_FIELDS, ManifestRef, make_table, publish_json, read_rows
 
 VERSION = 1
 
@@ -69,34 +69,34 @@ class CalibrateConfig(BaseModel):
     dtype: AskedPrecision = Field(default="auto", description=DTYPE_HELP)
 
 
-def motions_of(model: VideoModel, config: CalibrateConfig) -> list[str | None]:
+def list_motions(model: VideoModel, config: CalibrateConfig) -> list[str | None]:
     """Return the motions to measure: those asked for, or those that the model knows, and none."""
     known = {*model.words, *model.facts.by_regions} - {"static"}
     return [None, *(sorted(known) if config.motions is None else config.motions)]
 
 
-def own_speed(motion: str | None, measured: CameraMotion) -> float:
+def measure_own_speed(motion: str | None, measured: CameraMotion) -> float:
     """The measured speed of a motion in its own unit, positive when it is the motion; the mean flow for none."""
     if motion is None:
         return measured.magnitude
     return speed_along(motion, float(getattr(measured, motion.partition("_")[0])))
 
 
-def picture_of(model: VideoModel, scene: int) -> NDArray[np.uint8]:
+def render_picture(model: VideoModel, scene: int) -> NDArray[np.uint8]:
     """Render a picture of the model's size."""
     size = (model.facts.width, model.facts.height)
     return render_shot(Scene(FIRST_SCENE + scene, movers=0), Camera(), 1, size=size)[0]
 
 
-def measured_clip(
+def measure_clip(
     model: VideoModel, config: CalibrateConfig, scene: int, motion: str | None, bucket: int
 ) -> dict[str, Any]:
     """Make one clip and return its row; its noise depends on the scene alone, so that buckets are compared on the same
     noise."""
     facts = model.facts
     shape = model.latent_shape(facts.frames, facts.height, facts.width)
-    noise = item_noise(config.seed, f"calibration {scene}", 0, shape, (facts.height, facts.width))
-    picture = from_pixels(torch.from_numpy(picture_of(model, scene)).permute(2, 0, 1)).contiguous()[None]
+    noise = draw_item_noise(config.seed, f"calibration {scene}", 0, shape, (facts.height, facts.width))
+    picture = from_pixels(torch.from_numpy(render_picture(model, scene)).permute(2, 0, 1)).contiguous()[None]
     asked = [told_as(motion, facts.by_regions)]
     latents = sample_latents(
         model, picture, noise.latents[None], noise.augmentation[None], asked, config.steps, motion_buckets=[bucket]
@@ -107,13 +107,13 @@ def measured_clip(
         "motion": motion,
         "motion_bucket": bucket,
         "motion_measured": found.motion,
-        "strength_measured": own_speed(motion, found),
+        "strength_measured": measure_own_speed(motion, found),
         "flow": found.magnitude,
         "attempt": 1,
     }
 
 
-def as_text(responses: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
+def format_table(responses: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
     """Format the table for a person: a line for each motion."""
     lines = [f"{'motion':<12}" + "".join(f"{bucket:>8}" for bucket in next(iter(responses.values()))["buckets"])]
     lines += [f"{name:<12}" + "".join(f"{speed:8.3f}" for speed in each["speeds"]) for name, each in responses.items()]
@@ -123,20 +123,20 @@ def as_text(responses: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
 @task(name="calibrate")
 def calibrate_model(root: Path, config: CalibrateConfig, model: str, device: str = "auto") -> ManifestRef:
     """Measure a row for each clip, and write the table that jobs use, as calibration.json below `root`."""
-    where = device_named(device)
-    config = config.model_copy(update={"dtype": precision_on(where, config.dtype)})
-    loaded = loaded_model(model, precision_on(where, config.dtype), where)
+    where = find_device(device)
+    config = config.model_copy(update={"dtype": choose_precision(where, config.dtype)})
+    loaded = get_model(model, choose_precision(where, config.dtype), where)
 
     def compute(_: str) -> pa.Table:
         asked = [
             (scene, motion, bucket)
-            for motion in motions_of(loaded, config)
+            for motion in list_motions(loaded, config)
             for bucket in sorted(set(config.buckets))
             for scene in range(config.pictures)
         ]
         with ready_to_sample(loaded, where) as ready:
-            return table_of([measured_clip(ready, config, *each) for each in asked], SCHEMA)
+            return make_table([measure_clip(ready, config, *each) for each in asked], SCHEMA)
 
-    made = cached(STEP, root, config, [], compute, loaded.revision)
-    publish_json(root / FILE, calibration_json(calibration_of(loaded.revision, read_rows(made))))
+    made = find_or_compute(STEP, root, config, [], compute, loaded.revision)
+    publish_json(root / FILE, dump_calibration(make_calibration(loaded.revision, read_rows(made))))
     return made

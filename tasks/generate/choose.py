@@ -16,9 +16,9 @@ import pyarrow as pa
 from prefect import task
 from pydantic import BaseModel, ConfigDict, Field
 
-from tasks.caching import Step, cached
+from tasks.caching import Step, find_or_compute
 from tasks.generate.meter_columns import told_length
-from tasks.manifest import ManifestRef, read_rows, table_of
+from tasks.manifest import ManifestRef, make_table, read_rows
 
 VERSION = 1
 
@@ -86,7 +86,7 @@ class Choice:
     reasons: tuple[tuple[str, ...], ...]
 
 
-def quality(take: Take) -> dict[str, float]:
+def measure_quality(take: Take) -> dict[str, float]:
     """Return the parts of the score, 0..1 each, 1 best. Sharpness half or twice that of the first frame counts the
     same."""
     return {
@@ -100,11 +100,11 @@ def quality(take: Take) -> dict[str, float]:
 
 def score(take: Take) -> float:
     """Return the share of good frames times the mean of the parts: 0..1, higher is better."""
-    parts = quality(take)
+    parts = measure_quality(take)
     return take.good_frames / take.frames * sum(parts.values()) / len(parts)
 
 
-def failed_rules(take: Take, gate: GateConfig) -> tuple[str, ...]:
+def list_failed_rules(take: Take, gate: GateConfig) -> tuple[str, ...]:
     """Return the rules of the gate that the take fails, in words for a person; none when it passes.
 
     Where the camera is asked to stand still, a still clip passes, but one in which something moves ranks higher.
@@ -121,7 +121,7 @@ def failed_rules(take: Take, gate: GateConfig) -> tuple[str, ...]:
 
 def choose(takes: Sequence[Take], gate: GateConfig) -> Choice:
     """Choose the best of a job's takes, of which there is at least one. Equal takes keep their order."""
-    reasons = tuple(failed_rules(take, gate) for take in takes)
+    reasons = tuple(list_failed_rules(take, gate) for take in takes)
     scores = tuple(score(take) for take in takes)
     ranks = [
         (take.met, take.frozen_share <= gate.frozen_max, not failed, own)
@@ -130,7 +130,7 @@ def choose(takes: Sequence[Take], gate: GateConfig) -> Choice:
     return Choice(max(range(len(takes)), key=lambda i: ranks[i]), scores, reasons)
 
 
-def take_of(clip: Mapping[str, Any], job: Mapping[str, Any]) -> Take:
+def make_take(clip: Mapping[str, Any], job: Mapping[str, Any]) -> Take:
     """Return a measured clip's row as a take of its job; a clip that ended early lacks the frames that it should
     have."""
     names = ("item_key", "motion_measured", "sharpness", "colour", "identity", "flicker", "frozen_share")
@@ -138,7 +138,7 @@ def take_of(clip: Mapping[str, Any], job: Mapping[str, Any]) -> Take:
     return Take(motion_asked=job["motion"], frames=job["frames"], good_frames=clip["good_until"], **own)
 
 
-def chosen_rows(
+def make_choice_rows(
     jobs: Sequence[Mapping[str, Any]],
     clips: Sequence[Mapping[str, Any]],
     videos: Sequence[Mapping[str, Any]],
@@ -151,7 +151,7 @@ def chosen_rows(
     ready = sorted((job for job in jobs if job["item_key"] in made), key=lambda job: (job["job"], job["take"]))
     rows = []
     for _, group in groupby(ready, key=lambda job: job["job"]):
-        takes = [take_of(made[job["item_key"]], job) for job in group]
+        takes = [make_take(made[job["item_key"]], job) for job in group]
         choice = choose(takes, gate)
         rows += [
             {
@@ -166,7 +166,7 @@ def chosen_rows(
     return rows
 
 
-def unmet_jobs(jobs: Sequence[Mapping[str, Any]], choices: Sequence[Mapping[str, Any]]) -> set[int]:
+def list_unmet_jobs(jobs: Sequence[Mapping[str, Any]], choices: Sequence[Mapping[str, Any]]) -> set[int]:
     """Return the numbers of the jobs that have takes to judge, none of which passed the gate."""
     numbers = {job["item_key"]: job["job"] for job in jobs if job["item_key"]}
     judged = [(numbers[row["item_key"]], row["passed"]) for row in choices]
@@ -186,6 +186,6 @@ def choose_takes(
     def compute(_: str) -> pa.Table:
         decoded, encoded = ([row for ref in refs for row in read_rows(ref)] for refs in (clips, videos))
         ready = [row for row in read_rows(jobs, JOB_NEEDS) if row["status"] == "ready"]
-        return table_of(chosen_rows(ready, decoded, encoded, config), SCHEMA)
+        return make_table(make_choice_rows(ready, decoded, encoded, config), SCHEMA)
 
-    return cached(STEP, root, config, [jobs, *clips, *videos], compute)
+    return find_or_compute(STEP, root, config, [jobs, *clips, *videos], compute)

@@ -54,22 +54,22 @@ def load_latents(path: Path, digest: str) -> Tensor:
     try:
         latents = load_file(path)["latents"]
     except (SafetensorError, KeyError, FileNotFoundError) as error:
-        raise _removed(path, f"cannot be read ({error})") from error
+        raise _remove(path, f"cannot be read ({error})") from error
     except OSError as error:
         raise BadMedia(
             f"{path.name}: these latents cannot be read ({error}). Make the file readable, and run again."
         ) from error
     if latents.dtype != torch.float32 or hashlib.sha256(latents.contiguous().numpy().tobytes()).hexdigest() != digest:
-        raise _removed(path, "are not the ones that were sampled")
+        raise _remove(path, "are not the ones that were sampled")
     return latents
 
 
-def _removed(path: Path, fault: str) -> BadMedia:
+def _remove(path: Path, fault: str) -> BadMedia:
     path.unlink(missing_ok=True)
     return BadMedia(f"{path.name}: these latents {fault} and were removed; the same command samples them again.")
 
 
-def parked_at(root: Path, key: str) -> Path:
+def locate_parked(root: Path, key: str) -> Path:
     """Return where the frames of the clip with the decoding manifest `key` are parked below `root`."""
     return root / FOLDER / f"{key}.npy"
 
@@ -80,7 +80,7 @@ def park(path: Path, frames: Frames) -> None:
         np.save(aside, frames, allow_pickle=False)
 
 
-def parked(path: Path) -> Frames | None:
+def open_parked(path: Path) -> Frames | None:
     """Map the frames parked at `path` without reading them; return None where there are none, or none that can be
     used."""
     try:

@@ -14,8 +14,8 @@ from PIL import Image, ImageSequence, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from models.errors import BadMedia
-from tasks.manifest import file_digest
-from tasks.video import Frames, open_video, read_frames, upright
+from tasks.manifest import digest_file
+from tasks.video import Frames, make_upright, open_video, read_frames
 
 TAG = "reelmill"
 """The name under which a clip holds its provenance as JSON, where the format has names."""
@@ -26,14 +26,14 @@ DESCRIPTION = 0x010E
 WEBP_HAS_EXIF = 0x08
 
 
-def content_digest(path: Path) -> str:
+def digest_content(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, or of the names and digests of the files in a folder."""
     if not path.is_dir():
-        return file_digest(path)
-    return hashlib.sha256("".join(f"{p.name} {file_digest(p)}\n" for p in pictures_of(path)).encode()).hexdigest()
+        return digest_file(path)
+    return hashlib.sha256("".join(f"{p.name} {digest_file(p)}\n" for p in list_pictures(path)).encode()).hexdigest()
 
 
-def pictures_of(folder: Path) -> list[Path]:
+def list_pictures(folder: Path) -> list[Path]:
     """List the pictures of a clip that is a folder, in order."""
     return sorted(folder.glob("[!.]*.png"))
 
@@ -41,15 +41,15 @@ def pictures_of(folder: Path) -> list[Path]:
 def write_tag(path: Path, text: str) -> None:
     """Put `text` (ASCII) into a clip just written that is not an mp4: a GIF, a WebP or a folder of PNG pictures."""
     if path.is_dir():
-        first = pictures_of(path)[0]
+        first = list_pictures(path)[0]
         with Image.open(first) as picture:
             said = PngInfo()
             said.add_text(TAG, text)
             picture.save(first, pnginfo=said)
     elif path.suffix == ".gif":
-        path.write_bytes(with_gif_comment(path.read_bytes(), text))
+        path.write_bytes(add_gif_comment(path.read_bytes(), text))
     else:
-        path.write_bytes(with_webp_description(path.read_bytes(), text))
+        path.write_bytes(add_webp_description(path.read_bytes(), text))
 
 
 def read_tag(path: Path) -> str | None:
@@ -57,7 +57,7 @@ def read_tag(path: Path) -> str | None:
     if path.suffix == ".mp4":
         with open_video(path) as (container, _):
             return container.metadata.get(TAG)
-    with _picture(path) as picture:
+    with _read_picture(path) as picture:
         said = picture.info.get("comment") or picture.info.get(TAG) or picture.getexif().get(DESCRIPTION)
     return said.decode(errors="replace") if isinstance(said, bytes) else said
 
@@ -65,11 +65,11 @@ def read_tag(path: Path) -> str | None:
 def read_clip(path: Path) -> Frames:
     """Read all frames of a clip, uint8 RGB [frames, height, width, 3]; raises BadMedia."""
     if path.suffix == ".mp4":
-        return np.stack([upright(frame) for _, frame in read_frames(path)])
-    return np.stack(list(_pictures(path)))
+        return np.stack([make_upright(frame) for _, frame in read_frames(path)])
+    return np.stack(list(_read_pictures(path)))
 
 
-def with_gif_comment(content: bytes, text: str) -> bytes:
+def add_gif_comment(content: bytes, text: str) -> bytes:
     """Return a GIF with a comment before its first picture."""
     table = 3 * 2 ** ((content[10] & 7) + 1) if content[10] & 0x80 else 0
     place = 13 + table
@@ -79,7 +79,7 @@ def with_gif_comment(content: bytes, text: str) -> bytes:
     return content[:place] + block + content[place:]
 
 
-def with_webp_description(content: bytes, text: str) -> bytes:
+def add_webp_description(content: bytes, text: str) -> bytes:
     """Return an animated WebP (RIFF, with a VP8X header) with an EXIF chunk at its end that holds `text` as
     description."""
     if content[12:16] != b"VP8X":
@@ -92,20 +92,20 @@ def with_webp_description(content: bytes, text: str) -> bytes:
     return flagged[:4] + struct.pack("<I", len(flagged) - 8) + flagged[8:]
 
 
-def _picture(path: Path) -> Image.Image:
-    pictures = pictures_of(path) if path.is_dir() else [path]
+def _read_picture(path: Path) -> Image.Image:
+    pictures = list_pictures(path) if path.is_dir() else [path]
     try:
         return Image.open(pictures[0])
     except (OSError, IndexError, UnidentifiedImageError) as error:
         raise BadMedia(f"{path}: cannot be read as a clip ({error}). Is it whole? Copy it again.") from error
 
 
-def _pictures(path: Path) -> Iterator[Frames]:
+def _read_pictures(path: Path) -> Iterator[Frames]:
     if path.is_dir():
-        for each in pictures_of(path):
-            with _picture(each) as picture:
+        for each in list_pictures(path):
+            with _read_picture(each) as picture:
                 yield np.asarray(picture.convert("RGB"))
         return
-    with _picture(path) as clip:
+    with _read_picture(path) as clip:
         for picture in ImageSequence.Iterator(clip):
             yield np.asarray(picture.convert("RGB"))

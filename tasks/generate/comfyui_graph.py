@@ -78,7 +78,7 @@ def read_graph(path: Path) -> Graph:
     except (OSError, ValueError, RecursionError) as error:
         raise BadInput(f"{path}: cannot be read as JSON ({error}).") from error
     try:
-        graph = _graph_of(content)
+        graph = _read_nodes(content)
     except (TypeError, KeyError, IndexError, ValueError, AttributeError) as error:
         raise BadInput(f"{path}: not a ComfyUI workflow, in the editor's format or the API's.") from error
     unknown = [node.label for node in graph.values() if node.kind not in WIDGETS]
@@ -87,54 +87,54 @@ def read_graph(path: Path) -> Graph:
     return graph
 
 
-def _graph_of(content: Mapping[str, Any]) -> Graph:
+def _read_nodes(content: Mapping[str, Any]) -> Graph:
     if "nodes" in content:
-        return _from_editor(content)
-    return _from_api(content.get("prompt", content))
+        return _read_editor(content)
+    return _read_api(content.get("prompt", content))
 
 
-def _from_api(content: Mapping[str, Any]) -> Graph:
+def _read_api(content: Mapping[str, Any]) -> Graph:
     graph = {}
     for number, node in content.items():
-        inputs = {name: _api_value(value) for name, value in node["inputs"].items()}
+        inputs = {name: _read_api_value(value) for name, value in node["inputs"].items()}
         graph[str(number)] = Node(str(number), str(node["class_type"]), inputs)
     if not graph:
         raise ValueError("no nodes")
     return graph
 
 
-def _api_value(value: Any) -> Any:
+def _read_api_value(value: Any) -> Any:
     """Read an input of the API's format, where a link is written as a list of a node's id and an output's number."""
     return Link(str(value[0]), int(value[1])) if isinstance(value, list) and len(value) == 2 else value
 
 
-def _from_editor(content: Mapping[str, Any]) -> Graph:
+def _read_editor(content: Mapping[str, Any]) -> Graph:
     present = [node for node in content["nodes"] if node.get("mode") != MUTED and node["type"] not in COMMENTS]
     # A link from a muted node or a primitive one leads nowhere; of the latter, the widget keeps the value.
     ids = {str(node["id"]) for node in present}
-    links = {number: link for number, link in map(_editor_link, content["links"]) if link.node in ids}
+    links = {number: link for number, link in map(_read_editor_link, content["links"]) if link.node in ids}
     groups = {each["id"]: each["name"] for each in (content.get("definitions") or {}).get("subgraphs") or ()}
     named = ({**node, "type": f"subgraph {groups[t]!r}"} if (t := node["type"]) in groups else node for node in present)
-    graph = {str(node["id"]): _editor_node(node, links) for node in named}
+    graph = {str(node["id"]): _read_editor_node(node, links) for node in named}
     passing = {str(n["id"]) for n in present if n.get("mode") == BYPASSED or n["type"] == "Reroute"}
     kept = (node for node in graph.values() if node.id not in passing)
-    return {node.id: Node(node.id, node.kind, _followed(node, graph, passing)) for node in kept}
+    return {node.id: Node(node.id, node.kind, _follow_links(node, graph, passing)) for node in kept}
 
 
-def _editor_link(link: Any) -> tuple[int, Link]:
+def _read_editor_link(link: Any) -> tuple[int, Link]:
     if isinstance(link, Mapping):
         return link["id"], Link(str(link["origin_id"]), int(link["origin_slot"]))
     return link[0], Link(str(link[1]), int(link[2]))
 
 
-def _editor_node(node: Mapping[str, Any], links: Mapping[int, Link]) -> Node:
-    inputs = _widget_values(str(node["type"]), node.get("widgets_values") or [])
+def _read_editor_node(node: Mapping[str, Any], links: Mapping[int, Link]) -> Node:
+    inputs = _read_widget_values(str(node["type"]), node.get("widgets_values") or [])
     linked = {entry["name"]: entry.get("link") for entry in node.get("inputs") or []}
     inputs |= {name: links[number] for name, number in linked.items() if number is not None and number in links}
     return Node(str(node["id"]), str(node["type"]), inputs)
 
 
-def _widget_values(kind: str, values: Any) -> dict[str, Any]:
+def _read_widget_values(kind: str, values: Any) -> dict[str, Any]:
     if isinstance(values, Mapping):
         return dict(values)
     names, own = WIDGETS.get(kind, ()), list(values)
@@ -144,7 +144,7 @@ def _widget_values(kind: str, values: Any) -> dict[str, Any]:
     return dict(zip(names, own, strict=False))
 
 
-def _followed(node: Node, graph: Graph, passing: Iterable[str]) -> dict[str, Any]:
+def _follow_links(node: Node, graph: Graph, passing: Iterable[str]) -> dict[str, Any]:
     """Return a node's inputs with links through rerouted and bypassed nodes made direct; those that lead nowhere are
     dropped."""
     inputs = dict(node.inputs)

@@ -47,30 +47,30 @@ def read_workflow(path: Path) -> list[WorkflowJob]:
         raise BadInput(f"{path}: {error}") from error
 
 
-def workflow_of(row: Mapping[str, Any], picture: str | None = None) -> dict[str, Any]:
+def make_workflow(row: Mapping[str, Any], picture: str | None = None) -> dict[str, Any]:
     """Return a resolved job as a workflow in the API's format, which finds its picture by name in its own folder: by
     `picture`, or else by the name it has.
 
     A motion asked for by name, a key and a take have no place there.
     """
     model: list[Any] = ["1", 0]
-    nodes: dict[str, Any] = {"1": _api("ImageOnlyCheckpointLoader", ckpt_name=row["model"])}
+    nodes: dict[str, Any] = {"1": _make_node("ImageOnlyCheckpointLoader", ckpt_name=row["model"])}
     if row["lora"]:
-        nodes["2"] = _api("LoraLoaderModelOnly", model=model, **_set_in("LoraLoaderModelOnly", row))
+        nodes["2"] = _make_node("LoraLoaderModelOnly", model=model, **_set_in("LoraLoaderModelOnly", row))
         model = ["2", 0]
-    nodes["3"] = _api("LoadImage", image=picture or Path(row["image"]).name)
-    nodes["4"] = _api(
+    nodes["3"] = _make_node("LoadImage", image=picture or Path(row["image"]).name)
+    nodes["4"] = _make_node(
         "SVD_img2vid_Conditioning", clip_vision=["1", 1], init_image=["3", 0], vae=["1", 2],
-        fps=_whole(row["fps"] - 1), **_set_in("SVD_img2vid_Conditioning", row),
+        fps=_shorten(row["fps"] - 1), **_set_in("SVD_img2vid_Conditioning", row),
     )  # fmt: skip
-    nodes["5"] = _api("VideoLinearCFGGuidance", model=model, min_cfg=row["guidance_min"])
-    nodes["6"] = _api(
+    nodes["5"] = _make_node("VideoLinearCFGGuidance", model=model, min_cfg=row["guidance_min"])
+    nodes["6"] = _make_node(
         "KSampler", model=["5", 0], positive=["4", 0], negative=["4", 1], latent_image=["4", 2], seed=row["seed"],
         cfg=row["guidance_max"], sampler_name=SAMPLER, scheduler=SCHEDULER, denoise=1.0, **_set_in("KSampler", row),
     )  # fmt: skip
-    nodes["7"] = _api("VAEDecode", samples=["6", 0], vae=["1", 2])
-    nodes["8"] = _api("CreateVideo", images=["7", 0], **_set_in("CreateVideo", row))
-    nodes["9"] = _api("SaveVideo", video=["8", 0], filename_prefix=row["name"], format="mp4", codec="h264")
+    nodes["7"] = _make_node("VAEDecode", samples=["6", 0], vae=["1", 2])
+    nodes["8"] = _make_node("CreateVideo", images=["7", 0], **_set_in("CreateVideo", row))
+    nodes["9"] = _make_node("SaveVideo", video=["8", 0], filename_prefix=row["name"], format="mp4", codec="h264")
     return nodes
 
 
@@ -107,27 +107,29 @@ class _Reading:
         loader, link = self._behind(conditioning, "init_image", "LoadImage")
         if link.slot != 0:
             raise BadInput(f"{conditioning.label}: its picture is a mask, output {link.slot} of {loader.label}.")
-        name = str(_value(loader, "image"))
+        name = str(_read_value(loader, "image"))
         self.values["image"] = name.removesuffix(" [input]")
 
     def _size_and_conditions(self, node: Node) -> None:
         self.values |= _said_by(node)
-        self.values["fps"] = _number(node, "fps") + 1
+        self.values["fps"] = _read_number(node, "fps") + 1
 
     def _sampling(self) -> None:
         node = self.sampler
-        if _number(node, "denoise") != 1:
-            raise BadInput(f"{node.label}: denoise is {_value(node, 'denoise')}; only 1 makes a clip from a picture.")
+        if _read_number(node, "denoise") != 1:
+            raise BadInput(
+                f"{node.label}: denoise is {_read_value(node, 'denoise')}; only 1 makes a clip from a picture."
+            )
         for name, ours in (("sampler_name", SAMPLER), ("scheduler", SCHEDULER)):
-            asked = _value(node, name)
+            asked = _read_value(node, name)
             if asked != ours:
                 self.ignored.append(f"{node.label}: {name} {asked!r}; {ours} is used.")
-        seed = int(_number(node, "seed"))
+        seed = int(_read_number(node, "seed"))
         if not 0 <= seed < MAX_SEED:
             wrong = "negative" if seed < 0 else "too large"
             self.ignored.append(f"{node.label}: seed {seed} is {wrong}; {seed % MAX_SEED} is used.")
         self.values |= {"seed": seed % MAX_SEED, **_said_by(node)}
-        cfg = _number(node, "cfg")
+        cfg = _read_number(node, "cfg")
         self.values |= {"guidance_min": cfg, "guidance_max": cfg}
 
     def _model(self) -> None:
@@ -140,10 +142,10 @@ class _Reading:
                 raise BadInput(f"{node.label}: there is a second one between the model and the sampler; remove it.")
             seen.add(node.kind)
             if node.kind == "VideoLinearCFGGuidance":
-                self.values["guidance_min"] = _number(node, "min_cfg")
+                self.values["guidance_min"] = _read_number(node, "min_cfg")
             elif node.kind == "LoraLoaderModelOnly":
                 self.values |= _said_by(node)
-        self.values["model"] = str(_value(node, "ckpt_name"))
+        self.values["model"] = str(_read_value(node, "ckpt_name"))
 
     def _outputs(self) -> None:
         for way in self._ways():
@@ -201,7 +203,7 @@ class _Reading:
 
 def _said_by(node: Node) -> Values:
     """The columns that a node sets, each by an input of its own."""
-    return {column: _value(node, name) for column, name in inputs_of(node.kind).items()}
+    return {column: _read_value(node, name) for column, name in inputs_of(node.kind).items()}
 
 
 def _set_in(kind: str, row: Mapping[str, Any]) -> Values:
@@ -209,7 +211,7 @@ def _set_in(kind: str, row: Mapping[str, Any]) -> Values:
     return {name: row[column] for column, name in inputs_of(kind).items()}
 
 
-def _value(node: Node, name: str) -> Any:
+def _read_value(node: Node, name: str) -> Any:
     value = node.inputs.get(name)
     if isinstance(value, Link):
         raise BadInput(f"{node.label}: {name} comes from another node; write the value into its widget.")
@@ -218,16 +220,16 @@ def _value(node: Node, name: str) -> Any:
     return value
 
 
-def _number(node: Node, name: str) -> float:
-    value = _value(node, name)
+def _read_number(node: Node, name: str) -> float:
+    value = _read_value(node, name)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise BadInput(f"{node.label}: {name} is {value!r}, not a number.")
     return value
 
 
-def _whole(value: float) -> float:
+def _shorten(value: float) -> float:
     return int(value) if value == int(value) else value
 
 
-def _api(kind: str, **inputs: Any) -> dict[str, Any]:
+def _make_node(kind: str, **inputs: Any) -> dict[str, Any]:
     return {"class_type": kind, "inputs": inputs}

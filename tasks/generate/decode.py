@@ -19,16 +19,16 @@ from PIL import Image
 from prefect import task
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.device import DEVICE_HELP, DeviceName, device_named
+from models.device import DEVICE_HELP, DeviceName, find_device
 from models.measures.camera import measure_motion
-from models.measures.meters import good_until, measure_meters
+from models.measures.meters import count_good_frames, measure_meters
 from models.measures.psnr import mean_squared_error, psnr
 from models.pictures import Picture
 from tasks.attempts import ItemCall, failure_of
 from tasks.caching import Step
-from tasks.generate.clip_frames import DECODED_BY, decode_clip, park, parked_at
+from tasks.generate.clip_frames import DECODED_BY, decode_clip, locate_parked, park
 from tasks.generate.meter_columns import METERS
-from tasks.manifest import ERROR_FIELDS, ManifestRef, read_rows, table_of
+from tasks.manifest import ERROR_FIELDS, ManifestRef, make_table, read_rows
 from tasks.video import Frames
 
 VERSION = 1
@@ -77,7 +77,7 @@ def measure_clip(frames: Frames, picture: Picture | None, fps: float) -> dict[st
     """
     moved = measure_motion(frames, [i / fps for i in range(len(frames))])
     meters = measure_meters(frames, frames[0] if picture is None else picture)
-    good = good_until(meters)
+    good = count_good_frames(meters)
     return {
         "first_frame_psnr": None if picture is None else psnr(mean_squared_error(frames[0], picture), most=MOST_DB),
         "last_frame_psnr": None if picture is None else psnr(mean_squared_error(frames[-1], picture), most=MOST_DB),
@@ -96,18 +96,18 @@ def measure_clip(frames: Frames, picture: Picture | None, fps: float) -> dict[st
     }
 
 
-def measured_clip(
+def decode_and_measure(
     root: Path, job: Mapping[str, Any], sample: Mapping[str, Any], key: str, device: torch.device
 ) -> dict[str, Any]:
     """Decode and measure one clip, and park its frames below `root` by `key`; return its manifest row."""
     frames, plan, too_large = decode_clip(root, job, sample, device)
-    meters = measure_clip(frames, _picture(root, job), job["fps"])
-    park(parked_at(root, key), frames)
+    meters = measure_clip(frames, _read_picture(root, job), job["fps"])
+    park(locate_parked(root, key), frames)
     memory = {"decode_plan": str(plan), "decode_too_large": [str(each) for each in too_large]}
     return {"item_key": job["item_key"], "attempt": 1, **memory, **meters}
 
 
-def _picture(root: Path, job: Mapping[str, Any]) -> Picture | None:
+def _read_picture(root: Path, job: Mapping[str, Any]) -> Picture | None:
     if job["picture"] is None:
         return None
     with Image.open(root / job["picture"]) as picture:
@@ -120,7 +120,7 @@ def _decode(root: Path, config: DecodeConfig, job: Mapping[str, Any], sample: Ma
     inputs = (sample["latents_sha256"], job["picture_sha256"] or "no picture")
 
     def compute(key: str) -> pa.Table:
-        return table_of([measured_clip(root, job, sample, key, device_named(config.device))], SCHEMA)
+        return make_table([decode_and_measure(root, job, sample, key, find_device(config.device))], SCHEMA)
 
     def failure(error: Exception) -> dict[str, Any]:
         return {"item_key": job["item_key"], **failure_of(error, job["name"], "decoding")}

@@ -21,18 +21,18 @@ from models.device import (
     AskedPrecision,
     DeviceName,
     Precision,
-    device_label,
-    device_named,
-    precision_on,
+    choose_precision,
+    find_device,
+    format_device,
 )
 from models.errors import ReelmillError
 from models.families.family import Request
 from models.families.text_to_picture import KINDS, STEPS
 from models.generation import by_family
-from models.generation.model_cache import drawers_leave
+from models.generation.model_cache import unload_drawers
 from tasks.attempts import ItemCall, error_columns, failure_of
-from tasks.caching import Step, key_of, lineage_of
-from tasks.manifest import ERROR_FIELDS, ManifestRef, publish, read_manifest, read_rows, table_of, write_manifest
+from tasks.caching import Step, make_key, make_lineage
+from tasks.manifest import ERROR_FIELDS, ManifestRef, make_table, publish, read_manifest, read_rows, write_manifest
 
 VERSION = 1
 
@@ -83,7 +83,7 @@ class DrawConfig(BaseModel):
     @property
     def where(self) -> torch.device:
         """Return the device; raises BadInput where this machine does not have it."""
-        return device_named(self.device or "auto")
+        return find_device(self.device or "auto")
 
 
 class Drawing(BaseModel):
@@ -106,33 +106,33 @@ Ask = tuple[ManifestRef, str]
 """The jobs' manifest, and the name of a picture that some of them need."""
 
 
-def drawing_of(config: DrawConfig, job: Mapping[str, Any]) -> Drawing:
+def make_drawing(config: DrawConfig, job: Mapping[str, Any]) -> Drawing:
     """Return what is to be drawn for a job that needs it."""
     own = {name: job[name] for name in ("key", "seed", "prompt", "negative_prompt", "width", "height")}
-    dtype = precision_on(config.where, config.dtype)
+    dtype = choose_precision(config.where, config.dtype)
     return Drawing(**own, steps=config.steps, guidance=config.guidance, dtype=dtype)
 
 
 def name_of(config: DrawConfig, job: Mapping[str, Any]) -> str:
     """Return the key of the manifest of a job's picture."""
-    return key_of(lineage_of(STEP, drawing_of(config, job), [], job["picture_model_revision"]))
+    return make_key(make_lineage(STEP, make_drawing(config, job), [], job["picture_model_revision"]))
 
 
-def jobs_to_draw(config: DrawConfig, jobs: ManifestRef) -> Iterator[tuple[str, dict[str, Any]]]:
+def list_jobs_to_draw(config: DrawConfig, jobs: ManifestRef) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the jobs that can be made and whose pictures are drawn, each with its picture's name."""
     for row in read_rows(jobs, NEEDS):
         if row["status"] == "ready" and row["picture_model"]:
             yield name_of(config, row), row
 
 
-def pictures_to_draw(config: DrawConfig, jobs: ManifestRef) -> list[Ask]:
+def list_pictures_to_draw(config: DrawConfig, jobs: ManifestRef) -> list[Ask]:
     """Return what `draw_pictures` takes: each picture that the jobs need, once."""
-    return [(jobs, name) for name in dict(jobs_to_draw(config, jobs))]
+    return [(jobs, name) for name in dict(list_jobs_to_draw(config, jobs))]
 
 
 def draw_picture(root: Path, config: DrawConfig, job: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Draw a job's picture and write it below `root`; return its manifest row. Raises BadInput or BadModel."""
-    drawing = drawing_of(config, job)
+    drawing = make_drawing(config, job)
     request = Request(
         seed=drawing.seed,
         item_key=drawing.key,
@@ -150,16 +150,16 @@ def draw_picture(root: Path, config: DrawConfig, job: Mapping[str, Any], name: s
     with publish(root / path) as aside:
         Image.fromarray(pixels).save(aside, format="PNG")
     digest = hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()
-    memory = {"plan": str(plan), "too_large": [str(each) for each in too_large], "device": device_label(device)}
+    memory = {"plan": str(plan), "too_large": [str(each) for each in too_large], "device": format_device(device)}
     return {"drawing": name, "picture": path, "picture_sha256": digest, "attempt": 1} | memory
 
 
 def _draw(root: Path, config: DrawConfig, job: Mapping[str, Any], name: str) -> ManifestRef:
     """Return the manifest of one picture; where it fails, a row with the reason, kept apart."""
-    drawing, revision = drawing_of(config, job), job["picture_model_revision"]
+    drawing, revision = make_drawing(config, job), job["picture_model_revision"]
 
     def compute(key: str) -> pa.Table:
-        return table_of([draw_picture(root, config, job, key)], SCHEMA)
+        return make_table([draw_picture(root, config, job, key)], SCHEMA)
 
     def failure(error: Exception) -> dict[str, Any]:
         named = isinstance(error, ReelmillError)
@@ -173,25 +173,25 @@ def _draw(root: Path, config: DrawConfig, job: Mapping[str, Any], name: str) -> 
 def draw_pictures(root: Path, config: DrawConfig, asks: list[Ask]) -> list[ManifestRef]:
     """Draw the pictures asked for; return a manifest for each, in their order. What is already there stays. Models that
     drew leave the GPU for those that make clips."""
-    jobs = {name: row for ref in dict(asks) for name, row in jobs_to_draw(config, ref)}
+    jobs = {name: row for ref in dict(asks) for name, row in list_jobs_to_draw(config, ref)}
     try:
         return [_draw(root, config, jobs[name], name) for _, name in asks]
     finally:
-        drawers_leave()
+        unload_drawers()
 
 
 @task(name="jobs with drawn pictures")
-def with_drawn(root: Path, config: DrawConfig, jobs: ManifestRef, drawn: Sequence[ManifestRef]) -> ManifestRef:
+def add_drawn_pictures(root: Path, config: DrawConfig, jobs: ManifestRef, drawn: Sequence[ManifestRef]) -> ManifestRef:
     """Return the jobs with the pictures that were drawn for them. A job whose picture failed fails with its reason, and
     one whose picture is not drawn yet waits."""
     table, pictures = read_manifest(jobs), {row["drawing"]: row for ref in drawn for row in read_rows(ref)}
-    rows = [_pictured(row, config, pictures) for row in table.to_pylist()]
+    rows = [_add_picture(row, config, pictures) for row in table.to_pylist()]
     step = Step("drawn", VERSION, table.schema)
-    lineage = lineage_of(step, config, [jobs.digest, *(ref.digest for ref in drawn)])
-    return write_manifest(step.path(root, key_of(lineage)), table_of(rows, table.schema), lineage)
+    lineage = make_lineage(step, config, [jobs.digest, *(ref.digest for ref in drawn)])
+    return write_manifest(step.path(root, make_key(lineage)), make_table(rows, table.schema), lineage)
 
 
-def _pictured(row: dict[str, Any], config: DrawConfig, pictures: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _add_picture(row: dict[str, Any], config: DrawConfig, pictures: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     if row["status"] != "ready" or not row["picture_model"]:
         return row
     made = pictures.get(name_of(config, row))

@@ -14,16 +14,16 @@ import pyarrow as pa
 from prefect import task
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.device import DEVICE_HELP, DeviceName, device_named
+from models.device import DEVICE_HELP, DeviceName, find_device
 from models.weights.names import told_name
 from tasks.attempts import STOPPING, ItemCall, failure_of
 from tasks.caching import Step
-from tasks.generate.clip_frames import decode_clip, parked, parked_at
-from tasks.generate.clip_tags import content_digest
-from tasks.generate.encode_formats import Format, Look, look_of, write_clip
+from tasks.generate.clip_frames import decode_clip, locate_parked, open_parked
+from tasks.generate.clip_tags import digest_content
+from tasks.generate.encode_formats import Format, Look, make_look, write_clip
 from tasks.generate.job_columns import KEYED, In, decided, fields_of, file_key, in_, without_defaults
 from tasks.generate.meter_columns import METERS
-from tasks.manifest import ERROR_FIELDS, ManifestRef, publish_json, read_lineage, read_rows, table_of
+from tasks.manifest import ERROR_FIELDS, ManifestRef, make_table, publish_json, read_lineage, read_rows
 from tasks.video import Frames
 
 VERSION = 1
@@ -86,7 +86,7 @@ class ClipSettings(BaseModel):
     provenance: dict[str, Any]
 
 
-def provenance_of(
+def collect_provenance(
     job: Mapping[str, Any], sample: Mapping[str, Any], sample_version: int, look: Look, trim: bool
 ) -> dict[str, Any]:
     """Return everything needed to make the clip again, by names and digests: no path of this machine."""
@@ -108,17 +108,17 @@ def _told(job: Mapping[str, Any], name: str) -> str:
     return told_name(job[name], job.get(f"{name}_revision") or "")
 
 
-def frames_kept(made: int, good: int, trim: bool) -> int:
+def count_kept_frames(made: int, good: int, trim: bool) -> int:
     """Return how many frames of a clip are written: all, or the good ones; at least two, so that it stays a video."""
     return max(good, min(made, 2)) if trim else made
 
 
-def frames_of(
+def open_frames(
     root: Path, job: Mapping[str, Any], sample: Mapping[str, Any], decoded_key: str, device: DeviceName
 ) -> Frames:
     """Return a clip's frames, parked by its decoding manifest's key, or decoded again."""
-    frames = parked(parked_at(root, decoded_key))
-    return decode_clip(root, job, sample, device_named(device)).frames if frames is None else frames
+    frames = open_parked(locate_parked(root, decoded_key))
+    return decode_clip(root, job, sample, find_device(device)).frames if frames is None else frames
 
 
 def write_files(
@@ -129,7 +129,7 @@ def write_files(
     video, sidecar = f"{name}{look.suffix}", f"{name}.json"
     plan, too_large = write_clip(root / video, frames, fps, look, json.dumps(clip.provenance, sort_keys=True))
     publish_json(root / sidecar, clip.provenance | {"measured": dict(measured)})
-    made = {"video": video, "video_sha256": content_digest(root / video), "sidecar": sidecar}
+    made = {"video": video, "video_sha256": digest_content(root / video), "sidecar": sidecar}
     return {**made, "frames_kept": len(frames), "encode_plan": plan, "encode_too_large": too_large}
 
 
@@ -138,16 +138,16 @@ def _encode(
 ) -> ManifestRef:
     """Return the manifest of one file; where it fails, a row with the reason, kept apart."""
     sample, clip, decoded_key = read_rows(samples)[0], read_rows(clips)[0], clips.path.stem
-    provenance = provenance_of(job, sample, read_lineage(samples.path).version, look, config.trim)
+    provenance = collect_provenance(job, sample, read_lineage(samples.path).version, look, config.trim)
     settings = ClipSettings(name=job["name"], provenance=without_defaults(provenance))
     said = settings.model_copy(update={"provenance": provenance})
 
     def compute(key: str) -> pa.Table:
-        frames = frames_of(root, job, sample, decoded_key, config.device)
-        kept = frames[: frames_kept(len(frames), clip["good_until"], config.trim)]
+        frames = open_frames(root, job, sample, decoded_key, config.device)
+        kept = frames[: count_kept_frames(len(frames), clip["good_until"], config.trim)]
         meters = {field.name: clip[field.name] for field in METERS}
         made = write_files(root, kept, look, job["playback_fps"] or job["fps"], said, meters, key)
-        return table_of([{"item_key": job["item_key"], "attempt": 1, **decided(job, In.FILE), **made}], SCHEMA)
+        return make_table([{"item_key": job["item_key"], "attempt": 1, **decided(job, In.FILE), **made}], SCHEMA)
 
     call = ItemCall(STEP, root, settings, (decoded_key,), job["model_revision"], failure_has_own_key=True)
     try:
@@ -155,7 +155,7 @@ def _encode(
     except STOPPING as error:
         failure = failure_of(error, job["name"], "encoding")
         return call.failed({"item_key": job["item_key"], **decided(job, In.FILE), **failure})
-    parked_at(root, decoded_key).unlink(missing_ok=True)
+    locate_parked(root, decoded_key).unlink(missing_ok=True)
     return made
 
 
@@ -169,7 +169,7 @@ def measured(jobs: ManifestRef, samples: Iterable[ManifestRef], clips: Iterable[
 @task(name="encode")
 def encode_jobs(root: Path, config: EncodeConfig, items: Sequence[Clip]) -> list[ManifestRef]:
     """Encode measured clips to files; return a manifest for each. Frames that were parked for them are removed."""
-    look = look_of(config.format, config.crf)
+    look = make_look(config.format, config.crf)
     files: dict[str, dict[str, dict[str, Any]]] = {}
     for ref in dict.fromkeys(ref.path for ref, *_ in items):
         for row in read_rows(ref, NEEDS):

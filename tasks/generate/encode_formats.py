@@ -22,7 +22,7 @@ import ffmpeg
 from models.errors import BadInput
 from tasks.generate.clip_tags import TAG, write_tag
 from tasks.manifest import publish, publish_folder
-from tasks.video import Frames, command_of, even, ffmpeg_exe, mp4_options, raw_frames, run_ffmpeg
+from tasks.video import Frames, compile_command, find_ffmpeg, make_even, make_frame_input, make_mp4_options, run_ffmpeg
 
 Format = Literal["h264", "hevc", "av1", "webp", "gif", "png"]
 
@@ -103,7 +103,7 @@ class Look:
         return PLANS if self.encoder in NONE_AHEAD else PLANS[:-1]
 
 
-def look_of(name: Format, crf: int | None) -> Look:
+def make_look(name: Format, crf: int | None) -> Look:
     """Return the look asked for; raises BadInput for a quality that the format does not have, or where ffmpeg has no
     encoder."""
     codec = CODECS[name]
@@ -111,19 +111,19 @@ def look_of(name: Format, crf: int | None) -> Look:
         raise BadInput(f"--crf {crf}: {name} has no quality to choose. Leave it out, or choose another --format.")
     if crf is not None and codec.worst is not None and not 0 <= crf <= codec.worst:
         raise BadInput(f"--crf {crf}: the quality of {name} goes from 0, the best, to {codec.worst}.")
-    known = known_encoders(ffmpeg_exe())
+    known = list_encoders(find_ffmpeg())
     encoder = next((encoder for encoder in codec.encoders if encoder in known), None)
     if encoder is None:
         wanted = " nor ".join(codec.encoders)
         raise BadInput(
-            f"--format {name}: {ffmpeg_exe()} has no encoder {wanted}. Choose another format, or unset "
+            f"--format {name}: {find_ffmpeg()} has no encoder {wanted}. Choose another format, or unset "
             "IMAGEIO_FFMPEG_EXE: the ffmpeg that Reelmill is installed with has it."
         )
     return Look(name, encoder, codec.crf if crf is None else crf)
 
 
 @cache
-def known_encoders(exe: str) -> frozenset[str]:
+def list_encoders(exe: str) -> frozenset[str]:
     """Return the names of the video and picture encoders that an ffmpeg has."""
     listed = run_ffmpeg([exe, "-hide_banner", "-encoders"], None, exe).decode(errors="replace")
     return frozenset(found["name"] for found in _LISTED.finditer(listed))
@@ -151,29 +151,29 @@ def write_clip(path: Path, frames: Frames, fps: float, look: Look, said: str) ->
 
 def _write(path: Path, frames: Frames, fps: float, look: Look, said: str, plan: Plan) -> None:
     with publish_folder(path) if look.format == "png" else publish(path) as aside:
-        source = raw_frames(frames, fps)
+        source = make_frame_input(frames, fps)
         if look.format == "gif":
             _write_gif(aside, frames, source, str(path))
         else:
-            run_ffmpeg(command_of(_output(aside, frames, source, look, said, plan)), frames, str(path))
+            run_ffmpeg(compile_command(_make_output(aside, frames, source, look, said, plan)), frames, str(path))
         if look.suffix != ".mp4":
             write_tag(aside, said)
 
 
-def _output(aside: Path, frames: Frames, source: Any, look: Look, said: str, plan: Plan) -> Any:
+def _make_output(aside: Path, frames: Frames, source: Any, look: Look, said: str, plan: Plan) -> Any:
     """Return what ffmpeg writes of the frames of `source`, for every format but GIF."""
     if look.format == "png":
         names = f"{str(aside.absolute()).replace('%', '%%')}/{PICTURE_NAME}"
         return source.output(names, vcodec=look.encoder, pix_fmt="rgb24", threads=1, fflags="+bitexact")
     if look.format == "webp":
-        shown = {"pix_fmt": "yuv420p", "quality": webp_quality(look.crf or 0), "loop": 0, "fflags": "+bitexact"}
+        shown = {"pix_fmt": "yuv420p", "quality": convert_webp_quality(look.crf or 0), "loop": 0, "fflags": "+bitexact"}
         return source.output(str(aside.absolute()), vcodec=look.encoder, **shown)
     ahead = NONE_AHEAD[look.encoder] if plan == PLANS[-1] else {}
-    options = {**OPTIONS[look.encoder], **ahead, **mp4_options({TAG: said})}
-    return even(source, frames).output(str(aside.absolute()), vcodec=look.encoder, crf=look.crf, **options)
+    options = {**OPTIONS[look.encoder], **ahead, **make_mp4_options({TAG: said})}
+    return make_even(source, frames).output(str(aside.absolute()), vcodec=look.encoder, crf=look.crf, **options)
 
 
-def webp_quality(crf: int) -> int:
+def convert_webp_quality(crf: int) -> int:
     """Return WebP's quality, 100 best, for a quality of 0 to 51, 0 best."""
     return round(100 * (1 - crf / 51))
 
@@ -184,6 +184,6 @@ def _write_gif(aside: Path, frames: Frames, source: Any, item: str) -> None:
     with TemporaryDirectory() as folder:
         palette = f"{folder}/palette.png"
         found = source.filter("palettegen", reserve_transparent=0).output(palette, update=1)
-        run_ffmpeg(command_of(found), frames, item)
+        run_ffmpeg(compile_command(found), frames, item)
         painted = ffmpeg.filter([source, ffmpeg.input(palette)], "paletteuse", diff_mode="rectangle")
-        run_ffmpeg(command_of(painted.output(str(aside.absolute()), loop=0, fflags="+bitexact")), frames, item)
+        run_ffmpeg(compile_command(painted.output(str(aside.absolute()), loop=0, fflags="+bitexact")), frames, item)

@@ -18,9 +18,9 @@ from prefect import task
 from models.measures.meters import LIMITS
 from tasks.generate.job_columns import COLUMNS, In, in_
 from tasks.generate.meter_columns import told_length
-from tasks.manifest import ManifestRef, column_names, publish_text, read_rows
-from tasks.pages.page import data_uri, file_name, render
-from tasks.pages.sparks import spark
+from tasks.manifest import ManifestRef, publish_text, read_column_names, read_rows
+from tasks.pages.page import file_name, make_data_uri, render
+from tasks.pages.sparks import draw_spark
 
 VERSION = 1
 
@@ -68,7 +68,7 @@ class Embedder:
         if size > self.budget:
             return f"../{name}"
         self.budget -= size
-        return data_uri(path.read_bytes(), kind)
+        return make_data_uri(path.read_bytes(), kind)
 
 
 @dataclass
@@ -97,7 +97,7 @@ class Card:
         return self.chosen["good_until"] / self.chosen["frames"] if self.chosen["good_until"] is not None else 0.0
 
 
-def cards_of(root: Path, rows: Sequence[Mapping[str, Any]], embed_limit: int = EMBED_LIMIT) -> list[Card]:
+def make_cards(root: Path, rows: Sequence[Mapping[str, Any]], embed_limit: int = EMBED_LIMIT) -> list[Card]:
     """Return a card for each job that has a clip."""
     url = Embedder(root, embed_limit).url
     made = sorted((row for row in rows if row["status"] == "ok"), key=lambda row: row["job"])
@@ -108,13 +108,18 @@ def cards_of(root: Path, rows: Sequence[Mapping[str, Any]], embed_limit: int = E
         cards.append(Card(url(picture, "image/png") if picture else None, takes))
     for place in range(max((len(card.takes) for card in cards), default=0)):
         for take in (card.takes[place] for card in cards if place < len(card.takes)):
-            name, kind = shown_file(root, take["video"])
+            name, kind = find_shown_file(root, take["video"])
             shown = {"video_url": url(name, kind), "plays": kind in PLAYED, "is_first": name != take["video"]}
-            take |= {**shown, "sparks": list(sparks_of(take)), "facts": list(facts_of(take)), "why": reasons_of(take)}
+            take |= {
+                **shown,
+                "sparks": list(make_sparks(take)),
+                "facts": list(facts_of(take)),
+                "why": list_reasons(take),
+            }
     return cards
 
 
-def reasons_of(row: Mapping[str, Any]) -> list[str]:
+def list_reasons(row: Mapping[str, Any]) -> list[str]:
     """Return why a take does not pass, except for where it stops being good, which is shown with its meters."""
     return [reason for reason in row["reasons"] or () if reason != told_length(row["good_until"], row["frames"])]
 
@@ -128,11 +133,11 @@ def facts_of(row: Mapping[str, Any]) -> Iterator[Markup]:
             yield Markup(column.said(value)).format(told)  # noqa: S704
 
 
-def still_there(root: Path, row: Mapping[str, Any]) -> Mapping[str, Any]:
+def check_files(root: Path, row: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the row; marked as failed where its clip or its picture was removed since."""
     if row["status"] != "ok":
         return row
-    shown = (shown_file(root, row["video"])[0], row["picture"])
+    shown = (find_shown_file(root, row["video"])[0], row["picture"])
     gone = next((name for name in shown if name and not (root / name).is_file()), None)
     if gone is None:
         return row
@@ -140,23 +145,23 @@ def still_there(root: Path, row: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**row, "status": "failed", "stage": "page", "error_message": said, "chosen": None, "first_frame_psnr": None}
 
 
-def shown_file(root: Path, video: str) -> tuple[str, str]:
+def find_shown_file(root: Path, video: str) -> tuple[str, str]:
     """Return the file that shows a clip on the page, and its MIME type: for a folder of pictures, the first."""
     if (root / video).is_dir():
         return f"{video}/{FIRST_PICTURE}", "image/png"
     return video, KINDS[Path(video).suffix]
 
 
-def sparks_of(row: Mapping[str, Any]) -> Iterator[tuple[str, str, Markup]]:
+def make_sparks(row: Mapping[str, Any]) -> Iterator[tuple[str, str, Markup]]:
     """Return each meter of a clip that was measured: its name, its last value and its curve."""
     for name, (top, limits, unit) in CURVES.items():
         values = row[f"{name}_curve"]
         if values:
             said = f"{name}, {unit}: from {values[0]:.2f} to {values[-1]:.2f} over {len(values)} frames"
-            yield name, f"{values[-1]:.2f}", spark(values, top, said, limits, row["good_until"])
+            yield name, f"{values[-1]:.2f}", draw_spark(values, top, said, limits, row["good_until"])
 
 
-def asked_measured(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def compare_motions(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return for each motion asked for: how many chosen clips, in how many it was measured, how fast, and what
     instead."""
     table = []
@@ -164,18 +169,20 @@ def asked_measured(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for motion in sorted({row["motion_asked"] for row in clips}):
         those = [row for row in clips if row["motion_asked"] == motion]
         seen = Counter(row["motion_measured"] for row in those)
-        speeds = {f"speed_{end}": _median(row[f"strength_{end}"] for row in those) for end in ("asked", "measured")}
+        speeds = {
+            f"speed_{end}": _find_median(row[f"strength_{end}"] for row in those) for end in ("asked", "measured")
+        }
         met = seen.pop(motion, 0)
         table.append({"motion": motion, "clips": len(those), "met": met, "others": seen.most_common(), **speeds})
     return table
 
 
-def figures(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
+def make_figures(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
     """Return the page's headline: names, values and the text beside them."""
     states = Counter(row["status"] for row in rows)
     sharp = [row["first_frame_psnr"] for row in rows if row["first_frame_psnr"] is not None]
     chosen = [row for row in rows if row["chosen"]]
-    motions = asked_measured(rows)
+    motions = compare_motions(rows)
     asked, met = sum(m["clips"] for m in motions), sum(m["met"] for m in motions)
     shown = [("clips", str(states["ok"]), ""), ("failed", str(states["failed"]), "")]
     if states["duplicate"]:
@@ -189,14 +196,14 @@ def figures(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
     return shown
 
 
-def gallery_html(root: Path, rows: Sequence[Mapping[str, Any]], embed_limit: int = EMBED_LIMIT) -> str:
+def render_gallery(root: Path, rows: Sequence[Mapping[str, Any]], embed_limit: int = EMBED_LIMIT) -> str:
     """Render the page for the rows of outputs.parquet below `root`."""
-    rows = [still_there(root, row) for row in rows]
-    cards = cards_of(root, rows, embed_limit)
+    rows = [check_files(root, row) for row in rows]
+    cards = make_cards(root, rows, embed_limit)
     return render(
         TEMPLATE,
-        figures=figures(rows),
-        motions=asked_measured(rows),
+        figures=make_figures(rows),
+        motions=compare_motions(rows),
         cards=cards,
         plays=any(take["plays"] for card in cards for take in card.takes),
         others=[row for row in rows if row["status"] != "ok"],
@@ -206,12 +213,12 @@ def gallery_html(root: Path, rows: Sequence[Mapping[str, Any]], embed_limit: int
 @task(name="gallery")
 def write_gallery(root: Path, outputs: ManifestRef) -> Path:
     """Write the page of a run; return its path."""
-    there = set(column_names(outputs))
+    there = set(read_column_names(outputs))
     rows = read_rows(outputs, [name for name in NEEDS if name in there])
-    publish_text(root / PAGE, gallery_html(root, [dict.fromkeys(NEEDS) | row for row in rows]))
+    publish_text(root / PAGE, render_gallery(root, [dict.fromkeys(NEEDS) | row for row in rows]))
     return root / PAGE
 
 
-def _median(values: Iterator[float | None]) -> float | None:
+def _find_median(values: Iterator[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return median(known) if known else None

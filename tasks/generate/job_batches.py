@@ -8,8 +8,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from models.device import Precision
-from models.generation.by_family import sampled_in_batches
-from models.svd.regions import words_in
+from models.generation.by_family import is_sampled_in_batches
+from models.svd.regions import list_words
 
 
 class ItemSettings(BaseModel):
@@ -61,19 +61,19 @@ class Item:
     def shared(self) -> tuple[Any, ...]:
         """Return what must be equal for two items to share a batch."""
         own = self.settings
-        if not sampled_in_batches(own.family) or own.longer == "chain":
+        if not is_sampled_in_batches(own.family) or own.longer == "chain":
             return (self.item_key,)
         return (
             self.model_revision,
             own.lora_sha256,
             own.lora_strength,
             own.dtype,
-            len(words_in(own.word)),
+            len(list_words(own.word)),
             *(getattr(own, n) for n in SHARED),
         )
 
 
-def item_of(row: Mapping[str, Any]) -> Item:
+def make_item(row: Mapping[str, Any]) -> Item:
     """Return the item of a job's row."""
     settings = ItemSettings(**{name: row[name] for name in ItemSettings.model_fields})
     own = ("item_key", "name", "picture", "model", "model_revision", "lora")

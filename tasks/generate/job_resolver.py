@@ -15,23 +15,23 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from models.device import device_named, precision_on
+from models.device import choose_precision, find_device
 from models.errors import BadInput, ReelmillError
 from models.families.family import Fitted, Input
-from models.families.text_to_picture import drawer_revision
+from models.families.text_to_picture import find_drawer_revision
 from models.generation.calibration import load_calibration
 from models.generation.card import ModelCard, read_card
 from models.generation.long_clips import Way
 from models.svd.lora import load_lora
 from models.svd.model import motion_bucket
-from models.svd.regions import told_as, words_in
-from models.weights.names import INDEX_FILE, names_hub, pinned
+from models.svd.regions import list_words, told_as
+from models.weights.names import INDEX_FILE, is_hub_name, pin_name
 from tasks.attempts import error_columns
 from tasks.footage import MEAN_RADIUS
 from tasks.generate.job_columns import JobColumns
 from tasks.generate.job_settings import JobsConfig
 from tasks.item_lists import Listing, TableRow, locate
-from tasks.manifest import file_digest
+from tasks.manifest import digest_file
 
 DEFAULTS: Mapping[str, Any] = {"model": "tiny", "seed": 0, "lora_strength": 1.0}
 """Where neither a row nor the run says anything, and the model has no number of its own."""
@@ -53,20 +53,20 @@ class Asking:
 
     def __init__(self, listing: Listing, home: Path, config: JobsConfig, workflow: bool = False) -> None:
         self.listing, self.home, self.config, self.workflow = listing, home, config, workflow
-        self._digest = cache(file_digest)
+        self._digest = cache(digest_file)
         self._card = cache(read_card)
-        self._picture_revision = cache(drawer_revision)
-        self._pinned = cache(pinned)
+        self._picture_revision = cache(find_drawer_revision)
+        self._pinned = cache(pin_name)
         self._calibration = cache(load_calibration)
-        self._lora = cache(lambda path: (load_lora(path)[1], file_digest(path)))
+        self._lora = cache(lambda path: (load_lora(path)[1], digest_file(path)))
 
     def job(self, number: int, row: TableRow) -> dict[str, Any]:
         """Return the manifest row of job `number` without its picture; with the reason where it cannot be made."""
-        image, prompt = (printable(str(row.values.get(name) or "")) for name in ("image", "prompt"))
+        image, prompt = (make_printable(str(row.values.get(name) or "")) for name in ("image", "prompt"))
         named = Path(image).stem if image else prompt[:NAME_LENGTH]
         known = {
             "job": number,
-            "name": safe_name(named),
+            "name": make_safe_name(named),
             "image": image or None,
             "prompt": prompt or None,
             "attempt": 1,
@@ -74,9 +74,9 @@ class Asking:
         try:
             return known | self._resolve(row) | {"status": "ready"}
         except ReelmillError as error:
-            return known | failed(error)
+            return known | make_failure(error)
         except OSError as error:
-            return known | failed(BadInput(f"{image}: cannot be read ({error.strerror})."))
+            return known | make_failure(BadInput(f"{image}: cannot be read ({error.strerror})."))
 
     def _resolve(self, row: TableRow) -> dict[str, Any]:
         line = _parse(row)
@@ -87,10 +87,10 @@ class Asking:
         texts = self._texts(line, card, ignored)
         about = digest or sha256((texts["prompt"] or "").encode()).hexdigest()
         stem = path.stem if path else (texts["prompt"] or "")[:NAME_LENGTH]
-        name = safe_name(line.key or prefixed(line.prefix, stem))
+        name = make_safe_name(line.key or add_prefix(line.prefix, stem))
         source = {"name": name, "image": str(path) if path else None, "image_sha256": digest, **texts}
         settings = self._settings(line, card, ignored)
-        fixed = {"key": printable(line.key or about), "model": model, "priority": line.priority or 0}
+        fixed = {"key": make_printable(line.key or about), "model": model, "priority": line.priority or 0}
         return source | fixed | settings | {"ignored": ignored or None}
 
     def _folder(self, setting: Literal["model", "picture_model"], own: str | None) -> str | None:
@@ -105,7 +105,7 @@ class Asking:
         folder = next((f for n in names if ((f := self._below_home(setting, n)) / INDEX_FILE).is_file()), None)
         if folder is not None:
             return str(folder)
-        if names_hub(name):
+        if is_hub_name(name):
             return self._pinned(name)
         flag = f"--{setting.replace('_', '-')}"
         raise BadInput(f"{setting} {name}: there is no folder of that model in {self.home}; give {flag}.")
@@ -120,7 +120,7 @@ class Asking:
     def _texts(self, line: JobColumns, card: ModelCard, ignored: list[str]) -> dict[str, Any]:
         """Return the texts that make the clip, or the picture that it is made from, and the model that draws that."""
         asked = {name: self._pick(name, getattr(line, name)) for name in ("prompt", "negative_prompt")}
-        texts = {name: printable(text) if text else None for name, text in asked.items()}
+        texts = {name: make_printable(text) if text else None for name, text in asked.items()}
         lacks = line.image is None and "picture" in card.inputs.needs
         drawn = self._folder("picture_model", line.picture_model) if lacks else None
         check_inputs(card, line.image is not None or drawn is not None, texts["prompt"])
@@ -142,7 +142,7 @@ class Asking:
         size = rules.fit_size(
             self._pick("width", line.width, rules.width), self._pick("height", line.height, rules.height)
         )
-        frames = fitted_frames(card, self._pick("frames", line.frames, rules.frames))
+        frames = fit_frames(card, self._pick("frames", line.frames, rules.frames))
         ignored += [fitted.note for fitted in (size, frames) if fitted.note]
         return {
             **{n: self._pick(n, getattr(line, n)) for n in ("seed", "motion_strength")},
@@ -153,7 +153,7 @@ class Asking:
             "width": size.value[0],
             "height": size.value[1],
             "model_revision": card.revision,
-            "dtype": precision_on(device_named("auto"), self.config.dtype, rules.card_precision),
+            "dtype": choose_precision(find_device("auto"), self.config.dtype, rules.card_precision),
             **self._steering(line, card, ignored),
             **self._motion_and_lora(line, card),
         }
@@ -173,7 +173,7 @@ class Asking:
         low, high = self.config.guidance or (None, None)
         guidance = [self._first(line.guidance_min, low), self._first(line.guidance_max, high)]
         fps, noise = (self._pick(n, getattr(line, n)) for n in ("fps", "noise_aug"))
-        played = float(self._pick("playback_fps", line.playback_fps, _first(fps, card.rules.fps)))
+        played = float(self._pick("playback_fps", line.playback_fps, _find_first(fps, card.rules.fps)))
         bucket = self._pick("motion_bucket", line.motion_bucket)
         asked: dict[Input, Any] = {"noise_aug": noise, "motion bucket": bucket}
         ignored += [
@@ -186,16 +186,16 @@ class Asking:
                 f"fps {fps:g}: {card.family} makes {float(card.rules.fps):g} a second, played at {played:g}."
             )
         if card.facts is None:
-            strength = _first(guidance[1], guidance[0])
+            strength = _find_first(guidance[1], guidance[0])
             if len({value for value in guidance if value is not None}) > 1:
                 ignored.append(f"guidance_min: {card.family} has one guidance for all frames, {strength:g}.")
             guidance = [strength, strength]
         return {
-            "fps": float(_first(fps, card.rules.fps)),
+            "fps": float(_find_first(fps, card.rules.fps)),
             "playback_fps": played,
-            "guidance_min": _first(guidance[0], card.guidance[0]),
-            "guidance_max": _first(guidance[1], card.guidance[1]),
-            "noise_aug": _first(noise, card.noise_aug) if "noise_aug" in card.inputs else None,
+            "guidance_min": _find_first(guidance[0], card.guidance[0]),
+            "guidance_max": _find_first(guidance[1], card.guidance[1]),
+            "noise_aug": _find_first(noise, card.noise_aug) if "noise_aug" in card.inputs else None,
             "motion_bucket": self._bucket(line, card, bucket) if "motion bucket" in card.inputs else None,
         }
 
@@ -203,7 +203,7 @@ class Asking:
         """Return the motion bucket asked for; or that for the strength asked for; or the model's own."""
         strength, motion = self._pick("motion_strength", line.motion_strength), self._pick("motion", line.motion)
         if given is not None or strength is None:
-            return _first(given, card.motion_bucket)
+            return _find_first(given, card.motion_bucket)
         # Standing still is no motion that a calibration measures.
         if self.config.calibration and motion != "static":
             return self._calibration(self.config.calibration, card.revision).bucket(motion, strength)
@@ -215,14 +215,14 @@ class Asking:
         made_by_lora: tuple[str, ...] = ()
         chosen: dict[str, Any] = {}
         if card.lineage:
-            lineages["model"] = _short(card.lineage)
+            lineages["model"] = _shorten(card.lineage)
         if path and "motion LoRA" not in card.inputs:
             raise BadInput(f"LoRA {path.name}: {card.family} takes none; leave it out.")
         if path:
             strength = self._pick("lora_strength", line.lora_strength)
             learned, digest = self._lora_of(path, card)
             made_by_lora = tuple((learned.get("train") or {}).get("motions") or ())
-            lineages["lora"] = _short(learned)
+            lineages["lora"] = _shorten(learned)
             chosen = {"lora": str(path), "lora_sha256": digest, "lora_strength": strength}
         if motion is None and len(made_by_lora) == 1:
             motion = made_by_lora[0]
@@ -250,10 +250,10 @@ class Asking:
 
     def _pick(self, name: str, own: Any, native: Any = None) -> Any:
         """Return a setting: the row's or the run's, whichever has priority; or the model's; or the default."""
-        return self._first(own, getattr(self.config, name), _first(native, DEFAULTS.get(name)))
+        return self._first(own, getattr(self.config, name), _find_first(native, DEFAULTS.get(name)))
 
     def _first(self, own: Any, run: Any, native: Any = None) -> Any:
-        return _first(run, own, native) if self.workflow else _first(own, run, native)
+        return _find_first(run, own, native) if self.workflow else _find_first(own, run, native)
 
 
 def check_inputs(card: ModelCard, has_picture: bool, prompt: str | None) -> None:
@@ -267,7 +267,7 @@ def check_inputs(card: ModelCard, has_picture: bool, prompt: str | None) -> None
         )
 
 
-def fitted_frames(card: ModelCard, asked: int) -> Fitted:
+def fit_frames(card: ModelCard, asked: int) -> Fitted:
     """Return the nearest number of frames that a model makes; raises BadInput past its limits."""
     fitted = card.rules.fit_frames(asked)
     if abs(fitted.value - asked) >= card.rules.frame_step:
@@ -276,7 +276,7 @@ def fitted_frames(card: ModelCard, asked: int) -> Fitted:
 
 
 def _check_word(word: str | None, card: ModelCard) -> None:
-    if unknown := [part for part in words_in(word) if part not in card.words]:
+    if unknown := [part for part in list_words(word) if part not in card.words]:
         made_by_regions = card.facts.by_regions if card.facts else ()
         names, first = ", ".join(sorted({*card.words, *made_by_regions})) or "none", unknown[0]
         advice = "give a LoRA for it" if "motion LoRA" in card.inputs else "leave it out"
@@ -293,35 +293,35 @@ def _parse(row: TableRow) -> JobColumns:
         raise BadInput(f"column {first['loc'][0]}: {first['msg'].lower()}, not {first.get('input')!r}.") from error
 
 
-def _first(*values: Any) -> Any:
+def _find_first(*values: Any) -> Any:
     return next((value for value in values if value is not None), None)
 
 
-def _short(lineage: Mapping[str, Any]) -> dict[str, Any]:
+def _shorten(lineage: Mapping[str, Any]) -> dict[str, Any]:
     """Return a lineage with long lists replaced by their lengths: it is repeated in every row and every video."""
     return {k: len(v) if isinstance(v, list) and len(v) > 16 else v for k, v in lineage.items()}
 
 
-def failed(error: ReelmillError) -> dict[str, Any]:
+def make_failure(error: ReelmillError) -> dict[str, Any]:
     """Return the columns of a job that cannot be made."""
     columns = error_columns(error)
-    return {"status": "failed", **columns, "error_message": printable(columns["error_message"]), "attempt": 1}
+    return {"status": "failed", **columns, "error_message": make_printable(columns["error_message"]), "attempt": 1}
 
 
-def printable(text: str) -> str:
+def make_printable(text: str) -> str:
     """Return text that a table can hold: halves of characters, which JSON can write, are replaced."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def safe_name(text: str) -> str:
+def make_safe_name(text: str) -> str:
     """Return text as a part of a file name: letters, digits, '-', '_' and '.', at most 60, never empty or hidden."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text)[:60].strip("-.") or "item"
 
 
-def prefixed(prefix: str | None, stem: str) -> str:
+def add_prefix(prefix: str | None, stem: str) -> str:
     """Return a clip's name, from the prefix asked for and its picture's name, which the prefix may be or end with
     already."""
-    name = safe_name(stem)
+    name = make_safe_name(stem)
     if not prefix:
         return name
     return prefix if prefix == name or prefix.endswith(f"-{name}") else f"{prefix}-{stem}"

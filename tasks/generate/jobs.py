@@ -19,12 +19,12 @@ from prefect import task
 from models.errors import ReelmillError
 from models.generation.calibration import load_calibration, read_calibration
 from models.generation.card import read_card
-from models.pictures import Background, Fit, pictures_in, prepare_picture
-from tasks.caching import Step, cached, key_of, lineage_of
+from models.pictures import Background, Fit, count_pictures, prepare_picture
+from tasks.caching import Step, find_or_compute, make_key, make_lineage
 from tasks.generate.job_columns import COLUMNS, KEYED, In, fields_of, file_key, in_, item_key
-from tasks.generate.job_resolver import Asking, failed
+from tasks.generate.job_resolver import Asking, make_failure
 from tasks.generate.job_settings import JobsConfig, read_list
-from tasks.manifest import ERROR_FIELDS, ManifestRef, publish, read_rows, table_of, write_manifest
+from tasks.manifest import ERROR_FIELDS, ManifestRef, make_table, publish, read_rows, write_manifest
 
 VERSION = 1
 
@@ -58,7 +58,7 @@ WAITING = Step("waiting", VERSION, SCHEMA)
 log = logging.getLogger("reelmill")
 
 
-def with_picture(root: Path, row: Mapping[str, Any], fit: Fit, background: Background) -> dict[str, Any]:
+def add_picture(root: Path, row: Mapping[str, Any], fit: Fit, background: Background) -> dict[str, Any]:
     """Return the row with its picture at the model's size, written below `root` if it is not there; failed if it cannot
     be.
 
@@ -68,7 +68,7 @@ def with_picture(root: Path, row: Mapping[str, Any], fit: Fit, background: Backg
         return dict(row)
     recipe = [row["image_sha256"], row["width"], row["height"], fit, background, VERSION]
     name = f"pictures/{_digest(recipe)[:32]}.png"
-    content = _content(root / name)
+    content = _digest_content(root / name)
     try:
         if content is None:
             pixels = prepare_picture(Path(row["image"]), row["width"], row["height"], fit, background)
@@ -76,15 +76,15 @@ def with_picture(root: Path, row: Mapping[str, Any], fit: Fit, background: Backg
                 Image.fromarray(pixels).save(aside, format="PNG")
             content = hashlib.sha256(pixels.tobytes()).hexdigest()
     except ReelmillError as error:
-        return {**row, **failed(error)}
-    many = pictures_in(Path(row["image"]))
+        return {**row, **make_failure(error)}
+    many = count_pictures(Path(row["image"]))
     said = [f"{row['name']}: all but the first of its {many} pictures."] if many > 1 else []
     ignored = [*(row["ignored"] or ()), *said] or None
     prepared = {"picture": name, "picture_sha256": content, "fit": fit, "background": background}
     return {**row, **prepared, "ignored": ignored}
 
 
-def _content(path: Path) -> str | None:
+def _digest_content(path: Path) -> str | None:
     """Return the digest of a prepared picture's pixels; None where there is none, or a damaged one."""
     try:
         with Image.open(path) as picture:
@@ -93,7 +93,7 @@ def _content(path: Path) -> str | None:
         return None
 
 
-def take_rows(row: Mapping[str, Any], takes: int) -> list[dict[str, Any]]:
+def make_take_rows(row: Mapping[str, Any], takes: int) -> list[dict[str, Any]]:
     """Return a job's rows, one for each take, each with the key of its clip; one row where the job cannot be made."""
     if row["status"] != "ready":
         return [dict(row)]
@@ -134,8 +134,8 @@ def put_off(root: Path, jobs: ManifestRef, made: Sequence[Sequence[ManifestRef]]
     for row in left:
         said = f"{row['name']}: not made, {(reason or 'the run was stopped').rstrip('.')}. The same command goes on."
         row |= {"status": "waiting", "error_code": "not_started", "error_message": said}
-    lineage = lineage_of(WAITING, None, [jobs.digest])
-    return write_manifest(WAITING.path(root, key_of(lineage)), table_of(rows, SCHEMA), lineage)
+    lineage = make_lineage(WAITING, None, [jobs.digest])
+    return write_manifest(WAITING.path(root, make_key(lineage)), make_table(rows, SCHEMA), lineage)
 
 
 def check_models(config: JobsConfig) -> None:
@@ -169,12 +169,12 @@ def read_jobs(
     def compute(key: str) -> pa.Table:
         log.debug("jobs: %d rows of %s", len(asked), jobs)
         pictured = (
-            with_picture(root, row, config.fit, config.background) if row["status"] == "ready" else row for row in asked
+            add_picture(root, row, config.fit, config.background) if row["status"] == "ready" else row for row in asked
         )
-        rows = mark_duplicates(taken for row in pictured for taken in take_rows(row, config.takes))
-        return table_of(list(rows), SCHEMA)
+        rows = mark_duplicates(taken for row in pictured for taken in make_take_rows(row, config.takes))
+        return make_table(list(rows), SCHEMA)
 
     revisions = sorted({row["model_revision"] for row in asked if row["status"] == "ready"})
     # A calibration decides on nothing but the buckets, which stand in the rows.
     settings = config.model_copy(update={"calibration": None})
-    return cached(STEP, root, settings, [_digest(asked)], compute, " ".join(revisions) or None)
+    return find_or_compute(STEP, root, settings, [_digest(asked)], compute, " ".join(revisions) or None)

@@ -10,7 +10,7 @@ from prefect import task
 from models.measures.camera import speed_along
 from tasks.generate.job_columns import In, fields_of, file_key, in_
 from tasks.generate.meter_columns import METERS
-from tasks.manifest import ERROR_FIELDS, Lineage, ManifestRef, read_rows, table_of, write_manifest
+from tasks.manifest import ERROR_FIELDS, Lineage, ManifestRef, make_table, read_rows, write_manifest
 
 VERSION = 1
 
@@ -81,7 +81,7 @@ FILE = "outputs.parquet"
 Rows = Mapping[str, Mapping[str, Any]]
 
 
-def strength_measured(motion: str | None, clip: Mapping[str, Any]) -> float | None:
+def measure_strength(motion: str | None, clip: Mapping[str, Any]) -> float | None:
     """Return how fast a clip's camera made the motion asked for, in that motion's unit; the mean flow where none was
     asked for."""
     if motion is None or motion == "static":
@@ -99,7 +99,7 @@ class Stages(NamedTuple):
     videos: Rows
 
 
-def output_row(job: Mapping[str, Any], made: Stages) -> dict[str, Any]:
+def make_output_row(job: Mapping[str, Any], made: Stages) -> dict[str, Any]:
     """Return one job's row."""
     names = ("job", "take", "name", "image", "item_key", "status", *(f.name for f in (*JOB_COLUMNS, *ERROR_FIELDS)))
     row = {name: job[name] for name in names}
@@ -112,13 +112,13 @@ def output_row(job: Mapping[str, Any], made: Stages) -> dict[str, Any]:
         row |= {f.name: step.get(f.name) for f in columns}
     if video.get("video"):
         row |= {f.name: choice.get(f.name) for f in CHOICE_COLUMNS}
-        return row | {"status": "ok", "stage": None, "strength_measured": strength_measured(job["motion"], clip)}
+        return row | {"status": "ok", "stage": None, "strength_measured": measure_strength(job["motion"], clip)}
     steps = (("encode", video), ("decode", clip), ("sample", sample))
     stage, faulty = next(((name, own) for name, own in steps if own.get("error_code")), steps[-1])
     return row | {"status": "failed", "stage": stage} | {f.name: faulty.get(f.name) for f in ERROR_FIELDS}
 
 
-def output_rows(
+def make_output_rows(
     jobs: Iterable[Mapping[str, Any]],
     samples: Iterable[Mapping[str, Any]],
     clips: Iterable[Mapping[str, Any]],
@@ -128,11 +128,11 @@ def output_rows(
     """Yield a row for every job and take, in the order of the jobs, whatever the order of the others."""
     by_item = ({row["item_key"]: row for row in rows} for rows in (samples, clips, choices))
     made = Stages(*by_item, videos={file_key(row): row for row in videos})
-    rows = (output_row(job, made) for job in jobs)
+    rows = (make_output_row(job, made) for job in jobs)
     return sorted(rows, key=lambda row: (row["job"], row["take"] or 0))
 
 
-def with_further(
+def add_further_takes(
     jobs: Sequence[Mapping[str, Any]], further: Iterable[Mapping[str, Any]], samples: Iterable[Mapping[str, Any]]
 ) -> list[Mapping[str, Any]]:
     """Return the jobs asked for, and those of the `further` takes that were tried."""
@@ -155,5 +155,7 @@ def collect_outputs(
     chosen, more = (read_rows(ref) if ref else [] for ref in (choices, further))
     optional = [ref for ref in (choices, further) if ref]
     inputs = (jobs.digest, *(ref.digest for ref in (*samples, *clips, *videos, *optional)))
-    rows = output_rows(with_further(read_rows(jobs), more, sampled), sampled, decoded, encoded, chosen)
-    return write_manifest(root / FILE, table_of(rows, SCHEMA), Lineage(step="outputs", version=VERSION, inputs=inputs))
+    rows = make_output_rows(add_further_takes(read_rows(jobs), more, sampled), sampled, decoded, encoded, chosen)
+    return write_manifest(
+        root / FILE, make_table(rows, SCHEMA), Lineage(step="outputs", version=VERSION, inputs=inputs)
+    )

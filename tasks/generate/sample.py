@@ -23,14 +23,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import save_file
 from torch import Tensor
 
-from models.device import DEVICE_HELP, DeviceName, device_label, device_named, empty_cache
+from models.device import DEVICE_HELP, DeviceName, empty_cache, find_device, format_device
 from models.memory.plan import Plan
-from models.memory.planner import lower_plan
+from models.memory.planner import find_lower_plan
 from tasks.attempts import STOPPING, ItemCall, failure_of
 from tasks.caching import Step, find
-from tasks.generate.job_batches import Item, ItemSettings, fill_batches, item_of, plan_batches
-from tasks.generate.sample_batch import planned, sample
-from tasks.manifest import ERROR_FIELDS, ManifestRef, publish, read_rows, table_of
+from tasks.generate.job_batches import Item, ItemSettings, fill_batches, make_item, plan_batches
+from tasks.generate.sample_batch import plan_batch, sample
+from tasks.manifest import ERROR_FIELDS, ManifestRef, make_table, publish, read_rows
 
 VERSION = 1
 
@@ -78,23 +78,23 @@ def _call(root: Path, item: Item) -> ItemCall:
     return ItemCall(STEP, root, item.settings, (item.item_key,), item.model_revision)
 
 
-def ready_items(jobs: ManifestRef) -> list[Item]:
+def list_ready_items(jobs: ManifestRef) -> list[Item]:
     """Return the jobs that can be made, in their order."""
     items: dict[str, Item] = {}
     for row in read_rows(jobs, NEEDS):
         if row["status"] == "ready":
-            items.setdefault(row["item_key"], item_of(row))
+            items.setdefault(row["item_key"], make_item(row))
     return list(items.values())
 
 
-def batches_of(jobs: ManifestRef, config: SampleConfig, wanted: Collection[str] | None = None) -> list[Batch]:
+def plan_all_batches(jobs: ManifestRef, config: SampleConfig, wanted: Collection[str] | None = None) -> list[Batch]:
     """Return the batches that all of the jobs make, or the `wanted` item keys, whatever is done of them: what
     `sample_jobs` takes, in chunks."""
-    items = [item for item in ready_items(jobs) if wanted is None or item.item_key in wanted]
+    items = [item for item in list_ready_items(jobs) if wanted is None or item.item_key in wanted]
     return [(jobs, tuple(item.item_key for item in batch)) for batch in fill_batches(items, config.batch)]
 
 
-def latents_digest(latents: Tensor) -> str:
+def digest_latents(latents: Tensor) -> str:
     """Return the SHA-256 of latents' float32 values in C order."""
     return hashlib.sha256(latents.contiguous().numpy().tobytes()).hexdigest()
 
@@ -113,50 +113,50 @@ class Attempt:
     too_large: tuple[Plan, ...] = ()
 
 
-def _attempts(root: Path, attempt: Attempt) -> Iterator[tuple[Item, Attempt, Tensor | Failure]]:
+def _try_batch(root: Path, attempt: Attempt) -> Iterator[tuple[Item, Attempt, Tensor | Failure]]:
     """Yield each item with the attempt that made its latents, or with what went wrong with it alone."""
     items, device = attempt.items, attempt.device
     try:
         latents = sample(root, items, attempt.plan, device)
     except STOPPING as error:
-        lower = lower_plan(attempt.plan, error, device)
+        lower = find_lower_plan(attempt.plan, error, device)
         # Without its traceback, which holds all that the attempt had on the device.
         failed = error.with_traceback(None)
     else:
         for item, own in zip(items, latents, strict=True):
-            yield item, attempt, own if own.isfinite().all() else _not_finite(item)
+            yield item, attempt, own if own.isfinite().all() else _check_finite(item)
         return
     empty_cache(device)
     if lower:
         log.warning("%s: out of memory; tried again as %s.", items[0].name, lower)
-        for part in _parts(items, lower.batch):
-            yield from _attempts(root, Attempt(part, device, lower, (*attempt.too_large, attempt.plan)))
+        for part in _split(items, lower.batch):
+            yield from _try_batch(root, Attempt(part, device, lower, (*attempt.too_large, attempt.plan)))
     elif len(items) > 1:
         log.warning("A batch of %d clips failed (%s); its clips are sampled one by one.", len(items), failed)
         for item in items:
-            yield from _attempts(root, Attempt([item], device, attempt.plan, attempt.too_large))
+            yield from _try_batch(root, Attempt([item], device, attempt.plan, attempt.too_large))
     else:
         yield items[0], attempt, failure_of(failed, items[0].name, "sampling")
 
 
-def _first_attempts(
+def _plan_attempts(
     root: Path, items: Sequence[Item], device: torch.device
 ) -> Iterator[tuple[Item, Attempt, Tensor | Failure]]:
     """Yield a batch's attempts, in the parts that memory allows."""
     try:
-        plan = planned(items, len(items), device)
+        plan = plan_batch(items, len(items), device)
     except STOPPING as error:
         yield from ((item, Attempt(items, device, Plan()), failure_of(error, item.name, "sampling")) for item in items)
         return
-    for part in _parts(items, plan.batch):
-        yield from _attempts(root, Attempt(part, device, plan))
+    for part in _split(items, plan.batch):
+        yield from _try_batch(root, Attempt(part, device, plan))
 
 
-def _parts(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
+def _split(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
     return [items[i : i + size] for i in range(0, len(items), size)]
 
 
-def _not_finite(item: Item) -> Failure:
+def _check_finite(item: Item) -> Failure:
     said = f"{item.name}: the latents are not finite numbers; try other steps or guidance."
     return {"error_code": "not_finite", "error_message": said}
 
@@ -165,7 +165,7 @@ def _keep(root: Path, item: Item, attempt: Attempt, latents: Tensor) -> Manifest
     """Return the item's manifest; latents that are there already stay."""
     keys = [i.item_key for i in attempt.items]
     memory = {"plan": str(attempt.plan), "too_large": [str(plan) for plan in attempt.too_large]}
-    memory |= {"device": device_label(attempt.device)}
+    memory |= {"device": format_device(attempt.device)}
 
     def compute(key: str) -> pa.Table:
         name = f"latents/{key}.safetensors"
@@ -174,8 +174,8 @@ def _keep(root: Path, item: Item, attempt: Attempt, latents: Tensor) -> Manifest
         with publish(root / name) as aside:
             about = {"reelmill": json.dumps(facts | {"batch": keys}, sort_keys=True)}
             save_file({"latents": latents.contiguous()}, aside, metadata=about)
-        row = {"item_key": item.item_key, "latents": name, "latents_sha256": latents_digest(latents)}
-        return table_of([row | memory | {"batch": keys, "attempt": 1}], SCHEMA)
+        row = {"item_key": item.item_key, "latents": name, "latents_sha256": digest_latents(latents)}
+        return make_table([row | memory | {"batch": keys, "attempt": 1}], SCHEMA)
 
     return _call(root, item).made(compute)
 
@@ -183,13 +183,13 @@ def _keep(root: Path, item: Item, attempt: Attempt, latents: Tensor) -> Manifest
 @task(name="sample")
 def sample_jobs(root: Path, config: SampleConfig, batches: list[Batch]) -> list[ManifestRef]:
     """Sample the latents of batches of jobs; return one manifest for each item, in their order. What is there stays."""
-    device = device_named(config.device)
-    items = {item.item_key: item for jobs in dict(batches) for item in ready_items(jobs)}
+    device = find_device(config.device)
+    items = {item.item_key: item for jobs in dict(batches) for item in list_ready_items(jobs)}
     chunk = [items[key] for _, keys in batches for key in keys]
     made = {item.item_key: found for item in chunk if (found := find(STEP, root, _call(root, item).key))}
     done = {key: read_rows(found, ("batch",))[0]["batch"] for key, found in made.items()}
     for batch in plan_batches(chunk, done, config.batch):
-        for item, attempt, outcome in _first_attempts(root, batch, device):
+        for item, attempt, outcome in _plan_attempts(root, batch, device):
             if isinstance(outcome, Tensor):
                 made[item.item_key] = _keep(root, item, attempt, outcome)
             else:

@@ -15,24 +15,24 @@ from torch import Tensor
 
 from models.device import CPU, measured
 from models.errors import BadInput, BadModel
-from models.generation.by_family import plan_by_family, request_of, sample_by_family, sampled_in_batches
-from models.generation.long_clips import chained, judged
+from models.generation.by_family import is_sampled_in_batches, make_request, plan_by_family, sample_by_family
+from models.generation.long_clips import make_judge, sample_chain
 from models.generation.model_cache import model_with_lora, waited_for_model
 from models.memory.placement import feed_forward_in_pieces, ready_to_sample
 from models.memory.plan import Plan
 from models.memory.planner import learn_sampling, sampling_plan
-from models.noise import Noise, item_noise, stack_noise
+from models.noise import Noise, draw_item_noise, stack_noise
 from models.pictures import Picture, from_pixels
 from models.svd.model import VideoModel
-from models.svd.regions import words_in
+from models.svd.regions import list_words
 from models.svd.sampling import sample_latents
 from tasks.generate.job_batches import Item
 
 
-def planned(items: Sequence[Item], size: int, device: torch.device) -> Plan:
+def plan_batch(items: Sequence[Item], size: int, device: torch.device) -> Plan:
     """Return what memory allows for items that may share a batch of up to `size`; raises BadModel and BadInput."""
     first = items[0]
-    if not sampled_in_batches(first.settings.family):
+    if not is_sampled_in_batches(first.settings.family):
         return plan_by_family(first.model, first.settings.dtype, device)
     with waited_for_model(first.model, first.settings.dtype, device) as model:
         shape = model.latent_shape(first.settings.frames, first.settings.height, first.settings.width)
@@ -44,13 +44,13 @@ def sample(root: Path, items: Sequence[Item], plan: Plan, device: torch.device) 
     planned."""
     first = items[0]
     own = first.settings
-    if not sampled_in_batches(own.family):
+    if not is_sampled_in_batches(own.family):
         return sample_alone(root, first, plan, device)
     strength = 1.0 if own.lora_strength is None else own.lora_strength
     with model_with_lora(first.model, Path(first.lora) if first.lora else None, strength, own.dtype, device) as model:
         if model.revision != first.model_revision:
             raise BadModel(f"{first.model}: the model's files changed while it was in use. Start the run again.")
-        noise = noise_of(model, items)
+        noise = draw_noise(model, items)
 
         def sampled(frames: Tensor, going_on: Tensor | None = None) -> Tensor:
             with (
@@ -59,27 +59,27 @@ def sample(root: Path, items: Sequence[Item], plan: Plan, device: torch.device) 
                 measured(device) as used,
             ):
                 latents = sample_batch(root, ready, items, plan, replace(noise, latents=frames), going_on)
-            learn_sampling(ready, plan, latents.shape, own.steps * max(1, len(words_in(own.word))), used)
+            learn_sampling(ready, plan, latents.shape, own.steps * max(1, len(list_words(own.word))), used)
             return latents
 
         if own.longer != "chain":
             return sampled(noise.latents)
-        good_frames = judged(replace(model, device=device), _own_pixels(root, first), root, plan.offload)
-        return chained(sampled, noise.latents, model.facts.frames, good_frames)
+        good_frames = make_judge(replace(model, device=device), _read_own_pixels(root, first), root, plan.offload)
+        return sample_chain(sampled, noise.latents, model.facts.frames, good_frames)
 
 
 def sample_alone(root: Path, item: Item, plan: Plan, device: torch.device = CPU) -> Tensor:
     """Sample latents [1, latent frames, channels, h, w] of an item of a family that has no batches."""
-    pixels = _pixels(root / item.picture) if item.picture else None
-    request = request_of(item.settings.model_dump(), pixels, item.lora)
+    pixels = _read_pixels(root / item.picture) if item.picture else None
+    request = make_request(item.settings.model_dump(), pixels, item.lora)
     return sample_by_family(item.model, item.model_revision, request, plan, item.settings.dtype, device)[None]
 
 
-def noise_of(model: VideoModel, items: Sequence[Item]) -> Noise:
+def draw_noise(model: VideoModel, items: Sequence[Item]) -> Noise:
     """Draw the noise of items that may share a batch, each by itself."""
     first, own = items[0].settings, [item.settings for item in items]
     shape = model.latent_shape(first.frames, first.height, first.width)
-    return stack_noise([item_noise(s.seed, s.key, s.take, shape, (s.height, s.width)) for s in own])
+    return stack_noise([draw_item_noise(s.seed, s.key, s.take, shape, (s.height, s.width)) for s in own])
 
 
 def sample_batch(
@@ -90,7 +90,7 @@ def sample_batch(
     first, own = items[0].settings, [item.settings for item in items]
     return sample_latents(
         model,
-        torch.stack([_picture(root, item) for item in items]),
+        torch.stack([_read_picture(root, item) for item in items]),
         noise.latents,
         noise.augmentation,
         [s.word for s in own],
@@ -104,16 +104,16 @@ def sample_batch(
     )
 
 
-def _picture(root: Path, item: Item) -> Tensor:
-    return from_pixels(torch.from_numpy(_own_pixels(root, item).copy()).permute(2, 0, 1)).contiguous()
+def _read_picture(root: Path, item: Item) -> Tensor:
+    return from_pixels(torch.from_numpy(_read_own_pixels(root, item).copy()).permute(2, 0, 1)).contiguous()
 
 
-def _own_pixels(root: Path, item: Item) -> Picture:
+def _read_own_pixels(root: Path, item: Item) -> Picture:
     if item.picture is None:
         raise BadInput(f"{item.name}: no picture is given. Give one.")
-    return _pixels(root / item.picture)
+    return _read_pixels(root / item.picture)
 
 
-def _pixels(path: Path) -> Picture:
+def _read_pixels(path: Path) -> Picture:
     with Image.open(path) as picture:
         return np.asarray(picture)

@@ -35,9 +35,9 @@ SIZE = (4.4, 2.45)
 SETTINGS: Any = {"svg.fonttype": "none", "font.size": 9.6, "axes.linewidth": 0.8, "path.simplify": False}
 
 
-def curves(name: str, lines: Mapping[str, tuple[Values, Values]], x_label: str, y_label: str) -> Markup:
+def draw_curves(name: str, lines: Mapping[str, tuple[Values, Values]], x_label: str, y_label: str) -> Markup:
     """Draw lines by their names, each from its x and y; the first one in the accent colour."""
-    figure, axes = _new()
+    figure, axes = _make_figure()
     for rank, (label, (x, y)) in enumerate(lines.items()):
         style = (
             {"color": ACCENT, "linewidth": 2.0} if rank == 0 else {"color": SOFT, "linewidth": 1.4, "linestyle": "--"}
@@ -47,22 +47,22 @@ def curves(name: str, lines: Mapping[str, tuple[Values, Values]], x_label: str, 
     axes.margins(x=0.01)
     if len(lines) > 1:
         axes.legend(frameon=False, labelcolor=SOFT, fontsize="medium")
-    return _svg(figure, name, f"{y_label} by {x_label}: {', '.join(lines)}")
+    return _render_svg(figure, name, f"{y_label} by {x_label}: {', '.join(lines)}")
 
 
-def smoothed_curve(name: str, x: Values, y: Values, x_label: str, y_label: str) -> Markup:
+def draw_smoothed(name: str, x: Values, y: Values, x_label: str, y_label: str) -> Markup:
     """Draw one noisy line, faint, and over it its mean over about a tenth of its points."""
-    figure, axes = _new()
+    figure, axes = _make_figure()
     axes.plot(x, y, color=FAINT, linewidth=1.0)
-    axes.plot(x, smoothed(y, max(1, len(y) // 20)), color=ACCENT, linewidth=2.0)
+    axes.plot(x, smooth(y, max(1, len(y) // 20)), color=ACCENT, linewidth=2.0)
     axes.set(xlabel=x_label, ylabel=y_label)
     axes.set_ylim(bottom=0)
     axes.margins(x=0.01)
     first, last = (float(y[0]), float(y[-1])) if len(y) else (0.0, 0.0)
-    return _svg(figure, name, f"{y_label} by {x_label}: from {first:.3f} to {last:.3f}")
+    return _render_svg(figure, name, f"{y_label} by {x_label}: from {first:.3f} to {last:.3f}")
 
 
-def smoothed(values: Values, reach: int) -> Values:
+def smooth(values: Values, reach: int) -> Values:
     """Return the mean of each value and its neighbours up to `reach` away; at the ends, of the neighbours that
     exist."""
     sums = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
@@ -71,7 +71,7 @@ def smoothed(values: Values, reach: int) -> Values:
     return (sums[end] - sums[start]) / (end - start)
 
 
-def _new() -> tuple[Figure, Axes]:
+def _make_figure() -> tuple[Figure, Axes]:
     with rc_context(SETTINGS):
         figure = Figure(figsize=SIZE, layout="constrained")
         axes = figure.add_subplot()
@@ -87,7 +87,7 @@ def _new() -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _svg(figure: Figure, name: str, title: str) -> Markup:
+def _render_svg(figure: Figure, name: str, title: str) -> Markup:
     """Return the figure as an element of the page, without a fixed size, colours, fonts or dates of its own."""
     sink = io.StringIO()
     with rc_context({**SETTINGS, "svg.hashsalt": name}):
@@ -98,10 +98,10 @@ def _svg(figure: Figure, name: str, title: str) -> Markup:
     text = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{name}-", text)
     text = re.sub(r"font-family: [^;\"]*;? ?", "", text)
     text = re.sub(r"#0[1-5]0[1-5]0[1-5]\b", lambda colour: COLOURS.get(colour[0], colour[0]), text)
-    text = re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', _opening(title), text, count=1)
+    text = re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', _make_opening(title), text, count=1)
     return Markup(text)  # noqa: S704 -- matplotlib escapes what it writes
 
 
-def _opening(title: str) -> str:
+def _make_opening(title: str) -> str:
     safe = str(escape(title)).replace("\\", r"\\")
     return rf'<svg class="chart" role="img" aria-label="{safe}" \1 xmlns:xlink="http://www.w3.org/1999/xlink">'

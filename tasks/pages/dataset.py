@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from tasks import keep_rules, keep_verdicts
 from tasks.keep_rules import RULES
-from tasks.manifest import ManifestRef, column_names, read_lineage, read_manifest
-from tasks.pages.page import plural
+from tasks.manifest import ManifestRef, read_column_names, read_lineage, read_manifest
+from tasks.pages.page import format_count
 
 NEEDS_OF_CLIPS = tuple(
     dict.fromkeys(
@@ -102,7 +102,7 @@ class Dataset:
         """Return the number that each rule in use cuts at, by its reason; quantiles are resolved."""
         config = keep_rules.SelectConfig.model_validate(dict(self.thresholds))
         single = {"too_short": config.min_clip_s, "no_motion": config.max_still_motion}
-        found = keep_rules.limits_of(self.clips, config)[0]
+        found = keep_rules.find_limits(self.clips, config)[0]
         return found | {reason: limit for reason, limit in single.items() if limit is not None}
 
     @cached_property
@@ -120,7 +120,7 @@ class Dataset:
 def read_dataset(clips: ManifestRef) -> Dataset:
     """Read the dataset that this clips.parquet belongs to. Raises BadManifest when it lacks what pages show."""
     root = clips.path.parent
-    lacking = keep_rules.ABSENT.difference(column_names(clips))
+    lacking = keep_rules.ABSENT.difference(read_column_names(clips))
     return Dataset(
         root,
         read_manifest(clips, [name for name in NEEDS_OF_CLIPS if name not in lacking]),
@@ -129,25 +129,25 @@ def read_dataset(clips: ManifestRef) -> Dataset:
     )
 
 
-def decoding(dataset: Dataset) -> str:
+def describe_decoding(dataset: Dataset) -> str:
     """Say how often the files were decoded: "8 files were decoded, each once"."""
     decodes = dataset.videos["decodes"].drop_null().to_numpy()
     if not len(decodes):
         return "No file could be decoded"
     often = "once" if decodes.max() == 1 else f"at most {decodes.max()} times"
-    return f"{plural(len(decodes), 'file')} {'was' if len(decodes) == 1 else 'were'} decoded, each {often}"
+    return f"{format_count(len(decodes), 'file')} {'was' if len(decodes) == 1 else 'were'} decoded, each {often}"
 
 
-def funnel_of(dataset: Dataset) -> Funnel:
+def make_funnel(dataset: Dataset) -> Funnel:
     """Count how many clips each rule removes, alone and together with the others."""
-    counted = keep_verdicts.funnel_of(
-        keep_rules.Verdict(keep_verdicts.bits_of(dataset.clips["drop_reasons"])), dataset.seconds
+    counted = keep_verdicts.count_funnel(
+        keep_rules.Verdict(keep_verdicts.read_bits(dataset.clips["drop_reasons"])), dataset.seconds
     )
     stages, left, clips = [], counted.clips, max(counted.clips, 1)
     used = [place for place, count in enumerate(counted.reasons) if count.failing]
     for count in (counted.reasons[place] for place in used):
         left -= count.first
-        title, limit = titled(count.reason, dataset.limits)
+        title, limit = describe_reason(count.reason, dataset.limits)
         stages.append(
             Stage(
                 count.reason,
@@ -166,7 +166,7 @@ def funnel_of(dataset: Dataset) -> Funnel:
     return Funnel(counted.clips, counted.kept, counted.seconds, counted.kept_seconds, stages, idle, together)
 
 
-def titled(reason: str, limits: Mapping[str, float]) -> tuple[str, str]:
+def describe_reason(reason: str, limits: Mapping[str, float]) -> tuple[str, str]:
     """Return a reason for readers: its title and its limit as a phrase, empty where there is no number."""
     rule, limit = RULES[reason], limits.get(reason)
     return rule.title, "" if limit is None else rule.words.format(limit, 100 * limit)

@@ -23,38 +23,38 @@ def render(template: Path, **values: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "words": words,
-        "duration": duration,
-        "clock": clock,
-        "number": number,
-        "plural": plural,
-        "file_size": file_size,
+        "words": format_words,
+        "duration": format_duration,
+        "clock": format_clock,
+        "number": format_number,
+        "plural": format_count,
+        "file_size": format_size,
         "file_name": file_name,
     }
     return environment.get_template(template.name).render(**values)
 
 
-def data_uri(content: bytes, kind: str) -> str:
+def make_data_uri(content: bytes, kind: str) -> str:
     """Return a data: address that contains bytes of MIME type `kind`."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def words(name: str | None) -> str:
+def format_words(name: str | None) -> str:
     """Return a name such as pan_right as words; "not measured" for null."""
     return name.replace("_", " ") if name else "not measured"
 
 
-def number(count: float) -> str:
+def format_number(count: float) -> str:
     """Return a count with commas between its thousands."""
     return f"{count:,.0f}"
 
 
-def plural(count: int, noun: str) -> str:
+def format_count(count: int, noun: str) -> str:
     """Return a count with its noun: "1 clip", "2 clips"."""
-    return f"{number(count)} {noun}{'' if count == 1 else 's'}"
+    return f"{format_number(count)} {noun}{'' if count == 1 else 's'}"
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Return a length for people: "12.4 s", "3.5 min" or "2 h 05 min"."""
     if seconds < 99.95:
         return f"{seconds:.1f} s"
@@ -62,7 +62,7 @@ def duration(seconds: float) -> str:
     return f"{minutes:.1f} min" if minutes < 99.95 else f"{int(minutes // 60)} h {int(minutes % 60):02d} min"
 
 
-def clock(seconds: float) -> str:
+def format_clock(seconds: float) -> str:
     """Return a place in a video: "0:04.7" or "1:02:33.0"."""
     tenths = round(seconds * 10)
     minutes, rest = divmod(tenths, 600)
@@ -75,10 +75,10 @@ def file_name(source: str) -> str:
     return source.replace("\\", "/").rstrip("/").split("/")[-1]
 
 
-def file_size(count: int) -> str:
+def format_size(count: int) -> str:
     """Return a number of bytes for people: "0 bytes", "12 kB", "3.4 MB" or "1.2 GB"."""
     if count < 1000:
-        return plural(count, "byte")
+        return format_count(count, "byte")
     for unit, size in (("kB", 1e3), ("MB", 1e6), ("GB", 1e9)):
         if count < 999.5 * size or unit == "GB":
             return f"{count / size:.0f} {unit}" if unit == "kB" else f"{count / size:.1f} {unit}"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from models.errors import BadManifest
 from tasks.frame_store import Frames, load_frames, read_frame_times
 from tasks.pages.dataset import Dataset
-from tasks.pages.page import data_uri
+from tasks.pages.page import make_data_uri
 
 log = logging.getLogger("reelmill")
 
@@ -53,14 +53,14 @@ class Sheet(NamedTuple):
         return self.clips - len(self.cards)
 
 
-def spread(rows: Sequence[int], cap: int) -> list[int]:
+def sample_rows(rows: Sequence[int], cap: int) -> list[int]:
     """Return at most `cap` of the rows, evenly chosen, the first and the last among them."""
     if len(rows) <= cap:
         return list(rows)
     return [rows[round(i)] for i in np.linspace(0, len(rows) - 1, cap)]
 
 
-def grouped(dataset: Dataset, column: str, among: NDArray[np.bool_]) -> dict[Any, list[int]]:
+def group_rows(dataset: Dataset, column: str, among: NDArray[np.bool_]) -> dict[Any, list[int]]:
     """Group the rows `among` the clips by their value in `column`, in the order of first appearance."""
     groups: dict[Any, list[int]] = {}
     values = dataset.clips[column].to_pylist()
@@ -84,27 +84,27 @@ class Reel:
             if name not in self._times:
                 self._times[name] = read_frame_times(store)
             stored = [frame for frame in self._times[name] if clip["start_pts"] <= frame[0] < clip["end_pts"]]
-            pictures = load_frames(store, [stored[i][0] for i in evenly([time for _, time in stored], frames)])
+            pictures = load_frames(store, [stored[i][0] for i in choose_frames([time for _, time in stored], frames)])
         except BadManifest as error:
             log.warning("%s: shown without pictures. %s", clip["clip_id"], error)
             return None
-        return joined(pictures, side) if len(pictures) else None
+        return join_frames(pictures, side) if len(pictures) else None
 
 
-def sheet_of(reel: Reel, name: str, rows: Sequence[int], cap: int) -> Sheet:
+def make_sheet(reel: Reel, name: str, rows: Sequence[int], cap: int) -> Sheet:
     """Return a sheet of at most `cap` of these rows, evenly chosen."""
-    shown = reel.dataset.clips.take(pa.array(spread(rows, cap), pa.int64())).to_pylist()
+    shown = reel.dataset.clips.take(pa.array(sample_rows(rows, cap), pa.int64())).to_pylist()
     return Sheet(name, [clip | {"strip": reel.strip(clip)} for clip in shown], len(rows))
 
 
-def kept_sheets(reel: Reel, cap: int) -> list[Sheet]:
+def make_kept_sheets(reel: Reel, cap: int) -> list[Sheet]:
     """Return the kept clips by their camera motion, the largest group first."""
-    groups = grouped(reel.dataset, "camera_motion", reel.dataset.keep)
+    groups = group_rows(reel.dataset, "camera_motion", reel.dataset.keep)
     by_size = sorted(groups.items(), key=lambda group: (-len(group[1]), group[0] or ""))
-    return [sheet_of(reel, name or "", rows, cap) for name, rows in by_size]
+    return [make_sheet(reel, name or "", rows, cap) for name, rows in by_size]
 
 
-def evenly(times_s: Sequence[float], number: int) -> list[int]:
+def choose_frames(times_s: Sequence[float], number: int) -> list[int]:
     """Return the indices of at most `number` frames nearest to evenly spaced times, the first and the last among
     them."""
     if not times_s:
@@ -114,7 +114,7 @@ def evenly(times_s: Sequence[float], number: int) -> list[int]:
     return sorted({int(np.abs(times - tick).argmin()) for tick in ticks})
 
 
-def joined(pictures: Frames, side: int = CELL_SIDE) -> Strip:
+def join_frames(pictures: Frames, side: int = CELL_SIDE) -> Strip:
     """Shrink frames, uint8 RGB [frames, height, width, 3], to `side` if larger, and put them side by side in one
     JPEG."""
     height, width = pictures.shape[1:3]
@@ -123,4 +123,4 @@ def joined(pictures: Frames, side: int = CELL_SIDE) -> Strip:
     cells = [cv2.resize(picture, cell, interpolation=cv2.INTER_AREA) for picture in pictures]
     strip = cv2.cvtColor(np.hstack(cells), cv2.COLOR_RGB2BGR)
     _, jpeg = cv2.imencode(".jpg", strip, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-    return Strip(data_uri(jpeg.tobytes(), "image/jpeg"), len(cells), *cell)
+    return Strip(make_data_uri(jpeg.tobytes(), "image/jpeg"), len(cells), *cell)

@@ -10,7 +10,7 @@ from markupsafe import Markup, escape
 WIDTH, HEIGHT, MARGIN = 120.0, 34.0, 2.0
 
 
-def spark(
+def draw_spark(
     values: Sequence[float], top: float, label: str, limits: Sequence[float] = (), end: int | None = None
 ) -> Markup:
     """Draw a curve from 0 to `top`, or to its own largest value if that is more; `label` is for screen readers.
@@ -19,12 +19,14 @@ def spark(
     """
     highest = max([top, *values]) or 1.0
     last = max(len(values) - 1, 1)
-    points = [(_x(i / last), _y(value / highest)) for i, value in enumerate(values)]
+    points = [(_scale_x(i / last), _scale_y(value / highest)) for i, value in enumerate(values)]
     lines = [
-        _line("limit", _x(0), _y(limit / highest), _x(1), _y(limit / highest)) for limit in limits if limit < highest
+        _draw_line("limit", _scale_x(0), _scale_y(limit / highest), _scale_x(1), _scale_y(limit / highest))
+        for limit in limits
+        if limit < highest
     ]
     if end is not None and end < len(values):
-        lines.append(_line("end", _x(end / last), 0, _x(end / last), HEIGHT))
+        lines.append(_draw_line("end", _scale_x(end / last), 0, _scale_x(end / last), HEIGHT))
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     return Markup(  # noqa: S704 -- numbers, and an escaped label
         f'<svg class="spark" role="img" aria-label="{escape(label)}" viewBox="0 0 {WIDTH:g} {HEIGHT:g}" '
@@ -32,13 +34,13 @@ def spark(
     )
 
 
-def _line(kind: str, x1: float, y1: float, x2: float, y2: float) -> str:
+def _draw_line(kind: str, x1: float, y1: float, x2: float, y2: float) -> str:
     return f'<line class="{kind}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
 
 
-def _x(share: float) -> float:
+def _scale_x(share: float) -> float:
     return MARGIN + share * (WIDTH - 2 * MARGIN)
 
 
-def _y(share: float) -> float:
+def _scale_y(share: float) -> float:
     return HEIGHT - MARGIN - min(max(share, 0.0), 1.0) * (HEIGHT - 2 * MARGIN)

@@ -22,7 +22,7 @@ from models.measures.psnr import psnr
 from models.pictures import from_pixels
 from models.svd.autoencoder import (
     Progress,
-    decoded,
+    decode_clips,
     encode_frames,
     new_autoencoder,
     normalise_latents,
@@ -31,8 +31,8 @@ from models.svd.autoencoder import (
 from models.svd.image_encoder import new_feature_extractor, new_image_encoder, train_image_encoder
 from models.svd.model import ModelFacts, VideoModel, save_model
 from models.svd.regions import SLIDING
-from tasks.caching import Step, cached
-from tasks.manifest import ManifestRef, publish_folder, read_rows, table_of
+from tasks.caching import Step, find_or_compute
+from tasks.manifest import ManifestRef, make_table, publish_folder, read_rows
 from tasks.video import read_frames
 
 VERSION = 1
@@ -67,7 +67,7 @@ class EncodersConfig(BaseModel):
     seed: int = Field(default=0, ge=0, description="Seed of initial weights and batches")
 
 
-def new_unet() -> UNetSpatioTemporalConditionModel:
+def make_unet() -> UNetSpatioTemporalConditionModel:
     """Return the embedded model's untrained UNet, with attention at every level, because only the temporal transformers
     know which frame is which."""
     return UNetSpatioTemporalConditionModel(
@@ -84,7 +84,7 @@ def new_unet() -> UNetSpatioTemporalConditionModel:
     )
 
 
-def new_scheduler() -> EulerDiscreteScheduler:
+def make_scheduler() -> EulerDiscreteScheduler:
     """Return Stable Video Diffusion's sampler, over the noise levels that the embedded model learns."""
     return EulerDiscreteScheduler(
         prediction_type="v_prediction",
@@ -102,11 +102,11 @@ def load_clips(root: Path, limit: int) -> Tensor:
     rows = read_rows(root / "clips.parquet", ("source", "start_s", "end_s"))
     for row in rows[:: max(1, len(rows) // limit)][:limit]:
         wanted.setdefault(row["source"], []).append((row["start_s"], row["end_s"]))
-    clips = [clip for source, spans in wanted.items() for clip in _shots_of(root / source, spans)]
+    clips = [clip for source, spans in wanted.items() for clip in _read_shots(root / source, spans)]
     return torch.from_numpy(np.stack(clips)).permute(0, 1, 4, 2, 3)
 
 
-def _shots_of(path: Path, spans: list[tuple[float, float]]) -> Iterator[np.ndarray]:
+def _read_shots(path: Path, spans: list[tuple[float, float]]) -> Iterator[np.ndarray]:
     def small(frame: np.ndarray) -> np.ndarray:
         return cv2.resize(frame, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
 
@@ -115,7 +115,7 @@ def _shots_of(path: Path, spans: list[tuple[float, float]]) -> Iterator[np.ndarr
         yield np.stack([f for t, f in frames if start - 1e-6 <= t < end - 1e-6])
 
 
-def square_batches(clips: Tensor, config: EncodersConfig, batch: int, length: int) -> Iterator[Tensor]:
+def draw_squares(clips: Tensor, config: EncodersConfig, batch: int, length: int) -> Iterator[Tensor]:
     """Yield random squares without end, float [batch, length, 3, crop, crop] in -1..1, of `length` consecutive
     frames."""
     generator = torch.Generator().manual_seed(config.seed)
@@ -127,32 +127,32 @@ def square_batches(clips: Tensor, config: EncodersConfig, batch: int, length: in
         yield from_pixels(square)
 
 
-def frame_pairs(clips: Tensor, batch: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+def draw_frame_pairs(clips: Tensor, batch: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield pairs of frames of the same shots without end, float [batch, 3, 224, 224], roughly normalised."""
     generator = torch.Generator().manual_seed(seed)
     while True:
         picks = torch.randperm(len(clips), generator=generator)[:batch]
         frames = torch.randint(FRAMES, (2,), generator=generator).tolist()
-        first, second = (_enlarged(clips[picks, frame]) for frame in frames)
+        first, second = (_enlarge(clips[picks, frame]) for frame in frames)
         yield first, second
 
 
-def _enlarged(frames: Tensor) -> Tensor:
+def _enlarge(frames: Tensor) -> Tensor:
     # CLIP's normalisation is close to -1..1 times two.
     return F.interpolate(from_pixels(frames), (224, 224), mode="bilinear") * 2
 
 
 @torch.no_grad()
-def reconstruction_db(vae: AutoencoderKLTemporalDecoder, clips: Tensor) -> float:
+def measure_reconstruction(vae: AutoencoderKLTemporalDecoder, clips: Tensor) -> float:
     """Return the peak signal-to-noise ratio, in dB, of clips, uint8 [clips, frames, 3, H, W], after the autoencoder."""
     squared = []
     for clip in from_pixels(clips):
-        shown = decoded(vae, encode_frames(vae, clip), len(clip)).clamp(-1, 1)
+        shown = decode_clips(vae, encode_frames(vae, clip), len(clip)).clamp(-1, 1)
         squared.append((shown - clip).square().mean().item())
     return psnr(float(np.mean(squared)), peak=2)
 
 
-def _saying(name: str, every: int, kept: list[float] | None = None) -> Progress:
+def _make_reporter(name: str, every: int, kept: list[float] | None = None) -> Progress:
     def say(step: int, facts: dict[str, float]) -> None:
         if step % every == 0:
             log.info("%s: step %d, %s", name, step, ", ".join(f"{k} {v:.3f}" for k, v in facts.items()))
@@ -169,10 +169,10 @@ def build_base(root: Path, run: Path, key: str, config: EncodersConfig) -> pa.Ta
     clips = load_clips(root, config.clips)
     learn, held = clips[: -len(clips) // 20], clips[-len(clips) // 20 :]
     losses: list[float] = []
-    say = _saying("autoencoder", 100, losses)
-    vae = train_autoencoder(new_autoencoder(), square_batches(learn, config, 8, 1), config.frame_steps, progress=say)
+    say = _make_reporter("autoencoder", 100, losses)
+    vae = train_autoencoder(new_autoencoder(), draw_squares(learn, config, 8, 1), config.frame_steps, progress=say)
     normalise_latents(vae, [from_pixels(clip[None]) for clip in learn[:32]])
-    batches = square_batches(learn, config, 2, FRAMES)
+    batches = draw_squares(learn, config, 2, FRAMES)
     vae = train_autoencoder(vae, batches, config.clip_steps, learning_rate=6e-4, progress=say)
     matched: list[float] = []
 
@@ -180,7 +180,7 @@ def build_base(root: Path, run: Path, key: str, config: EncodersConfig) -> pa.Ta
         matched.append(facts["matched"])
 
     encoder = train_image_encoder(
-        new_image_encoder(), frame_pairs(learn, 32, config.seed), config.match_steps, progress=keep_matched
+        new_image_encoder(), draw_frame_pairs(learn, 32, config.seed), config.match_steps, progress=keep_matched
     )
     facts = ModelFacts(
         frames=FRAMES,
@@ -195,20 +195,20 @@ def build_base(root: Path, run: Path, key: str, config: EncodersConfig) -> pa.Ta
     name = f"base/{key}"
     with publish_folder(run / name) as aside:
         model = VideoModel(
-            new_unet(), vae, encoder, new_feature_extractor(), new_scheduler(), words={}, facts=facts, revision=""
+            make_unet(), vae, encoder, new_feature_extractor(), make_scheduler(), words={}, facts=facts, revision=""
         )
         save_model(model, aside)
     row = {
         "model": f"{name}/model_index.json",
-        "autoencoder_psnr_db": reconstruction_db(vae, held),
+        "autoencoder_psnr_db": measure_reconstruction(vae, held),
         "autoencoder_loss": losses,
         "image_encoder_matched": float(np.mean(matched[-10:])),
     }
     log.info("autoencoder: %.2f dB on held-out clips", row["autoencoder_psnr_db"])
-    return table_of([row], SCHEMA)
+    return make_table([row], SCHEMA)
 
 
 @task(name="encoders")
 def train_encoders(run: Path, config: EncodersConfig, root: Path, clips: ManifestRef) -> ManifestRef:
     """Make the base model below `run`: encoders trained on the dataset at `root`, and an untrained UNet."""
-    return cached(STEP, run, config, [clips], lambda key: build_base(root, run, key, config))
+    return find_or_compute(STEP, run, config, [clips], lambda key: build_base(root, run, key, config))

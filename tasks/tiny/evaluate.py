@@ -21,19 +21,19 @@ from prefect import task
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from models.device import DTYPE_HELP, AskedPrecision, device_named, precision_on
-from models.generation.model_cache import loaded_model
+from models.device import DTYPE_HELP, AskedPrecision, choose_precision, find_device
+from models.generation.model_cache import get_model
 from models.measures.camera import measure_motion
 from models.measures.psnr import psnr
 from models.memory.placement import ready_to_sample
-from models.noise import item_noise, stack_noise
+from models.noise import draw_item_noise, stack_noise
 from models.pictures import from_pixels
 from models.svd.autoencoder import encode_frames
-from models.svd.model import VideoModel, motion_bucket, setting
+from models.svd.model import VideoModel, motion_bucket, read_setting
 from models.svd.sampling import decode_latents, sample_latents
-from tasks.caching import Step, cached
-from tasks.footage import Camera, Motion, Scene, mean_flow, render_shot
-from tasks.manifest import ManifestRef, read_rows, table_of
+from tasks.caching import Step, find_or_compute
+from tasks.footage import Camera, Motion, Scene, compute_mean_flow, render_shot
+from tasks.manifest import ManifestRef, make_table, read_rows
 
 VERSION = 1
 
@@ -79,7 +79,7 @@ class EvaluateConfig(BaseModel):
     dtype: AskedPrecision = Field(default="auto", description=DTYPE_HELP)
 
 
-def true_clip(scene: int, motion: Motion, speed: float, model: VideoModel) -> NDArray[np.uint8]:
+def render_truth(scene: int, motion: Motion, speed: float, model: VideoModel) -> NDArray[np.uint8]:
     """Render held-out scene number `scene` with a motion, at the model's size: uint8 RGB [frames, height, width, 3]."""
     facts = model.facts
     size = (facts.width * SUPERSAMPLED, facts.height * SUPERSAMPLED)
@@ -88,7 +88,7 @@ def true_clip(scene: int, motion: Motion, speed: float, model: VideoModel) -> ND
     return blocks.mean((2, 4)).round().astype(np.uint8)
 
 
-def frame_errors(frames: NDArray[np.uint8], truth: NDArray[np.uint8]) -> list[float]:
+def measure_errors(frames: NDArray[np.uint8], truth: NDArray[np.uint8]) -> list[float]:
     """Return the mean squared error of each frame, in squared grey levels."""
     return ((frames.astype(np.float32) - truth) ** 2).mean((1, 2, 3)).tolist()
 
@@ -98,11 +98,14 @@ def evaluate_batch(
 ) -> Iterator[dict[str, Any]]:
     """Generate a clip for each (scene, motion), compare it with the true one, and yield a row each."""
     facts = model.facts
-    truths = [true_clip(scene, motion, config.speed, model) for scene, motion in asked]
-    pictures = torch.stack([_to_tensor(truth[0]) for truth in truths])
+    truths = [render_truth(scene, motion, config.speed, model) for scene, motion in asked]
+    pictures = torch.stack([_make_tensor(truth[0]) for truth in truths])
     shape = model.latent_shape(facts.frames, facts.height, facts.width)
     noise = stack_noise(
-        [item_noise(config.seed, f"{scene} {motion}", 0, shape, (facts.height, facts.width)) for scene, motion in asked]
+        [
+            draw_item_noise(config.seed, f"{scene} {motion}", 0, shape, (facts.height, facts.width))
+            for scene, motion in asked
+        ]
     )
     latents = sample_latents(
         model,
@@ -111,7 +114,7 @@ def evaluate_batch(
         noise.augmentation,
         motions=[motion for _, motion in asked],
         steps=config.steps,
-        motion_buckets=[motion_bucket(mean_flow(motion, config.speed)) for _, motion in asked],
+        motion_buckets=[motion_bucket(compute_mean_flow(motion, config.speed)) for _, motion in asked],
     )
     times = [i / facts.fps for i in range(facts.frames)]
     for (scene, motion), truth, clip in zip(asked, truths, latents, strict=True):
@@ -121,32 +124,34 @@ def evaluate_batch(
             "scene": scene,
             "asked": motion,
             "measured": measured.motion,
-            "speed_asked": mean_flow(motion, config.speed),
+            "speed_asked": compute_mean_flow(motion, config.speed),
             "speed_measured": measured.magnitude,
-            "reconstruction_error": float(np.mean(frame_errors(_reconstructed(model, truth), truth))),
-            "errors": frame_errors(frames, truth),
-            "copy_errors": frame_errors(np.repeat(truth[:1], len(truth), axis=0), truth),
+            "reconstruction_error": float(np.mean(measure_errors(_reconstruct(model, truth), truth))),
+            "errors": measure_errors(frames, truth),
+            "copy_errors": measure_errors(np.repeat(truth[:1], len(truth), axis=0), truth),
         }
 
 
-def figures(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def compute_figures(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the figures of an evaluation, in dB, shares and counts; see the module's docstring."""
     errors, copies = np.array([r["errors"] for r in rows]), np.array([r["copy_errors"] for r in rows])
     return {
         "pictures": len({row["scene"] for row in rows}),
         "clips": len(rows),
-        "autoencoder_psnr_db": _mean_db([row["reconstruction_error"] for row in rows]),
-        "first_frame_psnr_db": _mean_db(errors[:, 0]),
-        "last_frame_psnr_db": _mean_db(errors[:, -1]),
-        "copy_last_frame_psnr_db": _mean_db(copies[:, -1]),
-        "frame_psnr_db": [_mean_db(column) for column in errors.T],
-        "copy_frame_psnr_db": [_mean_db(column) for column in copies.T],
+        "autoencoder_psnr_db": _average_db([row["reconstruction_error"] for row in rows]),
+        "first_frame_psnr_db": _average_db(errors[:, 0]),
+        "last_frame_psnr_db": _average_db(errors[:, -1]),
+        "copy_last_frame_psnr_db": _average_db(copies[:, -1]),
+        "frame_psnr_db": [_average_db(column) for column in errors.T],
+        "copy_frame_psnr_db": [_average_db(column) for column in copies.T],
         "obeyed": float(np.mean([row["asked"] == row["measured"] for row in rows])),
-        "by_motion": {motion: _of_motion(rows, motion) for motion in dict.fromkeys(row["asked"] for row in rows)},
+        "by_motion": {
+            motion: _summarise_motion(rows, motion) for motion in dict.fromkeys(row["asked"] for row in rows)
+        },
     }
 
 
-def _of_motion(rows: Sequence[dict[str, Any]], motion: str) -> dict[str, Any]:
+def _summarise_motion(rows: Sequence[dict[str, Any]], motion: str) -> dict[str, Any]:
     those = [row for row in rows if row["asked"] == motion]
     errors, copies = np.array([r["errors"] for r in those]), np.array([r["copy_errors"] for r in those])
     return {
@@ -155,12 +160,12 @@ def _of_motion(rows: Sequence[dict[str, Any]], motion: str) -> dict[str, Any]:
         "measured": dict(sorted(Counter(row["measured"] for row in those).items())),
         "speed_asked": float(np.mean([row["speed_asked"] for row in those])),
         "speed_measured": float(np.mean([row["speed_measured"] for row in those])),
-        "last_frame_psnr_db": _mean_db(errors[:, -1]),
-        "copy_last_frame_psnr_db": _mean_db(copies[:, -1]),
+        "last_frame_psnr_db": _average_db(errors[:, -1]),
+        "copy_last_frame_psnr_db": _average_db(copies[:, -1]),
     }
 
 
-def as_text(found: dict[str, Any]) -> str:
+def format_figures(found: dict[str, Any]) -> str:
     """Return the figures as text for people."""
     head = [
         f"{found['clips']} clips from {found['pictures']} pictures never trained on",
@@ -182,36 +187,36 @@ def as_text(found: dict[str, Any]) -> str:
 @task(name="evaluate")
 def evaluate_model(run: Path, config: EvaluateConfig, model: str, device: str = "auto") -> ManifestRef:
     """Return a row for each clip that the model made of a held-out picture."""
-    where = device_named(device)
-    config = config.model_copy(update={"dtype": precision_on(where, config.dtype)})
-    loaded = loaded_model(model, precision_on(where, config.dtype), where)
+    where = find_device(device)
+    config = config.model_copy(update={"dtype": choose_precision(where, config.dtype)})
+    loaded = get_model(model, choose_precision(where, config.dtype), where)
 
     def compute(_: str) -> pa.Table:
         with ready_to_sample(loaded, where) as ready:
-            return table_of(_rows(ready, config), SCHEMA)
+            return make_table(_make_rows(ready, config), SCHEMA)
 
-    return cached(STEP, run, config, [], compute, loaded.revision)
+    return find_or_compute(STEP, run, config, [], compute, loaded.revision)
 
 
-def evaluation(manifest: ManifestRef) -> dict[str, Any]:
+def read_figures(manifest: ManifestRef) -> dict[str, Any]:
     """Return the figures of an evaluation's manifest."""
-    return figures(read_rows(manifest))
+    return compute_figures(read_rows(manifest))
 
 
-def _rows(model: VideoModel, config: EvaluateConfig) -> list[dict[str, Any]]:
+def _make_rows(model: VideoModel, config: EvaluateConfig) -> list[dict[str, Any]]:
     asked: list[tuple[int, Motion]] = [(s, motion) for s in range(config.pictures) for motion in config.motions]
     batches = (asked[i : i + config.batch] for i in range(0, len(asked), config.batch))
     return [row for batch in batches for row in evaluate_batch(model, config, batch)]
 
 
-def _reconstructed(model: VideoModel, clip: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    latents = encode_frames(model.vae, torch.stack([_to_tensor(frame) for frame in clip]).to(model.device))
-    return decode_latents(model, latents * setting(model.vae, "scaling_factor"))
+def _reconstruct(model: VideoModel, clip: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    latents = encode_frames(model.vae, torch.stack([_make_tensor(frame) for frame in clip]).to(model.device))
+    return decode_latents(model, latents * read_setting(model.vae, "scaling_factor"))
 
 
-def _to_tensor(frame: NDArray[np.uint8]) -> Tensor:
+def _make_tensor(frame: NDArray[np.uint8]) -> Tensor:
     return from_pixels(torch.from_numpy(frame).permute(2, 0, 1))
 
 
-def _mean_db(squared_errors: Sequence[float] | NDArray[np.floating]) -> float:
+def _average_db(squared_errors: Sequence[float] | NDArray[np.floating]) -> float:
     return float(np.mean([psnr(error, most=MOST_DB) for error in squared_errors]))

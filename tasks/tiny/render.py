@@ -14,9 +14,9 @@ import pyarrow as pa
 from prefect import task
 from pydantic import BaseModel, ConfigDict, Field
 
-from tasks.caching import Step, cached
-from tasks.footage import OPPOSITE, Camera, Frames, Motion, Scene, mean_flow, render_shot
-from tasks.manifest import Lineage, ManifestRef, file_digest, read_manifest, table_of, write_manifest
+from tasks.caching import Step, find_or_compute
+from tasks.footage import OPPOSITE, Camera, Frames, Motion, Scene, compute_mean_flow, render_shot
+from tasks.manifest import Lineage, ManifestRef, digest_file, make_table, read_manifest, write_manifest
 from tasks.video import write_video
 
 VERSION = 1
@@ -56,7 +56,7 @@ class RenderConfig(BaseModel):
     seed: int = Field(default=0, ge=0, description="First scene's seed")
 
 
-def filmed(index: int, config: RenderConfig) -> tuple[Motion, float, Frames]:
+def film_scene(index: int, config: RenderConfig) -> tuple[Motion, float, Frames]:
     """Film scene number `index`; return its motion, its mean flow in short sides per second, and its frames."""
     rng = np.random.default_rng([config.seed, index, 7])
     motions = list(SHARES)
@@ -65,15 +65,15 @@ def filmed(index: int, config: RenderConfig) -> tuple[Motion, float, Frames]:
     scene = Scene(config.seed + index, movers=int(rng.integers(0, 4)))
     size = (config.side, config.side)
     frames = render_shot(scene, Camera.doing(motion, speed), config.frames, config.fps, size)
-    return motion, mean_flow(motion, speed), frames
+    return motion, compute_mean_flow(motion, speed), frames
 
 
 def render_file(root: Path, key: str, first: int, config: RenderConfig) -> pa.Table:
     """Render one source file below `root`; return a row for each shot, with its true motion."""
     name = f"sources/{key}.mp4"
-    shots = list(_shots(first, config))
+    shots = list(_film_shots(first, config))
     write_video(root / name, np.concatenate([frames for *_, frames in shots]), config.fps, crf=10)
-    digest = file_digest(root / name)
+    digest = digest_file(root / name)
     length = config.frames / config.fps
     rows: list[dict[str, Any]] = []
     for index, (motion, flow, _) in enumerate(shots):
@@ -81,12 +81,12 @@ def render_file(root: Path, key: str, first: int, config: RenderConfig) -> pa.Ta
         place = {"video_id": digest[:16], "source": name, "digest": digest}
         clip_id = f"{digest[:16]}-{index * config.frames}-{(index + 1) * config.frames}"
         rows.append({"clip_id": clip_id, **place, **span, "camera_motion": motion, "motion_score": flow, "keep": True})
-    return table_of(rows, SCHEMA)
+    return make_table(rows, SCHEMA)
 
 
-def _shots(first: int, config: RenderConfig) -> Iterator[tuple[Motion, float, Frames]]:
+def _film_shots(first: int, config: RenderConfig) -> Iterator[tuple[Motion, float, Frames]]:
     for index in range(first, min(first + config.scenes_per_file, config.scenes)):
-        motion, flow, frames = filmed(index, config)
+        motion, flow, frames = film_scene(index, config)
         yield motion, flow, frames
         yield OPPOSITE[motion], flow, frames[::-1]
 
@@ -95,7 +95,7 @@ def _shots(first: int, config: RenderConfig) -> Iterator[tuple[Motion, float, Fr
 def render_files(root: Path, config: RenderConfig, firsts: list[int]) -> list[ManifestRef]:
     """Render the source files that begin at these scenes."""
     return [
-        cached(STEP, root, config, [f"scene {first}"], lambda key, f=first: render_file(root, key, f, config))
+        find_or_compute(STEP, root, config, [f"scene {first}"], lambda key, f=first: render_file(root, key, f, config))
         for first in firsts
     ]
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from flows.calibrate import CalibrationConfig, calibrate
-from flows.command.flags import Interface, invocation
+from flows.command.flags import Interface, parse_command_line
 from flows.running.run import run_flow
 from models.errors import BadInput
 from models.generation.calibration import load_calibration
-from models.weights.names import TINY, weights_digest
+from models.weights.names import TINY, compute_weights_digest
 from tests.declared import declared
 
 
@@ -22,7 +22,7 @@ def test_a_model_is_measured_and_the_table_is_where_the_command_says(tmp_path):
     )
     outcome = run_flow(calibrate, config)
     assert outcome.table == tmp_path / "calibration.json"
-    assert set(load_calibration(outcome.table, weights_digest(TINY)).responses) == {"any", "pan_right"}
+    assert set(load_calibration(outcome.table, compute_weights_digest(TINY)).responses) == {"any", "pan_right"}
     assert [line.split()[0] for line in str(outcome).splitlines()] == ["motion", "any", "pan_right", "table:"]
     before = outcome.table.read_bytes()
     assert run_flow(calibrate, config) == outcome
@@ -31,10 +31,10 @@ def test_a_model_is_measured_and_the_table_is_where_the_command_says(tmp_path):
 
 def test_the_flags_are_the_config():
     interface = Interface(prog="reelmill calibrate", config=CalibrationConfig, positional="model")
-    asked = invocation(interface, ["tiny", "--out", "o", "--buckets", "20,200", "--steps", "5"])
+    asked = parse_command_line(interface, ["tiny", "--out", "o", "--buckets", "20,200", "--steps", "5"])
     assert asked.config == CalibrationConfig(model="tiny", out=Path("o"), buckets=(20, 200), steps=5)
     with pytest.raises(BadInput, match="--out"):
-        invocation(interface, ["tiny"])
+        parse_command_line(interface, ["tiny"])
 
 
 def test_the_settings_have_these_defaults_and_bounds():

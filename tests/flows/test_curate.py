@@ -15,7 +15,7 @@ from prefect.flows import Flow, load_flow_from_entrypoint
 from prefect.utilities.callables import parameter_schema
 
 from flows.command.main import main
-from flows.curate import PRESETS, CurateConfig, curate, work
+from flows.curate import PRESETS, CurateConfig, curate, estimate_work
 from flows.running.run import run_flow
 from tasks.curate.split import SplitConfig
 from tasks.footage import Camera, Scene, render_shot
@@ -280,8 +280,8 @@ def test_work_follows_duration_and_pixels():
     def video(seconds: float | None, width: int) -> SourceVideo:
         return SourceVideo(video_id="v", path=Path("v"), digest="d", duration_s=seconds, width=width, height=720)
 
-    assert work([video(10, 1280), video(20, 1280), video(10, 2560)], 0.5) == [5, 10, 10]
-    assert work([video(None, 1280)], 1.0) == [60]
+    assert estimate_work([video(10, 1280), video(20, 1280), video(10, 2560)], 0.5) == [5, 10, 10]
+    assert estimate_work([video(None, 1280)], 1.0) == [60]
 
 
 def test_kept_clips_are_cut_to_files_when_asked_and_listed(

@@ -9,10 +9,10 @@ import pytest
 from huggingface_hub import constants
 
 from flows.command.main import main
-from flows.curate import PRESETS, CurateConfig, cost_of, curate, ready
+from flows.curate import PRESETS, CurateConfig, curate, find_cost, locate_models
 from flows.running.run import run_flow
 from models.errors import BadModel
-from models.weights.conversions import bringing
+from models.weights.conversions import make_download_command
 from tasks.curate.caption_writers import CaptionConfig
 from tasks.curate.similarity import OFF
 from tasks.footage import Camera, Scene, render_shot
@@ -84,7 +84,9 @@ def test_without_the_weights_the_preset_svd_stops_before_any_work_and_names_what
         ("similarity.aesthetic_head", "aesthetic"),
     ):
         (line,) = (line for line in error.splitlines() if f"{setting}: {weights}/{file}.safetensors" in line)
-        assert f"no such file or folder; `{bringing(weights / f'{file}.safetensors')}` downloads it." in line
+        assert (
+            f"no such file or folder; `{make_download_command(weights / f'{file}.safetensors')}` downloads it." in line
+        )
 
 
 @pytest.mark.slow
@@ -92,7 +94,7 @@ def test_one_missing_model_is_named_alone(weights: Path, film: Path, hub: Path, 
     config = with_weights(weights, film, tmp_path / "dataset")
     caption = config.caption.model_copy(update={"video_model": "org/seer@main"})
     with pytest.raises(BadModel, match=r"^1 thing asked for cannot be found:\n  caption\.video_model: org/seer@main: "):
-        ready(config.model_copy(update={"caption": caption}))
+        locate_models(config.model_copy(update={"caption": caption}))
 
 
 def test_a_missing_key_is_told_before_any_work(film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -100,13 +102,13 @@ def test_a_missing_key_is_told_before_any_work(film: Path, tmp_path: Path, monke
     caption: Any = {"image_engine": "endpoint", "image_model": "m", "endpoint": {"key_env": "CAPTION_KEY"}}
     config = CurateConfig(sources=(str(film),), out=tmp_path, caption=caption)
     with pytest.raises(BadModel, match="the environment has no CAPTION_KEY"):
-        ready(config)
+        locate_models(config)
     monkeypatch.setenv("CAPTION_KEY", "secret")
-    assert ready(config) == config
+    assert locate_models(config) == config
 
 
 def test_weights_named_without_a_folder_lie_in_the_folder_of_weights(weights: Path, film: Path, tmp_path: Path):
-    config = ready(with_weights(weights, film, tmp_path / "dataset"))
+    config = locate_models(with_weights(weights, film, tmp_path / "dataset"))
     assert config.text.craft_weights == str(weights / "craft.safetensors")
     assert config.caption.model == str(weights / "writer")
 
@@ -141,5 +143,5 @@ def test_without_models_the_columns_that_need_them_are_null_with_a_note(
 
 
 def test_the_cost_of_a_step_follows_its_engine():
-    assert cost_of(CaptionConfig(), 0.001) == 0.001
-    assert cost_of(CaptionConfig(image_engine="endpoint", image_model="m"), 0.001) > 0.1
+    assert find_cost(CaptionConfig(), 0.001) == 0.001
+    assert find_cost(CaptionConfig(image_engine="endpoint", image_model="m"), 0.001) > 0.1

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 import flows.demo
-from flows.demo import DemoConfig, chain, demo, embedded_figures, videos
-from flows.pipeline import clips_of, videos_of, weights_of
+from flows.demo import DemoConfig, demo, generate_more, read_embedded_figures, run_flows
+from flows.pipeline import make_curate_config, make_finetune_config, make_generate_config
 from models.errors import BadModel
 from tests.declared import declared
 
@@ -18,16 +18,19 @@ def config(tmp_path: Path) -> DemoConfig:
 
 
 def test_the_lora_learns_the_chosen_motion_from_the_films_alone(config: DemoConfig, tmp_path: Path):
-    asked = chain(config, tmp_path / "pictures")
-    assert clips_of(asked).sources == (str(tmp_path / "footage"),)
-    assert weights_of(asked).train == config.train.model_copy(update={"motions": ("tilt_up",)})
+    asked = run_flows(config, tmp_path / "pictures")
+    assert make_curate_config(asked).sources == (str(tmp_path / "footage"),)
+    assert make_finetune_config(asked).train == config.train.model_copy(update={"motions": ("tilt_up",)})
     assert (asked.base, asked.workers) == ("tiny", 2)
 
 
 def test_the_three_batches_differ_in_the_model_and_in_what_is_asked_and_in_nothing_else(config, tmp_path):
     pictures = tmp_path / "pictures"
-    lora = videos_of(chain(config, pictures), tmp_path / "run/lora.safetensors")
-    plain, asked = videos(config, pictures, "plain", None), videos(config, pictures, "asked", config.motion)
+    lora = make_generate_config(run_flows(config, pictures), tmp_path / "run/lora.safetensors")
+    plain, asked = (
+        generate_more(config, pictures, "plain", None),
+        generate_more(config, pictures, "asked", config.motion),
+    )
     assert plain.model_copy(update={"motion": "tilt_up", "out": asked.out}) == asked
     assert (plain.lora, plain.motion, asked.lora) == (None, None, None)
     assert lora.lora == str(tmp_path / "run/lora.safetensors")
@@ -38,7 +41,7 @@ def test_the_three_batches_differ_in_the_model_and_in_what_is_asked_and_in_nothi
 
 
 def test_the_embedded_models_figures_are_those_of_its_evaluation():
-    found = embedded_figures()
+    found = read_embedded_figures()
     assert found["clips"] == sum(facts["asked"] for facts in found["by_motion"].values())
     assert 0 < found["obeyed"] <= 1
 
@@ -46,9 +49,9 @@ def test_the_embedded_models_figures_are_those_of_its_evaluation():
 def test_a_model_without_figures_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(flows.demo, "TINY", tmp_path)
     with pytest.raises(BadModel, match=r"eval\.json: the embedded model was never measured\. Run `make tiny-eval`"):
-        embedded_figures()
+        read_embedded_figures()
     (tmp_path / "eval.json").write_text(json.dumps({"clips": 0}))
-    assert embedded_figures() == {"clips": 0}
+    assert read_embedded_figures() == {"clips": 0}
 
 
 def test_the_settings_have_these_defaults_and_bounds():

@@ -14,7 +14,7 @@ import pytest
 
 from flows.command.main import main
 from flows.curate import CurateConfig, curate
-from flows.export import ExportConfig, export, stored
+from flows.export import ExportConfig, export, read_cut_mode
 from flows.running.run import run_flow
 from models.errors import BadInput
 from tasks.curate.clips import ClipsConfig
@@ -123,9 +123,9 @@ def test_an_export_that_is_killed_goes_on_and_writes_the_same(dataset: Path, tmp
 
 def test_clips_that_were_cut_in_curation_are_used(tmp_path: Path):
     (tmp_path / "curate.yaml").write_text("clips: {mode: copy, crf: 16}\n")
-    assert stored(str(tmp_path)) == {"clips": {"mode": "copy", "crf": 16}}
+    assert read_cut_mode(str(tmp_path)) == {"clips": {"mode": "copy", "crf": 16}}
     (tmp_path / "curate.yaml").write_text("clips: {mode: 'off'}\n")
-    assert stored(str(tmp_path)) == stored(os.devnull) == {}
+    assert read_cut_mode(str(tmp_path)) == read_cut_mode(os.devnull) == {}
 
 
 def test_what_cannot_be_exported_is_one_sentence(dataset: Path, tmp_path: Path):

@@ -15,7 +15,7 @@ from flows.generate import GenerateConfig, generate, plan
 from flows.provenance import told_by
 from flows.reproduce import ReproduceConfig, reproduce
 from flows.running.run import run_flow
-from models.families.text_to_picture import drawer_revision
+from models.families.text_to_picture import find_drawer_revision
 from tasks.manifest import read_rows
 from tests.small_families import drawing_pipeline, ltx_parts, save, wan_parts
 
@@ -145,7 +145,7 @@ def test_a_text_draws_the_picture_once_and_its_takes_share_it(home, models, tmp_
     assert [row["name"] for row in rows] == ["a-red-ball", "a-red-ball", "a-cube", "a-cube"]
     assert rows[0]["picture"] == rows[1]["picture"] != rows[2]["picture"]
     assert len(list((out / "pictures").glob("drawn-*.png"))) == 2
-    assert rows[0]["picture_model_revision"] == drawer_revision(str(models / "drawer"))
+    assert rows[0]["picture_model_revision"] == find_drawer_revision(str(models / "drawer"))
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.png")}
     run_flow(generate, config(home / "texts.txt", out, model, **settings))
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.png")} == before

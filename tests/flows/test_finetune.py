@@ -16,7 +16,7 @@ from models.svd.lora import load_lora
 from tasks.finetune.encode import EncodeConfig
 from tasks.finetune.train import TrainConfig
 from tasks.footage import Camera, Motion, Scene, render_shot
-from tasks.manifest import Lineage, file_digest, manifest_ref, read_rows, table_of, write_manifest
+from tasks.manifest import Lineage, digest_file, make_table, read_manifest_ref, read_rows, write_manifest
 from tasks.tiny.render import SCHEMA
 from tasks.video import write_video
 from tests.declared import declared
@@ -35,11 +35,11 @@ def dataset(root: Path, keep: bool = True, end_s: float = 1.0) -> Path:
     for seed, (motion, end) in enumerate(shown):
         path = root / f"{motion}.mp4"
         write_video(path, render_shot(Scene(seed, 0), Camera.doing(motion), 7, 7.0, (48, 36)), 7.0)
-        digest = file_digest(path)
+        digest = digest_file(path)
         clip = {"clip_id": motion, "video_id": digest[:16], "digest": digest, "source": str(path), "keep": keep}
         rows.append(clip | {"start_s": 0.0, "end_s": end, "camera_motion": motion, "motion_score": 0.4})
-    write_manifest(root / "clips.parquet", table_of(rows, SCHEMA), MADE)
-    write_manifest(root / "videos.parquet", table_of(rows, SCHEMA), MADE)
+    write_manifest(root / "clips.parquet", make_table(rows, SCHEMA), MADE)
+    write_manifest(root / "videos.parquet", make_table(rows, SCHEMA), MADE)
     return root
 
 
@@ -60,7 +60,7 @@ def test_a_dataset_becomes_a_lora_that_generates_and_a_run_that_names_the_datase
     outcome = run_flow(finetune, config(root, tmp_path / "run", model))
     assert (outcome.failed, outcome.weights) == (0, tmp_path / "run/lora.safetensors")
     assert [row["step"] for row in read_rows(outcome.log)] == [2]
-    digest = manifest_ref(root / "clips.parquet").digest
+    digest = read_manifest_ref(root / "clips.parquet").digest
     described = json.loads((tmp_path / "run/run.json").read_text())
     assert (described["dataset"], described["dataset_digest"]) == ("films", digest)
     assert described["config"]["train"]["steps"] == 2
@@ -72,7 +72,7 @@ def test_a_dataset_becomes_a_lora_that_generates_and_a_run_that_names_the_datase
     asked = GenerateConfig(jobs=tmp_path / "pictures", out=tmp_path / "out", model=model, steps=1)
     made = run_flow(generate, asked.model_copy(update={"lora": str(outcome.weights)}))
     (row,) = read_rows(made.outputs)
-    assert (row["status"], row["lora_sha256"]) == ("ok", file_digest(outcome.weights))
+    assert (row["status"], row["lora_sha256"]) == ("ok", digest_file(outcome.weights))
 
     encoded = {path: path.stat().st_mtime_ns for path in root.rglob("latents/*")}
     again = run_flow(finetune, config(root, tmp_path / "run", model))

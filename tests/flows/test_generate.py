@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 from pydantic import ValidationError
 
-from flows.command.flags import Interface, invocation
-from flows.generate import GenerateConfig, GenerateOutcome, clips_there, generate, plan
+from flows.command.flags import Interface, parse_command_line
+from flows.generate import GenerateConfig, GenerateOutcome, count_clips, generate, plan
 from flows.reproduce import ReproduceConfig, reproduce
 from flows.running.run import run_flow
 from models.errors import BadInput
@@ -232,7 +232,7 @@ def test_clips_of_another_format_are_no_space_saved(tmp_path):
     (videos / "c.d-1").mkdir(parents=True)
     for name in ("a.mp4", "a.json", "b.mp4", "b.json", "c.d-1.json", ".e.json"):
         (videos / name).write_bytes(b"")
-    assert [clips_there(tmp_path, written) for written in ("h264", "av1", "png", "gif")] == [2, 2, 1, 0]
+    assert [count_clips(tmp_path, written) for written in ("h264", "av1", "png", "gif")] == [2, 2, 1, 0]
 
 
 def test_what_waits_is_not_told_as_failed(tmp_path):
@@ -246,11 +246,11 @@ def test_what_waits_is_not_told_as_failed(tmp_path):
 
 def test_the_flags_are_the_config(tmp_path):
     interface = Interface(prog="reelmill generate", config=GenerateConfig, positional="jobs")
-    asked = invocation(interface, ["pics", "--out", "o", "--steps", "5", "--motion", "pan_left", "--dry-run"])
+    asked = parse_command_line(interface, ["pics", "--out", "o", "--steps", "5", "--motion", "pan_left", "--dry-run"])
     assert asked.dry_run
     assert asked.config == GenerateConfig(jobs=Path("pics"), out=Path("o"), steps=5, motion="pan_left")
     with pytest.raises(BadInput, match="--fit"):
-        invocation(interface, ["pics", "--out", "o", "--fit", "squeeze"])
+        parse_command_line(interface, ["pics", "--out", "o", "--fit", "squeeze"])
 
 
 def test_a_config_is_frozen_and_knows_its_fields(tmp_path):
@@ -260,7 +260,7 @@ def test_a_config_is_frozen_and_knows_its_fields(tmp_path):
 
 
 def test_on_a_card_auto_is_left_to_each_jobs_family(monkeypatch):
-    monkeypatch.setattr("flows.generate.device_named", lambda _: torch.device("cuda", 0))
+    monkeypatch.setattr("flows.generate.find_device", lambda _: torch.device("cuda", 0))
     assert GenerateConfig(jobs=Path("j"), out=Path("o")).per_job.dtype == "auto"
     assert GenerateConfig(jobs=Path("j"), out=Path("o"), dtype="float16").per_job.dtype == "float16"
 

@@ -8,14 +8,14 @@ import pytest
 import torch
 from PIL import Image
 
-from flows.pipeline import PipelineConfig, clips_of, pipeline, videos_of, weights_of
+from flows.pipeline import PipelineConfig, make_curate_config, make_finetune_config, make_generate_config, pipeline
 from flows.running.run import run_flow
 from models.svd.lora import load_lora
 from tasks.curate.select import SelectConfig
 from tasks.finetune.train import TrainConfig
 from tasks.footage import Camera, Scene, render_shot
 from tasks.generate.jobs import JobsConfig
-from tasks.manifest import file_digest, manifest_ref, read_rows
+from tasks.manifest import digest_file, read_manifest_ref, read_rows
 from tasks.video import write_video
 from tests.declared import declared
 
@@ -42,9 +42,9 @@ def test_footage_and_pictures_become_videos_that_know_where_they_come_from(tmp_p
     lineage = load_lora(outcome.tuned.weights)[1].lineage
     (clip,) = read_rows(outcome.curated.clips)
     assert lineage["clips"] == [clip["clip_id"]]
-    assert lineage["dataset_digest"] == manifest_ref(outcome.curated.clips).digest
+    assert lineage["dataset_digest"] == read_manifest_ref(outcome.curated.clips).digest
     (video,) = read_rows(outcome.made.outputs)
-    assert video["lora_sha256"] == file_digest(outcome.tuned.weights)
+    assert video["lora_sha256"] == digest_file(outcome.tuned.weights)
     assert (tmp_path / "out/videos" / video["video"]).is_file()
 
 
@@ -52,7 +52,7 @@ def test_each_flow_is_told_what_concerns_it(tmp_path: Path):
     asked = config(
         tmp_path, workers=3, select=SelectConfig(min_motion=0.5), train=TrainConfig(steps=7), base="/models/big"
     )
-    curated, tuned = clips_of(asked), weights_of(asked)
+    curated, tuned = make_curate_config(asked), make_finetune_config(asked)
     assert (curated.out, curated.select.min_motion, curated.workers) == (tmp_path / "out/dataset", 0.5, 3)
     assert (tuned.dataset, tuned.out) == (curated.out, tmp_path / "out/run")
     assert (tuned.train.steps, tuned.base, tuned.workers) == (7, "/models/big", 3)
@@ -60,9 +60,9 @@ def test_each_flow_is_told_what_concerns_it(tmp_path: Path):
 
 def test_a_lora_goes_on_the_base_and_a_whole_model_takes_its_place(tmp_path: Path):
     asked = config(tmp_path, base="/models/big", generate=JobsConfig(motion="pan_left", steps=5))
-    with_lora = videos_of(asked, Path("/run/lora.safetensors"))
+    with_lora = make_generate_config(asked, Path("/run/lora.safetensors"))
     assert (with_lora.model, with_lora.lora) == ("/models/big", "/run/lora.safetensors")
-    whole = videos_of(asked, Path("/run/model"))
+    whole = make_generate_config(asked, Path("/run/model"))
     assert (whole.model, whole.lora) == ("/run/model", None)
     assert (whole.motion, whole.steps, whole.out) == ("pan_left", 5, tmp_path / "out/videos")
 

@@ -14,15 +14,15 @@ from flows.command.main import main
 from flows.provenance import told_by
 from flows.reproduce import (
     ReproduceConfig,
-    chosen_lora,
-    chosen_model,
-    chosen_picture,
+    choose_lora,
+    choose_model,
+    choose_picture,
     distance_db,
     reproduce,
     told_distance,
 )
 from models.errors import BadInput, BadMedia, BadModel
-from models.svd.lora import LoraFacts, add_lora, lora_weights, remove_lora, save_lora
+from models.svd.lora import LoraFacts, add_lora, read_lora_weights, remove_lora, save_lora
 from models.svd.model import load_model
 from models.weights.names import TINY
 from tasks.generate import encode
@@ -32,7 +32,7 @@ from tasks.generate.encode_formats import Format
 from tasks.generate.job_settings import JobsConfig
 from tasks.generate.jobs import read_jobs
 from tasks.generate.outputs import collect_outputs
-from tasks.generate.sample import SampleConfig, batches_of, sample_jobs
+from tasks.generate.sample import SampleConfig, plan_all_batches, sample_jobs
 from tasks.manifest import read_rows
 from tests.declared import declared
 from tests.hub_cache import COMMIT, cached
@@ -45,7 +45,7 @@ def lora(tmp_path_factory: pytest.TempPathFactory) -> Path:
     unet = load_model("tiny").unet
     add_lora(unet, rank=2, alpha=2.0)
     draw = torch.Generator().manual_seed(0)
-    weights = {name: 0.1 * torch.randn(w.shape, generator=draw) for name, w in lora_weights(unet).items()}
+    weights = {name: 0.1 * torch.randn(w.shape, generator=draw) for name, w in read_lora_weights(unet).items()}
     remove_lora(unet)
     save_lora(path, weights, LoraFacts(2, 2.0, {}))
     return path
@@ -61,7 +61,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, lora: Path) -> Path:
         Image.fromarray(draw.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(pictures / f"{name}.png")
     config = JobsConfig(steps=1, frames=3, width=32, height=32, lora=str(lora))
     jobs = read_jobs.fn(root, config, pictures)
-    samples = sample_jobs.fn(root, SampleConfig(batch=3), batches_of(jobs, SampleConfig(batch=3)))
+    samples = sample_jobs.fn(root, SampleConfig(batch=3), plan_all_batches(jobs, SampleConfig(batch=3)))
     clips = decode_jobs.fn(root, DecodeConfig(), sampled(jobs, samples))
     videos = encode_jobs.fn(root, EncodeConfig(), measured(jobs, samples, clips))
     collect_outputs.fn(root, jobs, samples, clips, videos)
@@ -130,7 +130,7 @@ def test_a_clip_of_a_model_of_the_hub_says_its_id_and_is_made_again_from_the_cac
 def made_in(root: Path, asked: JobsConfig, pictures: Path, written: Format = "h264", trim: bool = False) -> Path:
     """The one clip made of a folder with one picture, below `root`."""
     jobs = read_jobs.fn(root, asked, pictures)
-    samples = sample_jobs.fn(root, SampleConfig(), batches_of(jobs, SampleConfig()))
+    samples = sample_jobs.fn(root, SampleConfig(), plan_all_batches(jobs, SampleConfig()))
     clips = decode_jobs.fn(root, DecodeConfig(), sampled(jobs, samples))
     (video,) = encode_jobs.fn(root, EncodeConfig(format=written, trim=trim), measured(jobs, samples, clips))
     collect_outputs.fn(root, jobs, samples, clips, [video])
@@ -278,23 +278,23 @@ def test_a_clip_away_from_its_folder_needs_a_model_of_this_machine_to_be_named(t
     facts = {"model": "mine", "model_revision": "0" * 64}
     config = ReproduceConfig(clip=tmp_path / "a.mp4")
     with pytest.raises(BadInput, match=r"a\.mp4: was made with the model mine; say where it is with --model\."):
-        chosen_model(config, facts, {})
-    assert chosen_model(config, facts, {"model": "/models/mine"}) == "/models/mine"
-    assert chosen_model(config.model_copy(update={"model": "/other"}), facts, {"model": "/models/mine"}) == "/other"
-    assert chosen_model(config, facts | {"model": "tiny"}, {}) == "tiny"
+        choose_model(config, facts, {})
+    assert choose_model(config, facts, {"model": "/models/mine"}) == "/models/mine"
+    assert choose_model(config.model_copy(update={"model": "/other"}), facts, {"model": "/models/mine"}) == "/other"
+    assert choose_model(config, facts | {"model": "tiny"}, {}) == "tiny"
 
 
 def test_what_a_clip_was_not_made_from_is_not_to_be_given(tmp_path: Path):
     config = ReproduceConfig(clip=tmp_path / "a.mp4", lora=tmp_path / "l.safetensors", picture=tmp_path / "gone.png")
     with pytest.raises(BadInput, match=r"a\.mp4: was made without a LoRA; leave out --lora\."):
-        chosen_lora(config, {"lora_sha256": None}, {})
+        choose_lora(config, {"lora_sha256": None}, {})
     with pytest.raises(BadInput, match=r"a\.mp4: was made from a text alone; leave out --picture\."):
-        chosen_picture(config, {"picture_sha256": None}, {})
+        choose_picture(config, {"picture_sha256": None}, {})
     with pytest.raises(BadInput, match=r"gone\.png: no such file\."):
-        chosen_picture(config, {"picture_sha256": "0" * 64}, {})
+        choose_picture(config, {"picture_sha256": "0" * 64}, {})
     nothing = ReproduceConfig(clip=tmp_path / "a.mp4")
-    assert chosen_lora(nothing, {"lora_sha256": None}, {}) is None
-    assert chosen_picture(nothing, {"picture_sha256": None}, {}) is None
+    assert choose_lora(nothing, {"lora_sha256": None}, {}) is None
+    assert choose_picture(nothing, {"picture_sha256": None}, {}) is None
 
 
 @pytest.mark.parametrize("name", ["latents_sha256", "batch", "dtype"])

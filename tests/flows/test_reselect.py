@@ -9,13 +9,13 @@ from prefect import Flow
 from flows.command.main import main
 from flows.reselect import select
 from flows.running.config import read_settings
-from flows.selection import PRESETS, ReselectConfig, decide_again, stored
+from flows.selection import PRESETS, ReselectConfig, decide_again, read_thresholds
 from models.errors import BadInput
-from tasks.caching import lineage_of
+from tasks.caching import make_lineage
 from tasks.curate import join
 from tasks.curate.select import select_clips
 from tasks.keep_rules import SelectConfig
-from tasks.manifest import publish_text, read_rows, table_of, write_manifest
+from tasks.manifest import make_table, publish_text, read_rows, write_manifest
 from tests.declared import declared
 
 
@@ -27,7 +27,7 @@ def dataset(tmp_path: Path) -> Path:
         | {"contrast": 40.0, "change": 3.0, "motion_score": i / 10, "text_area": 0.2 * (i == 7)}
         for i in range(8)
     ]
-    joined = write_manifest(tmp_path / "join.parquet", table_of(rows, join.SCHEMA), lineage_of(join.STEP, None, ()))
+    joined = write_manifest(tmp_path / "join.parquet", make_table(rows, join.SCHEMA), make_lineage(join.STEP, None, ()))
     return select_clips(tmp_path, SelectConfig(), joined).clips.path.parent
 
 
@@ -68,7 +68,7 @@ def test_every_preset_sets_every_threshold(name: str):
 
 def test_what_was_decided_is_remembered_beside_the_other_settings(dataset: Path):
     publish_text(dataset / "curate.yaml", "out: somewhere\nselect:\n  min_clip_s: 0.5\n")
-    assert stored(str(dataset)) == {"min_clip_s": 0.5}
+    assert read_thresholds(str(dataset)) == {"min_clip_s": 0.5}
     main(["select", str(dataset), "--motion-quantile", "0.5"])
     settings = read_settings(dataset / "curate.yaml")
     assert settings["out"] == "somewhere"

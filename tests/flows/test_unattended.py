@@ -24,7 +24,7 @@ from models.errors import BadInput, EncoderOutOfMemory
 from models.memory import planner
 from tasks.generate import encode_formats, sample_batch
 from tasks.generate.clip_tags import read_clip
-from tasks.generate.comfyui_jobs import workflow_of
+from tasks.generate.comfyui_jobs import make_workflow
 from tasks.manifest import read_rows
 
 SMALL: dict[str, Any] = {"steps": 1, "frames": 2, "width": 32, "height": 32, "guidance": (1.0, 1.0), "workers": 2}
@@ -279,7 +279,7 @@ WORKFLOW = {
 @pytest.mark.usefixtures("prefect_server")
 def test_a_workflow_runs_over_a_folder_and_written_back_gives_the_same_latents(tmp_path):
     home, out = pictures(tmp_path / "in", 2), tmp_path / "out"
-    (tmp_path / "w.json").write_text(json.dumps(workflow_of(WORKFLOW)))
+    (tmp_path / "w.json").write_text(json.dumps(make_workflow(WORKFLOW)))
     asked = GenerateConfig(
         jobs=tmp_path / "w.json", images=home, out=out, model="tiny", workers=1, workflow_out=tmp_path / "back"
     )
@@ -312,7 +312,7 @@ def test_workflows_of_pictures_with_one_name_have_each_its_own(tmp_path):
 
 def test_a_plan_of_a_workflow_says_what_is_ignored_and_what_its_model_lacks(tmp_path):
     home = pictures(tmp_path / "in", 1)
-    content = workflow_of(WORKFLOW | {"width": 50})
+    content = make_workflow(WORKFLOW | {"width": 50})
     content["6"]["inputs"]["sampler_name"] = "dpmpp_2m"
     (tmp_path / "w.json").write_text(json.dumps(content))
     said = str(plan(GenerateConfig(jobs=tmp_path / "w.json", images=home, out=tmp_path / "out", model="tiny")))

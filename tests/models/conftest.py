@@ -11,7 +11,7 @@ from diffusers import UNetSpatioTemporalConditionModel
 from models.svd.autoencoder import new_autoencoder
 from models.svd.image_encoder import new_feature_extractor, new_image_encoder
 from models.svd.model import ModelFacts, VideoModel
-from tasks.tiny.encoders import new_scheduler
+from tasks.tiny.encoders import make_scheduler
 from tests import small_families
 from tests.small_families import drawing_pipeline
 
@@ -59,7 +59,7 @@ def model(make_unet: UNetMaker) -> VideoModel:
             vae=new_autoencoder((32, 32, 32)).eval(),
             image_encoder=new_image_encoder(32, 32).eval(),
             feature_extractor=new_feature_extractor(),
-            scheduler=new_scheduler(),
+            scheduler=make_scheduler(),
             words={"pan_left": torch.randn(32), "static": torch.randn(32)},
             facts=ModelFacts(frames=4, width=32, height=32, guidance=(1.0, 2.0), lineage={"dataset": "rendered"}),
             revision="",

@@ -14,13 +14,13 @@ from models.device import (
     CPU,
     AskedPrecision,
     DeviceName,
-    device_label,
-    device_named,
-    dtype_of,
+    choose_precision,
+    find_device,
+    format_device,
     free_bytes,
+    get_dtype,
     is_out_of_memory,
     measured,
-    precision_on,
 )
 from models.errors import BadInput
 from models.svd import inference_unet
@@ -29,17 +29,17 @@ from models.svd.exact_decode import Room, decode_exactly
 from models.svd.image_encoder import new_feature_extractor, new_image_encoder
 from models.svd.model import ModelFacts, VideoModel
 from models.svd.sampling import sample_latents
-from tasks.tiny.encoders import new_scheduler, new_unet
+from tasks.tiny.encoders import make_scheduler, make_unet
 
 CARD = torch.device("cuda", 0)
 
-SCHEDULER, EXTRACTOR = new_scheduler(), new_feature_extractor()
+SCHEDULER, EXTRACTOR = make_scheduler(), new_feature_extractor()
 
 
 @pytest.fixture
 def pretended_card(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Tensors have shapes, precisions and devices but no values, and a card is there."""
-    monkeypatch.setattr(inference_unet, "_temporal_share", lambda _: 0.5)
+    monkeypatch.setattr(inference_unet, "_read_temporal_share", lambda _: 0.5)
     with FakeTensorMode(), torch.no_grad():
         yield
 
@@ -48,7 +48,7 @@ def made_on_a_card(half: torch.dtype) -> VideoModel:
     try:
         torch.set_default_dtype(half)
         with CARD:
-            unet, encoder = new_unet(), new_image_encoder()
+            unet, encoder = make_unet(), new_image_encoder()
         torch.set_default_dtype(torch.float32)
         with CARD:
             vae = new_autoencoder((32, 32, 32))
@@ -93,17 +93,17 @@ def test_a_mix_up_of_devices_is_an_error_on_the_pretended_card(pretended_card):
 
 def test_auto_is_the_cpu_where_there_is_no_card(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert device_named("auto") == device_named("cpu") == CPU
-    assert device_label(CPU) == "cpu"
+    assert find_device("auto") == find_device("cpu") == CPU
+    assert format_device(CPU) == "cpu"
 
 
 def test_auto_is_the_first_card_and_cards_have_numbers(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert device_named("auto") == device_named("cuda") == torch.device("cuda", 0)
-    assert device_named("cuda:1") == torch.device("cuda", 1)
+    assert find_device("auto") == find_device("cuda") == torch.device("cuda", 0)
+    assert find_device("cuda:1") == torch.device("cuda", 1)
     with pytest.raises(BadInput, match="device cuda:2: torch sees 2 devices of that kind here"):
-        device_named("cuda:2")
+        find_device("cuda:2")
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:x", "cpu:1", "cuda:-1", ""])
@@ -117,13 +117,13 @@ def test_a_name_that_is_no_device_is_refused_in_the_settings(name):
     [(CPU, "auto", "float32"), (CARD, "auto", "float16"), (CARD, "bfloat16", "bfloat16"), (CPU, "float16", "float16")],
 )
 def test_the_precision_meant_depends_on_the_device_alone(device, asked: AskedPrecision, meant):
-    assert precision_on(device, asked) == meant
-    assert dtype_of(meant) == getattr(torch, meant)
+    assert choose_precision(device, asked) == meant
+    assert get_dtype(meant) == getattr(torch, meant)
 
 
 def test_a_precision_nobody_knows_is_refused():
     with pytest.raises(BadInput, match="precision float8: unknown"):
-        dtype_of("float8")
+        get_dtype("float8")
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_on_a_card_the_peak_is_torchs_own_above_what_was_there(monkeypatch):
 @pytest.mark.parametrize(("highest", "peak"), [((500, 800), 600), ((900, 900), None)])
 def test_on_the_cpu_the_peak_shows_only_where_it_is_a_new_one(monkeypatch, highest, peak):
     seen = iter(highest)
-    monkeypatch.setattr(devices, "_status", lambda name: 200 if name == "VmRSS" else next(seen))
+    monkeypatch.setattr(devices, "_read_process_figure", lambda name: 200 if name == "VmRSS" else next(seen))
     with measured(CPU) as used:
         pass
     assert used.peak == peak

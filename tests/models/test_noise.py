@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.noise import item_generator, item_noise, stack_noise
+from models.noise import draw_item_noise, make_item_generator, stack_noise
 
 KNOWN_SEED, KNOWN_NOISE = 3160675851, [-0.1749336, 0.2042473, 0.8888633]
 
@@ -19,7 +19,7 @@ takes = st.integers(0, 1000)
 
 
 def draw(seed: int = 7, key: str = "cat", take: int = 0):
-    return item_noise(seed, key, take, SHAPE, PICTURE)
+    return draw_item_noise(seed, key, take, SHAPE, PICTURE)
 
 
 @given(seeds, keys, takes)
@@ -56,27 +56,33 @@ def test_the_generators_of_the_process_are_neither_read_nor_moved():
 @settings(max_examples=100)
 def test_another_seed_key_or_take_is_another_stream(a: int, b: int, key: str, other: str, take: int, later: int):
     asked = {(a, key, take), (b, key, take), (a, other, take), (a, key, later)}
-    states = {item_generator(*item, "latents").initial_seed() for item in asked}
+    states = {make_item_generator(*item, "latents").initial_seed() for item in asked}
     assert len(states) == len(asked)
 
 
 def test_names_that_would_run_together_are_told_apart():
-    assert item_generator(1, "1", 1, "latents").initial_seed() != item_generator(11, "", 1, "latents").initial_seed()
-    assert item_generator(1, '1",2', 1, "latents").initial_seed() != item_generator(1, "1", 2, "latents").initial_seed()
+    assert (
+        make_item_generator(1, "1", 1, "latents").initial_seed()
+        != make_item_generator(11, "", 1, "latents").initial_seed()
+    )
+    assert (
+        make_item_generator(1, '1",2', 1, "latents").initial_seed()
+        != make_item_generator(1, "1", 2, "latents").initial_seed()
+    )
 
 
 def test_the_two_streams_are_independent():
-    own = item_noise(7, "cat", 0, (1, 3, 10, 12), PICTURE)
+    own = draw_item_noise(7, "cat", 0, (1, 3, 10, 12), PICTURE)
     assert abs(np.corrcoef(own.latents.flatten(), own.augmentation.flatten())[0, 1]) < 0.15
 
 
 def test_a_larger_picture_does_not_shift_the_noise_of_the_clip():
-    large = item_noise(7, "cat", 0, SHAPE, (100, 120))
+    large = draw_item_noise(7, "cat", 0, SHAPE, (100, 120))
     assert torch.equal(large.latents, draw().latents)
 
 
 def test_the_noise_is_standard_normal_float32_of_the_shape_asked_for():
-    noise = item_noise(0, "x", 0, (8, 4, 40, 40), (64, 64))
+    noise = draw_item_noise(0, "x", 0, (8, 4, 40, 40), (64, 64))
     assert noise.latents.shape == (8, 4, 40, 40)
     assert noise.augmentation.shape == (3, 64, 64)
     assert noise.latents.dtype == noise.augmentation.dtype == torch.float32
@@ -86,6 +92,6 @@ def test_the_noise_is_standard_normal_float32_of_the_shape_asked_for():
 
 def test_the_noise_of_a_known_item_stays_what_it_was():
     """A promise to users: if this goes red, every old seed gives another clip. Change it only with a new version."""
-    first = item_noise(0, "cat", 0, (1, 1, 4, 4), (4, 4))
-    assert item_generator(0, "cat", 0, "latents").initial_seed() == KNOWN_SEED
+    first = draw_item_noise(0, "cat", 0, (1, 1, 4, 4), (4, 4))
+    assert make_item_generator(0, "cat", 0, "latents").initial_seed() == KNOWN_SEED
     assert torch.allclose(first.latents.flatten()[:3], torch.tensor(KNOWN_NOISE), atol=1e-6)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from models.errors import BadInput, BadMedia
-from models.pictures import Fit, from_pixels, pictures_in, prepare_picture, to_pixels
+from models.pictures import Fit, count_pictures, from_pixels, prepare_picture, to_pixels
 
 RED, BLUE = (230, 20, 30), (10, 40, 220)
 
@@ -102,7 +102,7 @@ def test_damaged_exif_data_is_passed_over(tmp_path: Path):
         picture.getexif()
     pixels = prepare_picture(path, 40, 20)
     assert near(pixels[10, 4], RED)
-    assert pictures_in(path) == 1
+    assert count_pictures(path) == 1
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
@@ -166,11 +166,11 @@ def test_what_is_behind_the_first_picture_of_a_file_is_counted(tmp_path: Path):
     frames = [Image.new("RGB", (16, 16), colour) for colour in (RED, BLUE, RED)]
     for suffix in (".gif", ".webp", ".png", ".tif"):
         path = saved(frames[0], tmp_path / f"a{suffix}", save_all=True, append_images=frames[1:])
-        assert pictures_in(path) == 3
+        assert count_pictures(path) == 3
         assert near(prepare_picture(path, 16, 16)[8, 8], RED, 12)
-    assert pictures_in(saved(frames[0], tmp_path / "one.png")) == 1
+    assert count_pictures(saved(frames[0], tmp_path / "one.png")) == 1
     (tmp_path / "text.png").write_text("words")
-    assert pictures_in(tmp_path / "text.png") == 1
+    assert count_pictures(tmp_path / "text.png") == 1
 
 
 @pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
@@ -190,7 +190,7 @@ def test_a_file_that_claims_a_huge_picture_is_refused_without_being_decoded(tmp_
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(BadMedia, match=r"a\.png: has more than 89 million pixels"):
         prepare_picture(tmp_path / "a.png", 16, 16)
-    assert pictures_in(tmp_path / "a.png") == 1
+    assert count_pictures(tmp_path / "a.png") == 1
 
 
 def test_a_single_pixel_is_enough(tmp_path: Path):

@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from tasks.caching import lineage_of
+from tasks.caching import make_lineage
 from tasks.curate.ingest import SCHEMA as INGEST
 from tasks.curate.join import SCHEMA as CLIPS
 from tasks.curate.join import STEP as JOIN
-from tasks.curate.join import videos_schema
+from tasks.curate.join import make_videos_schema
 from tasks.curate.select import select_clips
 from tasks.footage import Camera, Scene, render_shot
 from tasks.keep_rules import SelectConfig
-from tasks.manifest import Lineage, ManifestRef, table_of, write_manifest
+from tasks.manifest import Lineage, ManifestRef, make_table, write_manifest
 from tests.frame_stores import write_frames
 
 Rows = Sequence[dict[str, Any]]
@@ -67,9 +67,9 @@ def curated(tmp_path: Path) -> Curated:
             if video["frame_store"]:
                 _store(root / video["frame_store"], seed)
         made = Lineage(step="videos", version=1)
-        write_manifest(root / "videos.parquet", table_of(videos, videos_schema(INGEST)), made)
+        write_manifest(root / "videos.parquet", make_table(videos, make_videos_schema(INGEST)), made)
         path = root / "manifests" / "join" / "made.parquet"
-        joined = write_manifest(path, table_of(rows, CLIPS), lineage_of(JOIN, None, ()))
+        joined = write_manifest(path, make_table(rows, CLIPS), make_lineage(JOIN, None, ()))
         return select_clips(root, config, joined).clips
 
     return write

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from models.errors import BadMedia, EncoderOutOfMemory
 from tasks.attempts import ItemCall, error_columns, failure_of
 from tasks.caching import Step
-from tasks.manifest import ERROR_FIELDS, read_lineage, read_rows, table_of
+from tasks.manifest import ERROR_FIELDS, make_table, read_lineage, read_rows
 
 SCHEMA = pa.schema([pa.field("item_key", pa.string()), *ERROR_FIELDS])
 
@@ -61,7 +61,7 @@ def stop(_: str) -> pa.Table:
 
 
 def work(_: str) -> pa.Table:
-    return table_of([{"item_key": "a", "attempt": 1}], SCHEMA)
+    return make_table([{"item_key": "a", "attempt": 1}], SCHEMA)
 
 
 def row_of(error: Exception) -> dict[str, str]:

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict
 
 from models.errors import BadManifest
-from tasks.caching import Step, attempts_of, cached, find, key_of, lineage_of, set_aside, supersede
-from tasks.manifest import ERROR_FIELDS, Lineage, ManifestRef, file_digest, read_lineage, read_rows, table_of
+from tasks.caching import Step, count_attempts, find, find_or_compute, make_key, make_lineage, set_aside, supersede
+from tasks.manifest import ERROR_FIELDS, Lineage, ManifestRef, digest_file, make_table, read_lineage, read_rows
 
 SCHEMA = pa.schema([("value", pa.string()), ("picture", pa.string()), ("attempt", pa.int32())])
 STEP = Step("measure", 1, SCHEMA, files=("picture",))
@@ -42,7 +42,7 @@ class Counted:
         picture = Path("pictures") / f"{key[:8]}.txt"
         (self.root / picture).parent.mkdir(parents=True, exist_ok=True)
         (self.root / picture).write_text(key)
-        return table_of([{"value": "v", "picture": str(picture), "attempt": 1}, {"value": "w"}], SCHEMA)
+        return make_table([{"value": "v", "picture": str(picture), "attempt": 1}, {"value": "w"}], SCHEMA)
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def work(tmp_path: Path) -> Counted:
 
 
 def run(work: Counted, inputs: tuple[Any, ...] = ("d1",), config: Config | None = None, **options: Any) -> ManifestRef:
-    return cached(options.pop("step", STEP), work.root, config or Config(), inputs, work, **options)
+    return find_or_compute(options.pop("step", STEP), work.root, config or Config(), inputs, work, **options)
 
 
 def test_the_same_call_runs_once(work: Counted):
@@ -65,14 +65,14 @@ def test_the_same_path_with_new_content_runs_again(work: Counted, tmp_path: Path
     film = tmp_path / "film.mp4"
     for content in (b"one", b"two", b"one"):
         film.write_bytes(content)
-        run(work, (file_digest(film),))
+        run(work, (digest_file(film),))
     assert work.runs == 2
 
 
 def test_another_path_with_the_same_content_is_found(work: Counted, tmp_path: Path):
     for name in ("a.mp4", "b.mp4"):
         (tmp_path / name).write_bytes(b"one")
-        run(work, (file_digest(tmp_path / name),))
+        run(work, (digest_file(tmp_path / name),))
     assert work.runs == 1
 
 
@@ -124,7 +124,7 @@ class InFolders(Counted):
         folder.mkdir(exist_ok=True)
         for name in ("1.txt", "2.txt"):
             (folder / name).write_text(key)
-        return table_of([{"value": "v", "picture": "pictures", "attempt": 1}], SCHEMA)
+        return make_table([{"value": "v", "picture": "pictures", "attempt": 1}], SCHEMA)
 
 
 def test_a_folder_is_whole_when_each_of_its_files_is_whatever_else_is_there(tmp_path: Path):
@@ -144,16 +144,16 @@ def test_a_file_that_was_empty_from_the_start_is_as_it_was(tmp_path: Path):
     (tmp_path / "empty.mp4").write_bytes(b"")
 
     def compute(_: str) -> pa.Table:
-        return table_of([{"value": "v", "picture": str(tmp_path / "empty.mp4"), "attempt": 1}], SCHEMA)
+        return make_table([{"value": "v", "picture": str(tmp_path / "empty.mp4"), "attempt": 1}], SCHEMA)
 
-    assert [cached(STEP, tmp_path / "root", None, ["d"], compute).cached for _ in range(2)] == [False, True]
+    assert [find_or_compute(STEP, tmp_path / "root", None, ["d"], compute).cached for _ in range(2)] == [False, True]
 
 
 def test_a_file_that_was_never_there_is_looked_for_again(tmp_path: Path):
     def compute(_: str) -> pa.Table:
-        return table_of([{"value": "v", "picture": "gone.txt", "attempt": 1}], SCHEMA)
+        return make_table([{"value": "v", "picture": "gone.txt", "attempt": 1}], SCHEMA)
 
-    assert not any(cached(STEP, tmp_path, None, ["d"], compute).cached for _ in range(2))
+    assert not any(find_or_compute(STEP, tmp_path, None, ["d"], compute).cached for _ in range(2))
 
 
 def test_a_deleted_manifest_runs_again(work: Counted):
@@ -210,8 +210,8 @@ def test_upstream_rows_that_come_out_the_same_let_what_follows_be_found(work: Co
     upstream = Step("upstream", 1, pa.schema([("cut", pa.int64())]))
 
     def cuts(rate: float) -> ManifestRef:
-        table = table_of([{"cut": 40}], upstream.schema)
-        return cached(upstream, tmp_path, Config(rate=rate), (), lambda _: table)
+        table = make_table([{"cut": 40}], upstream.schema)
+        return find_or_compute(upstream, tmp_path, Config(rate=rate), (), lambda _: table)
 
     run(work, (cuts(2.0),))
     run(work, (cuts(3.0),))
@@ -223,13 +223,13 @@ def test_work_that_fails_leaves_no_manifest(tmp_path: Path):
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        cached(STEP, tmp_path, Config(), ("d1",), fail)
+        find_or_compute(STEP, tmp_path, Config(), ("d1",), fail)
     assert list(tmp_path.rglob("*.parquet")) == []
 
 
 def test_rows_that_are_not_the_declared_schema_are_refused(tmp_path: Path):
     with pytest.raises(BadManifest, match=r"measure: its rows have \['value'\], its schema says"):
-        cached(STEP, tmp_path, Config(), (), lambda _: pa.table({"value": ["v"]}))
+        find_or_compute(STEP, tmp_path, Config(), (), lambda _: pa.table({"value": ["v"]}))
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda _: b"", lambda b: b"x" * len(b)])
@@ -249,7 +249,7 @@ def test_a_manifest_carries_what_made_it(work: Counted):
     lineage = read_lineage(made.path)
     assert (lineage.step, lineage.version, lineage.inputs, lineage.model_revision) == ("measure", 1, ("d1", "d2"), "r1")
     assert lineage.parameters == {"rate": 3.0, "names": ["a"]}
-    assert key_of(lineage) == made.path.stem
+    assert make_key(lineage) == made.path.stem
 
 
 def test_a_manifest_lies_below_its_step(work: Counted):
@@ -264,18 +264,18 @@ def test_what_failed_counts_its_attempts_and_what_had_succeeded_keeps_its_own(tm
     bad = {"item": "b", "attempt": 1, "error_code": "bad_media"}
     found = []
     for second in (bad, bad, good | {"item": "b"}):
-        made = cached(step, tmp_path, None, (), lambda _, row=second: table_of([good, row], step.schema))
+        made = find_or_compute(step, tmp_path, None, (), lambda _, row=second: make_table([good, row], step.schema))
         found.append([row["attempt"] for row in read_rows(made)])
         set_aside(made.path)
     assert found == [[1, 1], [1, 2], [1, 3]]
-    assert attempts_of(made.path) == 3
+    assert count_attempts(made.path) == 3
 
 
 def test_a_step_without_attempts_can_be_set_aside_too(tmp_path: Path):
     step = Step("plain", 1, pa.schema([("cut", pa.int64())]))
-    made = cached(step, tmp_path, None, (), lambda _: table_of([{"cut": 1}], step.schema))
+    made = find_or_compute(step, tmp_path, None, (), lambda _: make_table([{"cut": 1}], step.schema))
     set_aside(made.path)
-    assert cached(step, tmp_path, None, (), lambda _: table_of([{"cut": 2}], step.schema)).rows == 1
+    assert find_or_compute(step, tmp_path, None, (), lambda _: make_table([{"cut": 2}], step.schema)).rows == 1
 
 
 @pytest.mark.slow
@@ -286,7 +286,7 @@ def test_a_step_without_attempts_can_be_set_aside_too(tmp_path: Path):
     st.floats(allow_nan=False),
 )
 def test_keys_are_equal_exactly_when_inputs_and_parameters_are(a: list[str], b: list[str], x: float, y: float):
-    keys = [key_of(lineage_of(STEP, Config(rate=rate), digests)) for digests, rate in ((a, x), (b, y))]
+    keys = [make_key(make_lineage(STEP, Config(rate=rate), digests)) for digests, rate in ((a, x), (b, y))]
     assert (keys[0] == keys[1]) == ((a, repr(x)) == (b, repr(y)))
 
 
@@ -299,9 +299,11 @@ def test_the_order_of_inputs_means_something(work: Counted):
 def test_what_is_superseded_runs_again_and_other_steps_do_not(tmp_path: Path):
     other = Step("other", 1, STEP.schema)
     for step in (STEP, other):
-        cached(step, tmp_path, None, ["a"], lambda _: table_of([], STEP.schema))
+        find_or_compute(step, tmp_path, None, ["a"], lambda _: make_table([], STEP.schema))
     supersede(STEP, tmp_path)
-    made = [cached(step, tmp_path, None, ["a"], lambda _: table_of([], STEP.schema)) for step in (STEP, other)]
+    made = [
+        find_or_compute(step, tmp_path, None, ["a"], lambda _: make_table([], STEP.schema)) for step in (STEP, other)
+    ]
     assert [manifest.cached for manifest in made] == [False, True]
 
 
@@ -311,7 +313,7 @@ def test_a_key_is_the_same_in_every_version_so_that_an_upgrade_recomputes_nothin
     lineage = Lineage(
         step="scan", version=3, parameters={"rate": 2.0, "names": ["x"]}, inputs=("d1", "d2"), model_revision="r1"
     )
-    assert key_of(lineage) == "6d6e4a6aced4363d35e055a430e1cb0c"
+    assert make_key(lineage) == "6d6e4a6aced4363d35e055a430e1cb0c"
 
 
 def test_a_manifest_that_does_not_say_how_long_its_files_were_is_made_again_and_said_so(

@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from tasks.clip_measures import JOINED, LENGTH, LOOK, MEASURES, MOTION, PHASH, SIMILARITY, TEXT, step_schema
+from tasks.clip_measures import JOINED, LENGTH, LOOK, MEASURES, MOTION, PHASH, SIMILARITY, TEXT, make_step_schema
 from tasks.curate import join, look
 from tasks.keep_rules import ABSENT, AXES, NEEDS, SelectConfig
 from tasks.manifest import ERROR_FIELDS
@@ -15,7 +15,7 @@ def test_no_column_is_declared_twice():
 
 
 def test_a_steps_schema_is_its_measures_between_the_clip_and_the_error():
-    assert step_schema(LOOK) == look.SCHEMA
+    assert make_step_schema(LOOK) == look.SCHEMA
     assert look.SCHEMA.names[:3] == ["clip_id", "brightness", "contrast"]
     assert look.SCHEMA.field("phash").type == pa.list_(pa.string())
     assert list(look.SCHEMA)[-3:] == list(ERROR_FIELDS)

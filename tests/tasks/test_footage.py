@@ -15,11 +15,11 @@ from tasks.footage import (
     Frames,
     Motion,
     Scene,
+    compute_mean_flow,
     dissolve,
     fade_through,
-    mean_flow,
     render_shot,
-    text_card,
+    render_title,
 )
 
 cv2.setNumThreads(1)
@@ -126,7 +126,7 @@ def test_the_mean_flow_is_the_one_that_is_measured(motion: Motion):
     frames = render_shot(STILL, Camera.doing(motion, 0.4), 8, 7.0, (128, 128))
     measured = measure_motion(frames, [i / 7 for i in range(8)])
     assert measured.motion == motion
-    assert measured.magnitude == pytest.approx(mean_flow(motion, 0.4), rel=0.15, abs=0.01)
+    assert measured.magnitude == pytest.approx(compute_mean_flow(motion, 0.4), rel=0.15, abs=0.01)
 
 
 def test_a_shot_of_no_frames_is_refused():
@@ -159,7 +159,7 @@ def test_a_transition_longer_than_its_shots_is_refused(join, length: int):
 
 
 def test_a_title_card_stands_still_and_is_bright_letters_on_dark():
-    card = text_card(["REELMILL", "A TITLE"], 3, SIZE)
+    card = render_title(["REELMILL", "A TITLE"], 3, SIZE)
     assert card.shape == (3, SIDE, SIZE[0], 3)
     assert np.array_equal(card[0], card[2])
     assert 0.02 < (card[0].min(axis=2) > 200).mean() < 0.4

@@ -17,8 +17,8 @@ from tasks.frame_store import (
     FramesOnDemand,
     frame_writer,
     load_frames,
-    lumas_in,
     read_frame_times,
+    read_lumas,
 )
 from tests.frame_stores import write_frames
 
@@ -65,12 +65,12 @@ def test_the_same_frame_may_be_asked_for_twice(store: Path):
 
 def test_asking_for_nothing_gives_nothing(store: Path):
     assert load_frames(store, []).shape == (0, 0, 0, 3)
-    assert list(lumas_in(store, 5000, 6000)) == []
+    assert list(read_lumas(store, 5000, 6000)) == []
 
 
 def test_a_stretch_excludes_its_end(store: Path, pictures: np.ndarray):
     gray = np.stack([cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in pictures])
-    assert recognised(np.stack(list(lumas_in(store, 512, 2048))), gray) == [1, 2]
+    assert recognised(np.stack(list(read_lumas(store, 512, 2048))), gray) == [1, 2]
 
 
 def test_a_frame_that_is_not_there_is_an_error_that_names_it(store: Path):
@@ -118,10 +118,10 @@ def test_a_lower_quality_gives_a_smaller_file(tmp_path: Path, pictures: np.ndarr
 def test_luma_comes_frame_by_frame_and_is_that_of_the_pictures(tmp_path: Path):
     shades = [np.full((8, 10, 3), 2 * i, np.uint8) for i in range(70)]
     write_frames(tmp_path / "s.parquet", ((i, i / 2, shade) for i, shade in enumerate(shades)))
-    found = list(lumas_in(tmp_path / "s.parquet", 5, 69))
+    found = list(read_lumas(tmp_path / "s.parquet", 5, 69))
     assert [picture.shape for picture in found] == [(8, 10)] * 64
     assert [int(picture[0, 0]) for picture in found] == [2 * i for i in range(5, 69)]
-    assert list(lumas_in(tmp_path / "s.parquet", 90, 99)) == []
+    assert list(read_lumas(tmp_path / "s.parquet", 90, 99)) == []
 
 
 def test_frames_on_demand_are_those_that_are_stored_and_few_are_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -16,14 +16,14 @@ from tasks.keep_rules import (
     PRESETS,
     REASONS,
     SelectConfig,
-    cut_at,
+    find_cut,
+    find_repeats,
+    judge_clips,
     keep_all,
+    measure_seconds,
     paper,
-    repeated,
-    seconds_of,
-    verdict_of,
 )
-from tasks.keep_verdicts import SCHEMA, bits_of, funnel_of
+from tasks.keep_verdicts import SCHEMA, count_funnel, read_bits
 from tests.declared import declared
 from tests.verdicts import decide
 
@@ -164,7 +164,7 @@ def test_the_pieces_of_a_shot_are_kept_together():
 
 def test_groups_are_judged_each_for_itself():
     names = ["a", None, "b", "a", "b", None]
-    repeats = repeated(table(*({"dedup_group": name} for name in names)), np.ones(6, bool))
+    repeats = find_repeats(table(*({"dedup_group": name} for name in names)), np.ones(6, bool))
     assert repeats.tolist() == [False, False, False, True, True, False]
 
 
@@ -176,7 +176,7 @@ def test_deciding_again_replaces_the_verdict():
 
 
 def funnel(clips: pa.Table, **thresholds: Any):
-    return funnel_of(verdict_of(clips, SelectConfig(**thresholds)), seconds_of(clips))
+    return count_funnel(judge_clips(clips, SelectConfig(**thresholds)), measure_seconds(clips))
 
 
 def test_the_funnel_counts_what_fails_first_and_alone():
@@ -213,7 +213,7 @@ def test_every_count_is_what_counting_by_hand_gives(rows: list[tuple[float, ...]
         for j, other in enumerate(REASONS):
             assert found.together[i][j] == sum({count.reason, other} <= set(each) for each in every)
     assert found.kept == sum(not each for each in every) == sum(decided["keep"].to_pylist())
-    assert (bits_of(decided["drop_reasons"]) == verdict_of(clips, SelectConfig(**config)).bits).all()
+    assert (read_bits(decided["drop_reasons"]) == judge_clips(clips, SelectConfig(**config)).bits).all()
 
 
 @pytest.mark.parametrize(("share", "dropped"), [(0.0, 0), (0.125, 2), (0.25, 5), (0.5, 10), (0.99, 19)])
@@ -232,7 +232,7 @@ def test_a_quantile_drops_its_share_of_the_lowest_and_of_the_highest(share: floa
 def test_a_quantile_never_drops_more_than_its_share_and_tears_no_ties_apart(values: list[float], share: float):
     array = np.array(values, np.float32)
     for upper in (False, True):
-        cut = cut_at(array, share, upper)
+        cut = find_cut(array, share, upper)
         gone = array > cut if upper else array < cut
         assert gone.sum() <= share * len(values) + 1e-6
         assert cut in array
@@ -249,23 +249,23 @@ def test_what_was_not_measured_has_no_part_in_a_quantile():
 def test_of_a_number_and_a_quantile_the_stricter_holds():
     clips = table(*({"motion_score": s / 10, "text_area": s / 100} for s in range(1, 9)))
     both = [(0.25, 0.05), (0.25, 0.5)]
-    assert [verdict_of(clips, SelectConfig(motion_quantile=q, min_motion=m)).limits["low_motion"] for q, m in both] == (
-        pytest.approx([0.3, 0.5])
-    )
+    assert [
+        judge_clips(clips, SelectConfig(motion_quantile=q, min_motion=m)).limits["low_motion"] for q, m in both
+    ] == (pytest.approx([0.3, 0.5]))
     found = [SelectConfig(text_area_quantile=0.25, max_text_area=limit) for limit in (0.02, 0.9)]
-    assert [verdict_of(clips, c).limits["too_much_text"] for c in found] == pytest.approx([0.02, 0.06])
+    assert [judge_clips(clips, c).limits["too_much_text"] for c in found] == pytest.approx([0.02, 0.06])
 
 
 def test_a_setting_that_has_nothing_to_judge_rests_and_says_so():
     clips = table({}, {})
-    found = verdict_of(clips, SelectConfig(aesthetic_quantile=0.25, min_clip_similarity=0.2, sharpness_quantile=0.5))
+    found = judge_clips(clips, SelectConfig(aesthetic_quantile=0.25, min_clip_similarity=0.2, sharpness_quantile=0.5))
     assert found.bits.tolist() == [0, 0]
     assert found.skipped == (
         "aesthetic_quantile 0.25 is ignored: nobody measured aesthetic, so nothing is dropped by it",
         "min_clip_similarity 0.2 is ignored: nobody measured clip_similarity, so nothing is dropped by it",
         "sharpness_quantile 0.5 is ignored: nobody measured sharpness, so nothing is dropped by it",
     )
-    unmeasured = verdict_of(table({"motion_score": None}), SelectConfig(motion_quantile=0.5, max_still_motion=None))
+    unmeasured = judge_clips(table({"motion_score": None}), SelectConfig(motion_quantile=0.5, max_still_motion=None))
     assert "motion_quantile 0.5 is ignored" in unmeasured.skipped[0]
 
 
@@ -303,7 +303,7 @@ def test_the_levels_of_the_papers_search_are_presets(name: str, share: float):
 def test_keeping_all_keeps_what_nobody_measured():
     worst: dict[str, Any] = dict.fromkeys(("contrast", "text_area", "motion_score", "change", "camera_motion"))
     clips = table(worst, {"end_s": 0.01, "text_area": 1.0}, *[{"dedup_group": "g"}] * 2)
-    assert verdict_of(clips, keep_all()).bits.tolist() == [0, 0, 0, 0]
+    assert judge_clips(clips, keep_all()).bits.tolist() == [0, 0, 0, 0]
 
 
 def test_the_order_of_the_clips_does_not_matter():
@@ -311,7 +311,7 @@ def test_the_order_of_the_clips_does_not_matter():
     rows = [{"motion_score": m, "dedup_group": f"g{i % 7}"} for i, m in enumerate(rng.random(60).tolist())]
     clips, order = table(*rows), rng.permutation(60)
     config = SelectConfig(motion_quantile=0.3)
-    alone, mixed = verdict_of(clips, config).bits, verdict_of(clips.take(pa.array(order)), config).bits
+    alone, mixed = judge_clips(clips, config).bits, judge_clips(clips.take(pa.array(order)), config).bits
     motion = 1 << REASONS.index("low_motion")
     assert (alone[order] & motion == mixed & motion).all()
     assert (alone == 0).sum() == (mixed == 0).sum()

@@ -16,9 +16,10 @@ from models.errors import BadManifest
 from tasks.manifest import (
     ERROR_FIELDS,
     Lineage,
-    file_digest,
-    manifest_metadata,
-    manifest_ref,
+    digest_file,
+    digest_table,
+    make_metadata,
+    make_table,
     publish,
     publish_folder,
     publish_json,
@@ -26,10 +27,9 @@ from tasks.manifest import (
     read_lengths,
     read_lineage,
     read_manifest,
+    read_manifest_ref,
     read_rows,
     remove_asides,
-    table_digest,
-    table_of,
     write_manifest,
 )
 
@@ -39,21 +39,21 @@ LINEAGE = Lineage(step="scan", version=3, parameters={"rate": 2.0, "names": ["x"
 
 
 def test_rows_lineage_and_digest_survive_the_disk(tmp_path: Path):
-    table = table_of(ROWS, SCHEMA)
+    table = make_table(ROWS, SCHEMA)
     written = write_manifest(tmp_path / "m.parquet", table, LINEAGE)
     assert read_manifest(written).equals(table)
     assert read_lineage(written.path) == LINEAGE
-    assert manifest_ref(written.path) == written
-    assert (written.rows, written.digest) == (2, table_digest(table))
+    assert read_manifest_ref(written.path) == written
+    assert (written.rows, written.digest) == (2, digest_table(table))
 
 
 def test_columns_can_be_read_alone(tmp_path: Path):
-    written = write_manifest(tmp_path / "m.parquet", table_of(ROWS, SCHEMA), LINEAGE)
+    written = write_manifest(tmp_path / "m.parquet", make_table(ROWS, SCHEMA), LINEAGE)
     assert read_rows(written, ("score", "name")) == [{"score": 0.5, "name": "a"}, {"score": None, "name": "b"}]
 
 
 def test_the_digest_does_not_depend_on_the_lineage(tmp_path: Path):
-    table = table_of(ROWS, SCHEMA)
+    table = make_table(ROWS, SCHEMA)
     one = write_manifest(tmp_path / "one.parquet", table, LINEAGE)
     two = write_manifest(tmp_path / "two.parquet", table, LINEAGE.model_copy(update={"version": 4}))
     assert one.digest == two.digest
@@ -70,12 +70,12 @@ CELLS = st.tuples(
 @given(st.lists(CELLS, max_size=12), st.data())
 def test_the_digest_does_not_depend_on_how_the_rows_are_chunked(rows: list, data: st.DataObject):
     schema = pa.schema([("name", pa.string()), ("pts", pa.list_(pa.int64())), ("score", pa.float32())])
-    table = table_of([dict(zip(schema.names, row, strict=True)) for row in rows], schema)
+    table = make_table([dict(zip(schema.names, row, strict=True)) for row in rows], schema)
     cut = data.draw(st.integers(0, len(rows)))
     pieces = pa.concat_tables([table.slice(0, cut), table.slice(cut)])
-    rebuilt = pa.concat_tables([table_of(table.slice(i, 1).to_pylist(), schema) for i in range(len(rows))] or [table])
+    rebuilt = pa.concat_tables([make_table(table.slice(i, 1).to_pylist(), schema) for i in range(len(rows))] or [table])
     padded = pa.concat_tables([table, table]).slice(len(rows))
-    assert {table_digest(t) for t in (pieces, rebuilt, padded)} == {table_digest(table)}
+    assert {digest_table(t) for t in (pieces, rebuilt, padded)} == {digest_table(table)}
 
 
 @settings(max_examples=60)
@@ -84,7 +84,7 @@ def test_the_digest_changes_with_any_row(rows: list):
     schema = pa.schema([("name", pa.string()), ("pts", pa.list_(pa.int64())), ("score", pa.float32())])
     named = [dict(zip(schema.names, row, strict=True)) for row in rows]
     changed = [*named[:-1], {**named[-1], "name": f"{named[-1]['name']}!"}]
-    assert len({table_digest(table_of(r, schema)) for r in (named, changed, named[:-1])}) == 3
+    assert len({digest_table(make_table(r, schema)) for r in (named, changed, named[:-1])}) == 3
 
 
 def test_the_digest_sees_types_and_column_names():
@@ -93,31 +93,31 @@ def test_the_digest_sees_types_and_column_names():
         pa.table({"a": pa.array([1], pa.int64())}),
         pa.table({"b": pa.array([1], pa.int32())}),
     ]
-    assert len({table_digest(table) for table in tables}) == 3
+    assert len({digest_table(table) for table in tables}) == 3
 
 
 def test_the_digest_of_what_was_read_is_that_of_what_was_written(tmp_path: Path):
-    written = write_manifest(tmp_path / "m.parquet", table_of(ROWS, SCHEMA), LINEAGE)
-    assert table_digest(read_manifest(written)) == written.digest
+    written = write_manifest(tmp_path / "m.parquet", make_table(ROWS, SCHEMA), LINEAGE)
+    assert digest_table(read_manifest(written)) == written.digest
 
 
 def test_the_same_rows_give_the_same_bytes(tmp_path: Path):
-    one, two = (write_manifest(tmp_path / n, table_of(ROWS, SCHEMA), LINEAGE) for n in ("1.parquet", "2.parquet"))
+    one, two = (write_manifest(tmp_path / n, make_table(ROWS, SCHEMA), LINEAGE) for n in ("1.parquet", "2.parquet"))
     assert one.path.read_bytes() == two.path.read_bytes()
 
 
 def test_a_column_no_schema_declares_is_named():
     with pytest.raises(BadManifest, match=r"The columns colour, size are not in the step's schema\."):
-        table_of([{"name": "a", "size": 3}, {"colour": "red"}], SCHEMA)
+        make_table([{"name": "a", "size": 3}, {"colour": "red"}], SCHEMA)
 
 
 def test_a_value_of_the_wrong_type_is_refused():
     with pytest.raises(BadManifest, match="A row does not fit its step's schema"):
-        table_of([{"score": "high"}], SCHEMA)
+        make_table([{"score": "high"}], SCHEMA)
 
 
 def test_a_missing_column_is_named(tmp_path: Path):
-    written = write_manifest(tmp_path / "m.parquet", table_of(ROWS, SCHEMA), LINEAGE)
+    written = write_manifest(tmp_path / "m.parquet", make_table(ROWS, SCHEMA), LINEAGE)
     with pytest.raises(BadManifest, match="the columns colour are missing"):
         read_manifest(written, ("name", "colour"))
 
@@ -125,7 +125,7 @@ def test_a_missing_column_is_named(tmp_path: Path):
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"not a table at all", b"PAR1" + b"x" * 100 + b"PAR1"])
 def test_a_broken_manifest_says_what_to_do(tmp_path: Path, content: bytes):
     (tmp_path / "m.parquet").write_bytes(content)
-    for read in (read_manifest, manifest_ref, read_lineage):
+    for read in (read_manifest, read_manifest_ref, read_lineage):
         with pytest.raises(BadManifest, match=r"m\.parquet: not a readable manifest .* Delete it and run again\."):
             read(tmp_path / "m.parquet")
 
@@ -133,12 +133,12 @@ def test_a_broken_manifest_says_what_to_do(tmp_path: Path, content: bytes):
 def test_a_table_without_lineage_is_no_manifest(tmp_path: Path):
     pq.write_table(pa.table({"a": [1]}), tmp_path / "m.parquet")
     with pytest.raises(BadManifest, match="it has no lineage"):
-        manifest_ref(tmp_path / "m.parquet")
+        read_manifest_ref(tmp_path / "m.parquet")
 
 
 def test_a_files_digest_is_that_of_its_bytes(tmp_path: Path):
     (tmp_path / "a").write_bytes(b"abc")
-    assert file_digest(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert digest_file(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
 def test_a_file_whose_writing_fails_does_not_appear_and_leaves_nothing(tmp_path: Path):
@@ -242,8 +242,10 @@ def test_json_keeps_letters_as_they_are(tmp_path: Path):
 
 
 def test_the_lengths_of_files_are_read_back_and_a_manifest_without_them_is_named(tmp_path: Path):
-    path = write_manifest(tmp_path / "m.parquet", table_of(ROWS, SCHEMA), LINEAGE, {"a.mp4": 3, "gone.mp4": None}).path
+    path = write_manifest(
+        tmp_path / "m.parquet", make_table(ROWS, SCHEMA), LINEAGE, {"a.mp4": 3, "gone.mp4": None}
+    ).path
     assert read_lengths(path) == {"a.mp4": 3, "gone.mp4": None}
-    pq.write_table(table_of(ROWS, SCHEMA).replace_schema_metadata(manifest_metadata(LINEAGE, "d")), path)
+    pq.write_table(make_table(ROWS, SCHEMA).replace_schema_metadata(make_metadata(LINEAGE, "d")), path)
     with pytest.raises(BadManifest, match=r"m\.parquet: does not record the sizes of its files\."):
         read_lengths(path)

@@ -7,7 +7,7 @@ import pytest
 from models.errors import BadMedia
 from tasks.footage import Camera, Scene, render_shot
 from tasks.probe import VideoFacts, probe
-from tasks.video import ffmpeg_exe, run_ffmpeg, write_video
+from tasks.video import find_ffmpeg, run_ffmpeg, write_video
 
 FACTS = VideoFacts(
     container="mov,mp4,m4a,3gp,3g2,mj2",
@@ -51,7 +51,7 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def convert(source: Path, name: str, *options: str, before: tuple[str, ...] = ()) -> Path:
     """Another file made from `source` by ffmpeg, beside it."""
     target = source.with_name(name)
-    command = [ffmpeg_exe(), "-loglevel", "error", "-y", *before, "-i", str(source), *options, str(target)]
+    command = [find_ffmpeg(), "-loglevel", "error", "-y", *before, "-i", str(source), *options, str(target)]
     run_ffmpeg(command, None, name)
     return target
 

@@ -8,14 +8,14 @@ from tasks.footage import Camera, Scene, render_shot
 from tasks.signals import (
     THUMBNAIL_BYTES,
     Recorder,
-    difference,
-    fine_detail,
-    neighbours,
+    find_neighbours,
+    make_signals,
+    make_thumbnail,
+    measure_detail,
+    measure_difference,
     shrink,
-    signals_of,
-    small_planes,
+    shrink_frame,
     stretch,
-    thumbnail,
 )
 
 SIZE = (96, 64)
@@ -34,14 +34,14 @@ def pictures() -> np.ndarray:
 @pytest.mark.parametrize("pixel_format", ["yuv420p", "yuvj420p", "yuv444p", "yuv422p10le", "rgb24", "gray", "nv12"])
 @pytest.mark.parametrize(("level", "luma"), [(0, 0), (128, 128), (255, 255)])
 def test_luma_is_0_for_black_and_255_for_white_in_every_format(pixel_format: str, level: int, luma: int):
-    y, u, v = small_planes(frame_of((level, level, level), pixel_format))
+    y, u, v = shrink_frame(frame_of((level, level, level), pixel_format))
     assert y.mean() == pytest.approx(luma, abs=1.5)
     assert u.mean() == pytest.approx(0, abs=1.5)
     assert v.mean() == pytest.approx(0, abs=1.5)
 
 
 def test_chroma_is_that_of_bt601():
-    _, u, v = small_planes(frame_of((255, 0, 0)))
+    _, u, v = shrink_frame(frame_of((255, 0, 0)))
     assert u.mean() == pytest.approx(-0.169 * 255, abs=2)
     assert v.mean() == pytest.approx(0.5 * 255, abs=2)
 
@@ -50,9 +50,9 @@ def test_chroma_is_that_of_bt601():
 def test_a_change_is_the_same_in_every_format(pictures: np.ndarray, pixel_format: str):
     def change(name: str) -> float:
         before, after = (
-            small_planes(av.VideoFrame.from_ndarray(p).reformat(format=name)) for p in (pictures[0], pictures[2])
+            shrink_frame(av.VideoFrame.from_ndarray(p).reformat(format=name)) for p in (pictures[0], pictures[2])
         )
-        return difference(before, after)
+        return measure_difference(before, after)
 
     assert change("yuv420p") > 3
     assert change(pixel_format) == pytest.approx(change("yuv420p"), rel=0.1)
@@ -60,9 +60,9 @@ def test_a_change_is_the_same_in_every_format(pictures: np.ndarray, pixel_format
 
 def test_planes_do_not_share_memory_with_the_decoder():
     frame = frame_of((255, 255, 255))
-    luma = small_planes(frame)[0]
+    luma = shrink_frame(frame)[0]
     frame.planes[0].update(bytes(frame.planes[0].buffer_size))
-    assert small_planes(frame)[0].mean() == 0
+    assert shrink_frame(frame)[0].mean() == 0
     assert luma.mean() == 255
 
 
@@ -92,8 +92,8 @@ def test_studio_range_is_stretched_and_full_range_is_not():
 def test_the_difference_is_the_mean_over_the_planes_of_absolute_differences():
     a = [np.array([[0, 10]], np.float32), np.array([[5]], np.float32), np.array([[-5]], np.float32)]
     b = [np.array([[8, 6]], np.float32), np.array([[5]], np.float32), np.array([[4]], np.float32)]
-    assert difference(a, b) == pytest.approx((6 + 0 + 9) / 3)
-    assert difference(b, a) == difference(a, b)
+    assert measure_difference(a, b) == pytest.approx((6 + 0 + 9) / 3)
+    assert measure_difference(b, a) == measure_difference(a, b)
 
 
 def recorded(levels: list[float]) -> Recorder:
@@ -112,7 +112,7 @@ def test_signals_have_known_values_on_flat_pictures():
 
 
 def test_recorded_signals_come_back_with_their_times():
-    signals = signals_of(recorded([10.0, 40.0, 10.0]).columns(), Fraction(1, 4))
+    signals = make_signals(recorded([10.0, 40.0, 10.0]).columns(), Fraction(1, 4))
     assert signals.seconds.tolist() == [0, 0.25, 0.5]
     assert signals.change.tolist() == [0, 10, 10]
     assert signals.thumbnails.shape == (3, THUMBNAIL_BYTES)
@@ -122,7 +122,7 @@ def test_recorded_signals_come_back_with_their_times():
 def test_a_thumbnail_is_the_mean_of_areas_whatever_the_pictures_shape():
     luma = np.repeat(np.arange(16, dtype=np.float32), 4)[None].repeat(24, axis=0) * 10
     chroma = np.full((12, 32), -28.4, np.float32)
-    values = np.frombuffer(thumbnail([luma, chroma, -chroma]), np.uint8)
+    values = np.frombuffer(make_thumbnail([luma, chroma, -chroma]), np.uint8)
     assert values[:192].reshape(12, 16).tolist() == [[10 * i for i in range(16)]] * 12
     assert set(values[192:240].tolist()) == {100}
     assert set(values[240:].tolist()) == {156}
@@ -133,23 +133,23 @@ def test_the_deviation_and_the_detail_of_stripes_are_known():
     recorder = Recorder()
     recorder.add(0, [stripes, *[np.zeros((10, 10), np.float32)] * 2])
     assert recorder.deviation[0] == pytest.approx(50)
-    assert fine_detail(stripes) == pytest.approx(40**2)
-    assert fine_detail(np.full((9, 9), 7, np.float32)) == 0
+    assert measure_detail(stripes) == pytest.approx(40**2)
+    assert measure_detail(np.full((9, 9), 7, np.float32)) == 0
 
 
 def test_neighbours_are_the_nearest_frames_that_move():
     held_on_threes = np.array([0, 0.2, 6, 0, 0, 5, 0, 0, 7])
-    assert neighbours(held_on_threes, 6.0, window=2).tolist() == [6, 5]
-    assert neighbours(np.array([8.0, 7, 6]), 9.0, window=2).tolist() == [8, 7]
+    assert find_neighbours(held_on_threes, 6.0, window=2).tolist() == [6, 5]
+    assert find_neighbours(np.array([8.0, 7, 6]), 9.0, window=2).tolist() == [8, 7]
 
 
 def test_what_is_not_there_counts_as_no_change():
-    assert neighbours(np.array([]), 5.0, window=2).tolist() == [0, 0]
-    assert neighbours(np.array([0, 0, 0, 0, 0, 0, 9]), 9.0, window=2).tolist() == [0, 0]
+    assert find_neighbours(np.array([]), 5.0, window=2).tolist() == [0, 0]
+    assert find_neighbours(np.array([0, 0, 0, 0, 0, 0, 9]), 9.0, window=2).tolist() == [0, 0]
 
 
 def test_planes_of_unequal_sizes_are_not_compared():
     large, small = ([np.zeros((side, side), np.float32)] * 3 for side in (4, 1))
-    assert difference(large, large) == 0
+    assert measure_difference(large, large) == 0
     with pytest.raises(ValueError, match="Planes of unequal sizes cannot be compared"):
-        difference(large, small)
+        measure_difference(large, small)

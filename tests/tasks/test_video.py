@@ -11,13 +11,13 @@ from models.errors import BadInput, BadMedia
 from tasks.footage import Camera, Scene, render_shot
 from tasks.video import (
     FullPass,
-    decoders_opened,
-    ffmpeg_exe,
+    count_decoders,
+    find_ffmpeg,
+    make_upright,
     open_video,
     read_frames,
+    read_shown_size,
     run_ffmpeg,
-    shown_size,
-    upright,
     write_video,
 )
 
@@ -42,7 +42,7 @@ def convert(source: Path, name: str, *options: str, before: tuple[str, ...] = ()
     """Another file made from `source` by ffmpeg, beside it."""
     target = source.with_name(name)
     run_ffmpeg(
-        [ffmpeg_exe(), "-loglevel", "error", "-y", *before, "-i", str(source), *options, str(target)], None, name
+        [find_ffmpeg(), "-loglevel", "error", "-y", *before, "-i", str(source), *options, str(target)], None, name
     )
     return target
 
@@ -70,7 +70,7 @@ def test_the_same_frames_give_the_same_bytes(tmp_path: Path):
 
 def test_odd_sides_are_made_even(tmp_path: Path):
     write_video(tmp_path / "odd.mp4", np.zeros((2, 33, 65, 3), np.uint8), 24)
-    assert [shown_size(frame) for _, frame in read_frames(tmp_path / "odd.mp4")] == [(66, 34)] * 2
+    assert [read_shown_size(frame) for _, frame in read_frames(tmp_path / "odd.mp4")] == [(66, 34)] * 2
 
 
 def named_ffmpeg(monkeypatch: pytest.MonkeyPatch, path: Path, said: str | None) -> str:
@@ -79,29 +79,29 @@ def named_ffmpeg(monkeypatch: pytest.MonkeyPatch, path: Path, said: str | None) 
         path.write_text(f"#!/bin/sh\necho '{said}'\n")
         path.chmod(0o755)
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(path))
-    ffmpeg_exe.cache_clear()
+    find_ffmpeg.cache_clear()
     return str(path)
 
 
 @pytest.fixture
 def _ffmpeg_asked_anew() -> Iterator[None]:
     yield
-    ffmpeg_exe.cache_clear()
+    find_ffmpeg.cache_clear()
 
 
 def test_the_ffmpeg_on_the_path_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "ffmpeg").write_text("#!/bin/sh\nexit 1\n")
     (tmp_path / "ffmpeg").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    ffmpeg_exe.cache_clear()
-    assert Path(ffmpeg_exe()).parent.name == "binaries"
+    find_ffmpeg.cache_clear()
+    assert Path(find_ffmpeg()).parent.name == "binaries"
 
 
 @pytest.mark.usefixtures("_ffmpeg_asked_anew")
 @pytest.mark.parametrize("version", ["6.1", "n6.1.2-3-gabc", "7.0-static", "10.0"])
 def test_another_ffmpeg_is_used_where_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str):
     named = named_ffmpeg(monkeypatch, tmp_path / "mine", f"ffmpeg version {version} Copyright (c) 2000-2026")
-    assert ffmpeg_exe() == named
+    assert find_ffmpeg() == named
 
 
 @pytest.mark.usefixtures("_ffmpeg_asked_anew")
@@ -119,16 +119,16 @@ def test_an_ffmpeg_that_is_too_old_or_none_is_refused(
 ):
     named_ffmpeg(monkeypatch, tmp_path / "mine", said)
     with pytest.raises(BadInput, match=refused):
-        ffmpeg_exe()
+        find_ffmpeg()
 
 
 def test_a_failing_ffmpeg_says_why():
     with pytest.raises(BadMedia, match=r"film\.mp4: ffmpeg failed: .*No such file"):
-        run_ffmpeg([ffmpeg_exe(), "-loglevel", "error", "-i", "/nowhere.mp4", "-f", "null", "-"], None, "film.mp4")
+        run_ffmpeg([find_ffmpeg(), "-loglevel", "error", "-i", "/nowhere.mp4", "-f", "null", "-"], None, "film.mp4")
 
 
 def test_a_slow_ffmpeg_is_ended():
-    endless = [ffmpeg_exe(), "-loglevel", "error", "-re", "-f", "lavfi", "-i", "testsrc", "-f", "null", "-"]
+    endless = [find_ffmpeg(), "-loglevel", "error", "-re", "-f", "lavfi", "-i", "testsrc", "-f", "null", "-"]
     with pytest.raises(BadMedia, match="did not finish within"):
         run_ffmpeg(endless, None, "film.mp4", limit_s=0.5)
 
@@ -162,20 +162,20 @@ def test_a_picture_is_turned_as_ffmpeg_shows_it(tmp_path: Path, turn: str, corne
     path = convert(tmp_path / "plain.mp4", "turned.mp4", "-c", "copy", before=("-display_rotation", turn))
     shown = convert(path, "shown.mp4")
     (_, turned), (_, reference) = next(read_frames(path)), next(read_frames(shown))
-    assert shown_size(turned) == shown_size(reference)
-    assert colours(upright(turned)) == colours(upright(reference)) == corners
+    assert read_shown_size(turned) == read_shown_size(reference)
+    assert colours(make_upright(turned)) == colours(make_upright(reference)) == corners
 
 
 def test_a_picture_is_shrunk_but_never_enlarged(video: Path):
     _, frame = next(read_frames(video))
-    assert upright(frame, short_side=32).shape == (32, 48, 3)
-    assert upright(frame, short_side=500).shape == (64, 96, 3)
+    assert make_upright(frame, short_side=32).shape == (32, 48, 3)
+    assert make_upright(frame, short_side=500).shape == (64, 96, 3)
 
 
 def test_pixels_that_are_not_square_are_made_square(video: Path):
     _, frame = next(read_frames(video))
-    assert upright(frame, pixel_aspect=Fraction(4, 3)).shape == (64, 128, 3)
-    assert upright(frame, short_side=32, pixel_aspect=Fraction(1, 2)).shape == (43, 32, 3)
+    assert make_upright(frame, pixel_aspect=Fraction(4, 3)).shape == (64, 128, 3)
+    assert make_upright(frame, short_side=32, pixel_aspect=Fraction(1, 2)).shape == (43, 32, 3)
 
 
 def test_a_whole_video_loses_nothing(video: Path):
@@ -184,9 +184,9 @@ def test_a_whole_video_loses_nothing(video: Path):
 
 
 def test_each_pass_counts_as_one_decoder(video: Path):
-    before = decoders_opened()
+    before = count_decoders()
     full_pass(video)
-    assert decoders_opened() == before + 1
+    assert count_decoders() == before + 1
 
 
 def with_hole(path: Path, packet: int) -> Path:

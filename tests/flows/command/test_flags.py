@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.command.flags import Interface, invocation, nearest, option_names
+from flows.command.flags import Interface, find_nearest, list_options, parse_command_line
 from flows.curate import CurateConfig
 from flows.running.config import FlowConfig, dump
 from models.errors import BadInput
@@ -55,7 +55,7 @@ INTERFACE = Interface("reelmill cut", Config, "sources", shortcuts={"train.steps
 
 
 def parse(*argv: str, interface: Interface = INTERFACE) -> Config:
-    config = invocation(interface, argv).config
+    config = parse_command_line(interface, argv).config
     assert isinstance(config, Config)
     return config
 
@@ -128,7 +128,7 @@ def test_the_dumped_configuration_is_a_config_file(tmp_path: Path):
 
 
 def test_dry_run_and_debug_are_known_to_every_command():
-    asked = invocation(INTERFACE, ["a", "--out", "d", "--dry-run", "--debug"])
+    asked = parse_command_line(INTERFACE, ["a", "--out", "d", "--dry-run", "--debug"])
     assert (asked.dry_run, asked.debug) == (True, True)
 
 
@@ -168,7 +168,7 @@ def test_a_pair_of_which_one_is_given_is_no_missing_flag():
         guidance: tuple[float, float] = (1.0, 3.0)
 
     with pytest.raises(BadInput, match=r"--guidance: 1 has too few values; give all of them, separated by commas"):
-        invocation(Interface("reelmill pair", Pair), ["--guidance", "1"])
+        parse_command_line(Interface("reelmill pair", Pair), ["--guidance", "1"])
 
 
 def test_a_value_outside_the_choices_lists_them():
@@ -223,7 +223,7 @@ def test_help_lists_every_field_with_its_description_and_default(capsys: pytest.
         parse("--help")
     assert ended.value.code == 0
     text = re.sub(r"\s+", " ", capsys.readouterr().out)
-    for name in option_names(Config):
+    for name in list_options(Config):
         assert f"--{name.replace('_', '-')}" in text or name == "sources", name
     assert "usage: reelmill cut SOURCE... --out OUT [options]" in text
     assert "Shortest clip, in seconds. (default: 2.0)" in text
@@ -239,12 +239,12 @@ def test_a_config_field_may_not_hide_an_option_of_every_command():
         debug: int = 3
 
     with pytest.raises(TypeError, match="hides the option --debug"):
-        invocation(Interface("reelmill x", Hiding, "sources"), ["a"])
+        parse_command_line(Interface("reelmill x", Hiding, "sources"), ["a"])
 
 
 @given(st.sampled_from(["--split.threshold", "--split.min-clip-s", "--out", "--workers"]))
 def test_a_known_name_is_its_own_nearest(name: str):
-    assert nearest(name, ["--split.threshold", "--split.min-clip-s", "--out", "--workers"]) == name
+    assert find_nearest(name, ["--split.threshold", "--split.min-clip-s", "--out", "--workers"]) == name
 
 
 def test_yaml_of_a_config_reads_as_prose_for_a_person():
@@ -270,4 +270,4 @@ def test_no_setting_of_curation_is_endless_or_no_number(number: str):
     for setting in settings:
         flag = f"--{'.'.join(setting).replace('_', '-')}"
         with pytest.raises(BadInput, match=re.escape(f"{flag}: input should be ")):
-            invocation(Interface("reelmill curate", CurateConfig, "sources"), ["a", "--out", "b", flag, number])
+            parse_command_line(Interface("reelmill curate", CurateConfig, "sources"), ["a", "--out", "b", flag, number])

@@ -10,10 +10,10 @@ import pytest
 
 from flows.command.folders import (
     ResultsConfig,
-    commands_of,
-    failed_manifests,
-    failures_in,
-    items_to_retry,
+    count_items_to_retry,
+    find_commands,
+    list_failed_manifests,
+    list_failures,
     report,
     retry,
     status,
@@ -21,7 +21,7 @@ from flows.command.folders import (
 from flows.command.main import main
 from models.errors import BadInput, BadManifest
 from tasks.caching import set_aside
-from tasks.manifest import ERROR_FIELDS, Lineage, table_of, write_manifest
+from tasks.manifest import ERROR_FIELDS, Lineage, make_table, write_manifest
 
 SCHEMA = pa.schema([("source", pa.string()), *ERROR_FIELDS])
 FAILED = {"source": "/in/b.mp4", "error_code": "bad_media", "error_message": "/in/b.mp4: cannot be read.", "attempt": 1}
@@ -32,10 +32,10 @@ def dataset(tmp_path: Path) -> Path:
     (tmp_path / "curate.yaml").write_text("out: x\n")
     for key, rows in (("k1", [{"source": "/in/a.mp4", "attempt": 1}]), ("k2", [FAILED])):
         write_manifest(
-            tmp_path / "manifests/scan" / f"{key}.parquet", table_of(rows, SCHEMA), Lineage(step="scan", version=1)
+            tmp_path / "manifests/scan" / f"{key}.parquet", make_table(rows, SCHEMA), Lineage(step="scan", version=1)
         )
     (tmp_path / "manifests/scan/.k3.parquet.1-0a1b2c3d.parquet").write_bytes(b"half")
-    pq.write_table(table_of([{"source": "/in/a.mp4"}, FAILED], SCHEMA), tmp_path / "videos.parquet")
+    pq.write_table(make_table([{"source": "/in/a.mp4"}, FAILED], SCHEMA), tmp_path / "videos.parquet")
     clips = {"clip_id": ["c1", "c2"], "keep": [True, False], "error": [None, "motion: too short"]}
     pq.write_table(pa.table(clips), tmp_path / "clips.parquet")
     return tmp_path
@@ -66,10 +66,10 @@ def night(tmp_path: Path) -> Path:
     ]
     rows = [row | {"job": number} for number, row in enumerate(rows)]
     rows[2] |= {"error_code": "not_started", "error_message": "f: not made, the time was over."}
-    pq.write_table(table_of(rows, schema), tmp_path / "outputs.parquet")
+    pq.write_table(make_table(rows, schema), tmp_path / "outputs.parquet")
     jobs = Lineage(step="jobs", version=1)
-    write_manifest(tmp_path / "manifests/jobs/k.parquet", table_of([rows[3], rows[5]], schema), jobs)
-    write_manifest(tmp_path / "manifests/waiting/k.parquet", table_of([rows[2], rows[4]], schema), jobs)
+    write_manifest(tmp_path / "manifests/jobs/k.parquet", make_table([rows[3], rows[5]], schema), jobs)
+    write_manifest(tmp_path / "manifests/waiting/k.parquet", make_table([rows[2], rows[4]], schema), jobs)
     return tmp_path
 
 
@@ -86,13 +86,13 @@ def test_what_waits_or_is_there_twice_did_not_fail(night: Path):
 
 
 def test_what_is_taken_up_again_is_counted_in_clips(night: Path):
-    assert items_to_retry(night, failed_manifests(night)) == 3
+    assert count_items_to_retry(night, list_failed_manifests(night)) == 3
 
 
 def test_where_no_clips_were_generated_it_is_counted_in_failed_rows(dataset: Path):
-    twice = table_of([FAILED, FAILED | {"source": "/in/c.mp4"}], SCHEMA)
+    twice = make_table([FAILED, FAILED | {"source": "/in/c.mp4"}], SCHEMA)
     write_manifest(dataset / "manifests/scan/k4.parquet", twice, Lineage(step="scan", version=1))
-    assert items_to_retry(dataset, failed_manifests(dataset)) == 3
+    assert count_items_to_retry(dataset, list_failed_manifests(dataset)) == 3
 
 
 def test_status_of_a_folder_that_was_only_begun(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -131,16 +131,16 @@ def test_a_folder_no_command_wrote_is_refused(tmp_path: Path):
 
 def test_the_command_that_wrote_last_is_last(dataset: Path):
     (dataset / "finetune.yaml").write_text("")
-    assert [command.name for command in commands_of(dataset)] == ["curate", "finetune"]
+    assert [command.name for command in find_commands(dataset)] == ["curate", "finetune"]
 
 
 def test_only_manifests_with_a_failed_row_are_taken_up_again(dataset: Path):
-    assert [path.name for path in failed_manifests(dataset)] == ["k2.parquet"]
+    assert [path.name for path in list_failed_manifests(dataset)] == ["k2.parquet"]
 
 
 def test_a_table_without_reasons_has_no_failures(tmp_path: Path):
     pq.write_table(pa.table({"a": [1]}), tmp_path / "t.parquet")
-    assert failures_in(tmp_path / "t.parquet") == []
+    assert list_failures(tmp_path / "t.parquet") == []
 
 
 def test_there_is_nothing_to_retry_where_nothing_failed(dataset: Path):
@@ -171,7 +171,7 @@ def test_a_retry_that_cannot_run_leaves_what_failed_to_be_retried(tmp_path: Path
 
 
 def test_what_a_killed_retry_had_set_aside_is_still_to_be_retried(night: Path, prefect_server: str):
-    for manifest in failed_manifests(night):
+    for manifest in list_failed_manifests(night):
         set_aside(manifest)
     (night / "generate.yaml").write_text("jobs: gone\nout: x\n")
     with pytest.raises(BadInput, match="gone: no such folder or file"):

@@ -16,8 +16,8 @@ from types import ModuleType
 import pytest
 from pydantic import BaseModel, Field
 
-from flows.command.flags import option_names
-from flows.command.main import COMMANDS, Command, command_named, interface, main, usage
+from flows.command.flags import list_options
+from flows.command.main import COMMANDS, Command, find_command, format_usage, main, make_interface
 from flows.running.config import Outcome
 from models.errors import BadInput
 from tasks.generate.job_settings import COLUMNS
@@ -44,14 +44,14 @@ print(json.dumps([sorted(sys.modules), sum(os.times()[:2])]), file=sys.stderr)
 def test_help_lists_every_command_quickly_and_loads_nothing(repository: Path):
     done = subprocess.run([sys.executable, "-c", LOADED], cwd=repository, capture_output=True, text=True, check=True)
     modules, seconds = json.loads(done.stderr)
-    assert done.stdout.strip() == usage()
+    assert done.stdout.strip() == format_usage()
     assert all(f"\n  {command.name} " in done.stdout for command in COMMANDS)
     assert not {"torch", "prefect", "pydantic", "pyarrow", "numpy"} & set(modules)
     assert seconds < 0.5
 
 
 def test_no_command_prints_the_usage_and_could_not_run(capsys: pytest.CaptureFixture[str]):
-    assert said(capsys) == (2, usage() + "\n", "")
+    assert said(capsys) == (2, format_usage() + "\n", "")
 
 
 def test_an_unknown_command_names_the_near_one(capsys: pytest.CaptureFixture[str]):
@@ -64,13 +64,13 @@ def test_what_the_table_names_is_there_and_its_help_lists_every_setting(
     command: Command, capsys: pytest.CaptureFixture[str]
 ):
     module = importlib.import_module(command.module)
-    shown = interface(command, module)
+    shown = make_interface(command, module)
     assert callable(getattr(module, command.flow))
-    assert set(command.shortcuts) <= set(option_names(shown.config))
+    assert set(command.shortcuts) <= set(list_options(shown.config))
     assert command.plan is None or callable(getattr(module, command.plan))
     code, out, _ = said(capsys, command.name, "--help")
     assert code == 0
-    for name in option_names(shown.config):
+    for name in list_options(shown.config):
         flag = f"--{name.replace('_', '-')}"
         assert flag in out or name == command.positional, flag
     assert out.startswith(f"usage: reelmill {command.name}")
@@ -84,7 +84,7 @@ def test_generates_help_names_the_columns_of_a_table_of_jobs(capsys: pytest.Capt
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
 def test_every_setting_is_described(command: Command):
-    config = interface(command, importlib.import_module(command.module)).config
+    config = make_interface(command, importlib.import_module(command.module)).config
     assert [name for name, field in config.model_fields.items() if not field.description] == []
 
 
@@ -204,8 +204,8 @@ def test_debug_shows_the_traceback():
 
 @pytest.mark.usefixtures("fake_command")
 def test_a_command_is_found_by_its_name():
-    assert command_named("fake").module == "flows.fake"
-    assert dataclasses.replace(command_named("fake"), name="x").name == "x"
+    assert find_command("fake").module == "flows.fake"
+    assert dataclasses.replace(find_command("fake"), name="x").name == "x"
 
 
 def test_a_run_stopped_by_the_keyboard_says_that_it_can_go_on(tmp_path: Path, repository: Path, prefect_server: str):

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from flows.command.prefect_server import QUIET, configured_api, settle_environment
+from flows.command.prefect_server import QUIET, find_configured_api, settle_environment
 
 PROFILES = """
 active = "studio"
@@ -32,20 +32,20 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_without_a_word_of_the_user_there_is_no_server(home: Path):
-    assert configured_api() is None
+    assert find_configured_api() is None
 
 
 def test_the_environment_names_the_server(home: Path, monkeypatch: pytest.MonkeyPatch):
     (home / "profiles.toml").write_text(PROFILES)
     monkeypatch.setenv("PREFECT_API_URL", "http://here:1/api")
-    assert configured_api() == "http://here:1/api"
+    assert find_configured_api() == "http://here:1/api"
 
 
 def test_the_active_profile_names_the_server(home: Path, monkeypatch: pytest.MonkeyPatch):
     (home / "profiles.toml").write_text(PROFILES)
-    assert configured_api() == "http://studio:4200/api"
+    assert find_configured_api() == "http://studio:4200/api"
     monkeypatch.setenv("PREFECT_PROFILE", "ephemeral")
-    assert configured_api() is None
+    assert find_configured_api() is None
 
 
 def test_what_the_user_set_stays(monkeypatch: pytest.MonkeyPatch):

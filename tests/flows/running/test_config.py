@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.running.config import FlowConfig, Outcome, dump, merged, ordered, read_settings
+from flows.running.config import FlowConfig, Outcome, dump, merge_layers, order_fields, read_settings
 from tests.declared import declared
 
 
@@ -31,7 +31,7 @@ LAYER = st.dictionaries(st.sampled_from("abc"), NESTED, max_size=3)
 
 @given(LAYER, LAYER, LAYER)
 def test_merging_settings_does_not_depend_on_the_grouping(a: dict, b: dict, c: dict):
-    assert merged([merged([a, b]), c]) == merged([a, b, c])
+    assert merge_layers([merge_layers([a, b]), c]) == merge_layers([a, b, c])
 
 
 @given(LAYER, LAYER)
@@ -41,7 +41,7 @@ def test_the_upper_layer_keeps_all_it_sets(below: dict, above: dict):
             return all(name in whole and covers(whole[name], part[name]) for name in part)
         return whole == part
 
-    assert covers(merged([below, above]), above)
+    assert covers(merge_layers([below, above]), above)
 
 
 def test_a_configs_own_settings_come_before_those_that_every_flow_has():
@@ -49,7 +49,7 @@ def test_a_configs_own_settings_come_before_those_that_every_flow_has():
         zoom: int = 1
         angle: int = 2
 
-    assert ordered(Ordered) == ["zoom", "angle", "workers", "runner"]
+    assert order_fields(Ordered) == ["zoom", "angle", "workers", "runner"]
     assert dump(Ordered()) == "zoom: 1\nangle: 2\nworkers: null\nrunner: threads\n"
 
 

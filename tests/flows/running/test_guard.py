@@ -10,12 +10,12 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
-from flows.running.guard import Guard, NightConfig, check_space, deadline_of, free_bytes, local_now
+from flows.running.guard import Guard, NightConfig, check_space, find_deadline, measure_free_disk, read_local_time
 from models.errors import BadInput
-from tasks.manifest import ERROR_FIELDS, Lineage, ManifestRef, table_of, write_manifest
+from tasks.manifest import ERROR_FIELDS, Lineage, ManifestRef, make_table, write_manifest
 from tests.declared import declared
 
-EVENING = datetime(2026, 3, 1, 22, 30, tzinfo=local_now().tzinfo)
+EVENING = datetime(2026, 3, 1, 22, 30, tzinfo=read_local_time().tzinfo)
 
 Written = Callable[..., ManifestRef]
 
@@ -32,7 +32,7 @@ def written(tmp_path: Path) -> Written:
     def write(code: str | None, **facts: Any) -> ManifestRef:
         row = {"error_code": code, "error_message": code and f"x: {code}.", "attempt": 1}
         path = tmp_path / f"{next(count)}.parquet"
-        made = write_manifest(path, table_of([row], pa.schema(ERROR_FIELDS)), Lineage(step="s", version=1))
+        made = write_manifest(path, make_table([row], pa.schema(ERROR_FIELDS)), Lineage(step="s", version=1))
         return made.model_copy(update=facts)
 
     return write
@@ -71,15 +71,15 @@ def test_the_settings_survive_being_written_and_read():
 def test_six_in_the_morning_is_tomorrow_in_the_evening_and_today_after_midnight():
     config = NightConfig(until=Clock(6, 0))
     for now in (EVENING, EVENING + timedelta(hours=4)):
-        assert deadline_of(config, now) == EVENING + timedelta(hours=7.5)
-    assert deadline_of(config, EVENING + timedelta(hours=7.5)) == EVENING + timedelta(hours=31.5)
+        assert find_deadline(config, now) == EVENING + timedelta(hours=7.5)
+    assert find_deadline(config, EVENING + timedelta(hours=7.5)) == EVENING + timedelta(hours=31.5)
 
 
 def test_the_earlier_of_budget_and_clock_counts():
     both = NightConfig(until=Clock(6, 0), budget=timedelta(hours=2))
-    assert deadline_of(both, EVENING) == EVENING + timedelta(hours=2)
-    assert deadline_of(both, EVENING + timedelta(hours=7)) == EVENING + timedelta(hours=7.5)
-    assert deadline_of(NightConfig(), EVENING) is None
+    assert find_deadline(both, EVENING) == EVENING + timedelta(hours=2)
+    assert find_deadline(both, EVENING + timedelta(hours=7)) == EVENING + timedelta(hours=7.5)
+    assert find_deadline(NightConfig(), EVENING) is None
 
 
 def test_after_the_deadline_nothing_starts_and_what_is_begun_is_finished(tmp_path: Path):
@@ -87,7 +87,7 @@ def test_after_the_deadline_nothing_starts_and_what_is_begun_is_finished(tmp_pat
     assert not over.may_start()
     assert over.may_start(begun=True)
     assert over.reason == "the time limit was reached at 06:00:00"
-    assert guard(tmp_path, deadline=local_now() + timedelta(hours=1)).may_start()
+    assert guard(tmp_path, deadline=read_local_time() + timedelta(hours=1)).may_start()
 
 
 def test_a_full_disk_stops_what_is_begun_as_well(tmp_path: Path):
@@ -104,7 +104,7 @@ def test_too_little_space_for_all_is_said_before_anything_is_made(tmp_path: Path
 
 
 def test_the_disk_of_a_folder_that_is_not_there_yet_is_its_parents(tmp_path: Path):
-    assert abs(free_bytes(tmp_path / "a" / "b") - free_bytes(tmp_path)) < 10**9
+    assert abs(measure_free_disk(tmp_path / "a" / "b") - measure_free_disk(tmp_path)) < 10**9
 
 
 def test_the_same_fault_again_and_again_stops_the_run(tmp_path: Path, written: Written):

@@ -23,10 +23,10 @@ from pydantic import Field
 from rich.progress import Progress
 
 from flows.running.config import FlowConfig
-from flows.running.run import CHUNK_S, MAX_CHUNKS, Run, chunks_of, exclusive, run_flow, running, threads
+from flows.running.run import CHUNK_S, MAX_CHUNKS, Run, exclusive, make_chunks, make_thread_pool, run_flow, running
 from models.errors import BadInput, BadMedia
-from tasks.caching import Step, cached
-from tasks.manifest import ManifestRef, read_rows, table_of
+from tasks.caching import Step, find_or_compute
+from tasks.manifest import ManifestRef, make_table, read_rows
 
 STEP = Step("double", 1, pa.schema([("item", pa.int64()), ("double", pa.int64())]))
 
@@ -55,12 +55,14 @@ def double(root: Path, config: DoubleConfig, items: list[int]) -> list[ManifestR
     if 13 in items:
         raise BadMedia("13.mp4: unlucky. Take another.")
     return [
-        cached(STEP, root, None, [str(i)], lambda _, i=i: table_of([{"item": i, "double": 2 * i}], STEP.schema))
+        find_or_compute(
+            STEP, root, None, [str(i)], lambda _, i=i: make_table([{"item": i, "double": 2 * i}], STEP.schema)
+        )
         for i in items
     ]
 
 
-@flow(name="double", task_runner=threads())
+@flow(name="double", task_runner=make_thread_pool())
 def doubled(config: DoubleConfig) -> list[int]:
     """Double every item, each a chunk of its own."""
     with running(config.out, "double", config) as run:
@@ -73,7 +75,7 @@ WEIGHTS = st.lists(st.floats(0, 1e4), max_size=80)
 
 @given(WEIGHTS, st.integers(1, 16))
 def test_chunks_hold_every_item_once_in_order_and_none_is_empty(seconds: list[float], workers: int):
-    chunks = chunks_of(range(len(seconds)), seconds, workers)
+    chunks = make_chunks(range(len(seconds)), seconds, workers)
     assert [item for chunk in chunks for item in chunk] == list(range(len(seconds)))
     assert all(chunks)
     assert len(chunks) <= max(MAX_CHUNKS, workers)
@@ -81,24 +83,24 @@ def test_chunks_hold_every_item_once_in_order_and_none_is_empty(seconds: list[fl
 
 
 def test_chunks_are_of_about_half_a_minute_when_there_is_much_work():
-    chunks = chunks_of(range(60), [10.0] * 60, workers=4)
+    chunks = make_chunks(range(60), [10.0] * 60, workers=4)
     assert [len(chunk) for chunk in chunks] == [3] * 20
 
 
 def test_chunks_grow_when_there_would_be_too_many():
-    assert len(chunks_of(range(10_000), [10.0] * 10_000, workers=4)) == MAX_CHUNKS
+    assert len(make_chunks(range(10_000), [10.0] * 10_000, workers=4)) == MAX_CHUNKS
 
 
 def test_little_work_is_shared_among_the_workers():
-    assert [len(chunk) for chunk in chunks_of(range(8), [0.1] * 8, workers=4)] == [2, 2, 2, 2]
+    assert [len(chunk) for chunk in make_chunks(range(8), [0.1] * 8, workers=4)] == [2, 2, 2, 2]
 
 
 def test_one_long_item_does_not_hold_the_others_in_its_chunk():
-    assert chunks_of("abc", [1.0, 500.0, 1.0], workers=2) == [["a"], ["b"], ["c"]]
+    assert make_chunks("abc", [1.0, 500.0, 1.0], workers=2) == [["a"], ["b"], ["c"]]
 
 
 def test_nothing_to_do_is_no_chunk():
-    assert chunks_of([], [], workers=4) == []
+    assert make_chunks([], [], workers=4) == []
 
 
 class Lines(logging.Handler):

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from models.captions.attributes import camera_phrase, compose
+from models.captions.attributes import compose, describe_camera
 from models.measures.camera import MOTIONS
 
 MEASURED: dict[str, Any] = {
@@ -54,10 +54,10 @@ def test_what_is_null_is_left_out():
 @pytest.mark.parametrize(("roll", "sense"), [(20.0, "clockwise"), (-20.0, "counter-clockwise")])
 def test_a_roll_says_its_sense(roll: float, sense: str):
     assert (
-        camera_phrase({"camera_motion": "roll", "camera_strength": 0.2, "camera_roll": roll}) == f"rolls {sense} over"
+        describe_camera({"camera_motion": "roll", "camera_strength": 0.2, "camera_roll": roll}) == f"rolls {sense} over"
     )
 
 
 def test_every_class_of_motion_has_words_of_its_own():
-    phrases = {camera_phrase({"camera_motion": motion, "camera_strength": 0.3}) for motion in MOTIONS}
+    phrases = {describe_camera({"camera_motion": motion, "camera_strength": 0.3}) for motion in MOTIONS}
     assert len(phrases) == len(MOTIONS)

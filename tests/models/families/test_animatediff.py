@@ -102,7 +102,7 @@ def test_the_longest_clip_is_what_the_adapter_knows_positions_of(
     folder: Path, pipeline: AnimateDiffPipeline, asked: Request
 ) -> None:
     assert animatediff.RULES.fit_frames(100).value == 32
-    fitted = animatediff.rules_of(folder).fit_frames(100)
+    fitted = animatediff.read_rules(folder).fit_frames(100)
     assert (fitted.value, fitted.note) == (
         8,
         "frames 100: made as 8, because clips have any number of frames, at least 2, at most 8.",

@@ -44,7 +44,7 @@ def pipeline(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
         return torch.zeros(1, 3, height, width)
 
     monkeypatch.setattr(VaeImageProcessor, "preprocess", blank)
-    monkeypatch.setattr(ltx, "as_frames", lambda _, decoded: decoded)
+    monkeypatch.setattr(ltx, "convert_to_frames", lambda _, decoded: decoded)
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         for name, part in made.components.items():
             if isinstance(part, nn.Module):

@@ -95,14 +95,14 @@ def test_weights_with_learned_positions_know_their_own_size_alone(
 
 
 def test_a_folder_says_its_native_numbers(folder: Path) -> None:
-    rules = cogvideox.rules_of(folder)
+    rules = cogvideox.read_rules(folder)
     assert (rules.frames, rules.width, rules.height, rules.fps) == (9, 32, 32, 8)
 
 
 def test_version_1_5_with_patches_over_time_keeps_the_frame_rule(save: Any, item: Request) -> None:
     settings = {"patch_size_t": 2, "patch_bias": False, "use_rotary_positional_embeddings": True}
     folder = save(lambda: CogVideoXPipeline(**cogvideox_parts(**settings)), "later")
-    assert cogvideox.rules_of(folder).fps == 16
+    assert cogvideox.read_rules(folder).fps == 16
     assert len(generate(cogvideox, cogvideox.load(folder), item)) == 9
 
 

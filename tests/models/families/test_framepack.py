@@ -62,7 +62,7 @@ def test_seeds_pictures_texts_and_guidance_steer(pipeline: Any, item: Request, r
 
 
 def test_frames_are_36k_plus_1_and_a_picture_and_a_text_are_needed(folder: Path, pipeline: Any, item: Request) -> None:
-    rules = framepack.rules_of(folder)
+    rules = framepack.read_rules(folder)
     assert (rules.latent_scale, rules.size_unit, rules.fit_frames(91).value) == (8, 16, 109)
     with pytest.raises(BadInput, match="FramePack needs picture"):
         generate(framepack, pipeline, replace(item, picture=None))

@@ -56,5 +56,5 @@ def test_texts_and_guidance_steer_and_what_is_not_to_be_shown_is_not_taken(pipel
 
 
 def test_frames_are_4k_plus_1_and_sides_multiples_of_16(folder: Path) -> None:
-    rules = hunyuanvideo.rules_of(folder)
+    rules = hunyuanvideo.read_rules(folder)
     assert (rules.latent_scale, rules.size_unit, rules.fit_frames(128).value) == (8, 16, 129)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from diffusers.video_processor import VideoProcessor
 
-from models.families.latents import as_frames, unnormalised
+from models.families.latents import convert_to_frames, denormalise_latents
 
 
 class Decoder:
@@ -16,12 +16,12 @@ class Decoder:
 
 def test_a_decoded_clip_of_minus_1_to_1_becomes_bytes_by_rounding():
     decoded = torch.tensor([-1.0, 0.0, 1.0, 3.0]).expand(1, 3, 1, 1, 4)
-    assert as_frames(Decoder(), decoded)[0, 0, :, 0].tolist() == [0, 128, 255, 255]
-    assert as_frames(Decoder(), decoded).dtype == np.uint8
+    assert convert_to_frames(Decoder(), decoded)[0, 0, :, 0].tolist() == [0, 128, 255, 255]
+    assert convert_to_frames(Decoder(), decoded).dtype == np.uint8
 
 
 def test_latents_get_the_mean_and_deviation_of_each_channel():
     vae = {"latents_mean": [1.0, -2.0], "latents_std": [0.5, 4.0]}
-    made = unnormalised(torch.ones(1, 2, 3, 1, 1), vae)
+    made = denormalise_latents(torch.ones(1, 2, 3, 1, 1), vae)
     assert made[0, 0].flatten().tolist() == pytest.approx([1.5] * 3)
     assert made[0, 1].flatten().tolist() == pytest.approx([2.0] * 3)

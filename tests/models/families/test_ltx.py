@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from models.errors import BadInput
 from models.families import ltx
 from models.families.family import Request, generate
-from models.families.latents import denoisers
+from models.families.latents import list_denoisers
 from models.memory.placement import feed_forward_in_pieces
 from tests.small_families import ltx_parts
 
@@ -90,6 +90,6 @@ def test_the_clip_is_what_diffusers_own_pipeline_makes_of_the_same_noise(
 
 def test_feed_forward_layers_in_pieces_give_the_same_latents(pipeline: LTXPipeline, item: Request) -> None:
     whole = ltx.sample(pipeline, item)
-    with feed_forward_in_pieces(denoisers(pipeline), 3):
+    with feed_forward_in_pieces(list_denoisers(pipeline), 3):
         assert torch.allclose(ltx.sample(pipeline, item), whole, atol=1e-5)
     assert torch.equal(ltx.sample(pipeline, item), whole)

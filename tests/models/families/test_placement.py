@@ -29,12 +29,12 @@ from torch import nn
 from models.device import CPU
 from models.families import animatediff, cogvideox, framepack, hunyuanvideo, ltx, text_to_picture, wan
 from models.families.family import Family, MotionLora, Request, generate
-from models.families.latents import denoisers
+from models.families.latents import list_denoisers
 from models.families.placement import (
-    decoding_plans,
-    first_plan,
-    networks,
-    ready_to_decode,
+    choose_first_plan,
+    list_decoding_plans,
+    list_networks,
+    prepare_decoding,
     ready_to_sample,
     weight_bytes,
 )
@@ -96,7 +96,7 @@ def traces(pipeline: Any) -> set[str]:
     Some pipelines put an empty registry of hooks on their transformer by themselves.
     """
     own = {"forward", "_old_forward", "_hf_hook", "encode"}
-    modules = [module for part in networks(pipeline).values() for module in part.modules()]
+    modules = [module for part in list_networks(pipeline).values() for module in part.modules()]
     left = {name for module in modules for name in own & set(vars(module))}
     left |= {name for m in modules if "_diffusers_hook" in vars(m) for name in vars(m)["_diffusers_hook"].hooks}
     return left | {str(hook) for module in modules for hook in module._forward_pre_hooks}
@@ -130,8 +130,8 @@ def test_every_rung_draws_the_same_picture_and_leaves_no_trace(make: Any, save: 
             assert bool(traces(pipeline)) == (plan != Plan())
         assert (made - whole).abs().max() < 1e-4 * whole.abs().max()
         assert traces(pipeline) == set()
-        for way in decoding_plans(pipeline, CARD):
-            ready_to_decode(pipeline, CARD, way)
+        for way in list_decoding_plans(pipeline, CARD):
+            prepare_decoding(pipeline, CARD, way)
             assert np.abs(text_to_picture.decode(pipeline, made, asked) - picture).max() <= 1
 
 
@@ -140,7 +140,7 @@ def test_in_bfloat16_a_clip_is_about_the_same_and_its_autoencoder_works_in_float
     family, folder, *_ = known
     full, half = family.load(folder), family.load(folder, "bfloat16")
     assert half.vae.dtype == torch.float32
-    assert {network.dtype for network in denoisers(half)} == {torch.bfloat16}
+    assert {network.dtype for network in list_denoisers(half)} == {torch.bfloat16}
     whole, made = family.sample(full, item), family.sample(half, item)
     assert made.dtype == torch.float32
     assert 0 < (made - whole).abs().mean() < 0.1 * whole.std()
@@ -154,7 +154,7 @@ def test_decoded_on_the_device_alone_there_or_on_the_cpu_a_clip_is_the_same(know
     latents = family.sample(pipeline, item)
     frames = family.decode(pipeline, latents, item)
     for plan in (Plan(), Plan(offload="parts"), Plan(offload="parts", on_cpu=True)):
-        ready_to_decode(pipeline, CARD, plan)
+        prepare_decoding(pipeline, CARD, plan)
         assert np.array_equal(family.decode(pipeline, latents, item), frames)
 
 
@@ -195,7 +195,7 @@ def test_what_wan_needs_in_float32_stays_so(save: Any) -> None:
 def test_the_weights_of_a_folder_are_counted_as_they_will_work(save: Any) -> None:
     folder = save(animatediff_pipeline, "counted")
     pipeline = animatediff.load(folder, "float16")
-    own = {name: 2 * numbers(part) for name, part in networks(pipeline).items()}
+    own = {name: 2 * numbers(part) for name, part in list_networks(pipeline).items()}
     assert weight_bytes(folder, "float16") == own | {"vae": 2 * own["vae"]}
     assert "motion_adapter" not in own
 
@@ -210,16 +210,16 @@ def numbers(part: nn.Module) -> int:
 )
 def test_a_plan_begins_where_the_weights_fit(free: int, offload: str, tokens: int | None) -> None:
     weights = {"text_encoder": 25, "transformer": 50, "vae": 5}
-    plan = first_plan(weights, free, CARD)
+    plan = choose_first_plan(weights, free, CARD)
     assert (plan.offload, plan.feed_forward) == (offload, tokens)
-    assert first_plan(weights, 0, CPU) == Plan()
+    assert choose_first_plan(weights, 0, CPU) == Plan()
 
 
 def test_decoding_goes_to_the_cpu_last_and_alone_on_a_device_only_where_it_was_not(save: Any) -> None:
     pipeline = ltx.load(save(lambda: LTXPipeline(**ltx_parts()), "decoding"))
-    assert decoding_plans(pipeline, CPU) == [Plan()]
-    assert [str(plan) for plan in decoding_plans(pipeline, CARD)] == ["batch 1", "decoded on the CPU"]
+    assert list_decoding_plans(pipeline, CPU) == [Plan()]
+    assert [str(plan) for plan in list_decoding_plans(pipeline, CARD)] == ["batch 1", "decoded on the CPU"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("models.families.placement.placed_bytes", lambda *_: 1)
-        middle = decoding_plans(pipeline, CARD)[1:-1]
+        patch.setattr("models.families.placement.count_placed_bytes", lambda *_: 1)
+        middle = list_decoding_plans(pipeline, CARD)[1:-1]
     assert middle == [Plan(offload="parts")]

@@ -17,7 +17,7 @@ from transformers import CLIPConfig, CLIPImageProcessor
 from models.errors import BadInput, BadModel
 from models.families import svd, text_to_picture
 from models.families.family import Request, generate
-from models.families.placement import first_plan, networks, weight_bytes
+from models.families.placement import choose_first_plan, list_networks, weight_bytes
 from models.svd.model import VideoModel, save_model
 from tests.small_families import drawing_pipeline, drawing_xl_pipeline
 
@@ -63,7 +63,7 @@ def test_a_picture_becomes_a_clip_and_its_seed_is_a_promise(model: VideoModel, o
 
 def test_a_model_folder_has_its_own_rules(model: VideoModel, tmp_path: Path) -> None:
     save_model(model, tmp_path)
-    rules = svd.rules_of(tmp_path)
+    rules = svd.read_rules(tmp_path)
     assert (rules.frames, rules.width, rules.height, rules.fps, rules.size_unit) == (4, 32, 32, 7, 8)
     assert svd.load(tmp_path).size_unit == rules.size_unit
 
@@ -121,7 +121,7 @@ def test_in_half_precision_a_picture_is_about_the_same_and_is_decoded_in_float32
     drawer: Path, pictures: Any, asked: Request, precision: Any
 ) -> None:
     half = text_to_picture.load(drawer, precision)
-    kinds = {name: {weight.dtype for weight in part.parameters()} for name, part in networks(half).items()}
+    kinds = {name: {weight.dtype for weight in part.parameters()} for name, part in list_networks(half).items()}
     assert kinds.pop("vae") == {torch.float32}
     assert set.union(*kinds.values()) == {getattr(torch, precision)}
     latents, made = text_to_picture.sample(pictures, asked), text_to_picture.sample(half, asked)
@@ -146,7 +146,7 @@ def test_what_is_published_beside_a_pipelines_parts_takes_no_room(save: Any) -> 
     save(lambda: text_to_picture.load(folder).vae, f"{folder}/vae_1_0")
     assert weight_bytes(folder, "float16") == counted
     assert set(counted) == {"unet", "vae", "text_encoder", "text_encoder_2"}
-    assert first_plan(counted, sum(counted.values()) * 2, torch.device("cpu", 0)).offload == "none"
+    assert choose_first_plan(counted, sum(counted.values()) * 2, torch.device("cpu", 0)).offload == "none"
 
 
 @pytest.mark.parametrize(("change", "wrong"), [({"prompt": None}, "needs a text to draw"), ({"width": 36}, "36x32")])

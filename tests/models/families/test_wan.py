@@ -85,7 +85,7 @@ def test_a_picture_and_a_text_become_a_clip(with_pictures: Any, item: Request, r
 
 
 def test_frames_are_4k_plus_1_and_sides_what_the_folder_says(folder: Path, pipeline: Any, item: Request) -> None:
-    rules = wan.rules_of(folder)
+    rules = wan.read_rules(folder)
     assert (rules.size_unit, rules.fps) == (16, 16)
     assert rules.fit_frames(80).note == "frames 80: made as 81, because clips have 4k+1 frames, at least 5."
     with pytest.raises(BadInput, match="frames 7: made as 9"):

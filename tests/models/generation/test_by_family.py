@@ -11,9 +11,9 @@ from diffusers import LTXPipeline, WanPipeline
 from models.errors import BadModel
 from models.families import wan
 from models.families.family import MotionLora
-from models.generation.by_family import decode_job, request_of, sample_by_family, sampled_in_batches
+from models.generation.by_family import decode_job, is_sampled_in_batches, make_request, sample_by_family
 from models.memory.plan import Plan
-from models.weights.names import weights_digest
+from models.weights.names import compute_weights_digest
 from tests.small_families import ltx_parts, wan_parts
 
 JOB: dict[str, Any] = {
@@ -29,44 +29,45 @@ def folder(save: Any) -> Path:
 
 
 def test_a_jobs_columns_are_its_request() -> None:
-    request = request_of(JOB, lora="a.safetensors")
+    request = make_request(JOB, lora="a.safetensors")
     assert (request.item_key, request.seed, request.take) == ("ball", 3, 1)
     assert (request.prompt, request.negative, request.guidance, request.fps) == ("a ball", "cube", 2.0, 12.0)
     assert request.motion == (MotionLora(Path("a.safetensors"), 1.0),)
-    assert request_of(JOB | {"lora_strength": 0.0}, lora="a").motion[0].strength == 0.0
-    assert request_of(JOB).motion == ()
+    assert make_request(JOB | {"lora_strength": 0.0}, lora="a").motion[0].strength == 0.0
+    assert make_request(JOB).motion == ()
 
 
 def test_only_stable_video_diffusion_has_batches() -> None:
-    assert sampled_in_batches("Stable Video Diffusion")
-    assert not sampled_in_batches("Wan")
+    assert is_sampled_in_batches("Stable Video Diffusion")
+    assert not is_sampled_in_batches("Wan")
 
 
 @pytest.mark.slow
 def test_a_rate_that_the_model_is_not_told_changes_no_latents_and_they_decode_to_the_clip(
     folder: Path, tmp_path: Path
 ) -> None:
-    revision = weights_digest(folder)
-    latents = sample_by_family(str(folder), revision, request_of(JOB), Plan())
+    revision = compute_weights_digest(folder)
+    latents = sample_by_family(str(folder), revision, make_request(JOB), Plan())
     assert latents.shape == (2, 16, 4, 4)
-    slower = request_of(JOB | {"fps": 4.0})
+    slower = make_request(JOB | {"fps": 4.0})
     again = sample_by_family(str(folder), revision, slower, Plan(feed_forward=4))
     assert torch.allclose(again, latents, atol=1e-5)
     frames, plan, too_large = decode_job(JOB | {"model": str(folder)}, latents, tmp_path)
     assert frames.shape == (5, 32, 32, 3)
     assert (str(plan), too_large) == ("batch 1", [])
-    assert np.array_equal(frames, wan.decode(wan.load(folder), latents, request_of(JOB)))
+    assert np.array_equal(frames, wan.decode(wan.load(folder), latents, make_request(JOB)))
 
 
 def test_a_rate_that_the_model_is_told_changes_the_latents(save: Any) -> None:
     folder = save(lambda: LTXPipeline(**ltx_parts()), "ltx")
     job = JOB | {"frames": 9}
     made = [
-        sample_by_family(str(folder), weights_digest(folder), request_of(job | {"fps": fps}), Plan()) for fps in (8, 25)
+        sample_by_family(str(folder), compute_weights_digest(folder), make_request(job | {"fps": fps}), Plan())
+        for fps in (8, 25)
     ]
     assert not torch.equal(*made)
 
 
 def test_a_model_that_is_not_the_one_that_was_planned_is_refused(folder: Path) -> None:
     with pytest.raises(BadModel, match="files changed while it was in use"):
-        sample_by_family(str(folder), "other", request_of(JOB), Plan())
+        sample_by_family(str(folder), "other", make_request(JOB), Plan())

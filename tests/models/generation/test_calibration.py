@@ -11,9 +11,9 @@ from models.generation.calibration import (
     UNNAMED,
     Calibration,
     Response,
-    calibration_json,
-    calibration_of,
+    dump_calibration,
     load_calibration,
+    make_calibration,
 )
 
 EVEN = Response((10, 110, 210), (0.0, 0.5, 1.0))
@@ -52,7 +52,7 @@ def test_asking_for_more_never_gives_a_smaller_bucket(speeds, strength, more):
 
 
 def test_measured_clips_become_medians_by_motion_and_bucket():
-    made = calibration_of("r", rows("pan_left", {20: [0.1, 0.2, 9.0], 10: [0.0]}) + rows(None, {10: [0.3]}))
+    made = make_calibration("r", rows("pan_left", {20: [0.1, 0.2, 9.0], 10: [0.0]}) + rows(None, {10: [0.3]}))
     assert made.responses == {"pan_left": Response((10, 20), (0.0, 0.2)), UNNAMED: Response((10,), (0.3,))}
     assert made.bucket("pan_left", 0.1) == 15
     assert made.bucket(None, 5.0) == 10
@@ -65,7 +65,7 @@ def test_a_motion_that_was_not_measured_is_refused_by_name():
 
 def test_a_calibration_is_read_as_it_was_written(tmp_path):
     made = Calibration("r", {"pan_left": EVEN})
-    (tmp_path / "c.json").write_text(json.dumps(calibration_json(made)))
+    (tmp_path / "c.json").write_text(json.dumps(dump_calibration(made)))
     assert load_calibration(tmp_path / "c.json", "r") == made
     with pytest.raises(BadModel, match="weights other than"):
         load_calibration(tmp_path / "c.json", "another")

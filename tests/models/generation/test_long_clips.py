@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.generation.long_clips import GoodFrames, chained, judged, matched
-from models.measures.meters import Limits, good_until, measure_meters
+from models.generation.long_clips import GoodFrames, make_judge, match_statistics, sample_chain
+from models.measures.meters import Limits, count_good_frames, measure_meters
 from models.memory.planner import decode_in_fixed_strips
 from models.svd.model import VideoModel, load_model
 from models.svd.sampling import sample_latents
@@ -41,7 +41,7 @@ def chain(model: VideoModel, drawn: tuple[Tensor, Tensor, Tensor], good: GoodFra
     def hop(own: Tensor, going_on: Tensor | None) -> Tensor:
         return sample_latents(model, picture, own, augmentation, ["pan_left"], steps=2, going_on=going_on)
 
-    return chained(hop, noise[:, :frames], NATIVE, good)
+    return sample_chain(hop, noise[:, :frames], NATIVE, good)
 
 
 def all_good(latents: Tensor) -> int:
@@ -70,7 +70,7 @@ def test_a_hop_goes_on_from_the_last_latent_with_noise_of_its_own():
         return own
 
     noise = torch.arange(7.0).view(1, 7, 1, 1, 1)
-    made = chained(hop, noise, 3, all_good)
+    made = sample_chain(hop, noise, 3, all_good)
     assert [own for own, _ in told] == [[0, 1, 2], [2, 3, 4], [4, 5, 6]]
     assert told[0][1] is None
     assert [begun for _, begun in told[1:]] == [made[0, 2].item(), made[0, 4].item()]
@@ -84,7 +84,9 @@ def test_a_chain_ends_where_it_stops_being_good_but_not_within_its_first_hop():
         return lambda latents: lengths.append(latents.shape[1]) or min(until, latents.shape[1])
 
     noise = torch.randn(1, 30, 1, 2, 2, generator=torch.Generator().manual_seed(0))
-    made = {until: chained(lambda own, _: own, noise, NATIVE, good_frames(until)).shape[1] for until in (3, 8, 17, 99)}
+    made = {
+        until: sample_chain(lambda own, _: own, noise, NATIVE, good_frames(until)).shape[1] for until in (3, 8, 17, 99)
+    }
     assert made == {3: 8, 8: 8, 17: 17, 99: 30}
     assert lengths == [8, 8, 15, 8, 15, 22, 8, 15, 22, 29, 30]
 
@@ -93,7 +95,7 @@ def test_a_chain_ends_where_it_stops_being_good_but_not_within_its_first_hop():
 @pytest.mark.parametrize(("limits", "frames"), [(ANYTHING, FRAMES), (NOTHING, NATIVE)])
 def test_the_meters_choose_the_number_of_hops(model, drawn, tmp_path, limits, frames):
     picture = ((drawn[0][0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
-    assert chain(model, drawn, judged(model, picture, tmp_path, limits=limits)).shape[1] == frames
+    assert chain(model, drawn, make_judge(model, picture, tmp_path, limits=limits)).shape[1] == frames
 
 
 @pytest.mark.slow
@@ -104,10 +106,12 @@ def test_where_frames_wait_while_they_are_judged_changes_nothing(model, drawn, t
     assert np.array_equal(in_memory, in_a_file)
     meters = measure_meters(in_memory, picture)
     limits = [Limits(identity_min=i / 10, colour_max=1e9, sharpness_min=0, sharpness_max=1e9) for i in range(10)]
-    expected = {good_until(meters, limit).frames: limit for limit in limits}
+    expected = {count_good_frames(meters, limit).frames: limit for limit in limits}
     assert len(expected) > 1
     for frames, limit in list(expected.items())[:2]:
-        assert [judged(model, picture, parking, limits=limit)(latents) for parking in (None, tmp_path)] == [frames] * 2
+        assert [make_judge(model, picture, parking, limits=limit)(latents) for parking in (None, tmp_path)] == [
+            frames
+        ] * 2
     del in_a_file
     assert list(tmp_path.iterdir()) == []
 
@@ -122,6 +126,6 @@ def test_each_hop_has_the_first_ones_channel_statistics(model, drawn):
 def test_matching_brings_mean_and_deviation_over_channel_by_channel():
     generator = torch.Generator().manual_seed(0)
     target = torch.randn(2, 5, 3, 4, 4, generator=generator) * 2 + 7
-    found = matched(torch.randn(2, 9, 3, 4, 4, generator=generator) * 5 - 1, target)
+    found = match_statistics(torch.randn(2, 9, 3, 4, 4, generator=generator) * 5 - 1, target)
     for statistic in (torch.mean, torch.std):
         assert torch.allclose(statistic(found, (1, 3, 4)), statistic(target, (1, 3, 4)), atol=1e-4)

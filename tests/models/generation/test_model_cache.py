@@ -10,23 +10,23 @@ import torch
 from diffusers import LTXPipeline
 
 from models.errors import BadInput, BadModel
-from models.families.placement import networks
+from models.families.placement import list_networks
 from models.generation import model_cache
 from models.generation.model_cache import (
-    drawers_leave,
+    find_svd_folder,
+    get_model,
     lent_drawer,
     lent_pipeline,
-    loaded_model,
-    model_folder,
     model_with_lora,
+    unload_drawers,
 )
 from models.svd.autoencoder import new_autoencoder
 from models.svd.image_encoder import new_feature_extractor, new_image_encoder
-from models.svd.lora import LoraFacts, add_lora, lora_weights, save_lora
+from models.svd.lora import LoraFacts, add_lora, read_lora_weights, save_lora
 from models.svd.model import ModelFacts, VideoModel, load_model, save_model
 from models.weights import names
-from models.weights.names import any_model_folder, weights_digest
-from tasks.tiny.encoders import new_scheduler, new_unet
+from models.weights.names import compute_weights_digest, find_model_folder
+from tasks.tiny.encoders import make_scheduler, make_unet
 from tests.hub_cache import COMMIT, cached
 from tests.small_families import drawing_pipeline, ltx_parts, save
 
@@ -34,9 +34,9 @@ from tests.small_families import drawing_pipeline, ltx_parts, save
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
-    parts = {"vae": new_autoencoder((32, 32)), "unet": new_unet(), "image_encoder": new_image_encoder()}
+    parts = {"vae": new_autoencoder((32, 32)), "unet": make_unet(), "image_encoder": new_image_encoder()}
     facts = ModelFacts.model_validate({"frames": 4, "width": 32, "height": 32})
-    rest = {"feature_extractor": new_feature_extractor(), "scheduler": new_scheduler(), "words": {}, "revision": ""}
+    rest = {"feature_extractor": new_feature_extractor(), "scheduler": make_scheduler(), "words": {}, "revision": ""}
     save_model(VideoModel(**parts, facts=facts, **rest), folder)
     return folder
 
@@ -48,38 +48,38 @@ def folder(made: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 def test_a_model_is_loaded_once_while_its_files_stay(folder: Path):
-    assert loaded_model(str(folder)) is loaded_model(str(folder))
+    assert get_model(str(folder)) is get_model(str(folder))
 
 
 @pytest.mark.slow
 def test_a_model_whose_files_changed_is_loaded_again(folder: Path):
-    before = loaded_model(str(folder))
+    before = get_model(str(folder))
     (folder / "reelmill.json").write_text('{"frames": 6, "width": 32, "height": 32}')
-    after = loaded_model(str(folder))
+    after = get_model(str(folder))
     assert (before.facts.frames, after.facts.frames) == (4, 6)
 
 
 def test_a_folder_without_a_model_is_named(tmp_path: Path):
     with pytest.raises(BadInput, match=f"{tmp_path}: no model there"):
-        loaded_model(str(tmp_path))
+        get_model(str(tmp_path))
 
 
 def test_tiny_is_the_embedded_model(folder: Path, monkeypatch):
     monkeypatch.setattr(names, "TINY", folder)
-    assert model_folder("tiny") == folder
-    assert model_folder(str(folder)) == folder
+    assert find_svd_folder("tiny") == folder
+    assert find_svd_folder(str(folder)) == folder
 
 
 @pytest.mark.slow
 def test_a_lora_is_on_the_model_for_the_block_only(folder: Path, tmp_path: Path):
     unet = load_model(str(folder)).unet
     add_lora(unet, rank=2, alpha=2.0)
-    save_lora(tmp_path / "l.safetensors", lora_weights(unet), LoraFacts(2, 2.0, {}))
-    names = set(loaded_model(str(folder)).unet.state_dict())
+    save_lora(tmp_path / "l.safetensors", read_lora_weights(unet), LoraFacts(2, 2.0, {}))
+    names = set(get_model(str(folder)).unet.state_dict())
     for _ in range(2):
         with model_with_lora(str(folder), tmp_path / "l.safetensors") as model:
             assert any("lora_A" in name for name in model.unet.state_dict())
-        assert set(loaded_model(str(folder)).unet.state_dict()) == names
+        assert set(get_model(str(folder)).unet.state_dict()) == names
 
 
 def test_a_fault_in_the_block_still_takes_the_lora_off_and_frees_the_model(folder: Path):
@@ -112,17 +112,17 @@ def test_two_samplers_take_turns(folder: Path):
 def test_a_model_of_another_family_is_not_taken_for_stable_video_diffusions(tmp_path: Path):
     (tmp_path / "model_index.json").write_text('{"_class_name": "WanPipeline"}')
     with pytest.raises(BadModel, match="a model of Wan; `reelmill generate` samples it, but it cannot be trained"):
-        model_folder(str(tmp_path))
-    assert any_model_folder(str(tmp_path)) == tmp_path
+        find_svd_folder(str(tmp_path))
+    assert find_model_folder(str(tmp_path)) == tmp_path
     (tmp_path / "model_index.json").write_text('{"_class_name": "MochiPipeline"}')
     with pytest.raises(BadModel, match="its pipeline class is MochiPipeline; the known ones are"):
-        model_folder(str(tmp_path))
+        find_svd_folder(str(tmp_path))
 
 
 def test_a_pipeline_is_lent_with_its_family_loaded_once_and_again_when_its_files_changed(tmp_path: Path):
     folder = save(lambda: LTXPipeline(**ltx_parts()), tmp_path / "model")
     with lent_pipeline(str(folder)) as first, pytest.raises(AttributeError):
-        assert (first.family.NAME, first.revision) == ("LTX-Video", weights_digest(folder))
+        assert (first.family.NAME, first.revision) == ("LTX-Video", compute_weights_digest(folder))
         first.pipeline.no_such_part()
     with lent_pipeline(str(folder)) as again:
         assert again.pipeline is first.pipeline
@@ -137,19 +137,19 @@ def test_a_model_of_the_hub_is_loaded_by_its_name_and_has_its_commit_as_revision
 ):
     name, pinned = "org/model@main", f"org/model@{COMMIT}"
     cached(hub_cache, folder, "org/model")
-    assert loaded_model(name).revision == pinned
-    assert loaded_model(name) is loaded_model(name)
+    assert get_model(name).revision == pinned
+    assert get_model(name) is get_model(name)
     shutil.rmtree(hub_cache)
     cached(hub_cache, save(lambda: LTXPipeline(**ltx_parts()), tmp_path / "ltx"), "org/model")
     with lent_pipeline(name) as lent:
         assert (lent.family.NAME, lent.revision) == ("LTX-Video", pinned)
     with pytest.raises(BadModel, match="org/model@main: a model of LTX-Video; `reelmill generate` samples it"):
-        model_folder(name)
+        find_svd_folder(name)
 
 
 def test_a_drawer_that_is_not_the_one_that_was_planned_is_refused(tmp_path: Path):
     folder = save(drawing_pipeline, tmp_path / "drawer")
-    with lent_drawer(str(folder), weights_digest(folder)) as pipeline:
+    with lent_drawer(str(folder), compute_weights_digest(folder)) as pipeline:
         assert type(pipeline).__name__ == "StableDiffusionPipeline"
     with pytest.raises(BadModel, match="files changed"), lent_drawer(str(folder), "other"):
         pass
@@ -159,10 +159,10 @@ def test_drawers_leave_the_card_whole_and_wait_for_one_that_is_at_work(tmp_path:
     moved: dict[int, torch.device] = {}
     monkeypatch.setattr(model_cache, "move", lambda parts, device: moved.update({id(part): device for part in parts}))
     folder = save(drawing_pipeline, tmp_path / "drawer")
-    with lent_drawer(str(folder), weights_digest(folder)) as pipeline:
-        leaving = threading.Thread(target=drawers_leave)
+    with lent_drawer(str(folder), compute_weights_digest(folder)) as pipeline:
+        leaving = threading.Thread(target=unload_drawers)
         leaving.start()
         leaving.join(0.2)
         assert (leaving.is_alive(), moved) == (True, {})
     leaving.join()
-    assert {moved.get(id(part)) for part in networks(pipeline).values()} == {torch.device("cpu")}
+    assert {moved.get(id(part)) for part in list_networks(pipeline).values()} == {torch.device("cpu")}

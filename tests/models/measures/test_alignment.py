@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.measures.alignment import Alignment, align, brought_back, coarse_alignment, inside, positions
+from models.measures.alignment import Alignment, align, find_coarse_alignment, is_inside, make_positions, move_back
 from tasks.footage import Camera, Scene, render_shot
 
 cv2.setNumThreads(1)
@@ -40,7 +40,7 @@ def test_a_turn_is_found_clockwise_positive(degrees: float):
 
 
 def test_the_coarse_search_is_right_to_a_coarse_pixel():
-    found = coarse_alignment(picture(6), picture(6, pan=0.4, tilt=0.2), (0.0,), (0.0,))
+    found = find_coarse_alignment(picture(6), picture(6, pan=0.4, tilt=0.2), (0.0,), (0.0,))
     assert found.shift == pytest.approx(complex(-0.4 * 128, 0.2 * 128), abs=4)
 
 
@@ -72,7 +72,7 @@ def test_a_flat_picture_does_not_move(level: int):
 
 def test_alignments_compose_and_scale():
     first, then = Alignment(1.1 + 0.2j, 3 - 4j), Alignment(0.9 - 0.1j, 1 + 1j)
-    points = positions(6, 8)
+    points = make_positions(6, 8)
     assert np.allclose(then.after(first).apply(points), then.apply(first.apply(points)))
     assert np.allclose(first.scaled(2).apply(2 * points), 2 * first.apply(points))
 
@@ -80,20 +80,20 @@ def test_alignments_compose_and_scale():
 def test_the_matrix_is_opencvs_over_pixel_coordinates():
     alignment = Alignment(np.exp(0.2 + 0.3j), 5 - 2j)
     corner = alignment.matrix(8, 6) @ [0, 0, 1]
-    expected = alignment.apply(positions(6, 8))[0, 0] + complex(3.5, 2.5)
+    expected = alignment.apply(make_positions(6, 8))[0, 0] + complex(3.5, 2.5)
     assert complex(*corner) == pytest.approx(expected, abs=1e-5)
 
 
 def test_bringing_back_undoes_a_shift_and_marks_what_is_gone():
     before = picture(9)
     after = np.roll(before, 10, axis=1)
-    back, seen = brought_back(after, Alignment(shift=10 + 0j))
+    back, seen = move_back(after, Alignment(shift=10 + 0j))
     assert np.array_equal(back[:, :-10], before[:, :-10])
     assert seen[:, :-10].all()
     assert not seen[:, -10:].any()
 
 
 def test_inside_includes_the_border():
-    points = positions(4, 5)
-    assert inside(points).all()
-    assert inside(points + 1).sum() == 16
+    points = make_positions(4, 5)
+    assert is_inside(points).all()
+    assert is_inside(points + 1).sum() == 16

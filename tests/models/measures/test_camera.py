@@ -9,11 +9,11 @@ from models.measures.camera import (
     MOTIONS,
     CameraMotion,
     classify,
+    convert_to_gray,
     fit_similarity,
     mean_radius,
     measure_motion,
-    texture,
-    to_gray,
+    measure_texture,
 )
 from tasks.footage import Camera, Motion, Scene, render_shot
 
@@ -166,7 +166,7 @@ def test_texture_is_where_motion_can_be_seen_in_both_directions():
     gray = np.full((60, 90), 100, np.uint8)
     gray[:, 30:60:8] = 200
     gray[:, 60:] = np.random.default_rng(0).integers(0, 2, (15, 8)).repeat(4, 0).repeat(4, 1)[:, :30] * 150
-    weights = texture(gray)
+    weights = measure_texture(gray)
     assert weights[:, :20].max() < 0.01
     assert np.median(weights[20:40, 38:52]) < 0.1
     assert np.median(weights[20:40, 68:82]) > 0.8
@@ -203,5 +203,5 @@ def test_the_mean_radius_is_in_short_sides():
 
 
 def test_frames_of_any_size_are_measured_at_one():
-    assert to_gray(np.zeros((64, 64, 3), np.uint8)).shape == (128, 128)
-    assert to_gray(np.zeros((1080, 1920, 3), np.uint8)).shape == (128, 228)
+    assert convert_to_gray(np.zeros((64, 64, 3), np.uint8)).shape == (128, 128)
+    assert convert_to_gray(np.zeros((1080, 1920, 3), np.uint8)).shape == (128, 228)

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from models.errors import BadModel
-from models.measures.clip_similarity import Clip, aesthetic_scores, load_clip
+from models.measures.clip_similarity import Clip, load_clip, score_aesthetics
 from tests.small_models import save_clip, save_head, save_image_captioner
 
 FRAMES = np.random.default_rng(0).integers(0, 255, (3, 36, 64, 3), dtype=np.uint8)
@@ -68,7 +68,7 @@ EMBEDDINGS = np.eye(8, dtype=np.float32)[:2]
 
 
 def test_a_linear_head_scores_the_embedding(tmp_path: Path):
-    scores = aesthetic_scores(save_head(tmp_path / "head.safetensors", first=10.0, bias=5.0), EMBEDDINGS)
+    scores = score_aesthetics(save_head(tmp_path / "head.safetensors", first=10.0, bias=5.0), EMBEDDINGS)
     assert scores.tolist() == [15.0, 5.0]
 
 
@@ -81,7 +81,7 @@ def test_a_head_of_many_layers_is_applied_in_the_order_of_their_numbers(tmp_path
         "layers.2.bias": torch.tensor([0.0, 0.5]),
     }
     save_file(layers, tmp_path / "head.safetensors")
-    assert aesthetic_scores(tmp_path / "head.safetensors", EMBEDDINGS).tolist() == [-1.5, 3.5]
+    assert score_aesthetics(tmp_path / "head.safetensors", EMBEDDINGS).tolist() == [-1.5, 3.5]
 
 
 @pytest.mark.parametrize(
@@ -96,4 +96,4 @@ def test_a_head_of_many_layers_is_applied_in_the_order_of_their_numbers(tmp_path
 def test_what_is_no_head_for_this_clip_is_refused(tmp_path: Path, tensors: dict[str, torch.Tensor], message: str):
     save_file(tensors, tmp_path / "head.safetensors")
     with pytest.raises(BadModel, match=message):
-        aesthetic_scores(tmp_path / "head.safetensors", EMBEDDINGS)
+        score_aesthetics(tmp_path / "head.safetensors", EMBEDDINGS)

@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from models.measures.flow import SHORT_SIDE, farneback, flow_size, stays_inside
+from models.measures.flow import SHORT_SIDE, choose_flow_size, farneback, stays_inside
 from tasks.footage import Camera, Scene, render_shot
 
 cv2.setNumThreads(1)
@@ -70,8 +70,8 @@ def test_a_still_has_no_flow():
     ("height", "width", "expected"), [(720, 1280, (228, 128)), (64, 64, (128, 128)), (96, 64, (128, 192))]
 )
 def test_flow_is_measured_at_one_short_side(height: int, width: int, expected: tuple[int, int]):
-    assert flow_size(height, width) == expected
-    assert min(flow_size(height, width)) == SHORT_SIDE
+    assert choose_flow_size(height, width) == expected
+    assert min(choose_flow_size(height, width)) == SHORT_SIDE
 
 
 def test_pixels_that_leave_the_picture_are_known():

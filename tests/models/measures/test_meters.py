@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from models.errors import BadInput
-from models.measures.meters import LIMITS, Limits, Meters, good_until, measure_meters
+from models.measures.meters import LIMITS, Limits, Meters, count_good_frames, measure_meters
 from tasks.footage import Camera, Motion, Scene, render_shot
 
 Frames = NDArray[np.uint8]
@@ -36,7 +36,7 @@ def flat_curves(**changed: list[float]) -> Meters:
 @pytest.mark.parametrize("seed", [501, 505])
 def test_a_clean_clip_is_good_to_its_end_whatever_the_camera_does(motion, seed):
     meters = measured(filmed(motion, seed))
-    assert good_until(meters).frames == FRAMES
+    assert count_good_frames(meters).frames == FRAMES
     assert 0.5 < meters.sharpness.min() <= meters.sharpness.max() < 2.5
     assert meters.colour.max() < 15
     assert meters.identity.min() > 0.45
@@ -56,7 +56,7 @@ def test_blur_that_grows_while_the_camera_pans_is_seen_as_falling_sharpness():
     meters = measured(blurred.astype(np.uint8))
     assert meters.sharpness[-1] < 0.15
     assert np.all(np.diff(meters.sharpness) < 0.02)
-    found = good_until(meters)
+    found = count_good_frames(meters)
     assert found.reason == "blurred"
     assert 2 <= found.frames <= 5
 
@@ -71,7 +71,7 @@ def test_colour_that_drifts_is_measured_in_gray_levels():
     drifted = frames + np.linspace(0, 40, FRAMES)[:, None, None, None] * np.array([1.0, 0.0, 0.0])
     meters = measured(drifted.round().astype(np.uint8))
     assert meters.colour[-1] == pytest.approx(40, abs=6)
-    assert good_until(meters).reason == "colour"
+    assert count_good_frames(meters).reason == "colour"
 
 
 def test_flicker_is_the_jump_of_the_light_and_an_even_fade_is_none():
@@ -89,7 +89,7 @@ def test_another_picture_has_no_identity_from_the_frame_it_appears():
     meters = measured(frames)
     assert meters.identity[3] > 0.8
     assert meters.identity[4:].max() < 0.3
-    assert good_until(meters).frames == 4
+    assert count_good_frames(meters).frames == 4
 
 
 def test_frozen_frames_are_counted_and_the_first_one_never_is():
@@ -103,37 +103,39 @@ def test_a_clip_that_leaves_its_picture_behind_is_compared_with_later_frames():
     frames = filmed("pan_right", frames=24, speed=0.6)
     meters = measured(frames)
     assert meters.identity[-1] > 0.3
-    assert good_until(meters).frames == 24
+    assert count_good_frames(meters).frames == 24
     blurred = frames.copy()
     blurred[20:] = [cv2.GaussianBlur(frame, (0, 0), 2.5) for frame in frames[20:]]
-    assert good_until(measured(blurred)).frames == 20
+    assert count_good_frames(measured(blurred)).frames == 20
 
 
 def test_the_first_frame_is_measured_against_the_picture_too():
     frames = filmed("static")
     other = measure_meters(frames, filmed("static", 777)[0])
     assert other.identity[0] < 0.3
-    assert good_until(other).frames == 0
+    assert count_good_frames(other).frames == 0
 
 
 def test_a_lasting_fault_ends_the_clip_and_a_passing_one_does_not():
-    assert good_until(flat_curves()).frames == 6
-    assert good_until(flat_curves(sharpness=[1, 1, 0.1, 1, 1, 1])).frames == 6
-    assert good_until(flat_curves(sharpness=[1, 1, 0.1, 0.1, 1, 1])).frames == 2
-    assert good_until(flat_curves(sharpness=[1, 1, 1, 1, 1, 0.1])).frames == 5
+    assert count_good_frames(flat_curves()).frames == 6
+    assert count_good_frames(flat_curves(sharpness=[1, 1, 0.1, 1, 1, 1])).frames == 6
+    assert count_good_frames(flat_curves(sharpness=[1, 1, 0.1, 0.1, 1, 1])).frames == 2
+    assert count_good_frames(flat_curves(sharpness=[1, 1, 1, 1, 1, 0.1])).frames == 5
 
 
 def test_the_first_fault_names_the_reason():
-    found = good_until(flat_curves(sharpness=[1, 1, 1, 1, 0, 0], colour=[0, 0, 0, 90, 90, 90]))
+    found = count_good_frames(flat_curves(sharpness=[1, 1, 1, 1, 0, 0], colour=[0, 0, 0, 90, 90, 90]))
     assert (found.frames, found.reason) == (3, "colour")
-    assert good_until(flat_curves(sharpness=[1, 9, 9, 9, 9, 9])).reason == "harsh"
+    assert count_good_frames(flat_curves(sharpness=[1, 9, 9, 9, 9, 9])).reason == "harsh"
 
 
 @settings(max_examples=50)
 @given(st.lists(st.floats(0, 2, width=32), min_size=6, max_size=6), st.floats(0, 1), st.floats(0, 1))
 def test_a_stricter_limit_never_makes_a_clip_longer(curve, one, other):
     meters = flat_curves(sharpness=curve)
-    strict, loose = (good_until(meters, Limits(sharpness_min=limit)) for limit in (max(one, other), min(one, other)))
+    strict, loose = (
+        count_good_frames(meters, Limits(sharpness_min=limit)) for limit in (max(one, other), min(one, other))
+    )
     assert strict.frames <= loose.frames <= len(curve)
 
 

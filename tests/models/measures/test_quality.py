@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from models.measures.quality import NO_BARS, Bars, Range, blockiness, exposure, find_bars, range_of, sharpness
+from models.measures.quality import NO_BARS, Bars, Range, blockiness, exposure, find_bars, measure_range, sharpness
 from tasks.footage import Camera, Scene, render_shot
 
 cv2.setNumThreads(1)
@@ -49,7 +49,7 @@ def barred(picture: Gray, bars: Bars, level: int = 0) -> Gray:
 
 
 def bars_in(picture: Gray) -> Bars:
-    return find_bars(range_of([stored(picture)]), (picture.shape[1], picture.shape[0]))
+    return find_bars(measure_range([stored(picture)]), (picture.shape[1], picture.shape[0]))
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -92,7 +92,7 @@ def test_a_flat_picture_has_no_sharpness_no_grid_and_no_bars(shape: tuple[int, i
     flat = np.full(shape, 120, np.uint8)
     assert (sharpness(flat), exposure(flat)) == (0.0, 0.0)
     assert blockiness(flat, (shape[1], shape[0])) == pytest.approx(1.0)
-    assert find_bars(range_of([flat]), (shape[1], shape[0])) == NO_BARS
+    assert find_bars(measure_range([flat]), (shape[1], shape[0])) == NO_BARS
 
 
 def test_exposure_is_the_share_of_the_picture_that_lost_its_detail():
@@ -180,9 +180,9 @@ def test_an_upright_video_in_a_wide_one_has_bars():
 def test_a_bar_stays_black_throughout():
     bars, size = Bars(top=45, bottom=45), (640, 360)
     dark = [barred((scene(seed) * 0.05).astype(np.uint8), bars) for seed in range(3)]
-    assert find_bars(range_of(dark), size) == NO_BARS
-    assert find_bars(range_of([*dark, barred(scene(1), bars)]), size) == bars
-    assert find_bars(range_of([barred(scene(1), bars), scene(2)]), size) == NO_BARS
+    assert find_bars(measure_range(dark), size) == NO_BARS
+    assert find_bars(measure_range([*dark, barred(scene(1), bars)]), size) == bars
+    assert find_bars(measure_range([barred(scene(1), bars), scene(2)]), size) == NO_BARS
 
 
 def test_text_in_a_bar_belongs_to_the_picture():
@@ -194,12 +194,12 @@ def test_text_in_a_bar_belongs_to_the_picture():
 
 def test_a_range_is_the_darkest_and_the_brightest_of_each_pixel():
     frames = [np.array([[3, 9]], np.uint8), np.array([[5, 1]], np.uint8)]
-    found = range_of(iter(frames))
+    found = measure_range(iter(frames))
     assert isinstance(found, Range)
     assert (found.darkest.tolist(), found.brightest.tolist()) == ([[3, 1]], [[5, 9]])
     assert frames[0].tolist() == [[3, 9]]
     with pytest.raises(ValueError, match="one frame"):
-        range_of([])
+        measure_range([])
 
 
 @pytest.mark.parametrize(
@@ -223,4 +223,4 @@ def test_in_a_smaller_picture_a_line_that_a_bar_touches_is_left_out():
 
 def test_of_no_frame_there_is_no_range():
     with pytest.raises(ValueError, match="A range needs at least one frame"):
-        range_of([])
+        measure_range([])

@@ -8,8 +8,8 @@ from safetensors.torch import save_file
 
 from models.errors import BadModel
 from models.measures.camera import measure_motion
-from models.measures.flow import flow_size
-from models.measures.raft import load_raft, raft_flow
+from models.measures.flow import choose_flow_size
+from models.measures.raft import load_raft, measure_raft_flow
 from tests.small_models import save_raft
 
 cv2.setNumThreads(1)
@@ -30,8 +30,8 @@ def frames(height: int, width: int, count: int = 2) -> np.ndarray:
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [(180, 320), (360, 640), (320, 180)])
 def test_the_flow_is_given_in_pixels_of_the_size_in_which_flow_is_measured(weights: Path, size: tuple[int, int]):
-    flow = raft_flow(weights, *frames(*size), short_side=144)
-    assert flow.shape[:2] == flow_size(*size)[::-1]
+    flow = measure_raft_flow(weights, *frames(*size), short_side=144)
+    assert flow.shape[:2] == choose_flow_size(*size)[::-1]
     expected = np.array([0.1, -0.05]) * ROUNDS * UP * 128 / 144
     assert flow.mean(axis=(0, 1)) == pytest.approx(expected, rel=0.02)
 
@@ -40,14 +40,14 @@ def test_the_flow_is_given_in_pixels_of_the_size_in_which_flow_is_measured(weigh
 def test_the_speed_does_not_depend_on_the_size_that_raft_looks_at_but_by_what_it_finds(weights: Path):
     pictures = frames(180, 320)
     for side in (144, 288):
-        found = measure_motion(pictures, [0.0, 0.5], lambda a, b, side=side: raft_flow(weights, a, b, side))
+        found = measure_motion(pictures, [0.0, 0.5], lambda a, b, side=side: measure_raft_flow(weights, a, b, side))
         moved = np.array([0.1, -0.05]) * ROUNDS * UP / side / 0.5
         assert found.magnitude == pytest.approx(np.hypot(*moved), rel=0.02)
         assert (found.pan, found.tilt) == pytest.approx((-moved[0], moved[1]), rel=0.03)
 
 
 def test_a_tiny_picture_is_enlarged_to_what_raft_can_see(weights: Path):
-    assert raft_flow(weights, *frames(24, 32), short_side=128).shape == (128, 171, 2)
+    assert measure_raft_flow(weights, *frames(24, 32), short_side=128).shape == (128, 171, 2)
 
 
 def test_the_network_is_chosen_by_its_weights(weights: Path):

@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from models.errors import BadModel
 from models.measures import text_boxes
-from models.measures.text_boxes import find_text_boxes, weights_revision
-from tasks.footage import Camera, Scene, render_shot, text_card
+from models.measures.text_boxes import find_text_boxes, read_weights_revision
+from tasks.footage import Camera, Scene, render_shot, render_title
 
 cv2.setNumThreads(1)
 
@@ -23,7 +23,7 @@ def scene(seed: int, size: tuple[int, int] = (320, 192)) -> NDArray[np.uint8]:
 
 
 def test_each_line_of_a_title_card_has_a_box():
-    (card,) = text_card(["REELMILL", "A FILM BY", "NOBODY"], 1)
+    (card,) = render_title(["REELMILL", "A FILM BY", "NOBODY"], 1)
     boxes = find_text_boxes(card)
     assert boxes.shape == (3, 4, 2)
     assert np.all(boxes[:, :, 0] <= 320)
@@ -61,7 +61,7 @@ def test_a_flat_picture_has_no_boxes():
 
 
 def test_a_higher_score_or_a_thinner_line_asks_for_more():
-    (card,) = text_card(["REELMILL", "A FILM BY", "NOBODY"], 1)
+    (card,) = render_title(["REELMILL", "A FILM BY", "NOBODY"], 1)
     assert len(find_text_boxes(card, min_score=0.99)) == 0
     assert len(find_text_boxes(card, max_line=0.1)) == 0
 
@@ -69,24 +69,24 @@ def test_a_higher_score_or_a_thinner_line_asks_for_more():
 def test_there_is_one_detector_and_it_is_silent(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture):
     with caplog.at_level(logging.DEBUG):
         find_text_boxes(np.zeros((48, 64, 3), np.uint8))
-    assert text_boxes._detector() is text_boxes._detector()
+    assert text_boxes._get_detector() is text_boxes._get_detector()
     assert capfd.readouterr() == ("", "")
     assert not [record for record in caplog.records if "rapid" in record.name.lower()]
 
 
 def test_the_detector_runs_on_one_thread_and_reads_nothing():
-    detector = text_boxes._detector()
+    detector = text_boxes._get_detector()
     options = detector.text_det.session.session.get_session_options()
     assert (options.intra_op_num_threads, options.inter_op_num_threads) == (1, 1)
     assert (detector.text_cls, detector.text_rec) == (None, None)
 
 
 def test_the_revision_names_the_weights_and_their_content():
-    assert weights_revision().startswith("PP-OCRv6_det_small.onnx:")
-    assert len(weights_revision().split(":")[1]) == 12
+    assert read_weights_revision().startswith("PP-OCRv6_det_small.onnx:")
+    assert len(read_weights_revision().split(":")[1]) == 12
 
 
 def test_missing_weights_are_one_clear_sentence(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(text_boxes, "WEIGHTS", "gone.onnx")
     with pytest.raises(BadModel, match=r"gone\.onnx: .*rapidocr"):
-        text_boxes._weights()
+        text_boxes._find_weights_file()

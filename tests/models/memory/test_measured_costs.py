@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from models.device import CPU
-from models.memory.measured_costs import Cost, costs_file, costs_of, learn_cost, place_of
+from models.memory.measured_costs import Cost, learn_cost, locate_costs, name_place, read_costs
 
-PLACE = place_of("a" * 64, CPU, "float32")
+PLACE = name_place("a" * 64, CPU, "float32")
 
 
 @pytest.fixture
@@ -19,24 +19,24 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_a_cost_is_known_again_by_model_device_precision_and_rung(file):
-    assert costs_of(PLACE, file) == {}
+    assert read_costs(PLACE, file) == {}
     learn_cost(PLACE, "whole", Cost(2.0, 100.0), file)
     learn_cost(PLACE, "decoded whole", Cost(1.0), file)
-    assert costs_of(PLACE, file) == {"whole": Cost(2.0, 100.0), "decoded whole": Cost(1.0)}
-    for other in (place_of("b" * 64, CPU, "float32"), place_of("a" * 64, CPU, "float16")):
-        assert costs_of(other, file) == {}
+    assert read_costs(PLACE, file) == {"whole": Cost(2.0, 100.0), "decoded whole": Cost(1.0)}
+    for other in (name_place("b" * 64, CPU, "float32"), name_place("a" * 64, CPU, "float16")):
+        assert read_costs(other, file) == {}
 
 
 def test_all_cards_of_a_name_share_their_figures(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA H200")
-    one, other = (place_of("a", torch.device("cuda", n), "float16") for n in (0, 1))
+    one, other = (name_place("a", torch.device("cuda", n), "float16") for n in (0, 1))
     assert one == other == "a float16 NVIDIA H200"
 
 
 def test_the_most_memory_and_the_shortest_time_are_kept(file):
     for cost in (Cost(2.0, 100.0), Cost(1.0, 50.0), Cost(3.0, 200.0), Cost(5.0)):
         learn_cost(PLACE, "whole", cost, file)
-    assert costs_of(PLACE, file)["whole"] == Cost(1.0, 200.0)
+    assert read_costs(PLACE, file)["whole"] == Cost(1.0, 200.0)
 
 
 def test_small_changes_are_not_written(file):
@@ -65,10 +65,10 @@ def test_a_broken_or_foreign_file_is_said_not_used_and_written_anew(file, conten
     file.parent.mkdir()
     file.write_bytes(content)
     with caplog.at_level(logging.WARNING, "reelmill"):
-        assert costs_of(PLACE, file) == {}
+        assert read_costs(PLACE, file) == {}
     assert "not a table of costs" in caplog.text
     learn_cost(PLACE, "whole", Cost(2.0, 100.0), file)
-    assert costs_of(PLACE, file) == {"whole": Cost(2.0, 100.0)}
+    assert read_costs(PLACE, file) == {"whole": Cost(2.0, 100.0)}
     assert [each.name for each in file.parent.iterdir()] == ["costs.json"], "nothing is left beside it"
 
 
@@ -87,9 +87,9 @@ def test_what_is_no_time_is_not_kept(file, seconds):
 
 def test_the_file_is_in_the_users_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert costs_file() == tmp_path / "reelmill" / "costs.json"
+    assert locate_costs() == tmp_path / "reelmill" / "costs.json"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "/home/someone")
-    assert costs_file() == Path("/home/someone/.cache/reelmill/costs.json")
+    assert locate_costs() == Path("/home/someone/.cache/reelmill/costs.json")
     learn_cost(PLACE, "whole", Cost(2.0), tmp_path / "costs.json")
     assert json.loads((tmp_path / "costs.json").read_text())["format"] == 1

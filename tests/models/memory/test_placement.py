@@ -10,9 +10,9 @@ from models.device import CPU
 from models.memory import placement
 from models.memory.placement import (
     WeightsTooLarge,
+    count_placed_bytes,
     feed_forward_in_pieces,
     move,
-    placed_bytes,
     ready_to_decode,
     ready_to_sample,
 )
@@ -131,5 +131,5 @@ def test_a_clip_is_decoded_where_the_model_says(model):
 def test_what_lies_on_a_device_is_counted(model):
     parts = (model.unet, model.vae, model.image_encoder)
     weights = [w for part in parts for w in part.parameters()]
-    assert placed_bytes(parts, CPU) == sum(4 * w.numel() for w in weights)
-    assert placed_bytes(parts, CARD) == 0
+    assert count_placed_bytes(parts, CPU) == sum(4 * w.numel() for w in weights)
+    assert count_placed_bytes(parts, CARD) == 0

@@ -13,11 +13,11 @@ from models.memory.plan import (
     Needs,
     Networks,
     Plan,
-    decoding_plan,
-    networks_of,
-    next_placement,
-    next_rung,
-    next_strip,
+    choose_decoding_plan,
+    describe_networks,
+    find_next_placement,
+    find_next_rung,
+    find_next_strip,
     sampling_plan,
 )
 
@@ -38,14 +38,14 @@ def ladder(plan: Plan | None, on_card: bool) -> list[Plan]:
     rungs = []
     while plan:
         rungs.append(plan)
-        plan = next_rung(plan, on_card)
+        plan = find_next_rung(plan, on_card)
     return rungs
 
 
 def test_with_plenty_of_memory_the_asked_batch_is_sampled_together():
     assert sampling_plan(Needs(SMALL, SHAPE), 6, free=10 * 2**30) == Plan(batch=6)
     assert sampling_plan(Needs(SMALL, SHAPE, on_card=True), 6, 10 * 2**30) == Plan(batch=6, guidance_together=True)
-    assert decoding_plan(Needs(SMALL, SHAPE), free=10 * 2**30) == Plan()
+    assert choose_decoding_plan(Needs(SMALL, SHAPE), free=10 * 2**30) == Plan()
 
 
 def test_the_batch_is_what_fits():
@@ -58,7 +58,7 @@ def test_where_not_even_one_clip_fits_its_layers_are_cut():
     plan = sampling_plan(needs, 6, free=needs.one_clip() // 2)
     assert (plan.batch, plan.offload) == (1, "none")
     assert plan.feed_forward
-    assert decoding_plan(needs, free=needs.whole_clip() // 2).strip_mib
+    assert choose_decoding_plan(needs, free=needs.whole_clip() // 2).strip_mib
 
 
 def test_cost_grows_with_frames_and_area():
@@ -103,21 +103,21 @@ def test_no_rung_needs_more_than_the_one_before(needs):
 
 def test_where_the_weights_themselves_do_not_fit_less_of_them_is_brought_at_once():
     first = Plan(batch=4)
-    second = next_placement(first)
+    second = find_next_placement(first)
     assert second == Plan(batch=4, feed_forward=16384, offload="parts")
     assert second is not None
-    assert next_placement(second) == Plan(batch=4, feed_forward=4096, offload="groups")
-    assert next_placement(replace(second, offload="groups", feed_forward=256)) is None
+    assert find_next_placement(second) == Plan(batch=4, feed_forward=4096, offload="groups")
+    assert find_next_placement(replace(second, offload="groups", feed_forward=256)) is None
 
 
 def test_decoding_goes_from_whole_to_ever_narrower_strips():
     sizes, plan = [], Plan()
     while plan:
         sizes.append(plan.strip_mib)
-        plan = next_strip(plan)
+        plan = find_next_strip(plan)
     assert sizes == [None, 512, 128, 32, 16]
-    assert next_strip(Plan(), on_card=True) == Plan(offload="parts"), "the other parts leave the card first"
-    assert next_strip(Plan(offload="parts"), on_card=True) == Plan(offload="parts", strip_mib=512)
+    assert find_next_strip(Plan(), on_card=True) == Plan(offload="parts"), "the other parts leave the card first"
+    assert find_next_strip(Plan(offload="parts"), on_card=True) == Plan(offload="parts", strip_mib=512)
 
 
 @pytest.mark.parametrize(
@@ -133,15 +133,15 @@ def test_decoding_goes_from_whole_to_ever_narrower_strips():
 )
 def test_full_size_plans_on_cards_of_several_sizes(gib, sampled, decoded):
     assert sampling_plan(SVD_XT, 1, gib * 2**30) == sampled
-    assert decoding_plan(SVD_XT, gib * 2**30) == decoded
+    assert choose_decoding_plan(SVD_XT, gib * 2**30) == decoded
 
 
 @given(free=st.integers(0, 2**40), batch=st.integers(1, 64), on_card=st.booleans())
 def test_a_plan_fits_or_is_the_last_one(free, batch, on_card):
     needs = replace(SVD_XT, on_card=on_card)
     plan = sampling_plan(needs, batch, free)
-    assert needs.sampling(plan) <= USABLE * free or next_rung(plan, on_card) is None
-    decoding = decoding_plan(needs, free)
+    assert needs.sampling(plan) <= USABLE * free or find_next_rung(plan, on_card) is None
+    decoding = choose_decoding_plan(needs, free)
     assert needs.decoding(decoding) <= USABLE * free or (decoding.strip_mib or 0) >= 16
 
 
@@ -170,10 +170,10 @@ def test_the_group_of_blocks_is_the_two_largest_and_what_lies_outside():
         "up_blocks.0.a": 50,
     }
     weights = {"unet": sizes.items(), "vae": [("x", 3)], "image_encoder": [("y", 4)]}
-    found = networks_of(unet, {"block_out_channels": (4, 4)}, weights)
+    found = describe_networks(unet, {"block_out_channels": (4, 4)}, weights)
     assert (found.unet, found.unet_group, found.unet_layers, found.vae) == (166, 5 + 101 + 50, 2, 3)
 
 
 def test_strips_fit_the_budget_they_are_planned_for():
-    small = decoding_plan(SVD_XT, 100 * MIB)
+    small = choose_decoding_plan(SVD_XT, 100 * MIB)
     assert small == Plan(offload="parts", strip_mib=20)

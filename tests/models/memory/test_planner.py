@@ -12,17 +12,17 @@ import torch
 from models.device import CPU, Used
 from models.generation.card import read_card
 from models.memory import planner
-from models.memory.measured_costs import Cost, costs_of, learn_cost, place_of
+from models.memory.measured_costs import Cost, learn_cost, name_place, read_costs
 from models.memory.placement import WeightsTooLarge
 from models.memory.plan import MIB, USABLE, Plan
 from models.memory.planner import (
     decode_within_memory,
+    find_folder_needs,
+    find_lower_plan,
+    find_needs,
     learn_sampling,
-    lower_plan,
-    needs_of,
-    needs_of_folder,
-    networks_in,
-    networks_of_folder,
+    read_folder_networks,
+    read_networks,
     sampling_plan,
 )
 from models.svd.exact_decode import Room
@@ -53,8 +53,8 @@ def card(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_a_folder_tells_what_the_loaded_model_does(model):
-    assert networks_of_folder(TINY) == networks_in(model)
-    assert needs_of_folder(TINY, model.revision, SHAPE, "float32", CPU) == needs_of(model, SHAPE)
+    assert read_folder_networks(TINY) == read_networks(model)
+    assert find_folder_needs(TINY, model.revision, SHAPE, "float32", CPU) == find_needs(model, SHAPE)
 
 
 def test_weights_that_lie_there_twice_are_counted_once(model, tmp_path: Path):
@@ -63,15 +63,15 @@ def test_weights_that_lie_there_twice_are_counted_once(model, tmp_path: Path):
     for path in list(folder.glob("*/*.safetensors")):
         shutil.copy(path, path.with_suffix(".fp16.safetensors"))
     shutil.copy(folder / "unet" / "diffusion_pytorch_model.safetensors", folder / "svd_xt.safetensors")
-    assert networks_of_folder(folder) == networks_in(model)
+    assert read_folder_networks(folder) == read_networks(model)
     assert read_card(str(folder)) == card
     for path in folder.glob("*/*model.safetensors"):
         path.unlink()
-    assert networks_of_folder(folder) == networks_in(model), "of half precision alone"
+    assert read_folder_networks(folder) == read_networks(model), "of half precision alone"
 
 
 def test_plans_follow_what_is_free(model, monkeypatch):
-    each = needs_of(model, SHAPE).one_clip()
+    each = find_needs(model, SHAPE).one_clip()
     for free, batch, cut in ((100 * each, 6, False), (4 * each, 3, False), (each // 2, 1, True)):
         monkeypatch.setattr(planner, "free_bytes", lambda _, free=free: free)
         plan = sampling_plan(model, SHAPE, 6)
@@ -79,49 +79,49 @@ def test_plans_follow_what_is_free(model, monkeypatch):
 
 
 def test_a_clip_in_windows_takes_no_more_than_one_window(model, monkeypatch):
-    monkeypatch.setattr(planner, "free_bytes", lambda _: 2 * needs_of(model, SHAPE).one_clip())
+    monkeypatch.setattr(planner, "free_bytes", lambda _: 2 * find_needs(model, SHAPE).one_clip())
     assert sampling_plan(model, (80, *SHAPE[1:]), 1) == sampling_plan(model, SHAPE, 1) == Plan()
 
 
 def test_on_a_card_the_weights_count_and_what_lies_there_already_counts_as_free(model, monkeypatch, card):
-    needs = needs_of(model, SHAPE, CARD)
+    needs = find_needs(model, SHAPE, CARD)
     enough = needs.sampling(Plan(guidance_together=True)) * 1.3
     monkeypatch.setattr(planner, "free_bytes", lambda _: int(enough - needs.weights("none")))
     assert sampling_plan(model, SHAPE, 1, CARD) != Plan(guidance_together=True)
-    monkeypatch.setattr(planner, "placed_bytes", lambda *_: needs.weights("none"))
+    monkeypatch.setattr(planner, "count_placed_bytes", lambda *_: needs.weights("none"))
     assert sampling_plan(model, SHAPE, 1, CARD) == Plan(guidance_together=True)
 
 
 def test_an_error_of_memory_leads_to_the_next_plan_and_others_to_none(card):
-    assert lower_plan(Plan(batch=4), MemoryError()) == Plan(batch=2)
-    assert lower_plan(Plan(batch=4), RuntimeError("shape '[2]' is invalid")) is None
-    assert lower_plan(Plan(feed_forward=256), MemoryError()) is None
-    assert lower_plan(Plan(feed_forward=16384), torch.OutOfMemoryError(), CARD) == Plan(1, False, 16384, "parts")
-    assert lower_plan(Plan(batch=4), WeightsTooLarge(), CARD) == Plan(4, False, 16384, "parts")
+    assert find_lower_plan(Plan(batch=4), MemoryError()) == Plan(batch=2)
+    assert find_lower_plan(Plan(batch=4), RuntimeError("shape '[2]' is invalid")) is None
+    assert find_lower_plan(Plan(feed_forward=256), MemoryError()) is None
+    assert find_lower_plan(Plan(feed_forward=16384), torch.OutOfMemoryError(), CARD) == Plan(1, False, 16384, "parts")
+    assert find_lower_plan(Plan(batch=4), WeightsTooLarge(), CARD) == Plan(4, False, 16384, "parts")
 
 
 def test_both_branches_of_guidance_at_once_count_as_two_clips(model):
     together = Plan(batch=3, guidance_together=True)
     cells = 8 * 16 * 16
     learn_sampling(model, together, (3, *SHAPE), 1, Used(seconds=1.0, peak=6 * cells * 10**6))
-    assert costs_of(place_of(model.revision, CPU, "float32"))[together.rung].bytes == pytest.approx(10**6)
+    assert read_costs(name_place(model.revision, CPU, "float32"))[together.rung].bytes == pytest.approx(10**6)
 
 
 def test_activations_are_parked_in_a_file_where_half_of_a_clips_do_not_fit_into_half_of_what_is_usable(
     model, tmp_path, monkeypatch
 ):
-    needs = needs_of(model, SHAPE)
+    needs = find_needs(model, SHAPE)
     for share, parking in ((1.01, None), (0.99, tmp_path)):
         free = int(share * needs.whole_clip() / USABLE)
         monkeypatch.setattr(planner, "free_bytes", lambda _, free=free: free)
-        assert planner._room(Plan(strip_mib=32), needs, tmp_path) == Room(32 * MIB, parking)
-    assert planner._room(Plan(), needs, tmp_path) is None
+        assert planner._make_room(Plan(strip_mib=32), needs, tmp_path) == Room(32 * MIB, parking)
+    assert planner._make_room(Plan(), needs, tmp_path) is None
 
 
 def test_what_a_batch_took_is_kept_by_cell_and_used_by_the_next_plan(model, monkeypatch):
     cells = 8 * 16 * 16
     learn_sampling(model, Plan(batch=2), (2, *SHAPE), 5, Used(seconds=20.0 * cells, peak=2 * cells * 10**6))
-    found = costs_of(place_of(model.revision, CPU, "float32"))
+    found = read_costs(name_place(model.revision, CPU, "float32"))
     assert found["whole"].bytes == pytest.approx(10**6)
     assert found["whole"].seconds == pytest.approx(2.0)
     monkeypatch.setattr(planner, "free_bytes", lambda _: 3 * cells * 10**6)
@@ -131,18 +131,18 @@ def test_what_a_batch_took_is_kept_by_cell_and_used_by_the_next_plan(model, monk
 def test_weights_that_were_moved_meanwhile_are_no_part_of_a_clips_cost(model, card):
     cells, moving = 8 * 16 * 16, Plan(offload="parts", feed_forward=16384)
     on_card = replace(model, device=CARD)
-    weights = needs_of(model, SHAPE, CARD).weights("parts")
+    weights = find_needs(model, SHAPE, CARD).weights("parts")
     learn_sampling(on_card, moving, (1, *SHAPE), 1, Used(seconds=1.0, peak=weights + 7 * cells))
-    assert costs_of(place_of(model.revision, CARD, "float32"))[moving.rung].bytes == pytest.approx(7)
+    assert read_costs(name_place(model.revision, CARD, "float32"))[moving.rung].bytes == pytest.approx(7)
     learn_sampling(on_card, Plan(offload="parts"), (1, *SHAPE), 1, Used(seconds=1.0, peak=weights // 2))
-    assert costs_of(place_of(model.revision, CARD, "float32"))[Plan(offload="parts").rung].bytes is None
+    assert read_costs(name_place(model.revision, CARD, "float32"))[Plan(offload="parts").rung].bytes is None
 
 
 @pytest.mark.slow
 def test_results_do_not_depend_on_what_was_measured(model, tmp_path):
     latents = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))
     before, _, _ = decode_within_memory(model, latents, tmp_path)
-    learn_cost(place_of(model.revision, CPU, "float32"), "decoded whole", Cost(1.0, 1e12))
+    learn_cost(name_place(model.revision, CPU, "float32"), "decoded whole", Cost(1.0, 1e12))
     after, plan, _ = decode_within_memory(model, latents, tmp_path)
     assert plan.strip_mib
     assert abs(before.astype(int) - after.astype(int)).max() <= 1

@@ -9,9 +9,9 @@ from diffusers import AutoencoderKLTemporalDecoder
 from torch import Tensor
 
 from models.svd.autoencoder import (
-    decoded,
+    decode_clips,
+    encode_distribution,
     encode_frames,
-    encoded,
     new_autoencoder,
     normalise_latents,
     train_autoencoder,
@@ -39,13 +39,13 @@ def test_each_width_past_the_first_halves_the_sides(widths, side):
     latents = encode_frames(vae, frames)
     assert latents.shape == (4, 4, side, side)
     assert not latents.requires_grad
-    assert decoded(vae, latents, 4).shape == frames.shape
+    assert decode_clips(vae, latents, 4).shape == frames.shape
 
 
 def test_encoding_gives_the_middle_of_the_distribution_every_time(vae, clips):
     first, second = (encode_frames(vae, clips[0][0]) for _ in range(2))
     assert torch.equal(first, second)
-    assert torch.equal(first, encoded(vae, clips[0][0]).mean)
+    assert torch.equal(first, encode_distribution(vae, clips[0][0]).mean)
 
 
 def test_a_frame_is_encoded_on_its_own(vae, clips):
@@ -54,7 +54,7 @@ def test_a_frame_is_encoded_on_its_own(vae, clips):
 
 
 def test_training_begins_with_a_narrow_distribution_and_time_left_alone(vae, clips):
-    assert encoded(vae, clips[0][0]).std.max() < 0.1
+    assert encode_distribution(vae, clips[0][0]).std.max() < 0.1
     frames = torch.randn(1, 3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     assert torch.equal(vae.decoder.time_conv_out(frames), frames)
 
@@ -77,7 +77,7 @@ def test_it_learns_to_show_what_it_saw(vae, clips):
     assert np.mean([fact["psnr_db"] for fact in told[-4:]]) > np.mean([fact["psnr_db"] for fact in told[:4]]) + 3
     assert not trained.training
     corner = clips[0][0, ..., :16, :16]
-    shown = decoded(trained, encode_frames(trained, corner), 4).detach()
+    shown = decode_clips(trained, encode_frames(trained, corner), 4).detach()
     blank = corner.mean((0, 2, 3))[None, :, None, None]
     assert (shown - corner).square().mean() < (blank - corner).square().mean(), "better than one colour"
     assert shown.abs().max() < 2, "about -1..1"
@@ -94,11 +94,11 @@ def test_normalised_latents_have_unit_deviation_in_each_channel(vae, clips):
 
 def test_normalising_changes_the_latents_and_not_what_they_stand_for(vae, clips):
     frames, decode_in = clips[0][0], vae.decoder.conv_in
-    before, spread = encode_frames(vae, frames), encoded(vae, frames).std.detach()
+    before, spread = encode_frames(vae, frames), encode_distribution(vae, frames).std.detach()
     seen = decode_in(before).detach()
     deviation = torch.cat([encode_frames(vae, clip[0]) for clip in clips]).std((0, 2, 3))[None, :, None, None]
     normalise_latents(vae, clips)
     after = encode_frames(vae, frames)
     inner = (..., slice(1, -1), slice(1, -1))
     assert torch.allclose(decode_in(after)[inner], seen[inner], atol=1e-4), "zero padding differs at the border only"
-    assert torch.allclose(encoded(vae, frames).std, spread / deviation, rtol=1e-3)
+    assert torch.allclose(encode_distribution(vae, frames).std, spread / deviation, rtol=1e-3)

@@ -18,9 +18,9 @@ from models.svd.edm import (
     c_skip,
     draw_sigma,
     euler,
-    guidance_per_frame,
     karras_sigmas,
     loss_weight,
+    ramp_guidance,
 )
 
 SIGMAS = st.floats(0.002, 700.0).map(lambda value: torch.tensor(value, dtype=torch.float64))
@@ -141,8 +141,8 @@ def test_data_of_one_point_is_reached_exactly_in_any_number_of_steps(steps, poin
 
 
 def test_guidance_rises_linearly_over_the_frames():
-    assert guidance_per_frame(5, 1.0, 3.0).tolist() == [1.0, 1.5, 2.0, 2.5, 3.0]
-    assert guidance_per_frame(1, 1.0, 3.0).tolist() == [1.0]
+    assert ramp_guidance(5, 1.0, 3.0).tolist() == [1.0, 1.5, 2.0, 2.5, 3.0]
+    assert ramp_guidance(1, 1.0, 3.0).tolist() == [1.0]
 
 
 def test_levels_are_shaped_to_their_batch():

@@ -7,7 +7,7 @@ from diffusers.models.activations import GEGLU
 from torch import Tensor
 
 from models.svd import inference_unet as module
-from models.svd.inference_unet import lean
+from models.svd.inference_unet import work_in_place
 from models.svd.lora import add_lora, remove_lora
 from models.weights.names import TINY
 
@@ -31,7 +31,7 @@ def output(unet: UNetSpatioTemporalConditionModel, clips: int = 1, tokens: int =
 @pytest.mark.parametrize(("clips", "tokens", "frames"), [(1, 1, 8), (2, 1, 8), (1, 2, 8), (2, 2, 5), (1, 1, 1)])
 def test_the_network_says_what_diffusers_own_says(unet, clips: int, tokens: int, frames: int):
     usual = output(unet, clips, tokens, frames)
-    with lean(unet):
+    with work_in_place(unet):
         ours = output(unet, clips, tokens, frames)
     assert (ours - usual).abs().max() < 2e-5
 
@@ -46,7 +46,7 @@ def test_a_deeper_network_with_levels_of_residuals_alone_says_the_same():
         cross_attention_dim=32, addition_time_embed_dim=32, projection_class_embeddings_input_dim=96, num_frames=4,
     ).eval()  # fmt: skip
     usual = output(unet, clips=2)
-    with lean(unet):
+    with work_in_place(unet):
         ours = output(unet, clips=2)
     assert (ours - usual).abs().max() < 2e-5
 
@@ -54,7 +54,7 @@ def test_a_deeper_network_with_levels_of_residuals_alone_says_the_same():
 def test_afterwards_the_network_is_bit_for_bit_what_it_was_even_after_an_error(unet):
     weights = {name: weight.clone() for name, weight in unet.state_dict().items()}
     usual = output(unet)
-    with pytest.raises(MemoryError), lean(unet):
+    with pytest.raises(MemoryError), work_in_place(unet):
         output(unet)
         raise MemoryError
     assert not any("forward" in vars(part) for part in unet.modules())
@@ -71,14 +71,14 @@ def test_feed_forward_layers_take_as_many_tokens_as_the_piece_allows(unet, monke
     assert max(widest) > 2**18
     widest.clear()
     monkeypatch.setattr(module, "PIECE_BYTES", 2**18)
-    with lean(unet):
+    with work_in_place(unet):
         ours = output(unet)
     assert max(widest) == 2**18
     assert (ours - usual).abs().max() < 2e-5
 
 
 def test_a_lora_put_on_or_taken_off_between_runs_counts(unet):
-    with lean(unet):
+    with work_in_place(unet):
         bare = output(unet)
     torch.manual_seed(1)
     add_lora(unet, rank=2)
@@ -86,9 +86,9 @@ def test_a_lora_put_on_or_taken_off_between_runs_counts(unet):
         if "lora_B" in name:
             weight.data.normal_(std=0.05)
     usual = output(unet)
-    with lean(unet):
+    with work_in_place(unet):
         assert (output(unet) - usual).abs().max() < 2e-5
     assert (usual - bare).abs().max() > 1e-3
     remove_lora(unet)
-    with lean(unet):
+    with work_in_place(unet):
         assert torch.equal(output(unet), bare)

@@ -20,7 +20,7 @@ from models.svd.lora import (
     apply_lora,
     load_lora,
     lora_applied,
-    lora_weights,
+    read_lora_weights,
     remove_lora,
     save_lora,
 )
@@ -42,7 +42,7 @@ def write_lora(path: Path, unet: UNetSpatioTemporalConditionModel, facts: LoraFa
     """A LoRA of random weights for UNets of that shape, on disk."""
     add_lora(unet, facts.rank, facts.alpha)
     generator = torch.Generator().manual_seed(1)
-    weights = {name: torch.randn(w.shape, generator=generator) for name, w in lora_weights(unet).items()}
+    weights = {name: torch.randn(w.shape, generator=generator) for name, w in read_lora_weights(unet).items()}
     remove_lora(unet)
     save_lora(path, weights, facts)
     return weights
@@ -111,7 +111,7 @@ def test_an_applied_lora_has_the_files_weights_and_the_papers_effect(model, lora
     seen = torch.randn(5, 32, generator=torch.Generator().manual_seed(2))
     before = base(seen)
     apply_lora(model, lora, strength=0.5)
-    assert all(torch.equal(w, weights[name]) for name, w in lora_weights(model.unet).items())
+    assert all(torch.equal(w, weights[name]) for name, w in read_lora_weights(model.unet).items())
     down, up = weights[f"{layer}.lora_A.weight"], weights[f"{layer}.lora_B.weight"]
     wanted = before + 0.5 * FACTS.alpha / FACTS.rank * seen @ down.T @ up.T
     assert torch.allclose(model.unet.get_submodule(layer)(seen), wanted, atol=1e-4)

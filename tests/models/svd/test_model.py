@@ -18,17 +18,17 @@ from models.svd.model import (
     Conditions,
     ModelFacts,
     VideoModel,
-    context_of,
     denoise,
+    digest_encoders,
     embed_pictures,
-    encoders_digest,
     load_facts,
     load_model,
     load_words,
+    make_context,
     motion_bucket,
     save_model,
 )
-from models.weights.names import TINY, weights_digest
+from models.weights.names import TINY, compute_weights_digest
 from models.weights.network import load_part
 from tasks.footage import Camera, Scene, render_shot
 from tests.declared import declared
@@ -112,32 +112,32 @@ def test_half_precision_that_lacks_a_weight_is_refused(model, folder):
 @pytest.mark.slow
 def test_the_digest_is_of_the_weights_and_not_of_the_place(folder, tmp_path):
     save_model(load_model(str(folder)), tmp_path / "elsewhere" / "copy")
-    assert weights_digest(tmp_path / "elsewhere" / "copy") == weights_digest(folder)
+    assert compute_weights_digest(tmp_path / "elsewhere" / "copy") == compute_weights_digest(folder)
     assert str(tmp_path) not in "".join(path.read_text() for path in (tmp_path / "elsewhere").rglob("*.json"))
-    assert load_model(str(folder)).revision == weights_digest(folder)
+    assert load_model(str(folder)).revision == compute_weights_digest(folder)
 
 
 def test_the_digest_changes_with_a_weight_and_not_with_what_is_said_about_it(folder):
-    before = weights_digest(folder)
+    before = compute_weights_digest(folder)
     (folder / "reelmill.json").write_text("{}")
     (folder / "eval.json").write_text("{}")
     (folder / "README.md").write_text("A model.")
-    assert weights_digest(folder) == before
+    assert compute_weights_digest(folder) == before
     path = folder / "vae" / FILES["vae"]
     weights = load_file(path)
     weights[min(weights)].view(-1)[0] += 1e-3
     save_file(weights, path)
-    assert weights_digest(folder) != before
+    assert compute_weights_digest(folder) != before
 
 
 def test_the_encoders_digest_is_that_of_what_latents_depend_on(model):
-    before = encoders_digest(model)
+    before = digest_encoders(model)
     with torch.no_grad():
         next(model.unet.parameters()).add_(1)
-    assert encoders_digest(model) == before
+    assert digest_encoders(model) == before
     with torch.no_grad():
         next(model.vae.parameters()).add_(1e-3)
-    assert encoders_digest(model) != before
+    assert digest_encoders(model) != before
 
 
 def cut(path: Path) -> None:
@@ -250,8 +250,8 @@ def test_the_unconditional_branch_knows_no_picture_and_no_word():
 
 def test_a_word_is_a_second_token_of_the_context(model):
     embeddings = torch.randn(2, 32, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(context_of(embeddings, model.words, [None, None]), embeddings[:, None])
-    context = context_of(embeddings, model.words, ["static", "pan_left"])
+    assert torch.equal(make_context(embeddings, model.words, [None, None]), embeddings[:, None])
+    context = make_context(embeddings, model.words, ["static", "pan_left"])
     assert torch.equal(context[:, 0], embeddings)
     assert torch.equal(context[:, 1], torch.stack([model.words["static"], model.words["pan_left"]]))
 

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from models.errors import BadInput
 from models.measures.camera import measure_motion
-from models.noise import item_noise, stack_noise
+from models.noise import draw_item_noise, stack_noise
 from models.svd.model import Conditions, VideoModel, denoise, load_facts, load_model
-from models.svd.regions import PARTS, SLIDING, shares, told, told_as, words_in
+from models.svd.regions import PARTS, SLIDING, compute_shares, list_words, told, told_as
 from models.svd.sampling import decode_latents, sample_latents
 from models.weights.names import TINY
 from tasks.footage import Camera, Scene, render_shot
-from tasks.tiny.evaluate import true_clip
+from tasks.tiny.evaluate import render_truth
 
 
 @pytest.fixture
@@ -43,22 +43,25 @@ def test_each_region_is_told_what_a_true_shot_shows_there(motion, row, column):
     pan_or_tilt = {
         "pan_left": -seen.pan, "pan_right": seen.pan, "tilt_down": -seen.tilt, "tilt_up": seen.tilt
     }  # fmt: skip
-    asked = PARTS[int(shares(motion, 5, 5)[:, row, column].argmax())]
+    asked = PARTS[int(compute_shares(motion, 5, 5)[:, row, column].argmax())]
     assert asked == max(pan_or_tilt, key=lambda name: pan_or_tilt[name])
 
 
 @given(st.sampled_from(list(SLIDING)), st.integers(1, 40), st.integers(1, 40))
 def test_shares_add_up_to_one_at_every_place_and_are_fair(motion, height, width):
-    own = shares(motion, height, width)
+    own = compute_shares(motion, height, width)
     assert own.shape == (4, height, width)
     assert torch.allclose(own.sum(0), torch.ones(height, width))
-    assert own.mean((1, 2)) == pytest.approx(shares(motion, height, width).flip(1, 2).mean((1, 2)))
+    assert own.mean((1, 2)) == pytest.approx(compute_shares(motion, height, width).flip(1, 2).mean((1, 2)))
     assert own[:2].sum() == pytest.approx(float(own[2:].sum()), rel=1e-4) or height != width
 
 
 def test_in_a_wide_picture_regions_meet_at_right_angles_in_the_middle():
     """The sides are told most of it, since a zoom moves them the most."""
-    left, right = shares("zoom_in", 4, 8)[PARTS.index("pan_right")], shares("zoom_in", 4, 8)[PARTS.index("pan_left")]
+    left, right = (
+        compute_shares("zoom_in", 4, 8)[PARTS.index("pan_right")],
+        compute_shares("zoom_in", 4, 8)[PARTS.index("pan_left")],
+    )
     assert left[:, 0].tolist() == [1.0] * 4
     assert torch.equal(left.flip(1), right)
     assert float(left.sum() + right.sum()) == 24
@@ -68,9 +71,9 @@ def test_the_word_of_a_motion_says_how_it_is_told():
     assert told_as("zoom_in", ("zoom_in",)) == "regions:zoom_in"
     assert told_as("zoom_in", ()) == "zoom_in"
     assert told_as(None, ("zoom_in",)) is None
-    assert (words_in(None), words_in("static"), words_in("regions:roll")) == ((), ("static",), PARTS)
+    assert (list_words(None), list_words("static"), list_words("regions:roll")) == ((), ("static",), PARTS)
     with pytest.raises(BadInput, match="regions:pan_left: regions make the camera motions zoom_in, zoom_out, roll"):
-        words_in("regions:pan_left")
+        list_words("regions:pan_left")
 
 
 def test_every_place_is_denoised_as_its_own_word_asks(knowing):
@@ -81,7 +84,7 @@ def test_every_place_is_denoised_as_its_own_word_asks(knowing):
     sigma = torch.tensor([2.0])
     with torch.no_grad():
         together = denoise(knowing.unet, noise, sigma, replace(conditions, regions=regions))
-        for part, own in zip(PARTS, shares("zoom_out", 8, 8), strict=True):
+        for part, own in zip(PARTS, compute_shares("zoom_out", 8, 8), strict=True):
             context, _ = told(torch.ones(1, 32), knowing.words, [part], (8, 8))
             alone = denoise(knowing.unet, noise, sigma, replace(conditions, context=context))
             assert torch.allclose(together[..., own == 1], alone[..., own == 1], atol=1e-5)
@@ -123,8 +126,10 @@ def test_a_model_that_lacks_a_part_is_said_to(model):
 def test_the_embedded_model_zooms_and_rolls_by_regions():
     tiny = load_model("tiny")
     assert set(load_facts(TINY).by_regions) == set(SLIDING)
-    pictures = torch.stack([torch.from_numpy(true_clip(201, "static", 0.0, tiny)[0]).permute(2, 0, 1) / 127.5 - 1] * 2)
-    noise = stack_noise([item_noise(0, "1", 0, tiny.latent_shape(8, 64, 64), (64, 64))] * 2)
+    pictures = torch.stack(
+        [torch.from_numpy(render_truth(201, "static", 0.0, tiny)[0]).permute(2, 0, 1) / 127.5 - 1] * 2
+    )
+    noise = stack_noise([draw_item_noise(0, "1", 0, tiny.latent_shape(8, 64, 64), (64, 64))] * 2)
     words = [told_as(motion, tiny.facts.by_regions) for motion in ("zoom_out", "roll")]
     made = sample_latents(tiny, pictures, noise.latents, noise.augmentation, words, steps=6, motion_buckets=[85, 85])
     zoomed, rolled = (measure_motion(decode_latents(tiny, each), [i / 7.0 for i in range(8)]) for each in made)

@@ -11,12 +11,12 @@ from PIL import Image
 from torch import Tensor
 
 from models.errors import BadInput
-from models.noise import Noise, item_noise, stack_noise
+from models.noise import Noise, draw_item_noise, stack_noise
 from models.svd.autoencoder import encode_frames
 from models.svd.edm import euler, karras_sigmas
-from models.svd.model import Conditions, VideoModel, context_of, embed_pictures, load_model, setting
-from models.svd.sampling import decode_latents, guided, sample_latents
-from models.svd.windows import over_windows
+from models.svd.model import Conditions, VideoModel, embed_pictures, load_model, make_context, read_setting
+from models.svd.sampling import decode_latents, guide, sample_latents
+from models.svd.windows import denoise_in_windows
 from models.weights.names import TINY
 from tasks.footage import Camera, Scene, render_shot
 
@@ -40,7 +40,7 @@ def to_tensor(frame: np.ndarray) -> Tensor:
 
 
 def noises(model: VideoModel, count: int, seed: int = 0) -> list[Noise]:
-    return [item_noise(seed, f"item-{n}", 0, model.latent_shape(4, 32, 32), (32, 32)) for n in range(count)]
+    return [draw_item_noise(seed, f"item-{n}", 0, model.latent_shape(4, 32, 32), (32, 32)) for n in range(count)]
 
 
 def sample(model: VideoModel, pictures: Tensor, items: list[Noise], motion: str | None = None, **asked: Any) -> Tensor:
@@ -150,7 +150,7 @@ def test_latents_become_frames(model):
 def test_the_embedded_model_keeps_a_picture_through_its_latents(tiny):
     shot = render_shot(Scene(10_000_001, movers=0), Camera(), 8, size=(64, 64))
     latents = encode_frames(tiny.vae, torch.stack([to_tensor(frame) for frame in shot]))
-    shown = decode_latents(tiny, latents * setting(tiny.vae, "scaling_factor")).astype(float)
+    shown = decode_latents(tiny, latents * read_setting(tiny.vae, "scaling_factor")).astype(float)
     assert 10 * np.log10(255**2 / np.square(shown - shot).mean()) > 22
 
 
@@ -182,7 +182,7 @@ def test_diffusers_own_pipeline_makes_the_same_latents(tiny, guidance, sigma_max
         tiny.vae, tiny.image_encoder, tiny.unet, tiny.scheduler, tiny.feature_extractor
     )
     pipeline.set_progress_bar_config(disable=True)
-    noise = item_noise(0, "item", 0, tiny.latent_shape(8, 64, 64), (64, 64)).latents[None]
+    noise = draw_item_noise(0, "item", 0, tiny.latent_shape(8, 64, 64), (64, 64)).latents[None]
     colour = (200, 60, 20)
     theirs = pipeline(
         Image.new("RGB", (64, 64), colour), 64, 64, num_frames=8, num_inference_steps=4, fps=7, motion_bucket_id=85,
@@ -205,12 +205,14 @@ def test_more_frames_than_the_model_makes_at_once_are_made_in_windows(model):
     noise = torch.randn(1, *model.latent_shape(frames, height, width))
     made = sample_latents(model, pictures, noise, torch.randn_like(pictures), ["pan_left"], steps=3)
     conditions = Conditions(
-        context_of(embed_pictures(model, pictures), model.words, ["pan_left"]),
+        make_context(embed_pictures(model, pictures), model.words, ["pan_left"]),
         encode_frames(model.vae, pictures),
         torch.tensor([[model.facts.fps - 1, model.facts.motion_bucket, 0.0]]),
     )
-    blended = over_windows(guided(model, conditions, model.facts.guidance), model.facts.frames, model.facts.frames // 2)
-    sigmas = karras_sigmas(3, setting(model.scheduler, "sigma_min"), setting(model.scheduler, "sigma_max"))
+    blended = denoise_in_windows(
+        guide(model, conditions, model.facts.guidance), model.facts.frames, model.facts.frames // 2
+    )
+    sigmas = karras_sigmas(3, read_setting(model.scheduler, "sigma_min"), read_setting(model.scheduler, "sigma_max"))
     windows = euler(blended, noise * (sigmas[0] ** 2 + 1).sqrt(), sigmas)
     again = sample_latents(model, pictures, noise, torch.zeros_like(pictures), ["pan_left"], steps=3, noise_aug=0.0)
     assert made.shape == noise.shape
@@ -220,6 +222,6 @@ def test_more_frames_than_the_model_makes_at_once_are_made_in_windows(model):
 def test_a_clip_goes_on_from_a_latent_as_from_the_picture_that_it_is_of(model, pictures):
     items = noises(model, 3)
     usual = sample(model, pictures, items, noise_aug=0.0)
-    latents = encode_frames(model.vae, pictures) * setting(model.vae, "scaling_factor")
+    latents = encode_frames(model.vae, pictures) * read_setting(model.vae, "scaling_factor")
     assert torch.allclose(sample(model, pictures, items, noise_aug=0.0, going_on=latents), usual, atol=1e-5)
     assert (sample(model, pictures, items, noise_aug=0.0, going_on=latents.flip(0)) - usual).abs().max() > 1e-3

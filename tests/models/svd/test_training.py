@@ -12,11 +12,11 @@ from models.svd.training import (
     Batch,
     StepSettings,
     TrainingState,
+    crop_randomly,
     diffusion_loss,
     learning_rate_at,
     new_state,
     probe_error,
-    random_crop,
     step_generator,
 )
 
@@ -109,7 +109,7 @@ def test_latents_and_pictures_are_cropped_to_the_same_square():
     place = rows * 9 + columns
     corners = set()
     for step in range(60):
-        latents, pictures = random_crop(
+        latents, pictures = crop_randomly(
             place.expand(2, 4, 3, 6, 9), place.expand(2, 3, 6, 9), 4, step_generator(0, step)
         )
         assert latents.shape == (2, 4, 3, 4, 4)
@@ -120,7 +120,7 @@ def test_latents_and_pictures_are_cropped_to_the_same_square():
 
 def test_without_a_crop_latents_stay_as_they_are():
     batch = make_batch()
-    latents, pictures = random_crop(batch.latents, batch.pictures, None, step_generator(0, 0))
+    latents, pictures = crop_randomly(batch.latents, batch.pictures, None, step_generator(0, 0))
     assert latents is batch.latents
     assert pictures is batch.pictures
 

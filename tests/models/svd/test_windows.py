@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from models.errors import BadInput
-from models.svd.windows import over_windows, triangle, windows_of
+from models.svd.windows import denoise_in_windows, split_windows, triangle
 
 
 @given(st.integers(1, 80), st.integers(1, 25), st.integers(0, 24))
 def test_windows_cover_every_frame_in_order_and_are_of_the_models_length(frames, native, overlap):
     overlap = min(overlap, native - 1)
-    windows = windows_of(frames, native, overlap)
+    windows = split_windows(frames, native, overlap)
     assert {frame for window in windows for frame in window} == set(range(frames))
     assert all(len(window) == min(native, frames) for window in windows)
     assert all(len(set(one) & set(other)) >= overlap for one, other in pairwise(windows))
@@ -23,14 +23,14 @@ def test_windows_cover_every_frame_in_order_and_are_of_the_models_length(frames,
 
 
 def test_the_windows_of_a_long_clip_are_these():
-    assert windows_of(14, 8, 4) == [range(8), range(4, 12), range(6, 14)]
-    assert windows_of(16, 8, 0) == [range(8), range(8, 16)]
-    assert windows_of(5, 8, 4) == [range(5)]
+    assert split_windows(14, 8, 4) == [range(8), range(4, 12), range(6, 14)]
+    assert split_windows(16, 8, 0) == [range(8), range(8, 16)]
+    assert split_windows(5, 8, 4) == [range(5)]
 
 
 def test_windows_that_would_not_move_on_are_refused():
     with pytest.raises(BadInput, match="give 0 to 7"):
-        windows_of(20, 8, 8)
+        split_windows(20, 8, 8)
 
 
 def test_weights_are_a_triangle():
@@ -44,13 +44,13 @@ def test_a_denoiser_of_single_frames_is_the_same_over_windows():
     def denoise(latents: Tensor, sigma: Tensor) -> Tensor:
         return latents / (1 + sigma)
 
-    blended = over_windows(denoise, 8, 4)(noisy, torch.tensor(2.0))
+    blended = denoise_in_windows(denoise, 8, 4)(noisy, torch.tensor(2.0))
     assert torch.allclose(blended, noisy / 3, atol=1e-6)
 
 
 def test_where_windows_disagree_the_one_nearer_its_middle_counts_more():
     numbers = iter((0.0, 1.0))
-    blended = over_windows(lambda noisy, _: torch.full_like(noisy, next(numbers)), 8, 4)
+    blended = denoise_in_windows(lambda noisy, _: torch.full_like(noisy, next(numbers)), 8, 4)
     frames = blended(torch.zeros(1, 12, 1, 1, 1), torch.tensor(1.0)).flatten()
     assert frames.tolist() == pytest.approx([0, 0, 0, 0, 0.2, 0.4, 0.6, 0.8, 1, 1, 1, 1])
 
@@ -62,5 +62,5 @@ def test_a_window_is_denoised_in_its_own_frames():
         seen.append(noisy.shape[1])
         return noisy
 
-    over_windows(denoise, 8, 2)(torch.zeros(1, 30, 1, 1, 1), torch.tensor(1.0))
+    denoise_in_windows(denoise, 8, 2)(torch.zeros(1, 30, 1, 1, 1), torch.tensor(1.0))
     assert seen == [8] * 5

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torchvision.models.optical_flow import Raft_Large_Weights
 
 from models.errors import BadModel
-from models.weights.conversions import PUBLISHED, bringing
+from models.weights.conversions import PUBLISHED, make_download_command
 from models.weights.hub_cache import find_model
 
 
@@ -35,7 +35,7 @@ def test_the_command_brings_the_weights_and_makes_them_a_safetensors_file(
     with pytest.raises(BadModel) as missing:
         find_model(str(target))
     command = str(missing.value).split("`")[1]
-    assert command == bringing(target)
+    assert command == make_download_command(target)
     subprocess.run(["sh", "-c", command], env=os.environ | {"TORCH_HOME": str(tmp_path / "hub")}, check=True)
     made = load_file(target)
     assert {name: torch.equal(made[name], tensor) for name, tensor in weights.items()} == dict.fromkeys(weights, True)
@@ -43,6 +43,6 @@ def test_the_command_brings_the_weights_and_makes_them_a_safetensors_file(
 
 
 def test_weights_of_another_name_have_no_command(tmp_path: Path):
-    assert bringing(tmp_path / "mine.safetensors") is None
+    assert make_download_command(tmp_path / "mine.safetensors") is None
     with pytest.raises(BadModel, match=r"docs/weights\.md says how to make it"):
         find_model(str(tmp_path / "mine.safetensors"))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from models.weights.files import read_files, weight_bytes, weights_in
+from models.weights.files import find_weights, read_files, weight_bytes
 
 PLAIN, HALF = "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors"
 
@@ -16,7 +16,7 @@ def put(folder: Path, *names: str) -> None:
 
 
 def found(folder: Path) -> tuple[list[str], str | None]:
-    weights = weights_in(folder)
+    weights = find_weights(folder)
     assert weights is not None
     return [path.name for path in weights.files], weights.variant
 
@@ -32,7 +32,7 @@ def test_plain_weights_go_before_the_half_precision_that_lies_beside_them(tmp_pa
 
 def test_a_folder_without_safetensors_of_a_network_has_no_weights(tmp_path: Path):
     put(tmp_path, "tokenizer.json", "pytorch_model.bin", "svd_xt.safetensors")
-    assert weights_in(tmp_path) is None
+    assert find_weights(tmp_path) is None
     assert weight_bytes(tmp_path) == 0
 
 

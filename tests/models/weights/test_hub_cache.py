@@ -9,7 +9,14 @@ from safetensors.torch import save_file
 from transformers import AutoTokenizer, BlipForConditionalGeneration, CLIPModel
 
 from models.errors import BadModel
-from models.weights.hub_cache import find_model, given_name, load_part, located, missing_models, read_weights
+from models.weights.hub_cache import (
+    find_model,
+    list_missing_models,
+    load_part,
+    locate_model,
+    read_weights,
+    resolve_name,
+)
 from tests.hub_cache import COMMIT, cached
 from tests.small_models import save_clip, save_tokenizer
 
@@ -96,22 +103,22 @@ def test_what_is_no_safetensors_file_is_refused(tmp_path: Path):
 
 def test_names_of_the_hub_stay_and_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    assert given_name("org/clip@main") == "org/clip@main"
-    assert given_name("craft.safetensors") == "craft.safetensors"
-    assert given_name("models/clip") == str(tmp_path / "models/clip")
-    assert given_name("./odd@name") == str(tmp_path / "odd@name")
+    assert resolve_name("org/clip@main") == "org/clip@main"
+    assert resolve_name("craft.safetensors") == "craft.safetensors"
+    assert resolve_name("models/clip") == str(tmp_path / "models/clip")
+    assert resolve_name("./odd@name") == str(tmp_path / "odd@name")
     with pytest.raises(ValueError, match="must name a model"):
-        given_name(" ")
+        resolve_name(" ")
 
 
 def test_a_bare_name_lies_in_the_folder_of_weights():
-    assert located("craft.safetensors", Path("/weights")) == "/weights/craft.safetensors"
-    assert located("/elsewhere/craft.safetensors", Path("/weights")) == "/elsewhere/craft.safetensors"
-    assert located("gpt2@main", Path("/weights")) == "gpt2@main"
+    assert locate_model("craft.safetensors", Path("/weights")) == "/weights/craft.safetensors"
+    assert locate_model("/elsewhere/craft.safetensors", Path("/weights")) == "/elsewhere/craft.safetensors"
+    assert locate_model("gpt2@main", Path("/weights")) == "gpt2@main"
 
 
 def test_everything_missing_is_told_at_once(hub_cache: Path, clip: Path):
-    lines = missing_models([("a", "org/clip@main"), ("b", str(clip)), ("c", "/nowhere/craft.safetensors")])
+    lines = list_missing_models([("a", "org/clip@main"), ("b", str(clip)), ("c", "/nowhere/craft.safetensors")])
     assert [line.split(":")[0] for line in lines] == ["a", "c"]
 
 

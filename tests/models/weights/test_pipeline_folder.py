@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from models.errors import BadInput, BadModel
 from models.families import animatediff, ltx, svd
-from models.families.known import FAMILIES, family_of
+from models.families.known import FAMILIES, find_family
 from models.families.text_to_picture import load
 from models.weights.pipeline_folder import load_pipeline
 from tests.small_families import drawing_pipeline, ltx_parts, save
@@ -36,22 +36,22 @@ def test_a_folder_is_of_the_family_whose_class_it_names(tmp_path: Path) -> None:
     for family in FAMILIES:
         for name in family.PIPELINES:
             (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": name}))
-            assert family_of(tmp_path)[0] is family
+            assert find_family(tmp_path)[0] is family
 
 
 def test_an_unknown_class_is_refused_by_its_name_and_the_known_ones(folder: Path) -> None:
     edit_index(folder, _class_name="MochiPipeline")
     with pytest.raises(BadModel, match="class is MochiPipeline; the known ones are AnimateDiffPipeline, CogVideoX"):
-        family_of(folder)
+        find_family(folder)
 
 
 def test_a_folder_without_an_index_or_with_a_broken_one_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="no model there"):
-        family_of(tmp_path)
+        find_family(tmp_path)
     for text in ("{", "[]"):
         (tmp_path / "model_index.json").write_text(text)
         with pytest.raises(BadModel, match="not"):
-            family_of(tmp_path)
+            find_family(tmp_path)
 
 
 def test_a_folder_of_another_family_is_refused_by_its_class(folder: Path) -> None:
@@ -134,4 +134,4 @@ def test_a_tokenizer_that_only_an_absent_package_reads_is_refused_by_that_packag
 
 def test_rules_of_a_folder_without_configurations_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BadModel, match=r"config\.json: the file is missing"):
-        svd.rules_of(tmp_path)
+        svd.read_rules(tmp_path)

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tasks.caching import lineage_of
+from tasks.caching import make_lineage
 from tasks.curate import scan, split
 from tasks.curate.video_manifests import VideoManifests
-from tasks.manifest import ManifestRef, table_of, write_manifest
+from tasks.manifest import ManifestRef, make_table, write_manifest
 from tests.frame_stores import write_frames
 
 cv2.setNumThreads(1)
@@ -83,7 +83,7 @@ class Dataset:
 
     def _write(self, folder: str, name: str, step: scan.Step, rows: list[dict]) -> ManifestRef:
         path = self.root / "manifests" / folder / f"{name}.parquet"
-        return write_manifest(path, table_of(rows, step.schema), lineage_of(step, None, [name]))
+        return write_manifest(path, make_table(rows, step.schema), make_lineage(step, None, [name]))
 
 
 @pytest.fixture

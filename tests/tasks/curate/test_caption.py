@@ -7,13 +7,13 @@ import pytest
 from prefect.cache_policies import NO_CACHE
 
 from models.errors import BadModel
-from tasks.curate.caption import answered, caption_clips, spread
-from tasks.curate.caption_writers import CaptionConfig, EndpointConfig, missing_key, models_of
+from tasks.curate.caption import ask_all, caption_clips, spread_frames
+from tasks.curate.caption_writers import CaptionConfig, EndpointConfig, find_missing_key, list_models
 from tasks.curate.look import LookConfig, measure_look
 from tasks.curate.motion import MotionConfig, measure_motion
 from tasks.curate.text import TextConfig, find_text
-from tasks.curate.video_manifests import adding
-from tasks.footage import Camera, Scene, render_shot, text_card
+from tasks.curate.video_manifests import add_manifests
+from tasks.footage import Camera, Scene, render_shot, render_title
 from tasks.manifest import read_rows
 from tests.chat_server import Server, said, serving
 from tests.small_models import save_image_captioner, save_video_captioner, save_writer
@@ -25,13 +25,13 @@ def caption(dataset, *videos, config: CaptionConfig | None = None):
     looks = measure_look.fn(root, LookConfig(), listed)
     motions = measure_motion.fn(root, MotionConfig(), listed)
     texts = find_text.fn(root, TextConfig(), listed)
-    measured = adding(listed, look=looks, motion=motions, text=texts)
+    measured = add_manifests(listed, look=looks, motion=motions, text=texts)
     return caption_clips.fn(root, config or CaptionConfig(), measured)
 
 
 def test_clips_are_captioned_from_their_own_measures(dataset):
     pan = render_shot(Scene(2), Camera(pan=0.3), 48, size=(96, 64))
-    card = text_card(["HELLO", "WORLD"], 12, (96, 64))
+    card = render_title(["HELLO", "WORLD"], 12, (96, 64))
     (ref,) = caption(dataset, dataset.add("a", [pan, card], every=12))
     first, second = read_rows(ref)
     assert first["caption"].startswith("For 2.0 seconds, the camera pans right across a ")
@@ -133,15 +133,15 @@ def test_a_clip_without_frames_is_its_own_error(dataset, flat, models: Path):
 
 def test_the_middle_frame_is_described_and_the_video_by_frames_spread_over_it():
     times = [0.0, 0.04, 0.5, 1.0, 1.5, 2.0]
-    assert spread(times, 1) == [3]
-    assert spread(times, 3) == [0, 3, 5]
-    assert spread(times, 5) == [0, 2, 3, 4, 5]
-    assert spread([1.0], 4) == [0, 0, 0, 0]
+    assert spread_frames(times, 1) == [3]
+    assert spread_frames(times, 3) == [0, 3, 5]
+    assert spread_frames(times, 5) == [0, 2, 3, 4, 5]
+    assert spread_frames([1.0], 4) == [0, 0, 0, 0]
 
 
 def test_errors_and_nothing_are_not_asked_about():
     failed = BadModel("no.")
-    assert answered(["a", None, failed, "b"], lambda items: [f"{item}!" for item in items]) == [
+    assert ask_all(["a", None, failed, "b"], lambda items: [f"{item}!" for item in items]) == [
         "a!",
         None,
         failed,
@@ -153,7 +153,7 @@ def test_what_goes_wrong_with_all_is_told_of_each():
     def broken(items: object) -> list[str]:
         raise BadModel("not a model.")
 
-    assert [str(answer) for answer in answered(["a", None, "b"], broken)] == ["not a model.", "None", "not a model."]
+    assert [str(answer) for answer in ask_all(["a", None, "b"], broken)] == ["not a model.", "None", "not a model."]
 
 
 @pytest.fixture
@@ -199,9 +199,9 @@ def test_the_key_comes_from_the_environment_and_is_written_nowhere(
     dataset, flat, server: Server, monkeypatch: pytest.MonkeyPatch
 ):
     config = at(server, key_env="CAPTION_KEY")
-    assert ["CAPTION_KEY" in line for line in missing_key(config)] == [True]
+    assert ["CAPTION_KEY" in line for line in find_missing_key(config)] == [True]
     monkeypatch.setenv("CAPTION_KEY", "very-secret")
-    assert missing_key(config) == []
+    assert find_missing_key(config) == []
     caption(dataset, dataset.add("a", [flat(12)]), config=config)
     assert {headers["authorization"] for headers in server.headers} == {"Bearer very-secret"}
     written = [path.read_bytes() for path in dataset.root.rglob("*") if path.is_file()]
@@ -216,8 +216,8 @@ def test_how_patiently_a_server_is_asked_changes_no_caption(dataset, flat, serve
 
 
 def test_models_of_this_process_are_named_and_a_servers_are_not(models: Path, server: Server):
-    assert set(models_of(in_process(models))) == {"model", "image_model", "video_model"}
-    assert models_of(at(server)) == models_of(CaptionConfig()) == {}
+    assert set(list_models(in_process(models))) == {"model", "image_model", "video_model"}
+    assert list_models(at(server)) == list_models(CaptionConfig()) == {}
 
 
 def test_the_step_goes_by_its_name():

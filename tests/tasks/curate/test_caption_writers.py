@@ -5,7 +5,7 @@ import pytest
 from pydantic import ValidationError
 
 from models.errors import BadInput
-from tasks.curate.caption_writers import CaptionConfig, EndpointConfig, server_of
+from tasks.curate.caption_writers import CaptionConfig, EndpointConfig, make_endpoint
 from tests.declared import declared
 
 
@@ -32,7 +32,7 @@ def test_a_relative_path_of_a_network_becomes_absolute_and_a_servers_name_stays(
 def test_a_key_that_the_environment_does_not_hold_is_asked_for(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("CAPTION_KEY", raising=False)
     with pytest.raises(BadInput, match="the environment has no CAPTION_KEY"):
-        server_of(EndpointConfig(key_env="CAPTION_KEY"), "m")
+        make_endpoint(EndpointConfig(key_env="CAPTION_KEY"), "m")
 
 
 def test_the_settings_have_these_defaults_and_bounds():

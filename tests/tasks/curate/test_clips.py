@@ -13,10 +13,10 @@ from prefect.cache_policies import NO_CACHE
 
 from models.errors import BadMedia
 from tasks.curate import clips
-from tasks.curate.clip_cutting import Packet, copied_span, inspect_clip
-from tasks.curate.clips import SCHEMA, STEP, ClipsConfig, Cutting, SourceSpans, Span, cut_clips, gather_cuts, spans_of
-from tasks.manifest import file_digest, read_rows
-from tasks.video import SourceVideo, ffmpeg_exe, open_video, read_frames, run_ffmpeg, upright, write_video
+from tasks.curate.clip_cutting import Packet, choose_packets, inspect_clip
+from tasks.curate.clips import SCHEMA, STEP, ClipsConfig, Cutting, SourceSpans, Span, cut_clips, gather_cuts, list_spans
+from tasks.manifest import digest_file, read_rows
+from tasks.video import SourceVideo, find_ffmpeg, make_upright, open_video, read_frames, run_ffmpeg, write_video
 from tests.declared import declared
 
 FRAMES, KEYFRAMES_EVERY, FPS = 144, 12, 24
@@ -38,7 +38,7 @@ def numbered(count: int) -> np.ndarray:
 
 def numbers(path: Path) -> list[int]:
     """The numbers on all frames of a file, in the order in which they are shown."""
-    shown = [upright(frame) for _, frame in read_frames(path)]
+    shown = [make_upright(frame) for _, frame in read_frames(path)]
     halves = [(picture[8:56, 8:40].mean(), picture[8:56, 56:88].mean()) for picture in shown]
     return [round((low - 8) / 15) + 16 * round((high - 8) / 15) for low, high in halves]
 
@@ -56,7 +56,7 @@ def make(plain: Path) -> Make:
 
     def convert(name: str, *options: str, source: Path = plain, before: tuple[str, ...] = ()) -> Path:
         target = plain.with_name(name)
-        command = [ffmpeg_exe(), "-loglevel", "error", "-y", *before, "-i", str(source), *options, str(target)]
+        command = [find_ffmpeg(), "-loglevel", "error", "-y", *before, "-i", str(source), *options, str(target)]
         run_ffmpeg(command, None, name)
         return target
 
@@ -87,7 +87,7 @@ def shots(path: Path, cuts: tuple[int, ...] = CUTS) -> SourceSpans:
         Span(f"clip-{a}-{b}", f"{time_base.numerator}/{time_base.denominator}", edges[a], edges[b], b - a)
         for a, b in pairwise(cuts)
     ]
-    video = SourceVideo(video_id="v", path=path, digest=file_digest(path), duration_s=6.0, width=96, height=64)
+    video = SourceVideo(video_id="v", path=path, digest=digest_file(path), duration_s=6.0, width=96, height=64)
     return SourceSpans(video, tuple(spans))
 
 
@@ -183,7 +183,7 @@ def test_a_turned_picture_stays_turned_in_a_copy_and_is_upright_in_a_new_encodin
         row = cut(tmp_path, shots(path), mode)[0]
         _, frame = next(read_frames(tmp_path / row["cut_path"]))
         assert (frame.width, frame.height) == stored
-        assert upright(frame).shape == upright(first).shape
+        assert make_upright(frame).shape == make_upright(first).shape
 
 
 def test_a_shot_without_two_keyframes_is_a_row_with_the_reason(source: Path, tmp_path: Path):
@@ -227,7 +227,7 @@ def test_a_clip_that_is_there_already_is_not_cut_again(source: Path, tmp_path: P
 def test_the_same_clip_has_the_same_bytes(source: Path, tmp_path: Path, mode: str):
     one, two = (cut(tmp_path / folder, shots(source), mode) for folder in "ab")
     assert [row["cut_sha256"] for row in one] == [row["cut_sha256"] for row in two]
-    assert one[0]["cut_sha256"] == file_digest(tmp_path / "a" / one[0]["cut_path"])
+    assert one[0]["cut_sha256"] == digest_file(tmp_path / "a" / one[0]["cut_path"])
 
 
 def test_a_slow_cut_is_given_up_and_leaves_nothing(source: Path, tmp_path: Path):
@@ -246,8 +246,10 @@ def test_only_kept_clips_are_cut_unless_all_are_asked_for(source: Path, tmp_path
         for n in (2, 1, 0)
     ]
     other = video.model_copy(update={"video_id": "w"})
-    assert [[span.clip_id for span in found.spans] for found in spans_of([video, other], clips, "kept")] == [["c1"]]
-    assert [[span.clip_id for span in found.spans] for found in spans_of([video], clips, "all")] == [["c0", "c1", "c2"]]
+    assert [[span.clip_id for span in found.spans] for found in list_spans([video, other], clips, "kept")] == [["c1"]]
+    assert [[span.clip_id for span in found.spans] for found in list_spans([video], clips, "all")] == [
+        ["c0", "c1", "c2"]
+    ]
 
 
 def test_the_table_has_the_clips_of_all_sources(source: Path, tmp_path: Path):
@@ -263,11 +265,11 @@ def test_the_table_has_the_clips_of_all_sources(source: Path, tmp_path: Path):
 def test_the_frames_before_an_ending_keyframe_that_need_it_are_left_out():
     packets = [Packet(0, True), Packet(2, False), Packet(1, False), Packet(5, True), Packet(3, False), Packet(4, False)]
     packets += [Packet(7, False), Packet(6, False), Packet(9, True), Packet(8, False)]
-    cut = copied_span(packets, 0, 9, "x")
+    cut = choose_packets(packets, 0, 9, "x")
     assert (cut.start_pts, cut.end_pts, cut.shown, cut.skipped) == (0, 8, (0, 1, 2, 3, 4, 5, 6, 7), ())
-    cut = copied_span(packets, 1, 10, "x")
+    cut = choose_packets(packets, 1, 10, "x")
     assert (cut.start_pts, cut.end_pts, cut.shown, cut.skipped) == (5, 10, (5, 6, 7, 8, 9), ())
-    cut = copied_span(packets, 0, 6, "x")
+    cut = choose_packets(packets, 0, 6, "x")
     assert (cut.end_pts, cut.shown) == (3, (0, 1, 2))
 
 

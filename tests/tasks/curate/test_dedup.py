@@ -10,23 +10,23 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from prefect.cache_policies import NO_CACHE
 
-from tasks.caching import lineage_of
+from tasks.caching import make_lineage
 from tasks.curate import split
 from tasks.curate.dedup import (
     SCHEMA,
     Band,
     DedupConfig,
     Links,
-    bands_for,
-    candidates,
+    choose_bands,
+    find_candidates,
     group_clips,
     group_duplicates,
-    hashes_of,
     link_embeddings,
     link_hashes,
+    parse_hashes,
 )
 from tasks.curate.look import LookConfig, measure_look
-from tasks.curate.video_manifests import adding
+from tasks.curate.video_manifests import add_manifests
 from tasks.footage import Camera, Scene, render_shot
 from tasks.manifest import read_manifest, read_rows, write_manifest
 from tests.declared import declared
@@ -99,7 +99,7 @@ def test_a_clip_without_hashes_is_like_no_other():
 
 def test_hashes_are_read_as_sixty_four_bits():
     column = pa.chunked_array([[["ffffffffffffffff", "0" * 16, "8000000000000000"]]], pa.list_(pa.string()))
-    assert hashes_of(column).tolist() == [[2**64 - 1, 0, 2**63]]
+    assert parse_hashes(column).tolist() == [[2**64 - 1, 0, 2**63]]
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=12), st.integers(1, 4))
@@ -138,7 +138,7 @@ def test_groups_are_those_that_comparing_each_with_each_gives(data: st.DataObjec
 @pytest.mark.parametrize("count", [10, 10_000, 1_000_000])
 @pytest.mark.parametrize("limit", range(0, 32, 5))
 def test_bands_cover_the_hash_and_let_no_alike_pair_through(count: int, limit: int):
-    bands = bands_for(count, limit)
+    bands = choose_bands(count, limit)
     assert [band.start for band in bands] == np.cumsum([0, *(band.width for band in bands)])[:-1].tolist()
     assert sum(band.width for band in bands) == 64
     # Were every band further apart than its radius, the hashes would be further apart than the limit.
@@ -147,7 +147,7 @@ def test_bands_cover_the_hash_and_let_no_alike_pair_through(count: int, limit: i
 
 def test_candidates_are_the_pairs_of_near_buckets_each_once():
     values = np.sort(np.random.default_rng(5).integers(0, 64, 50))
-    chunks = candidates(values, Band(0, 6, 2))
+    chunks = find_candidates(values, Band(0, 6, 2))
     found = [tuple(sorted(pair)) for a, b in chunks for pair in zip(a.tolist(), b.tolist(), strict=True)]
     near = [(i, j) for i, j in combinations(range(50), 2) if np.bitwise_count(values[i] ^ values[j]) <= 2]
     assert sorted(found) == near
@@ -194,11 +194,11 @@ def test_embeddings_come_from_similarity_where_it_has_run(dataset):
     for cut in (video.split for video in videos):
         rows = {"clip_id": read_manifest(cut)["clip_id"], "embedding": pa.array([[1.0, 1.0]], pa.list_(pa.float32()))}
         path = dataset.root / "manifests" / "similarity" / cut.path.name
-        seen.append(write_manifest(path, pa.table(rows), lineage_of(split.STEP, None, [cut.digest])))
-    looked = adding(videos, look=looks)
+        seen.append(write_manifest(path, pa.table(rows), make_lineage(split.STEP, None, [cut.digest])))
+    looked = add_manifests(videos, look=looks)
     without = group_duplicates.fn(dataset.root, CONFIG, looked)
     assert [row["dedup_group"] for row in read_rows(without)] == [None, None]
-    compared = group_duplicates.fn(dataset.root, CONFIG, adding(looked, similarity=seen))
+    compared = group_duplicates.fn(dataset.root, CONFIG, add_manifests(looked, similarity=seen))
     found = [row["dedup_group"] for row in read_rows(compared)]
     assert found[0] is not None
     assert found[0] == found[1]
@@ -211,7 +211,7 @@ def test_a_copy_smaller_lighter_and_compressed_is_found_in_another_file(dataset)
     copy = np.clip(shot(2, (96, 64)) * 1.08 + 6.0, 0, 255).astype(np.uint8)
     videos = [dataset.add("a", [shot(1), shot(2)], every=6), dataset.add("b", [copy, shot(3, (96, 64))], every=6)]
     looks = measure_look.fn(dataset.root, LookConfig(), videos)
-    looked = adding(videos, look=looks)
+    looked = add_manifests(videos, look=looks)
     first, again = (group_duplicates.fn(dataset.root, CONFIG, looked) for _ in range(2))
     rows = read_rows(first)
     assert [row["dedup_group"] for row in rows] == [None, rows[1]["clip_id"], rows[1]["clip_id"], None]

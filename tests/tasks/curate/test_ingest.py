@@ -7,7 +7,7 @@ import fsspec
 import pytest
 from prefect.cache_policies import NO_CACHE
 
-from tasks.curate.ingest import SCHEMA, STEP, IngestConfig, ingest_videos, source_videos
+from tasks.curate.ingest import SCHEMA, STEP, IngestConfig, ingest_videos, list_videos
 from tasks.footage import Camera, Scene, render_shot
 from tasks.manifest import ManifestRef, read_rows
 from tasks.video import write_video
@@ -114,7 +114,7 @@ def test_rows_are_ordered_by_path(tmp_path: Path, folder: Path):
 
 
 def test_the_next_step_gets_each_readable_video_once(tmp_path: Path, folder: Path):
-    videos = source_videos(tmp_path / "data", ingest(tmp_path / "data", folder))
+    videos = list_videos(tmp_path / "data", ingest(tmp_path / "data", folder))
     assert [video.path.name for video in videos] == ["again.MOV", "other.mp4"]
     assert (videos[0].width, videos[0].height, videos[0].duration_s) == (96, 64, 0.5)
     assert videos[0].video_id == videos[0].digest[:16]
@@ -162,7 +162,7 @@ def test_a_url_is_fetched_and_read_and_one_that_fails_is_a_row(tmp_path: Path, c
     }
     digest = hashlib.sha256(clip).hexdigest()
     assert (rows["a.mp4"]["source"], rows["a.mp4"]["path"]) == ("memory://films/a.mp4", f"sources/{digest[:32]}.mp4")
-    (video,) = source_videos(tmp_path / "data", ref)
+    (video,) = list_videos(tmp_path / "data", ref)
     assert video.path.read_bytes() == clip
 
 

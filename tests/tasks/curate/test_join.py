@@ -6,11 +6,11 @@ import pyarrow as pa
 import pytest
 from prefect.cache_policies import NO_CACHE
 
-from tasks.caching import Step, lineage_of
+from tasks.caching import Step, make_lineage
 from tasks.curate import ingest
-from tasks.curate.join import SCHEMA, changes_of, join_measures, videos_schema
+from tasks.curate.join import SCHEMA, changes_of, join_measures, make_videos_schema
 from tasks.curate.video_manifests import VideoManifests
-from tasks.manifest import ERROR_FIELDS, ManifestRef, read_lineage, read_manifest, read_rows, table_of, write_manifest
+from tasks.manifest import ERROR_FIELDS, ManifestRef, make_table, read_lineage, read_manifest, read_rows, write_manifest
 
 FIXED_NAMES = {
     *("clip_id", "video_id", "source", "time_base", "fps", "width", "height", "frames"),
@@ -24,14 +24,14 @@ def ingested(root: Path, *rows: dict[str, Any]) -> ManifestRef:
     """An ingest of files given by what matters of them: by default all can be read."""
     whole = [{"status": "ok", "digest": row["video_id"], "attempt": 1} | row for row in rows]
     path = root / "manifests" / "ingest" / "all.parquet"
-    return write_manifest(path, table_of(whole, ingest.SCHEMA), lineage_of(ingest.STEP, None, []))
+    return write_manifest(path, make_table(whole, ingest.SCHEMA), make_lineage(ingest.STEP, None, []))
 
 
 def measured(root: Path, name: str, column: pa.Field, rows: list[dict[str, Any]]) -> ManifestRef:
     """The manifest of a step that measures one column."""
     step = Step(name, 1, pa.schema([("clip_id", pa.string()), column, *ERROR_FIELDS]))
     path = root / "manifests" / name / f"{len(rows)}.parquet"
-    return write_manifest(path, table_of(rows, step.schema), lineage_of(step, None, []))
+    return write_manifest(path, make_table(rows, step.schema), make_lineage(step, None, []))
 
 
 def join(dataset, files: ManifestRef, *videos: VideoManifests) -> ManifestRef:
@@ -171,7 +171,7 @@ def test_the_same_inputs_are_joined_once(dataset, flat):
 
 
 def test_the_error_stands_last_in_videos():
-    names = videos_schema(ingest.SCHEMA).names
+    names = make_videos_schema(ingest.SCHEMA).names
     assert names[-3:] == [field.name for field in ERROR_FIELDS]
     assert len(names) == len(set(names))
 

@@ -9,11 +9,11 @@ from models.measures.quality import Bars
 from tasks.curate.look import (
     PALETTE,
     LookConfig,
-    columns_of,
+    describe_look,
+    hash_frame,
     measure_look,
-    named_colours,
-    perceptual_hash,
-    quality_of,
+    measure_quality,
+    name_colours,
 )
 from tasks.footage import Camera, Scene, render_shot
 from tasks.manifest import read_rows
@@ -37,41 +37,41 @@ def test_a_hash_survives_what_copies_go_through(seed: int):
     lighter = np.clip(frame * 1.1 + 8, 0, 255).astype(np.uint8)
     _, jpeg = cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, 25])
     copies: list[Any] = [smaller, lighter, cv2.imdecode(jpeg, cv2.IMREAD_COLOR)]
-    own = perceptual_hash(frame)
-    assert [distance(own, perceptual_hash(copy)) <= 6 for copy in copies] == [True] * 3
+    own = hash_frame(frame)
+    assert [distance(own, hash_frame(copy)) <= 6 for copy in copies] == [True] * 3
 
 
 def test_different_pictures_have_distant_hashes():
-    hashes = [perceptual_hash(scene(seed)) for seed in range(8)]
+    hashes = [hash_frame(scene(seed)) for seed in range(8)]
     distances = [distance(a, b) for i, a in enumerate(hashes) for b in hashes[:i]]
     assert min(distances) > 14
     assert 24 < np.mean(distances) < 40
 
 
 def test_a_hash_has_sixteen_hexadecimal_digits():
-    assert len(perceptual_hash(scene(0))) == 16
-    assert perceptual_hash(np.zeros((9, 9, 3), np.uint8)) == perceptual_hash(np.zeros((64, 80, 3), np.uint8))
+    assert len(hash_frame(scene(0))) == 16
+    assert hash_frame(np.zeros((9, 9, 3), np.uint8)) == hash_frame(np.zeros((64, 80, 3), np.uint8))
 
 
 @pytest.mark.parametrize(("name", "rgb"), PALETTE.items())
 def test_every_colour_is_called_by_its_name(name: str, rgb: tuple[int, int, int]):
-    assert named_colours(np.full((20, 30, 3), rgb, np.uint8), CONFIG) == [name]
+    assert name_colours(np.full((20, 30, 3), rgb, np.uint8), CONFIG) == [name]
 
 
 def test_colours_come_in_order_of_their_share():
     frame = np.full((60, 100, 3), PALETTE["blue"], np.uint8)
     frame[:, :30] = PALETTE["orange"]
     frame[:6, :] = PALETTE["white"]
-    assert named_colours(frame, CONFIG) == ["blue", "orange"]
-    assert named_colours(frame, LookConfig(max_colours=1)) == ["blue"]
-    assert named_colours(frame, LookConfig(min_colour_share=0.5)) == ["blue"]
-    assert named_colours(frame, LookConfig(max_colours=3, min_colour_share=0.05)) == ["blue", "orange", "white"]
+    assert name_colours(frame, CONFIG) == ["blue", "orange"]
+    assert name_colours(frame, LookConfig(max_colours=1)) == ["blue"]
+    assert name_colours(frame, LookConfig(min_colour_share=0.5)) == ["blue"]
+    assert name_colours(frame, LookConfig(max_colours=3, min_colour_share=0.05)) == ["blue", "orange", "white"]
 
 
 def test_brightness_and_contrast_are_those_of_luma():
     frames = np.zeros((3, 40, 60, 3), np.uint8)
     frames[1, :, 30:] = 200
-    found = columns_of(frames, CONFIG)
+    found = describe_look(frames, CONFIG)
     assert found["brightness"] == pytest.approx(100 / 3, abs=0.01)
     assert found["contrast"] == pytest.approx(100, abs=0.01)
 
@@ -79,10 +79,10 @@ def test_brightness_and_contrast_are_those_of_luma():
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_there_are_three_hashes_whatever_the_number_of_frames(count: int):
     frames = render_shot(Scene(2), Camera(pan=1.0), count, 2.0, (96, 64))
-    hashes = columns_of(frames, CONFIG)["phash"]
+    hashes = describe_look(frames, CONFIG)["phash"]
     assert len(hashes) == 3
-    assert hashes[0] == perceptual_hash(frames[0])
-    assert hashes[2] == perceptual_hash(frames[-1])
+    assert hashes[0] == hash_frame(frames[0])
+    assert hashes[2] == hash_frame(frames[-1])
 
 
 def test_a_flat_clip_is_told_from_a_picture(dataset, flat):
@@ -121,10 +121,12 @@ def test_all_stored_frames_decide_on_bars_and_not_three_of_them(dataset):
 def test_quality_is_that_of_the_middling_frame_inside_the_bars():
     sharp = scene(1, (640, 360))
     blurred = cv2.GaussianBlur(sharp, (0, 0), 4)
-    found = [quality_of(np.stack(f), (640, 360)) for f in ([sharp], [sharp, blurred, sharp], [blurred, sharp, blurred])]
+    found = [
+        measure_quality(np.stack(f), (640, 360)) for f in ([sharp], [sharp, blurred, sharp], [blurred, sharp, blurred])
+    ]
     assert found[0]["sharpness"] == found[1]["sharpness"] > 2 * found[2]["sharpness"]
     bars = Bars(top=60, bottom=60)
-    framed = quality_of(letterboxed(sharp[None], 60), (640, 360), bars)
+    framed = measure_quality(letterboxed(sharp[None], 60), (640, 360), bars)
     assert framed["exposure"] == pytest.approx(0, abs=0.02)
     assert framed["sharpness"] == pytest.approx(found[0]["sharpness"], abs=0.1)
 
@@ -160,7 +162,7 @@ def test_a_hash_is_of_the_lowest_frequencies_of_the_picture_at_32_lines():
     waves[0] /= np.sqrt(2)
     lowest = (waves @ small @ waves.T).ravel()
     bits = "".join("1" if each > np.median(lowest) else "0" for each in lowest)
-    assert perceptual_hash(np.repeat(luma[:, :, None], 3, axis=2)) == f"{int(bits, 2):016x}"
+    assert hash_frame(np.repeat(luma[:, :, None], 3, axis=2)) == f"{int(bits, 2):016x}"
 
 
 def test_the_settings_have_these_defaults_and_bounds():

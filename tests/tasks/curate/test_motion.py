@@ -7,7 +7,7 @@ from prefect.cache_policies import NO_CACHE
 
 from models.measures.camera import measure_motion as measure_frames
 from tasks.curate import motion
-from tasks.curate.motion import SCHEMA, MotionConfig, evenly_spaced, measure_motion, models_of
+from tasks.curate.motion import SCHEMA, MotionConfig, list_models, measure_motion, space_evenly
 from tasks.curate.video_manifests import VideoManifests
 from tasks.footage import Camera, Scene, render_shot
 from tasks.manifest import read_manifest, read_rows
@@ -125,10 +125,10 @@ def test_the_same_call_is_found_and_another_density_is_not(dataset):
 
 def test_frames_are_taken_evenly_whatever_else_is_stored():
     times = [0.0, 0.04, 0.1, 0.5, 0.6, 1.1, 1.6, 1.7]
-    assert [times[i] for i in evenly_spaced(times, 2.0)] == [0.0, 0.5, 1.1, 1.7]
-    assert evenly_spaced([3.0, 3.04], 2.0) == [0, 1]
-    assert evenly_spaced([3.0], 2.0) == [0]
-    assert evenly_spaced([], 2.0) == []
+    assert [times[i] for i in space_evenly(times, 2.0)] == [0.0, 0.5, 1.1, 1.7]
+    assert space_evenly([3.0, 3.04], 2.0) == [0, 1]
+    assert space_evenly([3.0], 2.0) == [0]
+    assert space_evenly([], 2.0) == []
 
 
 def test_an_uneven_last_step_does_not_change_the_speed(dataset):
@@ -168,8 +168,8 @@ def test_the_flows_are_kept_apart_and_found_again(dataset, raft: Path):
 
 
 def test_models_are_named_by_the_engine_that_needs_them():
-    assert models_of(CONFIG) == {}
-    assert models_of(MotionConfig(engine="raft")) == {"raft_weights": "raft_large.safetensors"}
+    assert list_models(CONFIG) == {}
+    assert list_models(MotionConfig(engine="raft")) == {"raft_weights": "raft_large.safetensors"}
 
 
 def test_the_settings_have_these_defaults_and_bounds():

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks.curate.ingest import IngestConfig, ingest_sources, source_videos
+from tasks.curate.ingest import IngestConfig, ingest_sources, list_videos
 from tasks.curate.scan import ScanConfig, scan_video
 from tasks.curate.split import SplitConfig, split_video
 from tasks.footage import Camera, Scene, render_shot
 from tasks.manifest import read_rows
-from tasks.video import ffmpeg_exe, run_ffmpeg, write_video
+from tasks.video import find_ffmpeg, run_ffmpeg, write_video
 
 HALF, FPS = 24, 24.0
 
@@ -50,7 +50,7 @@ def through(root: Path, *sources: Path | str) -> dict[str, Found]:
     """Ingest, scan and split; the findings by the files' names."""
     ingest = ingest_sources(root, IngestConfig(), [str(source) for source in sources])
     scans, clips = {}, {}
-    for video in source_videos(root, ingest):
+    for video in list_videos(root, ingest):
         scan = scan_video(root, ScanConfig(), video)
         (scans[video.video_id],) = read_rows(scan)
         clips[video.video_id] = read_rows(split_video(root, SplitConfig(), scan))
@@ -90,7 +90,7 @@ def data(tmp_path: Path) -> Path:
 def convert(source: Path, name: str, *options: str, before: tuple[str, ...] = ()) -> Path:
     """Another file made from `source` by ffmpeg, beside it."""
     target = source.with_name(name)
-    command = [ffmpeg_exe(), "-loglevel", "error", "-y", *before, "-i", str(source), *options, str(target)]
+    command = [find_ffmpeg(), "-loglevel", "error", "-y", *before, "-i", str(source), *options, str(target)]
     run_ffmpeg(command, None, name)
     return target
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.errors import BadManifest
-from tasks.curate.parquet_append import encoded, extend_manifest, graft, read_footer
-from tasks.manifest import Lineage, manifest_ref, read_lineage, read_manifest, table_digest, write_manifest
+from tasks.curate.parquet_append import encode_struct, extend_manifest, graft, read_footer
+from tasks.manifest import Lineage, digest_table, read_lineage, read_manifest, read_manifest_ref, write_manifest
 
 MEASURED = pa.schema(
     [("name", pa.string()), ("score", pa.float32()), ("hashes", pa.list_(pa.string())), ("n", pa.int64())]
@@ -88,10 +88,10 @@ def test_a_manifest_keeps_digest_and_lineage(tmp_path: Path):
     lineage = Lineage(step="select", version=1, parameters={"min": 1.0}, inputs=("x",))
     source = write_manifest(tmp_path / "a.parquet", measured(9), Lineage(step="join", version=1))
     made = extend_manifest(tmp_path / "b.parquet", source.path, source.digest, verdicts(9), lineage, MEASURED)
-    assert manifest_ref(made.path) == made
+    assert read_manifest_ref(made.path) == made
     assert read_lineage(made.path) == lineage
     assert read_manifest(made).equals(whole(9))
-    assert made.digest not in (source.digest, table_digest(verdicts(9)))
+    assert made.digest not in (source.digest, digest_table(verdicts(9)))
     again = extend_manifest(made.path, made.path, source.digest, verdicts(9), lineage, MEASURED)
     assert again == made
 
@@ -126,7 +126,7 @@ values = st.recursive(
 @settings(max_examples=100)
 @given(st.dictionaries(st.integers(1, 300), values, max_size=6))
 def test_a_footer_is_read_as_it_was_written(fields: dict[int, tuple[int, Any]]):
-    footer = encoded(fields)
+    footer = encode_struct(fields)
     file = io.BytesIO(b"PAR1" + footer + len(footer).to_bytes(4, "little") + b"PAR1")
     assert read_footer(file) == fields
 
@@ -135,5 +135,5 @@ def test_the_footer_that_pyarrow_writes_comes_back_byte_for_byte(tmp_path: Path)
     path = tmp_path / "a.parquet"
     pq.write_table(measured(40), path, row_group_size=9)
     with path.open("rb") as file:
-        footer = encoded(read_footer(file))
+        footer = encode_struct(read_footer(file))
     assert path.read_bytes()[-8 - len(footer) : -8] == footer

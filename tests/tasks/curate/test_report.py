@@ -13,17 +13,17 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.curate.report import (
     ReportConfig,
-    dropped_sheets,
     duplicate_groups,
-    failures,
-    figures,
-    files,
-    remarks,
-    report_html,
+    list_failures,
+    list_figures,
+    list_files,
+    list_remarks,
+    make_dropped_sheets,
+    render_report,
     write_report,
 )
 from tasks.keep_rules import SelectConfig
-from tasks.pages.dataset import funnel_of, read_dataset
+from tasks.pages.dataset import make_funnel, read_dataset
 from tasks.pages.sheets import Reel
 from tests.declared import declared
 
@@ -64,7 +64,7 @@ class Page(HTMLParser):
 
 
 def page_of(clips, **config) -> Page:
-    return Page(report_html(read_dataset(clips), ReportConfig(**config)))
+    return Page(render_report(read_dataset(clips), ReportConfig(**config)))
 
 
 def test_the_page_is_whole_and_loads_nothing(curated):
@@ -93,7 +93,7 @@ def test_the_task_writes_the_same_bytes_again(curated):
 
 def test_the_headline_counts_files_shots_and_clips(curated):
     dataset = read_dataset(curated([{}, {"shot_start_pts": 0}, SHORT, TEXT], files=[BROKEN]))
-    assert figures(dataset, funnel_of(dataset)) == [
+    assert list_figures(dataset, make_funnel(dataset)) == [
         ("files", "2", "1 not used"),
         ("footage", "10.0 s", ""),
         ("shots", "3", ""),
@@ -111,7 +111,7 @@ def test_the_funnel_stands_on_the_page_with_its_thresholds(curated):
 
 def test_dropped_clips_stand_under_their_first_reason_with_the_others(curated):
     dataset = read_dataset(curated([{}, SHORT, SHORT | TEXT, TEXT, *TWINS]))
-    sheets = dropped_sheets(Reel(dataset), 8)
+    sheets = make_dropped_sheets(Reel(dataset), 8)
     assert [(title, limit, sheet.clips) for title, limit, sheet in sheets] == [
         ("Too short", "under 1 s", 2),
         ("Too much text", "over 7% of the picture", 1),
@@ -136,37 +136,37 @@ def test_groups_past_the_cap_are_counted(curated):
 
 def test_failures_name_the_file_once_and_say_why(curated):
     dataset = read_dataset(curated([{"error": "motion: too few frames."}], files=[BROKEN]))
-    shown, more = failures(dataset, 10)
+    shown, more = list_failures(dataset, 10)
     assert shown == [("c.mp4", "is cut short; copy it again."), ("a.mp4 at 0:00.0", "motion: too few frames.")]
     assert more == 0
-    assert failures(dataset, 1) == (shown[:1], 1)
+    assert list_failures(dataset, 1) == (shown[:1], 1)
 
 
 def test_clips_that_could_not_be_cut_are_failures_too(curated):
     ref = curated([{"clip_id": "a-0"}, {"clip_id": "a-1"}])
     reasons = [None, "a-1: only one keyframe between its cuts."]
     pq.write_table(pa.table({"clip_id": ["a-0", "a-1"], "error_message": reasons}), ref.path.with_name("cuts.parquet"))
-    ((place, reason),), more = failures(read_dataset(ref), 10)
+    ((place, reason),), more = list_failures(read_dataset(ref), 10)
     assert (place.split(" at ")[0], reason, more) == ("a.mp4", "not cut: only one keyframe between its cuts.", 0)
 
 
 def test_every_file_is_a_row_with_its_shots_and_kept_clips(curated):
     dataset = read_dataset(curated([{}, {"shot_start_pts": 0}, TEXT], files=[BROKEN]))
-    rows = [(row["video_id"], row["status"], row["shots"], row["kept"]) for row in files(dataset, 10)]
+    rows = [(row["video_id"], row["status"], row["shots"], row["kept"]) for row in list_files(dataset, 10)]
     assert rows == [("a", "ok", 2, 2), ("c", "unreadable", "", "")]
     dropped = read_dataset(curated([TEXT], files=[{"video_id": "b", "clips": 0}]))
-    assert [(row["shots"], row["kept"]) for row in files(dropped, 10)] == [(1, 0), (0, 0)]
-    assert len(files(dataset, 1)) == 1
+    assert [(row["shots"], row["kept"]) for row in list_files(dropped, 10)] == [(1, 0), (0, 0)]
+    assert len(list_files(dataset, 1)) == 1
 
 
 def test_what_was_not_measured_is_said(curated):
-    lines = " ".join(remarks(read_dataset(curated([{}, {}]))))
+    lines = " ".join(list_remarks(read_dataset(curated([{}, {}]))))
     assert "composed from these measurements" in lines
     assert "Not measured: aesthetic score and likeness of caption and picture. That takes weights" in lines
     assert "Not measured: longest freeze and sharpness. This dataset is older than that." in lines
     scores = {"aesthetic": 5.0, "clip_similarity": 0.3, "sharpness": 0.5, "frozen_s": 0.0}
     measured = [scores | {"caption_engine": "blip"}]
-    assert remarks(read_dataset(curated(measured))) == ["Captions are by blip."]
+    assert list_remarks(read_dataset(curated(measured))) == ["Captions are by blip."]
 
 
 def test_the_overlap_of_two_rules_stands_in_a_table(curated):
@@ -176,7 +176,7 @@ def test_the_overlap_of_two_rules_stands_in_a_table(curated):
 
 
 def test_the_panel_holds_the_numbers_of_every_clip(curated):
-    html = report_html(read_dataset(curated([{}, SHORT, TEXT])), ReportConfig())
+    html = render_report(read_dataset(curated([{}, SHORT, TEXT])), ReportConfig())
     data = json.loads(html.partition('id="tuning-data">')[2].partition("</script>")[0])
     lengths = np.frombuffer(base64.b64decode(data["columns"]["seconds"]["bytes"]), data["columns"]["seconds"]["type"])
     assert lengths.tolist() == [2.0, 0.5, 2.0]
@@ -199,14 +199,14 @@ def test_a_sheet_is_bounded_and_says_so(curated, cap, cards, said):
 
 def test_the_pages_size_does_not_grow_with_the_dataset(curated):
     config = {"kept_per_motion": 1, "dropped_per_reason": 1, "duplicate_groups": 1, "rows": 1, "previews": 2}
-    few, many = (report_html(read_dataset(curated([{}, TEXT] * n)), ReportConfig(**config)) for n in (2, 40))
+    few, many = (render_report(read_dataset(curated([{}, TEXT] * n)), ReportConfig(**config)) for n in (2, 40))
     assert len(many) < 1.1 * len(few)
 
 
 def test_names_captions_and_reasons_are_escaped(curated):
     evil = "<script>alert(1)</script>"
     clips = [{"caption": evil, "source": f"/films/{evil}.mp4", "error": evil}]
-    html = report_html(read_dataset(curated(clips, files=[BROKEN | {"error_message": evil}])), ReportConfig())
+    html = render_report(read_dataset(curated(clips, files=[BROKEN | {"error_message": evil}])), ReportConfig())
     assert evil not in html
     assert html.count("&lt;script&gt;alert(1)") >= 3
 

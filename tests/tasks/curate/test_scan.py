@@ -9,9 +9,9 @@ from prefect.cache_policies import NO_CACHE
 from tasks.curate.scan import SCHEMA, STEP, Sampling, ScanConfig, is_peak, scan_videos
 from tasks.footage import Camera, Scene, render_shot
 from tasks.frame_store import load_frames, read_frame_times
-from tasks.manifest import ManifestRef, file_digest, read_lineage, read_rows
+from tasks.manifest import ManifestRef, digest_file, read_lineage, read_rows
 from tasks.signals import THUMBNAIL_BYTES
-from tasks.video import SourceVideo, ffmpeg_exe, run_ffmpeg, write_video
+from tasks.video import SourceVideo, find_ffmpeg, run_ffmpeg, write_video
 from tests.declared import declared
 
 TICKS = 512
@@ -36,7 +36,7 @@ def scanned(footage: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
 
 
 def source(path: Path) -> SourceVideo:
-    digest = file_digest(path)
+    digest = digest_file(path)
     return SourceVideo(video_id=digest[:16], path=path, digest=digest, duration_s=3.0, width=96, height=64)
 
 
@@ -52,7 +52,7 @@ def row_of(root: Path, path: Path, config: ScanConfig | None = None) -> dict[str
 
 def convert(path: Path, name: str, *options: str, before: tuple[str, ...] = ()) -> Path:
     target = path.with_name(name)
-    run_ffmpeg([ffmpeg_exe(), "-loglevel", "error", "-y", *before, "-i", str(path), *options, str(target)], None, name)
+    run_ffmpeg([find_ffmpeg(), "-loglevel", "error", "-y", *before, "-i", str(path), *options, str(target)], None, name)
     return target
 
 
@@ -62,8 +62,8 @@ def test_a_row_says_what_was_seen(scanned: tuple[Path, ManifestRef], footage: Pa
     assert (
         row
         | {
-            "video_id": file_digest(footage)[:16],
-            "source_digest": file_digest(footage),
+            "video_id": digest_file(footage)[:16],
+            "source_digest": digest_file(footage),
             "time_base": "1/12288",
             "frames": 70,
             "width": 96,

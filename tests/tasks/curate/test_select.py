@@ -9,11 +9,11 @@ import pyarrow as pa
 import pytest
 
 from models.errors import BadInput, BadManifest
-from tasks.caching import lineage_of
+from tasks.caching import make_lineage
 from tasks.curate import join
 from tasks.curate.select import NEEDS, reselect, select_clips
 from tasks.keep_rules import SelectConfig
-from tasks.manifest import ManifestRef, file_digest, read_lineage, read_manifest, read_rows, write_manifest
+from tasks.manifest import ManifestRef, digest_file, read_lineage, read_manifest, read_rows, write_manifest
 from tests.verdicts import decide
 
 GOOD: dict[str, Any] = {
@@ -34,7 +34,7 @@ GOOD: dict[str, Any] = {
 def joined(root: Path, *clips: dict[str, Any]) -> ManifestRef:
     rows = [GOOD | {"clip_id": f"c{i}", "start_pts": i, "shot_start_pts": i} | clip for i, clip in enumerate(clips)]
     table = pa.Table.from_pylist(rows, join.SCHEMA)
-    return write_manifest(root / "manifests" / "join" / "k.parquet", table, lineage_of(join.STEP, None, ["x"]))
+    return write_manifest(root / "manifests" / "join" / "k.parquet", table, make_lineage(join.STEP, None, ["x"]))
 
 
 def test_selecting_writes_the_table_people_open(tmp_path: Path):
@@ -51,12 +51,12 @@ def test_selecting_again_from_the_table_alone_gives_the_same_file_as_from_the_st
     clips = ({}, {"end_s": 0.5, "dedup_group": "g"}, {"dedup_group": "g"}, {"text_area": None})
     other = SelectConfig(min_clip_s=0.2, max_text_area=None)
     select_clips(tmp_path, other, joined(tmp_path, *clips))
-    expected = file_digest(tmp_path / "clips.parquet")
+    expected = digest_file(tmp_path / "clips.parquet")
     manifest = joined(tmp_path, *clips)
     first = select_clips(tmp_path, SelectConfig(), manifest)
     manifest.path.unlink()
     again = reselect(tmp_path, other)
-    assert file_digest(tmp_path / "clips.parquet") == expected
+    assert digest_file(tmp_path / "clips.parquet") == expected
     assert again.funnel.kept > first.funnel.kept
     assert read_lineage(tmp_path / "clips.parquet").inputs == (manifest.digest,)
 

@@ -7,21 +7,21 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import ValidationError
 
 from models.measures.clip_similarity import load_clip
-from tasks.caching import lineage_of
+from tasks.caching import make_lineage
 from tasks.curate import caption
 from tasks.curate.similarity import (
     NO_HEAD,
     OFF,
     SCHEMA,
     SimilarityConfig,
-    columns_of,
+    compute_cosines,
+    describe_similarity,
+    list_models,
     measure_similarity,
-    models_of,
-    similarities,
 )
 from tasks.curate.video_manifests import VideoManifests
-from tasks.frame_store import first_middle_last
-from tasks.manifest import read_lineage, read_manifest, read_rows, table_of, write_manifest
+from tasks.frame_store import load_first_middle_last
+from tasks.manifest import make_table, read_lineage, read_manifest, read_rows, write_manifest
 from tests.declared import declared
 from tests.small_models import save_clip, save_head
 
@@ -43,7 +43,7 @@ def captioned(dataset, video: VideoManifests, **texts: str | None) -> VideoManif
     """The video with captions of its clips, all the same."""
     rows = [{"clip_id": row["clip_id"], "attempt": 1, **texts} for row in read_rows(video.split)]
     path = dataset.root / "manifests" / "caption" / f"{video.split.digest[:8]}.parquet"
-    made = write_manifest(path, table_of(rows, caption.SCHEMA), lineage_of(caption.STEP, None, []))
+    made = write_manifest(path, make_table(rows, caption.SCHEMA), make_lineage(caption.STEP, None, []))
     return video._replace(caption=made)
 
 
@@ -55,13 +55,13 @@ def measure(dataset, config: SimilarityConfig, shots: list[np.ndarray], **texts:
 def test_similarity_is_the_cosine_of_each_caption_with_each_frame():
     frames = np.array([[1, 0], [0.6, 0.8]], np.float32)
     captions = np.array([[0, 1], [-1, 0], [0.6, 0.8]], np.float32)
-    assert similarities(frames, captions) == pytest.approx(np.array([[0, 0.8], [-1, -0.6], [0.6, 1]]))
+    assert compute_cosines(frames, captions) == pytest.approx(np.array([[0, 0.8], [-1, -0.6], [0.6, 1]]))
 
 
 def test_the_similarity_of_one_caption_is_not_one():
     """A softmax over a single caption would say 1.0 of anything."""
     frames, told = np.array([[1, 0]] * 3, np.float32), {"caption": np.array([0.6, 0.8], np.float32)}
-    found = columns_of(frames, told, None)
+    found = describe_similarity(frames, told, None)
     assert found["clip_similarity"] == pytest.approx(0.6)
     assert found["clip_similarities"] == pytest.approx([0.6] * 3)
     assert found["aesthetic"] is None
@@ -70,7 +70,7 @@ def test_the_similarity_of_one_caption_is_not_one():
 
 def test_scores_are_means_over_the_frames():
     frames, told = np.array([[1, 0], [0, 1], [0, 1]], np.float32), {"caption_video": np.array([0, 1], np.float32)}
-    found = columns_of(frames, told, np.array([3, 6, 6], np.float32))
+    found = describe_similarity(frames, told, np.array([3, 6, 6], np.float32))
     assert (found["clip_similarity_video"], found["aesthetic"]) == (pytest.approx(2 / 3), 5.0)
     assert found["clip_similarities"] is None
 
@@ -78,7 +78,7 @@ def test_scores_are_means_over_the_frames():
 def test_a_clips_columns_are_what_the_network_says_of_its_frames_and_captions(dataset, clip, config):
     texts = {"caption": "a dog runs", "caption_image": "a dog", "caption_video": "the camera pans left"}
     (row,) = measure(dataset, config, [SCENE], **texts)
-    frames = first_middle_last(dataset.root / "frames/a.parquet", 0, 1000)
+    frames = load_first_middle_last(dataset.root / "frames/a.parquet", 0, 1000)
     images, told = load_clip(clip).embed(list(frames), list(texts.values()))
     expected = told @ images.T
     assert row["clip_similarities"] == pytest.approx(expected[0], abs=1e-5)
@@ -155,7 +155,7 @@ def test_a_video_that_failed_has_no_rows(dataset, config):
 def test_a_head_without_its_clip_is_refused():
     with pytest.raises(ValidationError, match="clip_model is needed"):
         SimilarityConfig(aesthetic_head="head.safetensors")
-    assert models_of(SimilarityConfig(clip_model="a@b")) == {"clip_model": "a@b"}
+    assert list_models(SimilarityConfig(clip_model="a@b")) == {"clip_model": "a@b"}
 
 
 def test_the_settings_have_these_defaults_and_bounds():

@@ -13,7 +13,7 @@ import pytest
 
 from models.errors import BadFetch, BadInput, DecodeTimeout
 from tasks.curate.source_fetch import FetchConfig, expand_url, fetch, is_url
-from tasks.manifest import file_digest, remove_asides
+from tasks.manifest import digest_file, remove_asides
 from tests.declared import declared
 
 SUFFIXES = (".mp4",)
@@ -83,7 +83,7 @@ def test_a_file_on_the_web_is_fetched_once_and_named_by_its_content(site: Site, 
     site.contents["/films/a.mp4"] = CONTENT
     first = fetch(f"{site.address}/films/a.mp4", tmp_path, FetchConfig())
     assert first.read_bytes() == CONTENT
-    assert first.name == f"{file_digest(first)[:32]}.mp4"
+    assert first.name == f"{digest_file(first)[:32]}.mp4"
     assert fetch(f"{site.address}/films/a.mp4", tmp_path, FetchConfig()) == first
     assert site.answers == [("/films/a.mp4", 200), ("/films/a.mp4", 304)]
     assert left_over(tmp_path) == []

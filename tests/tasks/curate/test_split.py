@@ -7,14 +7,14 @@ import pytest
 from prefect.cache_policies import NO_CACHE
 from pydantic import ValidationError
 
-from tasks.caching import lineage_of
+from tasks.caching import make_lineage
 from tasks.curate.scan import SCHEMA as SCAN_SCHEMA
 from tasks.curate.scan import STEP as SCAN
 from tasks.curate.scan import ScanConfig, scan_videos
-from tasks.curate.split import SCHEMA, Shot, SplitConfig, clips_of, shots_between, split_signals, split_videos
+from tasks.curate.split import SCHEMA, Shot, SplitConfig, cut_shot, find_shots, split_signals, split_videos
 from tasks.detectors.boundary import Boundary
 from tasks.footage import Camera, Scene, dissolve, render_shot
-from tasks.manifest import ManifestRef, file_digest, read_rows, table_of, write_manifest
+from tasks.manifest import ManifestRef, digest_file, make_table, read_rows, write_manifest
 from tasks.signals import THUMBNAIL_BYTES
 from tasks.video import SourceVideo, write_video
 from tests.declared import declared
@@ -54,23 +54,23 @@ def spans(scan: dict[str, Any], config: SplitConfig = CONFIG) -> list[tuple[floa
 def test_damaged_frames_belong_to_no_shot():
     damaged = np.zeros(20, bool)
     damaged[[0, 5, 6, 19]] = True
-    assert shots_between([Boundary(10, 10, "cut")], damaged) == [
+    assert find_shots([Boundary(10, 10, "cut")], damaged) == [
         (1, 5, "damage", "damage"),
         (7, 10, "damage", "cut"),
         (10, 19, "cut", "damage"),
     ]
-    assert shots_between([], np.ones(4, bool)) == []
+    assert find_shots([], np.ones(4, bool)) == []
 
 
 def test_cut_shots_cover_every_frame_once():
     cuts = [Boundary(3, 3, "cut"), Boundary(7, 7, "cut")]
-    assert [shot[:2] for shot in shots_between(cuts, np.zeros(9, bool))] == [(0, 3), (3, 7), (7, 9)]
+    assert [shot[:2] for shot in find_shots(cuts, np.zeros(9, bool))] == [(0, 3), (3, 7), (7, 9)]
 
 
 def test_the_frames_of_a_gradual_transition_belong_to_no_shot():
     boundaries = [Boundary(30, 40, "dissolve"), Boundary(0, 4, "fade"), Boundary(50, 60, "wipe")]
-    assert shots_between(boundaries, np.zeros(60, bool)) == [(4, 30, "fade", "dissolve"), (40, 50, "dissolve", "wipe")]
-    assert shots_between([], np.zeros(5, bool)) == [(0, 5, "start", "end")]
+    assert find_shots(boundaries, np.zeros(60, bool)) == [(4, 30, "fade", "dissolve"), (40, 50, "dissolve", "wipe")]
+    assert find_shots([], np.zeros(5, bool)) == [(0, 5, "start", "end")]
 
 
 def test_rows_say_what_a_shot_begins_and_ends_with():
@@ -84,7 +84,7 @@ def test_rows_say_what_a_shot_begins_and_ends_with():
 
 def test_a_long_shot_is_cut_into_equal_clips():
     times = [i / 24 for i in range(101)]
-    assert clips_of(Shot(0, 100, "start", "end"), times, None) == [(0, 100)]  # pyright: ignore[reportArgumentType]
+    assert cut_shot(Shot(0, 100, "start", "end"), times, None) == [(0, 100)]  # pyright: ignore[reportArgumentType]
     clips = list(split_signals(scan_row(100), SplitConfig(max_clip_s=1.5)))
     assert [clip["frames"] for clip in clips] == [34, 33, 33]
     assert {(clip["shot_start_pts"], clip["shot_end_pts"]) for clip in clips} == {(0, 51200)}
@@ -132,8 +132,8 @@ def test_a_longest_length_below_the_shortest_is_refused():
 
 def scan_manifest(root: Path, row: dict[str, Any]) -> ManifestRef:
     whole = {**row, "frames": len(row["pts"]) if row.get("pts") else None, "attempt": 1}
-    table: pa.Table = table_of([whole], SCAN_SCHEMA)
-    return write_manifest(root / "scan.parquet", table, lineage_of(SCAN, None, []))
+    table: pa.Table = make_table([whole], SCAN_SCHEMA)
+    return write_manifest(root / "scan.parquet", table, make_lineage(SCAN, None, []))
 
 
 def test_a_failed_scan_gives_no_rows_and_no_error(tmp_path: Path):
@@ -166,7 +166,7 @@ def test_a_new_decision_from_a_stored_scan_equals_a_fresh_run(tmp_path: Path):
     before, after = (render_shot(Scene(seed), Camera.doing("pan_left", 0.2), 50, size=(96, 64)) for seed in (1, 2))
     path = tmp_path / "mixed.mp4"
     write_video(path, np.concatenate([dissolve(before, after, 12), before]), 24)
-    digest = file_digest(path)
+    digest = digest_file(path)
     video = SourceVideo(video_id=digest[:16], path=path, digest=digest, duration_s=6.0, width=96, height=64)
 
     def clips(root: Path, *configs: SplitConfig) -> list[dict[str, Any]]:

@@ -6,8 +6,16 @@ import numpy as np
 import pytest
 from prefect.cache_policies import NO_CACHE
 
-from tasks.curate.text import SCHEMA, TextConfig, boxes_that_stay, columns_of, find_text, models_of, union_area
-from tasks.footage import Camera, Scene, render_shot, text_card
+from tasks.curate.text import (
+    SCHEMA,
+    TextConfig,
+    describe_text,
+    find_static_boxes,
+    find_text,
+    list_models,
+    measure_union,
+)
+from tasks.footage import Camera, Scene, render_shot, render_title
 from tasks.manifest import read_rows
 from tests.declared import declared
 from tests.small_models import save_craft
@@ -23,31 +31,31 @@ def box(left: float, top: float, right: float, bottom: float) -> list[list[float
 @pytest.mark.parametrize(("height", "width"), [(100, 200), (36, 64), (2160, 3840)])
 def test_a_box_covers_its_share(height: int, width: int):
     boxes = np.array([box(0.25 * width, 0.5 * height, 0.75 * width, height)])
-    assert union_area(boxes, height, width) == pytest.approx(0.25, abs=0.003)
+    assert measure_union(boxes, height, width) == pytest.approx(0.25, abs=0.003)
 
 
 def test_overlapping_boxes_count_once():
     boxes = np.array([box(0, 0, 50, 50), box(0, 0, 50, 50), box(25, 0, 75, 50)])
-    assert union_area(boxes, 100, 100) == pytest.approx(0.375, abs=0.003)
+    assert measure_union(boxes, 100, 100) == pytest.approx(0.375, abs=0.003)
 
 
 def test_boxes_are_corners_not_a_corner_and_a_size():
     """Read as (x, y, width, height) the first two corners would say 60 x 40 at (60, 40): out of the picture."""
-    assert union_area(np.array([box(60, 40, 100, 80)]), 80, 100) == pytest.approx(0.2, abs=0.003)
+    assert measure_union(np.array([box(60, 40, 100, 80)]), 80, 100) == pytest.approx(0.2, abs=0.003)
 
 
 def test_a_slanted_box_is_not_the_rectangle_around_it():
     diamond = np.array([[[50, 0], [100, 50], [50, 100], [0, 50]]])
-    assert union_area(diamond, 100, 100) == pytest.approx(0.5, abs=0.003)
+    assert measure_union(diamond, 100, 100) == pytest.approx(0.5, abs=0.003)
 
 
 def test_what_sticks_out_of_the_picture_does_not_count():
-    assert union_area(np.array([box(-50, -50, 50, 50)]), 100, 100) == pytest.approx(0.25, abs=0.003)
-    assert union_area(np.array([box(-50, -50, 150, 150)]), 100, 100) == 1
+    assert measure_union(np.array([box(-50, -50, 50, 50)]), 100, 100) == pytest.approx(0.25, abs=0.003)
+    assert measure_union(np.array([box(-50, -50, 150, 150)]), 100, 100) == 1
 
 
 def test_no_box_covers_nothing():
-    assert union_area(np.empty((0, 4, 2)), 100, 100) == 0
+    assert measure_union(np.empty((0, 4, 2)), 100, 100) == 0
 
 
 NO_BOX = np.empty((0, 4, 2))
@@ -56,7 +64,7 @@ LINE = box(10, 80, 60, 90)
 
 
 def test_the_area_is_the_mean_over_frames_and_the_rest_the_most():
-    found = columns_of([np.array([LINE, box(0, 0, 50, 50)]), NO_BOX, np.array([LINE])], 100, 100)
+    found = describe_text([np.array([LINE, box(0, 0, 50, 50)]), NO_BOX, np.array([LINE])], 100, 100)
     assert found["text_area"] == pytest.approx((0.3 + 0 + 0.05) / 3, abs=0.003)
     assert found["text_area_max"] == pytest.approx(0.3, abs=0.003)
     assert (found["text_static_area"], found["text_boxes"]) == (0, 2)
@@ -64,27 +72,27 @@ def test_the_area_is_the_mean_over_frames_and_the_rest_the_most():
 
 def test_text_that_is_in_one_place_on_every_frame_stays():
     moving = [np.array([LINE, box(left, 0, left + 20, 10)]) for left in (0, 30, 60)]
-    assert boxes_that_stay(moving).tolist() == [LINE]
-    assert columns_of(moving, 100, 100)["text_static_area"] == pytest.approx(0.05, abs=0.003)
+    assert find_static_boxes(moving).tolist() == [LINE]
+    assert describe_text(moving, 100, 100)["text_static_area"] == pytest.approx(0.05, abs=0.003)
 
 
 def test_a_subtitle_stays_whatever_its_length():
     longer = np.array([box(20, 80, 50, 90)]), np.array([LINE]), np.array([box(5, 80, 95, 91)])
-    assert len(boxes_that_stay(longer)) == 1
+    assert len(find_static_boxes(longer)) == 1
 
 
 @pytest.mark.parametrize("moved", [box(10, 76, 60, 86), box(30, 80, 80, 90), box(10, 0, 60, 10)])
 def test_a_box_that_moved_does_not_stay(moved: list[list[float]]):
-    assert len(boxes_that_stay([np.array([LINE]), np.array([LINE]), np.array([moved])])) == 0
+    assert len(find_static_boxes([np.array([LINE]), np.array([LINE]), np.array([moved])])) == 0
 
 
 def test_text_on_a_part_of_the_frames_does_not_stay():
-    assert len(boxes_that_stay([np.array([LINE]), np.array([LINE]), NO_BOX])) == 0
-    assert len(boxes_that_stay([np.array([LINE]), NO_BOX, np.array([LINE])])) == 0
+    assert len(find_static_boxes([np.array([LINE]), np.array([LINE]), NO_BOX])) == 0
+    assert len(find_static_boxes([np.array([LINE]), NO_BOX, np.array([LINE])])) == 0
 
 
 def test_all_text_of_a_single_frame_stays():
-    assert len(boxes_that_stay([np.array([LINE, box(0, 0, 20, 10)])])) == 2
+    assert len(find_static_boxes([np.array([LINE, box(0, 0, 20, 10)])])) == 2
 
 
 @pytest.mark.slow
@@ -134,12 +142,12 @@ def test_an_engine_measures_again_only_when_what_it_reads_has_changed(dataset, f
 
 
 def test_models_are_named_by_the_engine_that_needs_them():
-    assert models_of(TextConfig()) == {}
-    assert models_of(TextConfig(engine="easyocr")) == {"craft_weights": "craft.safetensors"}
+    assert list_models(TextConfig()) == {}
+    assert list_models(TextConfig(engine="easyocr")) == {"craft_weights": "craft.safetensors"}
 
 
 def test_a_card_is_mostly_text_and_a_scene_is_not(dataset):
-    card = text_card(["REELMILL", "A FILM BY", "NOBODY"], 3, SIZE)
+    card = render_title(["REELMILL", "A FILM BY", "NOBODY"], 3, SIZE)
     plain = render_shot(Scene(1), Camera(), 3, size=SIZE)
     turning = np.concatenate([card[:1], plain[:2]])
     (ref,) = find_text.fn(dataset.root, CONFIG, [dataset.add("a", [card, plain, turning])])

@@ -8,7 +8,7 @@ import pytest
 from models.errors import BadMedia
 from tasks.caching import Step
 from tasks.curate.look import LookConfig
-from tasks.curate.video_manifests import VideoManifests, adding, clip_rows, measured, read_clips
+from tasks.curate.video_manifests import VideoManifests, add_manifests, make_clip_rows, measure_video, read_clips
 from tasks.manifest import ERROR_FIELDS, ManifestRef, read_lineage, read_rows
 
 STEP = Step("tried", 1, pa.schema([("clip_id", pa.string()), ("frames", pa.int64()), *ERROR_FIELDS]))
@@ -22,13 +22,13 @@ def ref(name: str) -> ManifestRef:
 
 def test_manifests_are_found_by_the_steps_names_as_far_as_these_have_run():
     video = VideoManifests(ref("a"), ref("b"))
-    (looked,) = adding([video], look=[ref("c")])
+    (looked,) = add_manifests([video], look=[ref("c")])
     assert (looked.split, looked.look, looked.motion) == (ref("b"), ref("c"), None)
     assert looked.of(["look", "motion", "scan"]) == [ref("c"), ref("a")]
 
 
 def test_what_two_steps_made_is_added_to_each_video_in_order():
-    videos = adding(
+    videos = add_manifests(
         [VideoManifests(ref(n), ref(n)) for n in "ab"], look=[ref("1"), ref("2")], text=[ref("3"), ref("4")]
     )
     assert [(video.scan, video.look, video.text) for video in videos] == [
@@ -39,7 +39,7 @@ def test_what_two_steps_made_is_added_to_each_video_in_order():
 
 def test_a_step_that_left_a_video_out_is_noticed():
     with pytest.raises(ValueError, match="shorter"):
-        adding([VideoManifests(ref(n), ref(n)) for n in "ab"], look=[ref("1")])
+        add_manifests([VideoManifests(ref(n), ref(n)) for n in "ab"], look=[ref("1")])
 
 
 def test_a_clip_that_cannot_be_measured_is_a_row_that_says_why_beside_the_others(dataset, flat):
@@ -50,7 +50,7 @@ def test_a_clip_that_cannot_be_measured_is_a_row_that_says_why_beside_the_others
             raise BadMedia("too short.")
         return {"frames": clip["frames"]}
 
-    made = measured(STEP, dataset.root, LookConfig(), NEEDS, video, lambda _, clips: clip_rows(clips, frames))
+    made = measure_video(STEP, dataset.root, LookConfig(), NEEDS, video, lambda _, clips: make_clip_rows(clips, frames))
     first, second = read_rows(made)
     assert (first["frames"], first["error_code"], first["error_message"]) == (None, "bad_media", "too short.")
     assert (second["frames"], second["error_code"], second["attempt"]) == (6, None, 1)

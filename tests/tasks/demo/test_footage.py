@@ -18,14 +18,14 @@ from tasks.demo.footage import (
     STEP,
     FootageConfig,
     Shot,
-    film_frames,
-    held_out_pictures,
+    choose_seeds,
+    make_truth_rows,
+    render_film,
     render_footage,
-    scenes_of,
-    shot_frames,
-    truth_rows,
+    render_shot_frames,
+    write_held_out,
 )
-from tasks.manifest import file_digest, read_rows
+from tasks.manifest import digest_file, read_rows
 from tasks.video import open_video, read_frames
 from tests.declared import declared
 
@@ -103,8 +103,8 @@ def test_a_dissolve_mixes_both_shots_and_a_fade_goes_through_black(root, truth):
     dissolve, fade = (next(r for r in truth if r["transition"] == name) for name in ("dissolve", "fade"))
     film = next(film for film in FILMS if film.name == "dissolve.mp4")
     before, after = (
-        shot_frames(shot, seed, SMALL)
-        for shot, seed in list(zip(film.shots, scenes_of(film, SMALL.seed), strict=True))[:2]
+        render_shot_frames(shot, seed, SMALL)
+        for shot, seed in list(zip(film.shots, choose_seeds(film, SMALL.seed), strict=True))[:2]
     )
     middle = frames_of(root / dissolve["file"])[round(dissolve["start_s"] * 12) + 2].astype(float)
     mixed = (before[-4].astype(float) + after[2]) / 2
@@ -137,7 +137,7 @@ def test_the_truncated_file_lacks_its_end(root, truth):
 
 
 def test_no_scene_is_filmed_twice_nor_held_out():
-    originals = [seed for film in FILMS if not film.copy_of for seed in scenes_of(film, SMALL.seed)]
+    originals = [seed for film in FILMS if not film.copy_of for seed in choose_seeds(film, SMALL.seed)]
     assert len(originals) == len(set(originals))
     assert originals == list(range(5_000_000, 5_000_000 + len(originals)))
     assert max(originals) < HELD_OUT
@@ -147,12 +147,12 @@ def test_no_scene_is_filmed_twice_nor_held_out():
 @pytest.mark.slow
 def test_the_same_settings_give_the_same_bytes(root, truth):
     path = root / "footage" / "fade.mp4"
-    before = file_digest(path)
+    before = digest_file(path)
     assert render_footage.fn(root, SMALL).cached
     path.unlink()
     again = render_footage.fn(root, SMALL)
     assert not again.cached
-    assert file_digest(path) == before
+    assert digest_file(path) == before
 
 
 def test_other_settings_leave_no_file_of_the_old_ones(tmp_path):
@@ -164,26 +164,26 @@ def test_other_settings_leave_no_file_of_the_old_ones(tmp_path):
 
 def test_a_film_is_as_long_as_its_shots_say():
     film = next(film for film in FILMS if film.name == "fade.mp4")
-    assert len(film_frames(film, SMALL)) == round(list(truth_rows(film, SMALL.fps))[-1]["end_s"] * SMALL.fps)
+    assert len(render_film(film, SMALL)) == round(list(make_truth_rows(film, SMALL.fps))[-1]["end_s"] * SMALL.fps)
 
 
 def test_a_freeze_has_no_moving_shapes():
-    still = shot_frames(Shot("static", 1.0, kind="freeze"), 1, SMALL)
-    moving = shot_frames(Shot("static", 1.0), 1, SMALL)
+    still = render_shot_frames(Shot("static", 1.0, kind="freeze"), 1, SMALL)
+    moving = render_shot_frames(Shot("static", 1.0), 1, SMALL)
     assert (still == still[0]).all()
     assert not (moving == moving[0]).all()
 
 
 def test_held_out_pictures_are_different_scenes_in_a_folder_of_their_own(tmp_path):
     folder = tmp_path / "pictures"
-    assert len(held_out_pictures(folder, 4)) == 4
-    paths = held_out_pictures(folder, 3, side=64)
+    assert len(write_held_out(folder, 4)) == 4
+    paths = write_held_out(folder, 3, side=64)
     assert sorted(folder.iterdir()) == paths
     pictures = [np.asarray(Image.open(path)) for path in paths]
     assert all(picture.shape == (64, 64, 3) for picture in pictures)
     assert all(np.abs(a.astype(float) - b).mean() > 10 for a, b in pairwise(pictures))
     before = [path.read_bytes() for path in paths]
-    assert [path.read_bytes() for path in held_out_pictures(folder, 3, side=64)] == before
+    assert [path.read_bytes() for path in write_held_out(folder, 3, side=64)] == before
 
 
 def test_the_settings_have_these_defaults_and_bounds():

@@ -12,19 +12,19 @@ from prefect.cache_policies import NO_CACHE
 from tasks.demo.page import (
     Asked,
     Trial,
-    asked_and_measured,
-    confusion,
-    frames_chart,
-    links,
+    compare_motions,
+    count_confusion,
+    describe_training,
+    draw_frame_psnr,
+    list_links,
+    list_training_figures,
+    make_picture_rows,
     read_trials,
-    rows_of_pictures,
-    trained_on,
-    training_figures,
     write_page,
 )
 from tasks.finetune.train import SCHEMA as TRAIN
 from tasks.generate.outputs import SCHEMA as OUTPUTS
-from tasks.manifest import Lineage, ManifestRef, table_of, write_manifest
+from tasks.manifest import Lineage, ManifestRef, make_table, write_manifest
 from tasks.pages.dataset import read_dataset
 
 EVALUATION = {
@@ -58,7 +58,7 @@ def run(tmp_path: Path):
         Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(root / "p.png")
         (root / "v.mp4").write_bytes(f"video of {name}".encode())
         made = Lineage(step="outputs", version=1)
-        return write_manifest(root / "outputs.parquet", table_of(rows, OUTPUTS), made)
+        return write_manifest(root / "outputs.parquet", make_table(rows, OUTPUTS), made)
 
     return write
 
@@ -67,7 +67,7 @@ def run(tmp_path: Path):
 def log(tmp_path: Path) -> ManifestRef:
     rows = [{"step": 10 * (i + 1), "loss": 1.0 / (i + 1)} for i in range(5)]
     made = Lineage(step="train", version=1, parameters=SETTINGS)
-    return write_manifest(tmp_path / "run/manifests/train/k.parquet", table_of(rows, TRAIN), made)
+    return write_manifest(tmp_path / "run/manifests/train/k.parquet", make_table(rows, TRAIN), made)
 
 
 @pytest.fixture
@@ -140,7 +140,7 @@ def test_motion_is_counted_by_what_was_asked():
         output(4, motion_asked="roll", motion_measured="roll", camera_strength=1.0),
         output(5, status="failed"),
     ]
-    assert asked_and_measured(Trial("LoRA", Path(), rows)) == [
+    assert compare_motions(Trial("LoRA", Path(), rows)) == [
         Asked("LoRA", "pan_right", 3, 1, [("not measured", 1), ("static", 1)], 0.5),
         Asked("LoRA", "roll", 1, 1, [], 1.0),
     ]
@@ -148,11 +148,11 @@ def test_motion_is_counted_by_what_was_asked():
 
 def test_where_nothing_was_asked_nothing_was_met():
     rows = [output(i, motion_asked=None, motion_measured=m) for i, m in enumerate(("static", "static", "roll"))]
-    assert asked_and_measured(Trial("Plain", Path(), rows))[0][1:5] == (None, 3, 0, [("static", 2), ("roll", 1)])
+    assert compare_motions(Trial("Plain", Path(), rows))[0][1:5] == (None, 3, 0, [("static", 2), ("roll", 1)])
 
 
 def test_confusion_has_a_column_for_each_class_and_shares_of_what_was_asked():
-    columns, rows = confusion(EVALUATION)
+    columns, rows = count_confusion(EVALUATION)
     assert columns == ["static", "pan_left", "complex"]
     assert [row["motion"] for row in rows] == ["static", "pan_left"]
     assert rows[0]["cells"] == [(True, 1.0), (False, 0.0), (False, 0.0)]
@@ -163,48 +163,51 @@ def test_pictures_are_in_order_first_takes_only_and_bounded(run):
     rows = [output(3), output(1), output(1, take=1, video="gone.mp4"), output(2)]
     trials = read_trials({"plain": run("plain", rows), "other": run("other", [output(2)])})
     assert [trial.name for trial in trials] == ["Plain", "Other"]
-    shown = rows_of_pictures(trials)
+    shown = make_picture_rows(trials)
     assert [row["name"] for row in shown] == ["picture-01", "picture-02", "picture-03"]
     assert [cell["video"] is None for row in shown for cell in row["cells"]] == [False, True, False, False, False, True]
     assert shown[0]["cells"][1]["reason"] == "not asked for"
-    assert len(rows_of_pictures(trials, cap=2)) == 2
+    assert len(make_picture_rows(trials, cap=2)) == 2
 
 
 def test_videos_are_those_of_their_own_trial(run):
     trials = read_trials({"plain": run("plain", [output(1)]), "LoRA": run("lora", [output(1)])})
-    plain, lora = rows_of_pictures(trials)[0]["cells"]
+    plain, lora = make_picture_rows(trials)[0]["cells"]
     assert plain["video"] != lora["video"]
     assert plain["met"]
     assert plain["speed"] == 0.25
 
 
 def test_the_training_is_told_from_its_manifest(log):
-    assert training_figures(log, SETTINGS) == [
+    assert list_training_figures(log, SETTINGS) == [
         ("steps", "150", ""),
         ("clips per step", "8", ""),
         ("rank", "16", ""),
         ("loss at the end", "0.200", "from 1.000"),
     ]
-    assert training_figures(log, {}) == [("loss at the end", "0.200", "from 1.000")]
+    assert list_training_figures(log, {}) == [("loss at the end", "0.200", "from 1.000")]
 
 
 def test_a_training_on_everything_counts_all_kept_clips(curated):
     dataset = read_dataset(curated([{}, {"camera_motion": "roll"}, {"text_area": 0.5}]))
-    assert trained_on(dataset, {"motions": None}) == "2 clips"
-    assert trained_on(dataset, {"motions": ["roll", "pan_left"]}) == "1 clip that curation labelled roll or pan left"
+    assert describe_training(dataset, {"motions": None}) == "2 clips"
+    assert (
+        describe_training(dataset, {"motions": ["roll", "pan_left"]})
+        == "1 clip that curation labelled roll or pan left"
+    )
 
 
 def test_the_copys_perfect_first_frame_does_not_squeeze_the_chart():
-    chart = frames_chart(EVALUATION)
+    chart = draw_frame_psnr(EVALUATION)
     assert chart
     ticks = [float(text) for text in re.findall(r">(\d+\.?\d*)</text>", chart)]
     assert max(ticks) < 30
-    assert frames_chart({}) is None
+    assert draw_frame_psnr({}) is None
 
 
 def test_addresses_are_relative_and_quoted(tmp_path):
     clips = ManifestRef(path=tmp_path / "my films" / "clips.parquet", digest="", rows=0)
-    assert links(tmp_path / "pages", clips, [Trial("A", tmp_path / "v#1", [])]) == [
+    assert list_links(tmp_path / "pages", clips, [Trial("A", tmp_path / "v#1", [])]) == [
         ("The dataset's report", "../my%20films/report/index.html"),
         ("Gallery: A", "../v%231/report/index.html"),
     ]

@@ -9,7 +9,7 @@ from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
 from tasks.footage import Camera, Motion, Scene, render_shot
-from tasks.signals import Recorder, Signals, signals_of, small_planes
+from tasks.signals import Recorder, Signals, make_signals, shrink_frame
 
 Frames = NDArray[np.uint8]
 
@@ -31,7 +31,7 @@ def measured() -> Callable[[Frames], Signals]:
     def measure(frames: Frames) -> Signals:
         recorder = Recorder()
         for pts, picture in enumerate(frames):
-            recorder.add(pts, small_planes(VideoFrame.from_ndarray(picture)))
-        return signals_of(recorder.columns(), Fraction(1, 24))
+            recorder.add(pts, shrink_frame(VideoFrame.from_ndarray(picture)))
+        return make_signals(recorder.columns(), Fraction(1, 24))
 
     return measure

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.detectors.boundary import Boundary, between, frames_at, without_overlaps
-from tasks.detectors.cascade import DetectorSettings, find_boundaries, with_gradual
-from tasks.detectors.dissolves import DissolveSettings, best_mixture, variance
-from tasks.detectors.fades import FadeSettings, flat_runs, ramp_misfit
-from tasks.detectors.pyscenedetect import LibrarySettings, picture
-from tasks.detectors.wipes import WipeSettings, kept_time
+from tasks.detectors.boundary import Boundary, choose_frames, drop_overlaps, list_spans_between
+from tasks.detectors.cascade import DetectorSettings, find_boundaries, merge_gradual
+from tasks.detectors.dissolves import DissolveSettings, fit_mixture, variance
+from tasks.detectors.fades import FadeSettings, find_flat_runs, measure_misfit
+from tasks.detectors.pyscenedetect import LibrarySettings, make_picture
+from tasks.detectors.wipes import WipeSettings, fit_wipe_time
 from tasks.footage import Motion, dissolve, fade_through
 from tasks.signals import THUMBNAIL_BYTES, Signals
 from tests.declared import declared
@@ -122,7 +122,7 @@ def test_cuts_and_gradual_transitions_are_found_beside_each_other(film: Film, me
 
 def test_a_cut_at_the_edge_of_a_gradual_transition_belongs_to_it():
     cuts = [Boundary(20, 20, "cut"), Boundary(58, 58, "cut"), Boundary(90, 90, "cut")]
-    assert with_gradual(cuts, [Boundary(60, 80, "dissolve")]) == [cuts[0], Boundary(58, 80, "dissolve"), cuts[2]]
+    assert merge_gradual(cuts, [Boundary(60, 80, "dissolve")]) == [cuts[0], Boundary(58, 80, "dissolve"), cuts[2]]
 
 
 def test_other_thresholds_find_less(film: Film, measured: Measured):
@@ -154,7 +154,7 @@ def test_the_detectors_of_pyscenedetect_find_hard_cuts_and_no_flash_guard(
 
 def test_a_thumbnail_becomes_the_picture_it_was_taken_from(film: Film, measured: Measured):
     red = np.full((1, 64, 96, 3), (200, 40, 40), np.uint8)
-    blue, green, red_ = picture(measured(red).thumbnails[0]).reshape(-1, 3).mean(axis=0)
+    blue, green, red_ = make_picture(measured(red).thumbnails[0]).reshape(-1, 3).mean(axis=0)
     assert (blue, green, red_) == pytest.approx((40, 40, 200), abs=4)
 
 
@@ -180,26 +180,26 @@ def test_boundaries_are_in_order_apart_and_inside_whatever_is_measured(seed: int
 
 
 def test_what_is_left_between_boundaries_is_every_other_frame():
-    assert between([Boundary(5, 8, "fade"), Boundary(3, 3, "cut")], 10) == [(0, 3), (3, 5), (8, 10)]
-    assert between([], 4) == [(0, 4)]
-    assert between([Boundary(0, 4, "fade")], 4) == []
+    assert list_spans_between([Boundary(5, 8, "fade"), Boundary(3, 3, "cut")], 10) == [(0, 3), (3, 5), (8, 10)]
+    assert list_spans_between([], 4) == [(0, 4)]
+    assert list_spans_between([Boundary(0, 4, "fade")], 4) == []
 
 
 def test_a_rate_is_kept_by_time_and_not_by_index():
     seconds = np.array([0, 0.1, 0.2, 0.3, 0.4, 1.0, 2.0])
-    assert frames_at(seconds, 5).tolist() == [0, 2, 4, 5, 6]
+    assert choose_frames(seconds, 5).tolist() == [0, 2, 4, 5, 6]
 
 
 def test_of_overlapping_boundaries_the_better_is_kept():
     a, b, c = Boundary(0, 10, "dissolve"), Boundary(8, 20, "dissolve"), Boundary(20, 30, "dissolve")
-    assert without_overlaps([(0.5, a), (0.9, b), (0.4, c)]) == [b, c]
+    assert drop_overlaps([(0.5, a), (0.9, b), (0.4, c)]) == [b, c]
 
 
 @pytest.mark.parametrize(("start", "end"), [(10, 20), (3, 30), (24, 28)])
 def test_a_mixtures_ends_are_fitted_from_its_course(start: int, end: int):
     share = np.clip((np.arange(40) - start) / (end - start), 0, 1)
     courses: Sequence = [(1 - share) ** 2 * one + share**2 * other for one, other in ((1.0, 2.0), (0.7, 0.6))]
-    assert best_mixture(np.stack(courses, axis=1), (start + end) // 2) == (start, end)
+    assert fit_mixture(np.stack(courses, axis=1), (start + end) // 2) == (start, end)
 
 
 def test_the_variance_of_a_mixture_of_unlike_pictures_dips_by_that_of_their_difference():
@@ -209,12 +209,12 @@ def test_the_variance_of_a_mixture_of_unlike_pictures_dips_by_that_of_their_diff
 
 
 def test_flat_runs_are_spans():
-    assert flat_runs(np.array([1.0, 9, 9, 2, 3, 9, 0]), 3.0) == [(0, 1), (3, 5), (6, 7)]
+    assert find_flat_runs(np.array([1.0, 9, 9, 2, 3, 9, 0]), 3.0) == [(0, 1), (3, 5), (6, 7)]
 
 
 def test_a_ramp_fits_its_own_length_best():
     course = np.minimum(1, np.arange(1, 41) / 9) * 37.0
-    misfits = [ramp_misfit(course, length) for length in range(30)]
+    misfits = [measure_misfit(course, length) for length in range(30)]
     assert np.argmin(misfits) == 8
     assert misfits[8] == pytest.approx(0, abs=1e-9)
 
@@ -223,11 +223,11 @@ def test_a_plane_of_times_is_recognized():
     columns = np.tile(np.arange(16), 12)
     pairs = np.zeros((30, 192))
     pairs[columns + 5, np.arange(192)] = 50.0
-    share, (first, last) = kept_time(pairs)
+    share, (first, last) = fit_wipe_time(pairs)
     assert share == pytest.approx(1.0)
     assert (first, last) == pytest.approx((6, 21), abs=0.1)
     scattered = np.random.default_rng(3).permuted(pairs, axis=1)
-    assert kept_time(scattered)[0] < 0.5
+    assert fit_wipe_time(scattered)[0] < 0.5
 
 
 def test_the_settings_have_these_defaults_and_bounds():

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks.caching import lineage_of
+from tasks.caching import make_lineage
 from tasks.curate import clips as clips_step
 from tasks.curate import select
 from tasks.curate.join import SCHEMA as CLIPS
 from tasks.export.samples import HoldOutConfig, collect_samples
-from tasks.manifest import ManifestRef, file_digest, table_of, write_manifest
+from tasks.manifest import ManifestRef, digest_file, make_table, write_manifest
 from tasks.video import write_video
 
 
@@ -29,12 +29,14 @@ class Films:
         rows = [self._clip(number) | clip for number, clip in enumerate(clips)]
         cuts = write_manifest(
             self.root / "cuts.parquet",
-            table_of([self._cut(row) for row in rows], clips_step.SCHEMA),
-            lineage_of(clips_step.STEP, None, ()),
+            make_table([self._cut(row) for row in rows], clips_step.SCHEMA),
+            make_lineage(clips_step.STEP, None, ()),
         )
         schema = [*CLIPS, *select.SCHEMA]
-        decided = table_of([{k: v for k, v in row.items() if k != "broken"} for row in rows], select.pa.schema(schema))
-        known = write_manifest(self.root / "clips.parquet", decided, lineage_of(select.STEP, None, ()))
+        decided = make_table(
+            [{k: v for k, v in row.items() if k != "broken"} for row in rows], select.pa.schema(schema)
+        )
+        known = write_manifest(self.root / "clips.parquet", decided, make_lineage(select.STEP, None, ()))
         return collect_samples.fn(out, config or HoldOutConfig(), self.root, known, [cuts])
 
     def _clip(self, number: int) -> dict[str, Any]:
@@ -50,7 +52,7 @@ class Films:
             return named | {"error_code": "bad_media", "error_message": f"{row['clip_id']}: broken."}
         copy = self.root / "clips" / f"{row['clip_id']}.mp4"
         copy.write_bytes(self.film.read_bytes() + row["clip_id"].encode())
-        place = {"cut_path": f"clips/{copy.name}", "cut_bytes": copy.stat().st_size, "cut_sha256": file_digest(copy)}
+        place = {"cut_path": f"clips/{copy.name}", "cut_bytes": copy.stat().st_size, "cut_sha256": digest_file(copy)}
         return named | place | {"cut_start_s": 0.0, "cut_end_s": 0.5, "cut_frames": 4}
 
 

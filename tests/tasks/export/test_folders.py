@@ -10,7 +10,7 @@ import pytest
 import yaml
 from prefect.cache_policies import NO_CACHE
 
-from tasks.export.folders import STEP, Layout, as_table, write_folders
+from tasks.export.folders import STEP, Layout, format_table, write_folders
 from tasks.export.samples import HoldOutConfig
 from tasks.manifest import read_rows
 
@@ -64,12 +64,12 @@ def test_the_card_names_every_split_and_its_files(films, tmp_path: Path):
 
 def test_every_line_of_metadata_has_every_column():
     rows = [{"file_name": "a.mp4", "caption": "", "fps": 8.0}, {"file_name": "b.mp4", "caption": "x", "text_area": 0.1}]
-    lines = [json.loads(line) for line in as_table(rows, "metadata.jsonl").splitlines()]
+    lines = [json.loads(line) for line in format_table(rows, "metadata.jsonl").splitlines()]
     assert [list(line) for line in lines] == [["file_name", "caption", "fps", "text_area"]] * 2
     assert lines[0]["text_area"] is None
-    typed = pyarrow.json.read_json(io.BytesIO(as_table(rows, "metadata.jsonl").encode()))
+    typed = pyarrow.json.read_json(io.BytesIO(format_table(rows, "metadata.jsonl").encode()))
     assert [str(kind) for kind in typed.schema.types] == ["string", "string", "double", "double"]
-    assert as_table(rows, "metadata.csv").splitlines() == [
+    assert format_table(rows, "metadata.csv").splitlines() == [
         "file_name,caption,fps,text_area",
         "a.mp4,,8.0,",
         "b.mp4,x,,0.1",

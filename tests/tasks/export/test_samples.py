@@ -11,7 +11,7 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import ValidationError
 
 from models.errors import BadInput
-from tasks.export.samples import HoldOutConfig, collect_samples, side_of, sides_of
+from tasks.export.samples import HoldOutConfig, assign_splits, choose_split, collect_samples
 from tasks.manifest import read_lineage, read_rows
 from tests.declared import declared
 
@@ -27,7 +27,7 @@ CLIPS = st.lists(st.builds(clip, st.integers(0, 30), st.none() | st.integers(0, 
 
 @given(CLIPS)
 def test_no_film_and_no_group_of_lookalikes_stands_on_two_sides(clips: list[dict]):
-    sides = [side for side, _ in sides_of(clips, THIRDS)]
+    sides = [side for side, _ in assign_splits(clips, THIRDS)]
     for name in ("video_id", "dedup_group"):
         for value in {clip[name] for clip in clips} - {None}:
             assert len({side for c, side in zip(clips, sides, strict=True) if c[name] == value and side}) <= 1
@@ -35,24 +35,24 @@ def test_no_film_and_no_group_of_lookalikes_stands_on_two_sides(clips: list[dict
 
 @given(CLIPS, CLIPS)
 def test_more_sources_move_no_clip_to_another_side(clips: list[dict], more: list[dict]):
-    before, after = sides_of(clips, THIRDS), sides_of([*clips, *more], THIRDS)
+    before, after = assign_splits(clips, THIRDS), assign_splits([*clips, *more], THIRDS)
     for (old, _), (new, _) in zip(before, after, strict=False):
         assert old is None or new in (old, None)
 
 
 @given(CLIPS)
 def test_only_lookalikes_across_sides_are_left_out_and_the_held_out_one_stays(clips: list[dict]):
-    sides = sides_of(clips, THIRDS)
+    sides = assign_splits(clips, THIRDS)
     for c, (side, reason) in zip(clips, sides, strict=True):
         assert (side is None) == (reason is not None)
-        assert c["dedup_group"] is not None or side == side_of(c["video_id"], THIRDS)
-        if side_of(c["video_id"], THIRDS) == "test":
+        assert c["dedup_group"] is not None or side == choose_split(c["video_id"], THIRDS)
+        if choose_split(c["video_id"], THIRDS) == "test":
             assert side == "test"
 
 
 def test_the_shares_are_those_asked_for():
     config = HoldOutConfig(validation=0.2, test=0.1)
-    counts = Counter(side_of(f"{video:016x}", config) for video in range(5000))
+    counts = Counter(choose_split(f"{video:016x}", config) for video in range(5000))
     assert counts["test"] / 5000 == pytest.approx(0.1, abs=0.02)
     assert counts["validation"] / 5000 == pytest.approx(0.2, abs=0.02)
 
@@ -60,7 +60,7 @@ def test_the_shares_are_those_asked_for():
 def test_the_draw_is_the_same_for_ever_and_another_seed_draws_others():
     """Computed once, by hand: a film that moved to another side would be trained on and then tested on."""
     other = THIRDS.model_copy(update={"seed": 1})
-    assert [side_of(f"{video:016x}", THIRDS) for video in range(6)] == [
+    assert [choose_split(f"{video:016x}", THIRDS) for video in range(6)] == [
         "train",
         "validation",
         "validation",
@@ -68,7 +68,7 @@ def test_the_draw_is_the_same_for_ever_and_another_seed_draws_others():
         "train",
         "train",
     ]
-    assert [side_of(f"{video:016x}", other) for video in range(6)] == [
+    assert [choose_split(f"{video:016x}", other) for video in range(6)] == [
         "validation",
         "test",
         "test",
@@ -76,7 +76,7 @@ def test_the_draw_is_the_same_for_ever_and_another_seed_draws_others():
         "train",
         "train",
     ]
-    assert [side_of(f"{video:016x}", HoldOutConfig()) for video in (0, 29, 11)] == ["train", "validation", "test"]
+    assert [choose_split(f"{video:016x}", HoldOutConfig()) for video in (0, 29, 11)] == ["train", "validation", "test"]
 
 
 def test_more_than_all_cannot_be_held_out():

@@ -10,8 +10,8 @@ from prefect.cache_policies import NO_CACHE
 from webdataset.compat import WebDataset
 
 from tasks.export.samples import HoldOutConfig
-from tasks.export.shards import STEP, ShardsConfig, shards_of, write_shards
-from tasks.manifest import file_digest, read_rows
+from tasks.export.shards import STEP, ShardsConfig, group_into_shards, write_shards
+from tasks.manifest import digest_file, read_rows
 from tests.declared import declared
 
 MANY = [{"caption": f"clip {number}"} for number in range(12)]
@@ -57,13 +57,13 @@ def test_no_shard_is_larger_than_asked(films, tmp_path: Path):
     for row in rows:
         path = out / row["shard"]
         assert path.stat().st_size == row["bytes"] <= 20_000
-        assert row["sha256"] == file_digest(path)
+        assert row["sha256"] == digest_file(path)
 
 
 def test_a_sample_that_is_larger_than_a_shard_has_one_of_its_own():
     sizes = (100, 5_000_000, 100)
     samples = [{"clip_id": str(n), "bytes": size, "facts": "{}", "caption": None} for n, size in enumerate(sizes)]
-    shards = shards_of(samples, ShardsConfig(max_mb=1))
+    shards = group_into_shards(samples, ShardsConfig(max_mb=1))
     assert [5_000_000] in [[sample["bytes"] for sample in shard] for shard in shards]
     assert sum(map(len, shards)) == 3
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from tasks.finetune.encode import ClipSpan, EncodeConfig, SourceClips, encode_cached
-from tasks.footage import Camera, Motion, Scene, mean_flow, render_shot
-from tasks.manifest import Lineage, ManifestRef, file_digest, table_of, write_manifest
+from tasks.footage import Camera, Motion, Scene, compute_mean_flow, render_shot
+from tasks.manifest import Lineage, ManifestRef, digest_file, make_table, write_manifest
 from tasks.tiny.render import SCHEMA
 from tasks.video import write_video
 
@@ -42,7 +42,7 @@ def films(model: str) -> Films:
         path = folder / f"{motion}-{seed}.mp4"
         write_video(path, render_shot(Scene(seed, movers=0), Camera.doing(motion), 14, FPS, (48, 36)), FPS, crf=10)
         clips = tuple(ClipSpan(f"{path.stem}-{number}", *span) for number, span in enumerate(spans))
-        return SourceClips(path, file_digest(path), clips, model)
+        return SourceClips(path, digest_file(path), clips, model)
 
     return film
 
@@ -56,9 +56,9 @@ def trainable(tmp_path_factory: pytest.TempPathFactory, films: Films, model: str
     sources = [films(root, seed, motion) for motion, seed in shown]
     encoded = [encode_cached(root, EncodeConfig(), source) for source in sources]
     rows = [
-        {"clip_id": clip.clip_id, "camera_motion": motion, "motion_score": mean_flow(motion, 0.4), "keep": True}
+        {"clip_id": clip.clip_id, "camera_motion": motion, "motion_score": compute_mean_flow(motion, 0.4), "keep": True}
         for source, motion in zip(sources, motions, strict=True)
         for clip in source.clips
     ]
-    clips = write_manifest(root / "clips.parquet", table_of(rows, SCHEMA), Lineage(step="select", version=1))
+    clips = write_manifest(root / "clips.parquet", make_table(rows, SCHEMA), Lineage(step="select", version=1))
     return Trainable(root, encoded, clips, model)

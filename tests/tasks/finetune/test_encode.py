@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
 
-from models.generation.model_cache import loaded_model
+from models.generation.model_cache import get_model
 from models.svd.autoencoder import encode_frames
 from models.svd.image_encoder import new_image_encoder
 from models.svd.model import VideoModel, embed_pictures, load_model, save_model
@@ -23,12 +23,12 @@ from tasks.finetune.encode import (
     ClipSpan,
     EncodeConfig,
     SourceClips,
+    add_noise,
     cover,
     encode_clips,
     encode_windows,
-    noised_pictures,
-    shown_at,
-    window_starts,
+    find_shown,
+    place_windows,
 )
 from tasks.footage import Camera, Scene, render_shot
 from tasks.manifest import ManifestRef, read_manifest, read_rows
@@ -50,13 +50,13 @@ CONFIG = EncodeConfig()
     ],
 )
 def test_windows_of_a_second_are_spread_over_the_span(span, at_most, starts):
-    assert window_starts(*span, frames=4, fps=4.0, at_most=at_most) == pytest.approx(starts)
+    assert place_windows(*span, frames=4, fps=4.0, at_most=at_most) == pytest.approx(starts)
 
 
 @given(st.floats(0, 1e4), st.floats(0, 100), st.integers(1, 30), st.floats(1, 60), st.integers(1, 9))
 def test_windows_fit_their_span_and_do_not_overlap(start, seconds, frames, fps, at_most):
     length, end = frames / fps, start + seconds
-    starts = window_starts(start, end, frames, fps, at_most)
+    starts = place_windows(start, end, frames, fps, at_most)
     assert len(starts) <= at_most
     assert all(start <= each <= end - length + 0.5 / fps + 1e-6 for each in starts)
     assert all(after - before >= length - 1e-6 for before, after in pairwise(starts))
@@ -64,15 +64,15 @@ def test_windows_fit_their_span_and_do_not_overlap(start, seconds, frames, fps, 
 
 
 def test_the_frame_shown_at_a_time_is_the_last_one_until_then():
-    assert shown_at([0, 1, 2], [0.0, 0.5, 0.99, 1.0, 7.0]) == [0, 0, 0, 1, 2]
-    assert shown_at([1.0, 2.0], [0.2]) == [0]
-    assert shown_at([Fraction(1, 3), Fraction(2, 3)], [0.666666, 0.6666666666]) == [1, 1]
+    assert find_shown([0, 1, 2], [0.0, 0.5, 0.99, 1.0, 7.0]) == [0, 0, 0, 1, 2]
+    assert find_shown([1.0, 2.0], [0.2]) == [0]
+    assert find_shown([Fraction(1, 3), Fraction(2, 3)], [0.666666, 0.6666666666]) == [1, 1]
 
 
 @given(st.lists(st.integers(0, 10_000), min_size=1, max_size=30, unique=True), st.lists(st.integers(0, 12_000)))
 def test_no_frame_is_shown_before_its_time_nor_after_the_next_ones(times, wanted):
     times = sorted(times)
-    for index, time in zip(shown_at(times, wanted), wanted, strict=True):
+    for index, time in zip(find_shown(times, wanted), wanted, strict=True):
         assert times[index] <= time or index == 0
         assert index == len(times) - 1 or time < times[index + 1]
 
@@ -91,7 +91,7 @@ def test_a_covered_size_is_the_one_asked_for(height, width, to_width, to_height)
 
 
 def test_the_noise_on_a_picture_has_the_deviation_it_says():
-    noised, sigmas = noised_pictures(torch.zeros(2, 3, 64, 64), EncodeConfig(condition_draws=50), seed=1)
+    noised, sigmas = add_noise(torch.zeros(2, 3, 64, 64), EncodeConfig(condition_draws=50), seed=1)
     assert torch.allclose(noised.std((2, 3, 4)), sigmas, rtol=0.05)
     assert sigmas.log().mean().item() == pytest.approx(-3.0, abs=0.2)
     assert sigmas.log().std().item() == pytest.approx(0.5, abs=0.15)
@@ -99,7 +99,7 @@ def test_the_noise_on_a_picture_has_the_deviation_it_says():
 
 def test_the_noise_on_a_picture_depends_on_the_seed_alone():
     pictures = torch.zeros(1, 3, 8, 8)
-    first, again, other = (noised_pictures(pictures, CONFIG, seed)[0] for seed in (1, 1, 2))
+    first, again, other = (add_noise(pictures, CONFIG, seed)[0] for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
@@ -200,7 +200,7 @@ def test_other_encoders_encode_again_and_another_unet_does_not(tmp_path: Path, f
         torch.manual_seed(1)
         encoder = new_image_encoder()
     assert encoded_again(tmp_path, source, changed(model, tmp_path / "encoder", image_encoder=encoder))
-    longer = loaded_model(model).facts.model_copy(update={"frames": 6})
+    longer = get_model(model).facts.model_copy(update={"frames": 6})
     assert encoded_again(tmp_path, source, changed(model, tmp_path / "longer", facts=longer))
 
 

@@ -11,7 +11,7 @@ from models.errors import BadInput
 from tasks.finetune.listed import ListedConfig, list_clips
 from tasks.footage import Camera, Scene, render_shot
 from tasks.manifest import read_rows
-from tasks.video import ffmpeg_exe, run_ffmpeg, write_video
+from tasks.video import find_ffmpeg, run_ffmpeg, write_video
 from tests.declared import declared
 
 
@@ -85,7 +85,7 @@ def test_a_second_look_finds_all_and_a_changed_file_is_looked_at_again(folder: P
 
 
 def test_a_clip_that_does_not_say_how_long_it_is_is_a_row_with_the_reason(folder: Path):
-    command = [ffmpeg_exe(), "-loglevel", "error", "-i", str(folder / "a.mp4"), "-c", "copy", str(folder / "raw.h264")]
+    command = [find_ffmpeg(), "-loglevel", "error", "-i", str(folder / "a.mp4"), "-c", "copy", str(folder / "raw.h264")]
     run_ffmpeg(command, None, "raw.h264")
     (row,) = listed(written(folder, {"file_name": "raw.h264"}))
     assert (row["keep"], row["error_code"]) == (False, "bad_media")

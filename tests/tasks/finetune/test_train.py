@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from models.errors import BadInput
 from models.svd.lora import load_lora, lora_applied
 from models.svd.model import load_model
-from models.weights.names import weights_digest
+from models.weights.names import compute_weights_digest
 from tasks.finetune.train import SCHEMA, STEP, TrainConfig, train_model
 from tasks.manifest import ManifestRef, read_manifest, read_rows
 from tests.declared import declared
@@ -79,7 +79,7 @@ def test_a_lora_is_written_that_knows_its_origin_and_changes_the_model_it_is_put
     assert (facts.rank, facts.alpha) == (2, 16.0)
     assert facts.lineage["clips"] == [f"pan_left-{seed}-0" for seed in range(4)]
     assert facts.lineage["dataset_digest"] == trainable.clips.digest
-    assert facts.lineage["base_revision"] == weights_digest(Path(trainable.base))
+    assert facts.lineage["base_revision"] == compute_weights_digest(Path(trainable.base))
     assert facts.lineage["train"]["motions"] == ["pan_left"]
     assert any(w.abs().max() > 0 for name, w in weights.items() if "lora_B" in name)
     model = load_model(trainable.base)

@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 
 from models.errors import BadInput
 from tasks.finetune.encode import SCHEMA as ENCODED
-from tasks.finetune.train_examples import Choice, Example, Examples, gather_examples, held_out
-from tasks.manifest import Lineage, ManifestRef, table_of, write_manifest
+from tasks.finetune.train_examples import Choice, Example, Examples, gather_examples, hold_out
+from tasks.manifest import Lineage, ManifestRef, make_table, write_manifest
 from tasks.tiny.render import SCHEMA as CLIPS
 
 MADE = Lineage(step="made", version=1)
@@ -37,10 +37,10 @@ def dataset(root: Path) -> ManifestRef:
         {"clip_id": name, "camera_motion": motion, "motion_score": speed}
         for name, motion, speed in (("a", "pan_left", 0.5), ("b", "static", 0.0), ("short", "pan_left", 0.5))
     ]
-    write_manifest(root / "clips.parquet", table_of(clips, CLIPS), MADE)
+    write_manifest(root / "clips.parquet", make_table(clips, CLIPS), MADE)
     rows = [{"clip_id": c, "latents": "latents/x.safetensors", "row": i} for i, c in enumerate("aabbc")]
     rows.append({"clip_id": "short", "error_code": "bad_media", "error_message": "short: too short."})
-    return write_manifest(root / "encoded.parquet", table_of(rows, ENCODED), MADE)
+    return write_manifest(root / "encoded.parquet", make_table(rows, ENCODED), MADE)
 
 
 def test_windows_are_gathered_with_what_their_clips_measured(tmp_path: Path):
@@ -83,14 +83,14 @@ def examples(count: int, windows: int = 1) -> list[Example]:
 
 
 def test_of_few_examples_none_is_held_out():
-    assert held_out(examples(99)) == (list(range(99)), [])
+    assert hold_out(examples(99)) == (list(range(99)), [])
 
 
 @pytest.mark.slow
 @given(st.integers(100, 3000), st.integers(1, 4))
 def test_a_clip_is_trained_on_or_held_out_but_never_both(count: int, windows: int):
     all_of_them = examples(count, windows)
-    train, probe = held_out(all_of_them)
+    train, probe = hold_out(all_of_them)
     assert not {all_of_them[i].clip_id for i in train} & {all_of_them[i].clip_id for i in probe}
     assert len(probe) <= 48
     assert 0.9 * count < len(train) <= count
@@ -98,7 +98,7 @@ def test_a_clip_is_trained_on_or_held_out_but_never_both(count: int, windows: in
 
 def test_which_clips_are_held_out_depends_on_their_names_alone():
     every = examples(400)
-    held = {every[i].clip_id for i in held_out(every)[1]}
+    held = {every[i].clip_id for i in hold_out(every)[1]}
     turned = every[::-1]
-    assert {turned[i].clip_id for i in held_out(turned)[1]} == held
+    assert {turned[i].clip_id for i in hold_out(turned)[1]} == held
     assert len(held) > 10

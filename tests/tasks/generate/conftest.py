@@ -12,7 +12,7 @@ from PIL import Image
 
 from models.generation import by_family
 from models.memory.plan import Plan
-from models.svd.lora import LoraFacts, add_lora, lora_weights, remove_lora, save_lora
+from models.svd.lora import LoraFacts, add_lora, read_lora_weights, remove_lora, save_lora
 from models.svd.model import load_model
 from tasks.footage import Camera, Scene, render_shot
 from tasks.generate import decode, draw, sample
@@ -28,7 +28,7 @@ def lora(model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     unet = load_model(model).unet
     add_lora(unet, rank=2, alpha=2.0)
     generator = torch.Generator().manual_seed(0)
-    weights = {name: torch.randn(w.shape, generator=generator) for name, w in lora_weights(unet).items()}
+    weights = {name: torch.randn(w.shape, generator=generator) for name, w in read_lora_weights(unet).items()}
     remove_lora(unet)
     lineage = {"dataset": "beach", "clips": [f"clip-{i}" for i in range(40)], "train": {"motions": ["tilt_up"]}}
     save_lora(path, weights, LoraFacts(2, 2.0, lineage))
@@ -54,13 +54,13 @@ def pictures(tmp_path: Path) -> Callable[..., Path]:
 def card(monkeypatch: pytest.MonkeyPatch) -> None:
     """The steps work on a device that stands for a card."""
     for step in (sample, decode, draw):
-        monkeypatch.setattr(step, "device_named", lambda _: CARD)
+        monkeypatch.setattr(step, "find_device", lambda _: CARD)
 
 
 @pytest.fixture
 def small_card(card: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """A card on which the denoiser's blocks come one by one or not at all, and on which nothing can be decoded."""
-    ready_to_sample, ready_to_decode = by_family.ready_to_sample, by_family.ready_to_decode
+    ready_to_sample, ready_to_decode = by_family.ready_to_sample, by_family.prepare_decoding
 
     @contextmanager
     def sampling(pipeline: Any, device: torch.device, plan: Plan) -> Iterator[None]:
@@ -75,4 +75,4 @@ def small_card(card: None, monkeypatch: pytest.MonkeyPatch) -> None:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
     monkeypatch.setattr(by_family, "ready_to_sample", sampling)
-    monkeypatch.setattr(by_family, "ready_to_decode", decoding)
+    monkeypatch.setattr(by_family, "prepare_decoding", decoding)

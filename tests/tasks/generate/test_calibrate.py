@@ -15,12 +15,12 @@ from tasks.generate.calibrate import (
     FILE,
     SCHEMA,
     CalibrateConfig,
-    as_text,
     calibrate_model,
-    measured_clip,
-    motions_of,
-    own_speed,
-    picture_of,
+    format_table,
+    list_motions,
+    measure_clip,
+    measure_own_speed,
+    render_picture,
 )
 from tasks.manifest import read_manifest, read_rows
 from tests.declared import declared
@@ -57,31 +57,31 @@ def test_each_bucket_is_tried_with_each_motion_and_picture_and_found_again(tmp_p
     [("pan_left", 0.4), ("pan_right", -0.4), ("tilt_up", 0.1), ("zoom_out", 0.2), ("roll", 5.0), (None, 0.6)],
 )
 def test_the_speed_is_that_of_the_motion_asked_for(motion, speed):
-    assert own_speed(motion, FOUND) == pytest.approx(speed)
+    assert measure_own_speed(motion, FOUND) == pytest.approx(speed)
 
 
 def test_all_motions_that_the_model_knows_are_measured_but_static(model):
-    assert motions_of(load_model(model), CalibrateConfig()) == [None, "pan_left"]
-    assert motions_of(load_model(model), CalibrateConfig(motions=())) == [None]
+    assert list_motions(load_model(model), CalibrateConfig()) == [None, "pan_left"]
+    assert list_motions(load_model(model), CalibrateConfig(motions=())) == [None]
 
 
 def test_a_motion_made_by_regions_is_measured_as_it_is_generated(model, monkeypatch):
     """The small model has no word for a tilt, so regions are refused where its one word for a motion would do."""
     loaded = load_model(model)
     regional = replace(loaded, facts=loaded.facts.model_copy(update={"by_regions": ("zoom_in",)}))
-    assert motions_of(regional, CalibrateConfig()) == [None, "pan_left", "zoom_in"]
+    assert list_motions(regional, CalibrateConfig()) == [None, "pan_left", "zoom_in"]
     with pytest.raises(BadInput, match="no word for the camera motion pan_right"):
-        measured_clip(regional, CalibrateConfig(steps=1), 0, "zoom_in", 40)
+        measure_clip(regional, CalibrateConfig(steps=1), 0, "zoom_in", 40)
 
 
 def test_pictures_are_of_the_models_size_and_the_same_every_time(model):
     loaded = load_model(model)
-    assert picture_of(loaded, 3).shape == (32, 32, 3)
-    assert (picture_of(loaded, 3) == picture_of(loaded, 3)).all()
+    assert render_picture(loaded, 3).shape == (32, 32, 3)
+    assert (render_picture(loaded, 3) == render_picture(loaded, 3)).all()
 
 
 def test_the_table_reads_as_a_line_for_each_motion():
-    lines = as_text({"pan_left": {"buckets": [10, 20], "speeds": [0.1, 0.25]}}).splitlines()
+    lines = format_table({"pan_left": {"buckets": [10, 20], "speeds": [0.1, 0.25]}}).splitlines()
     assert [line.split() for line in lines] == [["motion", "10", "20"], ["pan_left", "0.100", "0.250"]]
 
 
@@ -93,7 +93,7 @@ def test_a_clip_is_measured_at_the_times_at_which_its_frames_are_shown(model, mo
         return measure_motion(frames, times_s)
 
     monkeypatch.setattr(calibrate, "measure_motion", measured)
-    measured_clip(load_model(model), CalibrateConfig(steps=1), 0, None, 40)
+    measure_clip(load_model(model), CalibrateConfig(steps=1), 0, None, 40)
     assert times == [pytest.approx([0, 1 / 7, 2 / 7, 3 / 7])]
 
 

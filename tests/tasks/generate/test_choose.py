@@ -14,16 +14,16 @@ from tasks.generate.choose import (
     Take,
     choose,
     choose_takes,
-    chosen_rows,
-    failed_rules,
-    quality,
+    list_failed_rules,
+    list_unmet_jobs,
+    make_choice_rows,
+    measure_quality,
     score,
-    unmet_jobs,
 )
 from tasks.generate.decode import SCHEMA as CLIP_SCHEMA
 from tasks.generate.encode import SCHEMA as VIDEO_SCHEMA
 from tasks.generate.jobs import SCHEMA as JOB_SCHEMA
-from tasks.manifest import Lineage, ManifestRef, read_manifest, read_rows, table_of, write_manifest
+from tasks.manifest import Lineage, ManifestRef, make_table, read_manifest, read_rows, write_manifest
 from tests.declared import declared
 
 GATE = GateConfig()
@@ -71,7 +71,7 @@ def test_a_take_that_misses_the_motion_is_never_chosen_over_one_that_meets_it(se
 
 @given(takes)
 def test_scores_and_their_parts_are_between_0_and_1(take):
-    assert all(0 <= part <= 1 for part in quality(take).values())
+    assert all(0 <= part <= 1 for part in measure_quality(take).values())
     assert 0 <= score(take) <= 1
 
 
@@ -90,20 +90,20 @@ def test_fewer_good_frames_never_score_higher(take, fewer):
     ],
 )
 def test_what_fails_the_gate_is_said_in_words(change, said):
-    assert failed_rules(CLEAN, GATE) == ()
-    assert failed_rules(replace(CLEAN, **change), GATE) == (said,)
+    assert list_failed_rules(CLEAN, GATE) == ()
+    assert list_failed_rules(replace(CLEAN, **change), GATE) == (said,)
 
 
 def test_the_gates_thresholds_are_its_settings():
-    assert failed_rules(replace(CLEAN, motion_measured="static"), GateConfig(motion=False)) == ()
-    assert failed_rules(replace(CLEAN, good_frames=5), GateConfig(good_share=0.5)) == ()
-    assert failed_rules(CLEAN, GateConfig(score_min=0.99)) == (f"score {score(CLEAN):.2f} below 0.99",)
+    assert list_failed_rules(replace(CLEAN, motion_measured="static"), GateConfig(motion=False)) == ()
+    assert list_failed_rules(replace(CLEAN, good_frames=5), GateConfig(good_share=0.5)) == ()
+    assert list_failed_rules(CLEAN, GateConfig(score_min=0.99)) == (f"score {score(CLEAN):.2f} below 0.99",)
 
 
 def test_a_still_clip_passes_where_the_camera_is_to_stand_still_but_ranks_after_one_in_which_something_moves():
     still = replace(CLEAN, motion_asked="static", motion_measured="static", frozen_share=1.0)
     moving = replace(still, frozen_share=0.0, sharpness=0.6)
-    assert failed_rules(still, GATE) == ()
+    assert list_failed_rules(still, GATE) == ()
     assert choose([still, moving], GATE).best == 1
 
 
@@ -113,13 +113,13 @@ def test_of_takes_that_meet_the_motion_the_best_is_chosen_and_of_equal_ones_the_
 
 
 def test_without_an_asked_motion_any_camera_will_do():
-    assert failed_rules(replace(CLEAN, motion_asked=None, motion_measured="roll"), GATE) == ()
+    assert list_failed_rules(replace(CLEAN, motion_asked=None, motion_measured="roll"), GATE) == ()
 
 
 def test_a_clip_that_ended_before_the_frames_asked_for_lacks_them():
     jobs = [job(0, take, key, frames=16) for take, key in enumerate("ab")]
     clips = [clip("a"), clip("b", good_until=12, change_curve=[1.0] * 16)]
-    short, long = chosen_rows(jobs, clips, [video("a"), video("b")], GATE)
+    short, long = make_choice_rows(jobs, clips, [video("a"), video("b")], GATE)
     assert short["reasons"] == ("good until frame 8 of 16",)
     assert (long["passed"], long["chosen"]) == (True, True)
 
@@ -128,19 +128,19 @@ def test_each_job_has_one_chosen_take_even_where_none_passes():
     jobs = [job(0, 1, "b"), job(0, 0, "a"), job(1, 0, "c"), job(2, 0, "d"), job(3, 0, "e")]
     clips = [clip("a", motion_measured="static"), clip("b"), clip("c", motion_measured="roll"), clip("d")]
     videos = [video("c"), video("b"), video("a"), video("d", video=None)]
-    rows = {row["item_key"]: row for row in chosen_rows(jobs, clips, videos, GATE)}
+    rows = {row["item_key"]: row for row in make_choice_rows(jobs, clips, videos, GATE)}
     assert {key: (row["chosen"], row["passed"]) for key, row in rows.items()} == {
         "a": (False, False),
         "b": (True, True),
         "c": (True, False),
     }
     assert rows["c"]["reasons"] == ("camera roll, asked pan_left",)
-    assert unmet_jobs(jobs, list(rows.values())) == {1}, "what has no file is a failure, not a miss"
+    assert list_unmet_jobs(jobs, list(rows.values())) == {1}, "what has no file is a failure, not a miss"
 
 
 def test_the_step_writes_a_row_for_each_take_that_has_a_file_and_finds_it_again(tmp_path):
     def manifest(name: str, rows: list[dict[str, Any]], schema: Any) -> ManifestRef:
-        return write_manifest(tmp_path / name, table_of(rows, schema), Lineage(step=name, version=1))
+        return write_manifest(tmp_path / name, make_table(rows, schema), Lineage(step=name, version=1))
 
     jobs = manifest("jobs", [job(0, 0, "a"), job(0, 1, "b"), job(1, 0, "c", status="duplicate")], JOB_SCHEMA)
     clips = [manifest("a", [clip("a")], CLIP_SCHEMA), manifest("b", [clip("b", sharpness=0.2)], CLIP_SCHEMA)]
@@ -174,7 +174,7 @@ def test_the_score_is_the_share_of_good_frames_times_the_mean_of_these_parts(
 ):
     take = replace(CLEAN, **changes)
     names = ("sharpness", "colour", "identity", "flicker", "moving")
-    assert quality(take) == pytest.approx(dict(zip(names, parts, strict=True)))
+    assert measure_quality(take) == pytest.approx(dict(zip(names, parts, strict=True)))
     assert score(take) == pytest.approx(whole)
 
 

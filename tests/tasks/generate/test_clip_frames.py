@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from models.errors import BadMedia
-from tasks.generate.clip_frames import load_latents, park, parked, parked_at, sweep_parked
+from tasks.generate.clip_frames import load_latents, locate_parked, open_parked, park, sweep_parked
 
 
 @settings(max_examples=20)
@@ -19,21 +19,21 @@ def test_frames_come_back_as_they_were(
     tmp_path_factory: pytest.TempPathFactory, shape: tuple[int, int, int], seed: int
 ):
     frames = np.random.default_rng(seed).integers(0, 256, (*shape, 3), dtype=np.uint8)
-    path = parked_at(tmp_path_factory.mktemp("run"), "key")
+    path = locate_parked(tmp_path_factory.mktemp("run"), "key")
     park(path, frames)
-    back = parked(path)
+    back = open_parked(path)
     assert isinstance(back, np.memmap), "mapped, so that memory holds what is looked at alone"
     assert np.array_equal(back, frames)
     assert not back.flags.writeable
 
 
 def test_there_are_none_where_none_were_parked(tmp_path: Path):
-    assert parked(parked_at(tmp_path, "key")) is None
+    assert open_parked(locate_parked(tmp_path, "key")) is None
 
 
 @pytest.mark.parametrize("damage", ["cut", "junk", "objects", "floats", "flat"])
 def test_damaged_and_foreign_files_are_no_frames(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture):
-    path = parked_at(tmp_path, "key")
+    path = locate_parked(tmp_path, "key")
     park(path, np.zeros((2, 8, 8, 3), np.uint8))
     whole = path.read_bytes()
     if damage in ("cut", "junk"):
@@ -41,12 +41,12 @@ def test_damaged_and_foreign_files_are_no_frames(tmp_path: Path, damage: str, ca
     else:
         others = {"objects": np.array([{}], object), "floats": np.zeros((2, 8, 8, 3)), "flat": np.zeros((8, 8), "u1")}
         np.save(path, others[damage], allow_pickle=True)
-    assert parked(path) is None
+    assert open_parked(path) is None
     assert "they are decoded again" in caplog.text
 
 
 def test_what_is_left_is_swept_away(tmp_path: Path):
-    park(parked_at(tmp_path, "key"), np.zeros((2, 8, 8, 3), np.uint8))
+    park(locate_parked(tmp_path, "key"), np.zeros((2, 8, 8, 3), np.uint8))
     sweep_parked(tmp_path)
     sweep_parked(tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -8,7 +8,7 @@ import pytest
 
 from models.errors import BadInput
 from tasks.generate.comfyui_graph import read_graph
-from tasks.generate.comfyui_jobs import read_workflow, workflow_of
+from tasks.generate.comfyui_jobs import make_workflow, read_workflow
 
 MODEL, CLIP, VAE, GUIDED, POSITIVE, NEGATIVE, LATENT, SAMPLES, IMAGES, PICTURE = range(1, 11)
 """The numbers of the editor's links, as `editor` draws them."""
@@ -247,7 +247,7 @@ def test_a_job_written_as_a_workflow_is_read_back_as_it_was(tmp_path: Path, lora
         "lora": lora,
         "lora_strength": 0.5 if lora else None,
     }
-    (job,) = read_workflow(written(tmp_path / "w.json", workflow_of(row)))
+    (job,) = read_workflow(written(tmp_path / "w.json", make_workflow(row)))
     expected = VALUES | {"prefix": "beach"} | ({"lora": lora, "lora_strength": 0.5} if lora else {})
     assert dict(job.values) == expected
     assert job.ignored == ()

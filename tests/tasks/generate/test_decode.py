@@ -10,17 +10,17 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from models.generation.model_cache import loaded_model
+from models.generation.model_cache import get_model
 from models.measures.psnr import mean_squared_error, psnr
 from models.memory import planner
 from models.svd.sampling import decode_latents
 from tasks.footage import Camera, Scene, render_shot
 from tasks.generate import clip_frames
-from tasks.generate.clip_frames import load_latents, parked, parked_at
+from tasks.generate.clip_frames import load_latents, locate_parked, open_parked
 from tasks.generate.decode import SCHEMA, DecodeConfig, decode_jobs, measure_clip, sampled
 from tasks.generate.job_settings import JobsConfig
 from tasks.generate.jobs import read_jobs
-from tasks.generate.sample import SampleConfig, batches_of, sample_jobs
+from tasks.generate.sample import SampleConfig, plan_all_batches, sample_jobs
 from tasks.manifest import ManifestRef, read_manifest, read_rows
 from tests.declared import declared
 
@@ -35,7 +35,7 @@ def one_thread():
 def sampled_jobs(root: Path, jobs: Path, model: str, **settings: Any) -> list[tuple[ManifestRef, ManifestRef]]:
     refs = read_jobs.fn(root, JobsConfig(model=model, steps=2, **settings), jobs)
     config = SampleConfig(batch=4)
-    return sampled(refs, sample_jobs.fn(root, config, batches_of(refs, config)))
+    return sampled(refs, sample_jobs.fn(root, config, plan_all_batches(refs, config)))
 
 
 @pytest.mark.slow
@@ -50,11 +50,11 @@ def test_every_clip_is_measured_and_its_frames_are_parked_as_they_were_decoded(t
         assert row["motion_measured"]
         assert row["first_frame_psnr"] > 0
         assert (row["item_key"], row["error_code"], row["attempt"]) == (made["item_key"], None, 1)
-        frames = parked(parked_at(root, manifest.path.stem))
+        frames = open_parked(locate_parked(root, manifest.path.stem))
         assert frames is not None
         assert (frames.shape, frames.dtype) == ((4, 32, 32, 3), np.uint8)
         latents = load_latents(root / made["latents"], made["latents_sha256"])
-        assert np.array_equal(frames, decode_latents(loaded_model(model), latents))
+        assert np.array_equal(frames, decode_latents(get_model(model), latents))
 
 
 def test_the_picture_and_the_clip_are_compared_frame_to_frame():
@@ -77,7 +77,7 @@ def test_decoding_again_finds_everything_whether_or_not_the_frames_were_taken(tm
     root = tmp_path / "out"
     items = sampled_jobs(root, pictures("a.png"), model)
     (first,) = decode_jobs.fn(root, DecodeConfig(), items)
-    parked_at(root, first.path.stem).unlink()
+    locate_parked(root, first.path.stem).unlink()
     monkeypatch.setattr(clip_frames, "decode_job", lambda *_: pytest.fail("decoded again"))
     (again,) = decode_jobs.fn(root, DecodeConfig(), items)
     assert again.cached
@@ -148,7 +148,7 @@ def test_the_first_frame_of_a_clip_is_compared_with_the_picture_it_was_made_from
     items = sampled_jobs(root, pictures("a.png"), model)
     job = read_rows(items[0][0])[0]
     (manifest,) = decode_jobs.fn(root, DecodeConfig(), items)
-    frames = parked(parked_at(root, manifest.path.stem))
+    frames = open_parked(locate_parked(root, manifest.path.stem))
     assert frames is not None
     with Image.open(root / job["picture"]) as picture:
         expected = psnr(mean_squared_error(frames[0], np.asarray(picture)))

@@ -13,11 +13,19 @@ import torch
 from PIL import Image
 
 from models.families.family import Request
-from models.families.placement import networks
+from models.families.placement import list_networks
 from models.generation import by_family
 from models.generation.model_cache import lent_drawer
 from tasks.generate import draw
-from tasks.generate.draw import STEP, DrawConfig, draw_pictures, drawing_of, name_of, pictures_to_draw, with_drawn
+from tasks.generate.draw import (
+    STEP,
+    DrawConfig,
+    add_drawn_pictures,
+    draw_pictures,
+    list_pictures_to_draw,
+    make_drawing,
+    name_of,
+)
 from tasks.generate.job_settings import JobsConfig
 from tasks.generate.jobs import SCHEMA, read_jobs
 from tasks.manifest import ManifestRef, read_manifest, read_rows
@@ -50,11 +58,11 @@ def jobs_of(folder: Path, model: str, drawer: Path, *rows: dict[str, Any], **set
 def test_a_picture_is_drawn_once_for_all_takes_and_jobs_that_share_it(tmp_path, model, drawer):
     rows = ({"prompt": "a ball"}, {"prompt": "a ball", "motion_bucket": 9}, {"prompt": "a cube"})
     jobs, root = jobs_of(tmp_path, model, drawer, *rows, takes=2), tmp_path / "out"
-    asks = pictures_to_draw(CONFIG, jobs)
+    asks = list_pictures_to_draw(CONFIG, jobs)
     drawn = draw_pictures.fn(root, CONFIG, asks)
     assert [ref.cached for ref in drawn] == [False, False]
     assert [ref.cached for ref in draw_pictures.fn(root, CONFIG, asks)] == [True, True]
-    made = with_drawn.fn(root, CONFIG, jobs, drawn)
+    made = add_drawn_pictures.fn(root, CONFIG, jobs, drawn)
     assert read_manifest(made).schema == SCHEMA
     pictures = [row["picture"] for row in read_rows(made)]
     assert pictures[0] == pictures[1] == pictures[2] == pictures[3] != pictures[4] == pictures[5]
@@ -69,9 +77,9 @@ def test_a_picture_is_drawn_once_for_all_takes_and_jobs_that_share_it(tmp_path, 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"key": "other"}, {"negative_prompt": "x"}, {"width": 40}])
 def test_what_decides_a_picture_makes_another_one(tmp_path, model, drawer, change):
     jobs = jobs_of(tmp_path, model, drawer, {"prompt": "a ball"}, {"prompt": "a ball"} | change)
-    refs = draw_pictures.fn(tmp_path / "out", CONFIG, pictures_to_draw(CONFIG, jobs))
+    refs = draw_pictures.fn(tmp_path / "out", CONFIG, list_pictures_to_draw(CONFIG, jobs))
     assert len({row["picture_sha256"] for ref in refs for row in read_rows(ref)}) == 2
-    assert len(pictures_to_draw(CONFIG.model_copy(update={"guidance": 2.0}), jobs)) == 2
+    assert len(list_pictures_to_draw(CONFIG.model_copy(update={"guidance": 2.0}), jobs)) == 2
 
 
 def test_a_picture_that_cannot_be_drawn_is_its_jobs_failure_and_is_tried_again(tmp_path, model, drawer):
@@ -79,8 +87,8 @@ def test_a_picture_that_cannot_be_drawn_is_its_jobs_failure_and_is_tried_again(t
     jobs = jobs_of(tmp_path, model, own, {"prompt": "a ball"})
     (own / "unet" / "config.json").write_text("{}")
     for attempt in (1, 2):
-        drawn = draw_pictures.fn(root, CONFIG, pictures_to_draw(CONFIG, jobs))
-        (row,) = read_rows(with_drawn.fn(root, CONFIG, jobs, drawn))
+        drawn = draw_pictures.fn(root, CONFIG, list_pictures_to_draw(CONFIG, jobs))
+        (row,) = read_rows(add_drawn_pictures.fn(root, CONFIG, jobs, drawn))
         assert (row["status"], row["error_code"], row["attempt"]) == ("failed", "bad_model", attempt)
         assert row["error_message"].startswith("a-ball: ")
         assert row["picture"] is None
@@ -90,7 +98,7 @@ def test_a_job_whose_picture_is_not_drawn_yet_waits_and_one_that_has_its_own_is_
     Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
     own = {"image": "a.png", "prompt": "a ball", "picture_model": "sd"}
     jobs = jobs_of(tmp_path, model, drawer, {"prompt": "a ball"}, own)
-    waiting, ready = read_rows(with_drawn.fn(tmp_path / "out", CONFIG, jobs, []))
+    waiting, ready = read_rows(add_drawn_pictures.fn(tmp_path / "out", CONFIG, jobs, []))
     assert (waiting["status"], waiting["error_code"]) == ("waiting", "not_started")
     assert (ready["status"], ready["prompt"]) == ("ready", None)
     assert ready["ignored"] == [
@@ -111,7 +119,7 @@ def known(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def drawn_row(root: Path, jobs: ManifestRef, config: DrawConfig = CONFIG) -> dict[str, Any]:
-    (ref,) = draw_pictures.fn(root, config, pictures_to_draw(config, jobs))
+    (ref,) = draw_pictures.fn(root, config, list_pictures_to_draw(config, jobs))
     return read_rows(ref)[0]
 
 
@@ -123,7 +131,7 @@ def pixels(root: Path, row: dict[str, Any]) -> np.ndarray:
 def traces(job: dict[str, Any]) -> set[str]:
     """What hooks have left on the model that draws."""
     with lent_drawer(job["picture_model"], job["picture_model_revision"]) as pipeline:
-        modules = [module for part in networks(pipeline).values() for module in part.modules()]
+        modules = [module for part in list_networks(pipeline).values() for module in part.modules()]
     return {name for module in modules for name in {"forward", "_hf_hook", "_diffusers_hook"} & set(vars(module))}
 
 
@@ -131,14 +139,14 @@ def traces(job: dict[str, Any]) -> set[str]:
 def left(tmp_path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many pictures there were each time that the models which draw were sent off the device."""
     seen: list[int] = []
-    monkeypatch.setattr(draw, "drawers_leave", lambda: seen.append(len(list(tmp_path.glob("out/pictures/drawn-*")))))
+    monkeypatch.setattr(draw, "unload_drawers", lambda: seen.append(len(list(tmp_path.glob("out/pictures/drawn-*")))))
     return seen
 
 
 @pytest.mark.slow
 def test_with_room_pictures_are_drawn_on_the_device_and_then_their_model_leaves_it(tmp_path, model, known, card, left):
     jobs = jobs_of(tmp_path, model, known, {"prompt": "a ball"}, {"prompt": "a cube"})
-    for ref in draw_pictures.fn(tmp_path / "out", CONFIG, pictures_to_draw(CONFIG, jobs)):
+    for ref in draw_pictures.fn(tmp_path / "out", CONFIG, list_pictures_to_draw(CONFIG, jobs)):
         (row,) = read_rows(ref)
         assert (row["error_code"], row["plan"], row["too_large"], row["device"]) == (None, "batch 1", [], "cpu")
     assert left == [2]
@@ -168,7 +176,7 @@ def test_a_picture_that_fits_nowhere_is_a_row_and_its_model_leaves_the_card(
     def full(*_: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(by_family, "ready_to_decode", full)
+    monkeypatch.setattr(by_family, "prepare_decoding", full)
     jobs = jobs_of(tmp_path, model, drawer, {"prompt": "a ball"})
     row = drawn_row(tmp_path / "out", jobs)
     assert (row["error_code"], row["picture"]) == ("out_of_memory", None)
@@ -184,9 +192,9 @@ def test_the_precision_makes_another_picture_and_the_device_does_not(tmp_path, m
     assert names["auto"] == names["float32"] != names["float16"]
     full, half = (pixels(tmp_path / "out", drawn_row(tmp_path / "out", jobs, configs[d])) for d in ("auto", "float16"))
     assert 0 < np.abs(half - full).max() <= 8
-    monkeypatch.setattr(draw, "device_named", lambda name: torch.device("cuda", int(name[-1])))
+    monkeypatch.setattr(draw, "find_device", lambda name: torch.device("cuda", int(name[-1])))
     cards = [CONFIG.model_copy(update={"device": f"cuda:{number}"}) for number in (0, 1)]
-    assert [drawing_of(config, job).dtype for config in cards] == ["float16", "float16"]
+    assert [make_drawing(config, job).dtype for config in cards] == ["float16", "float16"]
     assert [name_of(config, job) for config in cards] == [names["float16"]] * 2
 
 
@@ -214,7 +222,7 @@ def test_a_drawn_picture_that_was_deleted_or_cut_short_is_drawn_again(tmp_path, 
     whole = picture.read_bytes()
 
     def drawn_again() -> bool:
-        (ref,) = draw_pictures.fn(root, CONFIG, pictures_to_draw(CONFIG, jobs))
+        (ref,) = draw_pictures.fn(root, CONFIG, list_pictures_to_draw(CONFIG, jobs))
         return not ref.cached and picture.read_bytes() == whole
 
     assert not drawn_again()
@@ -236,5 +244,5 @@ def test_the_settings_have_these_defaults_and_bounds():
 
 def test_the_step_goes_by_its_name_and_answers_for_the_files_it_writes():
     assert draw_pictures.name == "draw"
-    assert with_drawn.name == "jobs with drawn pictures"
+    assert add_drawn_pictures.name == "jobs with drawn pictures"
     assert STEP.files == ("picture",)

@@ -16,15 +16,15 @@ from PIL import Image
 from tasks import video
 from tasks.caching import set_aside
 from tasks.generate import encode as step
-from tasks.generate.clip_frames import parked, parked_at
+from tasks.generate.clip_frames import locate_parked, open_parked
 from tasks.generate.clip_tags import read_clip, read_tag
 from tasks.generate.decode import DecodeConfig, decode_jobs, sampled
-from tasks.generate.encode import SCHEMA, STEP, Clip, EncodeConfig, encode_jobs, frames_kept, measured
+from tasks.generate.encode import SCHEMA, STEP, Clip, EncodeConfig, count_kept_frames, encode_jobs, measured
 from tasks.generate.encode_formats import PLANS
 from tasks.generate.job_settings import JobsConfig
 from tasks.generate.jobs import read_jobs
-from tasks.generate.outputs import output_rows
-from tasks.generate.sample import SampleConfig, batches_of, sample_jobs
+from tasks.generate.outputs import make_output_rows
+from tasks.generate.sample import SampleConfig, plan_all_batches, sample_jobs
 from tasks.manifest import read_manifest, read_rows
 from tests.declared import declared
 from tests.job_tables import table
@@ -40,7 +40,7 @@ def one_thread():
 def clips_of(root: Path, jobs: Path, model: str, **settings: Any) -> list[Clip]:
     refs = read_jobs.fn(root, JobsConfig(model=model, steps=2, **settings), jobs)
     config = SampleConfig(batch=4)
-    samples = sample_jobs.fn(root, config, batches_of(refs, config))
+    samples = sample_jobs.fn(root, config, plan_all_batches(refs, config))
     return measured(refs, samples, decode_jobs.fn(root, DecodeConfig(), sampled(refs, samples)))
 
 
@@ -95,7 +95,7 @@ def test_files_of_one_clip_share_its_latents_and_play_at_their_own_rates(tmp_pat
     rows = encoded(root, items)
     assert [row["playback_fps"] for row in rows] == [None, 12.5]
     jobs = read_rows(items[0][0])
-    made = output_rows(jobs, read_rows(items[0][1]), read_rows(items[0][2]), reversed(rows))
+    made = make_output_rows(jobs, read_rows(items[0][1]), read_rows(items[0][2]), reversed(rows))
     for job, row, rate in zip(made, rows, (7.0, 12.5), strict=True):
         assert (job["video"], job["playback_fps"], job["status"]) == (row["video"], rate, "ok")
         with av.open(str(root / row["video"])) as container:
@@ -154,7 +154,7 @@ def test_a_clip_or_a_picture_of_one_that_was_cut_or_lost_is_made_again(tmp_path,
 def test_another_quality_or_format_is_another_file_of_the_same_frames_and_all_stay(tmp_path, pictures, model):
     root = tmp_path / "out"
     items = clips_of(root, pictures("a.png"), model)
-    frames = np.array(parked(parked_at(root, items[0][2].path.stem)))
+    frames = np.array(open_parked(locate_parked(root, items[0][2].path.stem)))
     fine, coarse, png, gif = (
         encoded(root, items, **asked)[0]["video"]
         for asked in ({"crf": 10}, {"crf": 40}, {"format": "png"}, {"format": "gif"})
@@ -183,7 +183,7 @@ def test_a_trimmed_clip_ends_where_it_stops_being_good_and_says_so(tmp_path, pic
 
 @pytest.mark.parametrize(("good", "trim", "kept"), [(5, True, 5), (0, True, 2), (8, True, 8), (3, False, 8)])
 def test_only_good_frames_are_kept_but_two_at_least(good, trim, kept):
-    assert frames_kept(8, good, trim) == kept
+    assert count_kept_frames(8, good, trim) == kept
 
 
 def test_clips_that_were_not_decoded_are_not_encoded(tmp_path, pictures, model):
@@ -202,7 +202,7 @@ def killing_ffmpeg(folder: Path, times: int) -> str:
     path = folder / "ffmpeg"
     kills = " || ".join(f"mkdir {folder}/killed-{n} 2>/dev/null" for n in range(times))
     path.write_text(f'#!/bin/sh\nif [ "$2" != -encoders ]; then if {kills}; then kill -9 $$; fi; fi\n')
-    path.write_text(path.read_text() + f'exec {video.ffmpeg_exe()} "$@"\n')
+    path.write_text(path.read_text() + f'exec {video.find_ffmpeg()} "$@"\n')
     path.chmod(path.stat().st_mode | stat.S_IEXEC)
     return str(path)
 
@@ -211,7 +211,7 @@ def disturbed(monkeypatch: pytest.MonkeyPatch, folder: Path, kills: int, root: P
     """The rows of clips whose first encodings, so many, are killed."""
     exe = killing_ffmpeg(folder, kills)
     with monkeypatch.context() as patch:
-        patch.setattr(video, "ffmpeg_exe", lambda: exe)
+        patch.setattr(video, "find_ffmpeg", lambda: exe)
         return encoded(root, items, **asked)
 
 
@@ -235,7 +235,7 @@ def test_after_it_ran_out_twice_the_clip_is_as_near_to_the_frames_as_the_undistu
 ):
     calm, root, home = tmp_path / "calm", tmp_path / "disturbed", pictures("a.png")
     items = clips_of(calm, home, model)
-    frames = np.array(parked(parked_at(calm, items[0][2].path.stem)))
+    frames = np.array(open_parked(locate_parked(calm, items[0][2].path.stem)))
     (expected,) = encoded(calm, items)
     (made,) = disturbed(monkeypatch, tmp_path, 2, root, clips_of(root, home, model))
     assert (made["encode_plan"], made["encode_too_large"]) == (PLANS[2], list(PLANS[:2]))
@@ -271,7 +271,7 @@ def test_what_stands_in_the_way_is_a_failure_with_a_reason(tmp_path, pictures, m
 def test_the_first_of_the_pictures_shows_the_first_frame(tmp_path, pictures, model):
     root = tmp_path / "out"
     items = clips_of(root, pictures("a.png"), model)
-    frames = np.array(parked(parked_at(root, items[0][2].path.stem)))
+    frames = np.array(open_parked(locate_parked(root, items[0][2].path.stem)))
     folder = root / encoded(root, items, format="png")[0]["video"]
     assert [path.name for path in sorted(folder.iterdir())] == [f"{n:04}.png" for n in range(1, 5)]
     with Image.open(folder / "0001.png") as picture:

@@ -13,9 +13,17 @@ from PIL import Image, ImageSequence
 from models.errors import BadInput, EncoderOutOfMemory
 from tasks import video
 from tasks.generate import encode_formats
-from tasks.generate.clip_tags import pictures_of, read_clip, read_tag
-from tasks.generate.encode_formats import CODECS, PLANS, Format, known_encoders, look_of, webp_quality, write_clip
-from tasks.video import Frames, ffmpeg_exe, read_frames, run_ffmpeg
+from tasks.generate.clip_tags import list_pictures, read_clip, read_tag
+from tasks.generate.encode_formats import (
+    CODECS,
+    PLANS,
+    Format,
+    convert_webp_quality,
+    list_encoders,
+    make_look,
+    write_clip,
+)
+from tasks.video import Frames, find_ffmpeg, read_frames, run_ffmpeg
 
 COLOURS = [(200, 30, 30), (30, 200, 30), (30, 30, 200), (220, 220, 40), (128, 128, 128)]
 
@@ -36,7 +44,7 @@ def flags(width: int, height: int) -> Frames:
 
 
 def written(path: Path, frames: Frames, name: Format, crf: int | None = None, fps: float = 7.0) -> Path:
-    look = look_of(name, crf)
+    look = make_look(name, crf)
     path = path.with_name(f"{path.name}{look.suffix}")
     assert write_clip(path, frames, fps, look, SAID) == (PLANS[0], [])
     return path
@@ -92,7 +100,7 @@ def test_pictures_that_move_keep_time_to_their_units(tmp_path: Path, name: Forma
 def test_pictures_are_numbered_from_one_without_loss(tmp_path: Path):
     frames = np.random.default_rng(0).integers(0, 256, (12, 7, 9, 3), dtype=np.uint8)
     folder = written(tmp_path / "folder", frames, "png")
-    assert [path.name for path in pictures_of(folder)] == [f"{n:04}.png" for n in range(1, 13)]
+    assert [path.name for path in list_pictures(folder)] == [f"{n:04}.png" for n in range(1, 13)]
     assert np.array_equal(read_clip(folder), frames)
 
 
@@ -105,7 +113,7 @@ def test_a_gif_of_few_colours_has_them_exactly(tmp_path: Path):
 def test_the_same_frames_give_the_same_bytes(tmp_path: Path, name: Format):
     frames = np.random.default_rng(1).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
     one, other = (written(tmp_path / each, frames, name) for each in "ab")
-    files = [pictures_of(path) if path.is_dir() else [path] for path in (one, other)]
+    files = [list_pictures(path) if path.is_dir() else [path] for path in (one, other)]
     assert [path.read_bytes() for path in files[0]] == [path.read_bytes() for path in files[1]]
 
 
@@ -117,7 +125,7 @@ def test_a_lower_quality_is_a_smaller_file(tmp_path: Path, name: Format):
 
 
 def test_webp_counts_its_quality_upwards():
-    assert [webp_quality(crf) for crf in (0, 10, 51)] == [100, 80, 0]
+    assert [convert_webp_quality(crf) for crf in (0, 10, 51)] == [100, 80, 0]
 
 
 @pytest.mark.parametrize(
@@ -131,15 +139,15 @@ def test_webp_counts_its_quality_upwards():
 )
 def test_a_quality_that_a_format_does_not_have_is_refused(name: Format, crf: int, said: str):
     with pytest.raises(BadInput, match=said):
-        look_of(name, crf)
-    assert look_of("av1", 60).crf == 60
-    assert look_of("h264", None).crf == CODECS["h264"].crf
+        make_look(name, crf)
+    assert make_look("av1", 60).crf == 60
+    assert make_look("h264", None).crf == CODECS["h264"].crf
 
 
 def lacking(folder: Path, *encoders: str) -> str:
     """An ffmpeg that does not know some encoders."""
     path = folder / "ffmpeg"
-    path.write_text(f'#!/bin/sh\nexec {ffmpeg_exe()} "$@" | grep -v -E "{"|".join(encoders)}"\n')
+    path.write_text(f'#!/bin/sh\nexec {find_ffmpeg()} "$@" | grep -v -E "{"|".join(encoders)}"\n')
     path.chmod(path.stat().st_mode | stat.S_IEXEC)
     return str(path)
 
@@ -147,19 +155,19 @@ def lacking(folder: Path, *encoders: str) -> str:
 def test_an_ffmpeg_without_the_encoder_is_named_and_another_that_it_has_is_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    assert look_of("av1", None).encoder == "libsvtav1"
+    assert make_look("av1", None).encoder == "libsvtav1"
     exe = lacking(tmp_path, "libsvtav1", "libx265")
-    monkeypatch.setattr(encode_formats, "ffmpeg_exe", lambda: exe)
+    monkeypatch.setattr(encode_formats, "find_ffmpeg", lambda: exe)
     with pytest.raises(BadInput, match=rf"--format hevc: {exe} has no encoder libx265\. Choose another format"):
-        look_of("hevc", None)
-    assert look_of("av1", None).encoder == "libaom-av1"
+        make_look("hevc", None)
+    assert make_look("av1", None).encoder == "libaom-av1"
     path = tmp_path / "other.mp4"
-    write_clip(path, flags(48, 32), 7.0, look_of("av1", None), SAID)
+    write_clip(path, flags(48, 32), 7.0, make_look("av1", None), SAID)
     assert is_near(read_clip(path), flags(48, 32))
 
 
 def test_what_ffmpeg_encodes_with_is_known():
-    known = known_encoders(ffmpeg_exe())
+    known = list_encoders(find_ffmpeg())
     assert {"libx264", "gif", "png"} <= known
     assert not {"=", "V.....", "Encoders:"} & known
 
@@ -167,11 +175,11 @@ def test_what_ffmpeg_encodes_with_is_known():
 def test_an_encoder_that_is_given_too_little_memory_is_known_for_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The limit is on addresses, which ffmpeg takes more of than memory. Of the encoders only x264 always ends then:
     x265 may wait for a thread that was never made, until its time is over."""
-    look = look_of("h264", None)
+    look = make_look("h264", None)
     exe = tmp_path / "ffmpeg"
-    exe.write_text(f'#!/bin/sh\nulimit -v 420000\nexec {ffmpeg_exe()} "$@"\n')
+    exe.write_text(f'#!/bin/sh\nulimit -v 420000\nexec {find_ffmpeg()} "$@"\n')
     exe.chmod(exe.stat().st_mode | stat.S_IEXEC)
-    monkeypatch.setattr(video, "ffmpeg_exe", lambda: str(exe))
+    monkeypatch.setattr(video, "find_ffmpeg", lambda: str(exe))
     frames = np.repeat(flags(2560, 1440), 6, axis=0)
     with pytest.raises(EncoderOutOfMemory, match="ffmpeg ran out of memory"):
         write_clip(tmp_path / f"large{look.suffix}", frames, 7.0, look, SAID)

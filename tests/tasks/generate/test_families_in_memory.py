@@ -13,11 +13,11 @@ from diffusers import WanPipeline
 from safetensors.torch import load_file
 
 from models.generation import by_family
-from tasks.generate.clip_frames import parked
+from tasks.generate.clip_frames import open_parked
 from tasks.generate.decode import DecodeConfig, decode_jobs, sampled
 from tasks.generate.job_settings import JobsConfig
 from tasks.generate.jobs import read_jobs
-from tasks.generate.sample import SampleConfig, batches_of, sample_jobs
+from tasks.generate.sample import SampleConfig, plan_all_batches, sample_jobs
 from tasks.manifest import ManifestRef, read_rows
 from tests.small_families import save, wan_parts
 
@@ -32,7 +32,7 @@ def made(root: Path, model: Path, **settings: Any) -> tuple[ManifestRef, list[Ma
     (root.parent / "texts.txt").write_text("a red ball\n")
     asked = JobsConfig(model=str(model), steps=2, frames=5, width=32, height=32, **settings)
     jobs = read_jobs.fn(root, asked, root.parent / "texts.txt")
-    return jobs, sample_jobs.fn(root, SampleConfig(), batches_of(jobs, SampleConfig()))
+    return jobs, sample_jobs.fn(root, SampleConfig(), plan_all_batches(jobs, SampleConfig()))
 
 
 def latents(root: Path, samples: list[ManifestRef]) -> torch.Tensor:
@@ -41,7 +41,7 @@ def latents(root: Path, samples: list[ManifestRef]) -> torch.Tensor:
 
 def frames(root: Path) -> np.ndarray:
     (path,) = (root / "frames").glob("*.npy")
-    found = parked(path)
+    found = open_parked(path)
     assert found is not None
     return np.asarray(found).astype(int)
 
@@ -81,7 +81,7 @@ def test_what_fits_nowhere_is_a_row(tmp_path: Path, wan: Path, card: None, monke
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     jobs, samples = made(tmp_path / "out", wan)
-    monkeypatch.setattr(by_family, "ready_to_decode", full)
+    monkeypatch.setattr(by_family, "prepare_decoding", full)
     (clip,) = (read_rows(ref)[0] for ref in decode_jobs.fn(tmp_path / "out", DecodeConfig(), sampled(jobs, samples)))
     assert clip["error_code"] == "out_of_memory"
     assert clip["error_message"].startswith("a-red-ball: decoding ran out of memory, however little it took at a time")

@@ -8,7 +8,15 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from tasks.generate.gallery import NEEDS, Embedder, asked_measured, cards_of, figures, gallery_html, write_gallery
+from tasks.generate.gallery import (
+    NEEDS,
+    Embedder,
+    compare_motions,
+    make_cards,
+    make_figures,
+    render_gallery,
+    write_gallery,
+)
 from tasks.manifest import Lineage, write_manifest
 
 
@@ -50,7 +58,7 @@ class Sources(HTMLParser):
 
 
 def test_a_small_page_loads_nothing_from_anywhere(root):
-    page = Sources(gallery_html(root, [row(0), row(1)]))
+    page = Sources(render_gallery(root, [row(0), row(1)]))
     assert page.open == []
     assert len(page.loaded) == 4
     assert all(address.startswith("data:") for address in page.loaded)
@@ -58,23 +66,23 @@ def test_a_small_page_loads_nothing_from_anywhere(root):
 
 def test_where_a_clip_stops_being_good_stands_once_beside_what_else_it_fails(root):
     reasons = ["camera static, asked pan_left", "good until frame 3 of 8"]
-    page = gallery_html(root, [row(0, passed=False, good_until=3, good_until_reason="sharpness", reasons=reasons)])
+    page = render_gallery(root, [row(0, passed=False, good_until=3, good_until_reason="sharpness", reasons=reasons)])
     text = re.sub(r"<[^>]*>", "", page)
     assert text.count("good until frame 3 of 8") == 1
     assert "good until frame 3 of 8: sharpness" in text
     assert '<p class="why">camera static, asked pan_left</p>' in page
-    alone = gallery_html(root, [row(0, passed=False, good_until=3, reasons=reasons[1:])])
+    alone = render_gallery(root, [row(0, passed=False, good_until=3, reasons=reasons[1:])])
     assert '<p class="why">' not in alone
 
 
 def test_past_the_limit_files_are_linked_relative_to_the_page(root):
-    page = Sources(gallery_html(root, [row(0), row(1)], embed_limit=1600))
+    page = Sources(render_gallery(root, [row(0), row(1)], embed_limit=1600))
     assert [address[:12] for address in page.loaded] == ["data:image/p", "data:video/m", "data:image/p", "../v.mp4"]
     assert Embedder(root, budget=0).url("v.mp4", "video/mp4") == "../v.mp4"
 
 
 def test_videos_play_by_themselves_silently_and_for_ever(root):
-    tag = re.search(r"<video[^>]*>", gallery_html(root, [row(0)]))
+    tag = re.search(r"<video[^>]*>", render_gallery(root, [row(0)]))
     assert tag
     assert all(word in tag.group() for word in ("autoplay", "loop", "muted", "playsinline"))
 
@@ -83,7 +91,7 @@ def test_pictures_that_move_by_themselves_and_the_first_of_a_folder_are_shown_as
     (root / "v.webp").write_bytes(b"w")
     (root / "v").mkdir()
     (root / "v" / "0001.png").write_bytes(b"f")
-    page = gallery_html(root, [row(0, video="v.webp"), row(1, video="v"), row(2)])
+    page = render_gallery(root, [row(0, video="v.webp"), row(1, video="v"), row(2)])
     kinds = [address.partition(";")[0] for address in Sources(page).loaded]
     shown = ["data:image/webp", "data:image/png", "data:video/mp4"]
     assert sorted(kinds) == sorted(["data:image/png"] * 3 + shown)
@@ -94,18 +102,20 @@ def test_pictures_that_move_by_themselves_and_the_first_of_a_folder_are_shown_as
 
 def test_where_nothing_plays_there_is_nothing_to_pause(root):
     (root / "v.webp").write_bytes(b"w")
-    assert "Pause all</button>" not in gallery_html(root, [row(0, video="v.webp")])
+    assert "Pause all</button>" not in render_gallery(root, [row(0, video="v.webp")])
 
 
 def test_what_is_not_as_it_was_asked_is_said_on_the_card(root):
-    page = gallery_html(
+    page = render_gallery(
         root, [row(0, ignored=["size 100x50: made as 104x48, because sides must be multiples of 8."]), row(1)]
     )
     assert page.count("not as asked: size 100x50: made as 104x48") == page.count("not as asked") == 1
 
 
 def test_the_rate_that_a_file_plays_at_is_said_where_it_is_another_than_the_models(root):
-    page = gallery_html(root, [row(0, playback_fps=12.5), row(1, playback_fps=7.0), row(2, lora="/x/pan.safetensors")])
+    page = render_gallery(
+        root, [row(0, playback_fps=12.5), row(1, playback_fps=7.0), row(2, lora="/x/pan.safetensors")]
+    )
     assert page.count("played at <b>12.5</b> a second") == page.count("played at") == 1
     assert page.count("<b>7</b> frames a second") == 3
     assert "LoRA <b>pan.safetensors</b>" in page
@@ -121,7 +131,7 @@ def test_a_table_that_is_older_than_a_column_is_still_shown(root):
 
 def test_names_and_reasons_are_escaped(root):
     evil = "<script>alert(1)</script>"
-    page = gallery_html(
+    page = render_gallery(
         root, [row(0, name=evil), row(1, status="failed", stage="jobs", error_message=evil, video=None)]
     )
     assert evil not in page
@@ -134,17 +144,17 @@ def test_failures_and_duplicates_stand_there_with_their_reasons(root):
         row(1, status="failed", stage="jobs", error_message="b.png: cannot be read", video=None, chosen=None),
         row(2, status="duplicate", stage="jobs", error_message="asks for the same clip as job 0", chosen=None),
     ]
-    page = gallery_html(root, rows)
+    page = render_gallery(root, rows)
     assert "b.png: cannot be read" in page
     assert "asks for the same clip as job 0" in page
-    assert figures(rows) == [
+    assert make_figures(rows) == [
         ("clips", "1", ""),
         ("failed", "1", ""),
         ("duplicates", "1", ""),
         ("pass the gate", "1", "of 1"),
         ("first frame, mean", "24.0", "dB"),
     ]
-    assert figures([row(0, chosen=None, first_frame_psnr=None)]) == [("clips", "1", ""), ("failed", "0", "")]
+    assert make_figures([row(0, chosen=None, first_frame_psnr=None)]) == [("clips", "1", ""), ("failed", "0", "")]
 
 
 @pytest.mark.parametrize("gone", ["v.mp4", "p.png"])
@@ -152,13 +162,13 @@ def test_a_clip_that_was_removed_since_is_said_to_be_gone(root, gone):
     (root / "w.mp4").write_bytes(b"w")
     (root / "q.png").write_bytes(b"q")
     (root / gone).unlink()
-    page = gallery_html(root, [row(0), row(1, video="w.mp4", picture="q.png")])
+    page = render_gallery(root, [row(0), row(1, video="w.mp4", picture="q.png")])
     assert f"{gone}: is not there any more" in page
     assert len(Sources(page).loaded) == 2
 
 
 def test_a_page_without_any_clip_is_still_a_page(root):
-    page = gallery_html(
+    page = render_gallery(
         root, [row(0, status="failed", stage="jobs", error_message="why", first_frame_psnr=None, chosen=None)]
     )
     assert Sources(page).loaded == []
@@ -175,7 +185,7 @@ def test_asked_and_measured_are_counted_by_motion_over_the_chosen_takes():
         row(4),
         row(5, motion_asked="static", status="failed"),
     ]
-    assert asked_measured(rows) == [
+    assert compare_motions(rows) == [
         {
             "motion": "pan_left",
             "clips": 3,
@@ -186,7 +196,7 @@ def test_asked_and_measured_are_counted_by_motion_over_the_chosen_takes():
         },
         {"motion": "static", "clips": 1, "met": 1, "others": [], "speed_asked": None, "speed_measured": None},
     ]
-    assert ("motion as asked", "2", "of 4") in figures(rows)
+    assert ("motion as asked", "2", "of 4") in make_figures(rows)
 
 
 def test_takes_of_a_job_share_its_card(root):
@@ -195,9 +205,9 @@ def test_takes_of_a_job_share_its_card(root):
         row(0, take=1),
         row(1),
     ]
-    cards = cards_of(root, rows)
+    cards = make_cards(root, rows)
     assert [[take["take"] for take in card.takes] for card in cards] == [[1, 0], [0]]
-    page = gallery_html(root, rows)
+    page = render_gallery(root, rows)
     assert page.count("<article") == 2
     assert page.count("<video") == 3
     assert "1 other take<" in page
@@ -206,7 +216,7 @@ def test_takes_of_a_job_share_its_card(root):
 
 def test_chosen_takes_are_embedded_before_the_others(root):
     rows = [row(0, take=0, chosen=False), row(0, take=1), row(1)]
-    addresses = [take["video_url"][:6] for card in cards_of(root, rows, 2 * 300 + 2 * 900) for take in card.takes]
+    addresses = [take["video_url"][:6] for card in make_cards(root, rows, 2 * 300 + 2 * 900) for take in card.takes]
     assert addresses == ["data:v", "../v.m", "data:v"]
 
 
@@ -220,11 +230,11 @@ def test_chosen_takes_are_embedded_before_the_others(root):
     ],
 )
 def test_what_the_page_filters_by(root, changes, state):
-    assert cards_of(root, [row(0, **changes)])[0].state == state
+    assert make_cards(root, [row(0, **changes)])[0].state == state
 
 
 def test_every_measured_clip_shows_its_curves_and_where_it_stops_being_good(root):
-    page = gallery_html(root, [row(0, good_until=3, good_until_reason="blurred"), row(1, sharpness_curve=None)])
+    page = render_gallery(root, [row(0, good_until=3, good_until_reason="blurred"), row(1, sharpness_curve=None)])
     assert page.count('class="spark"') == 7
     assert page.count('class="end"') == 4
     assert "good until frame <b>3</b> of 8: blurred" in page
@@ -232,20 +242,20 @@ def test_every_measured_clip_shows_its_curves_and_where_it_stops_being_good(root
 
 
 def test_the_page_can_be_filtered_and_sorted_by_keyboard_and_says_how_many_are_shown(root):
-    page = gallery_html(root, [row(0)])
+    page = render_gallery(root, [row(0)])
     for control in ('type="search"', 'name="state"', 'name="motion"', 'name="sort"', 'role="status"', 'tabindex="0"'):
         assert control in page
 
 
 def test_a_trimmed_clip_says_so(root):
-    assert "trimmed to 5" in gallery_html(root, [row(0, good_until=5, frames_kept=5)])
+    assert "trimmed to 5" in render_gallery(root, [row(0, good_until=5, frames_kept=5)])
 
 
 @pytest.mark.parametrize(
     ("longer", "said"), [("windows", "by windows over time"), ("chain", "as a chain of clips"), (None, None)]
 )
 def test_a_clip_past_the_models_length_says_how_it_was_made(root, longer, said):
-    page = gallery_html(root, [row(0, frames=32, longer=longer)])
+    page = render_gallery(root, [row(0, frames=32, longer=longer)])
     found = [each for each in ("by windows over time", "as a chain of clips") if each in page]
     assert found == ([said] if said else [])
 

@@ -9,7 +9,7 @@ import torch
 
 from models.families.known import FAMILIES
 from models.weights.names import TINY
-from tasks.generate.job_resolver import Asking, prefixed, printable, safe_name
+from tasks.generate.job_resolver import Asking, add_prefix, make_printable, make_safe_name
 from tasks.generate.job_settings import JobsConfig, read_list
 from tests.hub_cache import COMMIT, cached
 from tests.small_families import drawing_pipeline, save
@@ -135,7 +135,7 @@ def test_a_configuration_that_is_not_its_familys_is_named(home):
 
 def test_on_a_card_auto_is_the_precision_that_a_family_is_published_in(home, monkeypatch):
     assert resolved(home, {"prompt": "sky"})["dtype"] == "float32"
-    monkeypatch.setattr("tasks.generate.job_resolver.device_named", lambda _: torch.device("cuda", 0))
+    monkeypatch.setattr("tasks.generate.job_resolver.find_device", lambda _: torch.device("cuda", 0))
     assert resolved(home, {"prompt": "sky"})["dtype"] == "float16"
     assert resolved(home, {"prompt": "sky"}, dtype="bfloat16")["dtype"] == "bfloat16"
     assert {family.NAME: family.RULES.card_precision for family in FAMILIES} == {
@@ -145,21 +145,21 @@ def test_on_a_card_auto_is_the_precision_that_a_family_is_published_in(home, mon
 
 
 def test_names_are_safe_in_a_file_name():
-    assert safe_name("../../etc/passwd") == "etc-passwd"
-    assert safe_name("caf\u00e9 au lait (2).x") == "caf-au-lait-2-.x"
-    assert safe_name("...") == safe_name("\u7321") == "item"
-    assert len(safe_name("a" * 300)) == 60
+    assert make_safe_name("../../etc/passwd") == "etc-passwd"
+    assert make_safe_name("caf\u00e9 au lait (2).x") == "caf-au-lait-2-.x"
+    assert make_safe_name("...") == make_safe_name("\u7321") == "item"
+    assert len(make_safe_name("a" * 300)) == 60
 
 
 def test_half_a_character_is_replaced_in_what_a_table_is_to_hold():
-    assert printable("caf\u00e9 \U0001f600") == "caf\u00e9 \U0001f600"
-    assert printable("a\ud800b") == "a?b"
+    assert make_printable("caf\u00e9 \U0001f600") == "caf\u00e9 \U0001f600"
+    assert make_printable("a\ud800b") == "a?b"
 
 
 def test_a_prefix_that_names_the_picture_does_not_name_it_again():
-    assert prefixed("night", "beach") == "night-beach"
-    assert prefixed("night-beach", "beach") == "night-beach"
-    assert prefixed("beach", "beach") == "beach"
-    assert prefixed("night-a-b", "a b") == "night-a-b"
-    assert prefixed("night1", "1") == "night1-1"
-    assert prefixed(None, "beach") == "beach"
+    assert add_prefix("night", "beach") == "night-beach"
+    assert add_prefix("night-beach", "beach") == "night-beach"
+    assert add_prefix("beach", "beach") == "beach"
+    assert add_prefix("night-a-b", "a b") == "night-a-b"
+    assert add_prefix("night1", "1") == "night1-1"
+    assert add_prefix(None, "beach") == "beach"

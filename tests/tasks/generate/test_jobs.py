@@ -15,10 +15,10 @@ from pydantic import ValidationError
 
 from models.errors import BadInput
 from models.svd.lora import load_lora, save_lora
-from tasks.generate.comfyui_jobs import workflow_of
+from tasks.generate.comfyui_jobs import make_workflow
 from tasks.generate.job_columns import KEYED, file_key, item_key
 from tasks.generate.job_settings import COLUMNS, JobsConfig
-from tasks.generate.jobs import SCHEMA, STEP, mark_duplicates, read_jobs, take_rows
+from tasks.generate.jobs import SCHEMA, STEP, make_take_rows, mark_duplicates, read_jobs
 from tasks.manifest import read_lineage, read_manifest, read_rows
 from tests.job_tables import jobs_of, table
 
@@ -342,7 +342,7 @@ def test_both_formats_of_a_workflow_give_the_same_jobs_and_a_flag_overrides_it(p
            "playback_fps": 12.0,
            "noise_aug": 0.0, "guidance_min": 1.0, "guidance_max": 2.5, "seed": 7, "steps": 2, "lora": None,
            "name": "n"}  # fmt: skip
-    (home / "w.json").write_text(json.dumps(workflow_of(row)))
+    (home / "w.json").write_text(json.dumps(make_workflow(row)))
     (plain,) = jobs_of(tmp_path / "out", home / "w.json", model)
     (flagged,) = jobs_of(tmp_path / "out", home / "w.json", model, steps=3, guidance=(1.0, 2.0))
     assert {n: plain[n] for n in ("seed", "steps", "fps", "playback_fps", "guidance_max")} == {
@@ -396,7 +396,7 @@ def test_a_clips_key_is_the_same_in_every_version_so_that_an_upgrade_samples_not
     """The first 32 digits that `sha256sum` gives of the values as JSON without spaces: ["k","p",7,0,null ... null], of
     which 7 is the seed, then the take, and 7.0 the frames per second."""
     row = {"status": "ready", "key": "k", "picture_sha256": "p", "seed": 7, "fps": 7.0}
-    keys = [each["item_key"] for each in take_rows(row, 2)]
+    keys = [each["item_key"] for each in make_take_rows(row, 2)]
     assert keys == ["ccf0c599117b129007367f265311b133", "4fce25d6403344d8ad2fb0501857960a"]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from models.errors import BadInput, BadModel
-from models.generation.calibration import UNNAMED, Calibration, Response, calibration_json
+from models.generation.calibration import UNNAMED, Calibration, Response, dump_calibration
 from models.generation.card import read_card
 from tasks.generate.job_settings import JobsConfig
 from tasks.generate.jobs import read_jobs
@@ -31,7 +31,7 @@ def calibration_of(model: str, folder: Path, revision: str | None = None) -> Pat
     responses = {"pan_left": Response((20, 220), (0.0, 1.0)), UNNAMED: Response((0, 200), (0.0, 2.0))}
     made = Calibration(revision or read_card(model).revision, responses)
     path = folder / "calibration.json"
-    path.write_text(json.dumps(calibration_json(made)))
+    path.write_text(json.dumps(dump_calibration(made)))
     return path
 
 

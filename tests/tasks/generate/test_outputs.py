@@ -12,12 +12,12 @@ from tasks.generate.outputs import (
     SAMPLE_COLUMNS,
     SCHEMA,
     VIDEO_COLUMNS,
+    add_further_takes,
     collect_outputs,
-    output_rows,
-    strength_measured,
-    with_further,
+    make_output_rows,
+    measure_strength,
 )
-from tasks.manifest import Lineage, manifest_ref, read_manifest, table_of, write_manifest
+from tasks.manifest import Lineage, make_table, read_manifest, read_manifest_ref, write_manifest
 
 ERRORS = {"error_code": None, "error_message": None, "attempt": 1}
 
@@ -64,7 +64,7 @@ VIDEOS = [encoded("c"), encoded("e", video=None, **FAULT), encoded("a")]
 
 
 def test_every_job_has_a_row_in_order_with_its_state_and_the_step_that_failed():
-    rows = output_rows(JOBS, SAMPLES, CLIPS, VIDEOS)
+    rows = make_output_rows(JOBS, SAMPLES, CLIPS, VIDEOS)
     assert [(r["job"], r["take"], r["status"], r["stage"], r["error_code"]) for r in rows] == [
         (0, 0, "ok", None, None),
         (1, 0, "failed", "jobs", "bad_media"),
@@ -78,7 +78,7 @@ def test_every_job_has_a_row_in_order_with_its_state_and_the_step_that_failed():
 
 
 def test_asked_and_measured_stand_side_by_side_and_files_are_named():
-    first, *_, last, _ = output_rows(JOBS, SAMPLES, CLIPS, VIDEOS)
+    first, *_, last, _ = make_output_rows(JOBS, SAMPLES, CLIPS, VIDEOS)
     assert (first["motion_asked"], first["motion_measured"]) == ("pan_left", "static")
     assert (first["video"], first["latents"], first["latents_sha256"]) == ("videos/a.mp4", "latents/a", "da")
     assert last["video"] == "videos/c.mp4"
@@ -98,31 +98,31 @@ def test_asked_and_measured_stand_side_by_side_and_files_are_named():
     ],
 )
 def test_strength_is_measured_in_the_motions_own_unit_and_is_negative_the_other_way(motion, speed, measured):
-    assert strength_measured(motion, speed) == measured
+    assert measure_strength(motion, speed) == measured
 
 
 def test_the_choice_among_takes_stands_in_the_row_and_only_where_a_clip_is():
     choices = [
         {"item_key": key, "chosen": True, "score": 0.5, "passed": False, "reasons": ["blurred"]} for key in ("a", "b")
     ]
-    rows = output_rows(JOBS, SAMPLES, CLIPS, VIDEOS, choices)
+    rows = make_output_rows(JOBS, SAMPLES, CLIPS, VIDEOS, choices)
     assert [row.get("chosen") for row in rows] == [True, *[None] * 6]
     assert (rows[0]["score"], rows[0]["reasons"]) == (0.5, ["blurred"])
 
 
 def test_of_further_takes_only_those_that_were_tried_have_rows():
     further = [*JOBS, job(3, "g", take=1), job(4, "f", take=2), job(2, "a", take=1, status="duplicate")]
-    rows = with_further(JOBS, further, [*SAMPLES, sampled("g")])
+    rows = add_further_takes(JOBS, further, [*SAMPLES, sampled("g")])
     assert [row["item_key"] for row in rows] == ["a", None, "a", "b", "c", "d", "e", "g"]
 
 
 def test_a_clip_that_was_sampled_but_not_decoded_keeps_its_latents():
-    row = output_rows(JOBS, SAMPLES, CLIPS, VIDEOS)[4]
+    row = make_output_rows(JOBS, SAMPLES, CLIPS, VIDEOS)[4]
     assert (row["latents"], row["video"]) == ("latents/d", None)
 
 
 def test_a_clip_that_was_measured_but_not_encoded_keeps_its_meters():
-    row = output_rows(JOBS, SAMPLES, CLIPS, VIDEOS)[-1]
+    row = make_output_rows(JOBS, SAMPLES, CLIPS, VIDEOS)[-1]
     assert (row["latents"], row["good_until"], row["video"]) == ("latents/e", 3, None)
 
 
@@ -139,7 +139,7 @@ def test_the_columns_that_steps_share_have_the_same_names_and_types():
 
 def test_the_table_is_the_same_bytes_whatever_the_order_of_the_manifests_rows(tmp_path):
     def manifest(name: str, rows: list[dict[str, Any]], schema) -> Any:
-        return write_manifest(tmp_path / name, table_of(rows, schema), Lineage(step=name, version=1))
+        return write_manifest(tmp_path / name, make_table(rows, schema), Lineage(step=name, version=1))
 
     listed = manifest("jobs", JOBS, jobs.SCHEMA)
     one = [manifest(f"s{i}", [row], sample.SCHEMA) for i, row in enumerate(SAMPLES)]
@@ -149,11 +149,11 @@ def test_the_table_is_the_same_bytes_whatever_the_order_of_the_manifests_rows(tm
     again = collect_outputs.fn(tmp_path, listed, one, clips, videos)
     assert again.path.read_bytes() == first
     assert read_manifest(again).schema == SCHEMA
-    assert manifest_ref(tmp_path / "outputs.parquet").rows == 7
+    assert read_manifest_ref(tmp_path / "outputs.parquet").rows == 7
 
 
 def test_a_job_of_which_no_step_says_anything_failed_to_be_sampled():
-    (row,) = output_rows([job(0, "z")], [], [], [])
+    (row,) = make_output_rows([job(0, "z")], [], [], [])
     assert (row["status"], row["stage"], row["error_code"]) == ("failed", "sample", None)
 
 

@@ -13,10 +13,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from models.generation.model_cache import loaded_model
+from models.generation.model_cache import get_model
 from models.memory.placement import WeightsTooLarge
 from models.memory.plan import Plan
-from models.noise import item_noise
+from models.noise import draw_item_noise
 from models.svd.model import load_model
 from tasks.generate import sample_batch
 from tasks.generate.job_settings import JobsConfig
@@ -26,8 +26,8 @@ from tasks.generate.sample import (
     STEP,
     Item,
     SampleConfig,
-    batches_of,
-    latents_digest,
+    digest_latents,
+    plan_all_batches,
     sample_jobs,
 )
 from tasks.manifest import ManifestRef, read_lineage, read_manifest, read_rows
@@ -49,7 +49,7 @@ def read(root: Path, jobs: Path, model: str, **settings: Any) -> ManifestRef:
 
 def run(root: Path, jobs: ManifestRef, batch: int) -> list[ManifestRef]:
     config = SampleConfig(batch=batch)
-    return sample_jobs.fn(root, config, batches_of(jobs, config))
+    return sample_jobs.fn(root, config, plan_all_batches(jobs, config))
 
 
 def rows_of(manifests: Sequence[ManifestRef]) -> dict[str, dict[str, Any]]:
@@ -71,7 +71,7 @@ def test_every_job_gets_its_latents_with_their_digest_and_their_settings(tmp_pat
         latents = load_file(path)["latents"]
         assert latents.shape == (4, 4, 8, 8)
         assert latents.dtype == torch.float32
-        assert row["latents_sha256"] == latents_digest(latents)
+        assert row["latents_sha256"] == digest_latents(latents)
         assert (row["error_code"], row["attempt"], row["device"]) == (None, 1, "cpu")
         with safe_open(path, "pt") as file:
             assert f'"item_key": "{key}"' in file.metadata()["reelmill"]
@@ -104,7 +104,7 @@ def test_motions_by_a_word_by_regions_and_none_are_sampled_apart(tmp_path, pictu
     (home / "jobs.csv").write_text("image,motion\n" + "\n".join(lines) + "\n")
     jobs = read(tmp_path / "out", home / "jobs.csv", "tiny")
     names = {row["item_key"]: row["motion"] for row in read_rows(jobs)}
-    batches = [[names[key] for key in keys] for _, keys in batches_of(jobs, SampleConfig(batch=4))]
+    batches = [[names[key] for key in keys] for _, keys in plan_all_batches(jobs, SampleConfig(batch=4))]
     assert batches == [[None], ["roll", "zoom_in"], ["pan_left", "static"]]
 
 
@@ -169,7 +169,7 @@ def test_jobs_of_different_kinds_in_one_table_are_batched_apart(tmp_path, pictur
     pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema(dict.fromkeys(("image", "motion", "lora"), pa.string()) | {"steps": pa.int64()})), home / "jobs.parquet")  # fmt: skip  # noqa: E501
     jobs = read(tmp_path / "out", home / "jobs.parquet", model)
     keys = [row["item_key"] for row in read_rows(jobs)]
-    planned = [[keys.index(key) for key in batch] for _, batch in batches_of(jobs, SampleConfig(batch=4))]
+    planned = [[keys.index(key) for key in batch] for _, batch in plan_all_batches(jobs, SampleConfig(batch=4))]
     assert planned == [[0, 3], [1, 2], [4], [5]]
     made = rows_of(run(tmp_path / "out", jobs, batch=4))
     assert all(row["latents"] for row in made.values())
@@ -272,9 +272,9 @@ def test_the_noise_handed_to_the_sampler_is_the_items_own(tmp_path, pictures, mo
     root = tmp_path / "out"
     jobs = read(root, pictures(*NAMES[:3]), model, seed=3)
     run(root, jobs, 3)
-    shape = loaded_model(model).latent_shape(4, 32, 32)
+    shape = get_model(model).latent_shape(4, 32, 32)
     for row, noise in zip(read_rows(jobs), seen[0], strict=True):
-        assert torch.equal(noise, item_noise(3, row["image_sha256"], 0, shape, (32, 32)).latents)
+        assert torch.equal(noise, draw_item_noise(3, row["image_sha256"], 0, shape, (32, 32)).latents)
 
 
 def small_memory(monkeypatch: pytest.MonkeyPatch, clips: int) -> None:
@@ -329,8 +329,8 @@ def test_the_precision_is_in_the_items_key_and_the_device_is_not(tmp_path, pictu
     assert keys["auto"] == keys["float32"] != keys["bfloat16"]
     root = tmp_path / "out"
     jobs = read(root, home, model)
-    first = sample_jobs.fn(root, SampleConfig(device="cpu"), batches_of(jobs, SampleConfig()))
-    assert sample_jobs.fn(root, SampleConfig(device="auto"), batches_of(jobs, SampleConfig()))[0].cached
+    first = sample_jobs.fn(root, SampleConfig(device="cpu"), plan_all_batches(jobs, SampleConfig()))
+    assert sample_jobs.fn(root, SampleConfig(device="auto"), plan_all_batches(jobs, SampleConfig()))[0].cached
     assert read_rows(first[0])[0]["device"] == "cpu"
 
 

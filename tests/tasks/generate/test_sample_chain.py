@@ -14,7 +14,7 @@ from tasks.generate import sample_batch
 from tasks.generate.clip_frames import load_latents
 from tasks.generate.job_settings import JobsConfig
 from tasks.generate.jobs import read_jobs
-from tasks.generate.sample import SampleConfig, batches_of, sample_jobs
+from tasks.generate.sample import SampleConfig, plan_all_batches, sample_jobs
 from tasks.manifest import read_rows
 from tests.job_tables import jobs_of, table
 
@@ -35,13 +35,13 @@ def one_thread() -> None:
 @pytest.fixture
 def good(monkeypatch: pytest.MonkeyPatch) -> None:
     """Random weights make nothing that is good: here, everything is."""
-    monkeypatch.setattr(long_clips, "good_until", lambda meters, _: GoodUntil(len(meters.change), None))
+    monkeypatch.setattr(long_clips, "count_good_frames", lambda meters, _: GoodUntil(len(meters.change), None))
 
 
 def chains(root: Path, jobs: Path, model: str, **settings: Any) -> list[dict[str, Any]]:
     config = JobsConfig(**{"model": model, "steps": 2, "frames": 9, "longer": "chain"} | settings)
     asked = read_jobs.fn(root, config, jobs)
-    manifests = sample_jobs.fn(root, SampleConfig(batch=4), batches_of(asked, SampleConfig(batch=4)))
+    manifests = sample_jobs.fn(root, SampleConfig(batch=4), plan_all_batches(asked, SampleConfig(batch=4)))
     return [row for manifest in manifests for row in read_rows(manifest)]
 
 

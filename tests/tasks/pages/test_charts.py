@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from tasks.pages.charts import curves, smoothed, smoothed_curve
+from tasks.pages.charts import draw_curves, draw_smoothed, smooth
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -18,8 +18,8 @@ def parsed(chart: str) -> ET.Element:
 def every_chart() -> list[str]:
     x = np.arange(4.0)
     return [
-        curves("c", {"one": (x, x), "two": (x, x**2)}, "x", "y"),
-        smoothed_curve("s", x, x[::-1], "step", "loss"),
+        draw_curves("c", {"one": (x, x), "two": (x, x**2)}, "x", "y"),
+        draw_smoothed("s", x, x[::-1], "step", "loss"),
     ]
 
 
@@ -44,7 +44,7 @@ def test_two_charts_on_one_page_share_no_id():
     x = np.arange(3.0)
     ids = [
         set(re.findall(r'\bid="([^"]+)"', chart))
-        for chart in (smoothed_curve("a", x, x, "n", "m"), smoothed_curve("b", x, x, "n", "m"))
+        for chart in (draw_smoothed("a", x, x, "n", "m"), draw_smoothed("b", x, x, "n", "m"))
     ]
     assert ids[0]
     assert not ids[0] & ids[1]
@@ -58,18 +58,18 @@ def test_whatever_a_chart_refers_to_is_in_it(charts):
 
 
 def test_a_title_is_escaped():
-    chart = smoothed_curve("s", np.arange(2.0), np.ones(2), 'steps <b> "x" \\1', "loss")
+    chart = draw_smoothed("s", np.arange(2.0), np.ones(2), 'steps <b> "x" \\1', "loss")
     assert parsed(chart).get("aria-label") == 'loss by steps <b> "x" \\1: from 1.000 to 1.000'
 
 
 def test_smoothing_is_a_mean_over_neighbours_as_far_as_there_are_any():
-    assert smoothed(np.array([0.0, 3.0, 6.0, 9.0]), 1) == pytest.approx([1.5, 3.0, 6.0, 7.5])
-    assert smoothed(np.array([2.0]), 5) == pytest.approx([2.0])
-    assert len(smoothed(np.array([]), 1)) == 0
+    assert smooth(np.array([0.0, 3.0, 6.0, 9.0]), 1) == pytest.approx([1.5, 3.0, 6.0, 7.5])
+    assert smooth(np.array([2.0]), 5) == pytest.approx([2.0])
+    assert len(smooth(np.array([]), 1)) == 0
 
 
 def test_a_loss_curve_says_where_it_began_and_ended():
-    chart = smoothed_curve("s", np.array([10.0, 20.0]), np.array([1.5, 0.25]), "step", "loss")
+    chart = draw_smoothed("s", np.array([10.0, 20.0]), np.array([1.5, 0.25]), "step", "loss")
     assert 'aria-label="loss by step: from 1.500 to 0.250"' in chart
 
 

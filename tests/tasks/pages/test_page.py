@@ -7,15 +7,15 @@ import pytest
 from jinja2 import UndefinedError
 
 from tasks.pages.page import (
-    clock,
-    data_uri,
-    duration,
     file_name,
-    file_size,
-    number,
-    plural,
+    format_clock,
+    format_count,
+    format_duration,
+    format_number,
+    format_size,
+    format_words,
+    make_data_uri,
     render,
-    words,
 )
 
 PAGE = '{% extends "base.html.j2" %}{% block title %}T{% endblock %}{% block main %}<p>{{ text }}</p>{% endblock %}'
@@ -51,7 +51,7 @@ def test_the_same_values_give_the_same_page(template):
 
 
 def test_a_data_uri_holds_the_bytes():
-    kind, _, content = data_uri(b"\x00\xff\n", "video/mp4").partition(";base64,")
+    kind, _, content = make_data_uri(b"\x00\xff\n", "video/mp4").partition(";base64,")
     assert kind == "data:video/mp4"
     assert base64.b64decode(content) == b"\x00\xff\n"
 
@@ -61,14 +61,14 @@ def test_a_data_uri_holds_the_bytes():
     [(0.0, "0.0 s"), (12.44, "12.4 s"), (99.94, "99.9 s"), (99.96, "1.7 min"), (210, "3.5 min"), (7500, "2 h 05 min")],
 )
 def test_lengths_are_said_in_a_fitting_unit(seconds, said):
-    assert duration(seconds) == said
+    assert format_duration(seconds) == said
 
 
 @pytest.mark.parametrize(
     ("seconds", "said"), [(0, "0:00.0"), (4.66, "0:04.7"), (59.96, "1:00.0"), (3753.0, "1:02:33.0")]
 )
 def test_places_in_a_video_carry_over_when_rounded(seconds, said):
-    assert clock(seconds) == said
+    assert format_clock(seconds) == said
 
 
 @pytest.mark.parametrize(
@@ -77,14 +77,18 @@ def test_places_in_a_video_carry_over_when_rounded(seconds, said):
      (1.2e9, "1.2 GB"), (5e12, "5000.0 GB")],
 )  # fmt: skip
 def test_sizes_are_said_in_a_fitting_unit(count, said):
-    assert file_size(count) == said
+    assert format_size(count) == said
 
 
 def test_counts_and_names_are_said_as_words():
-    assert number(1234567) == "1,234,567"
-    assert (plural(0, "clip"), plural(1, "clip"), plural(2, "clip")) == ("0 clips", "1 clip", "2 clips")
-    assert words("pan_right") == "pan right"
-    assert words(None) == "not measured"
+    assert format_number(1234567) == "1,234,567"
+    assert (format_count(0, "clip"), format_count(1, "clip"), format_count(2, "clip")) == (
+        "0 clips",
+        "1 clip",
+        "2 clips",
+    )
+    assert format_words("pan_right") == "pan right"
+    assert format_words(None) == "not measured"
 
 
 @pytest.mark.parametrize("source", ["/films/a b.mp4", "C:\\films\\a b.mp4", "s3://films/a b.mp4", "a b.mp4"])

@@ -19,13 +19,13 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from models.measures.camera import MOTIONS
 from tasks.curate.report import ReportConfig, write_report
-from tasks.keep_rules import PRESETS, REASONS, SelectConfig, paper, seconds_of, verdict_of
-from tasks.keep_verdicts import funnel_of
-from tasks.manifest import manifest_ref
-from tasks.pages.dataset import funnel_of as pages_funnel_of
+from tasks.keep_rules import PRESETS, REASONS, SelectConfig, judge_clips, measure_seconds, paper
+from tasks.keep_verdicts import count_funnel
+from tasks.manifest import read_manifest_ref
+from tasks.pages.dataset import make_funnel as pages_funnel_of
 from tasks.pages.dataset import read_dataset
 from tasks.pages.sheets import Reel
-from tasks.pages.tuning import UNMEASURED, arrays_of, packed, panel
+from tasks.pages.tuning import UNMEASURED, describe_panel, make_arrays, pack
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -74,7 +74,7 @@ def dataset(curated) -> Path:
     """A dataset in a folder with a difficult name, with its report."""
     root = curated(clips(300)).path.parent
     root = root.rename(root.with_name("films of Ana's, 50% & more"))
-    write_report.fn(root, ReportConfig(previews=8), manifest_ref(root / "clips.parquet"))
+    write_report.fn(root, ReportConfig(previews=8), read_manifest_ref(root / "clips.parquet"))
     return root
 
 
@@ -135,7 +135,7 @@ def test_moving_a_slider_changes_the_count_and_the_copied_command_gives_exactly_
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_of_the_panel_is_that_of_the_command(page: Page, dataset: Path, preset: str):
     page.select_option("#preset", preset)
-    found = verdict_of(read_dataset(manifest_ref(dataset / "clips.parquet")).clips, PRESETS[preset]())
+    found = judge_clips(read_dataset(read_manifest_ref(dataset / "clips.parquet")).clips, PRESETS[preset]())
     assert shown(page) == int((found.bits == 0).sum())
     assert page.input_value("#command").endswith(f"--preset {preset}")
 
@@ -168,15 +168,15 @@ configs = st.builds(
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(config=configs)
 def test_the_page_judges_every_clip_as_the_rules_do(page: Page, dataset: Path, config: SelectConfig):
-    clips = read_dataset(manifest_ref(dataset / "clips.parquet")).clips
-    expected = verdict_of(clips, config)
+    clips = read_dataset(read_manifest_ref(dataset / "clips.parquet")).clips
+    expected = judge_clips(clips, config)
     script = (
         "(c) => { const v = verdictOf(model, c); return [[...v.bits], v.limits, countsOf(v.bits, tuning.reasons)] }"
     )
     bits, limits, counts = page.evaluate(script, config.model_dump(mode="json"))
     assert bits == expected.bits.tolist()
     assert limits == pytest.approx(expected.limits)
-    reasons = funnel_of(expected, seconds_of(clips)).reasons
+    reasons = count_funnel(expected, measure_seconds(clips)).reasons
     assert counts == {"failing": [r.failing for r in reasons], "only": [r.only for r in reasons]}
 
 
@@ -234,14 +234,14 @@ def test_the_page_fits_a_phone_and_a_desk(page: Page, width: int):
 
 def test_arrays_come_back_as_they_were():
     for values in (np.array([0.1, np.nan], np.float32), np.array([1 / 3]), np.array([-1, 7], np.int32)):
-        found = packed(values)
+        found = pack(values)
         back = np.frombuffer(base64.b64decode(found["bytes"]), found["type"])
         np.testing.assert_array_equal(back, values)
 
 
 def test_what_is_null_has_its_sign(curated):
     rows = [{"camera_motion": None, "dedup_group": None, "motion_score": None}, {"dedup_group": "g"}]
-    arrays = arrays_of(read_dataset(curated(rows)).clips)
+    arrays = make_arrays(read_dataset(curated(rows)).clips)
     assert arrays["camera"].tolist() == [UNMEASURED, MOTIONS.index("pan_right")]
     assert arrays["group"].tolist() == [-1, 0]
     assert np.isnan(arrays["motion_score"]).tolist() == [True, False]
@@ -251,7 +251,7 @@ def test_what_is_null_has_its_sign(curated):
 def test_the_panel_has_an_axis_for_what_was_measured_and_pictures_near_its_limit(curated):
     rows = [PICTURED[i % 10] | {"motion_score": i / 100} for i in range(40)]
     dataset = read_dataset(curated(rows, config=SelectConfig(min_motion=0.2)))
-    found = panel(dataset, Reel(dataset), 8)
+    found = describe_panel(dataset, Reel(dataset), 8)
     assert [card["reason"] for card in found["cards"]] == [
         "too_short", "no_picture", "too_much_text", "low_motion", "too_much_motion",
     ]  # fmt: skip
@@ -266,7 +266,7 @@ def test_the_panel_has_an_axis_for_what_was_measured_and_pictures_near_its_limit
 def test_the_panel_has_an_axis_for_sharpness_where_it_was_measured(curated):
     rows = [PICTURED[i % 10] | {"sharpness": i / 100} for i in range(20)]
     dataset = read_dataset(curated(rows, config=SelectConfig(min_sharpness=0.1)))
-    found = panel(dataset, Reel(dataset), 4)
+    found = describe_panel(dataset, Reel(dataset), 4)
     assert [card["title"] for card in found["cards"] if card["limit"] == "min_sharpness"] == ["Sharpness"]
     assert {9, 10} <= {preview["row"] for preview in found["previews"]}
 
@@ -274,7 +274,7 @@ def test_the_panel_has_an_axis_for_sharpness_where_it_was_measured(curated):
 def test_a_freeze_has_its_slider_and_its_place_in_the_report(curated):
     rows = [PICTURED[i % 10] | {"frozen_s": i / 10} for i in range(20)]
     dataset = read_dataset(curated(rows, config=SelectConfig(max_frozen_s=1.0)))
-    (card,) = (card for card in panel(dataset, Reel(dataset), 4)["cards"] if card["reason"] == "frozen")
+    (card,) = (card for card in describe_panel(dataset, Reel(dataset), 4)["cards"] if card["reason"] == "frozen")
     assert (card["title"], card["unit"]) == ("Longest freeze", "seconds, at most")
     (stage,) = pages_funnel_of(dataset).stages
     assert (stage.title, stage.limit, stage.removed) == ("Freezes", "for more than 1 s", 9)
@@ -283,11 +283,11 @@ def test_a_freeze_has_its_slider_and_its_place_in_the_report(curated):
 def test_of_too_many_clips_every_nth_is_taken(curated, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("tasks.pages.tuning.TUNED", 5)
     dataset = read_dataset(curated([{"motion_score": i / 10} for i in range(9)]))
-    found = panel(dataset, Reel(dataset), 0)
+    found = describe_panel(dataset, Reel(dataset), 0)
     values = np.frombuffer(base64.b64decode(found["columns"]["motion_score"]["bytes"]), "<f4")
     assert (found["clips"], values.tolist()) == (9, pytest.approx([0.0, 0.2, 0.4, 0.6, 0.8]))
 
 
 def test_a_dataset_without_clips_has_a_panel(curated):
     dataset = read_dataset(curated([], files=[{"video_id": "a"}]))
-    assert panel(dataset, Reel(dataset), 8)["cards"] == []
+    assert describe_panel(dataset, Reel(dataset), 8)["cards"] == []

@@ -15,13 +15,13 @@ from tasks.tiny.encoders import (
     SIDE,
     STEP,
     EncodersConfig,
-    frame_pairs,
+    draw_frame_pairs,
+    draw_squares,
     load_clips,
-    reconstruction_db,
-    square_batches,
+    measure_reconstruction,
     train_encoders,
 )
-from tasks.tiny.render import RenderConfig, filmed, render_files, write_dataset
+from tasks.tiny.render import RenderConfig, film_scene, render_files, write_dataset
 from tests.declared import declared
 
 torch.set_num_threads(1)
@@ -40,7 +40,7 @@ def test_clips_are_the_shots_of_the_dataset_in_order(footage):
     clips = load_clips(footage[0], 12)
     assert (clips.shape, clips.dtype) == ((12, FRAMES, 3, SIDE, SIDE), torch.uint8)
     for scene in range(6):
-        true = torch.from_numpy(filmed(scene, RENDER)[2]).permute(0, 3, 1, 2).float()
+        true = torch.from_numpy(film_scene(scene, RENDER)[2]).permute(0, 3, 1, 2).float()
         for shown, index in ((true, 2 * scene), (true.flip(0), 2 * scene + 1)):
             away = (clips - shown).abs().mean((1, 2, 3, 4))
             assert away.argmin() == index
@@ -59,7 +59,7 @@ def test_a_square_is_a_part_of_a_clip_and_the_same_in_each_of_its_frames():
     clips[:, :, 0] = across[None, None, None, :]
     clips[:, :, 1] = across[None, None, :, None]
     clips[:, :, 2] = (torch.arange(3)[:, None] * 10 + torch.arange(FRAMES))[:, :, None, None]
-    for batch in islice(square_batches(clips, CONFIG, batch=5, length=3), 20):
+    for batch in islice(draw_squares(clips, CONFIG, batch=5, length=3), 20):
         assert batch.shape == (5, 3, 3, 16, 16)
         places = ((batch + 1) * 127.5).round().int()
         assert (places[:, :, 0].diff(dim=-1) == 1).all()
@@ -73,7 +73,7 @@ def test_batches_are_the_same_for_the_same_seed():
         256, (8, FRAMES, 3, SIDE, SIDE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
     first, again, other = (
-        next(square_batches(clips, CONFIG.model_copy(update={"seed": seed}), 2, FRAMES)) for seed in (1, 1, 2)
+        next(draw_squares(clips, CONFIG.model_copy(update={"seed": seed}), 2, FRAMES)) for seed in (1, 1, 2)
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
@@ -82,7 +82,7 @@ def test_batches_are_the_same_for_the_same_seed():
 def test_a_pair_of_frames_is_of_the_same_shots():
     clips = torch.arange(6, dtype=torch.uint8)[:, None, None, None, None] * 40
     clips = clips.expand(6, FRAMES, 3, SIDE, SIDE)
-    first, second = next(frame_pairs(clips, 4, seed=0))
+    first, second = next(draw_frame_pairs(clips, 4, seed=0))
     assert first.shape == (4, 3, 224, 224)
     assert torch.equal(first, second)
     assert len(first[:, 0, 0, 0].unique()) == 4
@@ -93,9 +93,9 @@ def test_reconstruction_is_measured_against_the_clips():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         vae = new_autoencoder((32, 32, 32)).eval()
-    untrained = reconstruction_db(vae, flat)
+    untrained = measure_reconstruction(vae, flat)
     assert 0 < untrained < 40
-    assert reconstruction_db(vae, flat.expand(3, -1, -1, -1, -1)) == pytest.approx(untrained, abs=1e-3)
+    assert measure_reconstruction(vae, flat.expand(3, -1, -1, -1, -1)) == pytest.approx(untrained, abs=1e-3)
 
 
 @pytest.mark.training

@@ -9,17 +9,17 @@ import torch
 
 from models.measures.camera import measure_motion
 from models.svd.model import VideoModel, load_model
-from tasks.footage import Motion, mean_flow
+from tasks.footage import Motion, compute_mean_flow
 from tasks.manifest import read_rows
 from tasks.tiny.evaluate import (
     EvaluateConfig,
-    as_text,
+    compute_figures,
     evaluate_batch,
     evaluate_model,
-    evaluation,
-    figures,
-    frame_errors,
-    true_clip,
+    format_figures,
+    measure_errors,
+    read_figures,
+    render_truth,
 )
 from tests.declared import declared
 
@@ -46,23 +46,23 @@ def small(model: str) -> VideoModel:
 def test_true_clips_are_judged_right(embedded: VideoModel, motion: Motion):
     facts = embedded.facts
     for scene in range(6):
-        frames = true_clip(scene, motion, 0.5, embedded)
+        frames = render_truth(scene, motion, 0.5, embedded)
         assert frames.shape == (facts.frames, facts.height, facts.width, 3)
         measured = measure_motion(frames, [i / facts.fps for i in range(facts.frames)])
         assert measured.motion == motion
-        assert measured.magnitude == pytest.approx(mean_flow(motion, 0.5), rel=0.35, abs=0.1)
+        assert measured.magnitude == pytest.approx(compute_mean_flow(motion, 0.5), rel=0.35, abs=0.1)
 
 
 def test_a_clip_played_backwards_is_judged_as_the_opposite(embedded: VideoModel):
     times = [i / embedded.facts.fps for i in range(embedded.facts.frames)]
-    assert measure_motion(true_clip(0, "pan_left", 0.5, embedded)[::-1], times).motion == "pan_right"
-    assert measure_motion(true_clip(0, "zoom_in", 0.5, embedded)[::-1], times).motion == "zoom_out"
+    assert measure_motion(render_truth(0, "pan_left", 0.5, embedded)[::-1], times).motion == "pan_right"
+    assert measure_motion(render_truth(0, "zoom_in", 0.5, embedded)[::-1], times).motion == "zoom_out"
 
 
 def test_all_motions_of_a_scene_start_with_the_same_picture(embedded: VideoModel):
-    first, *others = (true_clip(3, motion, 0.5, embedded)[0] for motion in MOTIONS)
+    first, *others = (render_truth(3, motion, 0.5, embedded)[0] for motion in MOTIONS)
     assert all(np.array_equal(first, other) for other in others)
-    assert not np.array_equal(first, true_clip(4, "static", 0.5, embedded)[0])
+    assert not np.array_equal(first, render_truth(4, "static", 0.5, embedded)[0])
 
 
 def test_errors_are_squared_and_per_frame():
@@ -70,7 +70,7 @@ def test_errors_are_squared_and_per_frame():
     frames = truth.copy()
     frames[1] = 200
     frames[1, :2] = 0
-    assert frame_errors(frames, truth) == [0.0, 20000.0]
+    assert measure_errors(frames, truth) == [0.0, 20000.0]
 
 
 def row(scene: int, asked: str, measured: str, last: float = 65.025, **changes: Any) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def row(scene: int, asked: str, measured: str, last: float = 65.025, **changes: 
 
 
 def test_figures_count_what_was_obeyed_and_what_was_not():
-    found = figures(
+    found = compute_figures(
         [row(0, "pan_left", "pan_left"), row(0, "static", "static"), row(1, "pan_left", "pan_right", last=650.25)]
     )
     assert (found["pictures"], found["clips"]) == (2, 3)
@@ -96,7 +96,7 @@ def test_figures_count_what_was_obeyed_and_what_was_not():
 
 
 def test_the_figures_are_told_in_a_line_for_each_motion():
-    text = as_text(figures([row(0, "pan_left", "pan_left"), row(1, "static", "complex")]))
+    text = format_figures(compute_figures([row(0, "pan_left", "pan_left"), row(1, "static", "complex")]))
     assert text.startswith("2 clips from 2 pictures never trained on\n")
     assert "motion asked=measured    50.0 %" in text
     assert "  pan_left     1 of   1   speed asked 0.50, measured 0.40" in text
@@ -119,7 +119,7 @@ def test_an_evaluation_has_a_row_for_each_picture_and_motion_and_is_found_again(
     manifest = evaluate_model.fn(tmp_path, CONFIG, model)
     asked = [(r["scene"], r["asked"]) for r in read_rows(manifest)]
     assert asked == [(0, "static"), (0, "pan_left"), (1, "static"), (1, "pan_left")]
-    assert evaluation(manifest)["clips"] == 4
+    assert read_figures(manifest)["clips"] == 4
     assert evaluate_model.fn(tmp_path, CONFIG, model).cached
     assert not evaluate_model.fn(tmp_path, CONFIG.model_copy(update={"seed": 1}), model).cached
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from models.measures.camera import measure_motion
-from tasks.footage import OPPOSITE, mean_flow
-from tasks.manifest import file_digest, read_manifest, read_rows
-from tasks.tiny.render import SCHEMA, SHARES, STEP, RenderConfig, filmed, render_files, write_dataset
+from tasks.footage import OPPOSITE, compute_mean_flow
+from tasks.manifest import digest_file, read_manifest, read_rows
+from tasks.tiny.render import SCHEMA, SHARES, STEP, RenderConfig, film_scene, render_files, write_dataset
 from tasks.video import read_frames
 from tests.declared import declared
 
@@ -33,11 +33,11 @@ def frames_of(path: Path) -> np.ndarray:
 @pytest.mark.slow
 def test_scenes_are_filmed_in_the_shares_and_at_the_speeds_given():
     config = RenderConfig(scenes=1000, side=32, frames=2)
-    shown = [filmed(index, config)[:2] for index in range(200)]
+    shown = [film_scene(index, config)[:2] for index in range(200)]
     for motion, share in SHARES.items():
         assert np.mean([m == motion for m, _ in shown]) == pytest.approx(share, abs=0.1)
     for motion, flow in shown:
-        assert mean_flow(motion, 0.25) <= flow <= mean_flow(motion, 0.75)
+        assert compute_mean_flow(motion, 0.25) <= flow <= compute_mean_flow(motion, 0.75)
 
 
 def test_the_shares_are_of_a_whole():
@@ -75,7 +75,7 @@ def test_the_dataset_is_like_a_curated_one(root: Path):
     videos = {video["video_id"]: video for video in read_rows(root / "videos.parquet")}
     assert {clip["video_id"] for clip in clips} == set(videos)
     for video_id, video in videos.items():
-        assert video["digest"] == file_digest(root / video["source"])
+        assert video["digest"] == digest_file(root / video["source"])
         assert video["digest"].startswith(video_id)
 
 
@@ -86,7 +86,7 @@ def test_a_file_is_rendered_once_and_the_same_each_time(tmp_path: Path, root: Pa
 
 
 def test_another_seed_gives_other_scenes():
-    first, other = (filmed(0, RenderConfig(seed=seed, side=32))[2] for seed in (0, 1000))
+    first, other = (film_scene(0, RenderConfig(seed=seed, side=32))[2] for seed in (0, 1000))
     assert np.abs(first.astype(int) - other).mean() > 20
 
 
