@@ -82,7 +82,7 @@ bench-generate: install
 	$(BIN)/python -m benchmarks.kills
 	$(BIN)/python -m benchmarks.decode --large
 
-# Full-size sampling and decoding on a CUDA card, beside diffusers; needs the card and downloads nothing.
+# Full-size sampling and decoding on a CUDA GPU, beside diffusers; needs the GPU and downloads nothing.
 gpu-check: install
 	$(BIN)/python -m benchmarks.gpu
 

@@ -1,16 +1,16 @@
-"""Full-size Stable Video Diffusion XT on a card: memory and time of each plan, beside diffusers' own pipeline.
+"""Full-size Stable Video Diffusion XT on a GPU: memory and time of each plan, beside diffusers' own pipeline.
 
     .venv/bin/python -m benchmarks.gpu          (make gpu-check)
     .venv/bin/python -m benchmarks.gpu --device cpu --size tiny --out /tmp/gpu.md
 
 25 frames of 1024x576, guidance over both branches, weights drawn at random: what is measured does not depend on what a
 model has learned, so nothing is downloaded. The UNet and the image encoder are in float16, the autoencoder in float32
-where it is ours, in float16 where diffusers' pipeline has it so. Peaks are of what torch allocated on the card, weights
+where it is ours, in float16 where diffusers' pipeline has it so. Peaks are of what torch allocated on the GPU, weights
 included (on the CPU: how far the process's own peak rose, which only the first and largest row shows). Seconds of
 sampling are for one step, the encoders included in the first; those of decoding for a whole clip.
 
 It needs torch, diffusers, transformers, accelerate, safetensors, numpy, pillow and pydantic, and of this project the
-package `models` alone. Without a card it says so and ends with exit code 2.
+package `models` alone. Without a GPU it says so and ends with exit code 2.
 """
 
 import argparse
@@ -36,16 +36,16 @@ from PIL import Image
 from torch import nn
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from models.device import CPU, empty_cache, find_device, format_device, is_out_of_memory, measured
+from models.device import CPU, empty_cache, find_device, format_device, is_out_of_memory, watch_costs
 from models.errors import BadInput
-from models.memory.placement import feed_forward_in_pieces, move, ready_to_decode, ready_to_sample
+from models.memory.placement import feed_forward_in_pieces, move, place_for_decoding, place_for_sampling
 from models.memory.plan import MIB, Plan
 from models.svd.exact_decode import Room
 from models.svd.model import ModelFacts, VideoModel
 from models.svd.one_token_attention import attend_to_one_token
 from models.svd.sampling import decode_latents, sample_latents
 
-NO_CARD = 2
+NO_GPU = 2
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def random_model(size: Size, device: torch.device, half: torch.dtype) -> VideoMo
 
 @contextmanager
 def _default(dtype: torch.dtype) -> Iterator[None]:
-    """What is made in the block is made in that precision, so that a small card need not hold it in a larger one."""
+    """What is made in the block is made in that precision, so that a small GPU need not hold it in a larger one."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -162,7 +162,7 @@ def measure(way: str, device: torch.device, work: Callable[[], str], per: int = 
     # What lies there from before, such as weights, is part of what a way needs.
     before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
     try:
-        with measured(device) as used:
+        with watch_costs(device) as used:
             note = work()
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
@@ -181,7 +181,7 @@ def our_sampling(model: VideoModel, size: Size, device: torch.device, steps: int
 
     def sample(plan: Plan) -> str:
         with (
-            ready_to_sample(model, device, plan.offload) as ready,
+            place_for_sampling(model, device, plan.offload) as ready,
             feed_forward_in_pieces(ready.unet, plan.feed_forward),
         ):
             made = sample_latents(
@@ -203,7 +203,7 @@ def our_decoding(model: VideoModel, size: Size, device: torch.device) -> Iterato
     whole: list[np.ndarray] = []
 
     def decode(budget: int | None, parking: Path) -> str:
-        with ready_to_decode(model, device, "parts") as ready:
+        with place_for_decoding(model, device, "parts") as ready:
             frames = decode_latents(ready, latents, None if budget is None else Room(budget * MIB, None))
         whole.extend([] if budget else [frames.astype(int)])
         return f"frames within {np.abs(frames - whole[0]).max()} of 255 of the whole's" if whole else ""
@@ -242,7 +242,7 @@ def their_rows(model: VideoModel, size: Size, device: torch.device, steps: int) 
         sampled = [measure("diffusers: as it is", device, sample, steps)]
     else:
         pipeline.to(device)
-        sampled = [measure("diffusers: all on the card", device, sample, steps)]
+        sampled = [measure("diffusers: all on the GPU", device, sample, steps)]
         move((model.image_encoder, model.vae, model.unet), CPU)
         pipeline.enable_model_cpu_offload(device=device)
         sampled.append(measure("diffusers: enable_model_cpu_offload", device, sample, steps))
@@ -259,7 +259,7 @@ def report(size: Size, device: torch.device, steps: int, half: torch.dtype) -> s
     model = random_model(size, device, half)
     sampling, decoding = [*our_sampling(model, size, device, steps)], [*our_decoding(model, size, device)]
     theirs = their_rows(model, size, device, steps)
-    head = ["# On a card", "", *(__doc__ or "").strip().splitlines(), ""]
+    head = ["# On a GPU", "", *(__doc__ or "").strip().splitlines(), ""]
     clip = f"{size.frames} frames of {size.width}x{size.height}"
     head += [f"{format_device(device)}, torch {torch.__version__}, {clip}, {steps} steps, {half}.", ""]
     bars = "|---|---|---|---|"
@@ -273,7 +273,7 @@ def report(size: Size, device: torch.device, steps: int, half: torch.dtype) -> s
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measure, print and write the page; exit code 2 where there is no card."""
+    """Measure, print and write the page; exit code 2 where there is no GPU."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda", help="cuda, cuda:N, or cpu to try the script")
     parser.add_argument("--size", default="full", choices=SIZES)
@@ -284,7 +284,7 @@ def main(argv: list[str] | None = None) -> int:
         device = find_device(asked.device)
     except BadInput as error:
         print(f"gpu-check: {error}", file=sys.stderr)
-        return NO_CARD
+        return NO_GPU
     half = torch.float32 if device.type == "cpu" else torch.float16
     page = report(SIZES[asked.size], device, asked.steps, half)
     print(page)

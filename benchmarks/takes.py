@@ -26,7 +26,7 @@ from models.measures.camera import measure_motion
 from models.measures.meters import count_good_frames, measure_meters
 from models.noise import draw_item_noise, stack_noise
 from models.svd.model import VideoModel, load_facts, load_model, motion_bucket
-from models.svd.regions import told_as
+from models.svd.regions import choose_word
 from models.svd.sampling import decode_latents, sample_latents
 from models.weights.names import TINY
 from tasks.footage import Motion
@@ -85,7 +85,7 @@ def make(model: VideoModel, asked: Sequence[Asked], steps: int, out: Path) -> No
         torch.stack(pictures),
         noise.latents,
         noise.augmentation,
-        motions=[told_as(motion, facts.by_regions) for _, motion, _ in missing],
+        motions=[choose_word(motion, facts.by_regions) for _, motion, _ in missing],
         steps=steps,
         motion_buckets=[motion_bucket(0.0 if motion == "static" else FLOW) for _, motion, _ in missing],
     )

@@ -30,9 +30,9 @@ from models.generation.by_family import is_sampled_in_batches
 from tasks.generate.choose import GateConfig, choose_takes
 from tasks.generate.clip_frames import sweep_parked
 from tasks.generate.comfyui_jobs import make_workflow
-from tasks.generate.decode import DecodeConfig, decode_jobs, sampled
+from tasks.generate.decode import DecodeConfig, decode_jobs, pair_samples
 from tasks.generate.draw import DrawConfig, add_drawn_pictures, draw_pictures, list_pictures_to_draw
-from tasks.generate.encode import EncodeConfig, encode_jobs, measured
+from tasks.generate.encode import EncodeConfig, encode_jobs, pair_measured
 from tasks.generate.encode_formats import CODECS, Format, make_look
 from tasks.generate.gallery import write_gallery
 from tasks.generate.job_columns import file_key, spoken_columns
@@ -188,8 +188,8 @@ def make(
         check_space(config.out, round(sum(missing) + estimate_parked_bytes(run, work)), config)
     stages = [
         Stage(sample_jobs, settings),
-        Stage(decode_jobs, DecodeConfig(device=config.device), partial(sampled, jobs), DECODE_SHARE),
-        Stage(encode_jobs, encoding, partial(measured, jobs), ENCODE_SHARE),
+        Stage(decode_jobs, DecodeConfig(device=config.device), partial(pair_samples, jobs), DECODE_SHARE),
+        Stage(encode_jobs, encoding, partial(pair_measured, jobs), ENCODE_SHARE),
     ]
     return run_stages(run, stages, batches, [sum(each.seconds for each in batch) for batch in work], guard)
 

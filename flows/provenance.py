@@ -28,7 +28,7 @@ ASKED = tuple(dict.fromkeys((*in_(In.CLIP), *in_(In.FILE))))
 """What is within the range in which it can be asked for."""
 
 
-class Told(ItemSettings):
+class Provenance(ItemSettings):
     """What a clip says of itself, as far as it is made again from that."""
 
     model_config = ConfigDict(extra="ignore")
@@ -41,8 +41,9 @@ class Told(ItemSettings):
     background: Background | None
 
 
-def told_by(clip: Path) -> dict[str, Any]:
-    """What a clip says of itself, in its tag or beside it; raises BadMedia when it says nothing of use."""
+def read_provenance(clip: Path) -> dict[str, Any]:
+    """Read a clip's provenance, from its tag or the file beside it; raises BadMedia when it has none that can be
+    used."""
     text = read_tag(clip)
     # A folder's name may have a dot in it, which ends no stem.
     sidecar = clip.with_name(f"{clip.name}.json") if clip.is_dir() else clip.with_suffix(".json")
@@ -54,7 +55,7 @@ def told_by(clip: Path) -> dict[str, Any]:
     if missing:
         raise BadMedia(f"{clip}: does not say its {', '.join(missing)}, so it cannot be made again.")
     try:
-        Told.model_validate(told)
+        Provenance.model_validate(told)
         JobColumns.model_validate({name: told[name] for name in ASKED if told.get(name) is not None})
     except ValidationError as error:
         first = error.errors()[0]

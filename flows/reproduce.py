@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.provenance import Facts, read_rows_beside, told_by
+from flows.provenance import Facts, read_provenance, read_rows_beside
 from flows.running.config import Outcome
 from models.device import DEVICE_HELP, DeviceName, find_device, format_device
 from models.errors import BadInput, ReelmillError
@@ -25,8 +25,8 @@ from models.measures.psnr import mean_squared_error, psnr
 from models.pictures import Picture, prepare_picture
 from models.weights.names import MODEL_HELP, is_of_hub, shorten_revision
 from tasks.generate.clip_tags import read_clip
-from tasks.generate.decode import DecodeConfig, decode_jobs, sampled
-from tasks.generate.encode import EncodeConfig, encode_jobs, measured
+from tasks.generate.decode import DecodeConfig, decode_jobs, pair_samples
+from tasks.generate.encode import EncodeConfig, encode_jobs, pair_measured
 from tasks.generate.encode_formats import make_look
 from tasks.generate.jobs import SCHEMA
 from tasks.generate.sample import VERSION, SampleConfig, sample_jobs
@@ -75,7 +75,7 @@ def reproduce(config: ReproduceConfig) -> ReproduceOutcome:
     """Make a clip again and compare; raises BadInput or BadMedia where it cannot be."""
     if config.clip.suffix == ".png" and config.clip.is_file():
         config = config.model_copy(update={"clip": config.clip.parent})
-    facts, rows = told_by(config.clip), read_rows_beside(config.clip)
+    facts, rows = read_provenance(config.clip), read_rows_beside(config.clip)
     own = rows.get(facts["item_key"], {})
     model, lora = choose_model(config, facts, own), choose_lora(config, facts, own)
     differs = [*list_other_weights(facts, model, lora), *list_other_versions(facts)]
@@ -183,14 +183,14 @@ def compare(clip: Path, facts: Facts, rows: Mapping[str, Facts], inputs: Inputs)
         samples = sample_jobs.fn(root, SampleConfig(batch=len(keys), device=inputs.device), [(jobs, keys)])
         mine = keys.index(facts["item_key"])
         sample = _find_made(samples[mine])
-        clips = decode_jobs.fn(root, DecodeConfig(device=inputs.device), sampled(jobs, [samples[mine]]))
+        clips = decode_jobs.fn(root, DecodeConfig(device=inputs.device), pair_samples(jobs, [samples[mine]]))
         _find_made(clips[0])
         encoding = EncodeConfig(format=facts["format"], crf=facts["crf"], trim=facts["trim"], device=inputs.device)
-        videos = encode_jobs.fn(root, encoding, measured(jobs, [samples[mine]], clips))
+        videos = encode_jobs.fn(root, encoding, pair_measured(jobs, [samples[mine]], clips))
         distance = distance_db(read_clip(root / _find_made(videos[0])["video"]), read_clip(clip))
     if sample["latents_sha256"] != facts["latents_sha256"]:
         return [_describe_latents(facts, len(keys), format_device(find_device(inputs.device)), distance)]
-    return [] if distance == math.inf else [f"frames: the latents are identical. {told_distance(distance)}"]
+    return [] if distance == math.inf else [f"frames: the latents are identical. {describe_distance(distance)}"]
 
 
 def _describe_latents(facts: Facts, together: int, device: str, distance: float) -> str:
@@ -201,11 +201,11 @@ def _describe_latents(facts: Facts, together: int, device: str, distance: float)
         why = f"it was sampled on {facts.get('device')}, this is {device}"
     else:
         why = "its inputs are the same, so torch, its threads or the processor are others"
-    return f"latents: not the same bits; {why}. {told_distance(distance)}"
+    return f"latents: not the same bits; {why}. {describe_distance(distance)}"
 
 
-def told_distance(distance: float) -> str:
-    """How near two clips' frames are, whose distance `distance_db` gave."""
+def describe_distance(distance: float) -> str:
+    """Describe how near two clips' frames are, whose distance `distance_db` gave."""
     if distance == math.inf:
         return "Every frame is the same."
     return f"The frames agree to {distance:.1f} dB."

@@ -54,10 +54,10 @@ def check_device_name(name: str) -> str:
 DeviceName = Annotated[str, AfterValidator(check_device_name)]
 """The type of a setting that names a device."""
 
-DEVICE_HELP = "Where the model works: auto (the first CUDA card, or else the CPU), cpu, cuda, cuda:N or mps"
+DEVICE_HELP = "Where the model works: auto (the first CUDA GPU, or else the CPU), cpu, cuda, cuda:N or mps"
 
 DTYPE_HELP = (
-    "Number format of all networks but the autoencoder; auto: on a CUDA card as the model's family is published "
+    "Number format of all networks but the autoencoder; auto: on a CUDA GPU as the model's family is published "
     "(float16 for Stable Video Diffusion), float32 anywhere else"
 )
 
@@ -73,11 +73,11 @@ def find_device(name: str) -> torch.device:
     return torch.device(asked.type, asked.index or 0)
 
 
-def choose_precision(device: torch.device, asked: AskedPrecision = "auto", on_card: Precision = "float16") -> Precision:
-    """Return the precision on a device: `on_card` on a CUDA GPU, unless another one than auto is asked for."""
+def choose_precision(device: torch.device, asked: AskedPrecision = "auto", on_gpu: Precision = "float16") -> Precision:
+    """Return the precision on a device: `on_gpu` on a CUDA GPU, unless another one than auto is asked for."""
     if asked != "auto":
         return asked
-    return on_card if device.type == "cuda" else "float32"
+    return on_gpu if device.type == "cuda" else "float32"
 
 
 def get_dtype(precision: str) -> torch.dtype:
@@ -92,7 +92,7 @@ def format_device(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def free_bytes(device: torch.device) -> int:
+def measure_free_memory(device: torch.device) -> int:
     """Return the memory that can be had on a device now, including what torch holds there without using it."""
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -126,7 +126,7 @@ class Used:
 
 
 @contextmanager
-def measured(device: torch.device) -> Iterator[Used]:
+def watch_costs(device: torch.device) -> Iterator[Used]:
     """Measure what the block takes; the result is filled in when it ends.
 
     On the CPU the peak is known only when the process never held as much before: the system reports nothing else.

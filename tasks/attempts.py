@@ -34,7 +34,7 @@ class ItemCall:
 
     @property
     def key(self) -> str:
-        """The key of the item's manifest."""
+        """Return the key of the item's manifest."""
         return make_key(self._lineage(self.step))
 
     def made(self, compute: Callable[[str], pa.Table]) -> ManifestRef:

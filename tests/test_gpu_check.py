@@ -1,4 +1,4 @@
-"""The check on a card: the whole script at a tiny size on the CPU, and what it says where there is no card."""
+"""The check on a GPU: the whole script at a tiny size on the CPU, and what it says where there is no GPU."""
 
 import subprocess
 import sys
@@ -27,7 +27,7 @@ def test_the_script_runs_through_at_a_tiny_size_and_writes_its_page(tmp_path, ca
     assert torch.get_default_dtype() == torch.float32
 
 
-def test_without_a_card_it_says_so_in_a_sentence(monkeypatch, capsys):
+def test_without_a_gpu_it_says_so_in_a_sentence(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert gpu.main([]) == 2
     said = capsys.readouterr().err

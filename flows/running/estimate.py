@@ -15,13 +15,13 @@ from typing import Any
 
 import torch
 
-from models.device import CPU, format_device, free_bytes
+from models.device import CPU, format_device, measure_free_memory
 from models.families.placement import choose_first_plan, weight_bytes
 from models.generation.by_family import is_sampled_in_batches
 from models.generation.card import ModelCard, read_card
 from models.generation.model_cache import find_svd_folder
 from models.memory.measured_costs import Cost, locate_costs, name_place, read_costs
-from models.memory.plan import Plan, choose_decoding_plan, sampling_plan
+from models.memory.plan import Plan, choose_decoding_plan, choose_sampling_plan
 from models.memory.planner import find_folder_needs
 from models.svd.regions import list_words
 from models.weights.names import find_model_folder
@@ -107,12 +107,16 @@ def plan_memory(job: Mapping[str, Any], device: torch.device = CPU, batch: int =
     bytes."""
     card = _card(job["model"])
     height, width = (job[side] // card.rules.latent_scale for side in ("height", "width"))
-    frames, folder, free = job["frames"], find_svd_folder(job["model"]), free_bytes(device) if free is None else free
+    frames, folder, free = (
+        job["frames"],
+        find_svd_folder(job["model"]),
+        measure_free_memory(device) if free is None else free,
+    )
     at_once, whole = (
         find_folder_needs(folder, card.revision, (count, 4, height, width), job["dtype"], device)
         for count in (min(frames, card.rules.frames), frames)
     )
-    plan, decoding = sampling_plan(at_once, batch, free), choose_decoding_plan(whole, free)
+    plan, decoding = choose_sampling_plan(at_once, batch, free), choose_decoding_plan(whole, free)
     return Memory(plan, decoding, at_once.sampling(plan), whole.decoding(decoding))
 
 
@@ -154,7 +158,7 @@ def _describe_memory(job: Mapping[str, Any], device: torch.device, batch: int) -
     if is_sampled_in_batches(_card(job["model"]).family):
         return str(plan_memory(job, device, batch))
     weights = weight_bytes(find_model_folder(job["model"]), job["dtype"])
-    plan = choose_first_plan(weights, free_bytes(device), device)
+    plan = choose_first_plan(weights, measure_free_memory(device), device)
     return f"{plan}, one at a time, {sum(weights.values()) / 1e9:.1f} GB of weights"
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from models.device import Precision
 from models.errors import BadModel
 from models.families.family import Inputs, MotionLora, Request, Rules, check_request
-from models.families.latents import convert_to_frames, make_batch, sampled
+from models.families.latents import convert_to_frames, make_batch, run_pipeline
 from models.svd.model import read_setting
 from models.weights.hub_cache import read_weights
 from models.weights.network import extract_first_sentence, load_part
@@ -38,7 +38,7 @@ RULES = Rules(
     fps=Fraction(8),
     steps=25,
     guidance=7.5,
-    card_precision="float16",
+    gpu_precision="float16",
     licence="motion adapters: Apache-2.0; the text-to-image model: its own, CreativeML Open RAIL-M for SD 1.5",
 )
 
@@ -105,7 +105,7 @@ def sample(pipeline: AnimateDiffPipeline, request: Request) -> Tensor:
     scale = pipeline.vae_scale_factor
     channels = read_setting(pipeline.unet, "in_channels")
     noise = request.noise(1, channels, request.frames, request.height // scale, request.width // scale)
-    return sampled(pipeline, request, rules, noise.to(pipeline.unet.dtype)).transpose(0, 1)
+    return run_pipeline(pipeline, request, rules, noise.to(pipeline.unet.dtype)).transpose(0, 1)
 
 
 @torch.no_grad()

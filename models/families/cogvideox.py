@@ -18,7 +18,7 @@ from torch import Tensor
 
 from models.device import Precision
 from models.families.family import Input, Inputs, Request, Rules, check_request, unsteered
-from models.families.latents import convert_to_frames, make_batch, sampled
+from models.families.latents import convert_to_frames, make_batch, run_pipeline
 from models.weights.pipeline_folder import load_pipeline, read_config
 
 NAME: str = "CogVideoX"
@@ -82,7 +82,7 @@ def sample(pipeline: CogVideoXPipeline | CogVideoXImageToVideoPipeline, request:
     most = pipeline.transformer.config.max_text_seq_length
     noise = noise.to(pipeline.transformer.dtype)
     with _encoding(pipeline.vae):
-        return sampled(pipeline, request, rules, noise, max_sequence_length=most)[padding:]
+        return run_pipeline(pipeline, request, rules, noise, max_sequence_length=most)[padding:]
 
 
 @torch.no_grad()

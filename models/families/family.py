@@ -58,7 +58,7 @@ class Rules:
     Clips have frame_step * k + frame_offset frames, at least frames_min and, unless frames_max is None, at most
     frames_max; sides are multiples of size_unit. frames, width, height and fps are native: the weights were trained at
     them. With `only_native_size` the model makes no other size. A latent cell is latent_scale pixels wide, a latent
-    frame is latent_frames frames long. steps and guidance are what its authors use, card_precision what its weights are
+    frame is latent_frames frames long. steps and guidance are what its authors use, gpu_precision what its weights are
     published in and work in on a GPU. `licence` is that of the published weights; this project's own licence does
     not cover them.
     """
@@ -78,7 +78,7 @@ class Rules:
     latent_scale: int = 8
     latent_frames: int = 1
     only_native_size: bool = False
-    card_precision: Precision = "bfloat16"
+    gpu_precision: Precision = "bfloat16"
 
     @property
     def cell(self) -> int:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from models.device import Precision
 from models.families.family import Inputs, Request, Rules, check_request, unsteered
-from models.families.latents import convert_to_frames, make_batch, sampled
+from models.families.latents import convert_to_frames, make_batch, run_pipeline
 from models.weights.pipeline_folder import load_pipeline, read_config
 
 NAME: str = "FramePack"
@@ -76,7 +76,7 @@ def sample(pipeline: HunyuanVideoFramepackPipeline, request: Request) -> Tensor:
     check_request(request, PIPELINES[type(pipeline).__name__], rules, NAME)
     # The pipeline counts sections by the frames of one alone, but makes 36 frames of each, and one more.
     frames = (request.frames - 1) // rules.frame_step * OVERLAP
-    made = sampled(
+    made = run_pipeline(
         pipeline, request, rules, None, num_frames=frames, latent_window_size=WINDOW, generator=request.generator()
     )
     return made.transpose(0, 1)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from models.device import Precision
 from models.families.family import Inputs, Request, Rules, check_request, unsteered
-from models.families.latents import convert_to_frames, make_batch, sampled
+from models.families.latents import convert_to_frames, make_batch, run_pipeline
 from models.weights.pipeline_folder import load_pipeline, read_config
 
 NAME: str = "HunyuanVideo"
@@ -66,7 +66,7 @@ def sample(pipeline: HunyuanVideoPipeline, request: Request) -> Tensor:
     frames = (request.frames - 1) // pipeline.vae_scale_factor_temporal + 1
     size = request.height // rules.latent_scale, request.width // rules.latent_scale
     noise = request.noise(1, pipeline.transformer.config.in_channels, frames, *size)
-    return sampled(pipeline, request, rules, noise).transpose(0, 1)
+    return run_pipeline(pipeline, request, rules, noise).transpose(0, 1)
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ DENOISERS = ("unet", "transformer", "transformer_2")
 STATISTICS = ("latents_mean", "latents_std")
 
 
-def sampled(pipeline: Any, request: Request, rules: Rules, noise: Tensor | None, **more: Any) -> Tensor:
+def run_pipeline(pipeline: Any, request: Request, rules: Rules, noise: Tensor | None, **more: Any) -> Tensor:
     """Sample latents from `noise` for a request, in the pipeline's own order of dimensions, without the batch; `noise`
     is None for a pipeline that draws its own.
 

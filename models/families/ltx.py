@@ -16,7 +16,7 @@ from torch import Tensor
 
 from models.device import Precision
 from models.families.family import Inputs, Request, Rules, check_request, unsteered
-from models.families.latents import convert_to_frames, make_batch, sampled
+from models.families.latents import convert_to_frames, make_batch, run_pipeline
 from models.weights.pipeline_folder import load_pipeline
 
 NAME: str = "LTX-Video"
@@ -75,7 +75,7 @@ def sample(pipeline: LTXPipeline, request: Request) -> Tensor:
         call = _build_picture_pipeline(pipeline)
         packed = _insert_picture(call, request, packed)
     rate = float(RULES.fps) if request.fps is None else request.fps
-    made = sampled(call, request, RULES, packed, frame_rate=rate)
+    made = run_pipeline(call, request, RULES, packed, frame_rate=rate)
     return pipeline._unpack_latents(made[None], *_count_cells(pipeline, request), *_read_patch(pipeline))[0].transpose(
         0, 1
     )

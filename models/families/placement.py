@@ -15,7 +15,7 @@ from torch import nn
 from models.device import CPU, Precision, get_dtype
 from models.families.latents import DENOISERS, list_denoisers
 from models.memory.placement import count_placed_bytes, feed_forward_in_pieces, move, placed
-from models.memory.plan import CARD_RUNGS, USABLE, Plan
+from models.memory.plan import GPU_RUNGS, USABLE, Plan
 from models.weights.network import read_weight_sizes
 from models.weights.pipeline_folder import AUTOENCODER, list_parts, read_index
 
@@ -41,7 +41,7 @@ def choose_first_plan(weights: Mapping[str, int], free: int, device: torch.devic
     if device == CPU or sum(weights.values()) <= USABLE * free:
         return Plan()
     wanted = "parts" if max(weights.values()) <= USABLE * free else "groups"
-    offload, feed_forward = next(rung for rung in CARD_RUNGS if rung[0] == wanted)
+    offload, feed_forward = next(rung for rung in GPU_RUNGS if rung[0] == wanted)
     return Plan(offload=offload, feed_forward=feed_forward)
 
 
@@ -57,7 +57,7 @@ def count_held_bytes(pipeline: Any, device: torch.device) -> int:
 
 
 @contextmanager
-def ready_to_sample(pipeline: Any, device: torch.device, plan: Plan) -> Iterator[None]:
+def prepare_sampling(pipeline: Any, device: torch.device, plan: Plan) -> Iterator[None]:
     """Place the pipeline on a device by a plan within a block; raises WeightsTooLarge.
 
     Afterwards its networks are unchanged: on the device if nothing was offloaded, otherwise in host memory.

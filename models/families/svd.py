@@ -39,7 +39,7 @@ RULES = Rules(
     fps=Fraction(7),
     steps=25,
     guidance=3.0,
-    card_precision="float16",
+    gpu_precision="float16",
     licence="Stability AI Community License: free below a revenue of 1 million US dollars a year",
 )
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from models.device import Precision
 from models.families.family import Input, Inputs, Request, Rules, check_request, unsteered
-from models.families.latents import convert_to_frames, denormalise_latents, make_batch, sampled
+from models.families.latents import convert_to_frames, denormalise_latents, make_batch, run_pipeline
 from models.weights.pipeline_folder import load_pipeline, read_config
 
 NAME: str = "Wan"
@@ -77,7 +77,7 @@ def sample(pipeline: WanPipeline | WanImageToVideoPipeline, request: Request) ->
     scale, frames = pipeline.vae_scale_factor_spatial, (request.frames - 1) // pipeline.vae_scale_factor_temporal + 1
     noise = request.noise(1, pipeline.vae.config.z_dim, frames, request.height // scale, request.width // scale)
     texts = _encode_texts(pipeline, request, guided=guidance > 1)
-    return sampled(pipeline, request, RULES, noise, **texts).transpose(0, 1)
+    return run_pipeline(pipeline, request, RULES, noise, **texts).transpose(0, 1)
 
 
 @torch.no_grad()

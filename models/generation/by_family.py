@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.device import CPU, Precision, free_bytes, is_out_of_memory, measured
+from models.device import CPU, Precision, is_out_of_memory, measure_free_memory, watch_costs
 from models.errors import BadModel
 from models.families import svd, text_to_picture
 from models.families.family import MotionLora, Request
@@ -24,7 +24,7 @@ from models.families.placement import (
     count_held_bytes,
     list_decoding_plans,
     prepare_decoding,
-    ready_to_sample,
+    prepare_sampling,
     weight_bytes,
 )
 from models.generation.model_cache import lent_drawer, lent_pipeline, waited_for_model
@@ -96,8 +96,8 @@ def sample_by_family(
             request = replace(request, fps=None)
         with (
             lent.family.steered(lent.pipeline, request),
-            ready_to_sample(lent.pipeline, device, plan),
-            measured(device) as used,
+            prepare_sampling(lent.pipeline, device, plan),
+            watch_costs(device) as used,
         ):
             latents = lent.family.sample(lent.pipeline, request)
         cells = request.frames * request.width * request.height / lent.family.read_rules(find_model_folder(model)).cell
@@ -133,7 +133,7 @@ def draw_picture(
     with lent_drawer(model, revision, precision) as pipeline:
 
         def sample(plan: Plan) -> Tensor:
-            with ready_to_sample(pipeline, device, plan):
+            with prepare_sampling(pipeline, device, plan):
                 return text_to_picture.sample(pipeline, request)
 
         plan, lower = _plan_for(pipeline, model, precision, device), partial(find_lower_plan, device=device)
@@ -145,7 +145,7 @@ def draw_picture(
 def _plan_for(pipeline: Any, model: str, precision: Precision, device: torch.device) -> Plan:
     if device == CPU:
         return Plan()
-    free = free_bytes(device) + count_held_bytes(pipeline, device)
+    free = measure_free_memory(device) + count_held_bytes(pipeline, device)
     return choose_first_plan(weight_bytes(find_model_folder(model), precision), free, device)
 
 

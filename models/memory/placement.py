@@ -1,7 +1,7 @@
 """Where a model's weights lie while it works: on the device, or in host memory until they are used.
 
 The hooks are accelerate's and diffusers'. They are on the model for the length of a block, and afterwards it is as it
-was, in host memory where anything was offloaded. One thread at a time may place a model on a card
+was, in host memory where anything was offloaded. One thread at a time may place a model on a GPU
 (models/generation/model_cache.py sees to it).
 """
 
@@ -26,8 +26,8 @@ class WeightsTooLarge(MemoryError):
 
 
 @contextmanager
-def ready_to_sample(model: VideoModel, device: torch.device, offload: Offload = "none") -> Iterator[VideoModel]:
-    """The model at work on `device` for the length of a block; where nothing is offloaded, it stays there.
+def place_for_sampling(model: VideoModel, device: torch.device, offload: Offload = "none") -> Iterator[VideoModel]:
+    """Place the model on `device` for the length of a block; where nothing is offloaded, it stays there.
 
     Raises WeightsTooLarge, with the model in host memory, when its weights do not fit.
     """
@@ -74,8 +74,8 @@ def placed(
 
 
 @contextmanager
-def ready_to_decode(model: VideoModel, device: torch.device, offload: Offload = "none") -> Iterator[VideoModel]:
-    """The model with its autoencoder on `device`; with an offload, the other parts make room for it."""
+def place_for_decoding(model: VideoModel, device: torch.device, offload: Offload = "none") -> Iterator[VideoModel]:
+    """Place the model's autoencoder on `device`; with an offload, the other parts make room for it."""
     if offload != "none":
         move((model.image_encoder, model.unet), CPU)
     move((model.vae,), device)

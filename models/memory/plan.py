@@ -32,7 +32,7 @@ WITH_STRIPS = 4
 USABLE = 0.8
 """Share of the free memory that a plan counts on; the rest is for what it cannot see."""
 
-CARD_RUNGS: tuple[tuple[Offload, int | None], ...] = (
+GPU_RUNGS: tuple[tuple[Offload, int | None], ...] = (
     ("none", None),
     ("none", LARGEST_PIECE),
     ("parts", LARGEST_PIECE),
@@ -41,7 +41,7 @@ CARD_RUNGS: tuple[tuple[Offload, int | None], ...] = (
     ("groups", 1024),
     ("groups", SMALLEST_PIECE),
 )
-"""On a card, once clips are sampled one by one: what is offloaded, and the pieces of the feed-forward layers."""
+"""On a GPU, once clips are sampled one by one: what is offloaded, and the pieces of the feed-forward layers."""
 
 CPU_RUNGS: tuple[tuple[Offload, int | None], ...] = (
     ("none", None),
@@ -134,7 +134,7 @@ def describe_networks(
 class Needs:
     """What a clip of latents `shape` takes on a device, in bytes.
 
-    `itemsize`: bytes of a number in the UNet and in the image encoder; in the autoencoder it is four. `on_card`:
+    `itemsize`: bytes of a number in the UNet and in the image encoder; in the autoencoder it is four. `on_gpu`:
     whether weights have to be brought to the device. `measured`: bytes per latent cell, by a plan's rung, where they
     were measured.
     """
@@ -142,7 +142,7 @@ class Needs:
     networks: Networks
     shape: LatentShape
     itemsize: int = 4
-    on_card: bool = False
+    on_gpu: bool = False
     measured: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -195,7 +195,7 @@ class Needs:
         return max(self._own(own.unet if offload == "parts" else own.unet_group), self._own(own.image_encoder))
 
     def _own(self, half: int = 0, vae: int = 0) -> int:
-        return half * self.itemsize + vae * 4 if self.on_card else 0
+        return half * self.itemsize + vae * 4 if self.on_gpu else 0
 
     def _known(self, plan: Plan, estimate: int, kind: str = "") -> int:
         """Return the measured figure in place of the estimate, where there is one.
@@ -206,14 +206,15 @@ class Needs:
         figure = self.measured.get(f"{kind}{plan.rung}")
         if figure is None:
             return estimate
-        return math.ceil(figure * self.cells) if self.on_card else max(estimate, math.ceil(figure * self.cells))
+        return math.ceil(figure * self.cells) if self.on_gpu else max(estimate, math.ceil(figure * self.cells))
 
 
-def sampling_plan(needs: Needs, batch: int, free: int) -> Plan:
-    """The first plan of the ladder that samples up to `batch` clips together in `free` bytes; or else the last one."""
-    # On the CPU one branch keeps the cores busy; a card has room for both where there is memory.
-    plan = Plan(batch=batch, guidance_together=needs.on_card)
-    while needs.sampling(plan) > USABLE * free and (lower := find_next_rung(plan, needs.on_card)):
+def choose_sampling_plan(needs: Needs, batch: int, free: int) -> Plan:
+    """Return the first plan of the ladder that samples up to `batch` clips together in `free` bytes; or else the last
+    one."""
+    # On the CPU one branch keeps the cores busy; a GPU has room for both where there is memory.
+    plan = Plan(batch=batch, guidance_together=needs.on_gpu)
+    while needs.sampling(plan) > USABLE * free and (lower := find_next_rung(plan, needs.on_gpu)):
         plan = lower
     return plan
 
@@ -222,32 +223,32 @@ def choose_decoding_plan(needs: Needs, free: int) -> Plan:
     """Return the plan that decodes one clip in `free` bytes: whole if it fits, otherwise in strips of a size that
     fits."""
     usable = int(USABLE * free)
-    for plan in (Plan(), Plan(offload="parts")) if needs.on_card else (Plan(),):
+    for plan in (Plan(), Plan(offload="parts")) if needs.on_gpu else (Plan(),):
         if needs.decoding(plan) <= usable:
             return plan
-    roomy = not needs.on_card or usable - needs.weights("none") >= WITH_STRIPS * LARGEST_STRIP_MIB * MIB
+    roomy = not needs.on_gpu or usable - needs.weights("none") >= WITH_STRIPS * LARGEST_STRIP_MIB * MIB
     room = (usable - needs.weights("none") if roomy else usable) // (WITH_STRIPS * MIB)
     strip = max(SMALLEST_STRIP_MIB, min(LARGEST_STRIP_MIB, room))
     return Plan(offload="none" if roomy else "parts", strip_mib=strip)
 
 
-def find_next_rung(plan: Plan, on_card: bool = False) -> Plan | None:
+def find_next_rung(plan: Plan, on_gpu: bool = False) -> Plan | None:
     """Return the next plan for sampling, which needs less memory; None when there is none."""
     if plan.guidance_together:
         return replace(plan, guidance_together=False)
     if plan.batch > 1:
         return replace(plan, batch=plan.batch // 2)
-    return next((_move_to(plan, rung) for rung in _list_below(plan, on_card)), None)
+    return next((_move_to(plan, rung) for rung in _list_below(plan, on_gpu)), None)
 
 
 def find_next_placement(plan: Plan) -> Plan | None:
     """Return the next plan for sampling where the weights themselves did not fit: with fewer of them on the device."""
-    return next((_move_to(plan, rung) for rung in _list_below(plan, on_card=True) if rung[0] != plan.offload), None)
+    return next((_move_to(plan, rung) for rung in _list_below(plan, on_gpu=True) if rung[0] != plan.offload), None)
 
 
-def find_next_strip(plan: Plan, on_card: bool = False) -> Plan | None:
-    """The next plan for decoding: alone on a card, then in strips, then in strips a quarter as large; or None."""
-    if on_card and plan.offload == "none":
+def find_next_strip(plan: Plan, on_gpu: bool = False) -> Plan | None:
+    """Return the next plan for decoding: alone on a GPU, then in strips, then in strips a quarter as large; or None."""
+    if on_gpu and plan.offload == "none":
         return replace(plan, offload="parts")
     if plan.strip_mib is None:
         return replace(plan, strip_mib=LARGEST_STRIP_MIB)
@@ -256,8 +257,8 @@ def find_next_strip(plan: Plan, on_card: bool = False) -> Plan | None:
     return replace(plan, strip_mib=max(SMALLEST_STRIP_MIB, plan.strip_mib // 4))
 
 
-def _list_below(plan: Plan, on_card: bool) -> tuple[tuple[Offload, int | None], ...]:
-    rungs = CARD_RUNGS if on_card else CPU_RUNGS
+def _list_below(plan: Plan, on_gpu: bool) -> tuple[tuple[Offload, int | None], ...]:
+    rungs = GPU_RUNGS if on_gpu else CPU_RUNGS
     return rungs[rungs.index((plan.offload, plan.feed_forward)) + 1 :]
 
 

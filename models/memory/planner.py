@@ -14,10 +14,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.device import CPU, Precision, Used, empty_cache, free_bytes, get_dtype, is_out_of_memory, measured
+from models.device import (
+    CPU,
+    Precision,
+    Used,
+    empty_cache,
+    get_dtype,
+    is_out_of_memory,
+    measure_free_memory,
+    watch_costs,
+)
 from models.memory import plan as plans
 from models.memory.measured_costs import Cost, Costs, learn_cost, name_place, read_costs
-from models.memory.placement import WeightsTooLarge, count_placed_bytes, ready_to_decode
+from models.memory.placement import WeightsTooLarge, count_placed_bytes, place_for_decoding
 from models.memory.plan import MIB, USABLE, LatentShape, Needs, Networks, Offload, Plan, describe_networks
 from models.svd.exact_decode import Room
 from models.svd.model import PARTS, VideoModel
@@ -26,7 +35,7 @@ from models.weights.network import read_weight_sizes
 from models.weights.pipeline_folder import read_config
 
 FIXED_STRIP_MIB = 64
-"""Small enough for any card that can sample at all."""
+"""Small enough for any GPU that can sample at all."""
 
 log = logging.getLogger("reelmill")
 
@@ -63,16 +72,16 @@ def find_needs(model: VideoModel, shape: LatentShape, device: torch.device = CPU
 
 def _needs(networks: Networks, shape: LatentShape, itemsize: int, device: torch.device, known: Costs) -> Needs:
     seen = {rung: cost.bytes for rung, cost in known.items() if cost.bytes}
-    return Needs(networks, shape, itemsize, on_card=device != CPU, measured=seen)
+    return Needs(networks, shape, itemsize, on_gpu=device != CPU, measured=seen)
 
 
-def sampling_plan(model: VideoModel, shape: LatentShape, batch: int, device: torch.device = CPU) -> Plan:
-    """The plan that samples up to `batch` clips of latents `shape` in what is free on the device now.
+def plan_sampling(model: VideoModel, shape: LatentShape, batch: int, device: torch.device = CPU) -> Plan:
+    """Return the plan that samples up to `batch` clips of latents `shape` in what is free on the device now.
 
     Clips of more frames than the model makes at once are sampled in windows, which take no more than one.
     """
     at_once = (min(shape[0], model.facts.frames), *shape[1:])
-    return plans.sampling_plan(find_needs(model, at_once, device), batch, _count_free(model, device))
+    return plans.choose_sampling_plan(find_needs(model, at_once, device), batch, _count_free(model, device))
 
 
 def find_lower_plan(plan: Plan, error: BaseException, device: torch.device = CPU) -> Plan | None:
@@ -132,14 +141,14 @@ def decode_within_memory(
     needs = find_needs(model, cast(LatentShape, tuple(latents.shape)), device)
 
     def decode(plan: Plan) -> NDArray[np.uint8]:
-        with ready_to_decode(model, device, plan.offload) as ready, measured(device) as used:
+        with place_for_decoding(model, device, plan.offload) as ready, watch_costs(device) as used:
             frames = decode_latents(ready, latents, _make_room(plan, needs, parking))
         bytes_each = used.peak / needs.cells if used.peak else None
         learn_cost(_place(model, device), f"decoded {plan.rung}", Cost(used.seconds / needs.cells, bytes_each))
         return frames
 
     def lower(plan: Plan, error: BaseException) -> Plan | None:
-        return plans.find_next_strip(plan, needs.on_card) if is_out_of_memory(error) else None
+        return plans.find_next_strip(plan, needs.on_gpu) if is_out_of_memory(error) else None
 
     return run_within_memory(
         decode, plans.choose_decoding_plan(needs, _count_free(model, device)), lower, device, "decoding"
@@ -150,7 +159,7 @@ def decode_in_fixed_strips(
     model: VideoModel, latents: Tensor, parking: Path | None, offload: Offload = "none"
 ) -> NDArray[np.uint8]:
     """Decode a clip on the model's device in strips of one size: the same bits whatever memory is free."""
-    with ready_to_decode(model, model.device, offload) as ready:
+    with place_for_decoding(model, model.device, offload) as ready:
         return decode_latents(ready, latents, Room(FIXED_STRIP_MIB * MIB, parking))
 
 
@@ -161,11 +170,11 @@ def _place(model: VideoModel, device: torch.device) -> str:
 def _count_free(model: VideoModel, device: torch.device) -> int:
     """Return the bytes free on a device, what the model holds there already included."""
     parts = (model.image_encoder, model.vae, model.unet)
-    return free_bytes(device) + (count_placed_bytes(parts, device) if device != CPU else 0)
+    return measure_free_memory(device) + (count_placed_bytes(parts, device) if device != CPU else 0)
 
 
 def _make_room(plan: Plan, needs: Needs, parking: Path) -> Room | None:
     if plan.strip_mib is None:
         return None
-    in_memory = needs.whole_clip() // 2 < USABLE / 2 * free_bytes(CPU)
+    in_memory = needs.whole_clip() // 2 < USABLE / 2 * measure_free_memory(CPU)
     return Room(plan.strip_mib * MIB, None if in_memory else parking)

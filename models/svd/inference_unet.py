@@ -59,7 +59,7 @@ def _make_transformer(whole: TransformerSpatioTemporalModel) -> Callable[..., tu
 
     @cache
     def places(frames: int, like: torch.dtype) -> Tensor:
-        """An embedding [frames, 1, width] of each frame's place."""
+        """Return an embedding [frames, 1, width] of each frame's place."""
         numbers = torch.arange(frames, device=whole.proj_in.weight.device)
         return whole.time_pos_embed(whole.time_proj(numbers).to(like))[:, None]
 

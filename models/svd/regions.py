@@ -29,8 +29,9 @@ SLIDING: Mapping[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {
 """Which way, to the right and down, the picture slides at a place so far to the right of and below its middle."""
 
 
-def told_as(motion: str | None, by_regions: Collection[str]) -> str | None:
-    """The word that a motion is told by, in a model that makes the motions `by_regions` out of regions."""
+def choose_word(motion: str | None, by_regions: Collection[str]) -> str | None:
+    """Return the word that asks a model for a motion: one by regions, where the model makes the motions `by_regions`
+    so."""
     return f"{PREFIX}{motion}" if motion in by_regions else motion
 
 
@@ -60,10 +61,11 @@ def compute_shares(motion: str, height: int, width: int) -> Tensor:
     return fastest / fastest.sum(0)
 
 
-def told(
+def make_region_contexts(
     embeddings: Tensor, words: Mapping[str, Tensor], asked: Sequence[str | None], size: tuple[int, int]
 ) -> tuple[Tensor, tuple[tuple[Tensor, Tensor], ...]]:
-    """The context of clips, and the regions where they differ: each one's context and its shares [batch, 1, 1, h, w].
+    """Return the context of clips, and the regions where they differ: each one's context and its shares [batch, 1, 1,
+    h, w].
 
     embeddings: [batch, width]; asked: a word for each clip, or None; size: (h, w) of the latents. The context is that
     of the whole clip, or of its first region. Raises BadInput for an unknown word, or where only some clips of a batch

@@ -17,7 +17,7 @@ from models.svd.edm import Denoiser, euler, karras_sigmas, ramp_guidance
 from models.svd.exact_decode import Room, decode_exactly
 from models.svd.inference_unet import work_in_place
 from models.svd.model import Conditions, VideoModel, denoise, embed_pictures, read_setting
-from models.svd.regions import told
+from models.svd.regions import make_region_contexts
 from models.svd.windows import denoise_in_windows
 
 
@@ -51,7 +51,9 @@ def sample_latents(
     facts = model.facts
     aug = facts.noise_aug if noise_aug is None else noise_aug
     buckets = motion_buckets or [facts.motion_bucket] * len(pictures)
-    context, regions = told(embed_pictures(model, pictures), model.words, motions, (noise.shape[-2], noise.shape[-1]))
+    context, regions = make_region_contexts(
+        embed_pictures(model, pictures), model.words, motions, (noise.shape[-2], noise.shape[-1])
+    )
     conditions = Conditions(
         context=context,
         picture=_prepare_latents(model, pictures + aug * augmentation, going_on),
@@ -96,7 +98,7 @@ def guide(model: VideoModel, conditions: Conditions, guidance: tuple[float, floa
 
 
 def _prepare_latents(model: VideoModel, noisy_pictures: Tensor, going_on: Tensor | None) -> Tensor:
-    """The unscaled latents that every frame is told: the pictures', or those that a clip goes on from."""
+    """Return the unscaled latents that every frame sees: the pictures', or those that a clip continues from."""
     if going_on is None:
         return encode_frames(model.vae, noisy_pictures.to(model.device))
     return (going_on / read_setting(model.vae, "scaling_factor")).to(model.device)

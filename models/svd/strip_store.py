@@ -46,7 +46,7 @@ class Parked:
             self._file.close()
 
     def read(self, frame: int, rows: Rows) -> Tensor:
-        """A strip [1, channels, rows, width] of one frame, on the device; to be copied before it is changed."""
+        """Return a strip [1, channels, rows, width] of one frame, on the device; to be copied before it is changed."""
         if self._memory is not None:
             strip = self._memory[frame, rows[0] : rows[1]]
         else:
@@ -56,7 +56,7 @@ class Parked:
         return strip.to(self.device).permute(2, 0, 1)[None]
 
     def read_clip(self, rows: Rows) -> Tensor:
-        """The same strip of every frame, [1, channels, frames, rows, width]."""
+        """Return the same strip of every frame, [1, channels, frames, rows, width]."""
         return torch.stack([self.read(frame, rows)[0] for frame in range(self.frames)], dim=1)[None]
 
     def start(self) -> None:
@@ -67,7 +67,7 @@ class Parked:
         """Store a strip [1, channels, rows, width] of one frame."""
         laid = strip[0].permute(1, 2, 0).contiguous()
         stored = laid.to("cpu")
-        # Summed where the strip is, for a card does it sooner than it hands the strip over; Apple's has no float64.
+        # Summed where the strip is, for a GPU does it sooner than it hands the strip over; Apple's has no float64.
         exact = (stored if laid.device.type == "mps" else laid).double().flatten(0, 1)
         self._sums[0, frame] += exact.sum(0).cpu()
         self._sums[1, frame] += exact.square().sum(0).cpu()

@@ -60,7 +60,7 @@ def is_hub_name(name: str) -> bool:
     return HUB_NAME.fullmatch(name) is not None
 
 
-def told_name(name: str, revision: str) -> str:
+def format_name(name: str, revision: str) -> str:
     """Return what to call a model of that revision on any machine: a folder's own name, without its path."""
     return name if is_of_hub(name, revision) else Path(name).name
 

@@ -88,9 +88,9 @@ def join_clips(
     return pa.table(arrays, SCHEMA).sort_by([("source", "ascending"), ("start_pts", "ascending")])
 
 
-def changes_of(scan: ManifestRef, split: pa.Table) -> NDArray[np.float64]:
-    """The columns of JOIN [clips, 2] of one video's clips, from the changes of each clip's frames but the first, whose
-    change is from what came before the clip; NaN for a clip of one frame."""
+def read_changes(scan: ManifestRef, split: pa.Table) -> NDArray[np.float64]:
+    """Return the columns of JOIN [clips, 2] of one video's clips, from the changes of each clip's frames without the
+    first, whose change is from what came before the clip; NaN for a clip of one frame."""
     if not len(split):
         return np.empty((0, len(clip_measures.JOIN)))
     row = read_rows(scan, ("pts", "change"))[0]
@@ -99,14 +99,14 @@ def changes_of(scan: ManifestRef, split: pa.Table) -> NDArray[np.float64]:
     for clip in split.select(["start_pts", "end_pts", "time_base"]).to_pylist():
         first, end = np.searchsorted(pts, (clip["start_pts"], clip["end_pts"]))
         inner = change[first + 1 : end]
-        ticks = longest_freeze(inner, np.append(pts[first:end], clip["end_pts"]))
+        ticks = measure_longest_freeze(inner, np.append(pts[first:end], clip["end_pts"]))
         frozen = float(ticks * Fraction(clip["time_base"]))
         measured.append((float(inner.mean()), frozen) if len(inner) else (np.nan, np.nan))
     return np.array(measured)
 
 
-def longest_freeze(change: NDArray[np.floating], edges: NDArray[np.integer]) -> int:
-    """The longest time for which frames show one picture; 0 where no frame repeats the one before.
+def measure_longest_freeze(change: NDArray[np.floating], edges: NDArray[np.integer]) -> int:
+    """Return the longest time for which frames show one picture; 0 where no frame repeats the one before.
 
     `change` [frames - 1] are those of all frames but the first; `edges` [frames + 1] the frames' times and the end.
     """
@@ -156,7 +156,7 @@ def join_measures(
     def compute(_: str) -> pa.Table:
         tables = [read_manifest(split) for split in splits]
         none = np.empty((0, len(clip_measures.JOIN)))
-        changes = [none, *(changes_of(scan, table) for scan, table in zip(scans, tables, strict=True))]
+        changes = [none, *(read_changes(scan, table) for scan, table in zip(scans, tables, strict=True))]
         measures = {step: pa.concat_tables(map(_read_wanted, refs)) for step, refs in steps.items() if refs}
         split = pa.concat_tables(tables) if tables else SCHEMA.empty_table()
         return join_clips(read_rows(ingest), split, np.concatenate(changes), measures)

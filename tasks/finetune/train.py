@@ -29,7 +29,7 @@ from models.svd.training import (
     probe_error,
     step_generator,
 )
-from models.weights.names import find_revision, pin_name, told_name
+from models.weights.names import find_revision, format_name, pin_name
 from tasks.caching import Step, find_or_compute
 from tasks.finetune import train_checkpoints
 from tasks.finetune.train_examples import CLIP_COLUMNS, Choice, Examples, gather_examples, hold_out
@@ -198,7 +198,7 @@ def train(
     rows = training.run(checkpoint)
     lineage = {
         "run": key,
-        "base": told_name(pin_name(base), model.revision),
+        "base": format_name(pin_name(base), model.revision),
         "base_revision": model.revision,
         "dataset": root.name,
         "dataset_digest": clips.digest,

@@ -20,11 +20,11 @@ from models.device import DTYPE_HELP, AskedPrecision, choose_precision, find_dev
 from models.generation.calibration import dump_calibration, make_calibration
 from models.generation.model_cache import get_model
 from models.measures.camera import CameraMotion, measure_motion, speed_along
-from models.memory.placement import ready_to_sample
+from models.memory.placement import place_for_sampling
 from models.noise import draw_item_noise
 from models.pictures import from_pixels
 from models.svd.model import VideoModel
-from models.svd.regions import told_as
+from models.svd.regions import choose_word
 from models.svd.sampling import decode_latents, sample_latents
 from tasks.caching import Step, find_or_compute
 from tasks.footage import Camera, Scene, render_shot
@@ -76,7 +76,7 @@ def list_motions(model: VideoModel, config: CalibrateConfig) -> list[str | None]
 
 
 def measure_own_speed(motion: str | None, measured: CameraMotion) -> float:
-    """The measured speed of a motion in its own unit, positive when it is the motion; the mean flow for none."""
+    """Return the measured speed of a motion in its own unit, positive when it is the motion; the mean flow for none."""
     if motion is None:
         return measured.magnitude
     return speed_along(motion, float(getattr(measured, motion.partition("_")[0])))
@@ -97,7 +97,7 @@ def measure_clip(
     shape = model.latent_shape(facts.frames, facts.height, facts.width)
     noise = draw_item_noise(config.seed, f"calibration {scene}", 0, shape, (facts.height, facts.width))
     picture = from_pixels(torch.from_numpy(render_picture(model, scene)).permute(2, 0, 1)).contiguous()[None]
-    asked = [told_as(motion, facts.by_regions)]
+    asked = [choose_word(motion, facts.by_regions)]
     latents = sample_latents(
         model, picture, noise.latents[None], noise.augmentation[None], asked, config.steps, motion_buckets=[bucket]
     )
@@ -134,7 +134,7 @@ def calibrate_model(root: Path, config: CalibrateConfig, model: str, device: str
             for bucket in sorted(set(config.buckets))
             for scene in range(config.pictures)
         ]
-        with ready_to_sample(loaded, where) as ready:
+        with place_for_sampling(loaded, where) as ready:
             return make_table([measure_clip(ready, config, *each) for each in asked], SCHEMA)
 
     made = find_or_compute(STEP, root, config, [], compute, loaded.revision)

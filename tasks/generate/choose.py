@@ -17,7 +17,7 @@ from prefect import task
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.caching import Step, find_or_compute
-from tasks.generate.meter_columns import told_length
+from tasks.generate.meter_columns import describe_length
 from tasks.manifest import ManifestRef, make_table, read_rows
 
 VERSION = 1
@@ -112,7 +112,7 @@ def list_failed_rules(take: Take, gate: GateConfig) -> tuple[str, ...]:
     stands = take.motion_asked != "static" and take.frozen_share > gate.frozen_max
     rules = {
         f"camera {take.motion_measured}, asked {take.motion_asked}": gate.motion and not take.met,
-        told_length(take.good_frames, take.frames): take.good_frames < gate.good_share * take.frames,
+        describe_length(take.good_frames, take.frames): take.good_frames < gate.good_share * take.frames,
         f"{take.frozen_share:.0%} of the frames repeated": stands,
         f"score {score(take):.2f} below {gate.score_min:.2f}": score(take) < gate.score_min,
     }

@@ -56,20 +56,21 @@ def make_workflow(row: Mapping[str, Any], picture: str | None = None) -> dict[st
     model: list[Any] = ["1", 0]
     nodes: dict[str, Any] = {"1": _make_node("ImageOnlyCheckpointLoader", ckpt_name=row["model"])}
     if row["lora"]:
-        nodes["2"] = _make_node("LoraLoaderModelOnly", model=model, **_set_in("LoraLoaderModelOnly", row))
+        nodes["2"] = _make_node("LoraLoaderModelOnly", model=model, **_make_inputs("LoraLoaderModelOnly", row))
         model = ["2", 0]
     nodes["3"] = _make_node("LoadImage", image=picture or Path(row["image"]).name)
     nodes["4"] = _make_node(
         "SVD_img2vid_Conditioning", clip_vision=["1", 1], init_image=["3", 0], vae=["1", 2],
-        fps=_shorten(row["fps"] - 1), **_set_in("SVD_img2vid_Conditioning", row),
+        fps=_shorten(row["fps"] - 1), **_make_inputs("SVD_img2vid_Conditioning", row),
     )  # fmt: skip
     nodes["5"] = _make_node("VideoLinearCFGGuidance", model=model, min_cfg=row["guidance_min"])
     nodes["6"] = _make_node(
         "KSampler", model=["5", 0], positive=["4", 0], negative=["4", 1], latent_image=["4", 2], seed=row["seed"],
-        cfg=row["guidance_max"], sampler_name=SAMPLER, scheduler=SCHEDULER, denoise=1.0, **_set_in("KSampler", row),
+        cfg=row["guidance_max"], sampler_name=SAMPLER, scheduler=SCHEDULER, denoise=1.0,
+        **_make_inputs("KSampler", row),
     )  # fmt: skip
     nodes["7"] = _make_node("VAEDecode", samples=["6", 0], vae=["1", 2])
-    nodes["8"] = _make_node("CreateVideo", images=["7", 0], **_set_in("CreateVideo", row))
+    nodes["8"] = _make_node("CreateVideo", images=["7", 0], **_make_inputs("CreateVideo", row))
     nodes["9"] = _make_node("SaveVideo", video=["8", 0], filename_prefix=row["name"], format="mp4", codec="h264")
     return nodes
 
@@ -111,7 +112,7 @@ class _Reading:
         self.values["image"] = name.removesuffix(" [input]")
 
     def _size_and_conditions(self, node: Node) -> None:
-        self.values |= _said_by(node)
+        self.values |= _read_columns(node)
         self.values["fps"] = _read_number(node, "fps") + 1
 
     def _sampling(self) -> None:
@@ -128,7 +129,7 @@ class _Reading:
         if not 0 <= seed < MAX_SEED:
             wrong = "negative" if seed < 0 else "too large"
             self.ignored.append(f"{node.label}: seed {seed} is {wrong}; {seed % MAX_SEED} is used.")
-        self.values |= {"seed": seed % MAX_SEED, **_said_by(node)}
+        self.values |= {"seed": seed % MAX_SEED, **_read_columns(node)}
         cfg = _read_number(node, "cfg")
         self.values |= {"guidance_min": cfg, "guidance_max": cfg}
 
@@ -144,7 +145,7 @@ class _Reading:
             if node.kind == "VideoLinearCFGGuidance":
                 self.values["guidance_min"] = _read_number(node, "min_cfg")
             elif node.kind == "LoraLoaderModelOnly":
-                self.values |= _said_by(node)
+                self.values |= _read_columns(node)
         self.values["model"] = str(_read_value(node, "ckpt_name"))
 
     def _outputs(self) -> None:
@@ -162,7 +163,7 @@ class _Reading:
                 self.ignored.append(f"{node.label}: its format{wishes}; --format sets it.")
 
     def _plays(self, node: Node) -> None:
-        """The rate that a node saves the frames at: of several, the first one's."""
+        """Return the rate that a node saves the frames at; of several nodes, the first one's."""
         for column, name in inputs_of(node.kind).items():
             value = node.inputs.get(name)
             if isinstance(value, Link):
@@ -171,13 +172,13 @@ class _Reading:
                 self.ignored.append(f"{node.label}: {name} {value}; {self.values[column]} is used.")
 
     def _ways(self) -> Iterator[list[Node]]:
-        """The nodes from each one that saves or shows what the sampler makes, back to it."""
+        """Return the nodes from each one that saves or shows what the sampler makes, back to the sampler."""
         for node in self.graph.values():
             if node.kind in OUTPUTS and (way := self._way_from(node)):
                 yield way
 
     def _way_from(self, node: Node) -> list[Node]:
-        """A node and those before it up to the sampler; none where it shows something else."""
+        """Return a node and those before it up to the sampler; none where it shows something else."""
         way = [node]
         for _ in self.graph:
             links = way[-1].links()
@@ -201,13 +202,13 @@ class _Reading:
         return source, link
 
 
-def _said_by(node: Node) -> Values:
-    """The columns that a node sets, each by an input of its own."""
+def _read_columns(node: Node) -> Values:
+    """Return the columns that a node sets, each by an input of its own."""
     return {column: _read_value(node, name) for column, name in inputs_of(node.kind).items()}
 
 
-def _set_in(kind: str, row: Mapping[str, Any]) -> Values:
-    """The inputs of a kind of node that columns set, as a row has them."""
+def _make_inputs(kind: str, row: Mapping[str, Any]) -> Values:
+    """Return the inputs of a kind of node that columns set, as a row has them."""
     return {name: row[column] for column, name in inputs_of(kind).items()}
 
 

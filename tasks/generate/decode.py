@@ -129,8 +129,8 @@ def _decode(root: Path, config: DecodeConfig, job: Mapping[str, Any], sample: Ma
     return call.tried(compute, failure)
 
 
-def sampled(jobs: ManifestRef, samples: Iterable[ManifestRef]) -> list[tuple[ManifestRef, ManifestRef]]:
-    """What `decode_jobs` takes, for those of `samples` that have latents."""
+def pair_samples(jobs: ManifestRef, samples: Iterable[ManifestRef]) -> list[tuple[ManifestRef, ManifestRef]]:
+    """Return what `decode_jobs` takes, for those of `samples` that have latents."""
     return [(jobs, ref) for ref in samples if read_rows(ref, ("latents",))[0]["latents"]]
 
 

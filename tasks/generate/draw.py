@@ -48,7 +48,7 @@ SCHEMA = pa.schema(
     ]
 )
 """`drawing` names what is drawn; `picture_sha256` is of the pixels, as in the jobs. `plan` says how the memory was
-used, `too_large` which plans ran out of it before, `device` on what card, or `cpu`."""
+used, `too_large` which plans ran out of it before, `device` on what GPU, or `cpu`."""
 
 STEP = Step("draw", VERSION, SCHEMA, files=("picture",))
 
@@ -73,7 +73,7 @@ class DrawConfig(BaseModel):
     )
     dtype: AskedPrecision = Field(
         default="auto",
-        description="Numbers that the networks but the autoencoder draw in; auto: float16 on a CUDA card, float32 "
+        description="Numbers that the networks but the autoencoder draw in; auto: float16 on a CUDA GPU, float32 "
         "anywhere else",
     )
     device: DeviceName | None = Field(

@@ -15,7 +15,7 @@ from prefect import task
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.device import DEVICE_HELP, DeviceName, find_device
-from models.weights.names import told_name
+from models.weights.names import format_name
 from tasks.attempts import STOPPING, ItemCall, failure_of
 from tasks.caching import Step
 from tasks.generate.clip_frames import decode_clip, locate_parked, open_parked
@@ -92,7 +92,7 @@ def collect_provenance(
     """Return everything needed to make the clip again, by names and digests: no path of this machine."""
     own = {name: job[name] for name in ("item_key", *PICTURE, *SETTINGS)}
     files = ("image", "lora", "model", "picture_model")
-    names = {name: _told(job, name) for name in files if job[name]}
+    names = {name: _name_source(job, name) for name in files if job[name]}
     made = {
         "latents_sha256": sample["latents_sha256"],
         "batch": sample["batch"],
@@ -103,9 +103,9 @@ def collect_provenance(
     return {**names, **own, **made, **written, "lineage": json.loads(job["lineage"] or "{}")}
 
 
-def _told(job: Mapping[str, Any], name: str) -> str:
-    """A file or a model by its own name; a model of the hub by its id and commit."""
-    return told_name(job[name], job.get(f"{name}_revision") or "")
+def _name_source(job: Mapping[str, Any], name: str) -> str:
+    """Return a file or a model by its own name; a model of the hub by its id and commit."""
+    return format_name(job[name], job.get(f"{name}_revision") or "")
 
 
 def count_kept_frames(made: int, good: int, trim: bool) -> int:
@@ -159,8 +159,8 @@ def _encode(
     return made
 
 
-def measured(jobs: ManifestRef, samples: Iterable[ManifestRef], clips: Iterable[ManifestRef]) -> list[Clip]:
-    """What `encode_jobs` takes, for those of `clips` that were decoded from `samples`."""
+def pair_measured(jobs: ManifestRef, samples: Iterable[ManifestRef], clips: Iterable[ManifestRef]) -> list[Clip]:
+    """Return what `encode_jobs` takes, for those of `clips` that were decoded from `samples`."""
     latents = {row["item_key"]: ref for ref in samples for row in read_rows(ref, ("item_key",))}
     rows = [(ref, read_rows(ref, ("item_key", "error_code"))[0]) for ref in clips]
     return [(jobs, latents[row["item_key"]], ref) for ref, row in rows if row["error_code"] is None]

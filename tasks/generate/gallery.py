@@ -17,7 +17,7 @@ from prefect import task
 
 from models.measures.meters import LIMITS
 from tasks.generate.job_columns import COLUMNS, In, in_
-from tasks.generate.meter_columns import told_length
+from tasks.generate.meter_columns import describe_length
 from tasks.manifest import ManifestRef, publish_text, read_column_names, read_rows
 from tasks.pages.page import file_name, make_data_uri, render
 from tasks.pages.sparks import draw_spark
@@ -113,7 +113,7 @@ def make_cards(root: Path, rows: Sequence[Mapping[str, Any]], embed_limit: int =
             take |= {
                 **shown,
                 "sparks": list(make_sparks(take)),
-                "facts": list(facts_of(take)),
+                "facts": list(list_facts(take)),
                 "why": list_reasons(take),
             }
     return cards
@@ -121,11 +121,11 @@ def make_cards(root: Path, rows: Sequence[Mapping[str, Any]], embed_limit: int =
 
 def list_reasons(row: Mapping[str, Any]) -> list[str]:
     """Return why a take does not pass, except for where it stops being good, which is shown with its meters."""
-    return [reason for reason in row["reasons"] or () if reason != told_length(row["good_until"], row["frames"])]
+    return [reason for reason in row["reasons"] or () if reason != describe_length(row["good_until"], row["frames"])]
 
 
-def facts_of(row: Mapping[str, Any]) -> Iterator[Markup]:
-    """Each setting of a clip that the page says, a file by its name alone."""
+def list_facts(row: Mapping[str, Any]) -> Iterator[Markup]:
+    """Return each setting of a clip that the page shows, a file by its name alone."""
     for name, column in SHOWN.items():
         value = row[name]
         if value is not None and value != row.get(column.follows or ""):

@@ -24,7 +24,7 @@ from models.generation.card import ModelCard, read_card
 from models.generation.long_clips import Way
 from models.svd.lora import load_lora
 from models.svd.model import motion_bucket
-from models.svd.regions import list_words, told_as
+from models.svd.regions import choose_word, list_words
 from models.weights.names import INDEX_FILE, is_hub_name, pin_name
 from tasks.attempts import error_columns
 from tasks.footage import MEAN_RADIUS
@@ -153,7 +153,7 @@ class Asking:
             "width": size.value[0],
             "height": size.value[1],
             "model_revision": card.revision,
-            "dtype": choose_precision(find_device("auto"), self.config.dtype, rules.card_precision),
+            "dtype": choose_precision(find_device("auto"), self.config.dtype, rules.gpu_precision),
             **self._steering(line, card, ignored),
             **self._motion_and_lora(line, card),
         }
@@ -227,7 +227,7 @@ class Asking:
         if motion is None and len(made_by_lora) == 1:
             motion = made_by_lora[0]
         # A motion LoRA learns, and so is used, without the word for its motion.
-        told = told_as(motion, card.facts.by_regions) if card.facts else motion
+        told = choose_word(motion, card.facts.by_regions) if card.facts else motion
         word = None if motion in made_by_lora or (path and card.facts is None) else told
         _check_word(word, card)
         lineage = json.dumps(lineages, sort_keys=True) if lineages else None

@@ -32,6 +32,6 @@ METERS: tuple[pa.Field, ...] = (
 )
 
 
-def told_length(good: int, frames: int) -> str:
-    """How the gate and the page say until where a clip of so many frames is good."""
+def describe_length(good: int, frames: int) -> str:
+    """Describe for the gate and the page until where a clip of this many frames is good."""
     return f"good until frame {good} of {frames}"

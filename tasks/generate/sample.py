@@ -47,7 +47,7 @@ SCHEMA = pa.schema(
     ]
 )
 """`latents_sha256` is of the float32 values, not of the file; `batch` has the item keys sampled together, in order.
-`plan` says how the memory was used, `too_large` which plans ran out of it before, `device` on what card, or `cpu`."""
+`plan` says how the memory was used, `too_large` which plans ran out of it before, `device` on what GPU, or `cpu`."""
 
 STEP = Step("sample", VERSION, SCHEMA, files=("latents",))
 

@@ -13,14 +13,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from models.device import CPU, measured
+from models.device import CPU, watch_costs
 from models.errors import BadInput, BadModel
 from models.generation.by_family import is_sampled_in_batches, make_request, plan_by_family, sample_by_family
 from models.generation.long_clips import make_judge, sample_chain
 from models.generation.model_cache import model_with_lora, waited_for_model
-from models.memory.placement import feed_forward_in_pieces, ready_to_sample
+from models.memory.placement import feed_forward_in_pieces, place_for_sampling
 from models.memory.plan import Plan
-from models.memory.planner import learn_sampling, sampling_plan
+from models.memory.planner import learn_sampling, plan_sampling
 from models.noise import Noise, draw_item_noise, stack_noise
 from models.pictures import Picture, from_pixels
 from models.svd.model import VideoModel
@@ -36,7 +36,7 @@ def plan_batch(items: Sequence[Item], size: int, device: torch.device) -> Plan:
         return plan_by_family(first.model, first.settings.dtype, device)
     with waited_for_model(first.model, first.settings.dtype, device) as model:
         shape = model.latent_shape(first.settings.frames, first.settings.height, first.settings.width)
-        return sampling_plan(model, shape, size, device)
+        return plan_sampling(model, shape, size, device)
 
 
 def sample(root: Path, items: Sequence[Item], plan: Plan, device: torch.device) -> Tensor:
@@ -54,9 +54,9 @@ def sample(root: Path, items: Sequence[Item], plan: Plan, device: torch.device) 
 
         def sampled(frames: Tensor, going_on: Tensor | None = None) -> Tensor:
             with (
-                ready_to_sample(model, device, plan.offload) as ready,
+                place_for_sampling(model, device, plan.offload) as ready,
                 feed_forward_in_pieces(ready.unet, plan.feed_forward),
-                measured(device) as used,
+                watch_costs(device) as used,
             ):
                 latents = sample_batch(root, ready, items, plan, replace(noise, latents=frames), going_on)
             learn_sampling(ready, plan, latents.shape, own.steps * max(1, len(list_words(own.word))), used)

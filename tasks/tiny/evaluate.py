@@ -25,7 +25,7 @@ from models.device import DTYPE_HELP, AskedPrecision, choose_precision, find_dev
 from models.generation.model_cache import get_model
 from models.measures.camera import measure_motion
 from models.measures.psnr import psnr
-from models.memory.placement import ready_to_sample
+from models.memory.placement import place_for_sampling
 from models.noise import draw_item_noise, stack_noise
 from models.pictures import from_pixels
 from models.svd.autoencoder import encode_frames
@@ -192,7 +192,7 @@ def evaluate_model(run: Path, config: EvaluateConfig, model: str, device: str = 
     loaded = get_model(model, choose_precision(where, config.dtype), where)
 
     def compute(_: str) -> pa.Table:
-        with ready_to_sample(loaded, where) as ready:
+        with place_for_sampling(loaded, where) as ready:
             return make_table(_make_rows(ready, config), SCHEMA)
 
     return find_or_compute(STEP, run, config, [], compute, loaded.revision)

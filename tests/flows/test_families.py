@@ -12,7 +12,7 @@ from PIL import Image
 
 from flows.command.main import main
 from flows.generate import GenerateConfig, generate, plan
-from flows.provenance import told_by
+from flows.provenance import read_provenance
 from flows.reproduce import ReproduceConfig, reproduce
 from flows.running.run import run_flow
 from models.families.text_to_picture import find_drawer_revision
@@ -101,7 +101,7 @@ def test_texts_and_pictures_become_videos_of_three_families_and_bad_jobs_are_row
         "frames 12: made as 9, because clips have 8k+1 frames, at least 9, at most 257.",
         "noise_aug: LTX-Video does not take it.",
     ]
-    told = told_by(out / made[0]["video"])
+    told = read_provenance(out / made[0]["video"])
     assert (told["prompt"], told["family"], "image" in told) == ("a red ball", "LTX-Video", False)
     page = (out / "report" / "index.html").read_text()
     assert page.count("<video") == 5

@@ -259,7 +259,7 @@ def test_a_config_is_frozen_and_knows_its_fields(tmp_path):
     assert GenerateConfig(jobs=Path("j"), out=Path("o"), device="cpu").per_job == JobsConfig(dtype="float32")
 
 
-def test_on_a_card_auto_is_left_to_each_jobs_family(monkeypatch):
+def test_on_a_gpu_auto_is_left_to_each_jobs_family(monkeypatch):
     monkeypatch.setattr("flows.generate.find_device", lambda _: torch.device("cuda", 0))
     assert GenerateConfig(jobs=Path("j"), out=Path("o")).per_job.dtype == "auto"
     assert GenerateConfig(jobs=Path("j"), out=Path("o"), dtype="float16").per_job.dtype == "float16"

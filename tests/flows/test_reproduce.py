@@ -11,23 +11,23 @@ import torch
 from PIL import Image
 
 from flows.command.main import main
-from flows.provenance import told_by
+from flows.provenance import read_provenance
 from flows.reproduce import (
     ReproduceConfig,
     choose_lora,
     choose_model,
     choose_picture,
+    describe_distance,
     distance_db,
     reproduce,
-    told_distance,
 )
 from models.errors import BadInput, BadMedia, BadModel
 from models.svd.lora import LoraFacts, add_lora, read_lora_weights, remove_lora, save_lora
 from models.svd.model import load_model
 from models.weights.names import TINY
 from tasks.generate import encode
-from tasks.generate.decode import DecodeConfig, decode_jobs, sampled
-from tasks.generate.encode import EncodeConfig, encode_jobs, measured
+from tasks.generate.decode import DecodeConfig, decode_jobs, pair_samples
+from tasks.generate.encode import EncodeConfig, encode_jobs, pair_measured
 from tasks.generate.encode_formats import Format
 from tasks.generate.job_settings import JobsConfig
 from tasks.generate.jobs import read_jobs
@@ -62,8 +62,8 @@ def made(tmp_path_factory: pytest.TempPathFactory, lora: Path) -> Path:
     config = JobsConfig(steps=1, frames=3, width=32, height=32, lora=str(lora))
     jobs = read_jobs.fn(root, config, pictures)
     samples = sample_jobs.fn(root, SampleConfig(batch=3), plan_all_batches(jobs, SampleConfig(batch=3)))
-    clips = decode_jobs.fn(root, DecodeConfig(), sampled(jobs, samples))
-    videos = encode_jobs.fn(root, EncodeConfig(), measured(jobs, samples, clips))
+    clips = decode_jobs.fn(root, DecodeConfig(), pair_samples(jobs, samples))
+    videos = encode_jobs.fn(root, EncodeConfig(), pair_measured(jobs, samples, clips))
     collect_outputs.fn(root, jobs, samples, clips, videos)
     shutil.copy(pictures / "a.png", root / "a.png")
     return root
@@ -97,7 +97,7 @@ def test_after_one_byte_of_the_lora_was_changed_the_lora_differs(run: Path, tmp_
     assert outcome.failed == 1
     (said,) = outcome.differs
     assert said.startswith(f"LoRA: {path} is ")
-    assert told_by(clip_of(run))["lora_sha256"][:12] in said
+    assert read_provenance(clip_of(run))["lora_sha256"][:12] in said
 
 
 @pytest.mark.slow
@@ -114,7 +114,7 @@ def test_a_clip_of_a_model_of_the_hub_says_its_id_and_is_made_again_from_the_cac
     assert (row["model"], row["model_revision"]) == (pinned, pinned)
     sidecar = json.loads(clip.with_suffix(".json").read_text())
     assert (sidecar["model"], sidecar["model_revision"]) == (pinned, pinned)
-    assert told_by(clip)["model"] == pinned
+    assert read_provenance(clip)["model"] == pinned
 
     cached(hub_cache, TINY, "org/svd", commit="f" * 40)  # the branch goes on
     assert reproduce(ReproduceConfig(clip=clip)).differs == ()
@@ -131,8 +131,8 @@ def made_in(root: Path, asked: JobsConfig, pictures: Path, written: Format = "h2
     """The one clip made of a folder with one picture, below `root`."""
     jobs = read_jobs.fn(root, asked, pictures)
     samples = sample_jobs.fn(root, SampleConfig(), plan_all_batches(jobs, SampleConfig()))
-    clips = decode_jobs.fn(root, DecodeConfig(), sampled(jobs, samples))
-    (video,) = encode_jobs.fn(root, EncodeConfig(format=written, trim=trim), measured(jobs, samples, clips))
+    clips = decode_jobs.fn(root, DecodeConfig(), pair_samples(jobs, samples))
+    (video,) = encode_jobs.fn(root, EncodeConfig(format=written, trim=trim), pair_measured(jobs, samples, clips))
     collect_outputs.fn(root, jobs, samples, clips, [video])
     return root / read_rows(video)[0]["video"]
 
@@ -150,7 +150,7 @@ def test_another_model_and_another_picture_are_named(run: Path, tmp_path: Path, 
 @pytest.mark.parametrize("family", ["Wan", "no such family"])
 def test_another_family_than_the_models_own_is_named(run: Path, family: str):
     odd = run / "videos" / "odd.mp4"
-    write_untagged(clip_of(run), odd, told_by(clip_of(run)) | {"family": family})
+    write_untagged(clip_of(run), odd, read_provenance(clip_of(run)) | {"family": family})
     said = f"family: tiny is of Stable Video Diffusion, not of {family}."
     assert reproduce(ReproduceConfig(clip=odd)).differs == (said,)
 
@@ -163,7 +163,7 @@ def test_a_clip_is_made_again_at_the_rate_it_plays_at_and_an_older_one_at_that_o
     monkeypatch.setattr(
         encode, "write_clip", lambda path, frames, fps, *rest: rates.append(fps) or write(path, frames, fps, *rest)
     )
-    told = told_by(clip_of(run))
+    told = read_provenance(clip_of(run))
     assert (told["fps"], told["playback_fps"]) == (7.0, 7.0)
     older = {name: value for name, value in told.items() if name != "playback_fps"}
     for said in (told | {"playback_fps": 31.0}, older):
@@ -174,7 +174,7 @@ def test_a_clip_is_made_again_at_the_rate_it_plays_at_and_an_older_one_at_that_o
 
 def test_another_version_of_the_step_is_named(run: Path):
     clip = clip_of(run)
-    told = told_by(clip) | {"sample_version": 0}
+    told = read_provenance(clip) | {"sample_version": 0}
     untagged = run / "videos" / "untagged.mp4"
     write_untagged(clip, untagged, told)
     assert reproduce(ReproduceConfig(clip=untagged)).differs[0].startswith("version: sampling is at version")
@@ -188,11 +188,11 @@ def write_untagged(clip: Path, path: Path, told: Mapping[str, object]) -> None:
 
 def test_a_clip_that_lost_its_tag_is_made_from_the_file_beside_it(run: Path):
     untagged = run / "videos" / "untagged.mp4"
-    write_untagged(clip_of(run), untagged, told_by(clip_of(run)))
+    write_untagged(clip_of(run), untagged, read_provenance(clip_of(run)))
     assert reproduce(ReproduceConfig(clip=untagged)).differs == ()
     untagged.with_suffix(".json").unlink()
     with pytest.raises(BadMedia, match="does not say how it was made"):
-        told_by(untagged)
+        read_provenance(untagged)
 
 
 @pytest.mark.slow
@@ -222,15 +222,15 @@ def test_a_clip_of_any_format_padded_and_trimmed_comes_out_identical(tmp_path: P
 )  # fmt: skip
 def test_what_a_clip_says_of_itself_and_cannot_be_is_named(run: Path, change: dict[str, object]):
     odd = run / "videos" / "odd.mp4"
-    write_untagged(clip_of(run), odd, told_by(clip_of(run)) | change)
+    write_untagged(clip_of(run), odd, read_provenance(clip_of(run)) | change)
     with pytest.raises(BadMedia, match=f"does not say a usable {next(iter(change))}: "):
-        told_by(odd)
+        read_provenance(odd)
 
 
 def test_another_encoder_than_the_clip_was_made_with_is_named(run: Path):
     clip = clip_of(run)
     untagged = run / "videos" / "untagged.mp4"
-    write_untagged(clip, untagged, told_by(clip) | {"encoder": "libopenh264"})
+    write_untagged(clip, untagged, read_provenance(clip) | {"encoder": "libopenh264"})
     said = "encoder: this ffmpeg encodes h264 by libx264, not by libopenh264."
     assert reproduce(ReproduceConfig(clip=untagged)).differs == (said,)
 
@@ -255,7 +255,7 @@ def test_a_prepared_picture_that_was_painted_over_is_named(run: Path):
 
 def test_frames_that_were_changed_are_told_from_latents_that_were_not(run: Path):
     clip, other = clip_of(run, "a"), clip_of(run, "b")
-    told = told_by(clip)
+    told = read_provenance(clip)
     mixed = run / "videos" / "mixed.mp4"
     write_untagged(other, mixed, told)
     (said,) = reproduce(ReproduceConfig(clip=mixed)).differs
@@ -270,8 +270,8 @@ def test_distance_of_clips():
 
 
 def test_the_distance_of_equal_clips_is_told_without_a_number():
-    assert told_distance(float("inf")) == "Every frame is the same."
-    assert told_distance(31.42) == "The frames agree to 31.4 dB."
+    assert describe_distance(float("inf")) == "Every frame is the same."
+    assert describe_distance(31.42) == "The frames agree to 31.4 dB."
 
 
 def test_a_clip_away_from_its_folder_needs_a_model_of_this_machine_to_be_named(tmp_path: Path):
@@ -300,9 +300,9 @@ def test_what_a_clip_was_not_made_from_is_not_to_be_given(tmp_path: Path):
 @pytest.mark.parametrize("name", ["latents_sha256", "batch", "dtype"])
 def test_a_clip_that_lacks_a_fact_says_which(run: Path, name: str):
     odd = run / "videos" / "odd.mp4"
-    write_untagged(clip_of(run), odd, told_by(clip_of(run)) | {name: None})
+    write_untagged(clip_of(run), odd, read_provenance(clip_of(run)) | {name: None})
     with pytest.raises(BadMedia, match=rf"odd\.mp4: does not say its {name}, so it cannot be made again\."):
-        told_by(odd)
+        read_provenance(odd)
 
 
 def test_the_settings_have_these_defaults_and_bounds():

@@ -155,9 +155,9 @@ def too_large_once(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, erro
 def test_memory_that_runs_out_at_every_step_changes_no_clip_and_is_told_in_the_table(tmp_path, monkeypatch):
     home, calm, out = pictures(tmp_path / "in", 3), tmp_path / "calm", tmp_path / "out"
     assert run_flow(generate, config(home, calm, batch=4, workers=1)).failed == 0
-    of_card = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
-    too_large_once(monkeypatch, sample_batch, "sample_latents", of_card)
-    too_large_once(monkeypatch, planner, "decode_latents", of_card)
+    of_gpu = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+    too_large_once(monkeypatch, sample_batch, "sample_latents", of_gpu)
+    too_large_once(monkeypatch, planner, "decode_latents", of_gpu)
     too_large_once(monkeypatch, encode_formats, "run_ffmpeg", EncoderOutOfMemory("ffmpeg ran out of memory"))
     assert run_flow(generate, config(home, out, batch=4, workers=1)).failed == 0
     rows, expected = rows_of(out), rows_of(calm)

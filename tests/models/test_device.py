@@ -1,4 +1,4 @@
-"""Devices and precisions by name, errors of memory, and sampling on a pretended card, where a mix-up is an error."""
+"""Devices and precisions by name, errors of memory, and sampling on a pretended GPU, where a mix-up is an error."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -17,10 +17,10 @@ from models.device import (
     choose_precision,
     find_device,
     format_device,
-    free_bytes,
     get_dtype,
     is_out_of_memory,
-    measured,
+    measure_free_memory,
+    watch_costs,
 )
 from models.errors import BadInput
 from models.svd import inference_unet
@@ -31,14 +31,14 @@ from models.svd.model import ModelFacts, VideoModel
 from models.svd.sampling import sample_latents
 from tasks.tiny.encoders import make_scheduler, make_unet
 
-CARD = torch.device("cuda", 0)
+GPU = torch.device("cuda", 0)
 
 SCHEDULER, EXTRACTOR = make_scheduler(), new_feature_extractor()
 
 
 @pytest.fixture
 def pretended_card(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Tensors have shapes, precisions and devices but no values, and a card is there."""
+    """Tensors have shapes, precisions and devices but no values, and a GPU is there."""
     monkeypatch.setattr(inference_unet, "_read_temporal_share", lambda _: 0.5)
     with FakeTensorMode(), torch.no_grad():
         yield
@@ -47,10 +47,10 @@ def pretended_card(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def made_on_a_card(half: torch.dtype) -> VideoModel:
     try:
         torch.set_default_dtype(half)
-        with CARD:
+        with GPU:
             unet, encoder = make_unet(), new_image_encoder()
         torch.set_default_dtype(torch.float32)
-        with CARD:
+        with GPU:
             vae = new_autoencoder((32, 32, 32))
             for blender in (module for module in vae.modules() if isinstance(module, AlphaBlender)):
                 # Made by a constructor that knows of no device.
@@ -60,7 +60,7 @@ def made_on_a_card(half: torch.dtype) -> VideoModel:
     facts = ModelFacts(frames=4, width=32, height=32)
     words = {"pan_left": torch.zeros(64)}
     parts = {"unet": unet, "vae": vae, "image_encoder": encoder, "scheduler": SCHEDULER}
-    rest = {"feature_extractor": EXTRACTOR, "words": words, "revision": "", "device": CARD}
+    rest = {"feature_extractor": EXTRACTOR, "words": words, "revision": "", "device": GPU}
     return VideoModel(**parts, facts=facts, **rest)
 
 
@@ -69,7 +69,7 @@ def made_on_a_card(half: torch.dtype) -> VideoModel:
 @pytest.mark.parametrize(
     ("frames", "motion", "together"), [(4, None, False), (4, "pan_left", True), (5, None, True), (5, "pan_left", False)]
 )
-def test_on_a_card_all_that_meets_lies_there_and_latents_come_back(pretended_card, half, frames, motion, together):
+def test_on_a_gpu_all_that_meets_lies_there_and_latents_come_back(pretended_gpu, half, frames, motion, together):
     model = made_on_a_card(half)
     picture, noise = torch.zeros(1, 3, 32, 32), torch.zeros(1, frames, 4, 8, 8)
     made = sample_latents(model, picture, noise, picture, [motion], steps=2, guidance_together=together)
@@ -77,9 +77,9 @@ def test_on_a_card_all_that_meets_lies_there_and_latents_come_back(pretended_car
 
 
 @pytest.mark.slow
-def test_on_a_card_a_clip_is_decoded_in_strips(pretended_card):
+def test_on_a_gpu_a_clip_is_decoded_in_strips(pretended_gpu):
     model = made_on_a_card(torch.float16)
-    frames = decode_exactly(model.vae, torch.zeros(4, 4, 8, 8, device=CARD), Room(2**20))
+    frames = decode_exactly(model.vae, torch.zeros(4, 4, 8, 8, device=GPU), Room(2**20))
     assert (frames.device, frames.shape) == (CPU, (4, 3, 32, 32))
 
 
@@ -97,7 +97,7 @@ def test_auto_is_the_cpu_where_there_is_no_card(monkeypatch):
     assert format_device(CPU) == "cpu"
 
 
-def test_auto_is_the_first_card_and_cards_have_numbers(monkeypatch):
+def test_auto_is_the_first_gpu_and_gpus_have_numbers(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert find_device("auto") == find_device("cuda") == torch.device("cuda", 0)
@@ -114,7 +114,7 @@ def test_a_name_that_is_no_device_is_refused_in_the_settings(name):
 
 @pytest.mark.parametrize(
     ("device", "asked", "meant"),
-    [(CPU, "auto", "float32"), (CARD, "auto", "float16"), (CARD, "bfloat16", "bfloat16"), (CPU, "float16", "float16")],
+    [(CPU, "auto", "float32"), (GPU, "auto", "float16"), (GPU, "bfloat16", "bfloat16"), (CPU, "float16", "float16")],
 )
 def test_the_precision_meant_depends_on_the_device_alone(device, asked: AskedPrecision, meant):
     assert choose_precision(device, asked) == meant
@@ -152,24 +152,24 @@ def test_errors_of_memory_are_told_from_others():
 
 
 def test_free_memory_is_between_a_byte_and_a_petabyte():
-    assert 1 < free_bytes(CPU) < 2**50
+    assert 1 < measure_free_memory(CPU) < 2**50
 
 
-def test_what_torch_holds_unused_on_a_card_counts_as_free(monkeypatch):
+def test_what_torch_holds_unused_on_a_gpu_counts_as_free(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (100, 1000))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 70)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 30)
-    assert free_bytes(CARD) == 140
+    assert measure_free_memory(GPU) == 140
 
 
-def test_on_a_card_the_peak_is_torchs_own_above_what_was_there(monkeypatch):
+def test_on_a_gpu_the_peak_is_torchs_own_above_what_was_there(monkeypatch):
     calls: list[str] = []
     figures: dict[str, Any] = {"memory_allocated": 30, "max_memory_allocated": 90}
     for name, value in figures.items():
         monkeypatch.setattr(torch.cuda, name, lambda _, value=value: value)
     for name in ("reset_peak_memory_stats", "synchronize"):
         monkeypatch.setattr(torch.cuda, name, lambda _, name=name: calls.append(name))
-    with measured(CARD) as used:
+    with watch_costs(GPU) as used:
         pass
     assert used.peak == 60
     assert used.seconds > 0
@@ -180,6 +180,6 @@ def test_on_a_card_the_peak_is_torchs_own_above_what_was_there(monkeypatch):
 def test_on_the_cpu_the_peak_shows_only_where_it_is_a_new_one(monkeypatch, highest, peak):
     seen = iter(highest)
     monkeypatch.setattr(devices, "_read_process_figure", lambda name: 200 if name == "VmRSS" else next(seen))
-    with measured(CPU) as used:
+    with watch_costs(CPU) as used:
         pass
     assert used.peak == peak

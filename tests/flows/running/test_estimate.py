@@ -45,10 +45,10 @@ def test_a_time_that_was_measured_on_the_device_is_used(monkeypatch):
     assert " as measured each; batch 1, decoded whole, about " in describe_plan([JOB])[0]
 
 
-def test_on_a_card_without_a_measurement_no_time_is_said(monkeypatch):
+def test_on_a_gpu_without_a_measurement_no_time_is_said(monkeypatch):
     monkeypatch.setattr("flows.running.estimate.format_device", lambda _: "NVIDIA Pretended")
     monkeypatch.setattr("models.memory.measured_costs.format_device", lambda _: "NVIDIA Pretended")
-    monkeypatch.setattr("flows.running.estimate.free_bytes", lambda _: 10**10)
+    monkeypatch.setattr("flows.running.estimate.measure_free_memory", lambda _: 10**10)
     lines = describe_plan([JOB], torch.device("cuda", 0))
     assert "by tiny: not measured yet on NVIDIA Pretended each; batch 1, guidance together, decoded whole" in lines[0]
     assert lines[1].startswith("total: time not measured yet, ")

@@ -22,7 +22,7 @@ from models.families import ltx
 from models.families.family import Request
 from tests.small_families import ltx_parts
 
-CARD = torch.device("cuda", 0)
+GPU = torch.device("cuda", 0)
 
 
 class Begun(FlowMatchEulerDiscreteScheduler):
@@ -55,10 +55,10 @@ def pipeline(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 def _pretend(part: nn.Module, precision: torch.dtype) -> None:
     for module in part.modules():
         for name, weight in module.named_parameters(recurse=False):
-            on_card = torch.empty(weight.shape, dtype=precision, device=CARD)
-            setattr(module, name, nn.Parameter(on_card, requires_grad=False))
+            on_gpu = torch.empty(weight.shape, dtype=precision, device=GPU)
+            setattr(module, name, nn.Parameter(on_gpu, requires_grad=False))
         for name, buffer in module.named_buffers(recurse=False):
-            setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype, device=CARD))
+            setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype, device=GPU))
 
 
 @pytest.fixture
@@ -68,13 +68,13 @@ def item(asked: Request) -> Request:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("has_picture", [False, True])
-def test_all_that_meets_lies_on_the_card_and_latents_come_back(
+def test_all_that_meets_lies_on_the_gpu_and_latents_come_back(
     pipeline: LTXPipeline, item: Request, ramp: NDArray[np.uint8], has_picture: bool
 ) -> None:
     made = ltx.sample(pipeline, replace(item, picture=ramp if has_picture else None))
     assert (made.device, made.dtype, made.shape) == (CPU, torch.float32, (2, 8, 1, 1))
     decoded: Any = ltx.decode(pipeline, made, item)
-    assert (decoded.device, decoded.dtype, decoded.shape) == (CARD, torch.float32, (1, 3, 9, 32, 32))
+    assert (decoded.device, decoded.dtype, decoded.shape) == (GPU, torch.float32, (1, 3, 9, 32, 32))
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
 """Wherever a pipeline's weights wait and in whatever precision they are, its clips are its own, and it is as it was.
 
-The CPU by its number, cpu:0, stands for a card: to torch it is another device, to which weights are copied.
+The CPU by its number, cpu:0, stands for a GPU: to torch it is another device, to which weights are copied.
 """
 
 from collections.abc import Callable
@@ -35,7 +35,7 @@ from models.families.placement import (
     list_decoding_plans,
     list_networks,
     prepare_decoding,
-    ready_to_sample,
+    prepare_sampling,
     weight_bytes,
 )
 from models.memory.plan import Plan
@@ -50,7 +50,7 @@ from tests.small_families import (
     wan_parts,
 )
 
-CARD = torch.device("cpu", 0)
+GPU = torch.device("cpu", 0)
 
 RUNGS = [Plan(offload="parts"), Plan(offload="groups"), Plan(offload="groups", feed_forward=3)]
 
@@ -108,7 +108,7 @@ def test_every_rung_gives_the_same_latents_and_leaves_no_trace(known: Any, item:
     pipeline = family.load(folder)
     whole = family.sample(pipeline, item)
     for plan in (*RUNGS, Plan()):
-        with ready_to_sample(pipeline, CARD, plan):
+        with prepare_sampling(pipeline, GPU, plan):
             made = family.sample(pipeline, item)
             assert bool(traces(pipeline)) == (plan != Plan())
         # Not the same bits: a weight that was copied lies at another address, and is added up in another order.
@@ -121,17 +121,17 @@ def test_every_rung_gives_the_same_latents_and_leaves_no_trace(known: Any, item:
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.parametrize("make", [drawing_pipeline, drawing_xl_pipeline])
 def test_every_rung_draws_the_same_picture_and_leaves_no_trace(make: Any, save: Any, asked: Request) -> None:
-    pipeline = text_to_picture.load(save(make, f"{make.__name__} on a card"))
+    pipeline = text_to_picture.load(save(make, f"{make.__name__} on a GPU"))
     whole = text_to_picture.sample(pipeline, asked)
     picture = text_to_picture.decode(pipeline, whole, asked).astype(int)
     for plan in (*RUNGS, Plan()):
-        with ready_to_sample(pipeline, CARD, plan):
+        with prepare_sampling(pipeline, GPU, plan):
             made = text_to_picture.sample(pipeline, asked)
             assert bool(traces(pipeline)) == (plan != Plan())
         assert (made - whole).abs().max() < 1e-4 * whole.abs().max()
         assert traces(pipeline) == set()
-        for way in list_decoding_plans(pipeline, CARD):
-            prepare_decoding(pipeline, CARD, way)
+        for way in list_decoding_plans(pipeline, GPU):
+            prepare_decoding(pipeline, GPU, way)
             assert np.abs(text_to_picture.decode(pipeline, made, asked) - picture).max() <= 1
 
 
@@ -154,14 +154,14 @@ def test_decoded_on_the_device_alone_there_or_on_the_cpu_a_clip_is_the_same(know
     latents = family.sample(pipeline, item)
     frames = family.decode(pipeline, latents, item)
     for plan in (Plan(), Plan(offload="parts"), Plan(offload="parts", on_cpu=True)):
-        prepare_decoding(pipeline, CARD, plan)
+        prepare_decoding(pipeline, GPU, plan)
         assert np.array_equal(family.decode(pipeline, latents, item), frames)
 
 
 def test_a_fault_in_the_block_leaves_no_trace(save: Any) -> None:
     pipeline = wan.load(save(lambda: WanPipeline(**wan_parts(in_channels=16)), "fault"))
     for plan in RUNGS:
-        with pytest.raises(RuntimeError, match="fault"), ready_to_sample(pipeline, CARD, plan):
+        with pytest.raises(RuntimeError, match="fault"), prepare_sampling(pipeline, GPU, plan):
             raise RuntimeError("fault")
         assert traces(pipeline) == set()
 
@@ -178,7 +178,7 @@ def test_a_motion_lora_works_on_weights_that_wait_in_host_memory(save: Any, aske
     plain, moving = asked, replace(asked, motion=(MotionLora(tmp_path / "pan.safetensors", 4.0),))
     whole = generate(animatediff, pipeline, moving).astype(int)
     for plan in RUNGS:
-        with animatediff.steered(pipeline, moving), ready_to_sample(pipeline, CARD, plan):
+        with animatediff.steered(pipeline, moving), prepare_sampling(pipeline, GPU, plan):
             latents = animatediff.sample(pipeline, moving)
         assert np.abs(animatediff.decode(pipeline, latents, moving) - whole).max() <= 1
     assert np.abs(generate(animatediff, pipeline, plain) - whole).max() > 2
@@ -210,7 +210,7 @@ def numbers(part: nn.Module) -> int:
 )
 def test_a_plan_begins_where_the_weights_fit(free: int, offload: str, tokens: int | None) -> None:
     weights = {"text_encoder": 25, "transformer": 50, "vae": 5}
-    plan = choose_first_plan(weights, free, CARD)
+    plan = choose_first_plan(weights, free, GPU)
     assert (plan.offload, plan.feed_forward) == (offload, tokens)
     assert choose_first_plan(weights, 0, CPU) == Plan()
 
@@ -218,8 +218,8 @@ def test_a_plan_begins_where_the_weights_fit(free: int, offload: str, tokens: in
 def test_decoding_goes_to_the_cpu_last_and_alone_on_a_device_only_where_it_was_not(save: Any) -> None:
     pipeline = ltx.load(save(lambda: LTXPipeline(**ltx_parts()), "decoding"))
     assert list_decoding_plans(pipeline, CPU) == [Plan()]
-    assert [str(plan) for plan in list_decoding_plans(pipeline, CARD)] == ["batch 1", "decoded on the CPU"]
+    assert [str(plan) for plan in list_decoding_plans(pipeline, GPU)] == ["batch 1", "decoded on the CPU"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("models.families.placement.count_placed_bytes", lambda *_: 1)
-        middle = list_decoding_plans(pipeline, CARD)[1:-1]
+        middle = list_decoding_plans(pipeline, GPU)[1:-1]
     assert middle == [Plan(offload="parts")]

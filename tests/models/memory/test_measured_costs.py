@@ -27,7 +27,7 @@ def test_a_cost_is_known_again_by_model_device_precision_and_rung(file):
         assert read_costs(other, file) == {}
 
 
-def test_all_cards_of_a_name_share_their_figures(monkeypatch):
+def test_all_gpus_of_a_name_share_their_figures(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA H200")
     one, other = (name_place("a", torch.device("cuda", n), "float16") for n in (0, 1))
     assert one == other == "a float16 NVIDIA H200"

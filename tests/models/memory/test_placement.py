@@ -13,14 +13,14 @@ from models.memory.placement import (
     count_placed_bytes,
     feed_forward_in_pieces,
     move,
-    ready_to_decode,
-    ready_to_sample,
+    place_for_decoding,
+    place_for_sampling,
 )
 from models.memory.plan import Offload
 from models.svd.model import VideoModel
 from models.svd.sampling import decode_latents, sample_latents
 
-CARD = torch.device("cuda", 0)
+GPU = torch.device("cuda", 0)
 
 
 def latents_of(
@@ -28,7 +28,7 @@ def latents_of(
 ) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     picture, noise = (torch.randn(shape, generator=generator) for shape in ((1, 3, 32, 32), (1, 4, 4, 8, 8)))
-    with ready_to_sample(model, CPU, offload) as ready, feed_forward_in_pieces(ready.unet, tokens):
+    with place_for_sampling(model, CPU, offload) as ready, feed_forward_in_pieces(ready.unet, tokens):
         return sample_latents(ready, picture.clamp(-1, 1), noise, picture, [None], steps=2, guidance_together=together)
 
 
@@ -66,11 +66,11 @@ def test_parts_come_when_they_are_used_and_go_when_the_next_is(model, offload, m
             moved.append((names[id(module)], str(arguments[0])))
         return to(module, CPU)
 
-    with ready_to_sample(model, CPU, offload) as ready:
+    with place_for_sampling(model, CPU, offload) as ready:
         monkeypatch.setattr(nn.Module, "to", telling)
         hooks: list[Any] = [part._hf_hook for part in (ready.image_encoder, ready.vae)]
         for hook in hooks:
-            hook.execution_device = CARD
+            hook.execution_device = GPU
         hooks[0].pre_forward(ready.image_encoder)
         hooks[1].pre_forward(ready.vae)
         before_unet = next(iter(ready.unet._forward_pre_hooks.values()))
@@ -81,7 +81,7 @@ def test_parts_come_when_they_are_used_and_go_when_the_next_is(model, offload, m
 
 def test_a_fault_in_the_block_leaves_no_hooks(model):
     for offload in ("parts", "groups"):
-        with pytest.raises(RuntimeError, match="fault"), ready_to_sample(model, CPU, offload):
+        with pytest.raises(RuntimeError, match="fault"), place_for_sampling(model, CPU, offload):
             raise RuntimeError("fault")
         assert traces(model) == set()
 
@@ -90,16 +90,16 @@ def test_weights_too_large_for_a_device_are_taken_back_and_said(model, monkeypat
     emptied: list[torch.device] = []
     to = nn.Module.to
 
-    def small_card(module: nn.Module, device: torch.device) -> nn.Module:
-        if device == CARD and module is model.unet:
+    def small_gpu(module: nn.Module, device: torch.device) -> nn.Module:
+        if device == GPU and module is model.unet:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return to(module, CPU)
 
-    monkeypatch.setattr(nn.Module, "to", small_card)
+    monkeypatch.setattr(nn.Module, "to", small_gpu)
     monkeypatch.setattr(placement, "empty_cache", emptied.append)
-    with pytest.raises(WeightsTooLarge, match="CUDA out of memory"), ready_to_sample(model, CARD):
+    with pytest.raises(WeightsTooLarge, match="CUDA out of memory"), place_for_sampling(model, GPU):
         pass
-    assert emptied == [CARD]
+    assert emptied == [GPU]
     assert all(weight.device == CPU for weight in model.unet.parameters())
 
 
@@ -109,7 +109,7 @@ def test_other_faults_of_moving_stay_what_they_are(model):
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError, match="no such device"):
         patch.setattr(nn.Module, "to", broken)
-        move((model.unet,), CARD)
+        move((model.unet,), GPU)
 
 
 @pytest.mark.slow
@@ -124,7 +124,7 @@ def test_a_clip_is_decoded_where_the_model_says(model):
     latents = torch.zeros(3, 4, 8, 8)
     frames = decode_latents(model, latents)
     for offload in ("none", "parts"):
-        with ready_to_decode(model, CPU, offload) as ready:
+        with place_for_decoding(model, CPU, offload) as ready:
             assert (decode_latents(ready, latents) == frames).all()
 
 
@@ -132,4 +132,4 @@ def test_what_lies_on_a_device_is_counted(model):
     parts = (model.unet, model.vae, model.image_encoder)
     weights = [w for part in parts for w in part.parameters()]
     assert count_placed_bytes(parts, CPU) == sum(4 * w.numel() for w in weights)
-    assert count_placed_bytes(parts, CARD) == 0
+    assert count_placed_bytes(parts, GPU) == 0

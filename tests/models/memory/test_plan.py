@@ -14,11 +14,11 @@ from models.memory.plan import (
     Networks,
     Plan,
     choose_decoding_plan,
+    choose_sampling_plan,
     describe_networks,
     find_next_placement,
     find_next_rung,
     find_next_strip,
-    sampling_plan,
 )
 
 SHAPE = (8, 4, 16, 16)
@@ -31,31 +31,33 @@ FULL = Networks(
 )  # fmt: skip
 """Stable Video Diffusion's sizes, about."""
 
-SVD_XT = Needs(FULL, (25, 4, 72, 128), itemsize=2, on_card=True)
+SVD_XT = Needs(FULL, (25, 4, 72, 128), itemsize=2, on_gpu=True)
 
 
-def ladder(plan: Plan | None, on_card: bool) -> list[Plan]:
+def ladder(plan: Plan | None, on_gpu: bool) -> list[Plan]:
     rungs = []
     while plan:
         rungs.append(plan)
-        plan = find_next_rung(plan, on_card)
+        plan = find_next_rung(plan, on_gpu)
     return rungs
 
 
 def test_with_plenty_of_memory_the_asked_batch_is_sampled_together():
-    assert sampling_plan(Needs(SMALL, SHAPE), 6, free=10 * 2**30) == Plan(batch=6)
-    assert sampling_plan(Needs(SMALL, SHAPE, on_card=True), 6, 10 * 2**30) == Plan(batch=6, guidance_together=True)
+    assert choose_sampling_plan(Needs(SMALL, SHAPE), 6, free=10 * 2**30) == Plan(batch=6)
+    assert choose_sampling_plan(Needs(SMALL, SHAPE, on_gpu=True), 6, 10 * 2**30) == Plan(
+        batch=6, guidance_together=True
+    )
     assert choose_decoding_plan(Needs(SMALL, SHAPE), free=10 * 2**30) == Plan()
 
 
 def test_the_batch_is_what_fits():
     needs = Needs(SMALL, SHAPE)
-    assert sampling_plan(needs, 6, free=4 * needs.one_clip()).batch == 3
+    assert choose_sampling_plan(needs, 6, free=4 * needs.one_clip()).batch == 3
 
 
 def test_where_not_even_one_clip_fits_its_layers_are_cut():
     needs = Needs(SMALL, (8, 4, 64, 64))
-    plan = sampling_plan(needs, 6, free=needs.one_clip() // 2)
+    plan = choose_sampling_plan(needs, 6, free=needs.one_clip() // 2)
     assert (plan.batch, plan.offload) == (1, "none")
     assert plan.feed_forward
     assert choose_decoding_plan(needs, free=needs.whole_clip() // 2).strip_mib
@@ -75,12 +77,12 @@ def test_the_full_size_decoder_is_estimated_as_it_was_measured():
 
 
 def test_on_the_cpu_rungs_lead_from_large_batches_to_small_pieces():
-    rungs = [(plan.batch, plan.feed_forward) for plan in ladder(Plan(batch=5), on_card=False)]
+    rungs = [(plan.batch, plan.feed_forward) for plan in ladder(Plan(batch=5), on_gpu=False)]
     assert rungs == [(5, None), (2, None), (1, None), (1, 16384), (1, 4096), (1, 1024), (1, 256)]
 
 
-def test_on_a_card_what_costs_least_is_given_up_first():
-    said = [str(plan) for plan in ladder(Plan(batch=2, guidance_together=True), on_card=True)]
+def test_on_a_gpu_what_costs_least_is_given_up_first():
+    said = [str(plan) for plan in ladder(Plan(batch=2, guidance_together=True), on_gpu=True)]
     assert said == [
         "batch 2, guidance together",
         "batch 2",
@@ -96,7 +98,7 @@ def test_on_a_card_what_costs_least_is_given_up_first():
 
 @pytest.mark.parametrize("needs", [SVD_XT, Needs(FULL, (25, 4, 72, 128))])
 def test_no_rung_needs_more_than_the_one_before(needs):
-    taken = [needs.sampling(plan) for plan in ladder(Plan(4, guidance_together=needs.on_card), needs.on_card)]
+    taken = [needs.sampling(plan) for plan in ladder(Plan(4, guidance_together=needs.on_gpu), needs.on_gpu)]
     assert taken == sorted(taken, reverse=True)
     assert taken[0] > 3 * taken[-1]
 
@@ -116,8 +118,8 @@ def test_decoding_goes_from_whole_to_ever_narrower_strips():
         sizes.append(plan.strip_mib)
         plan = find_next_strip(plan)
     assert sizes == [None, 512, 128, 32, 16]
-    assert find_next_strip(Plan(), on_card=True) == Plan(offload="parts"), "the other parts leave the card first"
-    assert find_next_strip(Plan(offload="parts"), on_card=True) == Plan(offload="parts", strip_mib=512)
+    assert find_next_strip(Plan(), on_gpu=True) == Plan(offload="parts"), "the other parts leave the GPU first"
+    assert find_next_strip(Plan(offload="parts"), on_gpu=True) == Plan(offload="parts", strip_mib=512)
 
 
 @pytest.mark.parametrize(
@@ -131,27 +133,27 @@ def test_decoding_goes_from_whole_to_ever_narrower_strips():
         (4, Plan(feed_forward=4096, offload="groups"), Plan(offload="parts", strip_mib=512)),
     ],
 )
-def test_full_size_plans_on_cards_of_several_sizes(gib, sampled, decoded):
-    assert sampling_plan(SVD_XT, 1, gib * 2**30) == sampled
+def test_full_size_plans_on_gpus_of_several_sizes(gib, sampled, decoded):
+    assert choose_sampling_plan(SVD_XT, 1, gib * 2**30) == sampled
     assert choose_decoding_plan(SVD_XT, gib * 2**30) == decoded
 
 
-@given(free=st.integers(0, 2**40), batch=st.integers(1, 64), on_card=st.booleans())
-def test_a_plan_fits_or_is_the_last_one(free, batch, on_card):
-    needs = replace(SVD_XT, on_card=on_card)
-    plan = sampling_plan(needs, batch, free)
-    assert needs.sampling(plan) <= USABLE * free or find_next_rung(plan, on_card) is None
+@given(free=st.integers(0, 2**40), batch=st.integers(1, 64), on_gpu=st.booleans())
+def test_a_plan_fits_or_is_the_last_one(free, batch, on_gpu):
+    needs = replace(SVD_XT, on_gpu=on_gpu)
+    plan = choose_sampling_plan(needs, batch, free)
+    assert needs.sampling(plan) <= USABLE * free or find_next_rung(plan, on_gpu) is None
     decoding = choose_decoding_plan(needs, free)
     assert needs.decoding(decoding) <= USABLE * free or (decoding.strip_mib or 0) >= 16
 
 
 def test_a_measured_figure_stands_in_the_estimates_place_on_a_card():
     measured = {Plan().rung: 10.0, "decoded " + Plan().rung: 20.0}
-    card = replace(SVD_XT, measured=measured)
-    assert card.sampling(Plan()) == card.weights("none") + 10 * card.cells
-    assert card.decoding(Plan()) == card.weights("none") + 20 * card.cells
-    assert card.sampling(Plan(batch=3, guidance_together=True)) == card.weights("none") + 60 * card.cells
-    assert card.sampling(Plan(feed_forward=16384)) == SVD_XT.sampling(Plan(feed_forward=16384)), "measured apart"
+    gpu = replace(SVD_XT, measured=measured)
+    assert gpu.sampling(Plan()) == gpu.weights("none") + 10 * gpu.cells
+    assert gpu.decoding(Plan()) == gpu.weights("none") + 20 * gpu.cells
+    assert gpu.sampling(Plan(batch=3, guidance_together=True)) == gpu.weights("none") + 60 * gpu.cells
+    assert gpu.sampling(Plan(feed_forward=16384)) == SVD_XT.sampling(Plan(feed_forward=16384)), "measured apart"
 
 
 def test_in_host_memory_a_measured_figure_counts_where_it_is_larger():

@@ -21,9 +21,9 @@ from models.memory.planner import (
     find_lower_plan,
     find_needs,
     learn_sampling,
+    plan_sampling,
     read_folder_networks,
     read_networks,
-    sampling_plan,
 )
 from models.svd.exact_decode import Room
 from models.svd.model import VideoModel, load_model
@@ -32,7 +32,7 @@ from models.weights.names import TINY
 
 SHAPE = (8, 4, 16, 16)
 
-CARD = torch.device("cuda", 0)
+GPU = torch.device("cuda", 0)
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +46,8 @@ def own_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def card(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A card to plan for."""
+def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU to plan for."""
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA Pretended")
 
 
@@ -73,31 +73,31 @@ def test_weights_that_lie_there_twice_are_counted_once(model, tmp_path: Path):
 def test_plans_follow_what_is_free(model, monkeypatch):
     each = find_needs(model, SHAPE).one_clip()
     for free, batch, cut in ((100 * each, 6, False), (4 * each, 3, False), (each // 2, 1, True)):
-        monkeypatch.setattr(planner, "free_bytes", lambda _, free=free: free)
-        plan = sampling_plan(model, SHAPE, 6)
+        monkeypatch.setattr(planner, "measure_free_memory", lambda _, free=free: free)
+        plan = plan_sampling(model, SHAPE, 6)
         assert (plan.batch, bool(plan.feed_forward)) == (batch, cut)
 
 
 def test_a_clip_in_windows_takes_no_more_than_one_window(model, monkeypatch):
-    monkeypatch.setattr(planner, "free_bytes", lambda _: 2 * find_needs(model, SHAPE).one_clip())
-    assert sampling_plan(model, (80, *SHAPE[1:]), 1) == sampling_plan(model, SHAPE, 1) == Plan()
+    monkeypatch.setattr(planner, "measure_free_memory", lambda _: 2 * find_needs(model, SHAPE).one_clip())
+    assert plan_sampling(model, (80, *SHAPE[1:]), 1) == plan_sampling(model, SHAPE, 1) == Plan()
 
 
-def test_on_a_card_the_weights_count_and_what_lies_there_already_counts_as_free(model, monkeypatch, card):
-    needs = find_needs(model, SHAPE, CARD)
+def test_on_a_gpu_the_weights_count_and_what_lies_there_already_counts_as_free(model, monkeypatch, gpu):
+    needs = find_needs(model, SHAPE, GPU)
     enough = needs.sampling(Plan(guidance_together=True)) * 1.3
-    monkeypatch.setattr(planner, "free_bytes", lambda _: int(enough - needs.weights("none")))
-    assert sampling_plan(model, SHAPE, 1, CARD) != Plan(guidance_together=True)
+    monkeypatch.setattr(planner, "measure_free_memory", lambda _: int(enough - needs.weights("none")))
+    assert plan_sampling(model, SHAPE, 1, GPU) != Plan(guidance_together=True)
     monkeypatch.setattr(planner, "count_placed_bytes", lambda *_: needs.weights("none"))
-    assert sampling_plan(model, SHAPE, 1, CARD) == Plan(guidance_together=True)
+    assert plan_sampling(model, SHAPE, 1, GPU) == Plan(guidance_together=True)
 
 
-def test_an_error_of_memory_leads_to_the_next_plan_and_others_to_none(card):
+def test_an_error_of_memory_leads_to_the_next_plan_and_others_to_none(gpu):
     assert find_lower_plan(Plan(batch=4), MemoryError()) == Plan(batch=2)
     assert find_lower_plan(Plan(batch=4), RuntimeError("shape '[2]' is invalid")) is None
     assert find_lower_plan(Plan(feed_forward=256), MemoryError()) is None
-    assert find_lower_plan(Plan(feed_forward=16384), torch.OutOfMemoryError(), CARD) == Plan(1, False, 16384, "parts")
-    assert find_lower_plan(Plan(batch=4), WeightsTooLarge(), CARD) == Plan(4, False, 16384, "parts")
+    assert find_lower_plan(Plan(feed_forward=16384), torch.OutOfMemoryError(), GPU) == Plan(1, False, 16384, "parts")
+    assert find_lower_plan(Plan(batch=4), WeightsTooLarge(), GPU) == Plan(4, False, 16384, "parts")
 
 
 def test_both_branches_of_guidance_at_once_count_as_two_clips(model):
@@ -113,7 +113,7 @@ def test_activations_are_parked_in_a_file_where_half_of_a_clips_do_not_fit_into_
     needs = find_needs(model, SHAPE)
     for share, parking in ((1.01, None), (0.99, tmp_path)):
         free = int(share * needs.whole_clip() / USABLE)
-        monkeypatch.setattr(planner, "free_bytes", lambda _, free=free: free)
+        monkeypatch.setattr(planner, "measure_free_memory", lambda _, free=free: free)
         assert planner._make_room(Plan(strip_mib=32), needs, tmp_path) == Room(32 * MIB, parking)
     assert planner._make_room(Plan(), needs, tmp_path) is None
 
@@ -124,18 +124,18 @@ def test_what_a_batch_took_is_kept_by_cell_and_used_by_the_next_plan(model, monk
     found = read_costs(name_place(model.revision, CPU, "float32"))
     assert found["whole"].bytes == pytest.approx(10**6)
     assert found["whole"].seconds == pytest.approx(2.0)
-    monkeypatch.setattr(planner, "free_bytes", lambda _: 3 * cells * 10**6)
-    assert sampling_plan(model, SHAPE, 6).batch == 1
+    monkeypatch.setattr(planner, "measure_free_memory", lambda _: 3 * cells * 10**6)
+    assert plan_sampling(model, SHAPE, 6).batch == 1
 
 
-def test_weights_that_were_moved_meanwhile_are_no_part_of_a_clips_cost(model, card):
+def test_weights_that_were_moved_meanwhile_are_no_part_of_a_clips_cost(model, gpu):
     cells, moving = 8 * 16 * 16, Plan(offload="parts", feed_forward=16384)
-    on_card = replace(model, device=CARD)
-    weights = find_needs(model, SHAPE, CARD).weights("parts")
-    learn_sampling(on_card, moving, (1, *SHAPE), 1, Used(seconds=1.0, peak=weights + 7 * cells))
-    assert read_costs(name_place(model.revision, CARD, "float32"))[moving.rung].bytes == pytest.approx(7)
-    learn_sampling(on_card, Plan(offload="parts"), (1, *SHAPE), 1, Used(seconds=1.0, peak=weights // 2))
-    assert read_costs(name_place(model.revision, CARD, "float32"))[Plan(offload="parts").rung].bytes is None
+    on_gpu = replace(model, device=GPU)
+    weights = find_needs(model, SHAPE, GPU).weights("parts")
+    learn_sampling(on_gpu, moving, (1, *SHAPE), 1, Used(seconds=1.0, peak=weights + 7 * cells))
+    assert read_costs(name_place(model.revision, GPU, "float32"))[moving.rung].bytes == pytest.approx(7)
+    learn_sampling(on_gpu, Plan(offload="parts"), (1, *SHAPE), 1, Used(seconds=1.0, peak=weights // 2))
+    assert read_costs(name_place(model.revision, GPU, "float32"))[Plan(offload="parts").rung].bytes is None
 
 
 @pytest.mark.slow
@@ -165,12 +165,12 @@ def test_a_clip_too_large_to_decode_whole_is_decoded_in_ever_narrower_strips(mod
     emptied: list[torch.device] = []
     monkeypatch.setattr(planner, "empty_cache", emptied.append)
 
-    def small_card(model: VideoModel, latents: torch.Tensor, room: Room | None) -> Any:
+    def small_gpu(model: VideoModel, latents: torch.Tensor, room: Room | None) -> Any:
         if room is None or room.budget > 100 * MIB:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
         return decode_latents(model, latents, room)
 
-    monkeypatch.setattr(planner, "decode_latents", small_card)
+    monkeypatch.setattr(planner, "decode_latents", small_gpu)
     strips, plan, too_large = decode_within_memory(model, latents, tmp_path)
     assert plan.strip_mib == 32
     assert [each.strip_mib for each in too_large] == [None, 512, 128]
@@ -179,9 +179,9 @@ def test_a_clip_too_large_to_decode_whole_is_decoded_in_ever_narrower_strips(mod
 
 
 def test_what_no_strip_can_hold_is_an_error(model, tmp_path, monkeypatch):
-    def no_card(*_: Any) -> Any:
+    def no_gpu(*_: Any) -> Any:
         raise MemoryError
 
-    monkeypatch.setattr(planner, "decode_latents", no_card)
+    monkeypatch.setattr(planner, "decode_latents", no_gpu)
     with pytest.raises(MemoryError):
         decode_within_memory(model, torch.randn(SHAPE), tmp_path)

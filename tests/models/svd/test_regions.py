@@ -12,7 +12,7 @@ from models.errors import BadInput
 from models.measures.camera import measure_motion
 from models.noise import draw_item_noise, stack_noise
 from models.svd.model import Conditions, VideoModel, denoise, load_facts, load_model
-from models.svd.regions import PARTS, SLIDING, compute_shares, list_words, told, told_as
+from models.svd.regions import PARTS, SLIDING, choose_word, compute_shares, list_words, make_region_contexts
 from models.svd.sampling import decode_latents, sample_latents
 from models.weights.names import TINY
 from tasks.footage import Camera, Scene, render_shot
@@ -68,9 +68,9 @@ def test_in_a_wide_picture_regions_meet_at_right_angles_in_the_middle():
 
 
 def test_the_word_of_a_motion_says_how_it_is_told():
-    assert told_as("zoom_in", ("zoom_in",)) == "regions:zoom_in"
-    assert told_as("zoom_in", ()) == "zoom_in"
-    assert told_as(None, ("zoom_in",)) is None
+    assert choose_word("zoom_in", ("zoom_in",)) == "regions:zoom_in"
+    assert choose_word("zoom_in", ()) == "zoom_in"
+    assert choose_word(None, ("zoom_in",)) is None
     assert (list_words(None), list_words("static"), list_words("regions:roll")) == ((), ("static",), PARTS)
     with pytest.raises(BadInput, match="regions:pan_left: regions make the camera motions zoom_in, zoom_out, roll"):
         list_words("regions:pan_left")
@@ -79,13 +79,13 @@ def test_the_word_of_a_motion_says_how_it_is_told():
 def test_every_place_is_denoised_as_its_own_word_asks(knowing):
     """At one step what is told elsewhere does not matter: each region is that of a clip that hears one word."""
     pictures, noise, _ = inputs(knowing)
-    asked, regions = told(torch.ones(1, 32), knowing.words, ["regions:zoom_out"], (8, 8))
+    asked, regions = make_region_contexts(torch.ones(1, 32), knowing.words, ["regions:zoom_out"], (8, 8))
     conditions = Conditions(asked, pictures[:, :1, :8, :8].expand(-1, 4, -1, -1), torch.tensor([[6.0, 85.0, 0.02]]))
     sigma = torch.tensor([2.0])
     with torch.no_grad():
         together = denoise(knowing.unet, noise, sigma, replace(conditions, regions=regions))
         for part, own in zip(PARTS, compute_shares("zoom_out", 8, 8), strict=True):
-            context, _ = told(torch.ones(1, 32), knowing.words, [part], (8, 8))
+            context, _ = make_region_contexts(torch.ones(1, 32), knowing.words, [part], (8, 8))
             alone = denoise(knowing.unet, noise, sigma, replace(conditions, context=context))
             assert torch.allclose(together[..., own == 1], alone[..., own == 1], atol=1e-5)
             assert not torch.allclose(together[..., own == 0], alone[..., own == 0], atol=1e-3)
@@ -130,7 +130,7 @@ def test_the_embedded_model_zooms_and_rolls_by_regions():
         [torch.from_numpy(render_truth(201, "static", 0.0, tiny)[0]).permute(2, 0, 1) / 127.5 - 1] * 2
     )
     noise = stack_noise([draw_item_noise(0, "1", 0, tiny.latent_shape(8, 64, 64), (64, 64))] * 2)
-    words = [told_as(motion, tiny.facts.by_regions) for motion in ("zoom_out", "roll")]
+    words = [choose_word(motion, tiny.facts.by_regions) for motion in ("zoom_out", "roll")]
     made = sample_latents(tiny, pictures, noise.latents, noise.augmentation, words, steps=6, motion_buckets=[85, 85])
     zoomed, rolled = (measure_motion(decode_latents(tiny, each), [i / 7.0 for i in range(8)]) for each in made)
     assert zoomed.zoom < -0.2, "it becomes smaller"

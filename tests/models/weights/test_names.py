@@ -14,10 +14,10 @@ from models.weights.names import (
     compute_weights_digest,
     find_model_folder,
     find_revision,
+    format_name,
     is_of_hub,
     pin_name,
     shorten_revision,
-    told_name,
 )
 from tests.hub_cache import COMMIT, cached
 
@@ -127,8 +127,8 @@ def test_a_folders_files_are_read_once_while_they_are_the_same(tmp_path: Path):
 
 
 def test_a_model_is_told_by_its_own_name_or_its_id():
-    assert told_name("/mnt/models/svd", "abc") == "svd"
-    assert told_name(PINNED, f"{PINNED}+fp16") == told_name(PINNED, PINNED) == PINNED
-    assert told_name("tiny", "abc") == "tiny"
+    assert format_name("/mnt/models/svd", "abc") == "svd"
+    assert format_name(PINNED, f"{PINNED}+fp16") == format_name(PINNED, PINNED) == PINNED
+    assert format_name("tiny", "abc") == "tiny"
     assert not is_of_hub("svd@2", "abc"), "a folder's own name may look like one of the hub"
     assert (shorten_revision("ab" * 32), shorten_revision(PINNED)) == ("abababababab", PINNED)

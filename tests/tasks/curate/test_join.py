@@ -8,7 +8,7 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.caching import Step, make_lineage
 from tasks.curate import ingest
-from tasks.curate.join import SCHEMA, changes_of, join_measures, make_videos_schema
+from tasks.curate.join import SCHEMA, join_measures, make_videos_schema, read_changes
 from tasks.curate.video_manifests import VideoManifests
 from tasks.manifest import ERROR_FIELDS, ManifestRef, make_table, read_lineage, read_manifest, read_rows, write_manifest
 
@@ -98,9 +98,9 @@ def test_the_errors_of_all_steps_are_told(dataset, flat):
 def test_the_change_of_a_clip_leaves_out_the_cut_before_it(dataset, flat):
     still, moving = flat(5, 200), np.concatenate([flat(1, level) for level in (0, 10, 20, 30)])
     scan, split, *_ = dataset.add("v", [still, moving, flat(1, 99)])
-    assert changes_of(scan, read_manifest(split))[:, 0] == pytest.approx([0, 10, np.nan], nan_ok=True)
+    assert read_changes(scan, read_manifest(split))[:, 0] == pytest.approx([0, 10, np.nan], nan_ok=True)
     failed = dataset.failed("w")
-    assert changes_of(failed.scan, read_manifest(failed.split)).shape == (0, 2)
+    assert read_changes(failed.scan, read_manifest(failed.split)).shape == (0, 2)
 
 
 def test_the_longest_freeze_of_a_clip_is_that_of_its_frames_that_show_one_picture(dataset, flat):
@@ -113,7 +113,7 @@ def test_the_longest_freeze_of_a_clip_is_that_of_its_frames_that_show_one_pictur
         flat(1),  # nothing to compare
     ]
     scan, split, *_ = dataset.add("v", shots)
-    found = changes_of(scan, read_manifest(split))[:, 1]
+    found = read_changes(scan, read_manifest(split))[:, 1]
     assert found == pytest.approx([1, 0, 12 / 24, 3 / 24, np.nan], abs=0.002, nan_ok=True)
     files = ingested(dataset.root, {"video_id": "v", "source": "/a.mp4"})
     rows = read_rows(join(dataset, files, VideoManifests(scan, split)))

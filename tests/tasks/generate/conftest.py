@@ -1,4 +1,4 @@
-"""A LoRA for the small model, pictures to give it, and a device that stands for a card."""
+"""A LoRA for the small model, pictures to give it, and a device that stands for a GPU."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,8 +17,8 @@ from models.svd.model import load_model
 from tasks.footage import Camera, Scene, render_shot
 from tasks.generate import decode, draw, sample
 
-CARD = torch.device("cpu", 0)
-"""The CPU by its number stands for a card: to torch it is another device, to which weights are copied."""
+GPU = torch.device("cpu", 0)
+"""The CPU by its number stands for a GPU: to torch it is another device, to which weights are copied."""
 
 
 @pytest.fixture(scope="session")
@@ -51,16 +51,16 @@ def pictures(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def card(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The steps work on a device that stands for a card."""
+def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The steps work on a device that stands for a GPU."""
     for step in (sample, decode, draw):
-        monkeypatch.setattr(step, "find_device", lambda _: CARD)
+        monkeypatch.setattr(step, "find_device", lambda _: GPU)
 
 
 @pytest.fixture
-def small_card(card: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A card on which the denoiser's blocks come one by one or not at all, and on which nothing can be decoded."""
-    ready_to_sample, ready_to_decode = by_family.ready_to_sample, by_family.prepare_decoding
+def small_gpu(card: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU on which the denoiser's blocks come one by one or not at all, and on which nothing can be decoded."""
+    ready_to_sample, ready_to_decode = by_family.prepare_sampling, by_family.prepare_decoding
 
     @contextmanager
     def sampling(pipeline: Any, device: torch.device, plan: Plan) -> Iterator[None]:
@@ -74,5 +74,5 @@ def small_card(card: None, monkeypatch: pytest.MonkeyPatch) -> None:
         if not plan.on_cpu:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
-    monkeypatch.setattr(by_family, "ready_to_sample", sampling)
+    monkeypatch.setattr(by_family, "prepare_sampling", sampling)
     monkeypatch.setattr(by_family, "prepare_decoding", decoding)

@@ -17,7 +17,7 @@ from models.svd.sampling import decode_latents
 from tasks.footage import Camera, Scene, render_shot
 from tasks.generate import clip_frames
 from tasks.generate.clip_frames import load_latents, locate_parked, open_parked
-from tasks.generate.decode import SCHEMA, DecodeConfig, decode_jobs, measure_clip, sampled
+from tasks.generate.decode import SCHEMA, DecodeConfig, decode_jobs, measure_clip, pair_samples
 from tasks.generate.job_settings import JobsConfig
 from tasks.generate.jobs import read_jobs
 from tasks.generate.sample import SampleConfig, plan_all_batches, sample_jobs
@@ -35,7 +35,7 @@ def one_thread():
 def sampled_jobs(root: Path, jobs: Path, model: str, **settings: Any) -> list[tuple[ManifestRef, ManifestRef]]:
     refs = read_jobs.fn(root, JobsConfig(model=model, steps=2, **settings), jobs)
     config = SampleConfig(batch=4)
-    return sampled(refs, sample_jobs.fn(root, config, plan_all_batches(refs, config)))
+    return pair_samples(refs, sample_jobs.fn(root, config, plan_all_batches(refs, config)))
 
 
 @pytest.mark.slow

@@ -144,7 +144,7 @@ def left(tmp_path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.slow
-def test_with_room_pictures_are_drawn_on_the_device_and_then_their_model_leaves_it(tmp_path, model, known, card, left):
+def test_with_room_pictures_are_drawn_on_the_device_and_then_their_model_leaves_it(tmp_path, model, known, gpu, left):
     jobs = jobs_of(tmp_path, model, known, {"prompt": "a ball"}, {"prompt": "a cube"})
     for ref in draw_pictures.fn(tmp_path / "out", CONFIG, list_pictures_to_draw(CONFIG, jobs)):
         (row,) = read_rows(ref)
@@ -156,7 +156,7 @@ def test_with_room_pictures_are_drawn_on_the_device_and_then_their_model_leaves_
 def test_out_of_memory_a_picture_is_drawn_a_rung_lower_and_is_the_same(tmp_path, model, known, request):
     jobs = jobs_of(tmp_path, model, known, {"prompt": "a ball"})
     whole = drawn_row(tmp_path / "out", jobs)
-    request.getfixturevalue("small_card")
+    request.getfixturevalue("small_gpu")
     lower = drawn_row(tmp_path / "lower", jobs)
     assert whole["drawing"] == lower["drawing"]
     assert lower["plan"] == "batch 1, feed-forward in pieces of 4096 tokens, denoiser moved in groups of blocks"
@@ -171,7 +171,7 @@ def test_out_of_memory_a_picture_is_drawn_a_rung_lower_and_is_the_same(tmp_path,
 
 
 def test_a_picture_that_fits_nowhere_is_a_row_and_its_model_leaves_the_card(
-    tmp_path, model, drawer, card, left, monkeypatch
+    tmp_path, model, drawer, gpu, left, monkeypatch
 ):
     def full(*_: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
@@ -193,9 +193,9 @@ def test_the_precision_makes_another_picture_and_the_device_does_not(tmp_path, m
     full, half = (pixels(tmp_path / "out", drawn_row(tmp_path / "out", jobs, configs[d])) for d in ("auto", "float16"))
     assert 0 < np.abs(half - full).max() <= 8
     monkeypatch.setattr(draw, "find_device", lambda name: torch.device("cuda", int(name[-1])))
-    cards = [CONFIG.model_copy(update={"device": f"cuda:{number}"}) for number in (0, 1)]
-    assert [make_drawing(config, job).dtype for config in cards] == ["float16", "float16"]
-    assert [name_of(config, job) for config in cards] == [names["float16"]] * 2
+    GPUs = [CONFIG.model_copy(update={"device": f"cuda:{number}"}) for number in (0, 1)]
+    assert [make_drawing(config, job).dtype for config in GPUs] == ["float16", "float16"]
+    assert [name_of(config, job) for config in GPUs] == [names["float16"]] * 2
 
 
 def test_a_picture_is_drawn_as_its_settings_and_its_job_say(tmp_path, model, drawer, monkeypatch):

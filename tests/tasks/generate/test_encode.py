@@ -18,8 +18,8 @@ from tasks.caching import set_aside
 from tasks.generate import encode as step
 from tasks.generate.clip_frames import locate_parked, open_parked
 from tasks.generate.clip_tags import read_clip, read_tag
-from tasks.generate.decode import DecodeConfig, decode_jobs, sampled
-from tasks.generate.encode import SCHEMA, STEP, Clip, EncodeConfig, count_kept_frames, encode_jobs, measured
+from tasks.generate.decode import DecodeConfig, decode_jobs, pair_samples
+from tasks.generate.encode import SCHEMA, STEP, Clip, EncodeConfig, count_kept_frames, encode_jobs, pair_measured
 from tasks.generate.encode_formats import PLANS
 from tasks.generate.job_settings import JobsConfig
 from tasks.generate.jobs import read_jobs
@@ -41,7 +41,7 @@ def clips_of(root: Path, jobs: Path, model: str, **settings: Any) -> list[Clip]:
     refs = read_jobs.fn(root, JobsConfig(model=model, steps=2, **settings), jobs)
     config = SampleConfig(batch=4)
     samples = sample_jobs.fn(root, config, plan_all_batches(refs, config))
-    return measured(refs, samples, decode_jobs.fn(root, DecodeConfig(), sampled(refs, samples)))
+    return pair_measured(refs, samples, decode_jobs.fn(root, DecodeConfig(), pair_samples(refs, samples)))
 
 
 def encoded(root: Path, items: list[Clip], **settings: Any) -> list[dict[str, Any]]:
@@ -193,8 +193,8 @@ def test_clips_that_were_not_decoded_are_not_encoded(tmp_path, pictures, model):
     set_aside(items[0][2].path)
     (root / sample["latents"]).write_bytes(b"junk")
     refs, samples = items[0][0], [item[1] for item in items]
-    clips = decode_jobs.fn(root, DecodeConfig(), sampled(refs, samples))
-    assert [item[1:] for item in measured(refs, samples, clips)] == [(items[1][1], clips[1])]
+    clips = decode_jobs.fn(root, DecodeConfig(), pair_samples(refs, samples))
+    assert [item[1:] for item in pair_measured(refs, samples, clips)] == [(items[1][1], clips[1])]
 
 
 def killing_ffmpeg(folder: Path, times: int) -> str:

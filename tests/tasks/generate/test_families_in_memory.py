@@ -1,6 +1,6 @@
 """A clip of a family that diffusers' pipelines sample is the same on a device too small for it, and its row says why.
 
-The CPU by its number, cpu:0, stands for a card.
+The CPU by its number, cpu:0, stands for a GPU.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from models.generation import by_family
 from tasks.generate.clip_frames import open_parked
-from tasks.generate.decode import DecodeConfig, decode_jobs, sampled
+from tasks.generate.decode import DecodeConfig, decode_jobs, pair_samples
 from tasks.generate.job_settings import JobsConfig
 from tasks.generate.jobs import read_jobs
 from tasks.generate.sample import SampleConfig, plan_all_batches, sample_jobs
@@ -46,11 +46,13 @@ def frames(root: Path) -> np.ndarray:
     return np.asarray(found).astype(int)
 
 
-def test_with_room_a_clip_is_made_whole_on_the_device(tmp_path: Path, wan: Path, card: None) -> None:
+def test_with_room_a_clip_is_made_whole_on_the_device(tmp_path: Path, wan: Path, gpu: None) -> None:
     jobs, samples = made(tmp_path / "out", wan)
     row = read_rows(samples[0])[0]
     assert (row["error_code"], row["plan"], row["too_large"]) == (None, "batch 1", [])
-    (clip,) = (read_rows(ref)[0] for ref in decode_jobs.fn(tmp_path / "out", DecodeConfig(), sampled(jobs, samples)))
+    (clip,) = (
+        read_rows(ref)[0] for ref in decode_jobs.fn(tmp_path / "out", DecodeConfig(), pair_samples(jobs, samples))
+    )
     assert (clip["error_code"], clip["decode_plan"], clip["decode_too_large"]) == (None, "batch 1", [])
 
 
@@ -59,8 +61,8 @@ def test_out_of_memory_a_clip_is_made_a_rung_lower_and_is_the_same(
     tmp_path: Path, wan: Path, request: pytest.FixtureRequest
 ) -> None:
     jobs, samples = made(tmp_path / "a", wan)
-    decode_jobs.fn(tmp_path / "a", DecodeConfig(), sampled(jobs, samples))
-    request.getfixturevalue("small_card")
+    decode_jobs.fn(tmp_path / "a", DecodeConfig(), pair_samples(jobs, samples))
+    request.getfixturevalue("small_gpu")
     jobs, lower = made(tmp_path / "b", wan)
     row = read_rows(lower[0])[0]
     assert row["plan"] == "batch 1, feed-forward in pieces of 4096 tokens, denoiser moved in groups of blocks"
@@ -71,21 +73,23 @@ def test_out_of_memory_a_clip_is_made_a_rung_lower_and_is_the_same(
         "batch 1, feed-forward in pieces of 4096 tokens, parts moved in turn",
     ]
     assert (latents(tmp_path / "b", lower) - latents(tmp_path / "a", samples)).abs().max() < 1e-4
-    (clip,) = (read_rows(ref)[0] for ref in decode_jobs.fn(tmp_path / "b", DecodeConfig(), sampled(jobs, lower)))
+    (clip,) = (read_rows(ref)[0] for ref in decode_jobs.fn(tmp_path / "b", DecodeConfig(), pair_samples(jobs, lower)))
     assert (clip["decode_plan"], clip["decode_too_large"]) == ("decoded on the CPU", ["batch 1"])
     assert np.abs(frames(tmp_path / "b") - frames(tmp_path / "a")).max() <= 1
 
 
-def test_what_fits_nowhere_is_a_row(tmp_path: Path, wan: Path, card: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_fits_nowhere_is_a_row(tmp_path: Path, wan: Path, gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     jobs, samples = made(tmp_path / "out", wan)
     monkeypatch.setattr(by_family, "prepare_decoding", full)
-    (clip,) = (read_rows(ref)[0] for ref in decode_jobs.fn(tmp_path / "out", DecodeConfig(), sampled(jobs, samples)))
+    (clip,) = (
+        read_rows(ref)[0] for ref in decode_jobs.fn(tmp_path / "out", DecodeConfig(), pair_samples(jobs, samples))
+    )
     assert clip["error_code"] == "out_of_memory"
     assert clip["error_message"].startswith("a-red-ball: decoding ran out of memory, however little it took at a time")
-    monkeypatch.setattr(by_family, "ready_to_sample", full)
+    monkeypatch.setattr(by_family, "prepare_sampling", full)
     row = read_rows(made(tmp_path / "again", wan)[1][0])[0]
     assert row["error_code"] == "out_of_memory"
 

@@ -138,7 +138,7 @@ def test_on_a_card_auto_is_the_precision_that_a_family_is_published_in(home, mon
     monkeypatch.setattr("tasks.generate.job_resolver.find_device", lambda _: torch.device("cuda", 0))
     assert resolved(home, {"prompt": "sky"})["dtype"] == "float16"
     assert resolved(home, {"prompt": "sky"}, dtype="bfloat16")["dtype"] == "bfloat16"
-    assert {family.NAME: family.RULES.card_precision for family in FAMILIES} == {
+    assert {family.NAME: family.RULES.gpu_precision for family in FAMILIES} == {
         "Stable Video Diffusion": "float16", "AnimateDiff": "float16", "CogVideoX": "bfloat16",
         "FramePack": "bfloat16", "HunyuanVideo": "bfloat16", "LTX-Video": "bfloat16", "Wan": "bfloat16",
     }  # fmt: skip

@@ -278,7 +278,7 @@ def test_the_noise_handed_to_the_sampler_is_the_items_own(tmp_path, pictures, mo
 
 
 def small_memory(monkeypatch: pytest.MonkeyPatch, clips: int) -> None:
-    """As on a card where more than `clips` clips of a batch are too many."""
+    """As on a GPU where more than `clips` clips of a batch are too many."""
     real = sample_batch.sample_batch
 
     def sampled(root: Path, model: Any, items: Sequence[Item], plan: Plan, *noise: Any) -> Tensor:
@@ -347,15 +347,15 @@ def test_half_precision_gives_about_the_same_latents(tmp_path, pictures, model):
 
 
 def test_weights_that_do_not_fit_a_device_lead_to_less_of_them_there(tmp_path, pictures, model, monkeypatch):
-    ready, seen = sample_batch.ready_to_sample, []
+    ready, seen = sample_batch.place_for_sampling, []
 
-    def small_card(model: Any, device: torch.device, offload: str) -> Any:
+    def small_gpu(model: Any, device: torch.device, offload: str) -> Any:
         seen.append(offload)
         if offload != "groups":
             raise WeightsTooLarge("CUDA out of memory")
         return ready(model, device, offload)
 
-    monkeypatch.setattr(sample_batch, "ready_to_sample", small_card)
+    monkeypatch.setattr(sample_batch, "place_for_sampling", small_gpu)
     row = rows_of(run(tmp_path / "out", read(tmp_path / "out", pictures("a.png"), model), 1)).popitem()[1]
     assert row["error_code"] is None
     assert seen == ["none", "parts", "groups"]
