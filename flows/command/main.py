@@ -63,7 +63,7 @@ COMMANDS = (
         positional="dataset",
         watched=False,
         presets="PRESETS",
-        stored="stored",
+        stored="read_thresholds",
     ),
     Command(
         name="export",
@@ -72,7 +72,7 @@ COMMANDS = (
         config="ExportConfig",
         help="a dataset's kept clips as WebDataset shards, a Hugging Face folder or CSV",
         positional="dataset",
-        stored="stored",
+        stored="read_cut_mode",
     ),
     Command(
         name="finetune",
