@@ -272,7 +272,7 @@ def test_a_table_cannot_be_watched_and_pictures_go_with_a_workflow_only(tmp_path
 WORKFLOW = {
     "model": "svd.safetensors", "image": "/somewhere/gone.png", "width": 48, "height": 40, "frames": 3, "fps": 9.0,
     "motion_bucket": 90, "noise_aug": 0.25, "guidance_min": 1.0, "guidance_max": 2.5, "seed": 77, "steps": 2,
-    "lora": None, "lora_strength": None, "name": "night",
+    "playback_fps": 9.0, "lora": None, "lora_strength": None, "name": "night",
 }  # fmt: skip
 
 

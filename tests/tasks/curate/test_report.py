@@ -162,8 +162,8 @@ def test_every_file_is_a_row_with_its_shots_and_kept_clips(curated):
 def test_what_was_not_measured_is_said(curated):
     lines = " ".join(list_remarks(read_dataset(curated([{}, {}]))))
     assert "composed from these measurements" in lines
-    assert "Not measured: aesthetic score and likeness of caption and picture. That takes weights" in lines
-    assert "Not measured: longest freeze and sharpness. This dataset is older than that." in lines
+    assert "Not measured: aesthetic score and likeness of caption and picture. They need weights" in lines
+    assert "Not measured: longest freeze and sharpness. This dataset was made before this was measured." in lines
     scores = {"aesthetic": 5.0, "clip_similarity": 0.3, "sharpness": 0.5, "frozen_s": 0.0}
     measured = [scores | {"caption_engine": "blip"}]
     assert list_remarks(read_dataset(curated(measured))) == ["Captions are by blip."]

@@ -296,7 +296,7 @@ def test_a_film_that_changes_size_midway_is_an_error_row(tmp_path: Path, footage
     joined.write_bytes(b"".join(part.read_bytes() for part in parts))
     row = row_of(tmp_path / "data", convert(joined, "two sizes.mkv", "-c", "copy"))
     assert (row["error_code"], row["frame_store"]) == ("bad_media", None)
-    assert "two sizes.mkv: its picture changes size on the way ({" in row["error_message"]
+    assert "two sizes.mkv: the picture size changes within it ({" in row["error_message"]
     assert "(96, 64)" in row["error_message"]
     assert "(48, 32)" in row["error_message"]
 

@@ -89,7 +89,7 @@ def test_a_clip_that_does_not_say_how_long_it_is_is_a_row_with_the_reason(folder
     run_ffmpeg(command, None, "raw.h264")
     (row,) = listed(written(folder, {"file_name": "raw.h264"}))
     assert (row["keep"], row["error_code"]) == (False, "bad_media")
-    assert row["error_message"].endswith("raw.h264: does not say how long it is. Convert it to mp4.")
+    assert row["error_message"].endswith("raw.h264: its length is unknown. Convert it to mp4.")
 
 
 def test_the_settings_have_these_defaults_and_bounds():
