@@ -37,7 +37,7 @@ SCHEDULER, EXTRACTOR = make_scheduler(), new_feature_extractor()
 
 
 @pytest.fixture
-def pretended_card(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def pretended_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Tensors have shapes, precisions and devices but no values, and a GPU is there."""
     monkeypatch.setattr(inference_unet, "_read_temporal_share", lambda _: 0.5)
     with FakeTensorMode(), torch.no_grad():
@@ -84,7 +84,7 @@ def test_on_a_gpu_a_clip_is_decoded_in_strips(pretended_gpu):
 
 
 @pytest.mark.slow
-def test_a_mix_up_of_devices_is_an_error_on_the_pretended_card(pretended_card):
+def test_a_mix_up_of_devices_is_an_error_on_the_pretended_gpu(pretended_gpu):
     """Otherwise the tests above say nothing."""
     model = made_on_a_card(torch.float16)
     with pytest.raises(RuntimeError, match="device"):
