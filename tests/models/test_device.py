@@ -44,7 +44,7 @@ def pretended_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-def made_on_a_card(half: torch.dtype) -> VideoModel:
+def made_on_a_gpu(half: torch.dtype) -> VideoModel:
     try:
         torch.set_default_dtype(half)
         with GPU:
@@ -70,7 +70,7 @@ def made_on_a_card(half: torch.dtype) -> VideoModel:
     ("frames", "motion", "together"), [(4, None, False), (4, "pan_left", True), (5, None, True), (5, "pan_left", False)]
 )
 def test_on_a_gpu_all_that_meets_lies_there_and_latents_come_back(pretended_gpu, half, frames, motion, together):
-    model = made_on_a_card(half)
+    model = made_on_a_gpu(half)
     picture, noise = torch.zeros(1, 3, 32, 32), torch.zeros(1, frames, 4, 8, 8)
     made = sample_latents(model, picture, noise, picture, [motion], steps=2, guidance_together=together)
     assert (made.device, made.dtype, made.shape) == (CPU, torch.float32, noise.shape)
@@ -78,7 +78,7 @@ def test_on_a_gpu_all_that_meets_lies_there_and_latents_come_back(pretended_gpu,
 
 @pytest.mark.slow
 def test_on_a_gpu_a_clip_is_decoded_in_strips(pretended_gpu):
-    model = made_on_a_card(torch.float16)
+    model = made_on_a_gpu(torch.float16)
     frames = decode_exactly(model.vae, torch.zeros(4, 4, 8, 8, device=GPU), Room(2**20))
     assert (frames.device, frames.shape) == (CPU, (4, 3, 32, 32))
 
@@ -86,12 +86,12 @@ def test_on_a_gpu_a_clip_is_decoded_in_strips(pretended_gpu):
 @pytest.mark.slow
 def test_a_mix_up_of_devices_is_an_error_on_the_pretended_gpu(pretended_gpu):
     """Otherwise the tests above say nothing."""
-    model = made_on_a_card(torch.float16)
+    model = made_on_a_gpu(torch.float16)
     with pytest.raises(RuntimeError, match="device"):
         decode_exactly(model.vae, torch.zeros(4, 4, 8, 8), Room(2**20))
 
 
-def test_auto_is_the_cpu_where_there_is_no_card(monkeypatch):
+def test_auto_is_the_cpu_where_there_is_no_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert find_device("auto") == find_device("cpu") == CPU
     assert format_device(CPU) == "cpu"

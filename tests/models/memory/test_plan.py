@@ -147,7 +147,7 @@ def test_a_plan_fits_or_is_the_last_one(free, batch, on_gpu):
     assert needs.decoding(decoding) <= USABLE * free or (decoding.strip_mib or 0) >= 16
 
 
-def test_a_measured_figure_stands_in_the_estimates_place_on_a_card():
+def test_a_measured_figure_stands_in_the_estimates_place_on_a_gpu():
     measured = {Plan().rung: 10.0, "decoded " + Plan().rung: 20.0}
     gpu = replace(SVD_XT, measured=measured)
     assert gpu.sampling(Plan()) == gpu.weights("none") + 10 * gpu.cells

@@ -58,19 +58,19 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def small_gpu(card: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def small_gpu(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU on which the denoiser's blocks come one by one or not at all, and on which nothing can be decoded."""
-    ready_to_sample, ready_to_decode = by_family.prepare_sampling, by_family.prepare_decoding
+    sampling_ready, decoding_ready = by_family.prepare_sampling, by_family.prepare_decoding
 
     @contextmanager
     def sampling(pipeline: Any, device: torch.device, plan: Plan) -> Iterator[None]:
-        with ready_to_sample(pipeline, device, plan):
+        with sampling_ready(pipeline, device, plan):
             if plan.offload != "groups":
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
             yield
 
     def decoding(pipeline: Any, device: torch.device, plan: Plan) -> None:
-        ready_to_decode(pipeline, device, plan)
+        decoding_ready(pipeline, device, plan)
         if not plan.on_cpu:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 

@@ -170,7 +170,7 @@ def test_out_of_memory_a_picture_is_drawn_a_rung_lower_and_is_the_same(tmp_path,
     assert traces(read_rows(jobs)[0]) == set()
 
 
-def test_a_picture_that_fits_nowhere_is_a_row_and_its_model_leaves_the_card(
+def test_a_picture_that_fits_nowhere_is_a_row_and_its_model_leaves_the_gpu(
     tmp_path, model, drawer, gpu, left, monkeypatch
 ):
     def full(*_: Any) -> None:
