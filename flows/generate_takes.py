@@ -35,7 +35,7 @@ def make_further_takes(run: Run, gate: GateConfig, made: Made, read: Read, make:
         unmet = list_unmet_jobs(before, read_rows(made.choices))
         if not unmet:
             break
-        log.info("gate: no take of %d jobs passes; take %d more of each", len(unmet), extra)
+        log.info("gate: jobs without a passing take: %d; making extra take %d for each", len(unmet), extra)
         jobs = read(extra)
         wanted = {row["item_key"] for row in read_rows(jobs) if row["job"] in unmet}
         more = make(jobs, wanted - {row["item_key"] for row in before})

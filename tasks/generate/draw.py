@@ -196,7 +196,7 @@ def _add_picture(row: dict[str, Any], config: DrawConfig, pictures: Mapping[str,
         return row
     made = pictures.get(name_of(config, row))
     if made is None:
-        said = f"{row['name']}: its picture is not drawn yet. The same command goes on."
+        said = f"{row['name']}: its picture is not drawn yet. Run the same command to resume."
         return row | {"status": "waiting", "error_code": "not_started", "error_message": said}
     if made["error_code"]:
         return row | {"status": "failed"} | {field.name: made[field.name] for field in ERROR_FIELDS}

@@ -240,9 +240,9 @@ class JobColumns(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _no_truth(cls, value: Any) -> Any:
-        """Raises ValueError for true and false: no column has them, and pydantic takes them for 1 and 0."""
+        """Raise ValueError for true and false: no column has them, and pydantic takes them for 1 and 0."""
         if isinstance(value, bool):
-            raise ValueError("input should be no truth value")
+            raise ValueError("must be a number or a text")
         return value
 
 

@@ -290,7 +290,8 @@ def _parse(row: TableRow) -> JobColumns:
         return JobColumns.model_validate(dict(row.values))
     except ValidationError as error:
         first = error.errors()[0]
-        raise BadInput(f"column {first['loc'][0]}: {first['msg'].lower()}, not {first.get('input')!r}.") from error
+        wrong = first["msg"].removeprefix("Value error, ").lower()
+        raise BadInput(f"column {first['loc'][0]}: {wrong}, not {first.get('input')!r}.") from error
 
 
 def _find_first(*values: Any) -> Any:

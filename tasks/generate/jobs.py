@@ -132,7 +132,9 @@ def put_off(root: Path, jobs: ManifestRef, made: Sequence[Sequence[ManifestRef]]
     if not left:
         return jobs
     for row in left:
-        said = f"{row['name']}: not made, {(reason or 'the run was stopped').rstrip('.')}. The same command goes on."
+        said = (
+            f"{row['name']}: not made, {(reason or 'the run was stopped').rstrip('.')}. Run the same command to resume."
+        )
         row |= {"status": "waiting", "error_code": "not_started", "error_message": said}
     lineage = make_lineage(WAITING, None, [jobs.digest])
     return write_manifest(WAITING.path(root, make_key(lineage)), make_table(rows, SCHEMA), lineage)

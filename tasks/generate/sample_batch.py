@@ -110,7 +110,7 @@ def _read_picture(root: Path, item: Item) -> Tensor:
 
 def _read_own_pixels(root: Path, item: Item) -> Picture:
     if item.picture is None:
-        raise BadInput(f"{item.name}: no picture is given. Give one.")
+        raise BadInput(f"{item.name}: needs a picture. Set image.")
     return _read_pixels(root / item.picture)
 
 

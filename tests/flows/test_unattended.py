@@ -179,7 +179,7 @@ def test_after_the_deadline_the_rest_waits_and_the_same_command_goes_on(tmp_path
     row = rows_of(out)[0]
     assert (row["status"], row["error_code"]) == ("waiting", "not_started")
     assert row["error_message"].startswith("000: not made, the time limit was reached at ")
-    assert row["error_message"].endswith(". The same command goes on.")
+    assert row["error_message"].endswith(". Run the same command to resume.")
     done = run_flow(generate, config(home, out))
     assert (done.clips, done.waiting, done.failed, done.stopped) == (4, 0, 0, None)
     assert "waiting" not in str(done)

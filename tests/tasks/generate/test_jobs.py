@@ -372,7 +372,7 @@ def test_a_key_of_half_a_character_is_a_key(pictures, tmp_path, model):
 def test_true_is_no_number(pictures, tmp_path, model, column):
     home = pictures("a.png")
     row = jobs_of(tmp_path / "out", table(home, {"image": "a.png", column: True}), model)[0]
-    assert row["error_message"] == f"column {column}: value error, input should be no truth value, not True."
+    assert row["error_message"] == f"column {column}: must be a number or a text, not True."
 
 
 @pytest.mark.parametrize("guidance", [(float("nan"), 1), (1, float("inf")), (-5, 1)])
