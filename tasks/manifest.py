@@ -38,7 +38,7 @@ _ASIDE = re.compile(r"\..+\.(?P<pid>\d+)-[0-9a-f]{8}(\.\w+)?")
 class Lineage(BaseModel):
     """The origin of a manifest: the step, its parameters, and the digests of what it read."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
     step: str
     version: int
