@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 from prefect import flow, task
-from prefect.cache_policies import NO_CACHE
 from pydantic import AfterValidator, Field, model_validator
 
 from flows.running.config import FlowConfig, Outcome, merge_layers
@@ -147,7 +146,7 @@ def svd() -> Mapping[str, Any]:
 
 PRESETS = {"offline": offline, "paper-offline": paper_offline, "svd": svd}
 
-select_clips = task(name="select", cache_policy=NO_CACHE)(select.select_clips)
+select_clips = task(name="select")(select.select_clips)
 """Made here and not beside its function, which `reelmill select` calls without Prefect."""
 
 

@@ -17,7 +17,6 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow as pa
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from models.captions.attributes import compose
 from models.errors import BadMedia, BadModel, ReelmillError
@@ -165,7 +164,7 @@ def caption_video(root: Path, config: CaptionConfig, video: VideoManifests) -> M
     return find_or_compute(STEP, root, resolve_settings(config), video.of(read), compute)
 
 
-@task(name="caption", cache_policy=NO_CACHE)
+@task(name="caption")
 def caption_clips(root: Path, config: CaptionConfig, videos: Sequence[VideoManifests]) -> list[ManifestRef]:
     """Caption the clips of a chunk of videos, from what look, motion and text measured of them."""
     return [caption_video(root, config, video) for video in videos]

@@ -17,7 +17,6 @@ from typing import Any, Literal
 
 import pyarrow as pa
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.errors import BadMedia, ReelmillError
@@ -210,7 +209,7 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
-@task(name="clips", cache_policy=NO_CACHE)
+@task(name="clips")
 def cut_clips(root: Path, config: ClipsConfig, sources: list[SourceSpans]) -> list[ManifestRef]:
     """Cut the clips of a chunk of sources below the dataset's `root`."""
     return [cut_cached(root, config, source) for source in sources]
@@ -222,7 +221,7 @@ def cut_cached(root: Path, config: ClipsConfig, source: SourceSpans) -> Manifest
     return find_or_compute(STEP, root, cutting, [source.key()], lambda _: cut_source(root, source, config))
 
 
-@task(name="cuts", cache_policy=NO_CACHE)
+@task(name="cuts")
 def gather_cuts(root: Path, config: ClipsConfig, cuts: list[ManifestRef]) -> ManifestRef:
     """Write the rows of all sources to cuts.parquet below `root`."""
     rows = pa.concat_tables([SCHEMA.empty_table(), *(read_manifest(cut) for cut in cuts)])

@@ -22,7 +22,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks import clip_measures
@@ -214,7 +213,7 @@ def read_clips(videos: Sequence[VideoManifests]) -> pa.Table:
     return clips
 
 
-@task(name="dedup", cache_policy=NO_CACHE)
+@task(name="dedup")
 def group_duplicates(root: Path, config: DedupConfig, videos: Sequence[VideoManifests]) -> ManifestRef:
     """Group the clips of all videos by their hashes and, where there are any, their embeddings."""
     inputs = [manifest for video in videos for manifest in video.of(NEEDS)]

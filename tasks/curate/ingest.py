@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.errors import BadMedia
@@ -196,7 +195,7 @@ def ingest_sources(root: Path, config: IngestConfig, sources: Sequence[str]) -> 
     )
 
 
-@task(name="ingest", cache_policy=NO_CACHE)
+@task(name="ingest")
 def ingest_videos(root: Path, config: IngestConfig, sources: list[str]) -> ManifestRef:
     """Ingest all sources; see `ingest_sources`."""
     return ingest_sources(root, config, sources)

@@ -14,7 +14,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from tasks import clip_measures
 from tasks.caching import Step, find_or_compute, make_lineage
@@ -144,7 +143,7 @@ def make_videos_schema(ingest: pa.Schema) -> pa.Schema:
     return pa.schema([*known, *(pa.field(*column) for column in added), pa.field("clips", pa.int64()), *ERROR_FIELDS])
 
 
-@task(name="join", cache_policy=NO_CACHE)
+@task(name="join")
 def join_measures(
     root: Path, ingest: ManifestRef, videos: Sequence[VideoManifests], groups: ManifestRef
 ) -> ManifestRef:

@@ -24,7 +24,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.measures.quality import NO_BARS, Bars, blockiness, exposure, find_bars, measure_range, sharpness
@@ -140,7 +139,7 @@ def measure_clip(store: Path, clip: Clip, config: LookConfig) -> dict[str, Any]:
     return describe_look(frames, config) | measure_quality(frames, shown, bars)
 
 
-@task(name="look", cache_policy=NO_CACHE)
+@task(name="look")
 def measure_look(root: Path, config: LookConfig, videos: Sequence[VideoManifests]) -> list[ManifestRef]:
     """Measure the clips of a chunk of videos."""
 

@@ -15,7 +15,6 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.errors import BadMedia, ReelmillError
@@ -138,7 +137,7 @@ def measure_in_child(store: Path, clips: Sequence[Clip], config: MotionConfig) -
         return [{"clip_id": clip["clip_id"], "attempt": 1, **error_columns(error)} for clip in clips]
 
 
-@task(name="motion", cache_policy=NO_CACHE)
+@task(name="motion")
 def measure_motion(root: Path, config: MotionConfig, videos: Sequence[VideoManifests]) -> list[ManifestRef]:
     """Measure the clips of a chunk of videos."""
     settings, revision = resolve_settings(config)

@@ -11,7 +11,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.keep_rules import AXES, RULES, is_measured
@@ -164,7 +163,7 @@ def render_report(dataset: Dataset, config: ReportConfig) -> str:
     )
 
 
-@task(name="report", cache_policy=NO_CACHE)
+@task(name="report")
 def write_report(root: Path, config: ReportConfig, clips: ManifestRef) -> Path:
     """Write the page of the dataset at `root`, whose clips.parquet is `clips`; return its path."""
     publish_text(root / PAGE, render_report(read_dataset(clips), config))

@@ -20,7 +20,6 @@ import pyarrow as pa
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.errors import BadMedia, DecodeTimeout
@@ -228,7 +227,7 @@ def scan_video(root: Path, config: ScanConfig, video: SourceVideo) -> ManifestRe
     return find_or_compute(STEP, root, sampling, [video.digest], compute)
 
 
-@task(name="scan", cache_policy=NO_CACHE)
+@task(name="scan")
 def scan_videos(root: Path, config: ScanConfig, videos: list[SourceVideo]) -> list[ManifestRef]:
     """Scan a chunk of videos, one after the other."""
     return [scan_video(root, config, video) for video in videos]

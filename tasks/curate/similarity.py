@@ -17,7 +17,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from models.measures.clip_similarity import load_clip, score_aesthetics
@@ -118,7 +117,7 @@ def make_unmeasured(split: ManifestRef) -> pa.Table:
     return make_table([{**row, "similarity_note": OFF, "attempt": 1} for row in rows], SCHEMA)
 
 
-@task(name="similarity", cache_policy=NO_CACHE)
+@task(name="similarity")
 def measure_similarity(root: Path, config: SimilarityConfig, videos: Sequence[VideoManifests]) -> list[ManifestRef]:
     """Measure the clips of a chunk of videos; without a model, their rows say so."""
     if not config.clip_model:

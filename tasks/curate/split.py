@@ -17,7 +17,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 from pydantic import Field, model_validator
 
 from tasks.caching import Step, find_or_compute
@@ -161,7 +160,7 @@ def _make_row(scan: dict[str, Any], shot: Shot, clip: Span, edges: list[int], ti
     }
 
 
-@task(name="split", cache_policy=NO_CACHE)
+@task(name="split")
 def split_videos(root: Path, config: SplitConfig, scans: list[ManifestRef]) -> list[ManifestRef]:
     """Split a chunk of scanned videos; a video whose scan failed gives a manifest without rows."""
     return [split_video(root, config, scan) for scan in scans]

@@ -14,7 +14,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.measures.craft import find_craft_boxes
@@ -144,7 +143,7 @@ def resolve_settings(config: TextConfig) -> tuple[TextConfig, str]:
     return read.model_copy(update={"craft_weights": revision}), revision
 
 
-@task(name="text", cache_policy=NO_CACHE)
+@task(name="text")
 def find_text(root: Path, config: TextConfig, videos: Sequence[VideoManifests]) -> list[ManifestRef]:
     """Measure the clips of a chunk of videos."""
     settings, revision = resolve_settings(config)

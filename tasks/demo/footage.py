@@ -14,7 +14,6 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.caching import Step, find_or_compute
@@ -251,7 +250,7 @@ def write_held_out(folder: Path, number: int, side: int = 128) -> list[Path]:
     return [folder / name for name in names]
 
 
-@task(name="footage", cache_policy=NO_CACHE)
+@task(name="footage")
 def render_footage(root: Path, config: FootageConfig) -> ManifestRef:
     """Find or render the films in `root`/footage and their truth table."""
 

@@ -14,7 +14,6 @@ from urllib.parse import quote
 import numpy as np
 from markupsafe import Markup
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from tasks.manifest import ManifestRef, publish_text, read_lineage, read_manifest, read_rows
 from tasks.pages.dataset import Dataset, Funnel, describe_decoding, make_funnel, read_dataset
@@ -242,7 +241,7 @@ def render_page(
     )
 
 
-@task(name="demo page", cache_policy=NO_CACHE)
+@task(name="demo page")
 def write_page(
     out: Path,
     clips: ManifestRef,

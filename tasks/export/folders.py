@@ -18,7 +18,6 @@ from typing import Any, Literal
 
 import pyarrow as pa
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict
 
 from tasks.caching import Step, find_or_compute, supersede
@@ -124,7 +123,7 @@ def _sweep(folder: Path, files: set[str]) -> None:
             path.unlink()
 
 
-@task(name="folders", cache_policy=NO_CACHE)
+@task(name="folders")
 def write_folders(out: Path, config: Layout, dataset: Path, samples: ManifestRef) -> ManifestRef:
     """Find or write the folders of all samples that have a split, below `out`."""
 

@@ -13,7 +13,6 @@ from typing import Any, Self
 
 import pyarrow as pa
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from models.errors import BadInput
@@ -123,7 +122,7 @@ LOCAL = ("keep", "drop_reason", "drop_reasons", "error", "cut_path", "attempt", 
 """The columns that have no meaning outside the dataset."""
 
 
-@task(name="samples", cache_policy=NO_CACHE)
+@task(name="samples")
 def collect_samples(
     out: Path, config: HoldOutConfig, dataset: Path, clips: ManifestRef, cuts: list[ManifestRef]
 ) -> ManifestRef:

@@ -15,7 +15,6 @@ from typing import Any
 
 import pyarrow as pa
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.caching import Step, find_or_compute, supersede
@@ -105,7 +104,7 @@ def write_all(out: Path, dataset: Path, samples: Rows, config: ShardsConfig) -> 
     return rows
 
 
-@task(name="shards", cache_policy=NO_CACHE)
+@task(name="shards")
 def write_shards(out: Path, config: ShardsConfig, dataset: Path, samples: ManifestRef) -> ManifestRef:
     """Find or write the shards of all samples that have a split, below `out`."""
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import pyarrow as pa
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.errors import BadInput, BadMedia, ReelmillError
@@ -106,7 +105,7 @@ def describe_files(path: Path, rows: list[TableRow], limit_s: float) -> list[dic
     return list(found.values())
 
 
-@task(name="listed", cache_policy=NO_CACHE)
+@task(name="listed")
 def list_clips(root: Path, config: ListedConfig, table: Path) -> ManifestRef:
     """Write the clips of a table to clips.parquet and videos.parquet below `root`, like those of a dataset."""
     rows = read_table(table)

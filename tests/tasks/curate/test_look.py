@@ -3,7 +3,6 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from prefect.cache_policies import NO_CACHE
 
 from models.measures.quality import Bars
 from tasks.curate.look import (
@@ -174,4 +173,4 @@ def test_the_settings_have_these_defaults_and_bounds():
 
 
 def test_the_step_goes_by_its_name():
-    assert (measure_look.name, measure_look.cache_policy) == ("look", NO_CACHE)
+    assert measure_look.name == "look"

@@ -3,7 +3,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from prefect.cache_policies import NO_CACHE
 
 from models.measures.camera import measure_motion as measure_frames
 from tasks.curate import motion
@@ -183,4 +182,4 @@ def test_the_settings_have_these_defaults_and_bounds():
 
 
 def test_the_step_goes_by_its_name():
-    assert (measure_motion.name, measure_motion.cache_policy) == ("motion", NO_CACHE)
+    assert measure_motion.name == "motion"

@@ -4,7 +4,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from prefect.cache_policies import NO_CACHE
 
 from tasks.curate.text import (
     SCHEMA,
@@ -200,4 +199,4 @@ def test_the_settings_have_these_defaults_and_bounds():
 
 
 def test_the_step_goes_by_its_name():
-    assert (find_text.name, find_text.cache_policy) == ("text", NO_CACHE)
+    assert find_text.name == "text"

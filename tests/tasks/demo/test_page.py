@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from prefect.cache_policies import NO_CACHE
 
 from tasks.demo.page import (
     Asked,
@@ -214,4 +213,4 @@ def test_addresses_are_relative_and_quoted(tmp_path):
 
 
 def test_the_step_goes_by_its_name():
-    assert (write_page.name, write_page.cache_policy) == ("demo page", NO_CACHE)
+    assert write_page.name == "demo page"

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prefect.cache_policies import NO_CACHE
 from pydantic import ValidationError
 
 from models.errors import BadInput
@@ -113,4 +112,4 @@ def test_the_settings_have_these_defaults_and_bounds():
 
 
 def test_the_step_goes_by_its_name():
-    assert (collect_samples.name, collect_samples.cache_policy) == ("samples", NO_CACHE)
+    assert collect_samples.name == "samples"
