@@ -22,9 +22,10 @@ import numpy as np
 
 from models.errors import ReelmillError
 from models.measures.camera import MotionClass, mean_radius
+from models.pictures import Frames
 from tasks.curate.motion import MotionConfig, measure_clip
 from tasks.curate.scan import Sampling, scan_file
-from tasks.footage import Camera, Frames, Scene, render_shot
+from tasks.footage import Camera, Scene, render_shot
 from tasks.video import write_video
 
 FPS, SIZE = 25, (320, 180)

@@ -11,7 +11,7 @@ from flows.running.config import FlowConfig, Outcome
 from flows.running.run import Run, running
 from models.errors import BadInput
 from models.weights.names import MODEL_HELP
-from tasks.finetune.encode import ClipSpan, EncodeConfig, SourceClips, encode_clips
+from tasks.finetune.encode import ClipSpan, LatentsConfig, SourceClips, encode_clips
 from tasks.finetune.listed import ListedConfig, list_clips
 from tasks.finetune.train import TrainConfig, train_model
 from tasks.item_lists import TABLE_SUFFIXES
@@ -27,7 +27,7 @@ class FinetuneConfig(FlowConfig):
     dataset: Path = Field(description="Folder of a curated dataset, or a CSV of clips: file_name, caption")
     out: Path = Field(description="Folder of the run")
     base: str = Field(default="tiny", description=f"The model to start from: {MODEL_HELP}")
-    encode: EncodeConfig = Field(default=EncodeConfig(), description="How clips become latents")
+    encode: LatentsConfig = Field(default=LatentsConfig(), description="How clips become latents")
     listed: ListedConfig = Field(default=ListedConfig(), description="How a table of clips is read")
     train: TrainConfig = Field(default=TrainConfig(), description="What trains, and how long")
 

@@ -22,7 +22,7 @@ from models.device import DEVICE_HELP, DeviceName, find_device, format_device
 from models.errors import BadInput, ReelmillError
 from models.generation.card import read_card
 from models.measures.psnr import mean_squared_error, psnr
-from models.pictures import Picture, prepare_picture
+from models.pictures import Frames, Picture, prepare_picture
 from models.weights.names import MODEL_HELP, is_of_hub, shorten_revision
 from tasks.generate.clip_tags import read_clip
 from tasks.generate.decode import DecodeConfig, decode_jobs, pair_samples
@@ -31,7 +31,6 @@ from tasks.generate.encode_formats import make_look
 from tasks.generate.jobs import SCHEMA
 from tasks.generate.sample import VERSION, SampleConfig, sample_jobs
 from tasks.manifest import Lineage, ManifestRef, digest_file, make_table, read_rows, write_manifest
-from tasks.video import Frames
 
 
 class ReproduceConfig(BaseModel):
@@ -61,7 +60,7 @@ class ReproduceOutcome(Outcome):
 
 
 @dataclass(frozen=True)
-class Inputs:
+class RecordedInputs:
     """What a clip is made from now: a model's name, a LoRA, the picture at the model's size if it has one, and the
     device."""
 
@@ -85,7 +84,7 @@ def reproduce(config: ReproduceConfig) -> ReproduceOutcome:
     except _OtherPicture as other:
         differs.append(str(other))
     if not differs:
-        differs = compare(config.clip, facts, rows, Inputs(model, lora, picture, config.device))
+        differs = compare(config.clip, facts, rows, RecordedInputs(model, lora, picture, config.device))
     return ReproduceOutcome(failed=bool(differs), clip=config.clip, differs=tuple(differs))
 
 
@@ -175,7 +174,7 @@ def list_other_versions(facts: Facts) -> list[str]:
     return differs
 
 
-def compare(clip: Path, facts: Facts, rows: Mapping[str, Facts], inputs: Inputs) -> list[str]:
+def compare(clip: Path, facts: Facts, rows: Mapping[str, Facts], inputs: RecordedInputs) -> list[str]:
     """Make the clip again in a folder of its own; return a sentence for the latents and for the frames that differ."""
     with TemporaryDirectory() as folder:
         root = Path(folder)
@@ -212,7 +211,7 @@ def describe_distance(distance: float) -> str:
 
 
 def _write_jobs(
-    root: Path, facts: Facts, rows: Mapping[str, Facts], inputs: Inputs
+    root: Path, facts: Facts, rows: Mapping[str, Facts], inputs: RecordedInputs
 ) -> tuple[ManifestRef, tuple[str, ...]]:
     """Write a manifest of jobs below `root` with the clip and, if all are there, those it was sampled with; return it
     and their keys."""
@@ -234,7 +233,7 @@ def _has_picture(row: Facts) -> bool:
     return not row["picture"] or (row["home"] / row["picture"]).is_file()
 
 
-def _make_job(root: Path, facts: Facts, picture: Picture | None, inputs: Inputs) -> dict[str, Any]:
+def _make_job(root: Path, facts: Facts, picture: Picture | None, inputs: RecordedInputs) -> dict[str, Any]:
     known = {name: facts.get(name) for name in SCHEMA.names if name not in ("lineage", "ignored")}
     made: dict[str, Any] = {"name": "again", "status": "ready", "picture": None, "picture_sha256": None}
     if picture is not None:

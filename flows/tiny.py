@@ -14,7 +14,7 @@ from flows.finetune import FinetuneConfig, finetune
 from flows.running.config import FlowConfig, Outcome
 from flows.running.run import running
 from models.svd.model import load_model, save_model
-from tasks.finetune.encode import EncodeConfig
+from tasks.finetune.encode import LatentsConfig
 from tasks.finetune.train import TrainConfig
 from tasks.manifest import publish_folder, read_rows
 from tasks.tiny.encoders import EncodersConfig, train_encoders
@@ -60,8 +60,8 @@ class TinyConfig(FlowConfig):
     install: Path | None = Field(default=None, description="Folder the finished model is written to, in float16")
     render: RenderConfig = Field(default=RenderConfig(), description="The footage")
     encoders: EncodersConfig = Field(default=EncodersConfig(), description="Autoencoder and image encoder")
-    encode: EncodeConfig = Field(
-        default=EncodeConfig(windows_per_clip=1, condition_draws=2), description="How clips become latents"
+    encode: LatentsConfig = Field(
+        default=LatentsConfig(windows_per_clip=1, condition_draws=2), description="How clips become latents"
     )
     stages: tuple[TrainConfig, ...] = Field(
         default=(first_pair(), all_directions(), whole_pictures()), description="The UNet's trainings, in order"

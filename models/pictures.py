@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Picture = NDArray[np.uint8]
+Frames = NDArray[np.uint8]
+"""The frames of a clip, (n, height, width, 3) in RGB."""
 Fit = Literal["crop", "pad", "stretch"]
 Background = Literal["black", "white"]
 

@@ -14,7 +14,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Frames = NDArray[np.uint8]
+from models.pictures import Frames
+
 Motion = Literal["static", "pan_left", "pan_right", "tilt_up", "tilt_down", "zoom_in", "zoom_out", "roll"]
 
 OPPOSITE: dict[str, Motion] = {

@@ -12,12 +12,10 @@ import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from models.errors import BadManifest
+from models.pictures import Frames
 from tasks.manifest import publish
-
-Frames = NDArray[np.uint8]
 
 SCHEMA = pa.schema([("pts", pa.int64()), ("time_s", pa.float64()), ("jpeg", pa.binary())])
 

@@ -25,13 +25,11 @@ from av.error import FFmpegError, InvalidDataError
 from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from models.errors import BadInput, BadMedia, EncoderOutOfMemory
+from models.pictures import Frames
 from tasks.manifest import publish
-
-Frames = NDArray[np.uint8]
 
 ENCODE_LIMIT_S = 600.0
 

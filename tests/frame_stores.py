@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from tasks.frame_store import JPEG_QUALITY, Frames, frame_writer
+from models.pictures import Frames
+from tasks.frame_store import JPEG_QUALITY, frame_writer
 
 
 def write_frames(path: Path, frames: Iterable[tuple[int, float, Frames]], quality: int = JPEG_QUALITY) -> None:

@@ -22,15 +22,15 @@ from safetensors.torch import save_file
 from models.measures.camera import measure_motion
 from models.measures.flow import farneback
 from models.noise import draw_item_noise, stack_noise
-from models.pictures import prepare_picture
+from models.pictures import Frames, prepare_picture
 from models.svd.model import load_model, motion_bucket
 from models.svd.sampling import sample_latents
-from models.svd.training import Batch, probe_error
+from models.svd.training import TrainingBatch, probe_error
 from tasks.detectors.cascade import DetectorSettings, find_boundaries
 from tasks.finetune.encode import SCHEMA as ENCODED
-from tasks.finetune.encode import EncodeConfig, add_noise
-from tasks.finetune.train_examples import Choice, Examples, gather_examples
-from tasks.footage import Camera, Frames, Scene, dissolve, render_shot
+from tasks.finetune.encode import LatentsConfig, add_noise
+from tasks.finetune.train_examples import ExampleChoice, Examples, gather_examples
+from tasks.footage import Camera, Scene, dissolve, render_shot
 from tasks.manifest import Lineage, make_table, write_manifest
 from tasks.signals import Recorder, Signals, make_signals, shrink_frame
 from tasks.tiny.render import SCHEMA as CLIPS
@@ -154,14 +154,14 @@ def test_the_motion_bucket_told_in_training_is_the_clips_own_and_not_fixed(tmp_p
         },
         tmp_path / "x.safetensors",
     )
-    told = Examples(gather_examples(tmp_path, [encoded], Choice()), fps=7.0).batch([0, 1, 2], draw=0).ids[:, 1]
+    told = Examples(gather_examples(tmp_path, [encoded], ExampleChoice()), fps=7.0).batch([0, 1, 2], draw=0).ids[:, 1]
     assert told.tolist() == [motion_bucket(speed) for speed in speeds.values()]
     assert len(set(told.tolist())) == 3
 
 
 def test_each_picture_of_a_batch_is_augmented_with_a_sigma_of_its_own():
     """Public trainers draw one sigma for the whole batch."""
-    config = EncodeConfig(condition_draws=2)
+    config = LatentsConfig(condition_draws=2)
     noised, sigmas = add_noise(torch.zeros(4, 3, 32, 32), config, seed=0)
     assert len(set(sigmas.flatten().tolist())) == 8
     torch.testing.assert_close(noised.std(dim=(2, 3, 4)), sigmas, rtol=0.06, atol=0)
@@ -175,7 +175,7 @@ def test_a_validation_is_the_same_number_whatever_was_drawn_before():
     latents = torch.randn(1, 2, 4, *cells, generator=fixed)
     width = next(iter(model.words.values())).shape[0]
     embeddings, ids = torch.randn(1, width, generator=fixed), torch.tensor([[6.0, 127.0, 0.02]])
-    batch = Batch(latents, latents[:, 0], embeddings, ids, motions=[])
+    batch = TrainingBatch(latents, latents[:, 0], embeddings, ids, motions=[])
 
     def validated(global_seed: int) -> float:
         torch.manual_seed(global_seed)

@@ -19,7 +19,7 @@ from models.pictures import PICTURE_SUFFIXES
 
 log = logging.getLogger("reelmill")
 
-Look = dict[str, tuple[int, int]]
+FolderLook = dict[str, tuple[int, int]]
 """A listing of a folder: the size and time of each picture, by name."""
 
 
@@ -32,9 +32,9 @@ class WatchConfig(BaseModel):
     poll_s: float = Field(default=5.0, ge=0.2, le=3600, description="Seconds between two listings of a watched folder")
 
 
-def list_pictures(folder: Path) -> Look:
+def list_pictures(folder: Path) -> FolderLook:
     """List the pictures in a folder as they are now; raises BadInput when it no longer exists."""
-    found: Look = {}
+    found: FolderLook = {}
     try:
         paths = list(folder.iterdir())
     except OSError as error:
@@ -52,7 +52,7 @@ def list_pictures(folder: Path) -> Look:
     return found
 
 
-def find_settled(before: Look, now: Look) -> Look:
+def find_settled(before: FolderLook, now: FolderLook) -> FolderLook:
     """Return the pictures that were equal, and not empty, in both listings."""
     return {name: facts for name, facts in now.items() if facts[0] and before.get(name) == facts}
 
@@ -89,7 +89,7 @@ def keep_watching(
     """
     if not folder.is_dir():
         raise BadInput(f"{folder}: --watch needs a folder of pictures.")
-    before, made, outcome = list_pictures(folder), Look(), None
+    before, made, outcome = list_pictures(folder), FolderLook(), None
     with exclusive(out):
         while wait(poll_s, guard):
             now = list_pictures(folder)

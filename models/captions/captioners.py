@@ -12,16 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from models.errors import BadModel
+from models.pictures import Frames
 from models.weights.hub_cache import load_part
 from models.weights.kept import kept_in_memory
 
 T = TypeVar("T")
 
-Frames = NDArray[np.uint8]
 
 BATCH = 16
 """Items in one forward pass."""

@@ -30,7 +30,7 @@ SHOWN = 200
 
 
 @dataclass(frozen=True)
-class Request:
+class ChatRequest:
     """One question: a prompt, and the pictures it is about, uint8 RGB [pictures, height, width, 3]."""
 
     prompt: str
@@ -63,7 +63,7 @@ class Endpoint:
     concurrency: int = 8
     pause_s: float = 1.0
 
-    def ask(self, requests: Sequence[Request], max_words: int = 120) -> list[str | EndpointFailed]:
+    def ask(self, requests: Sequence[ChatRequest], max_words: int = 120) -> list[str | EndpointFailed]:
         """Return the answer to each request, or what went wrong with it; never raises for a single request."""
         headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
         with (
@@ -72,7 +72,7 @@ class Endpoint:
         ):
             return list(pool.map(lambda request: self._answer(client, request, max_words), requests))
 
-    def _answer(self, client: httpx.Client, request: Request, max_words: int) -> str | EndpointFailed:
+    def _answer(self, client: httpx.Client, request: ChatRequest, max_words: int) -> str | EndpointFailed:
         body = {"model": self.model, "messages": request.messages(), "max_tokens": max_words, "temperature": 0}
         said = _Later("nothing was asked")
         for attempt in range(self.attempts):

@@ -30,7 +30,7 @@ SIZE_UNIT = 8
 
 
 @dataclass(frozen=True)
-class Kind:
+class PictureKind:
     """A class of pipelines that draw: its native guidance, and the arguments it takes besides a folder's parts."""
 
     pipeline: type[DiffusionPipeline]
@@ -39,9 +39,9 @@ class Kind:
 
 
 _KINDS = (
-    Kind(StableDiffusionPipeline, 7.5),
+    PictureKind(StableDiffusionPipeline, 7.5),
     # Its watermark would be in every frame, and needs a package that is not always installed.
-    Kind(StableDiffusionXLPipeline, 5.0, {"add_watermarker": False}),
+    PictureKind(StableDiffusionXLPipeline, 5.0, {"add_watermarker": False}),
 )
 
 KINDS = {kind.pipeline.__name__: kind for kind in _KINDS}

@@ -25,7 +25,7 @@ _RUNNING = threading.Lock()
 
 
 @dataclass(frozen=True)
-class Clip:
+class ClipModel:
     """CLIP's network with the processors of its pictures and captions."""
 
     network: Any
@@ -56,12 +56,12 @@ class Clip:
 
 
 @kept_in_memory()
-def load_clip(folder: Path) -> Clip:
+def load_clip(folder: Path) -> ClipModel:
     """Load the CLIP model of a folder in transformers' layout and keep it in memory; raises BadModel for any other."""
     from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
 
     network, pictures, tokenizer = (load_part(part, folder) for part in (CLIPModel, CLIPImageProcessor, AutoTokenizer))
-    return Clip(network, pictures, tokenizer)
+    return ClipModel(network, pictures, tokenizer)
 
 
 def score_aesthetics(head: Path, embeddings: Embeddings) -> NDArray[np.float32]:

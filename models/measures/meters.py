@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from models.errors import BadInput
 from models.measures.alignment import Alignment, Gray, align, is_inside, make_positions, move_back, refine
+from models.pictures import Frames
 
-Frames = NDArray[np.uint8]
 Curve = NDArray[np.float32]
 
 RELAY_OVERLAP = 0.45

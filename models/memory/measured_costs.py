@@ -93,8 +93,8 @@ def _parse(content: Any) -> dict[str, dict[str, Cost]]:
     return {place: {rung: _parse_cost(each) for rung, each in own.items()} for place, own in content["costs"].items()}
 
 
-def _parse_cost(told: Mapping[str, Any]) -> Cost:
-    figures = [float(told["seconds"]), *([] if told["bytes"] is None else [float(told["bytes"])])]
+def _parse_cost(noted: Mapping[str, Any]) -> Cost:
+    figures = [float(noted["seconds"]), *([] if noted["bytes"] is None else [float(noted["bytes"])])]
     if not all(math.isfinite(figure) and figure > 0 for figure in figures):
         raise ValueError(f"{figures} are no costs")
     return Cost(*figures)

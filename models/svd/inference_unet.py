@@ -135,15 +135,15 @@ def _make_residual(block: SpatioTemporalResBlock) -> Callable[..., Tensor]:
         still = _run_branch(spatial, hidden_states, _project(spatial, level)[:, :, None, None])
         still += spatial.conv_shortcut(hidden_states) if spatial.conv_shortcut else hidden_states
         clip = still.unflatten(0, image_only_indicator.shape).transpose(1, 2)
-        told = _project(temporal, level).unflatten(0, image_only_indicator.shape).transpose(1, 2)
-        clip.add_(_run_branch(temporal, clip, told[..., None, None]), alpha=share)
+        time_shift = _project(temporal, level).unflatten(0, image_only_indicator.shape).transpose(1, 2)
+        clip.add_(_run_branch(temporal, clip, time_shift[..., None, None]), alpha=share)
         return still
 
     return forward
 
 
-def _run_branch(block: ResnetBlock2D | TemporalResnetBlock, seen: Tensor, told: Tensor) -> Tensor:
-    hidden = _convolve(block.conv1, F.silu(block.norm1(seen), inplace=True)).add_(told)
+def _run_branch(block: ResnetBlock2D | TemporalResnetBlock, seen: Tensor, time_shift: Tensor) -> Tensor:
+    hidden = _convolve(block.conv1, F.silu(block.norm1(seen), inplace=True)).add_(time_shift)
     return _convolve(block.conv2, F.silu(block.norm2(hidden), inplace=True))
 
 

@@ -17,7 +17,7 @@ from models.svd.model import Conditions, denoise
 
 
 @dataclass(frozen=True)
-class Batch:
+class TrainingBatch:
     """Encoded clips: latents [batch, frames, channels, h, w], the picture's latent with augmentation noise
     [batch, channels, h, w], image embeddings [batch, width], micro-conditions [batch, 3], camera motions by name."""
 
@@ -47,7 +47,7 @@ def step_generator(seed: int, step: int) -> torch.Generator:
 def diffusion_loss(
     unet: UNetSpatioTemporalConditionModel,
     words: Mapping[str, Tensor],
-    batch: Batch,
+    batch: TrainingBatch,
     settings: StepSettings,
     generator: torch.Generator,
 ) -> Tensor:
@@ -72,7 +72,11 @@ def diffusion_loss(
 
 @torch.no_grad()
 def probe_error(
-    unet: UNetSpatioTemporalConditionModel, words: Mapping[str, Tensor], batch: Batch, motions: list[str], sigma: float
+    unet: UNetSpatioTemporalConditionModel,
+    words: Mapping[str, Tensor],
+    batch: TrainingBatch,
+    motions: list[str],
+    sigma: float,
 ) -> float:
     """Return the mean squared error of the latents denoised from fixed noise at `sigma`, when `motions` are asked
     for."""

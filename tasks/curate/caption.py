@@ -20,6 +20,7 @@ from prefect import task
 
 from models.captions.attributes import compose
 from models.errors import BadMedia, BadModel, ReelmillError
+from models.pictures import Frames
 from models.weights.hub_cache import find_model
 from tasks import clip_measures
 from tasks.caching import Step, find_or_compute
@@ -36,7 +37,7 @@ from tasks.curate.caption_writers import (
     name_writers,
 )
 from tasks.curate.video_manifests import VideoManifests, list_frame_stores, read_clips
-from tasks.frame_store import Frames, load_frames, read_frame_times
+from tasks.frame_store import load_frames, read_frame_times
 from tasks.manifest import ManifestRef, make_table
 
 VERSION = 1
@@ -88,8 +89,8 @@ def ask_all(
         answers = iter(ask(asked) if asked else ())
     except ReelmillError as error:
         answers = repeat(error)
-    told = [item if item is None or isinstance(item, ReelmillError) else next(answers) for item in items]
-    return [BadModel("the model returned an empty answer.") if answer == "" else answer for answer in told]
+    replies = [item if item is None or isinstance(item, ReelmillError) else next(answers) for item in items]
+    return [BadModel("the model returned an empty answer.") if answer == "" else answer for answer in replies]
 
 
 def load_clip_frames(store: Path, clip: Mapping[str, Any], number: int) -> Frames | ReelmillError:
@@ -123,16 +124,16 @@ def caption_batch(
             (a, b) if isinstance(a, str) and isinstance(b, str) else None for a, b in zip(image, video, strict=True)
         ]
         captions = ask_all(pairs, partial(merge, config=config))
-    told = zip(clips, captions, image, video, strict=True)
-    return [make_row(clip, dict(zip(COLUMNS, texts, strict=True)), config) for clip, *texts in told]
+    described = zip(clips, captions, image, video, strict=True)
+    return [make_row(clip, dict(zip(COLUMNS, texts, strict=True)), config) for clip, *texts in described]
 
 
-def make_row(clip: Mapping[str, Any], told: Mapping[str, Answer | None], config: CaptionConfig) -> dict[str, Any]:
+def make_row(clip: Mapping[str, Any], answers: Mapping[str, Answer | None], config: CaptionConfig) -> dict[str, Any]:
     """Return a clip's row from the answer for each of COLUMNS; a column without a text is null, and the row has the
     reasons."""
-    texts = {name: text if isinstance(text, str) else None for name, text in told.items()}
+    texts = {name: text if isinstance(text, str) else None for name, text in answers.items()}
     writers = {f"{name}_model": name_writers(config)[name] if texts[name] else None for name in COLUMNS}
-    wrong = {name: error for name, error in told.items() if isinstance(error, ReelmillError)}
+    wrong = {name: error for name, error in answers.items() if isinstance(error, ReelmillError)}
     reasons = {
         "error_code": next((error.code for error in wrong.values()), None),
         "error_message": "; ".join(f"{name}: {error}" for name, error in wrong.items()) or None,

@@ -11,10 +11,10 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from models.captions.captioners import load_image_captioner, load_video_captioner, load_writer
-from models.captions.endpoint import Endpoint, Request
+from models.captions.endpoint import ChatRequest, Endpoint
 from models.errors import BadInput, ReelmillError
+from models.pictures import Frames
 from models.weights.hub_cache import find_model, resolve_name
-from tasks.frame_store import Frames
 
 COLUMNS = ("caption", "caption_image", "caption_video")
 """What is written, each with the model that wrote it."""
@@ -133,7 +133,7 @@ def describe_pictures(pictures: Sequence[Frames], config: CaptionConfig) -> Sequ
     model = config.image_model or ""
     if config.image_engine == "endpoint":
         return make_endpoint(config.endpoint, model).ask(
-            [Request(config.image_prompt, list(picture)) for picture in pictures]
+            [ChatRequest(config.image_prompt, list(picture)) for picture in pictures]
         )
     return load_image_captioner(find_model(model).path).describe(pictures)
 
@@ -143,7 +143,7 @@ def describe_videos(videos: Sequence[Frames], config: CaptionConfig) -> Sequence
     model = config.video_model or ""
     if config.video_engine == "endpoint":
         return make_endpoint(config.endpoint, model).ask(
-            [Request(config.video_prompt, list(video)) for video in videos]
+            [ChatRequest(config.video_prompt, list(video)) for video in videos]
         )
     return load_video_captioner(find_model(model).path).describe(videos)
 
@@ -153,7 +153,7 @@ def merge(pairs: Sequence[tuple[str, str]], config: CaptionConfig) -> Sequence[A
     prompts = [config.merge_prompt.replace("{image}", image).replace("{video}", video) for image, video in pairs]
     model = config.model or ""
     if config.engine == "endpoint":
-        return make_endpoint(config.endpoint, model).ask([Request(prompt) for prompt in prompts])
+        return make_endpoint(config.endpoint, model).ask([ChatRequest(prompt) for prompt in prompts])
     return load_writer(find_model(model).path).answer(prompts)
 
 

@@ -85,7 +85,7 @@ class ClipsConfig(Cutting):
 
 
 @dataclass(frozen=True)
-class Span:
+class CutSpan:
     """A clip to cut: its frames in [start_pts, end_pts) in its source's time base, and their number."""
 
     clip_id: str
@@ -104,7 +104,7 @@ class SourceSpans:
     """The clips to cut out of one source, in order of time."""
 
     video: SourceVideo
-    spans: tuple[Span, ...]
+    spans: tuple[CutSpan, ...]
 
     def key(self) -> str:
         """Return a digest of the source's content and the spans."""
@@ -113,15 +113,15 @@ class SourceSpans:
 
 def list_spans(videos: Sequence[SourceVideo], clips: Sequence[Mapping[str, Any]], which: str) -> list[SourceSpans]:
     """Return the clips to cut, by source, from rows with the columns of NEEDS; sources without any are left out."""
-    found: dict[str, list[Span]] = {}
+    found: dict[str, list[CutSpan]] = {}
     for clip in sorted(clips, key=lambda clip: clip["start_pts"]):
         if which == "all" or clip["keep"]:
-            span = Span(*(clip[name] for name in ("clip_id", "time_base", "start_pts", "end_pts", "frames")))
+            span = CutSpan(*(clip[name] for name in ("clip_id", "time_base", "start_pts", "end_pts", "frames")))
             found.setdefault(clip["video_id"], []).append(span)
     return [SourceSpans(video, tuple(found[video.video_id])) for video in videos if video.video_id in found]
 
 
-def cut_clip(video: SourceVideo, index: PacketIndex, span: Span, config: ClipsConfig, root: Path) -> dict[str, Any]:
+def cut_clip(video: SourceVideo, index: PacketIndex, span: CutSpan, config: ClipsConfig, root: Path) -> dict[str, Any]:
     """Cut one clip below `root` and return its columns. A complete file that is already there is only measured."""
     limit_s = max(config.limit_floor_s, config.limit_factor * span.seconds())
     name = f"clips/{span.clip_id}.{_make_key(video, span, config)}.mp4"
@@ -195,11 +195,11 @@ def cut_source(root: Path, source: SourceSpans, config: ClipsConfig) -> pa.Table
     return make_table(rows, SCHEMA)
 
 
-def _make_row(span: Span, config: ClipsConfig) -> dict[str, Any]:
+def _make_row(span: CutSpan, config: ClipsConfig) -> dict[str, Any]:
     return {"clip_id": span.clip_id, "cut_mode": config.mode, "attempt": 1}
 
 
-def _make_key(video: SourceVideo, span: Span, config: ClipsConfig) -> str:
+def _make_key(video: SourceVideo, span: CutSpan, config: ClipsConfig) -> str:
     """Return what a clip's bytes depend on, as eight digits of its file's name."""
     settings = config.model_dump(include={"mode"} | ({"crf"} if config.mode == "exact" else set()))
     return _digest([VERSION, video.digest, vars(span), settings])[:8]

@@ -27,10 +27,11 @@ from prefect import task
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.measures.quality import NO_BARS, Bars, blockiness, exposure, find_bars, measure_range, sharpness
+from models.pictures import Frames
 from tasks import clip_measures
 from tasks.caching import Step
-from tasks.curate.video_manifests import Clip, VideoManifests, make_clip_rows, measure_video
-from tasks.frame_store import Frames, load_first_middle_last, read_lumas
+from tasks.curate.video_manifests import ClipRow, VideoManifests, make_clip_rows, measure_video
+from tasks.frame_store import load_first_middle_last, read_lumas
 from tasks.manifest import ManifestRef
 
 VERSION = 1
@@ -131,7 +132,7 @@ def _make_palette() -> Frames:
     return np.array([list(PALETTE.values())], np.uint8)
 
 
-def measure_clip(store: Path, clip: Clip, config: LookConfig) -> dict[str, Any]:
+def measure_clip(store: Path, clip: ClipRow, config: LookConfig) -> dict[str, Any]:
     """Measure one clip of the split, from its frames in `store`; return its columns."""
     span, shown = (clip["start_pts"], clip["end_pts"]), (clip["width"], clip["height"])
     frames = load_first_middle_last(store, *span)
@@ -143,7 +144,7 @@ def measure_clip(store: Path, clip: Clip, config: LookConfig) -> dict[str, Any]:
 def measure_look(root: Path, config: LookConfig, videos: Sequence[VideoManifests]) -> list[ManifestRef]:
     """Measure the clips of a chunk of videos."""
 
-    def measure(store: Path, clips: Sequence[Clip]) -> list[dict[str, Any]]:
+    def measure(store: Path, clips: Sequence[ClipRow]) -> list[dict[str, Any]]:
         return make_clip_rows(clips, lambda clip: measure_clip(store, clip, config))
 
     return [measure_video(STEP, root, config, NEEDS, video, measure) for video in videos]

@@ -26,7 +26,7 @@ from tasks import clip_measures
 from tasks.attempts import error_columns
 from tasks.caching import Step
 from tasks.child_process import run_in_child
-from tasks.curate.video_manifests import Clip, VideoManifests, make_clip_rows, measure_video
+from tasks.curate.video_manifests import ClipRow, VideoManifests, make_clip_rows, measure_video
 from tasks.frame_store import FramesOnDemand, read_frame_times
 from tasks.manifest import ManifestRef
 
@@ -106,7 +106,7 @@ def describe_motion(motion: CameraMotion) -> dict[str, Any]:
     }
 
 
-def measure_clip(store: Path, clip: Clip, config: MotionConfig) -> dict[str, Any]:
+def measure_clip(store: Path, clip: ClipRow, config: MotionConfig) -> dict[str, Any]:
     """Measure one clip of the split, from its frames in `store`; return its columns."""
     stored = [frame for frame in read_frame_times(store) if clip["start_pts"] <= frame[0] < clip["end_pts"]]
     chosen = [stored[i] for i in space_evenly([time for _, time in stored], config.frames_per_s)]
@@ -119,13 +119,13 @@ def measure_clip(store: Path, clip: Clip, config: MotionConfig) -> dict[str, Any
     return describe_motion(measure_frames(frames, [time for _, time in chosen], choose_flow(config)))
 
 
-def measure_clips(store: Path, clips: Sequence[Clip], config: MotionConfig) -> list[dict[str, Any]]:
+def measure_clips(store: Path, clips: Sequence[ClipRow], config: MotionConfig) -> list[dict[str, Any]]:
     """Return the rows of a video's clips, measured on one core."""
     cv2.setNumThreads(1)
     return make_clip_rows(clips, lambda clip: measure_clip(store, clip, config))
 
 
-def measure_in_child(store: Path, clips: Sequence[Clip], config: MotionConfig) -> list[dict[str, Any]]:
+def measure_in_child(store: Path, clips: Sequence[ClipRow], config: MotionConfig) -> list[dict[str, Any]]:
     """Measure the clips in a child process, because Farneback's flow and the fit are many short calls for which threads
     of one process wait for each other. RAFT runs in this process, where its network is loaded."""
     if config.engine == "raft":

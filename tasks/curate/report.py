@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.keep_rules import AXES, RULES, is_measured
 from tasks.manifest import ManifestRef, publish_text, read_rows
-from tasks.pages.dataset import Dataset, Funnel, describe_decoding, describe_reason, make_funnel, read_dataset
+from tasks.pages.dataset import Dataset, FunnelChart, describe_decoding, describe_reason, make_funnel, read_dataset
 from tasks.pages.page import file_name, format_clock, format_duration, render
 from tasks.pages.sheets import Reel, Sheet, group_rows, make_kept_sheets, make_sheet
 from tasks.pages.tuning import describe_panel
@@ -42,7 +42,7 @@ class ReportConfig(BaseModel):
     rows: int = Field(default=300, ge=0, description="Rows shown of each table")
 
 
-def list_figures(dataset: Dataset, funnel: Funnel) -> list[tuple[str, str, str]]:
+def list_figures(dataset: Dataset, funnel: FunnelChart) -> list[tuple[str, str, str]]:
     """Return the page's main figures: name, value, and a remark beside it."""
     used = dataset.videos.filter(pc.field("status") == "ok")
     unused = len(dataset.videos) - len(used)

@@ -23,7 +23,7 @@ from models.measures.clip_similarity import load_clip, score_aesthetics
 from models.weights.hub_cache import ModelName, find_model
 from tasks import clip_measures
 from tasks.caching import Step, find_or_compute
-from tasks.curate.video_manifests import Clip, VideoManifests, make_clip_rows, measure_video
+from tasks.curate.video_manifests import ClipRow, VideoManifests, make_clip_rows, measure_video
 from tasks.frame_store import load_first_middle_last
 from tasks.manifest import ManifestRef, make_table, read_rows
 
@@ -82,11 +82,11 @@ def compute_cosines(frames: NDArray[np.float32], captions: NDArray[np.float32]) 
 
 
 def describe_similarity(
-    embeddings: NDArray[np.float32], told: Mapping[str, NDArray[np.float32]], aesthetics: NDArray[np.float32] | None
+    embeddings: NDArray[np.float32], captions: Mapping[str, NDArray[np.float32]], aesthetics: NDArray[np.float32] | None
 ) -> dict[str, Any]:
     """Return the measured columns from the embeddings [3, width] of a clip's frames, those of its captions, [width] by
     the caption's column, and the frames' aesthetic scores."""
-    cosines = {name: compute_cosines(embeddings, embedding[None])[0] for name, embedding in told.items()}
+    cosines = {name: compute_cosines(embeddings, embedding[None])[0] for name, embedding in captions.items()}
     means = {CAPTIONS[name]: float(values.mean()) for name, values in cosines.items()}
     return {
         **means,
@@ -97,7 +97,7 @@ def describe_similarity(
     }
 
 
-def measure_clip(store: Path, clip: Clip, config: SimilarityConfig) -> dict[str, Any]:
+def measure_clip(store: Path, clip: ClipRow, config: SimilarityConfig) -> dict[str, Any]:
     """Measure one clip, from its frames in `store` and its captions; return its columns."""
     captions = {name: clip[name] for name in CAPTIONS if clip.get(name)}
     model = find_model(config.clip_model or "")
@@ -107,8 +107,8 @@ def measure_clip(store: Path, clip: Clip, config: SimilarityConfig) -> dict[str,
     embeddings = seen[[round(i * (len(seen) - 1) / 2) for i in range(3)]]
     head = config.aesthetic_head
     aesthetics = score_aesthetics(find_model(head).path, embeddings) if head else None
-    told = dict(zip(captions, texts, strict=True))
-    return describe_similarity(embeddings, told, aesthetics) | {"clip_model": model.revision}
+    embedded = dict(zip(captions, texts, strict=True))
+    return describe_similarity(embeddings, embedded, aesthetics) | {"clip_model": model.revision}
 
 
 def make_unmeasured(split: ManifestRef) -> pa.Table:
@@ -129,7 +129,7 @@ def measure_similarity(root: Path, config: SimilarityConfig, videos: Sequence[Vi
     revisions = {setting: find_model(name).revision for setting, name in list_models(config).items()}
     settings, revision = config.model_copy(update=revisions), " ".join(revisions.values())
 
-    def measure(store: Path, clips: Sequence[Clip]) -> list[dict[str, Any]]:
+    def measure(store: Path, clips: Sequence[ClipRow]) -> list[dict[str, Any]]:
         return make_clip_rows(clips, lambda clip: measure_clip(store, clip, config))
 
     return [measure_video(STEP, root, settings, NEEDS, video, measure, revision) for video in videos]

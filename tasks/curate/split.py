@@ -20,7 +20,7 @@ from prefect import task
 from pydantic import Field, model_validator
 
 from tasks.caching import Step, find_or_compute
-from tasks.detectors.boundary import Boundary, Span
+from tasks.detectors.boundary import Boundary, FrameSpan
 from tasks.detectors.cascade import DetectorSettings, find_boundaries
 from tasks.manifest import ERROR_FIELDS, ManifestRef, make_table, read_rows
 from tasks.signals import COLUMNS, make_signals
@@ -104,13 +104,13 @@ def find_shots(boundaries: Sequence[Boundary], damaged: NDArray[np.bool_]) -> li
     return shots
 
 
-def _find_undamaged(damaged: NDArray[np.bool_], start: int, end: int) -> list[Span]:
+def _find_undamaged(damaged: NDArray[np.bool_], start: int, end: int) -> list[FrameSpan]:
     """Return the spans in [start, end) of frames that are not damaged."""
     whole = np.concatenate([[False], ~damaged[start:end], [False]])
     return [(int(a), int(b)) for a, b in (np.flatnonzero(np.diff(whole)) + start).reshape(-1, 2)]
 
 
-def cut_shot(shot: Shot, times: Sequence[Fraction], max_clip_s: float | None) -> list[Span]:
+def cut_shot(shot: Shot, times: Sequence[Fraction], max_clip_s: float | None) -> list[FrameSpan]:
     """Cut a shot into clips of at most `max_clip_s` seconds (to the frame), all of about the same length.
 
     `times` are the frames' times and the end of the last one: one more than there are frames.
@@ -136,7 +136,9 @@ def split_signals(scan: dict[str, Any], config: SplitConfig) -> Iterator[dict[st
             yield _make_row(scan, shot, clip, edges, times)
 
 
-def _make_row(scan: dict[str, Any], shot: Shot, clip: Span, edges: list[int], times: list[Fraction]) -> dict[str, Any]:
+def _make_row(
+    scan: dict[str, Any], shot: Shot, clip: FrameSpan, edges: list[int], times: list[Fraction]
+) -> dict[str, Any]:
     start, end = clip
     return {
         "clip_id": f"{scan['video_id']}-{edges[start]}-{edges[end]}",

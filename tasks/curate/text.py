@@ -18,11 +18,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from models.measures.craft import find_craft_boxes
 from models.measures.text_boxes import find_text_boxes, read_weights_revision
+from models.pictures import Frames
 from models.weights.hub_cache import ModelName, find_model
 from tasks import clip_measures
 from tasks.caching import Step
-from tasks.curate.video_manifests import Clip, VideoManifests, make_clip_rows, measure_video
-from tasks.frame_store import Frames, load_first_middle_last
+from tasks.curate.video_manifests import ClipRow, VideoManifests, make_clip_rows, measure_video
+from tasks.frame_store import load_first_middle_last
 from tasks.manifest import ManifestRef
 
 VERSION = 1
@@ -128,7 +129,7 @@ def find_boxes(frames: Frames, config: TextConfig) -> list[Boxes]:
     return list(find_craft_boxes(weights, frames, config.canvas_side, *thresholds))
 
 
-def measure_clip(store: Path, clip: Clip, config: TextConfig) -> dict[str, Any]:
+def measure_clip(store: Path, clip: ClipRow, config: TextConfig) -> dict[str, Any]:
     """Measure one clip of the split, from its frames in `store`; return its columns."""
     frames = load_first_middle_last(store, clip["start_pts"], clip["end_pts"])
     return describe_text(find_boxes(frames, config), *frames.shape[1:3])
@@ -148,7 +149,7 @@ def find_text(root: Path, config: TextConfig, videos: Sequence[VideoManifests]) 
     """Measure the clips of a chunk of videos."""
     settings, revision = resolve_settings(config)
 
-    def measure(store: Path, clips: Sequence[Clip]) -> list[dict[str, Any]]:
+    def measure(store: Path, clips: Sequence[ClipRow]) -> list[dict[str, Any]]:
         return make_clip_rows(clips, lambda clip: measure_clip(store, clip, config))
 
     return [measure_video(STEP, root, settings, NEEDS, video, measure, revision) for video in videos]

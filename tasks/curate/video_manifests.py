@@ -12,8 +12,8 @@ from tasks.attempts import error_columns
 from tasks.caching import Step, find_or_compute
 from tasks.manifest import ManifestRef, make_table, read_rows
 
-Clip = Mapping[str, Any]
-Needs = Mapping[str, Sequence[str]]
+ClipRow = Mapping[str, Any]
+NeededColumns = Mapping[str, Sequence[str]]
 """The columns that a step reads, by the steps that wrote them."""
 
 
@@ -49,7 +49,7 @@ def list_frame_stores(root: Path, video: VideoManifests) -> list[Path]:
     return [root / row["frame_store"] for row in read_rows(video.scan, ("frame_store",)) if row["frame_store"]]
 
 
-def read_clips(video: VideoManifests, needs: Needs) -> list[dict[str, Any]]:
+def read_clips(video: VideoManifests, needs: NeededColumns) -> list[dict[str, Any]]:
     """Read the clips of the split, each with the columns that are needed, whichever step wrote them."""
     parts = [(ref, columns) for step, columns in needs.items() if step != "scan" for ref in video.of([step])]
     clips: dict[str, dict[str, Any]] = {}
@@ -62,9 +62,9 @@ def measure_video(
     step: Step,
     root: Path,
     config: BaseModel,
-    needs: Needs,
+    needs: NeededColumns,
     video: VideoManifests,
-    measure: Callable[[Path, Sequence[Clip]], Sequence[Clip]],
+    measure: Callable[[Path, Sequence[ClipRow]], Sequence[ClipRow]],
     revision: str | None = None,
 ) -> ManifestRef:
     """Return the manifest of `step` for one video's clips below `root`: found, or made by `measure` from the video's
@@ -78,13 +78,13 @@ def measure_video(
     return find_or_compute(step, root, config, video.of(needs), compute, revision)
 
 
-def make_clip_rows(clips: Sequence[Clip], measure: Callable[[Clip], Mapping[str, Any]]) -> list[dict[str, Any]]:
+def make_clip_rows(clips: Sequence[ClipRow], measure: Callable[[ClipRow], Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return a row for each clip, with the columns that `measure` gives; nulls and the reason where it cannot be
     measured."""
     return [{"clip_id": clip["clip_id"], "attempt": 1, **_measure_columns(clip, measure)} for clip in clips]
 
 
-def _measure_columns(clip: Clip, measure: Callable[[Clip], Mapping[str, Any]]) -> Mapping[str, Any]:
+def _measure_columns(clip: ClipRow, measure: Callable[[ClipRow], Mapping[str, Any]]) -> Mapping[str, Any]:
     try:
         return measure(clip)
     except ReelmillError as error:

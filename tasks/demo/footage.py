@@ -16,8 +16,9 @@ from PIL import Image
 from prefect import task
 from pydantic import BaseModel, ConfigDict, Field
 
+from models.pictures import Frames
 from tasks.caching import Step, find_or_compute
-from tasks.footage import Camera, Frames, Motion, Scene, dissolve, fade_through, render_shot, render_title
+from tasks.footage import Camera, Motion, Scene, dissolve, fade_through, render_shot, render_title
 from tasks.manifest import ManifestRef, make_table, publish_folder
 from tasks.video import write_video
 
@@ -66,7 +67,7 @@ class FootageConfig(BaseModel):
 
 
 @dataclass(frozen=True)
-class Shot:
+class RenderedShot:
     """One shot: what it shows, for how long, and how it begins.
 
     kind: a scene with moving shapes filmed by a moving camera, the same without the shapes ("freeze" with a
@@ -85,7 +86,7 @@ class Film(NamedTuple):
     """One file: its shots, the film it repeats the first shots of, and the share of its bytes that is kept."""
 
     name: str
-    shots: tuple[Shot, ...]
+    shots: tuple[RenderedShot, ...]
     copy_of: str | None = None
     kept_share: float = 1.0
 
@@ -94,71 +95,71 @@ FILMS = (
     Film(
         "cuts-1.mp4",
         (
-            Shot("static", 2.2),
-            Shot("pan_right", 2.5, 0.35),
-            Shot("tilt_up", 2.2, 0.3),
-            Shot("pan_right", 2.4, 0.5),
-            Shot("zoom_in", 2.2, 0.45),
-            Shot("pan_right", 2.6, 0.42),
+            RenderedShot("static", 2.2),
+            RenderedShot("pan_right", 2.5, 0.35),
+            RenderedShot("tilt_up", 2.2, 0.3),
+            RenderedShot("pan_right", 2.4, 0.5),
+            RenderedShot("zoom_in", 2.2, 0.45),
+            RenderedShot("pan_right", 2.6, 0.42),
         ),
     ),
     Film(
         "cuts-2.mp4",
         (
-            Shot("pan_left", 2.4, 0.4),
-            Shot("pan_right", 2.2, 0.55),
-            Shot("static", 2.0),
-            Shot("pan_right", 2.8, 0.33),
-            Shot("tilt_down", 2.2, 0.35),
-            Shot("pan_right", 2.4, 0.45),
+            RenderedShot("pan_left", 2.4, 0.4),
+            RenderedShot("pan_right", 2.2, 0.55),
+            RenderedShot("static", 2.0),
+            RenderedShot("pan_right", 2.8, 0.33),
+            RenderedShot("tilt_down", 2.2, 0.35),
+            RenderedShot("pan_right", 2.4, 0.45),
         ),
     ),
     Film(
         "cuts-3.mp4",
         (
-            Shot("zoom_out", 2.2, 0.4),
-            Shot("pan_right", 2.0, 0.6),
-            Shot("pan_left", 2.2, 0.5),
-            Shot("pan_right", 2.6, 0.38),
-            Shot("roll", 2.2, 0.4),
-            Shot("pan_right", 2.4, 0.5),
+            RenderedShot("zoom_out", 2.2, 0.4),
+            RenderedShot("pan_right", 2.0, 0.6),
+            RenderedShot("pan_left", 2.2, 0.5),
+            RenderedShot("pan_right", 2.6, 0.38),
+            RenderedShot("roll", 2.2, 0.4),
+            RenderedShot("pan_right", 2.4, 0.5),
         ),
     ),
     Film(
         "cuts-4.mp4",
         (
-            Shot("pan_right", 2.4, 0.4),
-            Shot("tilt_up", 2.2, 0.4),
-            Shot("pan_right", 2.2, 0.52),
-            Shot("static", 2.2),
-            Shot("pan_right", 2.6, 0.36),
+            RenderedShot("pan_right", 2.4, 0.4),
+            RenderedShot("tilt_up", 2.2, 0.4),
+            RenderedShot("pan_right", 2.2, 0.52),
+            RenderedShot("static", 2.2),
+            RenderedShot("pan_right", 2.6, 0.36),
         ),
     ),
     Film(
         "dissolve.mp4",
         (
-            Shot("tilt_down", 2.6, 0.3),
-            Shot("pan_left", 2.6, 0.35, transition="dissolve", transition_s=0.5),
-            Shot("zoom_in", 2.2, 0.4),
+            RenderedShot("tilt_down", 2.6, 0.3),
+            RenderedShot("pan_left", 2.6, 0.35, transition="dissolve", transition_s=0.5),
+            RenderedShot("zoom_in", 2.2, 0.4),
         ),
     ),
     Film(
         "fade.mp4",
-        (Shot("static", 2.4), Shot("tilt_up", 2.6, 0.35, transition="fade", transition_s=0.5)),
+        (RenderedShot("static", 2.4), RenderedShot("tilt_up", 2.6, 0.35, transition="fade", transition_s=0.5)),
     ),
     Film(
         "titles.mp4",
         (
-            Shot("static", 2.0, kind="title"),
-            Shot("pan_right", 2.4, 0.45),
-            Shot("static", 2.0, kind="freeze"),
-            Shot("tilt_down", 0.6, 0.4),
-            Shot("static", 1.5, kind="flat"),
-            Shot("zoom_out", 2.2, 0.45),
+            RenderedShot("static", 2.0, kind="title"),
+            RenderedShot("pan_right", 2.4, 0.45),
+            RenderedShot("static", 2.0, kind="freeze"),
+            RenderedShot("tilt_down", 0.6, 0.4),
+            RenderedShot("static", 1.5, kind="flat"),
+            RenderedShot("zoom_out", 2.2, 0.45),
         ),
     ),
-    Film("recoded.mp4", (Shot("static", 2.2), Shot("pan_right", 2.5, 0.35)), copy_of="cuts-1.mp4"),
-    Film("truncated.mp4", (Shot("pan_left", 2.0, 0.4), Shot("pan_right", 2.0, 0.4)), kept_share=0.5),
+    Film("recoded.mp4", (RenderedShot("static", 2.2), RenderedShot("pan_right", 2.5, 0.35)), copy_of="cuts-1.mp4"),
+    Film("truncated.mp4", (RenderedShot("pan_left", 2.0, 0.4), RenderedShot("pan_right", 2.0, 0.4)), kept_share=0.5),
 )
 """The films; the copy repeats its original's first shots."""
 
@@ -182,7 +183,7 @@ def choose_seeds(film: Film, first: int) -> range:
     return range(start, start + len(film.shots))
 
 
-def render_shot_frames(shot: Shot, seed: int, config: FootageConfig) -> Frames:
+def render_shot_frames(shot: RenderedShot, seed: int, config: FootageConfig) -> Frames:
     """Render one shot, uint8 RGB [frames, height, width, 3]."""
     frames, size = round(shot.seconds * config.fps), (config.width, config.height)
     if shot.kind == "title":
@@ -193,7 +194,7 @@ def render_shot_frames(shot: Shot, seed: int, config: FootageConfig) -> Frames:
     return render_shot(scene, Camera.doing(shot.motion, shot.speed), frames, config.fps, size)
 
 
-def _join(before: Frames, after: Frames, shot: Shot, fps: float) -> Frames:
+def _join(before: Frames, after: Frames, shot: RenderedShot, fps: float) -> Frames:
     length = round(shot.transition_s * fps)
     if shot.transition == "dissolve":
         return dissolve(before, after, length)

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from prefect import task
 
 from tasks.manifest import ManifestRef, publish_text, read_lineage, read_manifest, read_rows
-from tasks.pages.dataset import Dataset, Funnel, describe_decoding, make_funnel, read_dataset
+from tasks.pages.dataset import Dataset, FunnelChart, describe_decoding, make_funnel, read_dataset
 from tasks.pages.page import format_count, format_words, make_data_uri, render
 from tasks.pages.sheets import Reel, make_kept_sheets
 
@@ -169,7 +169,9 @@ def draw_frame_psnr(evaluation: Mapping[str, Any]) -> Markup | None:
     return draw_curves("frames", points, "frame", "PSNR, dB")
 
 
-def list_figures(funnel: Funnel, dataset: Dataset, trials: Sequence[Trial], lineage: Mapping[str, Any]) -> list[tuple]:
+def list_figures(
+    funnel: FunnelChart, dataset: Dataset, trials: Sequence[Trial], lineage: Mapping[str, Any]
+) -> list[tuple]:
     """Return the headline figures of the page: names, values, and notes beside them."""
     asked = [row for trial in trials for row in compare_motions(trial) if row.motion]
     made = sum(clip["status"] == "ok" for trial in trials for clip in trial.clips)

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from tasks.signals import THUMBNAIL_SIZES
 
 Floats = NDArray[np.floating]
-Span = tuple[int, int]
+FrameSpan = tuple[int, int]
 """Frame indices [start, end), the end excluded."""
 
-Kind = Literal["start", "cut", "dissolve", "fade", "wipe", "end"]
+BoundaryKind = Literal["start", "cut", "dissolve", "fade", "wipe", "end"]
 """What divides shots; `start` and `end` are those of the video."""
 
 LUMA = THUMBNAIL_SIZES[0][0] * THUMBNAIL_SIZES[0][1]
@@ -32,7 +32,7 @@ class Boundary:
 
     start: int
     end: int
-    kind: Kind
+    kind: BoundaryKind
 
 
 def measure_distance(a: NDArray[Any], b: NDArray[Any]) -> Floats:
@@ -40,7 +40,7 @@ def measure_distance(a: NDArray[Any], b: NDArray[Any]) -> Floats:
     return np.abs(a.astype(np.float32) - b) @ WEIGHTS
 
 
-def list_spans_between(boundaries: Iterable[Boundary], frames: int) -> list[Span]:
+def list_spans_between(boundaries: Iterable[Boundary], frames: int) -> list[FrameSpan]:
     """Return the spans of frames between the boundaries, in order of time."""
     edges = [0, *(edge for b in sorted(boundaries) for edge in (b.start, b.end)), frames]
     return [(a, b) for a, b in zip(edges[::2], edges[1::2], strict=True) if a < b]

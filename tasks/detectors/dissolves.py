@@ -19,7 +19,7 @@ from tasks.detectors.boundary import (
     WEIGHTS,
     Boundary,
     Floats,
-    Span,
+    FrameSpan,
     choose_frames,
     drop_overlaps,
     list_spans_between,
@@ -86,7 +86,7 @@ def find_dissolves(signals: Signals, taken: list[Boundary], settings: DissolveSe
 
 
 def find_candidates(
-    signals: Signals, span: Span, rate: float, threshold: float, settings: DissolveSettings
+    signals: Signals, span: FrameSpan, rate: float, threshold: float, settings: DissolveSettings
 ) -> list[tuple[float, int]]:
     """Return the (score, frame) of the best frame in each stretch of the span that looks like a dissolve at `rate`."""
     start, end = span
@@ -133,7 +133,7 @@ def variance(pictures: Floats) -> Floats:
     return luma.var(axis=1) / 2 + chroma.var(axis=2).mean(axis=1) / 2
 
 
-def fit_dissolve(signals: Signals, span: Span, middle: int) -> tuple[float, Boundary]:
+def fit_dissolve(signals: Signals, span: FrameSpan, middle: int) -> tuple[float, Boundary]:
     """Return how well the best dissolve around a frame fits, and that dissolve.
 
     The fit is 1 less the error of the mixture's course as a share of a straight course's, the mean of both courses.
@@ -152,7 +152,7 @@ def fit_dissolve(signals: Signals, span: Span, middle: int) -> tuple[float, Boun
     return fit, Boundary(start + first + 1, max(start + last, start + first + 1), "dissolve")
 
 
-def fit_mixture(courses: Floats, middle: int) -> Span:
+def fit_mixture(courses: Floats, middle: int) -> FrameSpan:
     """Return the last frame of one shot and the first of the other that best explain the courses [frames, courses].
 
     A course is (1-a)^2 times one constant plus a^2 times another, where a rises in a straight line from 0 to 1.

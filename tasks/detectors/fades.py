@@ -8,7 +8,7 @@ times a share that is 1 in the shot and falls in a straight line to 0, fitted by
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from tasks.detectors.boundary import Boundary, Floats, Span, list_spans_between, measure_distance
+from tasks.detectors.boundary import Boundary, Floats, FrameSpan, list_spans_between, measure_distance
 from tasks.signals import Signals
 
 AFTER = 10
@@ -55,13 +55,13 @@ def find_fades(signals: Signals, cuts: list[Boundary], settings: FadeSettings) -
     return merge_fades(fades)
 
 
-def find_flat_runs(contrast: Floats, limit: float) -> list[Span]:
+def find_flat_runs(contrast: Floats, limit: float) -> list[FrameSpan]:
     """Return the spans of consecutive frames whose contrast is at most `limit`."""
     flat = np.concatenate([[False], contrast <= limit, [False]])
     return [(int(a), int(b)) for a, b in np.flatnonzero(np.diff(flat)).reshape(-1, 2)]
 
 
-def measure_ramp(signals: Signals, shot: Span, settings: FadeSettings, backwards: bool) -> int:
+def measure_ramp(signals: Signals, shot: FrameSpan, settings: FadeSettings, backwards: bool) -> int:
     """Return how many frames of a shot beside a flat picture belong to the fade; 0 where the picture is cut to instead.
 
     The shot's frames are before the flat picture where `backwards`, else after it.

@@ -10,7 +10,7 @@ changes all places at once.
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from tasks.detectors.boundary import LUMA, Boundary, Floats, Span, choose_frames, drop_overlaps, list_spans_between
+from tasks.detectors.boundary import LUMA, Boundary, Floats, FrameSpan, choose_frames, drop_overlaps, list_spans_between
 from tasks.signals import THUMBNAIL_SIZES, Signals
 
 
@@ -68,7 +68,7 @@ def find_wipes(signals: Signals, taken: list[Boundary], settings: WipeSettings) 
     return drop_overlaps(found)
 
 
-def detect_wipe(signals: Signals, window: Span, settings: WipeSettings) -> list[tuple[float, Boundary]]:
+def detect_wipe(signals: Signals, window: FrameSpan, settings: WipeSettings) -> list[tuple[float, Boundary]]:
     """Return the wipe that the window shows, with its share, or an empty list."""
     pictures = signals.thumbnails[window[0] : window[1], :LUMA].astype(np.float32)
     if len(pictures) < 4 or measure_changed_share(pictures) < settings.wipe_places:
@@ -112,7 +112,7 @@ def _fit(weights: Floats, time: Floats) -> Floats:
     return PLANE @ np.linalg.solve(PLANE.T @ weighted + 1e-6 * np.eye(3), weighted.T @ time)
 
 
-def _find_window(signals: Signals, middle: int, reach_s: float) -> Span:
+def _find_window(signals: Signals, middle: int, reach_s: float) -> FrameSpan:
     here = signals.seconds[middle]
     first, last = np.searchsorted(signals.seconds, [here - reach_s, here + reach_s])
     return int(first), int(last) + 1

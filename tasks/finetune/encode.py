@@ -51,7 +51,7 @@ SCHEMA = pa.schema(
 STEP = Step("encode", VERSION, SCHEMA, files=("latents",))
 
 
-class EncodeConfig(BaseModel):
+class LatentsConfig(BaseModel):
     """How clips become training examples."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -116,7 +116,7 @@ def cover(frame: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8
     return resized[top : top + height, left : left + width].astype(np.uint8, copy=False)
 
 
-def add_noise(pictures: Tensor, config: EncodeConfig, seed: int) -> tuple[Tensor, Tensor]:
+def add_noise(pictures: Tensor, config: LatentsConfig, seed: int) -> tuple[Tensor, Tensor]:
     """Return pictures [batch, 3, H, W] with `condition_draws` draws of noise, [batch, draws, 3, H, W], and the sigmas
     [batch, draws]."""
     generator = torch.Generator().manual_seed(seed)
@@ -128,7 +128,7 @@ def add_noise(pictures: Tensor, config: EncodeConfig, seed: int) -> tuple[Tensor
 
 
 @torch.no_grad()
-def encode_windows(model: VideoModel, windows: Sequence[NDArray[np.uint8]], config: EncodeConfig, seed: int) -> dict:
+def encode_windows(model: VideoModel, windows: Sequence[NDArray[np.uint8]], config: LatentsConfig, seed: int) -> dict:
     """Return what training reads of windows, uint8 RGB [frames, H, W, 3] each: float16 tensors by name."""
     parts: dict[str, list[Tensor]] = {"latents": [], "pictures": [], "sigmas": [], "embeddings": []}
     for index, window in enumerate(windows):
@@ -142,7 +142,7 @@ def encode_windows(model: VideoModel, windows: Sequence[NDArray[np.uint8]], conf
 
 
 def _read_windows(
-    clip: ClipSpan, source: Path, model: VideoModel, config: EncodeConfig
+    clip: ClipSpan, source: Path, model: VideoModel, config: LatentsConfig
 ) -> Iterator[tuple[float, NDArray[np.uint8]]]:
     facts = model.facts
     starts = place_windows(clip.start_s, clip.end_s, facts.frames, facts.fps, config.windows_per_clip)
@@ -162,7 +162,7 @@ def _read_windows(
         yield start, np.stack([frames[i] for i in chosen])
 
 
-def encode_source(root: Path, key: str, group: SourceClips, model: VideoModel, config: EncodeConfig) -> pa.Table:
+def encode_source(root: Path, key: str, group: SourceClips, model: VideoModel, config: LatentsConfig) -> pa.Table:
     """Encode a source's clips to `latents/KEY.safetensors` below `root`; return a row for each window or failed
     clip."""
     name = f"latents/{key}.safetensors"
@@ -183,12 +183,12 @@ def encode_source(root: Path, key: str, group: SourceClips, model: VideoModel, c
 
 
 @task(name="encode")
-def encode_clips(root: Path, config: EncodeConfig, sources: list[SourceClips]) -> list[ManifestRef]:
+def encode_clips(root: Path, config: LatentsConfig, sources: list[SourceClips]) -> list[ManifestRef]:
     """Encode the clips of each source to latents, below the dataset's `root`."""
     return [encode_cached(root, config, group) for group in sources]
 
 
-def encode_cached(root: Path, config: EncodeConfig, group: SourceClips) -> ManifestRef:
+def encode_cached(root: Path, config: LatentsConfig, group: SourceClips) -> ManifestRef:
     """Return the encoded clips of one source: found, or made. They depend on the model's encoders and its size only."""
     model = get_model(group.encoders)
     facts = model.facts

@@ -32,7 +32,7 @@ from models.svd.training import (
 from models.weights.names import find_revision, format_name, pin_name
 from tasks.caching import Step, find_or_compute
 from tasks.finetune import train_checkpoints
-from tasks.finetune.train_examples import CLIP_COLUMNS, Choice, Examples, gather_examples, hold_out
+from tasks.finetune.train_examples import CLIP_COLUMNS, ExampleChoice, Examples, gather_examples, hold_out
 from tasks.footage import OPPOSITE
 from tasks.manifest import ManifestRef, make_table, publish, publish_folder
 
@@ -187,11 +187,17 @@ def _say(row: dict[str, Any], steps: int) -> None:
 
 
 def train(
-    root: Path, run: Path, key: str, base: str, encoded: Sequence[ManifestRef], clips: ManifestRef, config: TrainConfig
+    dataset: Path,
+    run: Path,
+    key: str,
+    base: str,
+    encoded: Sequence[ManifestRef],
+    clips: ManifestRef,
+    config: TrainConfig,
 ) -> pa.Table:
     """Train, and save the result in `run`/weights/KEY: `lora.safetensors`, or a model folder."""
     model = load_model(base)
-    chosen = gather_examples(root, encoded, Choice(config.motions, config.min_speed))
+    chosen = gather_examples(dataset, encoded, ExampleChoice(config.motions, config.min_speed))
     examples = Examples(chosen, model.facts.fps)
     checkpoint = run / "checkpoints" / f"{key}.safetensors"
     training = Training(model, examples, config)
@@ -200,7 +206,7 @@ def train(
         "run": key,
         "base": format_name(pin_name(base), model.revision),
         "base_revision": model.revision,
-        "dataset": root.name,
+        "dataset": dataset.name,
         "dataset_digest": clips.digest,
         "clips": sorted({e.clip_id for e in examples.all}),
         "train": config.model_dump(mode="json"),
@@ -233,13 +239,13 @@ def _replace_parts(model: VideoModel, **changes: Any) -> VideoModel:
 
 @task(name="train")
 def train_model(
-    run: Path, config: TrainConfig, root: Path, base: str, encoded: list[ManifestRef], clips: ManifestRef
+    run: Path, config: TrainConfig, dataset: Path, base: str, encoded: list[ManifestRef], clips: ManifestRef
 ) -> ManifestRef:
-    """Train `base` on the encoded clips of the dataset at `root`, below `run`; the manifest is the training's log and
+    """Train `base` on the encoded clips of the dataset, below `run`; the manifest is the training's log and
     names the weights."""
     inputs = [*encoded, clips]
     find_svd_folder(base)
     revision = find_revision(base)
     return find_or_compute(
-        STEP, run, config, inputs, lambda key: train(root, run, key, base, encoded, clips, config), revision
+        STEP, run, config, inputs, lambda key: train(dataset, run, key, base, encoded, clips, config), revision
     )

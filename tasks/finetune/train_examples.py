@@ -12,7 +12,7 @@ from torch import Tensor
 
 from models.errors import BadInput
 from models.svd.model import motion_bucket
-from models.svd.training import Batch
+from models.svd.training import TrainingBatch
 from tasks.manifest import ManifestRef, read_rows
 
 CLIP_COLUMNS = ("clip_id", "camera_motion", "motion_score")
@@ -23,7 +23,7 @@ HELD_OUT_ONE_IN, HELD_OUT_FROM, HELD_OUT_MOST = 20, 100, 48
 
 
 @dataclass(frozen=True)
-class Choice:
+class ExampleChoice:
     """Which clips are trained on: those of the camera motions named, all when None, but no moving ones slower than
     `min_speed` (sides/s)."""
 
@@ -59,13 +59,13 @@ class Examples:
     def __len__(self) -> int:
         return len(self.all)
 
-    def batch(self, indices: Sequence[int], draw: int) -> Batch:
+    def batch(self, indices: Sequence[int], draw: int) -> TrainingBatch:
         """Return the windows at `indices`, each with its picture's noise draw number `draw`, modulo the draws it
         has."""
         chosen = [self.all[i] for i in indices]
         rows = [self._row(example, draw) for example in chosen]
         ids = [[self.fps - 1, e.bucket, float(r["sigma"])] for e, r in zip(chosen, rows, strict=True)]
-        return Batch(
+        return TrainingBatch(
             latents=torch.stack([r["latents"] for r in rows]).float(),
             pictures=torch.stack([r["picture"] for r in rows]).float(),
             embeddings=torch.stack([r["embedding"] for r in rows]).float(),
@@ -87,7 +87,7 @@ class Examples:
         }
 
 
-def gather_examples(root: Path, encoded: Sequence[ManifestRef], choice: Choice) -> list[Example]:
+def gather_examples(root: Path, encoded: Sequence[ManifestRef], choice: ExampleChoice) -> list[Example]:
     """Return the windows to train on, below the dataset's `root`. Raises BadInput when none is left."""
     clips = {row["clip_id"]: row for row in read_rows(root / "clips.parquet", CLIP_COLUMNS)}
     examples = []

@@ -78,7 +78,7 @@ class Take:
 
 
 @dataclass(frozen=True)
-class Choice:
+class TakeChoice:
     """The place of the best take, and each take's score and the rules it fails."""
 
     best: int
@@ -119,7 +119,7 @@ def list_failed_rules(take: Take, gate: GateConfig) -> tuple[str, ...]:
     return tuple(said for said, failed in rules.items() if failed)
 
 
-def choose(takes: Sequence[Take], gate: GateConfig) -> Choice:
+def choose(takes: Sequence[Take], gate: GateConfig) -> TakeChoice:
     """Choose the best of a job's takes, of which there is at least one. Equal takes keep their order."""
     reasons = tuple(list_failed_rules(take, gate) for take in takes)
     scores = tuple(score(take) for take in takes)
@@ -127,7 +127,7 @@ def choose(takes: Sequence[Take], gate: GateConfig) -> Choice:
         (take.met, take.frozen_share <= gate.frozen_max, not failed, own)
         for take, failed, own in zip(takes, reasons, scores, strict=True)
     ]
-    return Choice(max(range(len(takes)), key=lambda i: ranks[i]), scores, reasons)
+    return TakeChoice(max(range(len(takes)), key=lambda i: ranks[i]), scores, reasons)
 
 
 def make_take(clip: Mapping[str, Any], job: Mapping[str, Any]) -> Take:

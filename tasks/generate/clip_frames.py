@@ -20,8 +20,8 @@ from torch import Tensor
 from models.errors import BadMedia
 from models.generation.by_family import decode_job
 from models.memory.plan import Plan
+from models.pictures import Frames
 from tasks.manifest import publish
-from tasks.video import Frames
 
 FOLDER = "frames"
 

@@ -14,8 +14,9 @@ from PIL import Image, ImageSequence, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from models.errors import BadMedia
+from models.pictures import Frames
 from tasks.manifest import digest_file
-from tasks.video import Frames, make_upright, open_video, read_frames
+from tasks.video import make_upright, open_video, read_frames
 
 TAG = "reelmill"
 """The name under which a clip holds its provenance as JSON, where the format has names."""

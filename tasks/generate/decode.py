@@ -23,13 +23,12 @@ from models.device import DEVICE_HELP, DeviceName, find_device
 from models.measures.camera import measure_motion
 from models.measures.meters import count_good_frames, measure_meters
 from models.measures.psnr import mean_squared_error, psnr
-from models.pictures import Picture
+from models.pictures import Frames, Picture
 from tasks.attempts import ItemCall, failure_of
 from tasks.caching import Step
 from tasks.generate.clip_frames import DECODED_BY, decode_clip, locate_parked, park
 from tasks.generate.meter_columns import METERS
 from tasks.manifest import ERROR_FIELDS, ManifestRef, make_table, read_rows
-from tasks.video import Frames
 
 VERSION = 1
 
@@ -60,7 +59,7 @@ class DecodeConfig(BaseModel):
     device: DeviceName = Field(default="auto", description=DEVICE_HELP)
 
 
-class ClipSettings(BaseModel):
+class DecodeSettings(BaseModel):
     """What decides a clip's meters beside its latents and its picture."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -116,7 +115,7 @@ def _read_picture(root: Path, job: Mapping[str, Any]) -> Picture | None:
 
 def _decode(root: Path, config: DecodeConfig, job: Mapping[str, Any], sample: Mapping[str, Any]) -> ManifestRef:
     """Return the manifest of one clip; where it fails, a row with the reason, kept apart."""
-    settings = ClipSettings(item_key=job["item_key"], fps=job["fps"])
+    settings = DecodeSettings(item_key=job["item_key"], fps=job["fps"])
     inputs = (sample["latents_sha256"], job["picture_sha256"] or "no picture")
 
     def compute(key: str) -> pa.Table:

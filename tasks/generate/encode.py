@@ -15,16 +15,16 @@ from prefect import task
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.device import DEVICE_HELP, DeviceName, find_device
+from models.pictures import Frames
 from models.weights.names import format_name
 from tasks.attempts import STOPPING, ItemCall, failure_of
 from tasks.caching import Step
 from tasks.generate.clip_frames import decode_clip, locate_parked, open_parked
 from tasks.generate.clip_tags import digest_content
-from tasks.generate.encode_formats import Format, Look, make_look, write_clip
+from tasks.generate.encode_formats import ClipLook, Format, make_look, write_clip
 from tasks.generate.job_columns import KEYED, In, decided, fields_of, file_key, in_, without_defaults
 from tasks.generate.meter_columns import METERS
 from tasks.manifest import ERROR_FIELDS, ManifestRef, make_table, publish_json, read_lineage, read_rows
-from tasks.video import Frames
 
 VERSION = 1
 
@@ -62,7 +62,7 @@ SCHEMA = pa.schema(
 
 STEP = Step("encode", VERSION, SCHEMA, files=("video", "sidecar"))
 
-Clip = tuple[ManifestRef, ManifestRef, ManifestRef]
+ClipManifests = tuple[ManifestRef, ManifestRef, ManifestRef]
 """The jobs' manifest, and a clip's own of sampling and of decoding."""
 
 
@@ -77,7 +77,7 @@ class EncodeConfig(BaseModel):
     device: DeviceName = Field(default="auto", description=DEVICE_HELP)
 
 
-class ClipSettings(BaseModel):
+class EncodeSettings(BaseModel):
     """What decides one file beside its frames."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -87,7 +87,7 @@ class ClipSettings(BaseModel):
 
 
 def collect_provenance(
-    job: Mapping[str, Any], sample: Mapping[str, Any], sample_version: int, look: Look, trim: bool
+    job: Mapping[str, Any], sample: Mapping[str, Any], sample_version: int, look: ClipLook, trim: bool
 ) -> dict[str, Any]:
     """Return everything needed to make the clip again, by names and digests: no path of this machine."""
     own = {name: job[name] for name in ("item_key", *PICTURE, *SETTINGS)}
@@ -122,7 +122,7 @@ def open_frames(
 
 
 def write_files(
-    root: Path, frames: Frames, look: Look, fps: float, clip: ClipSettings, measured: Mapping[str, Any], key: str
+    root: Path, frames: Frames, look: ClipLook, fps: float, clip: EncodeSettings, measured: Mapping[str, Any], key: str
 ) -> dict[str, Any]:
     """Write a clip and its sidecar below `root`, named by `key`, with its provenance in both; return their columns."""
     name = f"videos/{clip.name}-{key[:10]}"
@@ -134,12 +134,12 @@ def write_files(
 
 
 def _encode(
-    root: Path, config: EncodeConfig, look: Look, job: Mapping[str, Any], samples: ManifestRef, clips: ManifestRef
+    root: Path, config: EncodeConfig, look: ClipLook, job: Mapping[str, Any], samples: ManifestRef, clips: ManifestRef
 ) -> ManifestRef:
     """Return the manifest of one file; where it fails, a row with the reason, kept apart."""
     sample, clip, decoded_key = read_rows(samples)[0], read_rows(clips)[0], clips.path.stem
     provenance = collect_provenance(job, sample, read_lineage(samples.path).version, look, config.trim)
-    settings = ClipSettings(name=job["name"], provenance=without_defaults(provenance))
+    settings = EncodeSettings(name=job["name"], provenance=without_defaults(provenance))
     said = settings.model_copy(update={"provenance": provenance})
 
     def compute(key: str) -> pa.Table:
@@ -159,7 +159,9 @@ def _encode(
     return made
 
 
-def pair_measured(jobs: ManifestRef, samples: Iterable[ManifestRef], clips: Iterable[ManifestRef]) -> list[Clip]:
+def pair_measured(
+    jobs: ManifestRef, samples: Iterable[ManifestRef], clips: Iterable[ManifestRef]
+) -> list[ClipManifests]:
     """Return what `encode_jobs` takes, for those of `clips` that were decoded from `samples`."""
     latents = {row["item_key"]: ref for ref in samples for row in read_rows(ref, ("item_key",))}
     rows = [(ref, read_rows(ref, ("item_key", "error_code"))[0]) for ref in clips]
@@ -167,7 +169,7 @@ def pair_measured(jobs: ManifestRef, samples: Iterable[ManifestRef], clips: Iter
 
 
 @task(name="encode")
-def encode_jobs(root: Path, config: EncodeConfig, items: Sequence[Clip]) -> list[ManifestRef]:
+def encode_jobs(root: Path, config: EncodeConfig, items: Sequence[ClipManifests]) -> list[ManifestRef]:
     """Encode measured clips to files; return a manifest for each. Frames that were parked for them are removed."""
     look = make_look(config.format, config.crf)
     files: dict[str, dict[str, dict[str, Any]]] = {}

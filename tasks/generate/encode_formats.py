@@ -20,19 +20,20 @@ from typing import Any, Literal, get_args
 import ffmpeg
 
 from models.errors import BadInput
+from models.pictures import Frames
 from tasks.generate.clip_tags import TAG, write_tag
 from tasks.manifest import publish, publish_folder
-from tasks.video import Frames, compile_command, find_ffmpeg, make_even, make_frame_input, make_mp4_options, run_ffmpeg
+from tasks.video import compile_command, find_ffmpeg, make_even, make_frame_input, make_mp4_options, run_ffmpeg
 
 Format = Literal["h264", "hevc", "av1", "webp", "gif", "png"]
 
-Plan = Literal[
+EncodePlan = Literal[
     "frame by frame",
     "frame by frame, one clip at a time",
     "frame by frame, one clip at a time, none ahead",
 ]
 
-PLANS: tuple[Plan, ...] = get_args(Plan)
+PLANS: tuple[EncodePlan, ...] = get_args(EncodePlan)
 """How much memory is used, from the most to the least."""
 
 PICTURE_NAME = "%04d.png"
@@ -85,7 +86,7 @@ NONE_AHEAD: Mapping[str, Mapping[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class Look:
+class ClipLook:
     """How a clip is written: the format, ffmpeg's encoder, and its quality, None where the format has none."""
 
     format: Format
@@ -98,12 +99,12 @@ class Look:
         return CODECS[self.format].suffix
 
     @property
-    def plans(self) -> tuple[Plan, ...]:
+    def plans(self) -> tuple[EncodePlan, ...]:
         """Return the plans that apply to it: only film encoders look at frames ahead."""
         return PLANS if self.encoder in NONE_AHEAD else PLANS[:-1]
 
 
-def make_look(name: Format, crf: int | None) -> Look:
+def make_look(name: Format, crf: int | None) -> ClipLook:
     """Return the look asked for; raises BadInput for a quality that the format does not have, or where ffmpeg has no
     encoder."""
     codec = CODECS[name]
@@ -119,7 +120,7 @@ def make_look(name: Format, crf: int | None) -> Look:
             f"--format {name}: {find_ffmpeg()} has no encoder {wanted}. Choose another format, or unset "
             "IMAGEIO_FFMPEG_EXE: the ffmpeg that Reelmill is installed with has it."
         )
-    return Look(name, encoder, codec.crf if crf is None else crf)
+    return ClipLook(name, encoder, codec.crf if crf is None else crf)
 
 
 @cache
@@ -129,7 +130,9 @@ def list_encoders(exe: str) -> frozenset[str]:
     return frozenset(found["name"] for found in _LISTED.finditer(listed))
 
 
-def write_clip(path: Path, frames: Frames, fps: float, look: Look, said: str) -> tuple[Plan, list[Plan]]:
+def write_clip(
+    path: Path, frames: Frames, fps: float, look: ClipLook, said: str
+) -> tuple[EncodePlan, list[EncodePlan]]:
     """Write uint8 RGB [frames, height, width, 3] to `path`, with the text `said` in it; return the plan that worked,
     and those that were too large before.
 
@@ -149,7 +152,7 @@ def write_clip(path: Path, frames: Frames, fps: float, look: Look, said: str) ->
     return last, first
 
 
-def _write(path: Path, frames: Frames, fps: float, look: Look, said: str, plan: Plan) -> None:
+def _write(path: Path, frames: Frames, fps: float, look: ClipLook, said: str, plan: EncodePlan) -> None:
     with publish_folder(path) if look.format == "png" else publish(path) as aside:
         source = make_frame_input(frames, fps)
         if look.format == "gif":
@@ -160,7 +163,7 @@ def _write(path: Path, frames: Frames, fps: float, look: Look, said: str, plan: 
             write_tag(aside, said)
 
 
-def _make_output(aside: Path, frames: Frames, source: Any, look: Look, said: str, plan: Plan) -> Any:
+def _make_output(aside: Path, frames: Frames, source: Any, look: ClipLook, said: str, plan: EncodePlan) -> Any:
     """Return what ffmpeg writes of the frames of `source`, for every format but GIF."""
     if look.format == "png":
         names = f"{str(aside.absolute()).replace('%', '%%')}/{PICTURE_NAME}"

@@ -129,8 +129,8 @@ def list_facts(row: Mapping[str, Any]) -> Iterator[Markup]:
     for name, column in SHOWN.items():
         value = row[name]
         if value is not None and value != row.get(column.follows or ""):
-            told = f"{value:g}" if isinstance(value, float) else file_name(str(value))
-            yield Markup(column.said(value)).format(told)  # noqa: S704
+            text = f"{value:g}" if isinstance(value, float) else file_name(str(value))
+            yield Markup(column.said(value)).format(text)  # noqa: S704
 
 
 def check_files(root: Path, row: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -69,7 +69,7 @@ class SampleConfig(BaseModel):
 
 NEEDS = ("status", "item_key", "name", "picture", "model", "model_revision", "lora", *ItemSettings.model_fields)
 
-Batch = tuple[ManifestRef, tuple[str, ...]]
+SampledBatch = tuple[ManifestRef, tuple[str, ...]]
 """The jobs' manifest, and the keys of those of its items that are sampled together."""
 
 
@@ -87,7 +87,9 @@ def list_ready_items(jobs: ManifestRef) -> list[Item]:
     return list(items.values())
 
 
-def plan_all_batches(jobs: ManifestRef, config: SampleConfig, wanted: Collection[str] | None = None) -> list[Batch]:
+def plan_all_batches(
+    jobs: ManifestRef, config: SampleConfig, wanted: Collection[str] | None = None
+) -> list[SampledBatch]:
     """Return the batches that all of the jobs make, or the `wanted` item keys, whatever is done of them: what
     `sample_jobs` takes, in chunks."""
     items = [item for item in list_ready_items(jobs) if wanted is None or item.item_key in wanted]
@@ -181,7 +183,7 @@ def _keep(root: Path, item: Item, attempt: Attempt, latents: Tensor) -> Manifest
 
 
 @task(name="sample")
-def sample_jobs(root: Path, config: SampleConfig, batches: list[Batch]) -> list[ManifestRef]:
+def sample_jobs(root: Path, config: SampleConfig, batches: list[SampledBatch]) -> list[ManifestRef]:
     """Sample the latents of batches of jobs; return one manifest for each item, in their order. What is there stays."""
     device = find_device(config.device)
     items = {item.item_key: item for jobs in dict(batches) for item in list_ready_items(jobs)}

@@ -48,7 +48,7 @@ NEEDS_OF_VIDEOS = (
 )
 
 
-class Stage(NamedTuple):
+class FunnelStage(NamedTuple):
     """One rule of the funnel, in clips: those `failing` it, those `removed` by it as their first rule, those failing it
     `only`, and those `left` after it; `share_left` and `share_removed` are shares of all clips, 0 to 1."""
 
@@ -63,7 +63,7 @@ class Stage(NamedTuple):
     share_removed: float
 
 
-class Funnel(NamedTuple):
+class FunnelChart(NamedTuple):
     """From all clips to those kept; `idle` are the titles of rules that no clip failed.
 
     `together[i][j]` is the number of clips that fail both stage i and stage j.
@@ -73,7 +73,7 @@ class Funnel(NamedTuple):
     kept: int
     seconds: float
     kept_seconds: float
-    stages: list[Stage]
+    stages: list[FunnelStage]
     idle: list[str]
     together: list[list[int]]
 
@@ -138,7 +138,7 @@ def describe_decoding(dataset: Dataset) -> str:
     return f"{format_count(len(decodes), 'file')} {'was' if len(decodes) == 1 else 'were'} decoded, each {often}"
 
 
-def make_funnel(dataset: Dataset) -> Funnel:
+def make_funnel(dataset: Dataset) -> FunnelChart:
     """Count how many clips each rule removes, alone and together with the others."""
     counted = keep_verdicts.count_funnel(
         keep_rules.Verdict(keep_verdicts.read_bits(dataset.clips["drop_reasons"])), dataset.seconds
@@ -149,7 +149,7 @@ def make_funnel(dataset: Dataset) -> Funnel:
         left -= count.first
         title, limit = describe_reason(count.reason, dataset.limits)
         stages.append(
-            Stage(
+            FunnelStage(
                 count.reason,
                 title,
                 limit,
@@ -163,7 +163,7 @@ def make_funnel(dataset: Dataset) -> Funnel:
         )
     idle = [rule.title.lower() for reason, rule in RULES.items() if reason not in {stage.reason for stage in stages}]
     together = [[counted.together[i][j] for j in used] for i in used]
-    return Funnel(counted.clips, counted.kept, counted.seconds, counted.kept_seconds, stages, idle, together)
+    return FunnelChart(counted.clips, counted.kept, counted.seconds, counted.kept_seconds, stages, idle, together)
 
 
 def describe_reason(reason: str, limits: Mapping[str, float]) -> tuple[str, str]:

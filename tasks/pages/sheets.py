@@ -10,7 +10,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from models.errors import BadManifest
-from tasks.frame_store import Frames, load_frames, read_frame_times
+from models.pictures import Frames
+from tasks.frame_store import load_frames, read_frame_times
 from tasks.pages.dataset import Dataset
 from tasks.pages.page import make_data_uri
 

@@ -96,13 +96,13 @@ def make_scheduler() -> EulerDiscreteScheduler:
     )
 
 
-def load_clips(root: Path, limit: int) -> Tensor:
-    """Load shots of the rendered dataset at `root`, evenly spread, in order: uint8 [clips, frames, 3, SIDE, SIDE]."""
+def load_clips(dataset: Path, limit: int) -> Tensor:
+    """Load shots of the rendered dataset, evenly spread, in order: uint8 [clips, frames, 3, SIDE, SIDE]."""
     wanted: dict[str, list[tuple[float, float]]] = {}
-    rows = read_rows(root / "clips.parquet", ("source", "start_s", "end_s"))
+    rows = read_rows(dataset / "clips.parquet", ("source", "start_s", "end_s"))
     for row in rows[:: max(1, len(rows) // limit)][:limit]:
         wanted.setdefault(row["source"], []).append((row["start_s"], row["end_s"]))
-    clips = [clip for source, spans in wanted.items() for clip in _read_shots(root / source, spans)]
+    clips = [clip for source, spans in wanted.items() for clip in _read_shots(dataset / source, spans)]
     return torch.from_numpy(np.stack(clips)).permute(0, 1, 4, 2, 3)
 
 
@@ -162,11 +162,11 @@ def _make_reporter(name: str, every: int, kept: list[float] | None = None) -> Pr
     return say
 
 
-def build_base(root: Path, run: Path, key: str, config: EncodersConfig) -> pa.Table:
-    """Train both encoders on the dataset at `root` and write them, with an untrained UNet, as a model folder below
+def build_base(dataset: Path, run: Path, key: str, config: EncodersConfig) -> pa.Table:
+    """Train both encoders on the dataset and write them, with an untrained UNet, as a model folder below
     `run`."""
     torch.manual_seed(config.seed)
-    clips = load_clips(root, config.clips)
+    clips = load_clips(dataset, config.clips)
     learn, held = clips[: -len(clips) // 20], clips[-len(clips) // 20 :]
     losses: list[float] = []
     say = _make_reporter("autoencoder", 100, losses)
@@ -209,6 +209,6 @@ def build_base(root: Path, run: Path, key: str, config: EncodersConfig) -> pa.Ta
 
 
 @task(name="encoders")
-def train_encoders(run: Path, config: EncodersConfig, root: Path, clips: ManifestRef) -> ManifestRef:
-    """Make the base model below `run`: encoders trained on the dataset at `root`, and an untrained UNet."""
-    return find_or_compute(STEP, run, config, [clips], lambda key: build_base(root, run, key, config))
+def train_encoders(run: Path, config: EncodersConfig, dataset: Path, clips: ManifestRef) -> ManifestRef:
+    """Make the base model below `run`: encoders trained on the dataset, and an untrained UNet."""
+    return find_or_compute(STEP, run, config, [clips], lambda key: build_base(dataset, run, key, config))

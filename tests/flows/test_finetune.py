@@ -13,7 +13,7 @@ from flows.finetune import FinetuneConfig, finetune
 from flows.generate import GenerateConfig, generate
 from flows.running.run import run_flow
 from models.svd.lora import load_lora
-from tasks.finetune.encode import EncodeConfig
+from tasks.finetune.encode import LatentsConfig
 from tasks.finetune.train import TrainConfig
 from tasks.footage import Camera, Motion, Scene, render_shot
 from tasks.manifest import Lineage, digest_file, make_table, read_manifest_ref, read_rows, write_manifest
@@ -45,7 +45,7 @@ def dataset(root: Path, keep: bool = True, end_s: float = 1.0) -> Path:
 
 def config(root: Path, out: Path, model: str) -> FinetuneConfig:
     return FinetuneConfig(
-        dataset=root, out=out, base=model, encode=EncodeConfig(condition_draws=1), train=TRAIN, workers=2
+        dataset=root, out=out, base=model, encode=LatentsConfig(condition_draws=1), train=TRAIN, workers=2
     )
 
 

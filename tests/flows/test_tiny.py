@@ -9,7 +9,7 @@ import torch
 from flows.running.run import run_flow
 from flows.tiny import TinyConfig, tiny
 from models.svd.model import load_model
-from tasks.finetune.encode import EncodeConfig
+from tasks.finetune.encode import LatentsConfig
 from tasks.finetune.train import TrainConfig
 from tasks.tiny.encoders import EncodersConfig
 from tasks.tiny.render import RenderConfig
@@ -26,7 +26,7 @@ def smallest(out: Path, stages: tuple[TrainConfig, ...]) -> TinyConfig:
         install=out / "installed",
         render=RenderConfig(scenes=4, scenes_per_file=4, side=64),
         encoders=EncodersConfig(clips=8, frame_steps=1, clip_steps=1, crop=16, match_steps=1),
-        encode=EncodeConfig(windows_per_clip=1, condition_draws=1),
+        encode=LatentsConfig(windows_per_clip=1, condition_draws=1),
         stages=stages,
         workers=1,
     )

@@ -6,25 +6,25 @@ import torch
 from safetensors.torch import save_file
 
 from models.errors import BadModel
-from models.measures.clip_similarity import Clip, load_clip, score_aesthetics
+from models.measures.clip_similarity import ClipModel, load_clip, score_aesthetics
 from tests.small_models import save_clip, save_head, save_image_captioner
 
 FRAMES = np.random.default_rng(0).integers(0, 255, (3, 36, 64, 3), dtype=np.uint8)
 
 
 @pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Clip:
+def clip(tmp_path_factory: pytest.TempPathFactory) -> ClipModel:
     return load_clip(save_clip(tmp_path_factory.mktemp("clip")))
 
 
-def test_embeddings_have_length_one(clip: Clip):
+def test_embeddings_have_length_one(clip: ClipModel):
     images, texts = clip.embed(list(FRAMES), ["a dog runs", "the beach"])
     assert (images.shape, texts.shape) == ((3, 8), (2, 8))
     assert np.linalg.norm(images, axis=1) == pytest.approx(np.ones(3))
     assert np.linalg.norm(texts, axis=1) == pytest.approx(np.ones(2))
 
 
-def test_embeddings_are_those_of_the_networks_own_functions(clip: Clip):
+def test_embeddings_are_those_of_the_networks_own_functions(clip: ClipModel):
     images, texts = clip.embed(list(FRAMES[:1]), ["a dog"])
     with torch.no_grad():
         pixels = clip.pictures(images=list(FRAMES[:1]), return_tensors="pt")["pixel_values"]
@@ -35,18 +35,18 @@ def test_embeddings_are_those_of_the_networks_own_functions(clip: Clip):
     assert texts[0] == pytest.approx((told / told.norm()).numpy(), abs=1e-5)
 
 
-def test_neighbours_in_the_forward_change_nothing(clip: Clip):
+def test_neighbours_in_the_forward_change_nothing(clip: ClipModel):
     images, texts = clip.embed(list(FRAMES), ["a dog", "the camera pans left on the beach"])
     for i, frame in enumerate(FRAMES):
         assert clip.embed([frame], [])[0][0] == pytest.approx(images[i], abs=1e-5)
     assert clip.embed([FRAMES[0]], ["a dog"])[1][0] == pytest.approx(texts[0], abs=1e-5)
 
 
-def test_no_caption_has_no_embedding(clip: Clip):
+def test_no_caption_has_no_embedding(clip: ClipModel):
     assert clip.embed([FRAMES[0]], [])[1].shape == (0, 8)
 
 
-def test_a_caption_is_read_as_far_as_the_networks_text_goes(clip: Clip):
+def test_a_caption_is_read_as_far_as_the_networks_text_goes(clip: ClipModel):
     long = clip.embed([FRAMES[0]], ["a dog runs on the beach a dog runs on the beach"])[1]
     assert long == pytest.approx(clip.embed([FRAMES[0]], ["a dog runs on the beach a dog"])[1], abs=1e-5)
 

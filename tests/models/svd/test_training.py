@@ -9,8 +9,8 @@ from diffusers import UNetSpatioTemporalConditionModel
 from torch import Tensor, nn
 
 from models.svd.training import (
-    Batch,
     StepSettings,
+    TrainingBatch,
     TrainingState,
     crop_randomly,
     diffusion_loss,
@@ -34,9 +34,9 @@ def silent(make_unet: UNetMaker) -> UNetSpatioTemporalConditionModel:
     return unet
 
 
-def make_batch(clips: int = 2, seed: int = 11) -> Batch:
+def make_batch(clips: int = 2, seed: int = 11) -> TrainingBatch:
     generator = torch.Generator().manual_seed(seed)
-    return Batch(
+    return TrainingBatch(
         latents=torch.randn(clips, 4, 4, 8, 8, generator=generator),
         pictures=torch.randn(clips, 4, 8, 8, generator=generator),
         embeddings=torch.randn(clips, 32, generator=generator),
@@ -55,7 +55,9 @@ def changed(settings: StepSettings, **changes: float | None) -> StepSettings:
 
 
 @torch.no_grad()
-def loss_of(unet: UNetSpatioTemporalConditionModel, batch: Batch, settings: StepSettings = PLAIN, seed: int = 0):
+def loss_of(
+    unet: UNetSpatioTemporalConditionModel, batch: TrainingBatch, settings: StepSettings = PLAIN, seed: int = 0
+):
     return diffusion_loss(unet, make_words(), batch, settings, step_generator(seed, 0)).item()
 
 
@@ -90,7 +92,7 @@ def test_every_step_and_seed_has_randomness_of_its_own():
 
 def test_a_dropped_picture_is_neither_seen_nor_embedded(make_unet):
     unet, one = make_unet(), make_batch()
-    other = Batch(one.latents, one.pictures + 1, one.embeddings + 1, one.ids, one.motions)
+    other = TrainingBatch(one.latents, one.pictures + 1, one.embeddings + 1, one.ids, one.motions)
     dropped = changed(PLAIN, drop_picture=1.0)
     assert loss_of(unet, one, dropped) == loss_of(unet, other, dropped)
     assert loss_of(unet, one) != loss_of(unet, other)
@@ -98,7 +100,7 @@ def test_a_dropped_picture_is_neither_seen_nor_embedded(make_unet):
 
 def test_a_dropped_word_is_not_told(make_unet):
     unet, one = make_unet(), make_batch()
-    other = Batch(one.latents, one.pictures, one.embeddings, one.ids, one.motions[::-1])
+    other = TrainingBatch(one.latents, one.pictures, one.embeddings, one.ids, one.motions[::-1])
     dropped = changed(PLAIN, drop_word=1.0)
     assert loss_of(unet, one, dropped) == loss_of(unet, other, dropped)
     assert loss_of(unet, one) != loss_of(unet, other)
@@ -125,7 +127,7 @@ def test_without_a_crop_latents_stay_as_they_are():
     assert pictures is batch.pictures
 
 
-def train(unet: UNetSpatioTemporalConditionModel, state: TrainingState, until: int, batch: Batch) -> None:
+def train(unet: UNetSpatioTemporalConditionModel, state: TrainingState, until: int, batch: TrainingBatch) -> None:
     while state.step < until:
         loss = diffusion_loss(unet, make_words(), batch, PLAIN, step_generator(0, state.step))
         state.apply(loss, learning_rate_at(state.step, 40, 3e-3, warm_up=3))

@@ -13,7 +13,17 @@ import pytest
 from models.errors import BadMedia
 from tasks.curate import clips
 from tasks.curate.clip_cutting import Packet, choose_packets, inspect_clip
-from tasks.curate.clips import SCHEMA, STEP, ClipsConfig, Cutting, SourceSpans, Span, cut_clips, gather_cuts, list_spans
+from tasks.curate.clips import (
+    SCHEMA,
+    STEP,
+    ClipsConfig,
+    CutSpan,
+    Cutting,
+    SourceSpans,
+    cut_clips,
+    gather_cuts,
+    list_spans,
+)
 from tasks.manifest import digest_file, read_rows
 from tasks.video import SourceVideo, find_ffmpeg, make_upright, open_video, read_frames, run_ffmpeg, write_video
 from tests.declared import declared
@@ -83,7 +93,7 @@ def shots(path: Path, cuts: tuple[int, ...] = CUTS) -> SourceSpans:
     pts, time_base = all_pts(path)
     edges = [*pts, 2 * pts[-1] - pts[-2] if len(pts) > 1 else pts[-1] + 1]
     spans = [
-        Span(f"clip-{a}-{b}", f"{time_base.numerator}/{time_base.denominator}", edges[a], edges[b], b - a)
+        CutSpan(f"clip-{a}-{b}", f"{time_base.numerator}/{time_base.denominator}", edges[a], edges[b], b - a)
         for a, b in pairwise(cuts)
     ]
     video = SourceVideo(video_id="v", path=path, digest=digest_file(path), duration_s=6.0, width=96, height=64)

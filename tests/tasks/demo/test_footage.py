@@ -16,7 +16,7 @@ from tasks.demo.footage import (
     HELD_OUT,
     STEP,
     FootageConfig,
-    Shot,
+    RenderedShot,
     choose_seeds,
     make_truth_rows,
     render_film,
@@ -167,8 +167,8 @@ def test_a_film_is_as_long_as_its_shots_say():
 
 
 def test_a_freeze_has_no_moving_shapes():
-    still = render_shot_frames(Shot("static", 1.0, kind="freeze"), 1, SMALL)
-    moving = render_shot_frames(Shot("static", 1.0), 1, SMALL)
+    still = render_shot_frames(RenderedShot("static", 1.0, kind="freeze"), 1, SMALL)
+    moving = render_shot_frames(RenderedShot("static", 1.0), 1, SMALL)
     assert (still == still[0]).all()
     assert not (moving == moving[0]).all()
 

@@ -21,7 +21,7 @@ from tasks.finetune.encode import (
     SCHEMA,
     STEP,
     ClipSpan,
-    EncodeConfig,
+    LatentsConfig,
     SourceClips,
     add_noise,
     cover,
@@ -34,7 +34,7 @@ from tasks.footage import Camera, Scene, render_shot
 from tasks.manifest import ManifestRef, read_manifest, read_rows
 from tests.declared import declared
 
-CONFIG = EncodeConfig()
+CONFIG = LatentsConfig()
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_a_covered_size_is_the_one_asked_for(height, width, to_width, to_height)
 
 
 def test_the_noise_on_a_picture_has_the_deviation_it_says():
-    noised, sigmas = add_noise(torch.zeros(2, 3, 64, 64), EncodeConfig(condition_draws=50), seed=1)
+    noised, sigmas = add_noise(torch.zeros(2, 3, 64, 64), LatentsConfig(condition_draws=50), seed=1)
     assert torch.allclose(noised.std((2, 3, 4)), sigmas, rtol=0.05)
     assert sigmas.log().mean().item() == pytest.approx(-3.0, abs=0.2)
     assert sigmas.log().std().item() == pytest.approx(0.5, abs=0.15)
@@ -107,7 +107,7 @@ def test_the_noise_on_a_picture_depends_on_the_seed_alone():
 def test_what_training_reads_is_the_models_own_encoding(model: str):
     loaded = load_model(model)
     windows = [render_shot(Scene(seed), Camera(pan=0.3), 4, 7, (32, 32)) for seed in (1, 2)]
-    encoded = encode_windows(loaded, windows, EncodeConfig(noise_log_mean=-30.0), seed=3)
+    encoded = encode_windows(loaded, windows, LatentsConfig(noise_log_mean=-30.0), seed=3)
     assert {name: tuple(t.shape) for name, t in encoded.items()} == {
         "latents": (2, 4, 4, 8, 8), "pictures": (2, 4, 4, 8, 8), "sigmas": (2, 4), "embeddings": (2, 64)
     }  # fmt: skip
@@ -122,7 +122,7 @@ def assert_close(half: Tensor, whole: Tensor) -> None:
     torch.testing.assert_close(half.float(), whole, rtol=2e-3, atol=2e-3)
 
 
-def encode(root: Path, *sources: SourceClips, config: EncodeConfig = CONFIG) -> list[ManifestRef]:
+def encode(root: Path, *sources: SourceClips, config: LatentsConfig = CONFIG) -> list[ManifestRef]:
     return encode_clips.fn(root, config, list(sources))
 
 
@@ -212,7 +212,7 @@ def test_a_clip_past_the_end_of_its_film_is_a_row_with_the_reason(tmp_path: Path
 
 
 def test_the_settings_have_these_defaults_and_bounds():
-    assert declared(EncodeConfig) == {
+    assert declared(LatentsConfig) == {
         "": "frozen=True, extra='forbid'",
         "windows_per_clip": "4, ge=1",
         "condition_draws": "4, ge=1",

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from models.errors import BadInput
 from tasks.finetune.encode import SCHEMA as ENCODED
-from tasks.finetune.train_examples import Choice, Example, Examples, gather_examples, hold_out
+from tasks.finetune.train_examples import Example, ExampleChoice, Examples, gather_examples, hold_out
 from tasks.manifest import Lineage, ManifestRef, make_table, write_manifest
 from tasks.tiny.render import SCHEMA as CLIPS
 
@@ -20,13 +20,13 @@ MADE = Lineage(step="made", version=1)
 @pytest.mark.parametrize(
     ("choice", "wanted"),
     [
-        (Choice(), ["pan_left", "static", "zoom_in", None]),
-        (Choice(motions=("static", "zoom_in")), ["static", "zoom_in"]),
-        (Choice(min_speed=0.3), ["pan_left", "static"]),
-        (Choice(motions=("zoom_in",), min_speed=0.3), []),
+        (ExampleChoice(), ["pan_left", "static", "zoom_in", None]),
+        (ExampleChoice(motions=("static", "zoom_in")), ["static", "zoom_in"]),
+        (ExampleChoice(min_speed=0.3), ["pan_left", "static"]),
+        (ExampleChoice(motions=("zoom_in",), min_speed=0.3), []),
     ],
 )
-def test_clips_are_chosen_by_motion_and_moving_ones_by_speed(choice: Choice, wanted: list):
+def test_clips_are_chosen_by_motion_and_moving_ones_by_speed(choice: ExampleChoice, wanted: list):
     clips = {"pan_left": 0.3, "static": 0.0, "zoom_in": 0.2, None: None}
     assert [motion for motion, speed in clips.items() if choice.wants(motion, speed)] == wanted
 
@@ -44,7 +44,7 @@ def dataset(root: Path) -> ManifestRef:
 
 
 def test_windows_are_gathered_with_what_their_clips_measured(tmp_path: Path):
-    found = gather_examples(tmp_path, [dataset(tmp_path)], Choice())
+    found = gather_examples(tmp_path, [dataset(tmp_path)], ExampleChoice())
     assert [(e.clip_id, e.row, e.motion, e.bucket) for e in found] == [
         ("a", 0, "pan_left", 85), ("a", 1, "pan_left", 85), ("b", 2, "static", 0), ("b", 3, "static", 0)
     ]  # fmt: skip
@@ -54,9 +54,9 @@ def test_windows_are_gathered_with_what_their_clips_measured(tmp_path: Path):
 def test_nothing_to_train_on_is_said_in_a_sentence(tmp_path: Path):
     encoded = dataset(tmp_path)
     with pytest.raises(BadInput, match="no clip of roll, zoom_in is long enough to train on"):
-        gather_examples(tmp_path, [encoded], Choice(motions=("roll", "zoom_in")))
+        gather_examples(tmp_path, [encoded], ExampleChoice(motions=("roll", "zoom_in")))
     with pytest.raises(BadInput, match="no clip is long enough"):
-        gather_examples(tmp_path, [], Choice())
+        gather_examples(tmp_path, [], ExampleChoice())
 
 
 def test_a_batch_has_the_rows_asked_for_and_one_draw_of_the_noise(tmp_path: Path):

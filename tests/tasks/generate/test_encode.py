@@ -19,7 +19,15 @@ from tasks.generate import encode as step
 from tasks.generate.clip_frames import locate_parked, open_parked
 from tasks.generate.clip_tags import read_clip, read_tag
 from tasks.generate.decode import DecodeConfig, decode_jobs, pair_samples
-from tasks.generate.encode import SCHEMA, STEP, Clip, EncodeConfig, count_kept_frames, encode_jobs, pair_measured
+from tasks.generate.encode import (
+    SCHEMA,
+    STEP,
+    ClipManifests,
+    EncodeConfig,
+    count_kept_frames,
+    encode_jobs,
+    pair_measured,
+)
 from tasks.generate.encode_formats import PLANS
 from tasks.generate.job_settings import JobsConfig
 from tasks.generate.jobs import read_jobs
@@ -37,14 +45,14 @@ def one_thread():
     torch.set_num_threads(1)
 
 
-def clips_of(root: Path, jobs: Path, model: str, **settings: Any) -> list[Clip]:
+def clips_of(root: Path, jobs: Path, model: str, **settings: Any) -> list[ClipManifests]:
     refs = read_jobs.fn(root, JobsConfig(model=model, steps=2, **settings), jobs)
     config = SampleConfig(batch=4)
     samples = sample_jobs.fn(root, config, plan_all_batches(refs, config))
     return pair_measured(refs, samples, decode_jobs.fn(root, DecodeConfig(), pair_samples(refs, samples)))
 
 
-def encoded(root: Path, items: list[Clip], **settings: Any) -> list[dict[str, Any]]:
+def encoded(root: Path, items: list[ClipManifests], **settings: Any) -> list[dict[str, Any]]:
     manifests = encode_jobs.fn(root, EncodeConfig(**settings), items)
     assert all(read_manifest(manifest).schema == SCHEMA for manifest in manifests)
     return [row for manifest in manifests for row in read_rows(manifest)]
@@ -207,7 +215,9 @@ def killing_ffmpeg(folder: Path, times: int) -> str:
     return str(path)
 
 
-def disturbed(monkeypatch: pytest.MonkeyPatch, folder: Path, kills: int, root: Path, items: list[Clip], **asked: Any):
+def disturbed(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, kills: int, root: Path, items: list[ClipManifests], **asked: Any
+):
     """The rows of clips whose first encodings, so many, are killed."""
     exe = killing_ffmpeg(folder, kills)
     with monkeypatch.context() as patch:

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image, ImageSequence
 
 from models.errors import BadInput, EncoderOutOfMemory
+from models.pictures import Frames
 from tasks import video
 from tasks.generate import encode_formats
 from tasks.generate.clip_tags import list_pictures, read_clip, read_tag
@@ -23,7 +24,7 @@ from tasks.generate.encode_formats import (
     make_look,
     write_clip,
 )
-from tasks.video import Frames, find_ffmpeg, read_frames, run_ffmpeg
+from tasks.video import find_ffmpeg, read_frames, run_ffmpeg
 
 COLOURS = [(200, 30, 30), (30, 200, 30), (30, 30, 200), (220, 220, 40), (128, 128, 128)]
 
