@@ -17,6 +17,7 @@ from tasks.curate.ingest import list_videos
 from tasks.export.folders import Layout, write_folders
 from tasks.export.samples import HoldOutConfig, collect_samples
 from tasks.export.shards import ShardsConfig, write_shards
+from tasks.ledger import drop_damaged
 from tasks.manifest import ManifestRef, read_manifest_ref, read_rows
 from tasks.video import SourceVideo
 
@@ -60,6 +61,7 @@ def export(config: ExportConfig) -> ExportOutcome:
     """Cut what is not cut yet, assign the clips to splits, and write them."""
     clips = read_kept_clips(config)
     with running(config.out, "export", config) as run:
+        drop_damaged(config.dataset / "clips")
         cuts = cut(run.at(config.dataset), config.clips, read_videos(config.dataset), clips)
         samples = run.whole(collect_samples, config.split, config.dataset, clips, cuts)
         write(run, config, samples)

@@ -15,7 +15,8 @@ from tasks.finetune.encode import ClipSpan, LatentsConfig, SourceClips, encode_c
 from tasks.finetune.listed import ListedConfig, list_clips
 from tasks.finetune.train import TrainConfig, train_model
 from tasks.item_lists import TABLE_SUFFIXES
-from tasks.manifest import ManifestRef, publish_json, read_manifest_ref, read_rows
+from tasks.ledger import drop_damaged, resolve_inside
+from tasks.manifest import ManifestRef, publish_json, publish_link, read_manifest_ref, read_rows
 
 ENCODE_SHARE = 0.4
 """Seconds on one core to decode and encode one clip for the embedded model."""
@@ -58,6 +59,7 @@ def finetune(config: FinetuneConfig) -> FinetuneOutcome:
     """Encode a dataset's kept clips once, and train on them."""
     with running(config.out, "finetune", config) as run:
         dataset = open_dataset(run, config)
+        drop_damaged(dataset / "latents")
         encoded = encode(run, config, dataset, read_kept_clips(dataset, config.base))
         clips = read_manifest_ref(dataset / "clips.parquet")
         log = run.whole(train_model, config.train, dataset, config.base, encoded, clips)
@@ -121,13 +123,10 @@ def count_failures(encoded: list[ManifestRef]) -> int:
 def publish_weights(config: FinetuneConfig, log: ManifestRef, clips: ManifestRef) -> Path:
     """Point `out`/lora.safetensors or `out`/model at this run's weights, and describe the run in run.json, where
     `dataset_digest` is the digest of the dataset's clips.parquet."""
-    named = config.out / read_rows(log, ("weights",))[0]["weights"]
+    named = resolve_inside(config.out, read_rows(log, ("weights",))[0]["weights"])
     weights = named if named.name == "lora.safetensors" else named.parent
     shown = config.out / weights.name
-    aside = shown.with_name(f".{shown.name}.link")
-    aside.unlink(missing_ok=True)
-    aside.symlink_to(weights.relative_to(config.out), target_is_directory=weights.is_dir())
-    aside.replace(shown)
+    publish_link(shown, weights.relative_to(config.out))
     facts = {"weights": weights.name, "log": log.path.relative_to(config.out).as_posix(), "digest": log.digest}
     facts |= {"dataset": config.dataset.name, "dataset_digest": clips.digest}
     publish_json(config.out / "run.json", facts | {"config": config.model_dump(mode="json")})

@@ -27,6 +27,7 @@ from flows.running.stages import Stage, run_stages
 from flows.running.watch_folder import WatchConfig, keep_watching
 from models.device import DEVICE_HELP, DeviceName, choose_precision, find_device
 from models.generation.by_family import is_sampled_in_batches
+from tasks.caching import supersede
 from tasks.generate.choose import GateConfig, choose_takes
 from tasks.generate.clip_frames import sweep_parked
 from tasks.generate.comfyui_jobs import make_workflow
@@ -157,7 +158,7 @@ def watch(config: GenerateConfig) -> GenerateOutcome:
 
 def clear(out: Path) -> None:
     """Remove what an earlier run left that this one does not need."""
-    shutil.rmtree(WAITING.path(out, "any").parent, ignore_errors=True)
+    supersede(WAITING, out)
 
 
 def read(run: Run, config: GenerateConfig, guard: Guard, only: tuple[str, ...] | None, more: int = 0) -> ManifestRef:

@@ -4,7 +4,6 @@ The stages widen what is learned: one pair of motions at high noise, where direc
 speeds; then whole pictures with zooms at lower noise, where sharpness is decided.
 """
 
-import shutil
 from pathlib import Path
 
 from prefect import flow
@@ -13,7 +12,8 @@ from pydantic import Field
 from flows.finetune import FinetuneConfig, finetune
 from flows.running.config import FlowConfig, Outcome
 from flows.running.run import running
-from models.svd.model import load_model, save_model
+from models.errors import BadInput
+from models.svd.model import FACTS_FILE, FIGURES_FILE, load_model, save_model
 from tasks.finetune.encode import LatentsConfig
 from tasks.finetune.train import TrainConfig
 from tasks.manifest import publish_folder, read_rows
@@ -77,6 +77,7 @@ class TinyOutcome(Outcome):
 @flow(name="tiny")
 def tiny(config: TinyConfig) -> TinyOutcome:
     """Render footage, train the encoders on it, then the UNet stage by stage."""
+    check_install(config.install)
     footage, render = config.out / "footage", config.render
     with running(config.out, "tiny", config) as run:
         firsts = list(range(0, render.scenes, render.scenes_per_file))
@@ -107,13 +108,18 @@ def install(config: TinyConfig, model: Path) -> Path:
     """Copy the finished model to `config.install` in half precision, where that is asked for; return where the model
     is.
 
-    The model card that is already there stays; the next evaluation measures its figures again.
+    Files of other names there stay, so does the model card. The figures of the former model go; `reelmill evaluate`
+    measures them.
     """
     if config.install is None:
         return model
-    card = config.install / "README.md"
     with publish_folder(config.install) as aside:
         save_model(load_model(str(model)), aside, half=True)
-        if card.is_file():
-            shutil.copy(card, aside)
+    (config.install / FIGURES_FILE).unlink(missing_ok=True)
     return config.install
+
+
+def check_install(folder: Path | None) -> None:
+    """Raise BadInput where `folder` has files and none is a model's, so that no file of others is replaced."""
+    if folder and folder.is_dir() and any(folder.iterdir()) and not (folder / FACTS_FILE).is_file():
+        raise BadInput(f"{folder}: has files that Reelmill did not write. Choose another folder for --install.")

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from models.device import is_out_of_memory
 from models.errors import ReelmillError
 from tasks.caching import Step, find, find_or_compute, make_key, make_lineage
+from tasks.ledger import remove
 from tasks.manifest import Lineage, ManifestRef, make_table, read_rows, write_manifest
 
 STOPPING = (ReelmillError, RuntimeError, ValueError, OSError, MemoryError)
@@ -40,7 +41,7 @@ class ItemCall:
     def made(self, compute: Callable[[str], pa.Table]) -> ManifestRef:
         """Return the item's manifest, found or computed as by `cached`, and forget that it failed before."""
         made = find_or_compute(self.step, self.root, self.settings, self.inputs, compute, self.revision)
-        self._failed_at.unlink(missing_ok=True)
+        remove(self._failed_at)
         return made
 
     def failed(self, row: Mapping[str, Any]) -> ManifestRef:

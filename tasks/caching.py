@@ -18,6 +18,7 @@ import pyarrow as pa
 from pydantic import BaseModel
 
 from models.errors import BadManifest
+from tasks.ledger import is_whole, move, remove, resolve_inside
 from tasks.manifest import Lineage, ManifestRef, read_lengths, read_manifest_ref, read_rows, write_manifest
 
 log = logging.getLogger("reelmill")
@@ -82,6 +83,9 @@ def find(step: Step, root: Path, key: str) -> ManifestRef | None:
     path = step.path(root, key)
     if not path.exists():
         return None
+    if not is_whole(path):
+        log.warning("%s: has other bytes than were written. It is made again.", path)
+        return None
     try:
         found = read_manifest_ref(path, cached=True)
         return found if _has_whole_files(step, root, path) else None
@@ -93,7 +97,7 @@ def find(step: Step, root: Path, key: str) -> ManifestRef | None:
 def supersede(step: Step, root: Path) -> None:
     """Delete every manifest of `step` below `root`, because the files that they name are about to be replaced."""
     for path in (root / "manifests" / step.name).glob("[!.]*.parquet"):
-        path.unlink()
+        remove(path)
 
 
 def set_aside(path: Path) -> Path:
@@ -101,7 +105,7 @@ def set_aside(path: Path) -> Path:
 
     Rows that then differ get an `attempt` that is one higher.
     """
-    return path.rename(_name_aside(path, count_attempts(path) + 1))
+    return move(path, _name_aside(path, count_attempts(path) + 1))
 
 
 def count_attempts(path: Path) -> int:
@@ -148,7 +152,7 @@ def _measure_length(path: Path) -> int | None:
 def _has_whole_files(step: Step, root: Path, path: Path) -> bool:
     """Say whether every file that a manifest names exists and is complete: a full disk leaves files cut or empty."""
     known = read_lengths(path) if step.files else {}
-    found = {name: _measure_length(root / name) for name in known}
+    found = {name: _measure_length(resolve_inside(root, name)) for name in known}
     for name, length in found.items():
         if length not in (None, known[name]):
             _say(f"{name}: has {length} bytes, but {known[name]} were written. It is made again.")

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from models.errors import BadManifest
 from models.pictures import Frames
+from tasks.ledger import is_whole
 from tasks.manifest import publish
 
 SCHEMA = pa.schema([("pts", pa.int64()), ("time_s", pa.float64()), ("jpeg", pa.binary())])
@@ -133,6 +134,8 @@ def load_first_middle_last(path: Path, start_pts: int, end_pts: int) -> Frames:
 
 
 def _read(path: Path, columns: list[str], filters: list[tuple] | None = None) -> pa.Table:
+    if not is_whole(path):
+        raise BadManifest(f"{path}: has other bytes than were written. Delete it and run the scan again.")
     try:
         return pq.read_table(path, columns=columns, filters=filters)
     except (OSError, pa.ArrowInvalid) as error:

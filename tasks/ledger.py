@@ -7,21 +7,28 @@ ledger is seen too. Folders inside a marked folder belong to it, unless they hav
 
 import hashlib
 import json
+import logging
 import os
+import re
 import threading
 import zlib
-from collections.abc import Iterator, Mapping
-from functools import cache
+from collections.abc import Mapping
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from models.errors import BadInput
+from models.errors import BadInput, BadManifest
+
+log = logging.getLogger("reelmill")
 
 MARKER = ".reelmill.json"
 LEDGER = ".reelmill.ledger"
+
+ASIDE = re.compile(r"\..+\.(?P<pid>\d+)-[0-9a-f]{8}(\.\w+)?")
+"""The names of files and folders that are being written: their process is in them."""
 
 _APPENDING = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
 _LINK = -1
@@ -77,37 +84,30 @@ def check_place(path: Path) -> None:
 
     Outside of marked folders everything may be written.
     """
-    root = find_root(path)
-    if root is None:
+    if (found := _locate(path)) is None:
         return
-    name = path.absolute().relative_to(root)
-    for place in list(name.parents)[:-1]:
-        if (root / place).is_symlink():
-            raise BadInput(f"{root / place}: is a link, and nothing is written through links. Replace it by a folder.")
-    if os.path.lexists(path) and not is_ours(path):
+    root, name = found
+    for place in [root / folder for folder in Path(name).parents][:-1]:
+        if place.is_symlink():
+            raise BadInput(f"{place}: is a link, and nothing is written through links. Replace it by a folder.")
+    if os.path.lexists(path) and name not in read_ledger(root):
         raise BadInput(f"{path}: Reelmill did not write this file, so it stays. Move it, or choose another --out.")
-
-
-def is_ours(path: Path) -> bool:
-    """Say whether the ledger of the marked folder that `path` lies in names it."""
-    root = find_root(path)
-    return root is not None and find_entry(root, path.absolute().relative_to(root).as_posix()) is not None
 
 
 def record(path: Path, written: Path) -> None:
     """Note that the content of `written` is about to appear at `path`, where that lies in a marked folder."""
-    if root := find_root(path):
-        _append(root, path.absolute().relative_to(root).as_posix(), digest_path(written))
+    if found := _locate(path):
+        _append(*found, digest_path(written))
 
 
 def remove(path: Path) -> None:
     """Delete a file, unless it lies in a marked folder whose ledger does not name it."""
-    root = find_root(path)
-    if root is not None and not is_ours(path):
-        return
-    path.unlink(missing_ok=True)
-    if root is not None:
-        _append(root, path.absolute().relative_to(root).as_posix(), None)
+    found = _locate(path)
+    if found is None:
+        path.unlink(missing_ok=True)
+    elif found[1] in read_ledger(found[0]):
+        path.unlink(missing_ok=True)
+        _append(*found, None)
 
 
 def move(path: Path, target: Path) -> Path:
@@ -115,22 +115,61 @@ def move(path: Path, target: Path) -> Path:
     check_place(target)
     record(target, path)
     path.replace(target)
-    if root := find_root(path):
-        _append(root, path.absolute().relative_to(root).as_posix(), None)
+    if found := _locate(path):
+        _append(*found, None)
     return target
+
+
+def list_ours(folder: Path) -> list[Path]:
+    """Return the files below `folder`, which lies in a marked folder, that the ledger names."""
+    root = find_root(folder / "any")
+    if root is None:
+        return []
+    inside = folder.absolute().relative_to(root).as_posix()
+    prefix = "" if inside == "." else f"{inside}/"
+    return [root / name for name in sorted(read_ledger(root)) if name.startswith(prefix)]
 
 
 def digest_path(path: Path) -> Entry:
     """Return the digest and the size of a file's bytes, or of the path that a link names."""
     if path.is_symlink():
-        return Entry(hashlib.sha256(os.fsencode(os.readlink(path))).hexdigest(), _LINK)
+        return Entry(hashlib.sha256(os.fsencode(path.readlink())).hexdigest(), _LINK)
     with path.open("rb") as file:
         return Entry(hashlib.file_digest(file, "sha256").hexdigest(), os.fstat(file.fileno()).st_size)
 
 
-def find_entry(root: Path, name: str) -> Entry | None:
-    """Return what the ledger of `root` says of the file `name`; None where it does not name it."""
-    return read_ledger(root).get(name)
+def resolve_inside(root: Path, name: str) -> Path:
+    """Return the path of a file that a table of the folder `root` names; raises BadManifest where it is outside of it,
+    by `..`, by a link, or by its full path. A table from a stranger can name any file."""
+    path = root / name
+    if not name or ".." in Path(name).parts or not path.resolve().is_relative_to(root.resolve()):
+        raise BadManifest(
+            f"{name!r}: is outside of {root}, so it is not read. A table here was changed: make it again."
+        )
+    return path
+
+
+def is_whole(path: Path) -> bool:
+    """Say whether a file has the bytes that were written, by its digest; true also where no ledger names it."""
+    found = _locate(path)
+    entry = read_ledger(found[0]).get(found[1]) if found else None
+    if entry is None:
+        return True
+    try:
+        now = path.lstat()
+        return _digest_once(path, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns) == entry
+    except OSError:
+        return False
+
+
+def drop_damaged(folder: Path) -> list[Path]:
+    """Remove the files below `folder` that have other bytes than were written, so that they are made again; return
+    them."""
+    damaged = [path for path in list_ours(folder) if path.is_file() and not is_whole(path)]
+    for path in damaged:
+        log.warning("%s: has other bytes than were written. It is made again.", path)
+        remove(path)
+    return damaged
 
 
 def read_ledger(root: Path) -> Mapping[str, Entry]:
@@ -140,7 +179,19 @@ def read_ledger(root: Path) -> Mapping[str, Entry]:
 
 def find_damaged_lines(root: Path) -> list[int]:
     """Return the numbers, from 1, of the lines of a ledger that do not have the checksum they carry."""
-    return [number for number, parsed in enumerate(_parse((root / LEDGER).read_bytes()), start=1) if parsed is None]
+    lines = (root / LEDGER).read_bytes().split(b"\n")
+    wrong = [number for number, line in enumerate(lines[:-1], start=1) if _parse_line(line) is None]
+    return wrong + ([len(lines)] if lines[-1] else [])
+
+
+def _locate(path: Path) -> tuple[Path, str] | None:
+    """Return the marked folder that a path lies in, and its name there; None outside of one, and in unfinished
+    folders."""
+    root = find_root(path)
+    if root is None:
+        return None
+    name = path.absolute().relative_to(root)
+    return None if any(ASIDE.fullmatch(part) for part in name.parts) else (root, name.as_posix())
 
 
 class _Ledger:
@@ -166,12 +217,18 @@ class _Ledger:
                 new = file.read()
             whole = new[: new.rfind(b"\n") + 1]
             self._read += len(whole)
-            for name, entry in filter(None, _parse(whole)):
+            for name, entry in filter(None, map(_parse_line, whole.split(b"\n"))):
                 if entry is None:
                     self._entries.pop(name, None)
                 else:
                     self._entries[name] = entry
             return self._entries
+
+
+@lru_cache(maxsize=4096)
+def _digest_once(path: Path, *_: int) -> Entry:
+    """Return the digest of a file that has not changed since it was last asked for, by what tells it from another."""
+    return digest_path(path)
 
 
 _ledger = cache(lambda root: _Ledger(root / LEDGER))
@@ -189,13 +246,8 @@ def _append(root: Path, name: str, entry: Entry | None) -> None:
         os.close(descriptor)
 
 
-def _parse(text: bytes) -> Iterator[tuple[str, Entry | None] | None]:
-    """Yield the name and the entry of every line, None for a line that is damaged."""
-    for line in text.split(b"\n")[:-1]:
-        yield _parse_line(line)
-
-
 def _parse_line(line: bytes) -> tuple[str, Entry | None] | None:
+    """Return the name and the entry in a line; None for one that is damaged or empty."""
     checksum, _, said = line.partition(b" ")
     if checksum != b"%08x" % zlib.crc32(said):
         return None

@@ -9,7 +9,6 @@ import hashlib
 import io
 import json
 import os
-import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.errors import BadManifest
+from tasks.ledger import ASIDE, check_place, list_ours, record, remove
 
 ERROR_FIELDS: tuple[pa.Field, ...] = (
     pa.field("error_code", pa.string()),
@@ -30,9 +30,6 @@ ERROR_FIELDS: tuple[pa.Field, ...] = (
 """The columns that end every step's schema: null code and message when the item succeeded, `attempt` from 1."""
 
 _LINEAGE, _DIGEST, _LENGTHS = b"reelmill.lineage", b"reelmill.digest", b"reelmill.lengths"
-
-_ASIDE = re.compile(r"\..+\.(?P<pid>\d+)-[0-9a-f]{8}(\.\w+)?")
-"""The names that `publish` gives to unfinished files."""
 
 
 class Lineage(BaseModel):
@@ -154,14 +151,17 @@ def digest_file(path: Path) -> str:
 def publish(path: Path) -> Iterator[Path]:
     """Yield a path to write to; on success it is synced and renamed to `path`, on an error it is removed.
 
-    An error of the disk that names no file gets the name of `path`.
+    Raises BadInput where another's file is at `path`, or a link on the way to it (tasks.ledger). An error of the disk
+    that names no file gets the name of `path`.
     """
+    check_place(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}{path.suffix}")
     try:
         yield aside
         with aside.open("rb") as file:
             os.fsync(file.fileno())
+        record(path, aside)
         aside.replace(path)
     except OSError as error:
         error.filename = error.filename or str(path)
@@ -174,23 +174,46 @@ def remove_asides(place: Path) -> None:
     """Delete the unfinished files that ended processes left for the file `place`, or anywhere below a folder."""
     names = place.rglob(".*") if place.is_dir() else place.parent.glob(f".{glob.escape(place.name)}.*")
     for path in list(names):
-        left = _ASIDE.fullmatch(path.name)
+        left = ASIDE.fullmatch(path.name)
         if left and not _is_alive(int(left["pid"])):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 @contextmanager
 def publish_folder(folder: Path) -> Iterator[Path]:
-    """Yield a folder to write into; on success it is renamed to `folder`, replacing what was there."""
+    """Yield a folder to write into; on success its files appear in `folder`, each whole, in the place of those that
+    Reelmill wrote there before. Files of others stay; raises BadInput where one has the name of a new one."""
+    check_place(folder / "any")
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = folder.with_name(f".{folder.name}.{os.getpid()}-{os.urandom(4).hex()}")
     aside.mkdir()
     try:
         yield aside
-        shutil.rmtree(folder, ignore_errors=True)
-        aside.replace(folder)
+        made = {path.relative_to(aside): path for path in sorted(aside.rglob("*")) if path.is_file()}
+        for name in made:
+            check_place(folder / name)
+        for name, path in made.items():
+            record(folder / name, path)
+        if not os.path.lexists(folder):
+            aside.replace(folder)
+            return
+        for name, path in made.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            path.replace(folder / name)
+        for path in list_ours(folder):
+            if path.relative_to(folder) not in made:
+                remove(path)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def publish_link(path: Path, target: Path) -> None:
+    """Make `path` a link to `target`, a path relative to its folder, in one step; raises BadInput as `publish`."""
+    check_place(path)
+    aside = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}")
+    aside.symlink_to(target)
+    record(path, aside)
+    aside.replace(path)
 
 
 def publish_text(path: Path, text: str) -> None:

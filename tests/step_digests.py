@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 PACKAGES = ("tasks", "models")
-PLUMBING = frozenset({"tasks.manifest", "tasks.caching", "tasks.child_process", "models.errors"})
+PLUMBING = frozenset({"tasks.ledger", "tasks.manifest", "tasks.caching", "tasks.child_process", "models.errors"})
 PINS = "step_digests.json"
 
 ROUNDS = 2

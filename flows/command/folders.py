@@ -17,6 +17,7 @@ from flows.running.config import Outcome, read_calling_folder, read_settings
 from flows.running.lock import find_holder
 from models.errors import BadInput
 from tasks.caching import set_aside
+from tasks.ledger import move
 from tasks.manifest import read_column_names, read_manifest, read_manifest_ref, read_rows
 
 REASONS = ("error_message", "error")
@@ -99,15 +100,17 @@ def retry(config: ResultsConfig) -> RetryOutcome:
     from flows.running.run import exclusive, run_flow
 
     command, path = find_commands(config.path)[-1], config.path.resolve()
-    failed = list_failed_manifests(path)
-    items = count_items_to_retry(path, failed)
-    if not failed and not items:
-        return RetryOutcome(retried=0, result=f"{config.path}: nothing failed.")
-    module = importlib.import_module(command.module)
-    with chdir(read_calling_folder(path / f"{command.name}.yaml")):
-        settings = read_kept_settings(path, command, module)
-        with exclusive(path), out_of_the_cache(failed):
-            result: Outcome = run_flow(getattr(module, command.flow), settings)
+    with exclusive(path):
+        restore_set_aside(path)
+        failed = list_failed_manifests(path)
+        items = count_items_to_retry(path, failed)
+        if not failed and not items:
+            return RetryOutcome(retried=0, result=f"{config.path}: nothing failed.")
+        module = importlib.import_module(command.module)
+        with chdir(read_calling_folder(path / f"{command.name}.yaml")):
+            settings = read_kept_settings(path, command, module)
+            with out_of_the_cache(failed):
+                result: Outcome = run_flow(getattr(module, command.flow), settings)
     return RetryOutcome(failed=result.failed, retried=items, result=str(result))
 
 
@@ -129,8 +132,22 @@ def out_of_the_cache(manifests: Iterable[Path]) -> Iterator[None]:
     except BaseException:
         for path, place in aside.items():
             if not path.exists():
-                place.rename(path)
+                move(place, path)
         raise
+
+
+def restore_set_aside(path: Path) -> None:
+    """Restore the failed manifests that an earlier retry set aside and, killed, did not make again."""
+    aside = sorted(path.glob("manifests/*/[!.]*.failed"), key=_read_attempt)
+    latest = {file.with_suffix("").with_suffix(".parquet"): file for file in aside}
+    for manifest, file in latest.items():
+        if not manifest.exists():
+            move(file, manifest)
+
+
+def _read_attempt(file: Path) -> int:
+    number = file.with_suffix("").suffix.removeprefix(".")
+    return int(number) if number.isdecimal() else 0
 
 
 def report(config: ResultsConfig) -> ReportOutcome:

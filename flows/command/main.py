@@ -151,6 +151,15 @@ COMMANDS = (
         watched=False,
     ),
     Command(
+        name="check",
+        module="flows.command.check",
+        flow="check",
+        config="CheckConfig",
+        help="whether every file of an output folder is as it was written",
+        positional="path",
+        watched=False,
+    ),
+    Command(
         name="retry",
         module="flows.command.folders",
         flow="retry",

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from typing import IO
 
 from models.errors import BadInput
 
@@ -24,7 +25,7 @@ def exclusive(folder: Path) -> Iterator[None]:
     if folder in _held.get():
         yield
         return
-    with _make_lock_file(folder).open("a+") as file:
+    with _open_lock(folder) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -33,7 +34,8 @@ def exclusive(folder: Path) -> Iterator[None]:
             raise BadInput(
                 f"{folder}: another run (process {holder}) is working in this folder. Wait for it, or stop it."
             ) from error
-        file.truncate(0)
+        file.seek(0)
+        file.truncate()
         file.write(str(os.getpid()))
         file.flush()
         token = _held.set(_held.get() | {folder})
@@ -55,10 +57,13 @@ def find_holder(folder: Path) -> str | None:
     return None
 
 
-def _make_lock_file(folder: Path) -> Path:
+def _open_lock(folder: Path) -> IO[str]:
+    """Open a folder's lock to read and write, and not what it names where it is a link."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        return os.fdopen(os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644), "r+")
     except OSError as error:
+        if (folder / LOCK).is_symlink():
+            raise BadInput(f"{folder / LOCK}: is a link, so this folder cannot be locked. Remove it.") from error
         reason = f"{folder}: the output folder cannot be created ({error.strerror}). Choose another --out."
         raise BadInput(reason) from error
-    return folder / LOCK

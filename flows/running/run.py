@@ -24,6 +24,7 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from pydantic import BaseModel
 from rich.progress import Progress
 
+from flows.running.claim import check_claim, claim
 from flows.running.config import FlowConfig, dump_kept
 from flows.running.interrupt import check_stopped, stoppable
 from flows.running.lock import exclusive
@@ -78,8 +79,13 @@ def make_chunks(items: Sequence[T], seconds: Sequence[float], workers: int) -> l
 
 @contextmanager
 def running(folder: Path, flow: str, config: FlowConfig) -> Iterator["Run"]:
-    """Yield a flow's run on its locked output folder; its settings are in FLOW.yaml, its progress on a terminal."""
+    """Yield a flow's run on its own, locked output folder; its settings are in FLOW.yaml, its progress on a terminal.
+
+    Raises BadInput where the folder has files of others, or is another flow's.
+    """
+    check_claim(folder, flow)
     with exclusive(folder), progress() as bars:
+        claim(folder, flow)
         remove_asides(folder)
         publish_text(folder / f"{flow}.yaml", dump_kept(config))
         yield Run(folder, config.workers or count_cores(), bars)

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from models.errors import ReelmillError
 from tasks.attempts import error_columns
 from tasks.caching import Step, find_or_compute
+from tasks.ledger import resolve_inside
 from tasks.manifest import ManifestRef, make_table, read_rows
 
 ClipRow = Mapping[str, Any]
@@ -46,7 +47,11 @@ def add_manifests(videos: Sequence[VideoManifests], **made: Sequence[ManifestRef
 
 def list_frame_stores(root: Path, video: VideoManifests) -> list[Path]:
     """Return the frame store of a video below `root`; none for a video that could not be decoded."""
-    return [root / row["frame_store"] for row in read_rows(video.scan, ("frame_store",)) if row["frame_store"]]
+    return [
+        resolve_inside(root, row["frame_store"])
+        for row in read_rows(video.scan, ("frame_store",))
+        if row["frame_store"]
+    ]
 
 
 def read_clips(video: VideoManifests, needs: NeededColumns) -> list[dict[str, Any]]:

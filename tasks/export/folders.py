@@ -21,6 +21,7 @@ from prefect import task
 from pydantic import BaseModel, ConfigDict
 
 from tasks.caching import Step, find_or_compute, supersede
+from tasks.ledger import remove, resolve_inside
 from tasks.manifest import ERROR_FIELDS, ManifestRef, make_table, publish, publish_text, read_rows
 
 VERSION = 1
@@ -95,7 +96,7 @@ def write_all(out: Path, dataset: Path, samples: Rows, layout: Layout) -> list[d
         table = f"{split}/{TABLES[layout.to]}"
         for sample in own:
             file = f"{split}/{sample['clip_id']}.mp4"
-            place_file(dataset / sample["video"], out / file)
+            place_file(resolve_inside(dataset, sample["video"]), out / file)
             named = {name: sample[name] for name in ("clip_id", "side", "sha256")}
             rows.append({**named, "file": file, "table": table, "attempt": 1})
         _sweep(out / split, {f"{sample['clip_id']}.mp4" for sample in own})
@@ -120,7 +121,7 @@ def place_file(source: Path, target: Path) -> None:
 def _sweep(folder: Path, files: set[str]) -> None:
     for path in list(folder.iterdir()) if folder.is_dir() else []:
         if WRITTEN.fullmatch(path.name) and path.name not in files:
-            path.unlink()
+            remove(path)
 
 
 @task(name="folders")

@@ -18,6 +18,7 @@ from prefect import task
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.caching import Step, find_or_compute, supersede
+from tasks.ledger import remove, resolve_inside
 from tasks.manifest import ERROR_FIELDS, ManifestRef, digest_file, make_table, publish, read_rows
 
 VERSION = 1
@@ -82,7 +83,7 @@ def write_shard(path: Path, samples: Rows, dataset: Path) -> None:
 
 
 def _read_members(sample: Mapping[str, Any], dataset: Path) -> Iterator[tuple[str, bytes]]:
-    yield "mp4", (dataset / sample["video"]).read_bytes()
+    yield "mp4", resolve_inside(dataset, sample["video"]).read_bytes()
     yield "json", sample["facts"].encode()
     yield "txt", (sample["caption"] or "").encode()
 
@@ -100,7 +101,7 @@ def write_all(out: Path, dataset: Path, samples: Rows, config: ShardsConfig) -> 
     written = {row["shard"] for row in rows}
     for path in out.iterdir():
         if NAMES.fullmatch(path.name) and path.name not in written:
-            path.unlink()
+            remove(path)
     return rows
 
 

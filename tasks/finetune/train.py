@@ -212,7 +212,7 @@ def train(
         "train": config.model_dump(mode="json"),
     }
     weights = _save(training, run / "weights" / key, lineage)
-    train_checkpoints.remove(checkpoint)
+    train_checkpoints.forget(checkpoint)
     name = weights.relative_to(run).as_posix()
     return make_table([row | {"weights": name} for row in rows], SCHEMA)
 

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 
 from models.errors import BadInput
 from models.svd.training import TrainingState
+from tasks.ledger import remove
 from tasks.manifest import publish, publish_text
 
 
@@ -56,10 +57,10 @@ def resume(path: Path, state: TrainingState) -> TrainingLog:
         raise BadInput(f"{path}: the training's saved state cannot be read. Delete it to start again.") from error
 
 
-def remove(path: Path) -> None:
+def forget(path: Path) -> None:
     """Delete a checkpoint and its log."""
-    path.unlink(missing_ok=True)
-    _locate_log(path).unlink(missing_ok=True)
+    remove(path)
+    remove(_locate_log(path))
 
 
 def _locate_log(path: Path) -> Path:

@@ -13,6 +13,7 @@ from torch import Tensor
 from models.errors import BadInput
 from models.svd.model import motion_bucket
 from models.svd.training import TrainingBatch
+from tasks.ledger import resolve_inside
 from tasks.manifest import ManifestRef, read_rows
 
 CLIP_COLUMNS = ("clip_id", "camera_motion", "motion_score")
@@ -97,7 +98,7 @@ def gather_examples(root: Path, encoded: Sequence[ManifestRef], choice: ExampleC
             if row["latents"] is None or clip is None or not choice.wants(clip["camera_motion"], clip["motion_score"]):
                 continue
             motion, bucket = clip["camera_motion"], motion_bucket(clip["motion_score"] or 0.0)
-            examples.append(Example(row["clip_id"], root / row["latents"], row["row"], motion, bucket))
+            examples.append(Example(row["clip_id"], resolve_inside(root, row["latents"]), row["row"], motion, bucket))
     if not examples:
         asked = f" of {', '.join(choice.motions)}" if choice.motions else ""
         raise BadInput(f"{root}: no clip{asked} is long enough to train on. Curate more, or ask for other motions.")

@@ -6,8 +6,8 @@ again, and frames that no step took are removed when a run ends.
 
 import hashlib
 import logging
-import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from models.errors import BadMedia
 from models.generation.by_family import decode_job
 from models.memory.plan import Plan
 from models.pictures import Frames
+from tasks.ledger import remove, resolve_inside
 from tasks.manifest import publish
 
 FOLDER = "frames"
@@ -42,7 +43,7 @@ class Decoded(NamedTuple):
 
 def decode_clip(root: Path, job: Mapping[str, Any], sample: Mapping[str, Any], device: torch.device) -> Decoded:
     """Decode the latents that a row of sampling names, with the model of its job; raises BadMedia and BadModel."""
-    latents = load_latents(root / sample["latents"], sample["latents_sha256"])
+    latents = load_latents(resolve_inside(root, sample["latents"]), sample["latents_sha256"])
     return Decoded(*decode_job(job, latents, root, device))
 
 
@@ -65,7 +66,7 @@ def load_latents(path: Path, digest: str) -> Tensor:
 
 
 def _remove(path: Path, fault: str) -> BadMedia:
-    path.unlink(missing_ok=True)
+    remove(path)
     return BadMedia(f"{path.name}: these latents {fault} and were removed; the same command samples them again.")
 
 
@@ -97,5 +98,8 @@ def open_parked(path: Path) -> Frames | None:
 
 
 def sweep_parked(root: Path) -> None:
-    """Remove all parked frames below `root`."""
-    shutil.rmtree(root / FOLDER, ignore_errors=True)
+    """Remove all parked frames below `root`, and no other file."""
+    for path in (root / FOLDER).glob("*.npy"):
+        remove(path)
+    with suppress(OSError):  # It stays where it has files of others, and need not exist.
+        (root / FOLDER).rmdir()

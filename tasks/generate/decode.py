@@ -28,6 +28,7 @@ from tasks.attempts import ItemCall, failure_of
 from tasks.caching import Step
 from tasks.generate.clip_frames import DECODED_BY, decode_clip, locate_parked, park
 from tasks.generate.meter_columns import METERS
+from tasks.ledger import resolve_inside
 from tasks.manifest import ERROR_FIELDS, ManifestRef, make_table, read_rows
 
 VERSION = 1
@@ -109,7 +110,7 @@ def decode_and_measure(
 def _read_picture(root: Path, job: Mapping[str, Any]) -> Picture | None:
     if job["picture"] is None:
         return None
-    with Image.open(root / job["picture"]) as picture:
+    with Image.open(resolve_inside(root, job["picture"])) as picture:
         return np.asarray(picture)
 
 

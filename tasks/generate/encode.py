@@ -24,6 +24,7 @@ from tasks.generate.clip_tags import digest_content
 from tasks.generate.encode_formats import ClipLook, Format, make_look, write_clip
 from tasks.generate.job_columns import KEYED, In, decided, fields_of, file_key, in_, without_defaults
 from tasks.generate.meter_columns import METERS
+from tasks.ledger import remove
 from tasks.manifest import ERROR_FIELDS, ManifestRef, make_table, publish_json, read_lineage, read_rows
 
 VERSION = 1
@@ -155,7 +156,7 @@ def _encode(
     except STOPPING as error:
         failure = failure_of(error, job["name"], "encoding")
         return call.failed({"item_key": job["item_key"], **decided(job, In.FILE), **failure})
-    locate_parked(root, decoded_key).unlink(missing_ok=True)
+    remove(locate_parked(root, decoded_key))
     return made
 
 

@@ -18,6 +18,7 @@ from prefect import task
 from models.measures.meters import LIMITS
 from tasks.generate.job_columns import COLUMNS, In, in_
 from tasks.generate.meter_columns import describe_length
+from tasks.ledger import resolve_inside
 from tasks.manifest import ManifestRef, publish_text, read_column_names, read_rows
 from tasks.pages.page import file_name, make_data_uri, render
 from tasks.pages.sparks import draw_spark
@@ -138,7 +139,7 @@ def check_files(root: Path, row: Mapping[str, Any]) -> Mapping[str, Any]:
     if row["status"] != "ok":
         return row
     shown = (find_shown_file(root, row["video"])[0], row["picture"])
-    gone = next((name for name in shown if name and not (root / name).is_file()), None)
+    gone = next((name for name in shown if name and not resolve_inside(root, name).is_file()), None)
     if gone is None:
         return row
     said = f"{gone}: is not there any more; the same command makes it again."
@@ -147,7 +148,7 @@ def check_files(root: Path, row: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def find_shown_file(root: Path, video: str) -> tuple[str, str]:
     """Return the file that shows a clip on the page, and its MIME type: for a folder of pictures, the first."""
-    if (root / video).is_dir():
+    if resolve_inside(root, video).is_dir():
         return f"{video}/{FIRST_PICTURE}", "image/png"
     return video, KINDS[Path(video).suffix]
 

@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from tasks.caching import Step, find_or_compute, make_key, make_lineage
 from tasks.generate.job_columns import COLUMNS, KEYED, In, fields_of, file_key, in_, item_key
 from tasks.generate.job_resolver import Asking, make_failure
 from tasks.generate.job_settings import JobsConfig, read_list
+from tasks.ledger import remove
 from tasks.manifest import ERROR_FIELDS, ManifestRef, make_table, publish, read_rows, write_manifest
 
 VERSION = 1
@@ -51,6 +53,9 @@ SCHEMA = pa.schema(
 `priority` first; `job` is a row's place in the list as it was given."""
 
 STEP = Step("jobs", VERSION, SCHEMA, files=("picture",))
+
+PLACES = ("image", "model", "picture_model", "lora")
+"""Where a job's files lie: their content is in its keys, and where they lie is not."""
 
 WAITING = Step("waiting", VERSION, SCHEMA)
 """The jobs with what a run left undone marked so: what its table is collected from. The next run removes it."""
@@ -178,5 +183,15 @@ def read_jobs(
 
     revisions = sorted({row["model_revision"] for row in asked if row["status"] == "ready"})
     # A calibration decides on nothing but the buckets, which stand in the rows.
-    settings = config.model_copy(update={"calibration": None})
-    return find_or_compute(STEP, root, settings, [_digest(asked)], compute, " ".join(revisions) or None)
+    settings = config.model_copy(update=dict.fromkeys(("calibration", *PLACES)))
+    content = [{name: value for name, value in row.items() if name not in PLACES} for row in asked]
+    find = partial(find_or_compute, STEP, root, settings, [_digest(content)], compute, " ".join(revisions) or None)
+    made = find()
+    if made.cached and _list_places(read_rows(made)) != _list_places(asked):
+        remove(made.path)
+        return find()
+    return made
+
+
+def _list_places(rows: Iterable[Mapping[str, Any]]) -> set[tuple[Any, ...]]:
+    return {(row["job"], *(row.get(name) for name in PLACES)) for row in rows}

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from models.errors import BadManifest
 from tasks.caching import Step, count_attempts, find, find_or_compute, make_key, make_lineage, set_aside, supersede
+from tasks.ledger import mark
 from tasks.manifest import ERROR_FIELDS, Lineage, ManifestRef, digest_file, make_table, read_lineage, read_rows
 
 SCHEMA = pa.schema([("value", pa.string()), ("picture", pa.string()), ("attempt", pa.int32())])
@@ -326,4 +327,19 @@ def test_a_manifest_that_does_not_say_how_long_its_files_were_is_made_again_and_
     pq.write_table(table.replace_schema_metadata(facts), path)
     assert not run(work).cached
     assert f"{path}: does not record the sizes of its files. It is made again." in caplog.text
+    assert run(work).cached
+
+
+def test_a_manifest_with_a_flipped_byte_is_made_again_wherever_the_byte_is(
+    tmp_path: Path, work: Counted, caplog: pytest.LogCaptureFixture
+):
+    mark(tmp_path, "curate", "1")
+    path = run(work).path
+    whole = path.read_bytes()
+    for position in range(0, len(whole), len(whole) // 12):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 8]) + whole[position + 1 :])
+        assert not run(work).cached, position
+        assert path.read_bytes() == whole
+        assert f"{path}: has other bytes than were written. It is made again." in caplog.text
+        caplog.clear()
     assert run(work).cached

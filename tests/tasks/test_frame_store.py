@@ -20,6 +20,7 @@ from tasks.frame_store import (
     read_frame_times,
     read_lumas,
 )
+from tasks.ledger import mark
 from tests.frame_stores import write_frames
 
 PTS = [0, 512, 1000, 2048, 4096]
@@ -150,3 +151,13 @@ def test_a_stored_frame_that_is_no_picture_is_an_error_that_says_what_to_do(tmp_
     pq.write_table(pa.Table.from_pylist([row], schema=SCHEMA), tmp_path / "x.parquet")
     with pytest.raises(BadManifest, match=r"A stored frame is not a JPEG\. Delete the frame store"):
         load_frames(tmp_path / "x.parquet", [0])
+
+
+def test_a_store_with_a_flipped_byte_is_not_read(tmp_path: Path, pictures: np.ndarray):
+    mark(tmp_path, "curate", "1")
+    path = tmp_path / "frames/a.frames"
+    write_frames(path, [(0, 0.0, pictures[0])])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:200] + bytes([whole[200] ^ 1]) + whole[201:])
+    with pytest.raises(BadManifest, match=r"a\.frames: has other bytes than were written\. Delete it"):
+        read_frame_times(path)

@@ -202,8 +202,9 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
     for text in ("old", "new"):
         with publish_folder(tmp_path / "model") as aside:
-            (aside / text).write_text(text)
-    assert [p.name for p in tmp_path.rglob("*")] == ["model", "new"]
+            (aside / "weights").write_text(text)
+    assert [p.name for p in tmp_path.rglob("*")] == ["model", "weights"]
+    assert (tmp_path / "model/weights").read_text() == "new"
 
 
 NO_PROCESS = 2**22 + 1

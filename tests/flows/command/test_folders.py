@@ -15,13 +15,14 @@ from flows.command.folders import (
     list_failed_manifests,
     list_failures,
     report,
+    restore_set_aside,
     retry,
     status,
 )
 from flows.command.main import main
 from models.errors import BadInput, BadManifest
 from tasks.caching import set_aside
-from tasks.manifest import ERROR_FIELDS, Lineage, make_table, write_manifest
+from tasks.manifest import ERROR_FIELDS, Lineage, make_table, read_rows, write_manifest
 
 SCHEMA = pa.schema([("source", pa.string()), *ERROR_FIELDS])
 FAILED = {"source": "/in/b.mp4", "error_code": "bad_media", "error_message": "/in/b.mp4: cannot be read.", "attempt": 1}
@@ -176,6 +177,31 @@ def test_what_a_killed_retry_had_set_aside_is_still_to_be_retried(night: Path, p
     (night / "generate.yaml").write_text("jobs: gone\nout: x\n")
     with pytest.raises(BadInput, match="gone: no such folder or file"):
         retry(ResultsConfig(path=night))
+
+
+@pytest.mark.parametrize("killed", [1, 2])
+def test_a_killed_retry_leaves_what_failed_to_the_next(dataset: Path, killed: int):
+    k2 = dataset / "manifests/scan/k2.parquet"
+    failed = k2.read_bytes()
+    for _ in range(killed):
+        (aside,) = map(set_aside, list_failed_manifests(dataset))
+        restore_set_aside(dataset)
+        assert list_failed_manifests(dataset) == [k2]
+        assert k2.read_bytes() == failed
+    assert not aside.exists()
+
+
+def test_what_a_retry_made_again_is_not_undone_by_the_next(dataset: Path):
+    for attempt in range(11):
+        set_aside(dataset / "manifests/scan/k2.parquet")
+        rows = [{**FAILED, "attempt": attempt + 2}]
+        write_manifest(dataset / "manifests/scan/k2.parquet", make_table(rows, SCHEMA), Lineage(step="scan", version=1))
+    restore_set_aside(dataset)
+    assert read_rows(dataset / "manifests/scan/k2.parquet")[0]["attempt"] == 12
+    set_aside(dataset / "manifests/scan/k2.parquet")
+    restore_set_aside(dataset)
+    assert read_rows(dataset / "manifests/scan/k2.parquet")[0]["attempt"] == 12
+    assert len(list((dataset / "manifests/scan").glob("*.failed"))) == 11
 
 
 def test_a_retry_from_anywhere_works_where_the_folder_lies_now(tmp_path: Path, monkeypatch, prefect_server: str):

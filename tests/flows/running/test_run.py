@@ -26,6 +26,7 @@ from flows.running.config import FlowConfig
 from flows.running.run import CHUNK_S, MAX_CHUNKS, Run, exclusive, make_chunks, make_thread_pool, run_flow, running
 from models.errors import BadInput, BadMedia
 from tasks.caching import Step, find_or_compute
+from tasks.ledger import mark
 from tasks.manifest import ManifestRef, make_table, read_rows
 
 STEP = Step("double", 1, pa.schema([("item", pa.int64()), ("double", pa.int64())]))
@@ -213,6 +214,7 @@ def test_what_a_killed_run_left_half_written_is_swept_away_and_that_of_a_living_
     kept = manifests / "k.parquet"
     for path in (dead, alive, kept):
         path.write_text("")
+    mark(tmp_path, "double", "1")
     with running(tmp_path, "double", DoubleConfig(out=tmp_path)):
         pass
     assert sorted(p.name for p in manifests.iterdir()) == sorted([alive.name, kept.name])

@@ -8,7 +8,7 @@ from torch import nn
 
 from models.errors import BadInput
 from models.svd.training import TrainingState, new_state
-from tasks.finetune.train_checkpoints import TrainingLog, keep, remove, resume
+from tasks.finetune.train_checkpoints import TrainingLog, forget, keep, resume
 
 
 def trained(steps: int) -> tuple[TrainingState, TrainingLog]:
@@ -66,8 +66,8 @@ def test_without_a_checkpoint_a_training_starts_at_nothing(tmp_path: Path):
 
 def test_a_removed_checkpoint_leaves_nothing(tmp_path: Path):
     keep(tmp_path / "c.safetensors", *trained(2))
-    remove(tmp_path / "c.safetensors")
-    remove(tmp_path / "c.safetensors")
+    forget(tmp_path / "c.safetensors")
+    forget(tmp_path / "c.safetensors")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -18,7 +18,7 @@ from models.svd.lora import load_lora, save_lora
 from tasks.generate.comfyui_jobs import make_workflow
 from tasks.generate.job_columns import KEYED, file_key, item_key
 from tasks.generate.job_settings import COLUMNS, JobsConfig
-from tasks.generate.jobs import SCHEMA, STEP, make_take_rows, mark_duplicates, read_jobs
+from tasks.generate.jobs import PLACES, SCHEMA, STEP, make_take_rows, mark_duplicates, read_jobs
 from tasks.manifest import read_lineage, read_manifest, read_rows
 from tests.job_tables import jobs_of, table
 
@@ -214,6 +214,22 @@ def test_two_output_folders_get_the_same_manifest(tmp_path, pictures, model):
     home, config = pictures("a.png"), JobsConfig(model=model)
     one, two = (read_jobs.fn(tmp_path / name, config, home).path.read_bytes() for name in ("one", "two"))
     assert one == two
+
+
+def test_a_key_knows_no_path_and_the_rows_say_where_files_lie_now(tmp_path, pictures, model, lora):
+    home, out = pictures("a.png"), tmp_path / "out"
+    here = read_jobs.fn(out, JobsConfig(model=model, lora=str(lora)), home)
+    assert read_jobs.fn(out, JobsConfig(model=model, lora=str(lora)), home).cached
+    before = read_rows(here)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for path in (lora, home):
+        path.rename(elsewhere / path.name)
+    moved = read_jobs.fn(out, JobsConfig(model=model, lora=str(elsewhere / lora.name)), elsewhere / home.name)
+    assert (moved.path, moved.cached) == (here.path, False)
+    (old,), (new,) = before, read_rows(moved)
+    assert (new["lora"], new["image"]) == (str(elsewhere / lora.name), str(elsewhere / home.name / "a.png"))
+    assert {k: v for k, v in old.items() if k not in PLACES} == {k: v for k, v in new.items() if k not in PLACES}
 
 
 def test_what_no_job_can_be_made_of_is_refused(tmp_path, pictures, model):
