@@ -30,6 +30,7 @@ from tasks.generate.encode import EncodeConfig, encode_jobs, pair_measured
 from tasks.generate.encode_formats import make_look
 from tasks.generate.jobs import SCHEMA
 from tasks.generate.sample import VERSION, SampleConfig, sample_jobs
+from tasks.ledger import resolve_inside
 from tasks.manifest import Lineage, ManifestRef, digest_file, make_table, read_rows, write_manifest
 
 
@@ -122,7 +123,7 @@ def choose_picture(config: ReproduceConfig, facts: Facts, own: Facts) -> Picture
             raise BadInput(f"{config.clip}: was made from a text alone; leave out --picture.")
         return None
     if config.picture is None:
-        copy = own["home"] / own["picture"] if own else None
+        copy = resolve_inside(own["home"], own["picture"]) if own else None
         if copy is None or not copy.is_file():
             made_from = facts.get("image") or f"a picture that {facts['picture_model']} drew"
             raise BadInput(f"{config.clip}: was made from {made_from}; say where it is with --picture.")
@@ -221,7 +222,9 @@ def _write_jobs(
     others = [key for key in keys if key != own["item_key"]]
     if all(key in rows and _has_picture(rows[key]) for key in others):
         for key in others:
-            picture = _read_pixels(rows[key]["home"] / rows[key]["picture"]) if rows[key]["picture"] else None
+            picture = (
+                _read_pixels(resolve_inside(rows[key]["home"], rows[key]["picture"])) if rows[key]["picture"] else None
+            )
             made[key] = _make_job(root, rows[key], picture, inputs)
     else:
         keys = (own["item_key"],)
@@ -230,7 +233,7 @@ def _write_jobs(
 
 
 def _has_picture(row: Facts) -> bool:
-    return not row["picture"] or (row["home"] / row["picture"]).is_file()
+    return not row["picture"] or resolve_inside(row["home"], row["picture"]).is_file()
 
 
 def _make_job(root: Path, facts: Facts, picture: Picture | None, inputs: RecordedInputs) -> dict[str, Any]:

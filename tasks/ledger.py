@@ -143,9 +143,7 @@ def resolve_inside(root: Path, name: str) -> Path:
     by `..`, by a link, or by its full path. A table from a stranger can name any file."""
     path = root / name
     if not name or ".." in Path(name).parts or not path.resolve().is_relative_to(root.resolve()):
-        raise BadManifest(
-            f"{name!r}: is outside of {root}, so it is not read. A table here was changed: make it again."
-        )
+        raise BadManifest(f"{name!r}: is outside of {root}, so it is not read. Make its table again.")
     return path
 
 
