@@ -25,6 +25,7 @@ for name in [name for name in os.environ if name.startswith("PREFECT_")]:
     del os.environ[name]
 os.environ["PREFECT_HOME"] = _HOME.name
 os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{_PORT.getsockname()[1]}/api"
+os.environ["XDG_STATE_HOME"] = f"{_HOME.name}/state"
 os.environ["HF_HUB_OFFLINE"] = "1"
 # The tests share the cores among processes: threads in each would wait for one another, and sums would depend on them.
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"):
@@ -97,8 +98,11 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _own_costs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What models are measured to take is kept apart from the user's figures, and from other tests'."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(Path(_HOME.name) / "caches" / uuid4().hex))
+    """What models are measured to take, and which folders are the user's, is kept apart from the user's notes, and from
+    other tests'."""
+    own = Path(_HOME.name) / "users" / uuid4().hex
+    monkeypatch.setenv("XDG_CACHE_HOME", str(own / "caches"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(own / "state"))
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from flows.command.flags import validate_layers
 from flows.command.main import COMMANDS, Command, make_interface
+from flows.running.claim import is_own
 from flows.running.config import Outcome, read_calling_folder, read_settings
 from flows.running.lock import find_holder
 from models.errors import BadInput
@@ -109,6 +110,7 @@ def retry(config: ResultsConfig) -> RetryOutcome:
         module = importlib.import_module(command.module)
         with chdir(read_calling_folder(path / f"{command.name}.yaml")):
             settings = read_kept_settings(path, command, module)
+            check_servers(path, command, settings)
             with out_of_the_cache(failed):
                 result: Outcome = run_flow(getattr(module, command.flow), settings)
     return RetryOutcome(failed=result.failed, retried=items, result=str(result))
@@ -134,6 +136,18 @@ def out_of_the_cache(manifests: Iterable[Path]) -> Iterator[None]:
             if not path.exists():
                 move(place, path)
         raise
+
+
+def check_servers(path: Path, command: Command, settings: BaseModel) -> None:
+    """Raise BadInput where a folder that this user did not make names a server: a stranger's folder sends nothing."""
+    captions = settings.model_dump().get("caption", {})
+    asks = "endpoint" in (captions.get(name) for name in ("engine", "image_engine", "video_engine"))
+    if asks and not is_own(path):
+        raise BadInput(
+            f"{path}: was not made by you on this machine, and its settings name the server "
+            f"{captions['endpoint']['base_url']}. If you trust it, give them yourself: `reelmill {command.name} "
+            f"--config {path / command.name}.yaml --out {path}`."
+        )
 
 
 def restore_set_aside(path: Path) -> None:

@@ -234,15 +234,15 @@ def write_film(path: Path, film: Film, frames: Frames, fps: float) -> None:
 
 
 def write_films(folder: Path, config: FootageConfig) -> None:
-    """Write every film; `folder` appears with all of them or not at all, and contains nothing else."""
+    """Write every film into `folder`, which appears with all of them or not at all; files of others there stay."""
     with publish_folder(folder) as aside:
         for film in FILMS:
             write_film(aside / film.name, film, render_film(film, config), config.fps)
 
 
 def write_held_out(folder: Path, number: int, side: int = 128) -> list[Path]:
-    """Write `number` square PNG pictures of scenes that are in no training, and return their paths; `folder` contains
-    nothing else."""
+    """Write `number` square PNG pictures of scenes that are in no training, and return their paths; of those written
+    before, no more stay in `folder`."""
     names = [f"picture-{index + 1:02d}.png" for index in range(number)]
     with publish_folder(folder) as aside:
         for index, name in enumerate(names):
