@@ -18,7 +18,7 @@ import pyarrow as pa
 from pydantic import BaseModel
 
 from models.errors import BadManifest
-from tasks.ledger import is_whole, move, remove, resolve_inside
+from tasks.ledger import is_whole, move, remove
 from tasks.manifest import Lineage, ManifestRef, read_lengths, read_manifest_ref, read_rows, write_manifest
 
 log = logging.getLogger("reelmill")
@@ -152,7 +152,7 @@ def _measure_length(path: Path) -> int | None:
 def _has_whole_files(step: Step, root: Path, path: Path) -> bool:
     """Say whether every file that a manifest names exists and is complete: a full disk leaves files cut or empty."""
     known = read_lengths(path) if step.files else {}
-    found = {name: _measure_length(resolve_inside(root, name)) for name in known}
+    found = {name: _measure_length(root / name) for name in known}
     for name, length in found.items():
         if length not in (None, known[name]):
             _say(f"{name}: has {length} bytes, but {known[name]} were written. It is made again.")

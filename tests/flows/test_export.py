@@ -84,7 +84,7 @@ def contents():
     return lambda out: {
         path.name: path.read_bytes()
         for path in out.rglob("*")
-        if path.is_file() and "manifests" not in path.parts and path.name != ".reelmill.lock"
+        if path.is_file() and "manifests" not in path.parts and not path.name.startswith(".reelmill.")
     }
 
 

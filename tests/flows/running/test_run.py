@@ -238,7 +238,7 @@ def test_a_ctrl_c_that_a_library_lets_go_by_stops_the_run_at_its_next_step(tmp_p
         run_flow(swallowing, DoubleConfig(out=tmp_path))
     assert ways == ["went on"]
     assert signal.getsignal(signal.SIGINT) is before
-    run_flow(doubled, DoubleConfig(out=tmp_path, items=(1,)))
+    run_flow(doubled, DoubleConfig(out=tmp_path / "another", items=(1,)))
 
 
 class Here(Run):
