@@ -182,7 +182,7 @@ def test_a_plan_checks_every_job_and_writes_nothing(tmp_path, pictures, model):
         "total: about 0.5 s on one core, 0.1 MB on disk",
         f"{model}: {FAMILY}",
         "job 2: broken.png: cannot be read as a picture (its content is not in a known picture format).",
-        "job 8: same: asks for the same clip as job 0; give it another seed or key for another clip.",
+        "job 8: same: asks for the same clip as job 0; give it another seed, key or prefix.",
     ]
     assert not (tmp_path / "out").exists()
 
