@@ -125,7 +125,7 @@ def test_rows_that_differ_in_their_prefix_are_sampled_once_and_delivered_each(tm
     assert sorted(names) == sorted(f"{name}-take{take}" for name in expected for take in (0, 1))
     assert len({Path(row["video"]).name.casefold() for row in rows}) == 8
     assert all((root / row["video"]).is_file() for row in rows)
-    made = make_output_rows(read_rows(items[0][0]), *(_rows(items, place) for place in (1, 2)), rows)
+    made = make_output_rows(read_rows(items[0][0]), _rows(items, 1), _rows(items, 2), rows)
     assert [job["status"] for job in made] == ["ok"] * 8
     assert len({job["video"] for job in made}) == 8
 

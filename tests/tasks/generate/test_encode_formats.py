@@ -1,7 +1,6 @@
-import re
-
 """Clips of known colours, written in every format and read back: frames, sizes, rates, and what they say."""
 
+import re
 import stat
 from fractions import Fraction
 from pathlib import Path
