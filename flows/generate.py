@@ -34,9 +34,10 @@ from tasks.generate.comfyui_jobs import make_workflow
 from tasks.generate.decode import DecodeConfig, decode_jobs, pair_samples
 from tasks.generate.draw import DrawConfig, add_drawn_pictures, draw_pictures, list_pictures_to_draw
 from tasks.generate.encode import EncodeConfig, encode_jobs, pair_measured
-from tasks.generate.encode_formats import CODECS, Format, make_look
+from tasks.generate.encode_formats import CODECS, Format, list_cautions, make_look
 from tasks.generate.gallery import write_gallery
 from tasks.generate.job_columns import file_key, spoken_columns
+from tasks.generate.job_resolver import fold_name, make_safe_name
 from tasks.generate.job_settings import JobsConfig
 from tasks.generate.jobs import WAITING, put_off, read_jobs
 from tasks.generate.outputs import collect_outputs
@@ -135,6 +136,8 @@ def generate(
         clear(config.out)
         guard = Guard(config.out, config, deadline or find_deadline(config, read_local_time()))
         jobs = read(run, config, guard, only)
+        for caution in caution_about(config, jobs):
+            log.warning("%s", caution)
         if config.workflow_out:
             write_workflows(config.workflow_out, jobs)
         samples, clips, videos = make(run, config, guard, jobs)
@@ -214,6 +217,12 @@ def read_ready_rows(jobs: ManifestRef) -> list[dict[str, Any]]:
     return [row for row in read_rows(jobs) if row["status"] == "ready"]
 
 
+def caution_about(config: GenerateConfig, jobs: ManifestRef) -> list[str]:
+    """Return what players make of the files asked for, where that is not what was asked for."""
+    rates = {row["playback_fps"] or row["fps"] for row in read_ready_rows(jobs)}
+    return list_cautions(make_look(config.format, config.crf), rates)
+
+
 def summarise(outputs: ManifestRef, page: Path, stopped: str | None) -> GenerateOutcome:
     """Count the clips of the table; a clip that waits counts as one that is not done."""
     states = Counter(row["status"] for row in read_rows(outputs, ("status",)))
@@ -238,14 +247,20 @@ def write_workflows(folder: Path, jobs: ManifestRef) -> None:
                 log.warning(
                     "%s: a workflow knows of no chains; the one written makes one clip by windows.", row["name"]
                 )
-            path = Path(row["image"])
-            picture = folder / path.name
-            if picture.exists() and digest_file(picture) != row["image_sha256"]:
-                picture = folder / f"{path.stem[:60]}-{row['image_sha256'][:10]}{path.suffix}"
+            picture = folder / find_copy_name(folder, Path(row["image"]), row["image_sha256"])
             publish_json(folder / f"{row['name']}-{file_key(row)[:10]}.json", make_workflow(row, picture.name))
             if not picture.exists():
                 with publish(picture) as aside:
                     shutil.copyfile(row["image"], aside)
+
+
+def find_copy_name(folder: Path, picture: Path, digest: str) -> str:
+    """Return the name of a picture's copy in a folder: its own, unless a file with another content has that name, or
+    one that some file systems take for it (upper and lower case, decomposed letters)."""
+    alike = [path for path in folder.glob("*") if fold_name(path.name) == fold_name(picture.name)]
+    if not alike or (alike[0].name == picture.name and digest_file(alike[0]) == digest):
+        return picture.name
+    return f"{make_safe_name(picture.stem)}-{digest[:10]}{picture.suffix}"
 
 
 def plan(config: GenerateConfig) -> GeneratePlan:
@@ -255,12 +270,13 @@ def plan(config: GenerateConfig) -> GeneratePlan:
         jobs = read_jobs.fn(Path(folder), config.per_job, config.jobs, config.images)
         batches = plan_all_batches(jobs, SampleConfig(batch=config.batch))
         rows, ready = sorted(read_rows(jobs), key=lambda row: row["job"]), read_ready_rows(jobs)
+        cautions = caution_about(config, jobs)
     return GeneratePlan(
         failed=sum(row["status"] == "failed" for row in rows),
         ready=len(ready),
         batches=len(batches),
         takes=tuple(describe_plan(ready, find_device(config.device), config.batch, config.format)),
-        said=tuple(line for row in rows if not row["take"] for line in _list_messages(row)),
+        said=(*cautions, *(line for row in rows if not row["take"] for line in _list_messages(row))),
     )
 
 

@@ -80,6 +80,17 @@ def choose_precision(device: torch.device, asked: AskedPrecision = "auto", on_gp
     return on_gpu if device.type == "cuda" else "float32"
 
 
+def explain_not_finite(precision: Precision, flag: str = "--dtype") -> str:
+    """Return what is likely where a network's numbers in a precision are not finite, and what to do, as a clause.
+
+    Only float16 overflows (past 65,504): the others have float32's range.
+    """
+    damaged = "the weights of the model or the LoRA are probably damaged; fetch them again"
+    if precision != "float16":
+        return f"{damaged}, or try other steps or guidance"
+    return f"numbers past 65,504 overflow in float16; try {flag} float32, and if that ends alike, {damaged}"
+
+
 def get_dtype(precision: str) -> torch.dtype:
     """Return torch's type of a precision; raises BadInput for any other name."""
     if precision not in get_args(Precision):

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from models.errors import BadInput, BadMedia
+from models.file_kinds import read_kind
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -110,7 +111,7 @@ def _read(path: Path, background: Background) -> Image.Image:
         limit = (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
         raise BadMedia(f"{path.name}: has more than {limit} million pixels; make it smaller.") from error
     except _UNREADABLE as error:
-        raise BadMedia(f"{path.name}: cannot be read as a picture ({_explain_error(error)}).") from error
+        raise BadMedia(f"{path.name}: cannot be read as a picture ({_explain_error(path, error)}).") from error
 
 
 @contextmanager
@@ -122,7 +123,10 @@ def _warnings(of_size: Literal["error", "ignore"]) -> Iterator[None]:
         yield
 
 
-def _explain_error(error: Exception) -> str:
+def _explain_error(path: Path, error: Exception) -> str:
+    kind = read_kind(path)
+    if kind and (kind.unread or kind.holds != "picture"):
+        return f"its content is {kind.name}; save it as JPEG or PNG"
     if isinstance(error, Image.UnidentifiedImageError):
         return "its content is not in a known picture format"
     return str(error).strip().rstrip(".") or type(error).__name__

@@ -11,7 +11,6 @@ import logging
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from models.errors import BadInput
+from tasks.left_out import describe_left_out, is_picture_file, list_pictures, say_left_out
 
 log = logging.getLogger("reelmill")
 
@@ -30,9 +30,6 @@ DELIMITERS = (",", ";", "\t")
 """What separates the values of a CSV table: spreadsheets of many countries write semicolons."""
 
 LIST_SUFFIXES = (TEXT_SUFFIX, *TABLE_SUFFIXES)
-
-NAMED = 3
-"""How many of the ignored files a message names."""
 
 
 @dataclass(frozen=True)
@@ -54,21 +51,22 @@ class Listing:
 def read_listing(
     path: Path, suffixes: Collection[str], column: str, columns: Collection[str], instead: str | None = None
 ) -> Listing:
-    """Read the list at `path`: the files with `suffixes` in a folder (by name), one such file, or a table.
+    """Read the list at `path`: the pictures in a folder (by name), those with `suffixes` or by their content; one such
+    file; or a table.
 
     `column` names a row's file; rows without a file may have the column `instead`, and the lines of a text are read as
     its values. `columns` are all the columns that a table may have. Raises BadInput.
     """
     if path.is_dir():
-        names = sorted(p.name for p in path.iterdir() if _has_suffix(p, suffixes) and not p.is_dir())
+        names, left = list_pictures(path, suffixes)
         if not names:
-            raise BadInput(f"{path}: no file of a known kind in this folder ({', '.join(sorted(suffixes))}).")
-        others = (p for p in path.iterdir() if not _has_suffix(p, suffixes) and p.is_file())
-        _say_passed_over(path, tuple(sorted(p.name for p in others if not p.name.startswith("."))))
+            held = f"; not taken, {describe_left_out(left)}" if left else ""
+            raise BadInput(f"{path}: no file of a known kind in this folder ({', '.join(sorted(suffixes))}){held}.")
+        say_left_out(str(path), left)
         return Listing(path, [TableRow({column: name}) for name in names])
     if not path.is_file():
         raise BadInput(f"{path}: no such folder or file.")
-    if _has_suffix(path, suffixes):
+    if is_picture_file(path, suffixes):
         return Listing(path.parent, [TableRow({column: path.name})])
     if instead and path.suffix.lower() == TEXT_SUFFIX:
         return Listing(path.parent, read_names(path, (instead,)))
@@ -76,18 +74,6 @@ def read_listing(
         kinds = ", ".join(sorted((*suffixes, *TABLE_SUFFIXES)))
         raise BadInput(f"{path}: neither a folder nor a file of a known kind ({kinds}).")
     return Listing(path.parent, _check_table(path, read_table(path), column, columns, instead))
-
-
-@cache
-def _say_passed_over(folder: Path, names: tuple[str, ...]) -> None:
-    """Warn once, however often a run lists the folder: a watched one is listed again and again."""
-    if names:
-        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-        log.warning("%s: files of other kinds are ignored: %s%s.", folder, ", ".join(names[:NAMED]), more)
-
-
-def _has_suffix(path: Path, suffixes: Collection[str]) -> bool:
-    return path.suffix.lower() in suffixes and not path.name.startswith(".")
 
 
 def _check_table(

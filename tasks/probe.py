@@ -19,6 +19,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from models.errors import BadMedia
+from models.file_kinds import find_encryption, read_kind
 from tasks.video import open_video, read_shown_size
 
 PROBE_PACKETS = 400
@@ -29,6 +30,8 @@ REORDERED = 32
 
 FAR_START_S = 60.0
 """A first frame further from time zero than this is a far start; recordings in MPEG-TS begin at a second or two."""
+
+UNPROTECTED = "Without its key it cannot be read; give a copy that is not protected."
 
 HDR_TRANSFERS = ("smpte2084", "arib-std-b67")
 """The transfer functions of HDR10 and Dolby Vision (PQ), and of HLG."""
@@ -123,7 +126,26 @@ class _Head(NamedTuple):
 
 
 def probe(path: Path) -> VideoFacts:
-    """Read a file's facts from its header, its first packets and its first frame; raises BadMedia."""
+    """Read a file's facts from its header, its first packets and its first frame; raises BadMedia, which says so where
+    the file is not damaged, but encrypted or of a kind that is not decoded here."""
+    try:
+        return _probe(path)
+    except BadMedia as error:
+        if not (reason := _explain_unread(path)):
+            raise
+        raise BadMedia(f"{path}: {reason}") from error
+
+
+def _explain_unread(path: Path) -> str | None:
+    kind, encryption = read_kind(path), find_encryption(path)
+    if encryption:
+        return f"is encrypted ({encryption}). {UNPROTECTED}"
+    if kind and kind.unread:
+        return f"is of the kind {kind.name}, which is not decoded here. Convert it to H.264 in mp4."
+    return None
+
+
+def _probe(path: Path) -> VideoFacts:
     with open_video(path, threads=1) as (container, stream):
         head = _read_head(container, stream, path)
         context, frame, audio = stream.codec_context, head.frame, container.streams.audio[:1]
@@ -187,6 +209,8 @@ def _find_anomalies(container: InputContainer, stream: VideoStream, head: _Head)
 def _read_head(container: InputContainer, stream: VideoStream, path: Path) -> _Head:
     frame, packets, whole = None, [], True
     for packet in container.demux(stream):
+        if any(data.data_type.startswith("encryption") for data in packet.iter_sidedata()):
+            raise BadMedia(f"{path}: is encrypted (CENC). {UNPROTECTED}")
         if packet.size:
             packets.append(_Packet(packet.pts, packet.dts, packet.is_keyframe, packet.is_discard))
         frame = frame or next(iter(_decode(packet)), None)

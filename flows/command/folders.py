@@ -2,7 +2,7 @@
 
 import importlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import chdir, contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -26,6 +26,12 @@ REASONS = ("error_message", "error")
 
 PUT_OFF, DUPLICATE = "waiting", "duplicate"
 """The states of items that are not done and did not fail."""
+
+COPIES = (PUT_OFF, "drawn")
+"""The steps whose rows repeat what others say of their items."""
+
+IDENTITIES = ("job", "source", "clip_id", "item_key", "video_id", "drawing")
+"""The columns that tell items of a step apart; the first that a manifest has is used."""
 
 NAMES = ("job", "source", "clip_id", "name", "picture")
 """The columns that name an item; the first that a table has is used. Jobs have numbers: many may share a picture."""
@@ -82,7 +88,9 @@ def status(config: ResultsConfig) -> StatusOutcome:
     path = config.path
     flows = find_commands(path)
     tables = {table.name: _describe_table(table) for table in sorted(path.glob("[!.]*.parquet"))}
-    failures = [failure for table in sorted(path.glob("[!.]*.parquet")) for failure in list_failures(table)]
+    failures = tuple(
+        dict.fromkeys(line for table in sorted(path.glob("[!.]*.parquet")) for line in list_failures(table))
+    )
     waiting = sum(count_states(table)[PUT_OFF] for table in path.glob("[!.]*.parquet"))
     return StatusOutcome(
         failed=len(failures) + waiting,
@@ -92,7 +100,7 @@ def status(config: ResultsConfig) -> StatusOutcome:
         at_work=find_holder(path),
         steps=_describe_steps(path),
         tables=tables,
-        failures=tuple(failures),
+        failures=failures,
     )
 
 
@@ -224,8 +232,8 @@ def list_failures(table: Path) -> list[str]:
     item = next((name for name in NAMES if name in columns), None)
     if reason is None:
         return []
-    state = ["status"] if "status" in columns else []
-    rows = read_rows(table, (reason, *([item] if item else []), *state))
+    beside = [name for name in ("status", "take") if name in columns]
+    rows = read_rows(table, (reason, *([item] if item else []), *beside))
     return [
         _format_failure(row, item, reason)
         for row in rows
@@ -235,7 +243,8 @@ def list_failures(table: Path) -> list[str]:
 
 def _format_failure(row: dict[str, Any], item: str | None, reason: str) -> str:
     if item == "job":
-        return f"job {row[item]}: {row[reason]}"
+        take = "" if row.get("take") is None else f" take {row['take']}"
+        return f"job {row[item]}{take}: {row[reason]}"
     named = str(row[item]) if item and row[item] else ""
     return row[reason] if named in row[reason] else f"{named}: {row[reason]}"
 
@@ -249,15 +258,32 @@ def _read_error_codes(manifest: Path) -> list[str]:
 
 
 def _describe_steps(path: Path) -> dict[str, str]:
-    manifests = sorted(path.glob("manifests/*/[!.]*.parquet"), key=lambda file: file.stat().st_mtime_ns)
-    made = Counter(file.parent.name for file in manifests)
-    failed: Counter[str] = Counter()
-    for file in manifests:
-        failed[file.parent.name] += len(_read_error_codes(file)) if file.parent.name != PUT_OFF else 0
+    manifests: dict[str, list[Path]] = {}
+    for file in sorted(path.glob("manifests/*/[!.]*.parquet"), key=lambda file: file.stat().st_mtime_ns):
+        manifests.setdefault(file.parent.name, []).append(file)
+    failed = {name: 0 if name in COPIES else _count_failures(files) for name, files in manifests.items()}
     return {
-        name: f"{count} manifest{'s' if count > 1 else ''}" + (f", {failed[name]} failed rows" if failed[name] else "")
-        for name, count in made.items()
+        name: f"{len(files)} manifest{'s' if len(files) > 1 else ''}"
+        + (f", {failed[name]} failed rows" if failed[name] else "")
+        for name, files in manifests.items()
     }
+
+
+def _count_failures(manifests: Sequence[Path]) -> int:
+    """Count the items that failed by a step's manifests, the latest last: each item once, by the last that lists it. A
+    list of jobs replaces the one before."""
+    last: dict[Any, str | None] = {}
+    for file in manifests:
+        columns = read_column_names(file)
+        item = next((name for name in IDENTITIES if name in columns), None)
+        if item is None or "error_code" not in columns:
+            continue
+        if item == "job":
+            last.clear()
+        beside = ("take",) if "take" in columns else ()
+        for row in read_rows(file, (item, *beside, "error_code")):
+            last[row[item], row.get("take")] = row["error_code"]
+    return sum(code not in (None, DUPLICATE) for code in last.values())
 
 
 def _describe_table(table: Path) -> str:

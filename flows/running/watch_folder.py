@@ -16,6 +16,7 @@ from flows.running.guard import Guard, wait
 from flows.running.run import exclusive
 from models.errors import BadInput
 from models.pictures import PICTURE_SUFFIXES
+from tasks.left_out import is_picture_file
 
 log = logging.getLogger("reelmill")
 
@@ -42,7 +43,7 @@ def list_pictures(folder: Path) -> FolderLook:
             f"{folder}: can no longer be watched ({error.strerror}). Run the same command to resume."
         ) from error
     for path in paths:
-        if path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith("."):
+        if is_picture_file(path, PICTURE_SUFFIXES):
             try:
                 facts = path.stat()
             except OSError:

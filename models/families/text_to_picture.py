@@ -16,7 +16,7 @@ from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusio
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.device import CPU, Precision
+from models.device import CPU, Precision, explain_not_finite
 from models.errors import BadInput, BadModel
 from models.families.family import Request
 from models.families.latents import STATISTICS
@@ -85,7 +85,9 @@ def sample(pipeline: Any, request: Request) -> Tensor:
         output_type="latent",
     ).images[0]
     if not latents.isfinite().all():
-        raise BadInput(f"{item}: its picture's latents are not finite numbers. Try other steps, guidance or dtype.")
+        precision: Precision = "float16" if latents.dtype == torch.float16 else "float32"
+        likely = explain_not_finite(precision, "--draw.dtype")
+        raise BadInput(f"{item}: its picture's latents are not finite numbers: {likely}.")
     return latents.float().cpu()
 
 

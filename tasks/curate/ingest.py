@@ -32,7 +32,7 @@ log = logging.getLogger("reelmill")
 T = TypeVar("T")
 R = TypeVar("R")
 
-VERSION = 1
+VERSION = 2
 
 SCHEMA = pa.schema(
     [
@@ -88,24 +88,10 @@ class IngestConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    suffixes: tuple[str, ...] = Field(
-        default=(
-            ".mp4",
-            ".m4v",
-            ".mov",
-            ".mkv",
-            ".webm",
-            ".avi",
-            ".ts",
-            ".mts",
-            ".m2ts",
-            ".mpg",
-            ".mpeg",
-            ".wmv",
-            ".flv",
-            ".mxf",
-        ),
-        description="Suffixes of the files to use from folders and globs, in lower case.",
+    suffixes: tuple[str, ...] | None = Field(
+        default=None,
+        description="The only suffixes, in lower case, of the files to use from folders and globs; if not given, what "
+        "is a film by its content or its name.",
     )
     probe_limit_s: float = Field(default=30.0, gt=0, description="Time limit for probing one file, in seconds.")
     fetch: FetchConfig = Field(default_factory=FetchConfig, description="Limits for fetching one URL.")

@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from models.errors import BadFetch, BadInput
 from tasks.child_process import run_in_child
+from tasks.left_out import describe_left_out, say_left_out
 from tasks.manifest import publish_json
 
 log = logging.getLogger("reelmill")
@@ -52,7 +53,7 @@ def is_url(source: str) -> bool:
     return re.match(r"[a-z][a-z0-9+.-]*(::[a-z][a-z0-9+.-]*)*://", source, re.IGNORECASE) is not None
 
 
-def expand_url(url: str, suffixes: Sequence[str]) -> list[str]:
+def expand_url(url: str, suffixes: Collection[str]) -> list[str]:
     """Return the URLs of files that `url` means: itself, or the videos of a folder or glob on a file system that can
     list them (the web cannot).
 
@@ -73,8 +74,11 @@ def expand_url(url: str, suffixes: Sequence[str]) -> list[str]:
             f"{url}: cannot be listed ({_format_error(error)}). Check the address and the access to it."
         ) from error
     files = [file for file in found if PurePosixPath(file).suffix.lower() in suffixes]
+    left = tuple((file, "") for file in sorted({*found} - {*files}))
     if not files:
-        raise BadInput(f"{url}: no video there. Files ending in {', '.join(suffixes)} are taken.")
+        held = f". Not taken, {describe_left_out(left)}" if left else ""
+        raise BadInput(f"{url}: no video there by its name{held}. Name a file itself to have it taken whatever it is.")
+    say_left_out(url, left)
     return sorted(system.unstrip_protocol(file) for file in files)
 
 

@@ -1,68 +1,98 @@
-"""The files that the sources of a dataset mean: files, folders, globs, URLs, and lists of those."""
+"""The files that the sources of a dataset mean: files, folders, globs, URLs, and lists of those.
+
+A file that is named is taken. Of a folder's files, those are taken that are films by their content or by their suffix,
+so that a damaged film is not passed over; what else it holds is counted and named.
+"""
 
 import glob
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from models.errors import BadInput
+from models.file_kinds import is_film
 from tasks.curate.source_fetch import expand_url, is_url
 from tasks.item_lists import LIST_SUFFIXES, read_names
+from tasks.left_out import UNFINISHED, describe_left_out, explain_left_out, is_of_the_system, say_left_out
 
 NAME_COLUMNS = ("source", "path", "url")
 """The column of a table that names the sources: the first of these that it has."""
 
+FILM_SUFFIXES = frozenset(
+    (
+        *(".mp4", ".m4v", ".mov", ".qt", ".mkv", ".webm", ".avi", ".divx", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg"),
+        *(".m2v", ".m1v", ".m2p", ".vob", ".wmv", ".asf", ".flv", ".f4v", ".mxf", ".3gp", ".3g2", ".ogv", ".ogm"),
+        *(".dv", ".dif", ".y4m", ".mjpeg", ".mjpg", ".mj2", ".h264", ".264", ".hevc", ".h265", ".265", ".ivf"),
+        *(".obu", ".nut", ".rm", ".rmvb", ".wtv", ".gxf", ".bik", ".smk"),
+    )
+)
+"""Suffixes that are given to films alone, in lower case."""
+
 
 @dataclass(frozen=True)
 class Entry:
-    """One source: an absolute path or a URL, and its problem when that is known without opening it."""
+    """One source: an absolute path or a URL, and its problem when that is known without opening it; or a file of a
+    folder that is not taken, with the reason as `left_out`."""
 
     source: str
     problem: str | None = None
+    left_out: str | None = None
 
 
-def expand_sources(sources: Sequence[str], suffixes: Sequence[str], exclude: Path | None = None) -> list[Entry]:
+Suffixes = Collection[str] | None
+"""The only suffixes that are taken of folders and globs; None: what is a film."""
+
+
+def expand_sources(sources: Sequence[str], suffixes: Suffixes, exclude: Path | None = None) -> list[Entry]:
     """Return the files that `sources` name, each once, ordered by name.
 
-    A source is a file (whatever its suffix), a folder (searched with all its subfolders), a glob, a URL, or a list: a
-    text or a table of sources, relative to itself. Hidden files and everything below `exclude` are left out. Raises
-    BadInput for a source that names no video; within a list that is an entry with its problem.
+    A source is a file (whatever it is), a folder (searched with all its subfolders), a glob, a URL, or a list: a text
+    or a table of sources, relative to itself. Hidden files and everything below `exclude` are left out. Raises BadInput
+    for a source that names no video; within a list that is an entry with its problem.
     """
-    files = [file for source in sources for file in _find_files(source, tuple(suffixes), exclude)]
+    files = [file for source in sources for file in _find_files(source, suffixes, exclude)]
     if not files:
         raise BadInput("No source is given. Name a video file, a folder of them, a glob, a URL or a list of those.")
     return sorted({file.source: file for file in files}.values(), key=lambda file: file.source)
 
 
-def _find_files(source: str, suffixes: tuple[str, ...], exclude: Path | None, nested: bool = False) -> list[Entry]:
+def _find_files(source: str, suffixes: Suffixes, exclude: Path | None, nested: bool = False) -> list[Entry]:
     if source.startswith("file://"):
         source = url2pathname(urlsplit(source).path)
     if is_url(source):
-        return [Entry(url) for url in expand_url(source, suffixes)]
+        return [Entry(url) for url in expand_url(source, FILM_SUFFIXES if suffixes is None else suffixes)]
     path = Path(source).expanduser()
     if path.is_file():
         is_list = not nested and path.suffix.lower() in LIST_SUFFIXES
         return _read_list(path, suffixes, exclude) if is_list else [_make_entry(path)]
     if path.is_dir():
-        found = list(_find_videos(path, suffixes, exclude))
         if exclude and path.absolute().is_relative_to(exclude.absolute()):
             raise BadInput(f"{source}: is inside the dataset folder. Choose another folder for --out.")
-        if not found:
-            raise BadInput(f"{source}: no video in this folder. Files ending in {', '.join(suffixes)} are taken.")
-        return found
+        return _take(source, "no video in this folder", _find_videos(path, suffixes, exclude))
     matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
     if not matches:
         raise BadInput(f"{source}: no such file or folder. Check the path.")
-    found = [file for match in matches for file in _find_videos(match, suffixes, exclude)]
-    if not found:
-        raise BadInput(f"{source}: no video among its {len(matches)} matches. Check the pattern.")
-    return found
+    found = (file for match in matches for file in _find_videos(match, suffixes, exclude))
+    return _take(source, f"no video among its {len(matches)} matches", found)
 
 
-def _read_list(path: Path, suffixes: tuple[str, ...], exclude: Path | None) -> list[Entry]:
+def _take(source: str, nothing: str, found: Iterable[Entry]) -> list[Entry]:
+    """Return the entries to use, and say which were left out; raises BadInput where `nothing` is left."""
+    entries = {entry.source: entry for entry in found}.values()
+    top = f"{os.path.abspath(source).rstrip('/')}/"
+    left = tuple((e.source.removeprefix(top), e.left_out) for e in entries if e.left_out is not None)
+    taken = [entry for entry in entries if entry.left_out is None]
+    if not taken:
+        held = f". Not taken, {describe_left_out(left)}" if left else ""
+        raise BadInput(f"{source}: {nothing}{held}. Name a file itself to have it taken whatever it is.")
+    say_left_out(source, left)
+    return taken
+
+
+def _read_list(path: Path, suffixes: Suffixes, exclude: Path | None) -> list[Entry]:
     """Return the files that a list names; a problem with one of its rows is that entry's problem."""
     found = []
     for number, row in enumerate(read_names(path, NAME_COLUMNS), start=1):
@@ -82,18 +112,22 @@ def _read_list(path: Path, suffixes: tuple[str, ...], exclude: Path | None) -> l
 
 
 def _find_videos(
-    path: Path, suffixes: tuple[str, ...], exclude: Path | None, above: frozenset[tuple[int, int]] = frozenset()
+    path: Path, suffixes: Suffixes, exclude: Path | None, above: frozenset[tuple[int, int]] = frozenset()
 ) -> Iterator[Entry]:
-    """Yield the videos in a folder and its subfolders. A link back to a folder `above` is not followed; a folder that
-    cannot be listed is an entry with its problem."""
-    if exclude and path.absolute().is_relative_to(exclude.absolute()):
+    """Yield the files in a folder and its subfolders, those that are no videos with the reason why they are left out. A
+    link back to a folder `above` is not followed; a folder that cannot be listed is an entry with its problem."""
+    if (exclude and path.absolute().is_relative_to(exclude.absolute())) or is_of_the_system(path.name):
+        return
+    if path.name.startswith(".") and above:
+        yield _make_entry(path, left_out="hidden")
         return
     if not path.is_dir():
-        yield from [_make_entry(path)] if path.suffix.lower() in suffixes else []
+        taken = _is_taken(path, suffixes)
+        yield _make_entry(path) if taken else _make_entry(path, left_out=explain_left_out(path))
         return
     try:
         here = path.stat()
-        entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
+        entries = sorted(path.iterdir())
     except OSError as error:
         yield _make_entry(path, f"{path}: cannot be listed ({error.strerror}). Check its permissions.")
         return
@@ -102,7 +136,14 @@ def _find_videos(
         yield from _find_videos(entry, suffixes, exclude, above | {inode})
 
 
-def _make_entry(path: Path, problem: str | None = None) -> Entry:
+def _is_taken(path: Path, suffixes: Suffixes) -> bool:
+    suffix = path.suffix.lower()
+    if suffixes is not None:
+        return suffix in suffixes
+    return suffix in FILM_SUFFIXES or (suffix not in UNFINISHED and is_film(path))
+
+
+def _make_entry(path: Path, problem: str | None = None, left_out: str | None = None) -> Entry:
     absolute = os.path.abspath(path)
     shown = absolute.encode("utf-8", "backslashreplace").decode()
-    return Entry(shown, problem if shown == absolute else f"{shown}: its name is not UTF-8. Rename it.")
+    return Entry(shown, problem if shown == absolute else f"{shown}: its name is not UTF-8. Rename it.", left_out)

@@ -27,7 +27,7 @@ from tasks.generate.meter_columns import METERS
 from tasks.ledger import remove
 from tasks.manifest import ERROR_FIELDS, ManifestRef, make_table, publish_json, read_lineage, read_rows
 
-VERSION = 1
+VERSION = 2
 
 SETTINGS = ("key", *KEYED[2:], *(name for name in in_(In.CLIP) + in_(In.FILE) if name not in KEYED))
 
@@ -125,8 +125,9 @@ def open_frames(
 def write_files(
     root: Path, frames: Frames, look: ClipLook, fps: float, clip: EncodeSettings, measured: Mapping[str, Any], key: str
 ) -> dict[str, Any]:
-    """Write a clip and its sidecar below `root`, named by `key`, with its provenance in both; return their columns."""
-    name = f"videos/{clip.name}-{key[:10]}"
+    """Write a clip and its sidecar below `root`, named by its job, its take and `key`, which keeps names apart that
+    differ only in case; with its provenance in both. Return their columns."""
+    name = f"videos/{clip.name}-take{clip.provenance['take']}-{key[:10]}"
     video, sidecar = f"{name}{look.suffix}", f"{name}.json"
     plan, too_large = write_clip(root / video, frames, fps, look, json.dumps(clip.provenance, sort_keys=True))
     publish_json(root / sidecar, clip.provenance | {"measured": dict(measured)})

@@ -9,7 +9,7 @@ before, but rounded otherwise.
 import logging
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
@@ -37,6 +37,9 @@ PLANS: tuple[EncodePlan, ...] = get_args(EncodePlan)
 """How much memory is used, from the most to the least."""
 
 PICTURE_NAME = "%04d.png"
+
+FASTEST_GIF = 50
+"""Frames per second: two hundredths of a second each."""
 
 log = logging.getLogger("reelmill")
 
@@ -121,6 +124,24 @@ def make_look(name: Format, crf: int | None) -> ClipLook:
             "IMAGEIO_FFMPEG_EXE: the ffmpeg that Reelmill is installed with has it."
         )
     return ClipLook(name, encoder, codec.crf if crf is None else crf)
+
+
+def list_cautions(look: ClipLook, rates: Collection[float]) -> list[str]:
+    """Return what players make of clips of a look at these `rates` (frames per second), where that is not what was
+    asked for."""
+    cautions = []
+    if look.encoder == "libx264" and look.crf == 0:
+        cautions.append(
+            "--crf 0: H.264 without any loss is of the profile High 4:4:4 Predictive, which browsers, phones and most "
+            "players refuse. --crf 1 is of the profile High, which all of them play."
+        )
+    if look.format == "gif" and (fast := max(rates, default=0)) > FASTEST_GIF:
+        cautions.append(
+            f"--format gif at {fast:g} frames a second: a GIF counts in hundredths of a second, and browsers show a "
+            f"frame of less than two of them for ten. Play it at {FASTEST_GIF} or fewer (--playback-fps), or choose "
+            "another format."
+        )
+    return cautions
 
 
 @cache

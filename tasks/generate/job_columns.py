@@ -87,7 +87,9 @@ class JobColumns(BaseModel):
         default=None, min_length=1, description="the picture's file, from the table's own folder"
     )
     item_key: Annotated[str | None, Column(pa.string())] = Field(default=None, description="names the clip")
-    prefix: Annotated[str | None, Column(None, In.ROW)] = Field(default=None, description="of the file's name")
+    prefix: Annotated[str | None, Column(pa.string(), In.ROW | In.FILE)] = Field(
+        default=None, description="of the file's name"
+    )
     seed: Annotated[int | None, Column(pa.int64(), SETTING, "seed <b>{}</b>")] = Field(
         default=None,
         ge=0,

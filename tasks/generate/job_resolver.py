@@ -12,6 +12,7 @@ from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
+from unicodedata import category, normalize
 
 from pydantic import ValidationError
 
@@ -38,6 +39,12 @@ DEFAULTS: Mapping[str, Any] = {"model": "tiny", "seed": 0, "lora_strength": 1.0}
 
 NAME_LENGTH = 40
 """Characters of a text that name its clip."""
+
+NAME_BYTES = 120
+"""Bytes of a name: file systems take 255, some that encrypt 143, and take, key and suffix come after it."""
+
+_DEVICES = re.compile(r"^(?:con|prn|aux|nul|conin|conout|(?:com|lpt)[0-9\u00b9\u00b2\u00b3])(?=\.|$)", re.IGNORECASE)
+"""The names that Windows takes for devices, whatever their suffix."""
 
 FLOW_PER_STRENGTH = {"zoom_in": MEAN_RADIUS, "zoom_out": MEAN_RADIUS, "roll": MEAN_RADIUS * math.pi / 180}
 """Mean optical flow, in short sides per second, of a motion of strength 1. Pans and tilts move every point by their own
@@ -87,10 +94,13 @@ class Asking:
         texts = self._texts(line, card, ignored)
         about = digest or sha256((texts["prompt"] or "").encode()).hexdigest()
         stem = path.stem if path else (texts["prompt"] or "")[:NAME_LENGTH]
-        name = make_safe_name(line.key or add_prefix(line.prefix, stem))
+        prefix = normalize("NFC", make_printable(line.prefix or ""))
+        plain = make_safe_name(line.key or stem)
+        name = make_safe_name(add_prefix(prefix, line.key or stem))
         source = {"name": name, "image": str(path) if path else None, "image_sha256": digest, **texts}
         settings = self._settings(line, card, ignored)
         fixed = {"key": make_printable(line.key or about), "model": model, "priority": line.priority or 0}
+        fixed["prefix"] = prefix if name != plain else None
         return source | fixed | settings | {"ignored": ignored or None}
 
     def _folder(self, setting: Literal["model", "picture_model"], own: str | None) -> str | None:
@@ -315,11 +325,29 @@ def make_printable(text: str) -> str:
 
 
 def make_safe_name(text: str) -> str:
-    """Return text as a part of a file name: letters, digits, '-', '_' and '.', at most 60, never empty or hidden."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", text)[:60].strip("-.") or "item"
+    """Return text as a part of a file name that is one on every file system: in the composed form of Unicode (NFC), at
+    most NAME_BYTES of UTF-8, never empty, hidden or a device of Windows.
+
+    Letters, marks, digits and signs of all scripts stay; of ASCII only '-', '_' and '.' do. Spaces, control characters
+    and what is not visible become '-'.
+    """
+    name = "".join(letter if _stays(letter) else " " for letter in normalize("NFC", text))
+    name = _DEVICES.sub(r"\g<0>_", re.sub(" +", "-", name).strip("-."), 1)
+    return name.encode()[:NAME_BYTES].decode(errors="ignore").strip("-.") or "item"
 
 
-def add_prefix(prefix: str | None, stem: str) -> str:
+def fold_name(name: str) -> str:
+    """Return what is the same for names that are one file on some file system: case and Unicode's forms apart."""
+    return normalize("NFC", normalize("NFC", name).casefold())
+
+
+def _stays(letter: str) -> bool:
+    if letter.isascii():
+        return letter.isalnum() or letter in "._-"
+    return category(letter)[0] not in "CZ"
+
+
+def add_prefix(prefix: str, stem: str) -> str:
     """Return a clip's name, from the prefix asked for and its picture's name, which the prefix may be or end with
     already."""
     name = make_safe_name(stem)

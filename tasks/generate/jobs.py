@@ -28,7 +28,7 @@ from tasks.generate.job_settings import JobsConfig, read_list
 from tasks.ledger import remove
 from tasks.manifest import ERROR_FIELDS, ManifestRef, make_table, publish, read_rows, write_manifest
 
-VERSION = 1
+VERSION = 2
 
 SETTINGS = (*KEYED[2:], *(name for name in in_(In.CLIP) if name not in KEYED))
 """What decides a clip, beside its picture and its noise. `motion` and `motion_strength` (short sides per second; zoom:
@@ -114,9 +114,7 @@ def mark_duplicates(rows: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any
         if first == row["job"]:
             yield dict(row)
         else:
-            reason = (
-                f"{row['name']}: asks for the same clip as job {first}; give it another seed or key for another clip."
-            )
+            reason = f"{row['name']}: asks for the same clip as job {first}; give it another seed, key or prefix."
             yield {**row, "status": "duplicate", "error_code": "duplicate", "error_message": reason}
 
 

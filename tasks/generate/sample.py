@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import save_file
 from torch import Tensor
 
-from models.device import DEVICE_HELP, DeviceName, empty_cache, find_device, format_device
+from models.device import DEVICE_HELP, DeviceName, empty_cache, explain_not_finite, find_device, format_device
 from models.memory.plan import Plan
 from models.memory.planner import find_lower_plan
 from tasks.attempts import STOPPING, ItemCall, failure_of
@@ -159,7 +159,7 @@ def _split(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
 
 
 def _check_finite(item: Item) -> Failure:
-    said = f"{item.name}: the latents are not finite numbers; try other steps or guidance."
+    said = f"{item.name}: the latents are not finite numbers: {explain_not_finite(item.settings.dtype)}."
     return {"error_code": "not_finite", "error_message": said}
 
 

@@ -1,5 +1,6 @@
 """Generation end to end: pictures in, videos and one table out, whatever is bad among them or kills the run."""
 
+import hashlib
 import os
 import shutil
 import signal
@@ -17,7 +18,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from flows.command.flags import Interface, parse_command_line
-from flows.generate import GenerateConfig, GenerateOutcome, count_clips, generate, plan
+from flows.generate import GenerateConfig, GenerateOutcome, count_clips, find_copy_name, generate, plan
 from flows.reproduce import ReproduceConfig, reproduce
 from flows.running.run import run_flow
 from models.errors import BadInput
@@ -182,7 +183,7 @@ def test_a_plan_checks_every_job_and_writes_nothing(tmp_path, pictures, model):
         "total: about 0.5 s on one core, 0.1 MB on disk",
         f"{model}: {FAMILY}",
         "job 2: broken.png: cannot be read as a picture (its content is not in a known picture format).",
-        "job 8: same: asks for the same clip as job 0; give it another seed or key for another clip.",
+        "job 8: same: asks for the same clip as job 0; give it another seed, key or prefix.",
     ]
     assert not (tmp_path / "out").exists()
 
@@ -301,3 +302,12 @@ def test_the_settings_have_these_defaults_and_bounds():
 
 def test_the_flow_goes_by_its_name():
     assert generate.name == "generate"
+
+
+def test_pictures_whose_names_are_one_on_some_file_system_are_copied_as_two(tmp_path: Path):
+    (tmp_path / "Größe.png").write_bytes(b"one")
+    one, two = (hashlib.sha256(content).hexdigest() for content in (b"one", b"two"))
+    assert find_copy_name(tmp_path, Path("Größe.png"), one) == "Größe.png"
+    assert find_copy_name(tmp_path, Path("other.png"), two) == "other.png"
+    for name in ("Größe.png", "gröSSe.png", "Gro\u0308ße.png"):
+        assert find_copy_name(tmp_path, Path(name), two).endswith(f"-{two[:10]}.png")

@@ -15,6 +15,7 @@ from models.device import (
     AskedPrecision,
     DeviceName,
     choose_precision,
+    explain_not_finite,
     find_device,
     format_device,
     get_dtype,
@@ -183,3 +184,13 @@ def test_on_the_cpu_the_peak_shows_only_where_it_is_a_new_one(monkeypatch, highe
     with watch_costs(CPU) as used:
         pass
     assert used.peak == peak
+
+
+def test_where_numbers_are_not_finite_an_overflow_is_likely_in_float16_alone():
+    assert explain_not_finite("float16", "--draw.dtype").startswith(
+        "numbers past 65,504 overflow in float16; try --draw"
+    )
+    assert (torch.tensor(65_504.0).half() * 2).isinf()
+    for precision in ("float32", "bfloat16"):
+        assert (torch.tensor(65_504.0, dtype=getattr(torch, precision)) * 2).isfinite()
+        assert explain_not_finite(precision).startswith("the weights of the model or the LoRA are probably damaged")

@@ -33,18 +33,24 @@ def test_a_folder_gives_its_files_by_name_and_leaves_out_others(tmp_path: Path):
     assert values(tmp_path) == [{"image": "a.PNG"}, {"image": "b.png"}]
 
 
-def test_what_a_folder_has_beside_its_pictures_is_said_once_by_its_first_names_and_its_number(
+def test_what_a_folder_has_beside_its_pictures_is_said_once_by_names_and_number(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     for name in ("a.png", ".hidden.heic", *(f"{n}.heic" for n in range(5))):
         (tmp_path / name).touch()
     (tmp_path / "folder").mkdir()
     assert values(tmp_path) == values(tmp_path) == [{"image": "a.png"}]
-    said = f"{tmp_path}: files of other kinds are ignored: 0.heic, 1.heic, 2.heic and 2 more."
+    said = f"{tmp_path}: not taken, 6 files: .hidden.heic (hidden), 0.heic, 1.heic, 2.heic, 3.heic, 4.heic."
     assert [record.getMessage() for record in caplog.records] == [said]
     (tmp_path / "new.bmp.part").touch()
     listed(tmp_path)
-    assert caplog.records[1].getMessage().endswith("2.heic and 3 more.")
+    assert (
+        caplog.records[1]
+        .getMessage()
+        .endswith(
+            "7 files: .hidden.heic (hidden), 0.heic, 1.heic, 2.heic, 3.heic, 4.heic, new.bmp.part (not complete)."
+        )
+    )
 
 
 def test_a_folder_of_nothing_but_pictures_is_not_spoken_of(tmp_path: Path, caplog: pytest.LogCaptureFixture):

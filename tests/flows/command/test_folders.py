@@ -1,6 +1,7 @@
 """Status and retry of output folders, on folders made by hand."""
 
 import importlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -58,6 +59,38 @@ def test_status_tells_the_steps_the_tables_and_each_failure(dataset: Path):
         "  c2: motion: too short",
         "  /in/b.mp4: cannot be read.",
     ]
+
+
+def test_status_counts_a_failure_once_however_often_it_stands_in_the_folder(tmp_path: Path):
+    (tmp_path / "generate.yaml").write_text("out: x\n")
+    listed = pa.schema([("job", pa.int32()), ("take", pa.int32()), ("status", pa.string()), *ERROR_FIELDS])
+    bad = {"job": 1, "status": "failed", "error_code": "bad_input", "error_message": "gone.png: no such file."}
+    good = {"job": 0, "take": 0, "status": "ready"}
+    night = [("jobs", "a", [good, bad, bad | {"job": 2}]), ("jobs", "b", [good, bad]), ("drawn", "c", [good, bad])]
+    for number, (name, key, rows) in enumerate(night):
+        path = tmp_path / "manifests" / name / f"{key}.parquet"
+        write_manifest(path, make_table(rows, listed), Lineage(step=name, version=1))
+        os.utime(path, (number, number))
+    failed = [good | bad | {"job": 0, "take": take, "error_message": "a: sampling failed."} for take in (0, 1)]
+    pq.write_table(make_table([*failed, bad], listed), tmp_path / "outputs.parquet")
+    outcome = status(ResultsConfig(path=tmp_path))
+    assert outcome.failed == 3
+    assert str(outcome).splitlines()[1:] == [
+        "  jobs       2 manifests, 1 failed rows",
+        "  drawn      1 manifest",
+        "outputs.parquet: 3 rows: 3 failed",
+        "  job 0 take 0: a: sampling failed.",
+        "  job 0 take 1: a: sampling failed.",
+        "  job 1: gone.png: no such file.",
+    ]
+
+
+def test_status_counts_what_was_made_since_no_more(dataset: Path):
+    path = dataset / "manifests/scan/k4.parquet"
+    made = [{"source": "/in/b.mp4", "attempt": 2}]
+    write_manifest(path, make_table(made, SCHEMA), Lineage(step="scan", version=1))
+    os.utime(path, (2**31, 2**31))
+    assert status(ResultsConfig(path=dataset)).steps == {"scan": "3 manifests"}
 
 
 @pytest.fixture

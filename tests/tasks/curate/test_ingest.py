@@ -214,10 +214,7 @@ def test_ingest_prints_nothing(tmp_path: Path, folder: Path, capfd: pytest.Captu
 def test_the_settings_have_these_defaults_and_bounds():
     assert declared(IngestConfig) == {
         "": "frozen=True, extra='forbid', allow_inf_nan=False",
-        "suffixes": (
-            "('.mp4', '.m4v', '.mov', '.mkv', '.webm', '.avi', '.ts', '.mts', '.m2ts', '.mpg', '.mpeg', "
-            "'.wmv', '.flv', '.mxf')"
-        ),
+        "suffixes": "None",
         "probe_limit_s": "30.0, gt=0",
         "fetch": "FetchConfig()",
     }

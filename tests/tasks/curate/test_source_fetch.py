@@ -158,6 +158,17 @@ def test_folders_and_globs_of_an_object_store_are_listed(bucket: fsspec.Abstract
         expand_url("memory://bucket/films/*.webm", SUFFIXES)
 
 
+def test_what_an_object_store_holds_beside_films_is_named(
+    bucket: fsspec.AbstractFileSystem, caplog: pytest.LogCaptureFixture
+):
+    bucket.pipe("/bucket/films/deep/readme.txt", b"x")
+    expand_url("memory://bucket/films/deep", SUFFIXES)
+    assert "memory://bucket/films/deep: not taken, 1 file: /bucket/films/deep/readme.txt." in caplog.text
+    bucket.rm("/bucket/films/deep/b.mp4")
+    with pytest.raises(BadInput, match=r"no video there by its name\. Not taken, 1 file: /bucket/films/deep/readme"):
+        expand_url("memory://bucket/films/deep", SUFFIXES)
+
+
 def test_an_object_is_fetched_once(bucket: fsspec.AbstractFileSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     first = fetch("memory://bucket/films/a.mp4", tmp_path, FetchConfig())
     assert first.read_bytes() == CONTENT + b"films/a.mp4"

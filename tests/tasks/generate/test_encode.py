@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -78,7 +79,7 @@ def test_a_clip_is_named_by_its_picture_and_says_all_that_makes_it_again(tmp_pat
     asked = {"lora": str(lora), "lora_strength": 0.5, "motion_strength": 0.3, "fit": "pad", "background": "black"}
     items = clips_of(root, pictures("my cat (1).png"), model, **asked)
     (row,) = encoded(root, items, crf=20, trim=True)
-    assert Path(row["video"]).name.startswith("my-cat-1-")
+    assert re.fullmatch(r"my-cat-1-take0-[0-9a-f]{10}\.mp4", Path(row["video"]).name)
     told = json.loads(read_tag(root / row["video"]) or "")
     beside = json.loads((root / row["sidecar"]).read_text())
     assert {name: beside[name] for name in told} == told
@@ -110,6 +111,35 @@ def test_files_of_one_clip_share_its_latents_and_play_at_their_own_rates(tmp_pat
             assert container.streams.video[0].average_rate == rate
         assert json.loads(read_tag(root / row["video"]) or "")["playback_fps"] == rate
         assert json.loads((root / row["sidecar"]).read_text())["fps"] == 7.0
+
+
+def test_rows_that_differ_in_their_prefix_are_sampled_once_and_delivered_each(tmp_path, pictures, model):
+    root, home = tmp_path / "out", pictures("犬.png")
+    prefixes = ("Night", "night", "Größe", None)
+    asked = table(home, *({"image": "犬.png", "prefix": prefix} for prefix in prefixes))
+    items = clips_of(root, asked, model, takes=2)
+    assert len(items) == 2, "the two takes, each sampled once"
+    rows = encoded(root, items)
+    names = [Path(row["video"]).stem.rsplit("-", 1)[0] for row in rows]
+    expected = ("Night-犬", "night-犬", "Größe-犬", "犬")
+    assert sorted(names) == sorted(f"{name}-take{take}" for name in expected for take in (0, 1))
+    assert len({Path(row["video"]).name.casefold() for row in rows}) == 8
+    assert all((root / row["video"]).is_file() for row in rows)
+    made = make_output_rows(read_rows(items[0][0]), _rows(items, 1), _rows(items, 2), rows)
+    assert [job["status"] for job in made] == ["ok"] * 8
+    assert len({job["video"] for job in made}) == 8
+
+
+def test_prefixes_that_are_one_name_are_one_delivery(tmp_path, pictures, model):
+    home = pictures("a.png")
+    same = ({"image": "a.png", "prefix": prefix} for prefix in ("Größe", "Gro\u0308ße"))
+    asked = table(home, *same, {"image": "a.png", "prefix": "a"}, {"image": "a.png"})
+    refs = read_jobs.fn(tmp_path / "out", JobsConfig(model=model, steps=2), asked)
+    assert [row["status"] for row in read_rows(refs)] == ["ready", "duplicate", "ready", "duplicate"]
+
+
+def _rows(items: list[ClipManifests], place: int) -> list[dict[str, Any]]:
+    return [row for item in items for row in read_rows(item[place])]
 
 
 def test_parked_frames_are_taken_and_removed_and_what_is_done_is_found(tmp_path, pictures, model, monkeypatch):

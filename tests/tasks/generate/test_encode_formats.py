@@ -1,5 +1,6 @@
 """Clips of known colours, written in every format and read back: frames, sizes, rates, and what they say."""
 
+import re
 import stat
 from fractions import Fraction
 from pathlib import Path
@@ -20,6 +21,7 @@ from tasks.generate.encode_formats import (
     PLANS,
     Format,
     convert_webp_quality,
+    list_cautions,
     list_encoders,
     make_look,
     write_clip,
@@ -192,3 +194,26 @@ def test_a_killed_ffmpeg_ran_out_of_memory():
         run_ffmpeg(["/bin/sh", "-c", "kill -9 $$"], None, "film")
     with pytest.raises(EncoderOutOfMemory):
         run_ffmpeg(["/bin/sh", "-c", "echo '[in#0] Error during demuxing: Cannot allocate memory' >&2"], None, "film")
+
+
+@pytest.mark.parametrize(("crf", "profile"), [(0, "High 4:4:4 Predictive"), (1, "High"), (None, "High")])
+def test_a_profile_that_most_players_refuse_is_said(tmp_path: Path, crf: int | None, profile: str):
+    with av.open(str(written(tmp_path / "a", flags(48, 32), "h264", crf))) as container:
+        assert container.streams.video[0].profile == profile
+    said = list_cautions(make_look("h264", crf), [7.0])
+    assert [profile in line and "--crf 1" in line for line in said] == ([] if profile == "High" else [True])
+
+
+@pytest.mark.parametrize("name", ["hevc", "av1", "webp"])
+def test_other_formats_play_at_their_best_quality(name: Format):
+    assert list_cautions(make_look(name, 0), [240.0]) == []
+
+
+@pytest.mark.parametrize(("fps", "shortest"), [(50, 2), (60, 1)])
+def test_what_viewers_make_of_a_fast_gif_is_said(tmp_path: Path, fps: int, shortest: int):
+    content = written(tmp_path / "a", flags(48, 32), "gif", fps=fps).read_bytes()
+    delays = [int.from_bytes(found, "little") for found in re.findall(rb"\x21\xf9\x04.(..)", content, re.DOTALL)]
+    assert min(delays) == shortest, "hundredths of a second"
+    said = list_cautions(make_look("gif", None), [7.0, fps])
+    assert [line.startswith(f"--format gif at {fps} frames a second") for line in said] == [True] * (fps > 50)
+    assert all("Play it at 50 or fewer (--playback-fps)" in line for line in said)

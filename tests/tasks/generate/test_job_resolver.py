@@ -3,13 +3,16 @@
 import json
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from models.families.known import FAMILIES
 from models.weights.names import TINY
-from tasks.generate.job_resolver import Asking, add_prefix, make_printable, make_safe_name
+from tasks.generate.job_resolver import NAME_BYTES, Asking, add_prefix, make_printable, make_safe_name
 from tasks.generate.job_settings import JobsConfig, read_list
 from tests.hub_cache import COMMIT, cached
 from tests.small_families import drawing_pipeline, save
@@ -144,11 +147,49 @@ def test_on_a_card_auto_is_the_precision_that_a_family_is_published_in(home, mon
     }  # fmt: skip
 
 
-def test_names_are_safe_in_a_file_name():
-    assert make_safe_name("../../etc/passwd") == "etc-passwd"
-    assert make_safe_name("caf\u00e9 au lait (2).x") == "caf-au-lait-2-.x"
-    assert make_safe_name("...") == make_safe_name("\u7321") == "item"
-    assert len(make_safe_name("a" * 300)) == 60
+NAMES = {
+    "../../etc/passwd": "etc-passwd",
+    "caf\u00e9 au lait (2).x": "caf\u00e9-au-lait-2-.x",
+    "cafe\u0301": "caf\u00e9",
+    "\u72ac": "\u72ac",
+    "\u9ce5_\u591c": "\u9ce5_\u591c",
+    "Gr\u00f6\u00dfe": "Gr\u00f6\u00dfe",
+    "\u0939\u093f\u0928\u094d\u0926\u0940": "\u0939\u093f\u0928\u094d\u0926\u0940",
+    "\U0001f415 dog": "\U0001f415-dog",
+    'a<b>c:d"e|f?g*h\\i/j': "a-b-c-d-e-f-g-h-i-j",
+    "a\u037eb": "a-b",
+    "line\nbreak\ttab\0nul\x7f": "line-break-tab-nul",
+    "\u202egnp.exe\u200b": "gnp.exe",
+    "end. ": "end",
+    "...": "item",
+    "": "item",
+    "\u3000": "item",
+    "CON": "CON_",
+    "aux.2026": "aux_.2026",
+    "com\u00b9": "com\u00b9_",
+    "console": "console",
+}
+
+
+@pytest.mark.parametrize("text", NAMES)
+def test_names_keep_their_letters_and_are_safe_in_a_file_name(text: str):
+    assert make_safe_name(text) == NAMES[text]
+
+
+@given(st.text(max_size=300))
+def test_any_text_gives_a_name_of_a_file_on_every_file_system(text: str):
+    name = make_safe_name(text)
+    assert 0 < len(name.encode()) <= NAME_BYTES
+    assert name == normalize("NFC", name) == make_safe_name(name)
+    assert not set(name) & set('<>:"/\\|?* ')
+    assert name.isprintable()
+    assert not name.startswith((".", "-"))
+    assert not name.endswith((".", " "))
+
+
+@pytest.mark.parametrize("letter", ["a", "\u00df", "\u72ac", "\U0001f415"])
+def test_a_long_name_is_cut_between_letters_by_its_bytes(letter: str):
+    assert make_safe_name(letter * 300) == letter * (NAME_BYTES // len(letter.encode()))
 
 
 def test_half_a_character_is_replaced_in_what_a_table_is_to_hold():
@@ -162,4 +203,4 @@ def test_a_prefix_that_names_the_picture_does_not_name_it_again():
     assert add_prefix("beach", "beach") == "beach"
     assert add_prefix("night-a-b", "a b") == "night-a-b"
     assert add_prefix("night1", "1") == "night1-1"
-    assert add_prefix(None, "beach") == "beach"
+    assert add_prefix("", "beach") == "beach"

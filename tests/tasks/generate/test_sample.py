@@ -1,5 +1,6 @@
 """Latents: an item's are its own in any batch, and come out the same after any interruption."""
 
+import shutil
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from models.generation.model_cache import get_model
@@ -245,6 +246,21 @@ def test_latents_that_are_not_numbers_are_a_failure_of_their_own_item(tmp_path, 
     root = tmp_path / "out"
     states = rows_of(run(root, read(root, pictures("a.png", "b.png"), model), 2))
     assert [row["error_code"] for row in states.values()] == ["not_finite", None]
+
+
+def test_damaged_weights_are_named_as_what_is_likely(tmp_path, pictures, model):
+    root, broken = tmp_path / "out", tmp_path / "broken"
+    shutil.copytree(model, broken)
+    for file in (broken / "unet").glob("*.safetensors"):
+        weights = load_file(file)
+        weights["conv_out.weight"].fill_(float("nan"))
+        save_file(weights, file)
+    (row,) = rows_of(run(root, read(root, pictures("a.png"), str(broken)), 1)).values()
+    assert (row["error_code"], row["latents"]) == ("not_finite", None)
+    assert row["error_message"].startswith(
+        "a: the latents are not finite numbers: the weights of the model or the LoRA"
+    )
+    assert "probably damaged; fetch them again" in row["error_message"]
 
 
 def test_a_model_that_changed_since_the_jobs_were_read_is_refused(tmp_path, pictures, model):
