@@ -6,14 +6,13 @@ the port's queue until the server is up. Where the user names a server, by PREFE
 """
 
 import os
-import signal
 import socket
-import subprocess
 import sys
-import threading
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
+
+from tasks.child_process import Server, end_with_parent, start_server
 
 QUIET: Mapping[str, str] = {
     "DO_NOT_TRACK": "1",
@@ -32,7 +31,14 @@ QUIET: Mapping[str, str] = {
 our log lines in its UI, and silent model loaders. OpenMP's threads sleep while they wait: with spinning threads, two
 busy processes slow each other down fivefold."""
 
-_started: list[subprocess.Popen[bytes]] = []
+SERVER: Mapping[str, str] = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_UI_ENABLED": "0",
+    "PREFECT_API_BLOCKS_REGISTER_ON_START": "false",
+}
+"""Settings of the servers started here, whatever the user's environment or profile says: no analytics, no UI."""
+
+_started: list[Server] = []
 """The started servers, kept so that their pipes stay open: Prefect sends its last log lines at exit."""
 
 
@@ -67,18 +73,9 @@ def ensure_server() -> None:
         start(port)
 
 
-def start(port: socket.socket) -> subprocess.Popen[bytes]:
+def start(port: socket.socket) -> Server:
     """Start a server on an open port; it ends when its standard input closes, at the latest with this process."""
-    environment = os.environ | {"PREFECT_UI_ENABLED": "0", "PREFECT_API_BLOCKS_REGISTER_ON_START": "false"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "flows.command.prefect_server", str(port.fileno())],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        pass_fds=[port.fileno()],
-        env=environment,
-        start_new_session=True,
-    )
+    process = start_server("flows.command.prefect_server", port, SERVER)
     _started.append(process)
     return process
 
@@ -94,11 +91,6 @@ def serve(descriptor: int) -> None:
     server.run(sockets=[socket.socket(fileno=descriptor)])
 
 
-def _end_with_parent() -> None:
-    sys.stdin.buffer.read()
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
 if __name__ == "__main__":
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     serve(int(sys.argv[1]))
