@@ -57,6 +57,10 @@ pin: install
 help-table: install
 	$(BIN)/python -m flows.command.help_table
 
+# The licences of all dependencies, as the texts and binaries that they bundle say.
+licences: install
+	$(BIN)/python -m tests.licences
+
 # Makes the embedded model again, from nothing, and measures it.
 tiny-model: install
 	$(BIN)/reelmill tiny --out out/tiny-model --install models/tiny
