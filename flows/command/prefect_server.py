@@ -14,9 +14,14 @@ from pathlib import Path
 
 from tasks.child_process import Server, end_with_parent, start_server
 
-QUIET: Mapping[str, str] = {
+SILENT: Mapping[str, str] = {
     "DO_NOT_TRACK": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+}
+"""What keeps libraries, and every Prefect server that is started here, from calling home, whatever was set before."""
+
+QUIET: Mapping[str, str] = {
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
     "PREFECT_LOGGING_EXTRA_LOGGERS": "reelmill",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
@@ -27,23 +32,24 @@ QUIET: Mapping[str, str] = {
     # Threads that spin while they wait slow down those of other processes on the same cores.
     "OMP_WAIT_POLICY": "PASSIVE",
 }
-"""Defaults that the user may override: no telemetry, no log lines of Prefect on the terminal (its server keeps them),
+"""Defaults that the user may override: no log lines of Prefect on the terminal (its server keeps them),
 our log lines in its UI, and silent model loaders. OpenMP's threads sleep while they wait: with spinning threads, two
 busy processes slow each other down fivefold."""
 
 SERVER: Mapping[str, str] = {
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    **SILENT,
     "PREFECT_UI_ENABLED": "0",
     "PREFECT_API_BLOCKS_REGISTER_ON_START": "false",
 }
-"""Settings of the servers started here, whatever the user's environment or profile says: no analytics, no UI."""
+"""Settings of the servers started here, whatever the user's environment or profile says: no calls home, no UI."""
 
 _started: list[Server] = []
 """The started servers, kept so that their pipes stay open: Prefect sends its last log lines at exit."""
 
 
 def settle_environment() -> None:
-    """Set the quiet settings in the environment; call it before Prefect is imported."""
+    """Set the settings above in the environment; call it before Prefect is imported."""
+    os.environ.update(SILENT)
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
 
