@@ -55,7 +55,7 @@ pin: install
 
 # After a setting, its default or its description changed: what --help shows.
 help-table: install
-	$(BIN)/python -m flows.command.help_table
+	$(BIN)/python -m flows.command.write_help
 
 # The licences of all dependencies, as the texts and binaries that they bundle say.
 licences: install

@@ -4,9 +4,9 @@ like.
 All code that is special to one kind of device is here and in models/memory/placement.py. `auto` is the first CUDA GPU
 if there is one, else Apple's MPS, else the CPU. As a precision it is what a family is published in on a CUDA GPU
 (float16 for Stable Video Diffusion, as in diffusers' documentation), and float32 anywhere else. The precision is that
-of the denoising networks and of the encoders of pictures and texts. The autoencoder always works in float32: that of Stable Video
-Diffusion requires it (`force_upcast`), because float16 overflows in it, and a clip then looks the same on every device.
-Latents of Stable Video Diffusion are integrated in float32 as well.
+of the denoising networks and of the encoders of pictures and texts. The autoencoder always works in float32: that of
+Stable Video Diffusion requires it (`force_upcast`), because float16 overflows in it, and a clip then looks the same on
+every device. Latents of Stable Video Diffusion are integrated in float32 as well.
 """
 
 import gc

@@ -8,7 +8,7 @@ marked with a star.
 
 import re
 from collections.abc import Iterator, Mapping
-from importlib.metadata import Distribution, distributions
+from importlib.metadata import Distribution, PackageMetadata, distributions
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +23,7 @@ MARKS: Mapping[str, str] = {
     "Apache-2.0": r"apache license,? version 2\.0",
     "MIT": r"permission is hereby granted, free of charge, to any person obtaining a copy of this software and",
     "MIT-0": r"mit no attribution",
-    "BSD-3-Clause": r"redistribution and use in source and binary forms.{0,1500}(neither the name|name of .{0,90} not be)",
+    "BSD-3-Clause": r"redistribution and use in source and binary forms.{,1500}(neither the name|name of .{,90} be)",
     "BSD": r"redistribution and use in source and binary forms",
     "ISC": r"permission to use, copy, modify,? and(/or)? distribute this software for any purpose with or without fee",
     "PSF-2.0": r"psf license agreement|python software foundation license",
@@ -31,6 +31,7 @@ MARKS: Mapping[str, str] = {
     "Zlib": r"this software is provided ['\"]as-is['\"], without any express or implied",
     "BSL-1.0": r"boost software license",
     "OFL-1.1": r"sil open font license",
+    "Artistic": r"artistic license",
     "Unlicense": r"this is free and unencumbered software released into the public domain",
     "CC0-1.0": r"cc0 1\.0 universal",
     "CC-BY-4.0": r"attribution 4\.0 international",
@@ -99,7 +100,7 @@ def read_licences(package: Distribution) -> Licences:
         # It is written as additions to the GPL, whose text goes with it.
         texts.pop("GPL-3.0", None)
     facts = package.metadata
-    said = facts.get("License-Expression") or _read_classifiers(package) or facts.get("License") or ""
+    said = _read(facts, "License-Expression") or _read_classifiers(package) or _read(facts, "License")
     return Licences(facts["Name"], package.version, tuple(texts) or (unknown,), binaries, " ".join(said.split())[:60])
 
 
@@ -128,6 +129,10 @@ def list_installed() -> list[Licences]:
     """Return the licences of all installed packages but this project's own, by name."""
     packages = {package.metadata["Name"].lower(): package for package in distributions()}
     return [read_licences(packages[name]) for name in sorted(packages) if name != "reelmill"]
+
+
+def _read(facts: PackageMetadata, name: str) -> str:
+    return " ".join(facts.get_all(name) or ())
 
 
 def _read_classifiers(package: Distribution) -> str:

@@ -6,7 +6,6 @@ help. Lines are wrapped to the terminal when they are shown.
 """
 
 import argparse
-import importlib
 import os
 import textwrap
 from collections.abc import Iterator
@@ -37,22 +36,6 @@ def describe_parser(parser: argparse.ArgumentParser) -> str:
     """Return a parser's help as a section of help.txt."""
     paragraphs = [" ".join(each.split()) for each in (parser.description or "").split("\n\n")]
     return "\n".join([f"usage: {parser.usage}", "", *"\n\n".join(paragraphs).split("\n"), *_list_groups(parser)]) + "\n"
-
-
-def write_table() -> None:
-    """Write help.txt anew from the config class of every command."""
-    from flows.command.main import COMMANDS
-
-    TABLE.write_text("\n".join(f"== {c.name}\n{describe_command(c.name)}" for c in COMMANDS), encoding="utf-8")
-
-
-def describe_command(name: str) -> str:
-    """Return the section of a command from its config class."""
-    from flows.command.flags import make_parser
-    from flows.command.main import find_command, make_interface
-
-    command = find_command(name)
-    return describe_parser(make_parser(make_interface(command, importlib.import_module(command.module))))
 
 
 def _list_groups(parser: argparse.ArgumentParser) -> Iterator[str]:
@@ -87,7 +70,3 @@ def _find_terminal_width() -> int:
         return os.get_terminal_size().columns
     except OSError:
         return 110
-
-
-if __name__ == "__main__":
-    write_table()

@@ -330,12 +330,11 @@ def asks_for_help(arguments: Sequence[str]) -> bool:
 
 def show(text: str, stream: TextIO | None = None) -> None:
     """Print a text; where its reader has gone, as `head` goes, end the output quietly and keep the exit code."""
-    stream = stream or sys.stdout
     try:
         print(text, file=stream, flush=True)
     except BrokenPipeError:
         # Python flushes once more at exit, which must not fail either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), (stream or sys.stdout).fileno())
 
 
 if __name__ == "__main__":

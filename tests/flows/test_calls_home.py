@@ -88,9 +88,12 @@ def hosts(said: list[list[str]]) -> set[Any]:
 
 @pytest.fixture(autouse=True)
 def _namespaces() -> None:
-    able = shutil.which("unshare") and not subprocess.run(
-        ["unshare", "--map-root-user", "--net", "true"], capture_output=True, check=False
-    ).returncode
+    able = (
+        shutil.which("unshare")
+        and not subprocess.run(
+            ["unshare", "--map-root-user", "--net", "true"], capture_output=True, check=False
+        ).returncode
+    )
     if not able:
         pytest.skip("This machine lets nobody make a network namespace.")
 
