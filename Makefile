@@ -11,7 +11,7 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 FAST := not (server or browser or training or slow or database or cluster or store)
 HERE := not (database or cluster or store)
 
-.PHONY: install demo test-fast test test-ops check format pin tiny-model tiny-eval bench-curate bench-generate gpu-check \
+.PHONY: install demo test-fast test test-ops check format pin help-table licences tiny-model tiny-eval bench-curate bench-generate gpu-check \
 	lock clean
 
 install: $(INSTALLED)
@@ -52,6 +52,14 @@ format: install
 # make pin SAME="tasks.curate.look tasks.curate.motion"
 pin: install
 	$(BIN)/python tests/step_digests.py --same-results $(SAME)
+
+# After a setting, its default or its description changed: what --help shows.
+help-table: install
+	$(BIN)/python -m flows.command.write_help
+
+# The licences of all dependencies, as the texts and binaries that they bundle say.
+licences: install
+	$(BIN)/python -m tests.licences
 
 # Makes the embedded model again, from nothing, and measures it.
 tiny-model: install

@@ -8,8 +8,8 @@ from pydantic import Field
 
 from flows.running.config import FlowConfig, Outcome
 from flows.running.run import running
-from models.device import DEVICE_HELP, DeviceName
-from models.weights.names import MODEL_HELP
+from models.device import DEVICE_HELP, DeviceName, find_device
+from models.weights.names import MODEL_HELP, find_model_folder
 from tasks.generate.calibrate import FILE, CalibrateConfig, calibrate_model, format_table
 
 
@@ -40,7 +40,15 @@ class CalibrationOutcome(Outcome):
 @flow(name="calibrate")
 def calibrate(config: CalibrationConfig) -> CalibrationOutcome:
     """Generate clips over buckets and motions, measure them, and write the table."""
+    check(config)
     with running(config.out, "calibrate", config) as run:
         run.whole(calibrate_model, config.settings, config.model, config.device)
         table = config.out / FILE
         return CalibrationOutcome(text=format_table(json.loads(table.read_text())["responses"]), table=table)
+
+
+def check(config: CalibrationConfig) -> list[str]:
+    """Return nothing; raises BadInput or BadModel where the device or the model is not here."""
+    find_device(config.device)
+    find_model_folder(config.model)
+    return []

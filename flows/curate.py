@@ -33,6 +33,7 @@ from tasks.curate.report import ReportConfig, write_report
 from tasks.curate.scan import ScanConfig, scan_videos
 from tasks.curate.select import Selection
 from tasks.curate.similarity import SimilarityConfig, measure_similarity
+from tasks.curate.source_list import expand_sources
 from tasks.curate.split import SplitConfig, split_videos
 from tasks.curate.text import TextConfig, find_text
 from tasks.curate.video_manifests import VideoManifests, add_manifests
@@ -166,6 +167,7 @@ class CurateOutcome(Outcome):
 @flow(name="curate", task_runner=make_thread_pool())
 def curate(config: CurateConfig) -> CurateOutcome:
     """Find, scan, split, measure, compare and choose."""
+    check(config)
     asked, config = config, locate_models(config)
     with running(config.out, "curate", asked) as run:
         files = run.whole(ingest_videos, config.ingest, list(config.sources))
@@ -194,6 +196,14 @@ def curate(config: CurateConfig) -> CurateOutcome:
         cut(run, config.clips, videos, selection.clips)
         page = run.whole(write_report, config.report, selection.clips)
         return summarise(config, selection, page)
+
+
+def check(config: CurateConfig) -> list[str]:
+    """Return a sentence for each listed source that is not there. Raises BadModel for missing models, and BadInput for
+    a source that names no video."""
+    locate_models(config)
+    entries = expand_sources(config.sources, config.ingest.suffixes, exclude=config.out)
+    return [entry.problem for entry in entries if entry.problem]
 
 
 def cut(run: Run, config: ClipsConfig, videos: Sequence[SourceVideo], clips: ManifestRef) -> list[ManifestRef]:

@@ -53,6 +53,7 @@ class DemoOutcome(Outcome):
 @flow(name="demo")
 def demo(config: DemoConfig) -> DemoOutcome:
     """Render, curate, finetune, generate three ways, and write one page."""
+    check(config)
     with running(config.out, "demo", config) as run:
         run.whole(render_footage, config.footage)
         pictures = config.out / "pictures"
@@ -69,6 +70,13 @@ def demo(config: DemoConfig) -> DemoOutcome:
             read_embedded_figures(),
         )
         return DemoOutcome(clips_kept=made.curated.funnel.kept, page=page)
+
+
+def check(_: DemoConfig) -> list[str]:
+    """Return nothing: the films that fail are rendered first. Raises BadModel where the embedded model was not
+    measured."""
+    read_embedded_figures()
+    return []
 
 
 def run_flows(config: DemoConfig, pictures: Path) -> PipelineConfig:

@@ -8,8 +8,8 @@ from pydantic import Field
 
 from flows.running.config import FlowConfig, Outcome
 from flows.running.run import running
-from models.device import DEVICE_HELP, DeviceName
-from models.weights.names import MODEL_HELP
+from models.device import DEVICE_HELP, DeviceName, find_device
+from models.weights.names import MODEL_HELP, find_model_folder
 from tasks.manifest import publish_json
 from tasks.tiny.evaluate import EvaluateConfig, evaluate_model, format_figures, read_figures
 
@@ -41,8 +41,16 @@ class EvaluationOutcome(Outcome):
 @flow(name="evaluate")
 def evaluate(config: EvaluationConfig) -> EvaluationOutcome:
     """Generate clips of held-out pictures, compare each with the true one, and sum up."""
+    check(config)
     with running(config.out, "evaluate", config) as run:
         found = read_figures(run.whole(evaluate_model, config.settings, config.model, config.device))
         if config.figures:
             publish_json(config.figures, found)
         return EvaluationOutcome(found=found)
+
+
+def check(config: EvaluationConfig) -> list[str]:
+    """Return nothing; raises BadInput or BadModel where the device or the model is not here."""
+    find_device(config.device)
+    find_model_folder(config.model)
+    return []

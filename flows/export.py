@@ -68,6 +68,14 @@ def export(config: ExportConfig) -> ExportOutcome:
         return summarise(config, samples)
 
 
+def check(config: ExportConfig) -> list[str]:
+    """Return nothing: what a clip fails by is known when it is cut. Raises what `read_kept_clips` does, and BadManifest
+    for tables that cannot be read."""
+    read_kept_clips(config)
+    read_videos(config.dataset)
+    return []
+
+
 def read_kept_clips(config: ExportConfig) -> ManifestRef:
     """Return the dataset's clips. Raises BadInput when there is no dataset, when --out is the dataset or holds another
     shape, or when no clips are to be cut."""

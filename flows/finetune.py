@@ -10,10 +10,11 @@ from pydantic import Field
 from flows.running.config import FlowConfig, Outcome
 from flows.running.run import Run, running
 from models.errors import BadInput
-from models.weights.names import MODEL_HELP
+from models.weights.names import MODEL_HELP, find_model_folder
 from tasks.finetune.encode import ClipSpan, LatentsConfig, SourceClips, encode_clips
-from tasks.finetune.listed import ListedConfig, list_clips
+from tasks.finetune.listed import ListedConfig, list_clips, read_clip_rows
 from tasks.finetune.train import TrainConfig, train_model
+from tasks.finetune.train_examples import ExampleChoice, make_too_few_error
 from tasks.item_lists import TABLE_SUFFIXES
 from tasks.ledger import drop_damaged, resolve_inside
 from tasks.manifest import ManifestRef, publish_json, publish_link, read_manifest_ref, read_rows
@@ -57,6 +58,7 @@ RECIPES = {"motion-lora": motion_lora, "full": full}
 @flow(name="finetune")
 def finetune(config: FinetuneConfig) -> FinetuneOutcome:
     """Encode a dataset's kept clips once, and train on them."""
+    check(config)
     with running(config.out, "finetune", config) as run:
         dataset = open_dataset(run, config)
         drop_damaged(dataset / "latents")
@@ -69,9 +71,29 @@ def finetune(config: FinetuneConfig) -> FinetuneOutcome:
         )
 
 
+def check(config: FinetuneConfig) -> list[str]:
+    """Return nothing: what a clip fails by is known when it is encoded. Raises BadInput or BadModel where there is no
+    such model, no such dataset, or none of its kept clips is asked for."""
+    find_model_folder(config.base)
+    if is_table(config.dataset):
+        read_clip_rows(config.dataset)
+        return []
+    read_kept_clips(config.dataset, config.base)
+    rows = read_rows(config.dataset / "clips.parquet", ("keep", "camera_motion", "motion_score"))
+    choice = ExampleChoice(config.train.motions, config.train.min_speed)
+    if not any(row["keep"] and choice.wants(row["camera_motion"], row["motion_score"]) for row in rows):
+        raise make_too_few_error(config.dataset, choice)
+    return []
+
+
+def is_table(dataset: Path) -> bool:
+    """Return whether a dataset is a table of clips instead of a folder."""
+    return dataset.suffix.lower() in TABLE_SUFFIXES and dataset.is_file()
+
+
 def open_dataset(run: Run, config: FinetuneConfig) -> Path:
     """Return the folder of the dataset; for a table of clips, make a dataset below `out` that has the table's clips."""
-    if config.dataset.suffix.lower() not in TABLE_SUFFIXES or not config.dataset.is_file():
+    if not is_table(config.dataset):
         return config.dataset
     folder = config.out / "listed"
     run.at(folder).whole(list_clips, config.listed, config.dataset)

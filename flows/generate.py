@@ -8,7 +8,7 @@ left are rows that wait; the same command resumes them.
 import logging
 import shutil
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -22,9 +22,9 @@ from flows.generate_takes import Made, make_further_takes
 from flows.running.config import FlowConfig, Outcome
 from flows.running.estimate import DECODE_SHARE, DRAWING_S, ENCODE_SHARE, Estimate, describe_plan, estimate
 from flows.running.guard import Guard, NightConfig, check_space, find_deadline, read_local_time
-from flows.running.run import Run, make_chunks, running
+from flows.running.run import Run, count_cores, make_chunks, running
 from flows.running.stages import Stage, run_stages
-from flows.running.watch_folder import WatchConfig, keep_watching
+from flows.running.watch_folder import WatchConfig, keep_watching, list_first_pictures
 from models.device import DEVICE_HELP, DeviceName, choose_precision, find_device
 from models.generation.by_family import is_sampled_in_batches
 from tasks.caching import supersede
@@ -184,12 +184,7 @@ def make(
     encoding = EncodeConfig(format=config.format, crf=config.crf, trim=config.trim, device=config.device)
     rows = {row["item_key"]: row for row in read_ready_rows(jobs)}
     batches = sorted(plan_all_batches(jobs, settings, wanted), key=lambda batch: -rows[batch[1][0]]["priority"])
-    device = find_device(config.device)
-    takes = {key: estimate(row, device, config.format) for key, row in rows.items()}
-    work = [[takes[key] for key in keys] for _, keys in batches]
-    missing = sorted(each.disk for each in takes.values())[count_clips(config.out, config.format) :]
-    if missing:
-        check_space(config.out, round(sum(missing) + estimate_parked_bytes(run, work)), config)
+    work = check_disk(config, rows, [keys for _, keys in batches], run.workers)
     stages = [
         Stage(sample_jobs, settings),
         Stage(decode_jobs, DecodeConfig(device=config.device), partial(pair_samples, jobs), DECODE_SHARE),
@@ -198,18 +193,32 @@ def make(
     return run_stages(run, stages, batches, [sum(each.seconds for each in batch) for batch in work], guard)
 
 
+def check_disk(
+    config: GenerateConfig, rows: Mapping[str, Mapping[str, Any]], batches: Sequence[Sequence[str]], workers: int
+) -> list[list[Estimate]]:
+    """Return what each clip of each batch is estimated to take, of jobs `rows` by item key; raises BadInput where the
+    disk is too small for all clips that are not there yet."""
+    device = find_device(config.device)
+    takes = {key: estimate(row, device, config.format) for key, row in rows.items()}
+    work = [[takes[key] for key in keys] for keys in batches]
+    missing = sorted(each.disk for each in takes.values())[count_clips(config.out, config.format) :]
+    if missing:
+        check_space(config.out, round(sum(missing) + estimate_parked_bytes(work, workers)), config)
+    return work
+
+
 def count_clips(out: Path, written: Format) -> int:
     """Count the clips of a format, or of one with the same kind of file, that an earlier run has left."""
     suffix = CODECS[written].suffix
     return sum(sidecar.with_suffix(suffix).exists() for sidecar in out.glob("videos/[!.]*.json"))
 
 
-def estimate_parked_bytes(run: Run, work: Sequence[Sequence[Estimate]]) -> float:
+def estimate_parked_bytes(work: Sequence[Sequence[Estimate]], workers: int) -> float:
     """Return the most bytes of frames that wait for their encoding, of batches of clips: a chunk of them for each
     worker."""
     each, seconds = ([sum(getattr(e, name) for e in batch) for batch in work] for name in ("parked", "seconds"))
-    largest = max((sum(chunk) for chunk in make_chunks(each, seconds, run.workers)), default=0.0)
-    return min(sum(each), run.workers * largest)
+    largest = max((sum(chunk) for chunk in make_chunks(each, seconds, workers)), default=0.0)
+    return min(sum(each), workers * largest)
 
 
 def read_ready_rows(jobs: ManifestRef) -> list[dict[str, Any]]:
@@ -264,13 +273,20 @@ def find_copy_name(folder: Path, picture: Path, digest: str) -> str:
 
 
 def plan(config: GenerateConfig) -> GeneratePlan:
-    """Check every job and describe what a run would make; nothing is sampled, and nothing is written to `out`."""
+    """Check every job and describe what a run would make; nothing is sampled, and nothing is written to `out`.
+
+    Raises what the run would be refused for; a watched folder may still be empty.
+    """
     make_look(config.format, config.crf)
+    if config.watch and not list_first_pictures(config.images or config.jobs):
+        return GeneratePlan(ready=0, batches=0, takes=(), said=())
     with TemporaryDirectory() as folder:
         jobs = read_jobs.fn(Path(folder), config.per_job, config.jobs, config.images)
         batches = plan_all_batches(jobs, SampleConfig(batch=config.batch))
         rows, ready = sorted(read_rows(jobs), key=lambda row: row["job"]), read_ready_rows(jobs)
         cautions = caution_about(config, jobs)
+    known = {row["item_key"]: row for row in ready}
+    check_disk(config, known, [keys for _, keys in batches], config.workers or count_cores())
     return GeneratePlan(
         failed=sum(row["status"] == "failed" for row in rows),
         ready=len(ready),

@@ -7,13 +7,14 @@ from prefect import flow
 from pydantic import Field
 
 from flows.curate import CurateConfig, CurateOutcome, Source, curate
+from flows.curate import check as check_curation
 from flows.finetune import FinetuneConfig, FinetuneOutcome, finetune, motion_lora
 from flows.generate import GenerateConfig, GenerateOutcome, generate
 from flows.running.config import FlowConfig, Outcome
-from models.weights.names import MODEL_HELP
+from models.weights.names import MODEL_HELP, find_model_folder
 from tasks.curate.split import SplitConfig
 from tasks.finetune.train import TrainConfig
-from tasks.generate.job_settings import JobsConfig
+from tasks.generate.job_settings import JobsConfig, read_list
 from tasks.keep_rules import SelectConfig
 
 
@@ -43,11 +44,20 @@ class PipelineOutcome(Outcome):
 @flow(name="pipeline")
 def pipeline(config: PipelineConfig) -> PipelineOutcome:
     """Curate the footage, finetune on the clips it keeps, generate with what was learned."""
+    check(config)
     curated = curate(make_curate_config(config))
     tuned = finetune(make_finetune_config(config))
     made = generate(make_generate_config(config, tuned.weights))
     failed = curated.failed + tuned.failed + made.failed
     return PipelineOutcome(failed=failed, curated=curated, tuned=tuned, made=made)
+
+
+def check(config: PipelineConfig) -> list[str]:
+    """Return a sentence for each listed source that is not there. Raises BadInput or BadModel where sources, jobs or
+    the model cannot be used; the dataset that is trained on is still to be made."""
+    find_model_folder(config.base)
+    read_list(config.jobs, None)
+    return check_curation(make_curate_config(config))
 
 
 def make_curate_config(config: PipelineConfig) -> CurateConfig:

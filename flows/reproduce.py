@@ -73,9 +73,29 @@ class RecordedInputs:
 
 def reproduce(config: ReproduceConfig) -> ReproduceOutcome:
     """Make a clip again and compare; raises BadInput or BadMedia where it cannot be."""
-    if config.clip.suffix == ".png" and config.clip.is_file():
-        config = config.model_copy(update={"clip": config.clip.parent})
-    facts, rows = read_provenance(config.clip), read_rows_beside(config.clip)
+    clip, facts, rows = read_recorded(config)
+    inputs, differs = find_inputs(config, facts, rows)
+    if not differs:
+        differs = compare(clip, facts, rows, inputs)
+    return ReproduceOutcome(failed=bool(differs), clip=clip, differs=tuple(differs))
+
+
+def check(config: ReproduceConfig) -> list[str]:
+    """Return a sentence for each input that is not the clip's own now; raises BadInput or BadMedia where it cannot be
+    made again."""
+    _, facts, rows = read_recorded(config)
+    find_device(config.device)
+    return find_inputs(config, facts, rows)[1]
+
+
+def read_recorded(config: ReproduceConfig) -> tuple[Path, Facts, Mapping[str, Facts]]:
+    """Return the clip, its provenance, and the rows beside it; a picture of a clip of pictures is that clip."""
+    clip = config.clip.parent if config.clip.suffix == ".png" and config.clip.is_file() else config.clip
+    return clip, read_provenance(clip), read_rows_beside(clip)
+
+
+def find_inputs(config: ReproduceConfig, facts: Facts, rows: Mapping[str, Facts]) -> tuple[RecordedInputs, list[str]]:
+    """Return what the clip is made from now, and a sentence for each of it that is not what it was made from."""
     own = rows.get(facts["item_key"], {})
     model, lora = choose_model(config, facts, own), choose_lora(config, facts, own)
     differs = [*list_other_weights(facts, model, lora), *list_other_versions(facts)]
@@ -84,9 +104,7 @@ def reproduce(config: ReproduceConfig) -> ReproduceOutcome:
         picture = choose_picture(config, facts, own)
     except _OtherPicture as other:
         differs.append(str(other))
-    if not differs:
-        differs = compare(config.clip, facts, rows, RecordedInputs(model, lora, picture, config.device))
-    return ReproduceOutcome(failed=bool(differs), clip=config.clip, differs=tuple(differs))
+    return RecordedInputs(model, lora, picture, config.device), differs
 
 
 def choose_model(config: ReproduceConfig, facts: Facts, own: Facts) -> str:

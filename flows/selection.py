@@ -15,7 +15,7 @@ from flows.running.config import Outcome, read_settings
 from flows.running.lock import exclusive
 from models.errors import BadInput
 from tasks import keep_rules
-from tasks.curate.select import reselect
+from tasks.curate.select import find_measures, reselect
 from tasks.keep_rules import SelectConfig
 from tasks.keep_verdicts import Funnel
 from tasks.manifest import publish_text
@@ -55,8 +55,7 @@ def read_thresholds(dataset: str) -> Mapping[str, Any]:
 
 def decide_again(config: ReselectConfig) -> SelectOutcome:
     """Apply the thresholds to every clip and write the verdicts into clips.parquet; raises BadInput, BadManifest."""
-    if not config.dataset.is_dir():
-        raise BadInput(f"{config.dataset}: no such folder. Name a dataset that `reelmill curate` made.")
+    check(config)
     thresholds = SelectConfig(**config.model_dump(exclude={"dataset"}))
     with exclusive(config.dataset):
         selection = reselect(config.dataset, thresholds)
@@ -64,6 +63,14 @@ def decide_again(config: ReselectConfig) -> SelectOutcome:
     for rest in selection.funnel.skipped:
         log.warning("%s.", rest)
     return SelectOutcome(funnel=selection.funnel, clips=selection.clips.path)
+
+
+def check(config: ReselectConfig) -> list[str]:
+    """Return nothing, since no clip fails by being judged; raises BadInput or BadManifest where there is no dataset."""
+    if not config.dataset.is_dir():
+        raise BadInput(f"{config.dataset}: no such folder. Name a dataset that `reelmill curate` made.")
+    find_measures(config.dataset)
+    return []
 
 
 def remember(dataset: Path, thresholds: SelectConfig) -> None:

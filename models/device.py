@@ -2,11 +2,11 @@
 like.
 
 All code that is special to one kind of device is here and in models/memory/placement.py. `auto` is the first CUDA GPU
-if there is one, otherwise the CPU. As a precision it is what a family is published in on a CUDA GPU (float16 for Stable
-Video Diffusion, as in diffusers' documentation), and float32 anywhere else. The precision is that of the denoising
-networks and of the encoders of pictures and texts. The autoencoder always works in float32: that of Stable Video
-Diffusion requires it (`force_upcast`), because float16 overflows in it, and a clip then looks the same on every device.
-Latents of Stable Video Diffusion are integrated in float32 as well.
+if there is one, else Apple's MPS, else the CPU. As a precision it is what a family is published in on a CUDA GPU
+(float16 for Stable Video Diffusion, as in diffusers' documentation), and float32 anywhere else. The precision is that
+of the denoising networks and of the encoders of pictures and texts. The autoencoder always works in float32: that of
+Stable Video Diffusion requires it (`force_upcast`), because float16 overflows in it, and a clip then looks the same on
+every device. Latents of Stable Video Diffusion are integrated in float32 as well.
 """
 
 import gc
@@ -54,7 +54,7 @@ def check_device_name(name: str) -> str:
 DeviceName = Annotated[str, AfterValidator(check_device_name)]
 """The type of a setting that names a device."""
 
-DEVICE_HELP = "Where the model works: auto (the first CUDA GPU, or else the CPU), cpu, cuda, cuda:N or mps"
+DEVICE_HELP = "Where the model works: auto (the first CUDA GPU, else MPS, else the CPU), cpu, cuda, cuda:N or mps"
 
 DTYPE_HELP = (
     "Number format of all networks but the autoencoder; auto: on a CUDA GPU as the model's family is published "
@@ -64,12 +64,13 @@ DTYPE_HELP = (
 
 def find_device(name: str) -> torch.device:
     """Return the device of a name, with its number; raises BadInput when this machine or its torch lacks it."""
-    asked = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+    there = {"cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0, "mps": torch.mps.device_count()}
+    first = next((kind for kind, count in there.items() if count), "cpu")
+    asked = torch.device(first if name == "auto" else name)
     if asked.type == "cpu":
         return CPU
-    there = torch.cuda.device_count() if asked.type == "cuda" else int(torch.backends.mps.is_available())
-    if (asked.index or 0) >= there:
-        raise BadInput(f"device {name}: torch sees {there} devices of that kind here. Use cpu, or auto.")
+    if (asked.index or 0) >= there[asked.type]:
+        raise BadInput(f"device {name}: torch sees {there[asked.type]} devices of that kind here. Use cpu, or auto.")
     return torch.device(asked.type, asked.index or 0)
 
 

@@ -1,21 +1,24 @@
-"""Functions that run in a child process with a time limit, so that a file that crashes or hangs the decoder fails
-alone.
+"""Child processes: functions that run in one with a time limit, so that a file that crashes or hangs the decoder fails
+alone; programs; and servers that end with their parent. No other module starts a process or asks about one.
 
 A fork server with the heavy libraries loaded makes each child in about 20 ms, however many threads the caller has.
 """
 
 import errno
 import multiprocessing
+import os
 import signal
+import socket
+import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from models.errors import DecodeCrash, DecodeTimeout, ReelmillError
 
@@ -32,6 +35,9 @@ NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 """Errors of the disk that is written to: they concern the whole run, not the file that a child works on."""
 
 T = TypeVar("T")
+
+Server = subprocess.Popen[bytes]
+"""A server's process; the server ends when this is no longer referred to, since its standard input closes then."""
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["av", "cv2", "ffmpeg", "pandas", "prefect.flows", "pyarrow.parquet"])
@@ -137,3 +143,62 @@ def _run_function(sender: Connection, limit_s: float, function: Callable[..., An
                 return
             sender.send(("unexpected", traceback.format_exc()))
             raise SystemExit(1) from error
+
+
+class Ended(NamedTuple):
+    """How a program ended: its exit code, what it wrote, and whether the system killed it, as for lack of memory."""
+
+    code: int
+    output: bytes
+    messages: bytes
+    killed: bool
+
+
+def run_program(
+    command: Sequence[str],
+    stdin: bytes | memoryview | None = None,
+    limit_s: float | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Ended:
+    """Run a program to its end, with `environment` added to this process's. Raises TimeoutError after `limit_s`, and
+    OSError where the program cannot run."""
+    added = {**os.environ, **(environment or {})}
+    try:
+        done = subprocess.run(command, input=stdin, capture_output=True, timeout=limit_s, check=False, env=added)
+    except subprocess.TimeoutExpired as error:
+        raise TimeoutError(f"not done after {limit_s:g} s") from error
+    return Ended(done.returncode, done.stdout, done.stderr, done.returncode == -signal.SIGKILL)
+
+
+def start_server(module: str, port: socket.socket, environment: Mapping[str, str]) -> Server:
+    """Start `python -m module DESCRIPTOR`, which inherits an open port; it calls `end_with_parent`."""
+    return subprocess.Popen(
+        [sys.executable, "-m", module, str(port.fileno())],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        pass_fds=[port.fileno()],
+        env={**os.environ, **environment},
+        start_new_session=True,
+    )
+
+
+def end_with_parent() -> None:
+    """End this process, which `start_server` started, when its standard input closes: at the latest with its parent."""
+
+    def wait() -> None:
+        sys.stdin.buffer.read()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def is_alive(pid: int) -> bool:
+    """Return whether there is a process of this number, whoever owns it."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

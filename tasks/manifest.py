@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.errors import BadManifest
+from tasks.child_process import is_alive
 from tasks.ledger import ASIDE, check_place, list_ours, record, remove
 
 ERROR_FIELDS: tuple[pa.Field, ...] = (
@@ -175,7 +176,7 @@ def remove_asides(place: Path) -> None:
     names = place.rglob(".*") if place.is_dir() else place.parent.glob(f".{glob.escape(place.name)}.*")
     for path in list(names):
         left = ASIDE.fullmatch(path.name)
-        if left and not _is_alive(int(left["pid"])):
+        if left and not is_alive(int(left["pid"])):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
@@ -225,16 +226,6 @@ def publish_text(path: Path, text: str) -> None:
 def publish_json(path: Path, value: Any) -> None:
     """Write an indented JSON file that appears complete or not at all."""
     publish_text(path, json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _read_metadata(path: Path) -> dict[bytes, bytes]:

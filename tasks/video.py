@@ -7,8 +7,6 @@ import codecs
 import errno
 import os
 import re
-import signal
-import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from fractions import Fraction
@@ -29,6 +27,7 @@ from pydantic import BaseModel, ConfigDict
 
 from models.errors import BadInput, BadMedia, EncoderOutOfMemory
 from models.pictures import Frames
+from tasks.child_process import run_program
 from tasks.manifest import publish
 
 ENCODE_LIMIT_S = 600.0
@@ -69,8 +68,8 @@ def find_ffmpeg() -> str:
 def read_ffmpeg_version(exe: str) -> tuple[int, int]:
     """Return the major and minor version of an ffmpeg; raises BadInput where the program cannot run or prints none."""
     try:
-        said = subprocess.run([exe, "-version"], capture_output=True, timeout=VERSION_LIMIT_S, check=False).stdout
-    except (OSError, subprocess.TimeoutExpired) as error:
+        said = run_program([exe, "-version"], limit_s=VERSION_LIMIT_S).output
+    except OSError as error:
         raise BadInput(f"{exe}: cannot be run as ffmpeg ({error}). Correct or unset IMAGEIO_FFMPEG_EXE.") from error
     found = re.match(r"ffmpeg version n?(\d+)\.(\d+)", said.decode(errors="replace"))
     if not found:
@@ -126,21 +125,20 @@ def run_ffmpeg(command: list[str], stdin: bytes | Frames | None, item: str, limi
     """
     given = np.ascontiguousarray(stdin).reshape(-1).data if isinstance(stdin, np.ndarray) else stdin
     try:
-        quiet = {**os.environ, "SVT_LOG": "1"}
-        done = subprocess.run(command, input=given, capture_output=True, timeout=limit_s, check=False, env=quiet)
-    except subprocess.TimeoutExpired as error:
+        done = run_program(command, given, limit_s, {"SVT_LOG": "1"})
+    except TimeoutError as error:
         raise BadMedia(f"{item}: ffmpeg did not finish within {limit_s:.0f} s.") from error
-    said = done.stderr.decode(errors="replace").strip()
+    said = done.messages.decode(errors="replace").strip()
     # Without enough memory to read on, ffmpeg may end with 0 and a file that is cut short.
-    if done.returncode == -signal.SIGKILL or any(words in said for words in NO_MEMORY):
+    if done.killed or any(words in said for words in NO_MEMORY):
         raise EncoderOutOfMemory(f"{item}: ffmpeg ran out of memory. Free some, or use fewer --workers.")
-    if done.returncode:
+    if done.code:
         if os.strerror(errno.ENOSPC) in said:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), item)
         # ffmpeg prefixes messages with addresses in memory, which differ in each run.
         reason = re.sub(r"^(\[[^]]*\] )+", "", said.splitlines()[-1]) if said else "no message"
         raise BadMedia(f"{item}: ffmpeg failed: {reason}")
-    return done.stdout
+    return done.output
 
 
 class SourceVideo(BaseModel):

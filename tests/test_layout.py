@@ -90,6 +90,47 @@ def test_no_file_is_longer_than_a_person_reads_at_once(repository: Path):
     assert long == []
 
 
+PLATFORM = {
+    "fcntl": {"flows/running/lock.py"},
+    "msvcrt": set(),
+    "multiprocessing": {"tasks/child_process.py"},
+    "resource": {"tasks/child_process.py"},
+    "subprocess": {"tasks/child_process.py"},
+}
+"""The modules that differ between platforms, each with the one file that may import it."""
+
+
+def imported(file: Path) -> set[str]:
+    """The packages that a file imports anywhere in it."""
+    nodes = list(ast.walk(ast.parse(file.read_text())))
+    whole = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    parts = {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+    return {name.partition(".")[0] for name in whole | parts}
+
+
+def test_what_differs_between_platforms_is_one_files_work(repository: Path):
+    files = {
+        f.relative_to(repository).as_posix(): f for package in PACKAGES for f in (repository / package).rglob("*.py")
+    }
+    users = {name: {path for path, file in files.items() if name in imported(file)} for name in PLATFORM}
+    assert users["fcntl"]
+    assert users["multiprocessing"]
+    assert {name: sorted(found - PLATFORM[name]) for name, found in users.items() if found - PLATFORM[name]} == {}
+
+
+def test_devices_and_the_systems_figures_are_known_in_one_file(repository: Path):
+    texts = {
+        f.relative_to(repository).as_posix(): f.read_text()
+        for package in PACKAGES
+        for f in (repository / package).rglob("*.py")
+    }
+    assert {path for path, text in texts.items() if "/proc/" in text} == {"models/device.py"}
+    asks = re.compile(r"torch\.cuda\.(is_available|device_count)|torch\.(backends\.)?mps\b")
+    assert {path for path, text in texts.items() if asks.search(text)} == {"models/device.py"}
+    kills = re.compile(r"os\.kill|SIGKILL")
+    assert {path for path, text in texts.items() if kills.search(text)} == {"tasks/child_process.py"}
+
+
 def test_there_is_no_drawer_for_odds_and_ends(repository: Path):
     names = {f.stem for package in PACKAGES for f in (repository / package).rglob("*.py")}
     assert not {"utils", "common", "core", "base", "helpers", "misc"} & names

@@ -5,9 +5,7 @@ field has a dotted flag in kebab case (`--split.min-clip-s 1.5`). Every mistake 
 """
 
 import difflib
-import os
-import textwrap
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from argparse import ArgumentParser
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +15,7 @@ from pydantic import BaseModel, Field, ValidationError, create_model
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsError
 
+from flows.command.help_table import describe_parser, wrap_help
 from flows.running.config import Settings, merge_layers, order_fields, read_settings
 from models.errors import BadInput
 
@@ -53,8 +52,7 @@ class Invocation:
 
 def parse_command_line(interface: Interface, argv: Sequence[str]) -> Invocation:
     """Parse a command line; raises BadInput with one sentence, or SystemExit(0) after `--help`."""
-    parser = _Parser(prog=interface.prog, description=interface.config.__doc__, add_help=True)
-    flags = _parse_flags(interface, parser, argv)
+    flags = _parse_flags(interface, argv)
     file, preset = flags.pop("config", None), flags.pop(interface.preset_flag, None) if interface.presets else None
     dry_run, debug = flags.pop("dry_run", False), flags.pop("debug", False)
     layers = [
@@ -86,15 +84,8 @@ def list_options(config: type[BaseModel], prefix: str = "") -> list[str]:
 
 
 class _Parser(ArgumentParser):
-    def __init__(self, description: str | None = None, **options: Any) -> None:
-        width = min(120, _find_terminal_width())
-        paragraphs = (textwrap.fill(" ".join(each.split()), width) for each in (description or "").split("\n\n"))
-        super().__init__(
-            **options,
-            description="\n\n".join(paragraphs),
-            allow_abbrev=False,
-            formatter_class=lambda prog: RawDescriptionHelpFormatter(prog, max_help_position=36, width=width),
-        )
+    def format_help(self) -> str:
+        return wrap_help(describe_parser(self))
 
     def error(self, message: str) -> NoReturn:
         command = f"See `{self.prog} --help`."
@@ -116,21 +107,19 @@ def find_nearest(name: str, known: Iterable[str]) -> str | None:
     return close[0] if close else leaves[alike[0]] if alike else None
 
 
-def _find_terminal_width() -> int:
-    try:
-        return os.get_terminal_size().columns
-    except OSError:
-        return 110
+def make_parser(interface: Interface) -> ArgumentParser:
+    """Return the parser of a command's flags, with the help of each."""
+    return _make_parser(interface)[0]
 
 
-def _parse_flags(interface: Interface, parser: _Parser, argv: Sequence[str]) -> Settings:
-    """Return what the command line sets, nested; the config's own types convert strings."""
-    arguments = _make_arguments(interface)
+def _make_parser(interface: Interface) -> tuple[_Parser, CliSettingsSource[BaseSettings]]:
+    """Return the parser, and the source that turns what it finds into nested settings."""
+    parser = _Parser(prog=interface.prog, description=interface.config.__doc__, allow_abbrev=False)
     if place := interface.positional:
         about = interface.config.model_fields[place].description
         parser.add_argument(place, nargs="*" if _is_many(interface) else "?", metavar=_shout(interface), help=about)
     source = CliSettingsSource(
-        arguments,
+        _make_arguments(interface),
         cli_prog_name=interface.prog,
         root_parser=parser,
         parse_args_method=ArgumentParser.parse_intermixed_args,
@@ -144,6 +133,13 @@ def _parse_flags(interface: Interface, parser: _Parser, argv: Sequence[str]) -> 
         formatter_class=parser.formatter_class,
     )
     _tidy(parser, interface)
+    return parser, source
+
+
+def _parse_flags(interface: Interface, argv: Sequence[str]) -> Settings:
+    """Return what the command line sets, nested; the config's own types convert strings."""
+    parser, source = _make_parser(interface)
+    place = interface.positional
     namespace = parser.parse_intermixed_args(list(argv))
     given = {place: vars(namespace).pop(place)} if place else {}
     try:

@@ -19,7 +19,7 @@ from flows.running.lock import find_holder
 from models.errors import BadInput
 from tasks.caching import set_aside
 from tasks.ledger import move
-from tasks.manifest import read_column_names, read_manifest, read_manifest_ref, read_rows
+from tasks.manifest import ManifestRef, read_column_names, read_manifest, read_manifest_ref, read_rows
 
 REASONS = ("error_message", "error")
 """The columns that say why an item failed."""
@@ -124,6 +124,13 @@ def retry(config: ResultsConfig) -> RetryOutcome:
     return RetryOutcome(failed=result.failed, retried=items, result=str(result))
 
 
+def check_retry(config: ResultsConfig) -> list[str]:
+    """Return nothing: what fails again is known when it is tried. Raises BadInput where nothing can be run again."""
+    command, path = find_commands(config.path)[-1], config.path.resolve()
+    read_kept_settings(path, command, importlib.import_module(command.module))
+    return []
+
+
 def read_kept_settings(path: Path, command: Command, module: ModuleType) -> BaseModel:
     """Read the settings of a command's run in a folder, which may have moved; raises BadInput when they are wrong."""
     file = path / f"{command.name}.yaml"
@@ -177,18 +184,29 @@ def report(config: ResultsConfig) -> ReportOutcome:
     from tasks.curate.report import ReportConfig, write_report
     from tasks.generate.gallery import write_gallery
 
-    path = config.path
-    if (path / "clips.parquet").is_file():
-        settings = read_settings(path / "curate.yaml").get("report", {}) if (path / "curate.yaml").is_file() else {}
-        page = write_report.fn(path, ReportConfig.model_validate(settings), read_manifest_ref(path / "clips.parquet"))
-    elif (path / "outputs.parquet").is_file():
-        page = write_gallery.fn(path, read_manifest_ref(path / "outputs.parquet"))
-    else:
-        raise BadInput(
-            f"{path}: nothing to show, it has neither clips.parquet nor outputs.parquet. Name a dataset or a folder of "
-            "generated videos."
-        )
-    return ReportOutcome(page=page)
+    path, table = config.path, find_shown_table(config.path)
+    if table.path.name == "outputs.parquet":
+        return ReportOutcome(page=write_gallery.fn(path, table))
+    settings = read_settings(path / "curate.yaml").get("report", {}) if (path / "curate.yaml").is_file() else {}
+    return ReportOutcome(page=write_report.fn(path, ReportConfig.model_validate(settings), table))
+
+
+def check_report(config: ResultsConfig) -> list[str]:
+    """Return nothing; raises BadInput or BadManifest where there is nothing to show."""
+    find_shown_table(config.path)
+    return []
+
+
+def find_shown_table(path: Path) -> ManifestRef:
+    """Return the table that a folder's page shows; raises BadInput when it has none."""
+    tables = (path / "clips.parquet", path / "outputs.parquet")
+    for table in tables:
+        if table.is_file():
+            return read_manifest_ref(table)
+    raise BadInput(
+        f"{path}: nothing to show, it has neither clips.parquet nor outputs.parquet. Name a dataset or a folder of "
+        "generated videos."
+    )
 
 
 def find_commands(path: Path) -> list[Command]:

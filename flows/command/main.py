@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -19,6 +19,14 @@ if TYPE_CHECKING:
 
 DONE, SOME_FAILED, COULD_NOT_RUN, STOPPED = 0, 1, 2, 130
 
+HELP = ("-h", "--help")
+
+OTHER_PLATFORM = (
+    "reelmill: Reelmill runs on Linux, and on Windows in WSL2 (`wsl --install`), but not on {}. Run it there, or in a "
+    "Linux container."
+)
+"""What is said where file locks, child processes and their limits work in other ways."""
+
 
 @dataclass(frozen=True)
 class Command:
@@ -26,8 +34,9 @@ class Command:
 
     `flow` is a Prefect flow or a function of one config object, whose class is `config`; `positional` is its field
     that is given without a flag. A command that is `watched` runs as a Prefect flow; the others are short and
-    are called directly. `presets`, `stored` and `shortcuts`: see flows.command.flags.Interface. `plan` is called for
-    `--dry-run`.
+    are called directly. `presets`, `stored` and `shortcuts`: see flows.command.flags.Interface. For `--dry-run`,
+    `check` raises what the run would be refused for and returns a sentence for each item that would fail; `plan`, where
+    there is one, is called instead and says more. Neither writes anything.
     """
 
     name: str
@@ -35,6 +44,7 @@ class Command:
     flow: str
     config: str
     help: str
+    check: str = "check"
     positional: str | None = None
     watched: bool = True
     presets: str | None = None
@@ -146,6 +156,7 @@ COMMANDS = (
         module="flows.command.folders",
         flow="status",
         config="ResultsConfig",
+        plan="status",
         help="what is done in an output folder, what failed and why",
         positional="path",
         watched=False,
@@ -164,6 +175,7 @@ COMMANDS = (
         module="flows.command.folders",
         flow="retry",
         config="ResultsConfig",
+        check="check_retry",
         help="run an output folder's flow again for what failed",
         positional="path",
     ),
@@ -172,6 +184,7 @@ COMMANDS = (
         module="flows.command.folders",
         flow="report",
         config="ResultsConfig",
+        check="check_report",
         help="write the page of a dataset or of generated videos again",
         positional="path",
         watched=False,
@@ -182,14 +195,22 @@ COMMANDS = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(format_usage())
+    if sys.platform != "linux":
+        show(OTHER_PLATFORM.format(sys.platform), sys.stderr)
+        return COULD_NOT_RUN
+    if not arguments or arguments[0] in HELP:
+        show(format_usage())
         return DONE if arguments else COULD_NOT_RUN
     if arguments[0] == "--version":
         from importlib.metadata import version
 
-        print(f"reelmill {version('reelmill')}")
+        show(f"reelmill {version('reelmill')}")
         return DONE
+    return run_guarded(arguments)
+
+
+def run_guarded(arguments: Sequence[str]) -> int:
+    """Run one command and return the exit code; whatever it raises is a sentence on standard error."""
     from models.errors import ReelmillError
 
     debug = "--debug" in arguments
@@ -200,17 +221,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ReelmillError as error:
         if debug:
             raise
-        print(f"reelmill: {error}", file=sys.stderr)
+        show(f"reelmill: {error}", sys.stderr)
         return COULD_NOT_RUN
     except KeyboardInterrupt:
         if debug:
             raise
-        print("reelmill: stopped. Run the same command to resume.", file=sys.stderr)
+        show("reelmill: stopped. Run the same command to resume.", sys.stderr)
         return STOPPED
     except Exception as error:
         if debug:
             raise
-        print(f"reelmill: {explain_unexpected(error)}", file=sys.stderr)
+        show(f"reelmill: {explain_unexpected(error)}", sys.stderr)
         return COULD_NOT_RUN
 
 
@@ -236,35 +257,35 @@ def format_usage() -> str:
 
 def find_command(name: str) -> Command:
     """Return the row of the table with this name; raises BadInput with the nearest name."""
-    from flows.command.flags import find_nearest
-    from models.errors import BadInput
-
     table = {command.name: command for command in COMMANDS}
     if name in table:
         return table[name]
+    from flows.command.flags import find_nearest
+    from models.errors import BadInput
+
     close = find_nearest(name, table)
     raise BadInput(f"Unknown command {name}{f': did you mean {close}?' if close else '.'} See `reelmill --help`.")
 
 
 def run(command: Command, arguments: Sequence[str]) -> int:
     """Parse the arguments, run the command, print its result and return the exit code."""
+    if asks_for_help(arguments):
+        from flows.command.help_table import read_help, wrap_help
+
+        show(wrap_help(read_help(command.name)).rstrip())
+        return DONE
     from flows.command.flags import parse_command_line
     from flows.command.prefect_server import ensure_server, settle_environment
-    from flows.running.config import dump
     from flows.running.progress import show_log
 
     settle_environment()
-    if command.watched and not {"-h", "--help", "--dry-run"} & set(arguments):
+    if command.watched and "--dry-run" not in arguments:
         ensure_server()
     module = importlib.import_module(command.module)
     asked = parse_command_line(make_interface(command, module), arguments)
-    if asked.dry_run and not command.plan:
-        print(dump(asked.config), end="")
-        return DONE
     show_log(asked.debug)
-    run_or_plan = call if not asked.dry_run else make_plan
-    result = run_or_plan(command, module, asked.config)
-    print(result)
+    result = (rehearse if asked.dry_run else call)(command, module, asked.config)
+    show(str(result).rstrip("\n"))
     return SOME_FAILED if result.failed else DONE
 
 
@@ -283,22 +304,46 @@ def make_interface(command: Command, module: ModuleType) -> "Interface":
     )
 
 
-def make_plan(command: Command, module: ModuleType, config: "BaseModel") -> "Outcome":
-    """Return what the flow would do, by the command's own plan."""
-    assert command.plan
-    return getattr(module, command.plan)(config)
+def rehearse(command: Command, module: ModuleType, config: "BaseModel") -> "Outcome":
+    """Return what a dry run prints; raises what a run would be refused for."""
+    from flows.running.config import Checked, dump
+    from flows.running.refusal import check_start
+
+    check_start(config)
+    if command.plan:
+        return getattr(module, command.plan)(config)
+    problems = tuple(getattr(module, command.check)(config))
+    return Checked(failed=len(problems), settings=dump(config), problems=problems)
 
 
 def call(command: Command, module: ModuleType, config: "BaseModel") -> "Outcome":
-    """Run the flow, or call the plain function, of a command."""
-    entry = getattr(module, command.flow)
-    if not hasattr(entry, "fn"):
-        return entry(config)
-    if not command.watched:
-        return entry.fn(config)
-    from flows.running.run import run_flow
+    """Run the flow, or call the plain function, of a command; one that is refused leaves no folder behind."""
+    from flows.running.refusal import leave_nothing
 
-    return run_flow(entry, config)
+    entry = getattr(module, command.flow)
+    with leave_nothing(getattr(config, "out", None)):
+        if not hasattr(entry, "fn"):
+            return entry(config)
+        if not command.watched:
+            return entry.fn(config)
+        from flows.running.run import run_flow
+
+        return run_flow(entry, config)
+
+
+def asks_for_help(arguments: Sequence[str]) -> bool:
+    """Return whether a command's arguments ask for its help; after `--` all are positional."""
+    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    return bool(set(HELP) & set(options))
+
+
+def show(text: str, stream: TextIO | None = None) -> None:
+    """Print a text; where its reader has gone, as `head` goes, end the output quietly and keep the exit code."""
+    try:
+        print(text, file=stream, flush=True)
+    except BrokenPipeError:
+        # Python flushes once more at exit, which must not fail either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), (stream or sys.stdout).fileno())
 
 
 if __name__ == "__main__":

@@ -6,18 +6,22 @@ the port's queue until the server is up. Where the user names a server, by PREFE
 """
 
 import os
-import signal
 import socket
-import subprocess
 import sys
-import threading
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
-QUIET: Mapping[str, str] = {
+from tasks.child_process import Server, end_with_parent, start_server
+
+SILENT: Mapping[str, str] = {
     "DO_NOT_TRACK": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+}
+"""What keeps libraries, and every Prefect server that is started here, from calling home, whatever was set before."""
+
+QUIET: Mapping[str, str] = {
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
     "PREFECT_LOGGING_EXTRA_LOGGERS": "reelmill",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
@@ -28,16 +32,24 @@ QUIET: Mapping[str, str] = {
     # Threads that spin while they wait slow down those of other processes on the same cores.
     "OMP_WAIT_POLICY": "PASSIVE",
 }
-"""Defaults that the user may override: no telemetry, no log lines of Prefect on the terminal (its server keeps them),
+"""Defaults that the user may override: no log lines of Prefect on the terminal (its server keeps them),
 our log lines in its UI, and silent model loaders. OpenMP's threads sleep while they wait: with spinning threads, two
 busy processes slow each other down fivefold."""
 
-_started: list[subprocess.Popen[bytes]] = []
+SERVER: Mapping[str, str] = {
+    **SILENT,
+    "PREFECT_UI_ENABLED": "0",
+    "PREFECT_API_BLOCKS_REGISTER_ON_START": "false",
+}
+"""Settings of the servers started here, whatever the user's environment or profile says: no calls home, no UI."""
+
+_started: list[Server] = []
 """The started servers, kept so that their pipes stay open: Prefect sends its last log lines at exit."""
 
 
 def settle_environment() -> None:
-    """Set the quiet settings in the environment; call it before Prefect is imported."""
+    """Set the settings above in the environment; call it before Prefect is imported."""
+    os.environ.update(SILENT)
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
 
@@ -67,18 +79,9 @@ def ensure_server() -> None:
         start(port)
 
 
-def start(port: socket.socket) -> subprocess.Popen[bytes]:
+def start(port: socket.socket) -> Server:
     """Start a server on an open port; it ends when its standard input closes, at the latest with this process."""
-    environment = os.environ | {"PREFECT_UI_ENABLED": "0", "PREFECT_API_BLOCKS_REGISTER_ON_START": "false"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "flows.command.prefect_server", str(port.fileno())],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        pass_fds=[port.fileno()],
-        env=environment,
-        start_new_session=True,
-    )
+    process = start_server("flows.command.prefect_server", port, SERVER)
     _started.append(process)
     return process
 
@@ -94,11 +97,6 @@ def serve(descriptor: int) -> None:
     server.run(sockets=[socket.socket(fileno=descriptor)])
 
 
-def _end_with_parent() -> None:
-    sys.stdin.buffer.read()
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
 if __name__ == "__main__":
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     serve(int(sys.argv[1]))

@@ -41,6 +41,16 @@ class Outcome(BaseModel):
         return "\n".join(f"{name.replace('_', ' ')}: {value}" for name, value in fields)
 
 
+class Checked(Outcome):
+    """What a dry run prints: the settings as a file for `--config`, and each item that would fail as a comment."""
+
+    settings: str
+    problems: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return self.settings + "".join(f"# would fail: {' '.join(each.split())}\n" for each in self.problems)
+
+
 def read_settings(path: Path) -> Settings:
     """Read the settings in a YAML or TOML file; raises BadInput when it is missing or neither."""
     try:

@@ -55,7 +55,7 @@ def make_thread_pool(workers: int | None = None) -> TaskRunner[Any]:
 
 def run_flow(flow: Flow[..., T], config: BaseModel) -> T:
     """Run a flow in this process, on the runner that its config names, without the heartbeat that delays its end."""
-    runner = _make_runner(config) if isinstance(config, FlowConfig) else make_thread_pool()
+    runner = make_runner(config) if isinstance(config, FlowConfig) else make_thread_pool()
     with stoppable(), temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
         return flow.with_options(task_runner=runner)(config)
 
@@ -177,7 +177,8 @@ def _halve_longest(chunks: list[list[int]], seconds: Sequence[float]) -> list[li
     return [*chunks[:longest], chunk[:middle], chunk[middle:], *chunks[longest + 1 :]]
 
 
-def _make_runner(config: FlowConfig) -> TaskRunner[Any]:
+def make_runner(config: FlowConfig) -> TaskRunner[Any]:
+    """Return the runner that a config names; raises BadInput when its package is not installed."""
     if config.runner == "threads":
         return make_thread_pool(config.workers)
     try:

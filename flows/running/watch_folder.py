@@ -53,6 +53,13 @@ def list_pictures(folder: Path) -> FolderLook:
     return found
 
 
+def list_first_pictures(folder: Path) -> FolderLook:
+    """List the pictures in a folder that is to be watched; raises BadInput when it is no folder."""
+    if not folder.is_dir():
+        raise BadInput(f"{folder}: --watch needs a folder of pictures.")
+    return list_pictures(folder)
+
+
 def find_settled(before: FolderLook, now: FolderLook) -> FolderLook:
     """Return the pictures that were equal, and not empty, in both listings."""
     return {name: facts for name, facts in now.items() if facts[0] and before.get(name) == facts}
@@ -88,9 +95,7 @@ def keep_watching(
 
     No other run works in `out` meanwhile. Raises BadInput where there is no folder to watch, or no picture in time.
     """
-    if not folder.is_dir():
-        raise BadInput(f"{folder}: --watch needs a folder of pictures.")
-    before, made, outcome = list_pictures(folder), FolderLook(), None
+    before, made, outcome = list_first_pictures(folder), FolderLook(), None
     with exclusive(out):
         while wait(poll_s, guard):
             now = list_pictures(folder)

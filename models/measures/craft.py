@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import BadModel
-from models.weights.hub_cache import choose_best_device, read_weights
+from models.weights.hub_cache import read_weights
 from models.weights.kept import kept_in_memory
 
 _RUNNING = threading.Lock()
@@ -36,10 +36,12 @@ def find_craft_boxes(
     """
     from easyocr.detection import test_net
 
-    network = load_craft(weights)
+    from models.device import find_device
+
+    network, device = load_craft(weights), str(find_device("auto"))
     with _RUNNING:
         found, _ = test_net(
-            canvas_side, 1.0, network, pictures, text_threshold, link_threshold, low_text, False, choose_best_device()
+            canvas_side, 1.0, network, pictures, text_threshold, link_threshold, low_text, False, device
         )
     return [np.asarray(boxes, np.float32).reshape(-1, 4, 2) for boxes in found]
 
@@ -50,6 +52,8 @@ def load_craft(weights: Path) -> Any:
     unchanged; raises BadModel when they do not fit."""
     from easyocr.craft import CRAFT
 
+    from models.device import find_device
+
     tensors = {name.removeprefix("module."): tensor for name, tensor in read_weights(weights).items()}
     network = CRAFT()
     try:
@@ -57,4 +61,4 @@ def load_craft(weights: Path) -> Any:
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise BadModel(f"{weights}: not the weights of CRAFT ({reason}). See docs/weights.md.") from error
-    return network.eval().requires_grad_(False).to(choose_best_device())
+    return network.eval().requires_grad_(False).to(find_device("auto"))

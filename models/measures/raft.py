@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from models.errors import BadModel
 from models.measures.flow import Flow, choose_flow_size
 from models.pictures import from_pixels
-from models.weights.hub_cache import choose_best_device, read_weights
+from models.weights.hub_cache import read_weights
 from models.weights.kept import kept_in_memory
 
 LEAST_SIDE = 128
@@ -53,6 +53,8 @@ def load_raft(weights: Path) -> Any:
     memory while the file is unchanged; raises BadModel when they fit neither."""
     from torchvision.models.optical_flow import raft_large, raft_small
 
+    from models.device import find_device
+
     tensors = read_weights(weights)
     first = tensors.get("feature_encoder.convnormrelu.0.weight")
     make = raft_small if first is not None and first.shape[0] == 32 else raft_large
@@ -62,16 +64,18 @@ def load_raft(weights: Path) -> Any:
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise BadModel(f"{weights}: not the weights of torchvision's RAFT ({reason}). See docs/weights.md.") from error
-    return network.eval().requires_grad_(False).to(choose_best_device())
+    return network.eval().requires_grad_(False).to(find_device("auto"))
 
 
 def _prepare_frame(frame: Frame, size: tuple[int, int]) -> Any:
     """Return a frame as RAFT takes it: [1, 3, height, width] in -1..1."""
     import torch
 
+    from models.device import find_device
+
     shrinks = size[0] < frame.shape[1]
     resized = cv2.resize(frame, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
-    return from_pixels(torch.from_numpy(resized).permute(2, 0, 1)[None].to(choose_best_device()))
+    return from_pixels(torch.from_numpy(resized).permute(2, 0, 1)[None].to(find_device("auto")))
 
 
 def _round_to_eighths(length: float) -> int:

@@ -151,21 +151,16 @@ def compute_digest(path: Path) -> str:
     return _compute_file_digest(path, *_read_file_stamp(path))
 
 
-def choose_best_device() -> str:
-    """Return where networks run: "cuda" if there is one, else "cpu"."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def _require_whole_network(folder: Path, network: Any, loading: dict[str, Any]) -> Any:
+    from models.device import find_device
+
     lacking = sorted(str(key) for key in {*loading.get("missing_keys", ()), *loading.get("mismatched_keys", ())})
     if lacking:
         more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
         raise BadModel(
             f"{folder}: its weights lack {lacking[0]}{more} of {type(network).__name__}. Name a model of that kind."
         )
-    return network.eval().requires_grad_(False).to(choose_best_device())
+    return network.eval().requires_grad_(False).to(find_device("auto"))
 
 
 def _refuse_incomplete(folder: Path, name: str, remedy: str = "") -> None:

@@ -43,13 +43,19 @@ def select_clips(root: Path, config: SelectConfig, joined: ManifestRef) -> Selec
 def reselect(root: Path, config: SelectConfig) -> Selection:
     """Decide again on the clips of the dataset at `root`, from its clips.parquet alone. Raises BadInput when there is
     none."""
+    return _select(root, config, *find_measures(root))
+
+
+def find_measures(root: Path) -> tuple[Path, str]:
+    """Return a dataset's clips.parquet and the digest of its measures; raises BadInput or BadManifest when there are
+    none."""
     path = root / "clips.parquet"
     if not path.is_file():
         raise BadInput(f"{root}: not a dataset, it has no clips.parquet. Make one with `reelmill curate`.")
     inputs = read_lineage(path).inputs
     if len(inputs) != 1:
         raise BadManifest(f"{path}: was not made by select. Make it with `reelmill curate`.")
-    return _select(root, config, path, inputs[0])
+    return path, inputs[0]
 
 
 def read_measures(path: Path) -> tuple[pa.Table, pa.Schema]:

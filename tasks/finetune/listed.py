@@ -88,11 +88,19 @@ def _parse_number(values: Mapping[str, Any], name: str) -> float | None:
         raise BadInput(f"{name} is {values[name]!r}, which is not a number.") from error
 
 
-def describe_files(path: Path, rows: list[TableRow], limit_s: float) -> list[dict[str, Any]]:
-    """Return a row of SCHEMA for each row of the table at `path`; a file that is named twice is one clip."""
+def read_clip_rows(table: Path) -> tuple[list[TableRow], str]:
+    """Return the rows of a table of clips, and its column of files; raises BadInput when it has none of either."""
+    rows = read_table(table)
+    if not rows:
+        raise BadInput(f"{table}: the table has no rows.")
     column = next((name for name in FILE_COLUMNS if any(name in row.values for row in rows)), None)
     if column is None:
-        raise BadInput(f"{path}: the table needs a column of files, named {', '.join(FILE_COLUMNS)}.")
+        raise BadInput(f"{table}: the table needs a column of files, named {', '.join(FILE_COLUMNS)}.")
+    return rows, column
+
+
+def describe_files(path: Path, rows: list[TableRow], column: str, limit_s: float) -> list[dict[str, Any]]:
+    """Return a row of SCHEMA for each row of the table at `path`; a file that is named twice is one clip."""
     found: dict[str, dict[str, Any]] = {}
     for number, row in enumerate(rows, start=1):
         source = str(row.values.get(column, f"row {number}"))
@@ -108,12 +116,11 @@ def describe_files(path: Path, rows: list[TableRow], limit_s: float) -> list[dic
 @task(name="listed")
 def list_clips(root: Path, config: ListedConfig, table: Path) -> ManifestRef:
     """Write the clips of a table to clips.parquet and videos.parquet below `root`, like those of a dataset."""
-    rows = read_table(table)
-    if not rows:
-        raise BadInput(f"{table}: the table has no rows.")
+    rows, column = read_clip_rows(table)
     inputs = [str(table.absolute()), digest_file(table), *_digest_files(table.parent, rows)]
+    limit_s = config.probe_limit_s
     listed = find_or_compute(
-        STEP, root, config, inputs, lambda _: make_table(describe_files(table, rows, config.probe_limit_s), SCHEMA)
+        STEP, root, config, inputs, lambda _: make_table(describe_files(table, rows, column, limit_s), SCHEMA)
     )
     for name in ("clips.parquet", "videos.parquet"):
         write_manifest(root / name, read_manifest(listed), make_lineage(STEP, config, [listed.digest]))

@@ -100,9 +100,14 @@ def gather_examples(root: Path, encoded: Sequence[ManifestRef], choice: ExampleC
             motion, bucket = clip["camera_motion"], motion_bucket(clip["motion_score"] or 0.0)
             examples.append(Example(row["clip_id"], resolve_inside(root, row["latents"]), row["row"], motion, bucket))
     if not examples:
-        asked = f" of {', '.join(choice.motions)}" if choice.motions else ""
-        raise BadInput(f"{root}: no clip{asked} is long enough to train on. Curate more, or ask for other motions.")
+        raise make_too_few_error(root, choice)
     return examples
+
+
+def make_too_few_error(root: Path, choice: ExampleChoice) -> BadInput:
+    """Return the error of a dataset at `root` that has nothing to train on."""
+    asked = f" of {', '.join(choice.motions)}" if choice.motions else ""
+    return BadInput(f"{root}: no clip{asked} is long enough to train on. Curate more, or ask for other motions.")
 
 
 def hold_out(examples: Sequence[Example]) -> tuple[list[int], list[int]]:

@@ -107,6 +107,18 @@ def test_auto_is_the_first_gpu_and_gpus_have_numbers(monkeypatch):
         find_device("cuda:2")
 
 
+def test_auto_is_mps_where_there_is_no_cuda_and_cuda_where_there_are_both(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.mps, "device_count", lambda: 1)
+    assert find_device("auto") == find_device("mps") == torch.device("mps", 0)
+    assert choose_precision(find_device("auto")) == "float32"
+    with pytest.raises(BadInput, match="device cuda: torch sees 0 devices of that kind here"):
+        find_device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert find_device("auto") == torch.device("cuda", 0)
+
+
 @pytest.mark.parametrize("name", ["gpu", "cuda:x", "cpu:1", "cuda:-1", ""])
 def test_a_name_that_is_no_device_is_refused_in_the_settings(name):
     with pytest.raises(ValidationError, match="must be auto, cpu, cuda, cuda:N or mps"):

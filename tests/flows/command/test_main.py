@@ -17,7 +17,9 @@ import pytest
 from pydantic import BaseModel, Field
 
 from flows.command.flags import list_options
-from flows.command.main import COMMANDS, Command, find_command, format_usage, main, make_interface
+from flows.command.help_table import read_help
+from flows.command.main import COMMANDS, Command, asks_for_help, find_command, format_usage, main, make_interface
+from flows.command.write_help import describe_command
 from flows.running.config import Outcome
 from models.errors import BadInput
 from tasks.generate.job_settings import COLUMNS
@@ -48,6 +50,35 @@ def test_help_lists_every_command_quickly_and_loads_nothing(repository: Path):
     assert all(f"\n  {command.name} " in done.stdout for command in COMMANDS)
     assert not {"torch", "prefect", "pydantic", "pyarrow", "numpy"} & set(modules)
     assert seconds < 0.5
+
+
+HELPED = """
+import json, os, sys
+from flows.command.main import main
+code = main([sys.argv[1], "--help"])
+print(json.dumps([code, sorted(sys.modules), sum(os.times()[:2])]), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_the_help_of_every_command_takes_less_than_a_second_of_processor_time(command: Command, repository: Path):
+    line = [sys.executable, "-c", HELPED, command.name]
+    done = subprocess.run(line, cwd=repository, capture_output=True, text=True, check=True)
+    code, modules, seconds = json.loads(done.stderr)
+    assert code == 0
+    assert done.stdout.startswith(f"usage: reelmill {command.name}")
+    assert not {"torch", "prefect", "pydantic", "pyarrow", "numpy", command.module} & set(modules)
+    assert seconds < 1
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_the_table_of_help_is_what_the_config_class_says(command: Command):
+    assert read_help(command.name).strip() == describe_command(command).strip(), "Run `make help-table`."
+
+
+def test_a_value_after_two_dashes_asks_for_no_help():
+    assert asks_for_help(["a", "--out", "b", "-h"])
+    assert not asks_for_help(["--out", "b", "--", "-h"])
 
 
 def test_no_command_prints_the_usage_and_could_not_run(capsys: pytest.CaptureFixture[str]):
@@ -133,10 +164,116 @@ def test_a_typo_in_a_config_file_is_one_sentence(tmp_path: Path, capsys: pytest.
 
 
 def test_a_dry_run_prints_settings_that_a_config_file_may_hold(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    code, first, _ = said(capsys, "curate", "a", "--out", "b", "--split.max-clip-s", "4", "--dry-run")
+    (tmp_path / "a.mp4").touch()
+    flags = ("--out", str(tmp_path / "b"), "--split.max-clip-s", "4", "--dry-run")
+    code, first, _ = said(capsys, "curate", str(tmp_path / "a.mp4"), *flags)
     (tmp_path / "again.yaml").write_text(first)
     assert (code, first) == (0, said(capsys, "curate", "--config", str(tmp_path / "again.yaml"), "--dry-run")[1])
     assert "max_clip_s: 4.0" in first
+
+
+NOWHERE = (
+    ("curate", "{}/none", "--out", "{}/out"),
+    ("select", "{}/none"),
+    ("export", "{}/none", "--out", "{}/out"),
+    ("finetune", "{}/none", "--out", "{}/out"),
+    ("generate", "{}/none", "--out", "{}/out"),
+    ("generate", "{}/none", "--out", "{}/out", "--watch"),
+    ("reproduce", "{}/none.mp4"),
+    ("calibrate", "{}/none", "--out", "{}/out"),
+    ("evaluate", "{}/none", "--out", "{}/out"),
+    ("tiny", "--out", "{}/file/out"),
+    ("pipeline", "{}/none", "--jobs", "{}/none", "--out", "{}/out"),
+    ("pipeline", "{}/none", "--jobs", "{}/file", "--out", "{}/out"),
+    ("demo", "--out", "{}/file/out"),
+    ("status", "{}/none"),
+    ("retry", "{}/none"),
+    ("report", "{}/none"),
+)
+"""Command lines that are refused, at least one of each command."""
+
+
+def test_every_command_is_refused_somewhere():
+    assert {line[0] for line in NOWHERE} == {command.name for command in COMMANDS}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", NOWHERE, ids=" ".join)
+def test_a_dry_run_refuses_what_the_run_refuses_and_neither_leaves_a_folder(
+    line: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str], prefect_server: str
+):
+    (tmp_path / "file").write_text("a bear")
+    arguments = [part.format(tmp_path) for part in line]
+    rehearsed = said(capsys, *arguments, "--dry-run")
+    assert rehearsed == said(capsys, *arguments)
+    code, out, error = rehearsed
+    assert (code, out) == (2, "")
+    assert is_one_sentence(error)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.slow
+def test_a_dry_run_names_a_presets_missing_models_as_the_run_does(
+    tmp_path: Path, hub_cache: Path, capsys: pytest.CaptureFixture[str], prefect_server: str
+):
+    (tmp_path / "a.mp4").touch()
+    line = ("curate", str(tmp_path / "a.mp4"), "--out", str(tmp_path / "out"), "--preset", "svd")
+    line = (*line, "--weights", str(tmp_path / "weights"))
+    code, out, error = rehearsed = said(capsys, *line, "--dry-run")
+    assert (code, out) == (2, "")
+    assert "similarity.clip_model: openai/clip-vit-large-patch14@" in error
+    assert rehearsed == said(capsys, *line)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_names_the_listed_sources_that_would_fail(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "a.mp4").touch()
+    (tmp_path / "list.txt").write_text("a.mp4\nlost.mp4\n")
+    code, out, error = said(capsys, "curate", str(tmp_path / "list.txt"), "--out", str(tmp_path / "out"), "--dry-run")
+    assert (code, error) == (1, "")
+    (told,) = re.findall(r"^# would fail: (.*)$", out, re.MULTILINE)
+    assert told.startswith(f"{tmp_path}/lost.mp4: no such file or folder.")
+    (tmp_path / "again.yaml").write_text(out)
+    assert said(capsys, "curate", "--config", str(tmp_path / "again.yaml"), "--dry-run") == (code, out, error)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_refused_once_its_jobs_are_read_leaves_no_folder(
+    tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str], prefect_server: str
+):
+    from PIL import Image
+
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    line = ("generate", str(tmp_path / "a.png"), "--out", str(tmp_path / "x" / "out"), "--model", model)
+    line = (*line, "--keep-free-mb", "1000000000000")
+    code, out, error = said(capsys, *line)
+    assert (code, out) == (2, "")
+    assert "MB are left" in error
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+    assert said(capsys, *line, "--dry-run")[:2] == (2, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "redirected", "code"), [("curate --help", "", 0), ("", "", 2), ("status /nowhere", "2>&1 >&-", 2)]
+)
+def test_a_reader_that_goes_away_ends_the_output_quietly(arguments: str, redirected: str, code: int, repository: Path):
+    # The reader is gone before anything is written.
+    command = f"{sys.executable} -m flows.command.main {arguments} {redirected}"
+    line = f"(sleep 1; exec {command}) | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", line], cwd=repository, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", "")
+
+
+def test_elsewhere_than_on_linux_one_sentence_is_said_and_nothing_loaded(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(sys, "platform", "win32")
+    code, out, error = said(capsys, "curate", "a", "--out", "b")
+    assert (code, out) == (2, "")
+    assert error == (
+        "reelmill: Reelmill runs on Linux, and on Windows in WSL2 (`wsl --install`), but not on win32. Run it there, "
+        "or in a Linux container.\n"
+    )
 
 
 UNWRITTEN = "cannot be written ({}). Once it can, run the same command to resume."

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from flows.command.prefect_server import QUIET, find_configured_api, settle_environment
+from flows.command.prefect_server import QUIET, SERVER, SILENT, find_configured_api, settle_environment
 
 PROFILES = """
 active = "studio"
@@ -54,6 +54,14 @@ def test_what_the_user_set_stays(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "DEBUG")
     settle_environment()
     assert {name: os.environ[name] for name in QUIET} == {**QUIET, "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "DEBUG"}
+
+
+def test_nothing_calls_home_whatever_was_set(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("DO_NOT_TRACK", "0")
+    monkeypatch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "true")
+    settle_environment()
+    assert {name: os.environ[name] for name in SILENT} == SILENT
+    assert dict(SERVER, **SILENT) == SERVER
 
 
 STARTED = """
