@@ -14,8 +14,8 @@ from models.weights.names import MODEL_HELP
 from tasks.finetune.encode import ClipSpan, LatentsConfig, SourceClips, encode_clips
 from tasks.finetune.listed import ListedConfig, list_clips
 from tasks.finetune.train import TrainConfig, train_model
-from tasks.item_lists import TABLE_SUFFIXES
 from tasks.manifest import ManifestRef, publish_json, read_manifest_ref, read_rows
+from tasks.table_files import TABLE_SUFFIXES
 
 ENCODE_SHARE = 0.4
 """Seconds on one core to decode and encode one clip for the embedded model."""

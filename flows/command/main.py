@@ -181,6 +181,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"reelmill {version('reelmill')}")
         return DONE
+    from flows.running.messages import make_line
     from models.errors import ReelmillError
 
     debug = "--debug" in arguments
@@ -191,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ReelmillError as error:
         if debug:
             raise
-        print(f"reelmill: {error}", file=sys.stderr)
+        print(f"reelmill: {make_line(str(error))}", file=sys.stderr)
         return COULD_NOT_RUN
     except KeyboardInterrupt:
         if debug:
@@ -201,7 +202,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if debug:
             raise
-        print(f"reelmill: {explain_unexpected(error)}", file=sys.stderr)
+        print(f"reelmill: {make_line(explain_unexpected(error))}", file=sys.stderr)
         return COULD_NOT_RUN
 
 
@@ -242,6 +243,7 @@ def run(command: Command, arguments: Sequence[str]) -> int:
     from flows.command.flags import parse_command_line
     from flows.command.prefect_server import ensure_server, settle_environment
     from flows.running.config import dump
+    from flows.running.messages import make_lines
     from flows.running.progress import show_log
 
     settle_environment()
@@ -255,7 +257,7 @@ def run(command: Command, arguments: Sequence[str]) -> int:
     show_log(asked.debug)
     run_or_plan = call if not asked.dry_run else make_plan
     result = run_or_plan(command, module, asked.config)
-    print(result)
+    print(make_lines(str(result)))
     return SOME_FAILED if result.failed else DONE
 
 

@@ -3,13 +3,14 @@
 import glob
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from models.errors import BadInput
 from tasks.curate.source_fetch import expand_url, is_url
+from tasks.further_columns import pack
 from tasks.item_lists import LIST_SUFFIXES, read_names
 
 NAME_COLUMNS = ("source", "path", "url")
@@ -18,10 +19,12 @@ NAME_COLUMNS = ("source", "path", "url")
 
 @dataclass(frozen=True)
 class Entry:
-    """One source: an absolute path or a URL, and its problem when that is known without opening it."""
+    """One source: an absolute path or a URL, its problem when that is known without opening it, and what the further
+    columns of its list say."""
 
     source: str
     problem: str | None = None
+    further: str | None = None
 
 
 def expand_sources(sources: Sequence[str], suffixes: Sequence[str], exclude: Path | None = None) -> list[Entry]:
@@ -71,7 +74,8 @@ def _read_list(path: Path, suffixes: tuple[str, ...], exclude: Path | None) -> l
         try:
             if row.problem:
                 raise BadInput(f"{path}: {row.problem}")
-            found += _find_files(source, suffixes, exclude, nested=True)
+            further = pack(row.further)
+            found += [replace(e, further=further) for e in _find_files(source, suffixes, exclude, nested=True)]
         except (BadInput, OSError, ValueError) as error:
             found.append(
                 Entry(source if name else f"{path.absolute()} row {number}", f"{error} It is listed in {path}.")
