@@ -242,7 +242,10 @@ def _make_rows(
 
 def _read_json_lines(path: Path) -> Read:
     lines = enumerate(split_lines(read_text(path, LARGEST_BYTES)), start=1)
-    return [_read_json_line(number, line) for number, line in lines if line.strip()], None
+    rows = [_read_json_line(number, line) for number, line in lines if line.strip()]
+    if rows and all(row.problem for row in rows):
+        raise Unreadable(str(rows[0].problem).rstrip("."))
+    return rows, None
 
 
 def _read_json_line(number: int, line: str) -> TableRow:

@@ -26,7 +26,7 @@ from tasks.manifest import ERROR_FIELDS, ManifestRef, digest_file, make_table, r
 from tasks.probe import probe
 from tasks.table_files import TableRow, read_table, rename_columns
 
-VERSION = 1
+VERSION = 2
 
 SCHEMA = pa.schema(
     [

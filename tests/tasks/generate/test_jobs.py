@@ -220,8 +220,8 @@ def test_what_no_job_can_be_made_of_is_refused(tmp_path, pictures, model):
     home = pictures("a.png")
     with pytest.raises(BadInput, match="no such folder or file"):
         jobs_of(tmp_path / "out", tmp_path / "gone", model)
-    with pytest.raises(BadInput, match="unknown column colour"):
-        jobs_of(tmp_path / "out", table(home, {"image": "a.png", "colour": "red"}), model)
+    with pytest.raises(BadInput, match="unknown column promt"):
+        jobs_of(tmp_path / "out", table(home, {"image": "a.png", "promt": "red"}), model)
     with pytest.raises(BadInput, match="no model there"):
         jobs_of(tmp_path / "out", home, str(home))
     with pytest.raises(ValidationError, match="takes"):
