@@ -33,9 +33,10 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from flows.command.flags import Interface, parse_command_line
+from flows.command.flags import Interface, validate_layers
 from flows.generate import GenerateConfig
 from flows.provenance import read_provenance
+from flows.running.config import read_settings
 from models.errors import ReelmillError
 from models.generation.calibration import load_calibration
 from models.pictures import PICTURE_SUFFIXES, prepare_picture
@@ -152,8 +153,9 @@ def resolve_jobs(path: Path) -> list[dict[str, Any]]:
 
 
 def read_config(path: Path) -> Any:
+    """Read settings and check them as a command does, whose parser of flags would take a hundred times as long."""
     interface = Interface(prog="reelmill generate", config=GenerateConfig, positional="jobs")
-    return parse_command_line(interface, ["jobs.csv", "--out", "out", "--config", str(path)])
+    return validate_layers(interface, [read_settings(path), {"jobs": "a.csv", "out": "out"}], path)
 
 
 def read_note(path: Path) -> Any:
