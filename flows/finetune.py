@@ -15,9 +15,9 @@ from tasks.finetune.encode import ClipSpan, LatentsConfig, SourceClips, encode_c
 from tasks.finetune.listed import ListedConfig, list_clips, read_clip_rows
 from tasks.finetune.train import TrainConfig, train_model
 from tasks.finetune.train_examples import ExampleChoice, make_too_few_error
-from tasks.item_lists import TABLE_SUFFIXES
 from tasks.ledger import drop_damaged, resolve_inside
 from tasks.manifest import ManifestRef, publish_json, publish_link, read_manifest_ref, read_rows
+from tasks.table_files import TABLE_SUFFIXES
 
 ENCODE_SHARE = 0.4
 """Seconds on one core to decode and encode one clip for the embedded model."""

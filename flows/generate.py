@@ -55,8 +55,8 @@ class GenerateConfig(FlowConfig, JobsConfig, NightConfig, WatchConfig):
     """
 
     jobs: Path = Field(
-        description="Folder of pictures, one picture, a CSV, JSONL or Parquet table of jobs, a text file of prompts, "
-        "or a ComfyUI workflow"
+        description="Folder of pictures, one picture, a CSV, Excel, JSONL or Parquet table of jobs, a text file of "
+        "prompts, or a ComfyUI workflow"
     )
     out: Path = Field(description="Folder of the videos, the table and the page")
     images: Path | None = Field(default=None, description="Folder of pictures that a workflow runs over, not its own")

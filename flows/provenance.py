@@ -2,7 +2,6 @@
 the rows of the folder it was made in.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from pydantic import ConfigDict, ValidationError
 
 from models.errors import BadMedia
+from models.given_files import parse_json, read_text
 from models.pictures import Background, Fit
 from tasks.generate.clip_tags import read_tag
 from tasks.generate.encode_formats import Format
@@ -48,9 +48,9 @@ def read_provenance(clip: Path) -> dict[str, Any]:
     # A folder's name may have a dot in it, which ends no stem.
     sidecar = clip.with_name(f"{clip.name}.json") if clip.is_dir() else clip.with_suffix(".json")
     try:
-        told = json.loads(text or sidecar.read_text(encoding="utf-8"))
+        told = parse_json(text or read_text(sidecar))
         missing = [name for name in NEEDS if not told.get(name)]
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, AttributeError) as error:
         raise BadMedia(f"{clip}: does not say how it was made, and neither does {sidecar.name} beside it.") from error
     if missing:
         raise BadMedia(f"{clip}: does not say its {', '.join(missing)}, so it cannot be made again.")

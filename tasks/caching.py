@@ -27,12 +27,13 @@ log = logging.getLogger("reelmill")
 @dataclass(frozen=True)
 class Step:
     """A step's declaration: its name, the version to raise when its results change, the columns it writes, and which of
-    those name files below the root."""
+    those name files below the root; where it is `open`, its rows may have further columns after them."""
 
     name: str
     version: int
     schema: pa.Schema
     files: tuple[str, ...] = ()
+    open: bool = False
 
     def path(self, root: Path, key: str) -> Path:
         """Return the path of the manifest of `key` below `root`."""
@@ -73,7 +74,8 @@ def find_or_compute(
         return found
     log.debug("%s runs: %s", step.name, key)
     table = compute(key)
-    if table.schema != step.schema:
+    own = table.schema if not step.open else pa.schema([*table.schema][: len(step.schema)])
+    if own != step.schema:
         raise BadManifest(f"{step.name}: its rows have {table.schema.names}, its schema says {step.schema.names}.")
     return write_manifest(path, _add_attempts(table, path), lineage, _measure_lengths(step, root, table))
 

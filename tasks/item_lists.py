@@ -1,43 +1,29 @@
 """Lists of items as people give them: a folder of files, one file, a text with a name on each line, or a table that
 names files.
 
-A table is CSV (separated by commas, semicolons or tabs), JSON lines or Parquet. Its rows are named values; an empty
-cell is no value. The files that a table of jobs names are below its own folder; a list of sources may name any file.
+A table (tasks/table_files.py) has columns that say something, whatever the case of their names; what further ones say
+is kept with the item. The files that a table of jobs names are below its own folder; a list of sources may name any
+file.
 """
 
-import csv
-import json
 import logging
-import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from models.errors import BadInput
+from models.given_files import read_text
 from tasks.left_out import describe_left_out, is_picture_file, list_pictures, say_left_out
+from tasks.table_files import LARGEST_BYTES, TABLE_SUFFIXES, TableRow, read_table, rename_columns, split_lines
 
 log = logging.getLogger("reelmill")
 
-TABLE_SUFFIXES = (".csv", ".jsonl", ".ndjson", ".parquet")
-
 TEXT_SUFFIX = ".txt"
-
-DELIMITERS = (",", ";", "\t")
-"""What separates the values of a CSV table: spreadsheets of many countries write semicolons."""
 
 LIST_SUFFIXES = (TEXT_SUFFIX, *TABLE_SUFFIXES)
 
-
-@dataclass(frozen=True)
-class TableRow:
-    """One row: its values by column, without the empty ones; or what is wrong with the row."""
-
-    values: Mapping[str, Any] = field(default_factory=dict)
-    problem: str | None = None
+MOST_FURTHER, LONGEST_NAME = 100, 100
+"""Further columns of a table, and characters of a column's name."""
 
 
 @dataclass(frozen=True)
@@ -81,14 +67,54 @@ def _check_table(
 ) -> list[TableRow]:
     if not rows:
         raise BadInput(f"{path}: the table has no rows.")
-    found = {name for row in rows for name in row.values}
-    unknown = sorted(str(name) or "without a name" for name in found - set(columns))
-    if unknown:
-        raise BadInput(f"{path}: unknown column {', '.join(unknown)}. Known: {', '.join(columns)}.")
+    rows = rename_columns(rows, tuple(columns))
+    found = list(dict.fromkeys(name for row in rows for name in row.values))
+    further = [name for name in found if name not in columns]
+    wrong = [name or "without a name" for name in further if not name or _is_misspelt(name, {*columns} - {*found})]
+    if wrong:
+        raise BadInput(f"{path}: unknown column {', '.join(wrong)}. Known: {', '.join(columns)}.")
     if column not in found and instead not in found:
         other = f", or '{instead}'" if instead else ""
         raise BadInput(f"{path}: the table needs a column '{column}' with the files' paths{other}.")
-    return rows
+    if further:
+        log.info("%s: what its further columns say is kept with each clip: %s.", path, ", ".join(further))
+    return _set_apart(path, rows, further)
+
+
+def _is_misspelt(name: str, missing: Iterable[str]) -> bool:
+    """Return whether a column's name is a known one that the table lacks, but for a letter or two that changed
+    places."""
+    plain = name.casefold().replace(" ", "_").replace("-", "_")
+    return any(plain == known or _differs_by_one(plain, known) for known in missing if len(known) > 3)
+
+
+def _differs_by_one(one: str, other: str) -> bool:
+    short, long = sorted((one, other), key=len)
+    if len(long) - len(short) == 1:
+        return any(long[:place] + long[place + 1 :] == short for place in range(len(long)))
+    if len(long) != len(short):
+        return False
+    apart = [place for place in range(len(long)) if long[place] != short[place]]
+    swapped = len(apart) == 2 and apart[1] == apart[0] + 1 and long[apart[0]] == short[apart[1]]
+    return len(apart) == 1 or (swapped and long[apart[1]] == short[apart[0]])
+
+
+def _set_apart(path: Path, rows: list[TableRow], further: Sequence[str]) -> list[TableRow]:
+    """Return the rows with the values of the `further` columns apart; raises BadInput where they cannot be kept."""
+    if len(further) > MOST_FURTHER:
+        raise BadInput(f"{path}: has {len(further)} further columns; up to {MOST_FURTHER} are kept. Remove the others.")
+    odd = next((name for name in further if len(name) > LONGEST_NAME or not name.isprintable()), None)
+    if odd is not None:
+        raise BadInput(f"{path}: a column cannot be named {odd!r}; give it up to {LONGEST_NAME} letters of one line.")
+    names = {*further}
+    return [
+        replace(
+            row,
+            values={name: value for name, value in row.values.items() if name not in names},
+            further={name: value for name, value in row.values.items() if name in names},
+        )
+        for row in rows
+    ]
 
 
 def locate(folder: Path, name: str) -> Path:
@@ -107,7 +133,7 @@ def locate(folder: Path, name: str) -> Path:
 
 def read_names(path: Path, columns: Sequence[str]) -> list[TableRow]:
     """Read the names in a list as rows with one value under the first of `columns`: the lines of a text, or a table's
-    values in the first of `columns` that it has. That its other columns are not read is logged.
+    values in the first of `columns` that it has. What its further columns say is kept.
 
     In a text, blank lines, lines that begin with # and spaces around a name are ignored; `./#1.mp4` is a name. Raises
     BadInput when it is not a list, or has no such column.
@@ -115,108 +141,31 @@ def read_names(path: Path, columns: Sequence[str]) -> list[TableRow]:
     if path.suffix.lower() == TEXT_SUFFIX:
         lines = (line.strip() for line in _read_lines(path))
         return [TableRow({columns[0]: line}) for line in lines if line and not line.startswith("#")]
-    rows = read_table(path)
+    rows = rename_columns(read_table(path), columns)
     column = next((name for name in columns if any(name in row.values for row in rows)), None)
     if column is None:
         raise BadInput(f"{path}: the table needs a column of files, named {', '.join(columns[:-1])} or {columns[-1]}.")
-    others = dict.fromkeys(str(name) for row in rows for name in row.values if name != column)
+    others = list(dict.fromkeys(name for row in rows for name in row.values if name not in (column, "")))
     if others:
         log.warning(
-            "%s: only the column %s is read, not %s. Each file is used in full.", path, column, ", ".join(others)
+            "%s: only the column %s is read, not %s. Each file is used in full. What they say is kept with its clips.",
+            path,
+            column,
+            ", ".join(others),
         )
+    rows = _set_apart(path, rows, others)
     return [_read_name(row, number, column, columns[0]) for number, row in enumerate(rows, start=1)]
 
 
 def _read_lines(path: Path) -> list[str]:
     try:
-        return _split(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError) as error:
+        return split_lines(read_text(path, LARGEST_BYTES))
+    except (OSError, ValueError) as error:
         raise BadInput(f"{path}: cannot be read as a list, one entry to a line ({error}).") from error
-
-
-def _split(text: str) -> list[str]:
-    """Split a text at line feeds only: str.splitlines() would also split inside names and JSON."""
-    return text.split("\n")
 
 
 def _read_name(row: TableRow, number: int, column: str, wanted: str) -> TableRow:
     value = row.values.get(column)
     if row.problem or (isinstance(value, str) and value):
-        return TableRow({wanted: value} if value else {}, row.problem)
+        return TableRow({wanted: value} if value else {}, row.problem, row.further)
     return TableRow(problem=f"row {number} names no file under {column}.")
-
-
-def read_table(path: Path) -> list[TableRow]:
-    """Read the rows of a table, in order; the suffix tells its kind. Raises BadInput when it cannot be read."""
-    readers = {".csv": _read_csv, ".parquet": _read_parquet, ".jsonl": _read_json_lines, ".ndjson": _read_json_lines}
-    try:
-        return list(readers[path.suffix.lower()](path))
-    except UnicodeDecodeError as error:
-        kind = path.suffix[1:]
-        raise BadInput(f"{path}: cannot be read as a {kind} table ({error}). Save it as UTF-8.") from error
-    except (OSError, csv.Error, pa.ArrowException) as error:
-        raise BadInput(f"{path}: cannot be read as a {path.suffix[1:]} table ({error}).") from error
-
-
-def _read_csv(path: Path) -> Iterator[TableRow]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        delimiter = _find_delimiter(file.readline())
-        file.seek(0)
-        reader = csv.DictReader(file, strict=True, skipinitialspace=True, delimiter=delimiter)
-        columns = [name.strip() for name in reader.fieldnames or []]
-        _check_columns(path, columns)
-        reader.fieldnames = columns
-        for row in reader:
-            if None in row:
-                yield TableRow(problem=f"line {reader.line_num} has more fields than the header.")
-            else:
-                yield TableRow(_drop_empty({name: (value or "").strip() for name, value in row.items()}))
-
-
-def _find_delimiter(header: str) -> str:
-    """Return the one of DELIMITERS that splits a header into the most columns; the first of equal ones."""
-    return max(DELIMITERS, key=lambda delimiter: _count_columns(header, delimiter))
-
-
-def _count_columns(header: str, delimiter: str) -> int:
-    try:
-        return len(next(csv.reader([header], strict=True, skipinitialspace=True, delimiter=delimiter), ()))
-    except csv.Error:
-        return 0
-
-
-def _read_json_lines(path: Path) -> Iterator[TableRow]:
-    for number, line in enumerate(_split(path.read_text(encoding="utf-8-sig")), start=1):
-        if not line.strip():
-            continue
-        try:
-            values = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            yield TableRow(problem=f"line {number} is not JSON ({error}).")
-            continue
-        if isinstance(values, dict):
-            yield TableRow(_drop_empty(values))
-        else:
-            yield TableRow(problem=f"line {number} is not a JSON object.")
-
-
-def _read_parquet(path: Path) -> Iterator[TableRow]:
-    rows = pq.ParquetFile(path).read()
-    _check_columns(path, rows.column_names)
-    for values in rows.to_pylist():
-        yield TableRow(_drop_empty(values))
-
-
-def _check_columns(path: Path, columns: Sequence[str]) -> None:
-    """Raise BadInput where a column name is repeated: which of its values is meant is unknown."""
-    repeated = sorted({name for name in columns if columns.count(name) > 1})
-    if repeated:
-        raise BadInput(f"{path}: duplicate column {', '.join(repeated)}.")
-
-
-def _drop_empty(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if not _is_empty(value)}
-
-
-def _is_empty(value: Any) -> bool:
-    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))

@@ -17,7 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from models.errors import BadManifest
 from tasks.child_process import is_alive
@@ -29,6 +29,9 @@ ERROR_FIELDS: tuple[pa.Field, ...] = (
     pa.field("attempt", pa.int32()),
 )
 """The columns that end every step's schema: null code and message when the item succeeded, `attempt` from 1."""
+
+FEW_ROWS = 100_000
+"""Rows of a manifest that may take less than a byte each."""
 
 _LINEAGE, _DIGEST, _LENGTHS = b"reelmill.lineage", b"reelmill.digest", b"reelmill.lengths"
 
@@ -81,13 +84,21 @@ def read_manifest(manifest: ManifestRef | Path, columns: Sequence[str] | None = 
     path = manifest.path if isinstance(manifest, ManifestRef) else manifest
     try:
         with pq.ParquetFile(path) as file:
+            check_size(path, file.metadata)
             names = list(columns) if columns is not None else file.schema_arrow.names
             missing = ", ".join(sorted(set(names) - set(file.schema_arrow.names)))
             if missing:
                 raise BadManifest(f"{path}: the columns {missing} are missing. Was it made by an older step?")
             return file.read(columns=names).select(names).replace_schema_metadata(None)
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, pa.ArrowException) as error:
         raise BadManifest(f"{path}: not a readable manifest ({error}). Delete it and run again.") from error
+
+
+def check_size(path: Path, footer: pq.FileMetaData) -> None:
+    """Raise BadManifest where a few bytes stand for more rows than a run writes into them: each of its rows has a name
+    of its own."""
+    if footer.num_rows > max(FEW_ROWS, path.stat().st_size):
+        raise BadManifest(f"{path}: stands for {footer.num_rows} rows, which no run writes so small. Delete it.")
 
 
 def read_column_names(manifest: ManifestRef | Path) -> list[str]:
@@ -95,18 +106,26 @@ def read_column_names(manifest: ManifestRef | Path) -> list[str]:
     path = manifest.path if isinstance(manifest, ManifestRef) else manifest
     try:
         return pq.read_schema(path).names
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, pa.ArrowException) as error:
         raise BadManifest(f"{path}: not a readable manifest ({error}). Delete it and run again.") from error
 
 
 def read_rows(manifest: ManifestRef | Path, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """Read the rows of a manifest as dictionaries."""
-    return read_manifest(manifest, columns).to_pylist()
+    """Read the rows of a manifest as dictionaries; raises BadManifest."""
+    table = read_manifest(manifest, columns)
+    try:
+        return table.to_pylist()
+    except (ValueError, OverflowError) as error:
+        path = manifest.path if isinstance(manifest, ManifestRef) else manifest
+        raise BadManifest(f"{path}: has a value that cannot be read ({error}). Delete it and run again.") from error
 
 
 def read_lineage(path: Path) -> Lineage:
     """Read the lineage of a manifest; raises BadManifest when it has none."""
-    return Lineage.model_validate_json(_read_metadata(path)[_LINEAGE])
+    try:
+        return Lineage.model_validate_json(_read_metadata(path)[_LINEAGE])
+    except ValidationError as error:
+        raise BadManifest(f"{path}: its lineage cannot be read. Delete it and run again.") from error
 
 
 def read_lengths(path: Path) -> dict[str, int | None]:
@@ -115,13 +134,18 @@ def read_lengths(path: Path) -> dict[str, int | None]:
     facts = _read_metadata(path)
     if _LENGTHS not in facts:
         raise BadManifest(f"{path}: does not record the sizes of its files.")
-    return dict(json.loads(facts[_LENGTHS]))
+    try:
+        return {str(name): None if size is None else int(size) for name, size in json.loads(facts[_LENGTHS]).items()}
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise BadManifest(f"{path}: its files' sizes cannot be read ({error}). Delete it and run again.") from error
 
 
 def read_manifest_ref(path: Path, cached: bool = False) -> ManifestRef:
     """Read the reference of a manifest on disk from its footer; raises BadManifest."""
     facts = _read_metadata(path)
-    return ManifestRef(path=path, digest=facts[_DIGEST].decode(), rows=int(facts[b"rows"]), cached=cached)
+    return ManifestRef(
+        path=path, digest=facts[_DIGEST].decode(errors="replace"), rows=int(facts[b"rows"]), cached=cached
+    )
 
 
 def make_table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
@@ -231,7 +255,7 @@ def publish_json(path: Path, value: Any) -> None:
 def _read_metadata(path: Path) -> dict[bytes, bytes]:
     try:
         footer = pq.read_metadata(path)
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, pa.ArrowException) as error:
         raise BadManifest(f"{path}: not a readable manifest ({error}). Delete it and run again.") from error
     facts = dict(footer.metadata or {})
     if _DIGEST not in facts or _LINEAGE not in facts:

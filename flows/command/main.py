@@ -211,6 +211,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_guarded(arguments: Sequence[str]) -> int:
     """Run one command and return the exit code; whatever it raises is a sentence on standard error."""
+    from flows.running.messages import make_line
     from models.errors import ReelmillError
 
     debug = "--debug" in arguments
@@ -221,7 +222,7 @@ def run_guarded(arguments: Sequence[str]) -> int:
     except ReelmillError as error:
         if debug:
             raise
-        show(f"reelmill: {error}", sys.stderr)
+        show(f"reelmill: {make_line(str(error))}", sys.stderr)
         return COULD_NOT_RUN
     except KeyboardInterrupt:
         if debug:
@@ -231,7 +232,7 @@ def run_guarded(arguments: Sequence[str]) -> int:
     except Exception as error:
         if debug:
             raise
-        show(f"reelmill: {explain_unexpected(error)}", sys.stderr)
+        show(f"reelmill: {make_line(explain_unexpected(error))}", sys.stderr)
         return COULD_NOT_RUN
 
 
@@ -276,6 +277,7 @@ def run(command: Command, arguments: Sequence[str]) -> int:
         return DONE
     from flows.command.flags import parse_command_line
     from flows.command.prefect_server import ensure_server, settle_environment
+    from flows.running.messages import make_lines
     from flows.running.progress import show_log
 
     settle_environment()
@@ -285,7 +287,7 @@ def run(command: Command, arguments: Sequence[str]) -> int:
     asked = parse_command_line(make_interface(command, module), arguments)
     show_log(asked.debug)
     result = (rehearse if asked.dry_run else call)(command, module, asked.config)
-    show(str(result).rstrip("\n"))
+    show(make_lines(str(result).rstrip("\n")))
     return SOME_FAILED if result.failed else DONE
 
 

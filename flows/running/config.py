@@ -1,5 +1,6 @@
 """The base of every flow's config and outcome, and settings as YAML or TOML: read, merged and written."""
 
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -9,11 +10,25 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.errors import BadInput
+from models.given_files import DEEPEST, LARGEST_BYTES, Unreadable, check_depth, read_text
 
 Settings = dict[str, Any]
 
 CALLED_FROM = "# called from "
 """The start of the first line of the settings that a run keeps."""
+
+LARGEST_TOML = 1 << 19
+"""Half a megabyte: Python's reader of TOML takes its time."""
+
+MOST_VALUES = 200_000
+"""Values in a file of settings, those that its aliases repeat included."""
+
+MOST_PARTS = 32
+"""Names in a dotted key of TOML, whose reader takes memory with the square of their number."""
+
+_PART = r"""(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')"""
+
+_LONG_KEY = re.compile(rf"(?<![\w-]){_PART}(?:[ \t]*+\.[ \t]*+{_PART}){{{MOST_PARTS}}}")
 
 
 class FlowConfig(BaseModel):
@@ -52,18 +67,59 @@ class Checked(Outcome):
 
 
 def read_settings(path: Path) -> Settings:
-    """Read the settings in a YAML or TOML file; raises BadInput when it is missing or neither."""
+    """Read the settings in a YAML or TOML file; raises BadInput when it is missing, neither, or past any use."""
+    toml = path.suffix == ".toml"
     try:
-        text = path.read_text(encoding="utf-8")
-        value = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
+        value = _read_toml(read_text(path, LARGEST_TOML)) if toml else _read_yaml(read_text(path, LARGEST_BYTES))
+        check_depth(value)
     except OSError as error:
         raise BadInput(f"{path}: the config file cannot be read ({error.strerror}).") from error
-    except (yaml.YAMLError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        kind = "TOML" if path.suffix == ".toml" else "YAML"
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, OverflowError) as error:
+        kind = "TOML" if toml else "YAML"
         raise BadInput(f"{path}: not valid {kind}: {' '.join(str(error).split())}.") from error
     if not isinstance(value, dict | None):
         raise BadInput(f"{path}: a config file has `name: value` lines, this one has a {type(value).__name__}.")
     return {str(name): inner for name, inner in (value or {}).items()}
+
+
+def _read_toml(text: str) -> Any:
+    if _LONG_KEY.search(text):
+        raise Unreadable(f"it has a key of more than {MOST_PARTS} names")
+    try:
+        return tomllib.loads(text)
+    except RecursionError as error:
+        raise Unreadable(f"it is more than {DEEPEST} levels deep") from error
+
+
+def _read_yaml(text: str) -> Any:
+    _check_events(text)
+    return yaml.load(text, Loader=yaml.CSafeLoader)
+
+
+def _check_events(text: str) -> None:
+    """Raise Unreadable for YAML that is too deep, contains itself, or has too many values once its aliases stand for
+    what they repeat."""
+    sizes: dict[str, int] = {}
+    open_groups = [("", 0)]
+    for event in yaml.parse(text, Loader=yaml.CSafeLoader):
+        anchor, size = getattr(event, "anchor", None) or "", 0
+        if isinstance(event, yaml.CollectionStartEvent):
+            open_groups.append((anchor, 1))
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, size = open_groups.pop()
+        elif isinstance(event, yaml.AliasEvent):
+            if anchor not in sizes and any(anchor == name for name, _ in open_groups):
+                raise Unreadable(f"what the anchor {anchor} names contains itself")
+            size = sizes.get(anchor, 1)
+        elif isinstance(event, yaml.ScalarEvent):
+            size = 1
+        name, before = open_groups[-1]
+        open_groups[-1] = (name, before + size)
+        sizes |= {anchor: size} if anchor and size else {}
+        if before + size > MOST_VALUES:
+            raise Unreadable(f"it has more than {MOST_VALUES} values")
+        if len(open_groups) > DEEPEST:
+            raise Unreadable(f"it is more than {DEEPEST} levels deep")
 
 
 def dump(config: BaseModel) -> str:

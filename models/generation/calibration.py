@@ -4,7 +4,6 @@ Speeds are in a motion's own unit: short sides per second for pans and tilts; fo
 magnification per second; for roll degrees per second; and the mean optical flow where no motion was named.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,9 +12,13 @@ from typing import Any
 import numpy as np
 
 from models.errors import BadInput, BadModel
+from models.given_files import read_json
 
 UNNAMED = "any"
 """The name for clips that were made without a named motion."""
+
+LARGEST_BUCKET, FASTEST = 255, 1e6
+"""What a model can be told, and a speed that no clip has."""
 
 
 @dataclass(frozen=True)
@@ -96,14 +99,23 @@ def load_calibration(path: Path, model_revision: str) -> Calibration:
 def read_calibration(path: Path) -> Calibration:
     """Read a calibration, whatever its weights; raises BadInput when it cannot be read."""
     try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        responses = {
-            name: Response(tuple(map(int, each["buckets"])), tuple(map(float, each["speeds"])))
-            for name, each in kept["responses"].items()
-        }
-        return Calibration(kept["model_revision"], responses)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        kept = read_json(path)
+        responses = {name: _read_response(name, each) for name, each in kept["responses"].items()}
+        return Calibration(str(kept["model_revision"]), responses)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise BadInput(f"{path}: not a calibration ({error}). Make one with `reelmill calibrate`.") from error
+
+
+def _read_response(name: str, kept: Mapping[str, Any]) -> Response:
+    """Return a response as a file keeps it; raises ValueError for one that no measuring makes."""
+    buckets, speeds = tuple(map(int, kept["buckets"])), tuple(map(float, kept["speeds"]))
+    if not buckets or len(buckets) != len(speeds):
+        raise ValueError(f"{name} has {len(buckets)} buckets and {len(speeds)} speeds")
+    if list(buckets) != sorted({*buckets}) or not 0 <= buckets[0] <= buckets[-1] <= LARGEST_BUCKET:
+        raise ValueError(f"the buckets of {name} do not rise from 0 to {LARGEST_BUCKET} at most")
+    if not all(abs(speed) <= FASTEST for speed in speeds):
+        raise ValueError(f"{name} has a speed that is no speed")
+    return Response(buckets, speeds)
 
 
 def _drop_equal_speeds(speeds: Sequence[float], buckets: Sequence[int]) -> tuple[list[float], list[int]]:

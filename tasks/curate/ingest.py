@@ -23,6 +23,7 @@ from tasks.caching import Step, find_or_compute
 from tasks.child_process import run_in_child
 from tasks.curate.source_fetch import FetchConfig, fetch, is_url
 from tasks.curate.source_list import Entry, expand_sources
+from tasks.further_columns import COLUMN as FURTHER
 from tasks.manifest import ERROR_FIELDS, ManifestRef, digest_file, make_table, read_rows
 from tasks.probe import VideoFacts, probe
 from tasks.video import SourceVideo
@@ -69,6 +70,7 @@ SCHEMA = pa.schema(
         ("audio_rate", pa.int32()),
         ("streams", pa.int32()),
         ("anomalies", pa.list_(pa.string())),
+        (FURTHER, pa.string()),
         ("status", pa.string()),
         *ERROR_FIELDS,
     ]
@@ -100,7 +102,7 @@ class IngestConfig(BaseModel):
 def identify(root: Path, entry: Entry, limits: FetchConfig) -> dict[str, Any]:
     """Fetch a source where needed, and return its path, digest, size and id as columns; an error instead when that
     fails."""
-    row: dict[str, Any] = {"source": entry.source}
+    row: dict[str, Any] = {"source": entry.source, FURTHER: entry.further}
     try:
         if entry.problem:
             raise BadMedia(entry.problem)
@@ -175,7 +177,7 @@ def ingest_sources(root: Path, config: IngestConfig, sources: Sequence[str]) -> 
     entries = expand_sources(sources, config.suffixes, exclude=root)
     files = _run_at_once(lambda entry: identify(root, entry, config.fetch), entries, config.fetch.at_once)
     log.debug("ingest: %d files", len(files))
-    named = [f"{file['source']}\n{file.get('digest')}" for file in files]
+    named = ["\n".join(str(f.get(n)) for n in ("source", "digest", FURTHER) if n != FURTHER or f[n]) for f in files]
     return find_or_compute(
         STEP, root, config, named, lambda _: make_table(list(make_rows(root, files, config.probe_limit_s)), SCHEMA)
     )

@@ -18,6 +18,9 @@ from prefect import task
 from tasks import clip_measures
 from tasks.caching import Step, find_or_compute, make_lineage
 from tasks.curate.video_manifests import MEASURING, VideoManifests
+from tasks.further_columns import COLUMN as FURTHER
+from tasks.further_columns import append
+from tasks.keep_verdicts import SCHEMA as VERDICT
 from tasks.manifest import (
     ERROR_FIELDS,
     ManifestRef,
@@ -59,7 +62,7 @@ SCHEMA = pa.schema(
 )
 """What is known of a clip; a column that no step has measured is null."""
 
-STEP = Step("join", VERSION, SCHEMA)
+STEP = Step("join", VERSION, SCHEMA, open=True)
 
 VIDEOS = Step("videos", VERSION, pa.schema([]))
 
@@ -69,13 +72,15 @@ Rows = Sequence[Mapping[str, Any]]
 def join_clips(
     ingest: Rows, split: pa.Table, changes: NDArray[np.floating], measures: Mapping[str, pa.Table]
 ) -> pa.Table:
-    """Return one row of SCHEMA for each clip of the split, sorted by source and start.
+    """Return one row of SCHEMA for each clip of the split, sorted by source and start, and what further columns of a
+    list of sources say.
 
     `changes` [clips] are null where NaN; `measures` are the rows of the other steps by the steps' names.
     """
     sources = {row["video_id"]: row["source"] for row in ingest if row["status"] == "ok"}
     clip_ids = split["clip_id"].to_pylist()
     columns = {name: split[name] for name in split.column_names}
+    further = {row["video_id"]: row.get(FURTHER) for row in ingest if row["status"] == "ok"}
     columns["source"] = pa.array([sources[video] for video in split["video_id"].to_pylist()], pa.string())
     for measure, values in zip(clip_measures.JOIN, changes.T, strict=True):
         columns[measure.name] = pa.array(values, measure.type, from_pandas=True)
@@ -84,7 +89,10 @@ def join_clips(
         columns |= {name: table[name].take(rows) for name in table.column_names if name != "clip_id"}
     columns["error"] = pa.array(_collect_errors(clip_ids, measures), pa.string())
     arrays = [columns.get(field.name, pa.nulls(len(split), field.type)) for field in SCHEMA]
-    return pa.table(arrays, SCHEMA).sort_by([("source", "ascending"), ("start_pts", "ascending")])
+    packed = [further[video] for video in split["video_id"].to_pylist()]
+    return append(pa.table(arrays, SCHEMA), packed, VERDICT.names).sort_by(
+        [("source", "ascending"), ("start_pts", "ascending")]
+    )
 
 
 def read_changes(scan: ManifestRef, split: pa.Table) -> NDArray[np.float64]:
@@ -139,7 +147,7 @@ def make_videos_schema(ingest: pa.Schema) -> pa.Schema:
     errors = {field.name for field in ERROR_FIELDS}
     counts = [(name, pa.int64()) for name in ("frames", "lost", "dropped")]
     added = [*counts, ("decodes", pa.int32()), ("frame_store", pa.string())]
-    known = [field for field in ingest if field.name not in errors]
+    known = [field for field in ingest if field.name not in errors and field.name != FURTHER]
     return pa.schema([*known, *(pa.field(*column) for column in added), pa.field("clips", pa.int64()), *ERROR_FIELDS])
 
 
@@ -170,8 +178,10 @@ def _write_videos(root: Path, ingest: ManifestRef, scans: list[ManifestRef], cli
     files = read_manifest(ingest)
     facts = [row for scan in scans for row in read_rows(scan, ("video_id", *FACTS_OF_SCAN))]
     rows = join_videos(files.to_pylist(), facts, read_manifest(clips, ("video_id",)))
+    packed = [row.pop(FURTHER, None) for row in rows]
+    table = append(make_table(rows, make_videos_schema(files.schema)), packed)
     lineage = make_lineage(VIDEOS, None, (ingest.digest, _digest_manifests(scans), clips.digest))
-    write_manifest(root / "videos.parquet", make_table(rows, make_videos_schema(files.schema)), lineage)
+    write_manifest(root / "videos.parquet", table, lineage)
 
 
 def _read_wanted(manifest: ManifestRef) -> pa.Table:

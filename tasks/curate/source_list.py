@@ -7,7 +7,7 @@ so that a damaged film is not passed over; what else it holds is counted and nam
 import glob
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -15,6 +15,7 @@ from urllib.request import url2pathname
 from models.errors import BadInput
 from models.file_kinds import is_film
 from tasks.curate.source_fetch import expand_url, is_url
+from tasks.further_columns import pack
 from tasks.item_lists import LIST_SUFFIXES, read_names
 from tasks.left_out import UNFINISHED, describe_left_out, explain_left_out, is_of_the_system, say_left_out
 
@@ -34,12 +35,13 @@ FILM_SUFFIXES = frozenset(
 
 @dataclass(frozen=True)
 class Entry:
-    """One source: an absolute path or a URL, and its problem when that is known without opening it; or a file of a
-    folder that is not taken, with the reason as `left_out`."""
+    """One source: an absolute path or a URL, its problem when that is known without opening it, and what the further
+    columns of its list say; or a file of a folder that is not taken, with the reason as `left_out`."""
 
     source: str
     problem: str | None = None
     left_out: str | None = None
+    further: str | None = None
 
 
 Suffixes = Collection[str] | None
@@ -101,7 +103,8 @@ def _read_list(path: Path, suffixes: Suffixes, exclude: Path | None) -> list[Ent
         try:
             if row.problem:
                 raise BadInput(f"{path}: {row.problem}")
-            found += _find_files(source, suffixes, exclude, nested=True)
+            further = pack(row.further)
+            found += [replace(e, further=further) for e in _find_files(source, suffixes, exclude, nested=True)]
         except (BadInput, OSError, ValueError) as error:
             found.append(
                 Entry(source if name else f"{path.absolute()} row {number}", f"{error} It is listed in {path}.")

@@ -17,14 +17,16 @@ from prefect import task
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.errors import BadInput, BadMedia, ReelmillError
+from models.given_files import read_comma
 from tasks.attempts import error_columns
 from tasks.caching import Step, find_or_compute, make_lineage
 from tasks.child_process import run_in_child
-from tasks.item_lists import TableRow, locate, read_table
+from tasks.item_lists import locate
 from tasks.manifest import ERROR_FIELDS, ManifestRef, digest_file, make_table, read_manifest, write_manifest
 from tasks.probe import probe
+from tasks.table_files import TableRow, read_table, rename_columns
 
-VERSION = 1
+VERSION = 2
 
 SCHEMA = pa.schema(
     [
@@ -49,6 +51,8 @@ FILE_COLUMNS = ("file_name", "video", "file", "path")
 """The column that names the files: the first of these that the table has."""
 
 CAPTION_COLUMNS = ("caption", "text", "prompt")
+
+KNOWN_COLUMNS = (*FILE_COLUMNS, *CAPTION_COLUMNS, "camera_motion", "motion_score")
 
 
 class ListedConfig(BaseModel):
@@ -83,14 +87,14 @@ def describe_file(folder: Path, row: TableRow, column: str, limit_s: float) -> d
 
 def _parse_number(values: Mapping[str, Any], name: str) -> float | None:
     try:
-        return float(values[name]) if name in values else None
+        return float(read_comma(values[name])) if name in values else None
     except (TypeError, ValueError) as error:
         raise BadInput(f"{name} is {values[name]!r}, which is not a number.") from error
 
 
 def read_clip_rows(table: Path) -> tuple[list[TableRow], str]:
     """Return the rows of a table of clips, and its column of files; raises BadInput when it has none of either."""
-    rows = read_table(table)
+    rows = rename_columns(read_table(table), KNOWN_COLUMNS)
     if not rows:
         raise BadInput(f"{table}: the table has no rows.")
     column = next((name for name in FILE_COLUMNS if any(name in row.values for row in rows)), None)

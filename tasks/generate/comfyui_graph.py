@@ -4,13 +4,13 @@ The editor's file lists nodes, links and, without their names, the values of eac
 inputs. Comments are left out, rerouted and bypassed connections are followed, and muted nodes are left out.
 """
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from models.errors import BadInput
+from models.given_files import read_json
 
 WIDGETS: dict[str, tuple[str, ...]] = {
     "ImageOnlyCheckpointLoader": ("ckpt_name",),
@@ -39,6 +39,9 @@ COMMENTS = ("Note", "MarkdownNote", "PrimitiveNode")
 """Nodes without a meaning of their own: what a primitive node sets also stands in the widget it sets."""
 
 MUTED, BYPASSED = 2, 4
+
+MOST_NODES, MOST_INPUTS, MOST_REROUTES = 2_000, 20_000, 100
+"""Nodes of a workflow and their inputs, of which large ones have a few hundred, and reroutes one after the other."""
 
 
 @dataclass(frozen=True)
@@ -74,23 +77,38 @@ def read_graph(path: Path) -> Graph:
     """Read the graph in a workflow file, by node id; raises BadInput when it is not one or has nodes that cannot be
     read."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
+        content = read_json(path)
+    except (OSError, ValueError) as error:
         raise BadInput(f"{path}: cannot be read as JSON ({error}).") from error
     try:
         graph = _read_nodes(content)
-    except (TypeError, KeyError, IndexError, ValueError, AttributeError) as error:
+    except (TypeError, KeyError, IndexError, ValueError, AttributeError, OverflowError) as error:
         raise BadInput(f"{path}: not a ComfyUI workflow, in the editor's format or the API's.") from error
+    except _TooLarge as error:
+        raise BadInput(f"{path}: has {error}, more than any workflow. Is it another file?") from error
     unknown = [node.label for node in graph.values() if node.kind not in WIDGETS]
     if unknown:
         raise BadInput(f"{path}: cannot make what these nodes do: {', '.join(unknown)}. Remove or mute them.")
     return graph
 
 
+class _TooLarge(Exception):
+    """There are more nodes or inputs than can be followed; the text says how many."""
+
+
 def _read_nodes(content: Mapping[str, Any]) -> Graph:
     if "nodes" in content:
+        _check_size(content["nodes"])
         return _read_editor(content)
-    return _read_api(content.get("prompt", content))
+    nodes = content.get("prompt", content)
+    _check_size([*nodes.values()])
+    return _read_api(nodes)
+
+
+def _check_size(nodes: Sequence[Mapping[str, Any]]) -> None:
+    inputs = sum(len(node.get("inputs") or ()) for node in nodes)
+    if len(nodes) > MOST_NODES or inputs > MOST_INPUTS:
+        raise _TooLarge(f"{len(nodes)} nodes and {inputs} inputs")
 
 
 def _read_api(content: Mapping[str, Any]) -> Graph:
@@ -144,12 +162,12 @@ def _read_widget_values(kind: str, values: Any) -> dict[str, Any]:
     return dict(zip(names, own, strict=False))
 
 
-def _follow_links(node: Node, graph: Graph, passing: Iterable[str]) -> dict[str, Any]:
+def _follow_links(node: Node, graph: Graph, passing: Set[str]) -> dict[str, Any]:
     """Return a node's inputs with links through rerouted and bypassed nodes made direct; those that lead nowhere are
     dropped."""
     inputs = dict(node.inputs)
     for name, link in node.links().items():
-        end = _end_of(name, link, graph, set(passing))
+        end = _end_of(name, link, graph, passing)
         if end:
             inputs[name] = end
         else:
@@ -157,9 +175,9 @@ def _follow_links(node: Node, graph: Graph, passing: Iterable[str]) -> dict[str,
     return inputs
 
 
-def _end_of(name: str, link: Link, graph: Graph, passing: set[str]) -> Link | None:
+def _end_of(name: str, link: Link, graph: Graph, passing: Set[str]) -> Link | None:
     end: Link | None = link
-    for _ in graph:
+    for _ in range(MOST_REROUTES):
         if end is None or end.node not in passing:
             break
         through = graph[end.node].links()

@@ -5,7 +5,7 @@ What differs between the two: ComfyUI's `fps` is the raw id that the model sees,
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,9 @@ OUTPUTS = ("SaveAnimatedWEBP", "SaveAnimatedPNG", "SaveWEBM", "SaveVideo", "Save
            "VHS_VideoCombine")  # fmt: skip
 
 MAX_SEED = 2**63
+
+Way = tuple[str, list[Node]]
+"""The id of a sampler, and the nodes from one that saves or shows what it makes back to it."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,8 @@ def read_workflow(path: Path) -> list[WorkflowJob]:
     if not samplers:
         raise BadInput(f"{path}: the workflow has no KSampler, so there is nothing to make.")
     try:
-        return [_Reading(graph, sampler).job() for sampler in samplers]
+        ways = list_ways(graph)
+        return [_Reading(graph, sampler, ways).job() for sampler in samplers]
     except BadInput as error:
         raise BadInput(f"{path}: {error}") from error
 
@@ -78,8 +82,9 @@ def make_workflow(row: Mapping[str, Any], picture: str | None = None) -> dict[st
 class _Reading:
     """Reads what one sampler of a graph makes."""
 
-    def __init__(self, graph: Graph, sampler: Node) -> None:
+    def __init__(self, graph: Graph, sampler: Node, ways: Sequence[Way]) -> None:
         self.graph, self.sampler = graph, sampler
+        self.ways = [nodes for end, nodes in ways if end == sampler.id]
         self.values: Values = {}
         self.ignored: list[str] = []
 
@@ -149,7 +154,7 @@ class _Reading:
         self.values["model"] = str(_read_value(node, "ckpt_name"))
 
     def _outputs(self) -> None:
-        for way in self._ways():
+        for way in self.ways:
             node = way[0]
             for each in way:
                 self._plays(each)
@@ -171,26 +176,6 @@ class _Reading:
             elif value is not None and self.values.setdefault(column, value) != value:
                 self.ignored.append(f"{node.label}: {name} {value}; {self.values[column]} is used.")
 
-    def _ways(self) -> Iterator[list[Node]]:
-        """Return the nodes from each one that saves or shows what the sampler makes, back to the sampler."""
-        for node in self.graph.values():
-            if node.kind in OUTPUTS and (way := self._way_from(node)):
-                yield way
-
-    def _way_from(self, node: Node) -> list[Node]:
-        """Return a node and those before it up to the sampler; none where it shows something else."""
-        way = [node]
-        for _ in self.graph:
-            links = way[-1].links()
-            link = next((links[name] for name in ("video", "images", "samples") if name in links), None)
-            if link is None or link.node not in self.graph:
-                return []
-            before = self.graph[link.node]
-            if before.kind == "KSampler":
-                return way if before is self.sampler else []
-            way.append(before)
-        return []
-
     def _behind(self, node: Node, name: str, *kinds: str) -> tuple[Node, Link]:
         """Return the node behind an input, of one of `kinds`, and the link to it."""
         link = node.inputs.get(name)
@@ -200,6 +185,27 @@ class _Reading:
         if source.kind not in kinds:
             raise BadInput(f"{node.label}: its input {name} comes from {source.label}; it needs {' or '.join(kinds)}.")
         return source, link
+
+
+def list_ways(graph: Graph) -> list[Way]:
+    """Return the nodes from each one that saves or shows what a sampler makes, back to that sampler."""
+    ways = (_way_from(node, graph) for node in graph.values() if node.kind in OUTPUTS)
+    return [way for way in ways if way]
+
+
+def _way_from(node: Node, graph: Graph) -> Way | None:
+    """Return a node and those before it up to a sampler; None where it shows something else."""
+    way = [node]
+    for _ in graph:
+        links = way[-1].links()
+        link = next((links[name] for name in ("video", "images", "samples") if name in links), None)
+        if link is None or link.node not in graph:
+            return None
+        before = graph[link.node]
+        if before.kind == "KSampler":
+            return before.id, way
+        way.append(before)
+    return None
 
 
 def _read_columns(node: Node) -> Values:

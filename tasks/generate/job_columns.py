@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, create_model, field_validator
 
 from models.device import DTYPE_HELP, AskedPrecision
 from models.generation.long_clips import Way
+from models.given_files import read_comma
 from models.pictures import Background, Fit
 from models.weights.names import MODEL_HELP
 
@@ -237,7 +238,16 @@ class JobColumns(BaseModel):
     ignored: Annotated[tuple[str, ...], Column(pa.list_(pa.string()), In.OUTPUTS)] = Field(
         default=(), description="what was asked and is not honoured"
     )
+    further: Annotated[str | None, Column(pa.string(), In.FILE)] = Field(
+        default=None, description="what the table's further columns say, as a JSON object"
+    )
     status: Annotated[str | None, Column(pa.string())] = Field(default=None, description="ready, failed or duplicate")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _read_comma(cls, value: Any, info: ValidationInfo) -> Any:
+        """Return a number's text with a decimal point."""
+        return read_comma(value) if COLUMNS[str(info.field_name)].type == pa.float64() else value
 
     @field_validator("*", mode="before")
     @classmethod

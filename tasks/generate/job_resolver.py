@@ -29,10 +29,12 @@ from models.svd.regions import choose_word, list_words
 from models.weights.names import INDEX_FILE, is_hub_name, pin_name
 from tasks.attempts import error_columns
 from tasks.footage import MEAN_RADIUS
+from tasks.further_columns import pack
 from tasks.generate.job_columns import JobColumns
 from tasks.generate.job_settings import JobsConfig
-from tasks.item_lists import Listing, TableRow, locate
+from tasks.item_lists import Listing, locate
 from tasks.manifest import digest_file
+from tasks.table_files import TableRow
 
 DEFAULTS: Mapping[str, Any] = {"model": "tiny", "seed": 0, "lora_strength": 1.0}
 """Where neither a row nor the run says anything, and the model has no number of its own."""
@@ -76,6 +78,7 @@ class Asking:
             "name": make_safe_name(named),
             "image": image or None,
             "prompt": prompt or None,
+            "further": pack(row.further),
             "attempt": 1,
         }
         try:

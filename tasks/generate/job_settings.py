@@ -9,7 +9,8 @@ from models.errors import BadInput
 from models.pictures import PICTURE_SUFFIXES
 from tasks.generate.comfyui_jobs import read_workflow
 from tasks.generate.job_columns import In, JobColumns, in_, settings_of_run
-from tasks.item_lists import Listing, TableRow, read_listing
+from tasks.item_lists import Listing, read_listing
+from tasks.table_files import TableRow
 
 WORKFLOW_SUFFIX = ".json"
 
@@ -36,7 +37,7 @@ def read_list(jobs: Path, images: Path | None) -> tuple[Listing, bool]:
         if images is None:
             return Listing(jobs.parent, [TableRow(values) for values in made]), True
         pictures = read_listing(images, PICTURE_SUFFIXES, "image", COLUMNS)
-        rows = [TableRow({**values, **row.values}, row.problem) for values in made for row in pictures.rows]
+        rows = [TableRow({**v, **row.values}, row.problem, row.further) for v in made for row in pictures.rows]
         return Listing(pictures.folder, rows), True
     if images is not None:
         raise BadInput(f"{images}: --images goes with a ComfyUI workflow, and {jobs} is none (a .json file).")

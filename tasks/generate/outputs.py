@@ -8,6 +8,7 @@ import pyarrow as pa
 from prefect import task
 
 from models.measures.camera import speed_along
+from tasks.further_columns import COLUMN, append
 from tasks.generate.job_columns import In, fields_of, file_key, in_
 from tasks.generate.meter_columns import METERS
 from tasks.manifest import ERROR_FIELDS, Lineage, ManifestRef, make_table, read_rows, write_manifest
@@ -101,7 +102,8 @@ class Stages(NamedTuple):
 
 def make_output_row(job: Mapping[str, Any], made: Stages) -> dict[str, Any]:
     """Return one job's row."""
-    names = ("job", "take", "name", "image", "item_key", "status", *(f.name for f in (*JOB_COLUMNS, *ERROR_FIELDS)))
+    known = (field.name for field in (*JOB_COLUMNS, *ERROR_FIELDS))
+    names = ("job", "take", "name", "image", "item_key", "status", COLUMN, *known)
     row = {name: job[name] for name in names}
     row |= {"motion_asked": job["motion"], "strength_asked": job.get("motion_strength")}
     if job["status"] != "ready":
@@ -156,6 +158,10 @@ def collect_outputs(
     optional = [ref for ref in (choices, further) if ref]
     inputs = (jobs.digest, *(ref.digest for ref in (*samples, *clips, *videos, *optional)))
     rows = make_output_rows(add_further_takes(read_rows(jobs), more, sampled), sampled, decoded, encoded, chosen)
-    return write_manifest(
-        root / FILE, make_table(rows, SCHEMA), Lineage(step="outputs", version=VERSION, inputs=inputs)
-    )
+    return write_manifest(root / FILE, make_output_table(rows), Lineage(step="outputs", version=VERSION, inputs=inputs))
+
+
+def make_output_table(rows: Sequence[dict[str, Any]]) -> pa.Table:
+    """Return the rows as a table of SCHEMA, and what the jobs' further columns say in columns of their names."""
+    packed = [row.pop(COLUMN, None) for row in rows]
+    return append(make_table(rows, SCHEMA), packed)

@@ -123,9 +123,13 @@ def test_a_broken_line_is_a_row_with_its_problem_and_the_others_stay(tmp_path: P
         ("t.csv", "image,image\na,b\n", "duplicate column image"),
         ("t.csv", "image\n", "the table has no rows"),
         ("t.csv", "", "the table has no rows"),
-        ("t.jsonl", '{"image": "a", "x": 1}\n', "unknown column x"),
+        ("t.jsonl", '{"image": "a", "sed": 1}\n', "unknown column sed. Known: image, seed, motion"),
+        ("t.csv", "image,\na.png,x\n", "unknown column without a name"),
+        ("t.csv", "Image,IMAGE\na.png,b.png\n", "unknown column Image, IMAGE"),
+        ("t.csv", "image,a\x1b[2J\na.png,x\n", r"a column cannot be named 'a\\x1b\[2J'"),
         ("t.parquet", "not parquet", "cannot be read as a parquet table"),
-        ("t.xlsx", "", "neither a folder nor a file of a known kind"),
+        ("t.xlsx", "", "cannot be read as a xlsx table \\(File is not a zip file\\)"),
+        ("t.xls", "", "neither a folder nor a file of a known kind"),
     ],
 )
 def test_a_table_that_cannot_be_used_is_refused_in_one_sentence(tmp_path: Path, name: str, text: str, sentence: str):

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -171,6 +172,7 @@ def test_a_file_is_written_aside_under_its_own_ending(tmp_path: Path):
 
 KILLED_WHILE_WRITING = """
 import sys, time
+from collections.abc import Callable
 from pathlib import Path
 from tasks.manifest import publish
 with publish(Path(sys.argv[1])) as aside:
@@ -250,3 +252,33 @@ def test_the_lengths_of_files_are_read_back_and_a_manifest_without_them_is_named
     pq.write_table(make_table(ROWS, SCHEMA).replace_schema_metadata(make_metadata(LINEAGE, "d")), path)
     with pytest.raises(BadManifest, match=r"m\.parquet: does not record the sizes of its files\."):
         read_lengths(path)
+
+
+def test_a_manifest_of_forty_million_rows_in_a_hundred_kilobytes_is_refused(tmp_path: Path):
+    word = pa.DictionaryArray.from_arrays(pa.array([0] * 200_000, pa.int32()), ["a"])
+    pq.write_table(pa.table({"clip_id": word}), tmp_path / "m.parquet", compression="zstd")
+    assert (tmp_path / "m.parquet").stat().st_size < 10_000
+    for read in (read_manifest, read_rows):
+        with pytest.raises(BadManifest, match=r"m\.parquet: stands for 200000 rows, which no run writes so small"):
+            read(tmp_path / "m.parquet")
+
+
+@pytest.mark.parametrize(
+    ("facts", "read"),
+    [
+        ({b"reelmill.lineage": b"[]", b"reelmill.digest": b"d"}, read_lineage),
+        ({b"reelmill.lineage": b"{}", b"reelmill.digest": b"d", b"reelmill.lengths": b"[1]"}, read_lengths),
+        ({b"reelmill.lineage": b"{}", b"reelmill.digest": b"d", b"reelmill.lengths": b'{"a": 1e999}'}, read_lengths),
+    ],
+)
+def test_a_tampered_footer_is_one_sentence(tmp_path: Path, facts: dict[bytes, bytes], read: Callable[[Path], object]):
+    pq.write_table(pa.table({"a": [1]}).replace_schema_metadata(facts), tmp_path / "m.parquet")
+    with pytest.raises(BadManifest, match=r"m\.parquet: its .* cannot be read"):
+        read(tmp_path / "m.parquet")
+
+
+def test_a_value_that_no_text_is_is_one_sentence(tmp_path: Path):
+    odd = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0\1\0\0\0"), pa.py_buffer(b"\xff")])
+    pq.write_table(pa.table({"a": odd}), tmp_path / "m.parquet")
+    with pytest.raises(BadManifest, match=r"m\.parquet: has a value that cannot be read"):
+        read_rows(tmp_path / "m.parquet")

@@ -224,10 +224,12 @@ def test_a_killed_retry_leaves_what_failed_to_the_next(dataset: Path, killed: in
     failed = k2.read_bytes()
     for _ in range(killed):
         (aside,) = map(set_aside, list_failed_manifests(dataset))
+        assert not k2.exists()
+        assert aside.exists()
         restore_set_aside(dataset)
         assert list_failed_manifests(dataset) == [k2]
         assert k2.read_bytes() == failed
-    assert not aside.exists()
+        assert not aside.exists()
 
 
 def test_what_a_retry_made_again_is_not_undone_by_the_next(dataset: Path):

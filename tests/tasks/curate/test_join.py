@@ -9,6 +9,7 @@ from tasks.caching import Step, make_lineage
 from tasks.curate import ingest
 from tasks.curate.join import SCHEMA, join_measures, make_videos_schema, read_changes
 from tasks.curate.video_manifests import VideoManifests
+from tasks.further_columns import pack
 from tasks.manifest import ERROR_FIELDS, ManifestRef, make_table, read_lineage, read_manifest, read_rows, write_manifest
 
 FIXED_NAMES = {
@@ -177,3 +178,20 @@ def test_the_error_stands_last_in_videos():
 
 def test_the_step_goes_by_its_name():
     assert join_measures.name == "join"
+
+
+def test_what_a_list_says_of_a_source_stays_with_its_clips_and_its_file(dataset, flat):
+    videos = [dataset.add("v", [flat(4)]), dataset.add("w", [flat(5)])]
+    said = pack({"license": "CC-BY-4.0", "fps": "film", "keep": "yes"})
+    files = ingested(
+        dataset.root,
+        {"video_id": "v", "source": "/a.mp4", "further": said},
+        {"video_id": "w", "source": "/b.mp4", "further": pack({"license": "own"})},
+    )
+    first, second = read_rows(join(dataset, files, *videos))
+    assert (first["license"], second["license"]) == ("CC-BY-4.0", "own")
+    assert (first["given_fps"], first["given_keep"], second["given_fps"]) == ("film", "yes", None)
+    assert isinstance(first["fps"], float)
+    one, other = read_rows(dataset.root / "videos.parquet")
+    assert (one["license"], one["keep"], other["license"], other["keep"]) == ("CC-BY-4.0", "yes", "own", None)
+    assert "further" not in one

@@ -1,5 +1,6 @@
 """What sources mean: each file once, in order, and what is wrong with an entry of a list stays with that entry."""
 
+import json
 import os
 from pathlib import Path
 
@@ -173,3 +174,10 @@ def test_a_folder_that_may_not_be_listed_is_an_entry_with_its_problem(folder: Pa
     (bad,) = [entry for entry in expand_sources([str(folder)], SUFFIXES) if entry.problem]
     (folder / "deeper").chmod(0o700)
     assert "cannot be listed" in (bad.problem or "")
+
+
+def test_what_further_columns_say_goes_with_each_file_of_the_row(folder: Path):
+    (folder / "t.csv").write_text("Path,url,License\none.mp4,https://example.org/1,CC-BY\ndeeper,,own\n")
+    entries = expand_sources([str(folder / "t.csv")], SUFFIXES)
+    said = {Path(entry.source).name: json.loads(entry.further or "{}") for entry in entries}
+    assert said == {"one.mp4": {"License": "CC-BY", "url": "https://example.org/1"}, "three.mp4": {"License": "own"}}

@@ -251,3 +251,43 @@ def test_a_job_written_as_a_workflow_is_read_back_as_it_was(tmp_path: Path, lora
     expected = VALUES | {"prefix": "beach"} | ({"lora": lora, "lora_strength": 0.5} if lora else {})
     assert dict(job.values) == expected
     assert job.ignored == ()
+
+
+HUGE = '{"1": {"class_type": "KSampler", "inputs": {"seed": %s}}}'
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (HUGE % ("1" * 5000), "it has a number of 5000 digits"),
+        (HUGE % "1e999", "it has the number 1e999, which is too large"),
+        (HUGE % ("[" * 200 + "]" * 200), "it is more than 100 levels deep"),
+        (
+            json.dumps({str(n): {"class_type": "Note", "inputs": {}} for n in range(3000)}),
+            "has 3000 nodes and 0 inputs",
+        ),
+        (json.dumps({"nodes": [{"id": 1, "type": "Note"}] * 3000, "links": []}), "has 3000 nodes and 0 inputs"),
+        (json.dumps({"1": {"class_type": "a", "inputs": dict.fromkeys(map(str, range(30_000)), 1)}}), "30000 inputs"),
+    ],
+)
+def test_a_workflow_past_any_use_is_one_sentence(tmp_path: Path, text: str, said: str):
+    (tmp_path / "w.json").write_text(text)
+    with pytest.raises(BadInput, match=rf"w\.json: .*{said}") as caught:
+        read_workflow(tmp_path / "w.json")
+    assert len(str(caught.value)) < 400
+
+
+def test_reroutes_that_lead_to_one_another_lead_nowhere(tmp_path: Path):
+    content = editor()
+    loops = [
+        {"id": 90 + n, "type": "Reroute", "mode": 0, "inputs": [{"name": "", "link": 900 + n}], "widgets_values": []}
+        for n in range(2)
+    ]
+    content["nodes"] += loops
+    content["links"] += [[900, 91, 0, 90, 0, "*"], [901, 90, 0, 91, 0, "*"]]
+    assert read_workflow(written(tmp_path / "w.json", content)) == read_workflow(written(tmp_path / "v.json", editor()))
+    for node in content["nodes"]:
+        if node["type"] == "KSampler":
+            node["inputs"] = [{**entry, "link": 900} for entry in node["inputs"]]
+    with pytest.raises(BadInput, match="is not connected"):
+        read_workflow(written(tmp_path / "w.json", content))

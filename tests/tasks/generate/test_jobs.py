@@ -236,8 +236,8 @@ def test_what_no_job_can_be_made_of_is_refused(tmp_path, pictures, model):
     home = pictures("a.png")
     with pytest.raises(BadInput, match="no such folder or file"):
         jobs_of(tmp_path / "out", tmp_path / "gone", model)
-    with pytest.raises(BadInput, match="unknown column colour"):
-        jobs_of(tmp_path / "out", table(home, {"image": "a.png", "colour": "red"}), model)
+    with pytest.raises(BadInput, match="unknown column promt"):
+        jobs_of(tmp_path / "out", table(home, {"image": "a.png", "promt": "red"}), model)
     with pytest.raises(BadInput, match="no model there"):
         jobs_of(tmp_path / "out", home, str(home))
     with pytest.raises(ValidationError, match="takes"):
@@ -419,3 +419,20 @@ def test_a_clips_key_is_the_same_in_every_version_so_that_an_upgrade_samples_not
 def test_the_step_goes_by_its_name_and_answers_for_the_files_it_writes():
     assert read_jobs.name == "read jobs"
     assert STEP.files == ("picture",)
+
+
+def test_a_spreadsheets_table_gives_jobs_as_its_author_meant_them(tmp_path, pictures, model):
+    home = pictures("a.png")
+    text = "sep=;\r\nImage;Noise_Aug;motion_strength;notes\r\na.png;0,02;;hello\r\n;;;\r\na.png;;1,000;\r\n"
+    (home / "jobs.csv").write_bytes(text.encode("utf-16"))
+    first, second = jobs_of(tmp_path / "out", home / "jobs.csv", model)
+    assert (first["status"], first["noise_aug"], json.loads(first["further"])) == ("ready", 0.02, {"notes": "hello"})
+    assert (second["status"], second["further"]) == ("failed", None)
+    assert (
+        "column motion_strength: its comma may part thousands, so write it with a decimal point"
+        in second["error_message"]
+    )
+    (home / "plain.jsonl").write_text('{"image": "a.png", "noise_aug": 0.02}\n')
+    (plain,) = jobs_of(tmp_path / "out", home / "plain.jsonl", model)
+    assert plain["item_key"] == first["item_key"]
+    assert file_key(plain) != file_key(first), "its file says something else of itself"

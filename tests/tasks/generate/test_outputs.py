@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from tasks.further_columns import pack
 from tasks.generate import choose, decode, encode, jobs, sample
 from tasks.generate.outputs import (
     CHOICE_COLUMNS,
@@ -15,6 +16,7 @@ from tasks.generate.outputs import (
     add_further_takes,
     collect_outputs,
     make_output_rows,
+    make_output_table,
     measure_strength,
 )
 from tasks.manifest import Lineage, make_table, read_manifest, read_manifest_ref, write_manifest
@@ -159,3 +161,11 @@ def test_a_job_of_which_no_step_says_anything_failed_to_be_sampled():
 
 def test_the_step_goes_by_its_name():
     assert collect_outputs.name == "collect outputs"
+
+
+def test_what_further_columns_of_the_jobs_say_has_columns_of_its_own():
+    rows = make_output_rows([job(0, "a", further=pack({"notes": "hello", "status": "draft"})), job(1, "b")], [], [], [])
+    first, second = make_output_table(rows).to_pylist()
+    assert (first["notes"], first["given_status"], second["notes"]) == ("hello", "draft", None)
+    assert first["status"] == "failed"
+    assert make_output_table(make_output_rows([job(0, "a")], [], [], [])).schema == SCHEMA
