@@ -30,6 +30,9 @@ ERROR_FIELDS: tuple[pa.Field, ...] = (
 )
 """The columns that end every step's schema: null code and message when the item succeeded, `attempt` from 1."""
 
+UNREADABLE = (OSError, ValueError, pa.ArrowException)
+"""What pyarrow raises for a file that is no Parquet, or a damaged one, whose names may be no text."""
+
 FEW_ROWS = 100_000
 """Rows of a manifest that may take less than a byte each."""
 
@@ -90,8 +93,12 @@ def read_manifest(manifest: ManifestRef | Path, columns: Sequence[str] | None = 
             if missing:
                 raise BadManifest(f"{path}: the columns {missing} are missing. Was it made by an older step?")
             return file.read(columns=names).select(names).replace_schema_metadata(None)
-    except (OSError, pa.ArrowException) as error:
-        raise BadManifest(f"{path}: not a readable manifest ({error}). Delete it and run again.") from error
+    except UNREADABLE as error:
+        raise BadManifest(_explain(path, error)) from error
+
+
+def _explain(path: Path, error: Exception) -> str:
+    return f"{path}: not a readable manifest ({' '.join(str(error).split())}). Delete it and run again."
 
 
 def check_size(path: Path, footer: pq.FileMetaData) -> None:
@@ -106,8 +113,8 @@ def read_column_names(manifest: ManifestRef | Path) -> list[str]:
     path = manifest.path if isinstance(manifest, ManifestRef) else manifest
     try:
         return pq.read_schema(path).names
-    except (OSError, pa.ArrowException) as error:
-        raise BadManifest(f"{path}: not a readable manifest ({error}). Delete it and run again.") from error
+    except UNREADABLE as error:
+        raise BadManifest(_explain(path, error)) from error
 
 
 def read_rows(manifest: ManifestRef | Path, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
@@ -255,8 +262,8 @@ def publish_json(path: Path, value: Any) -> None:
 def _read_metadata(path: Path) -> dict[bytes, bytes]:
     try:
         footer = pq.read_metadata(path)
-    except (OSError, pa.ArrowException) as error:
-        raise BadManifest(f"{path}: not a readable manifest ({error}). Delete it and run again.") from error
+    except UNREADABLE as error:
+        raise BadManifest(_explain(path, error)) from error
     facts = dict(footer.metadata or {})
     if _DIGEST not in facts or _LINEAGE not in facts:
         raise BadManifest(f"{path}: not a Reelmill manifest, it has no lineage.")

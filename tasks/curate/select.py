@@ -19,7 +19,7 @@ from tasks.caching import Step, make_lineage
 from tasks.curate.parquet_append import extend_manifest
 from tasks.keep_rules import ABSENT, NEEDS, SelectConfig, judge_clips, measure_seconds
 from tasks.keep_verdicts import SCHEMA, Funnel, count_funnel, make_verdict_columns
-from tasks.manifest import ManifestRef, check_size, read_lineage
+from tasks.manifest import UNREADABLE, ManifestRef, check_size, read_lineage
 
 VERSION = 1
 
@@ -74,7 +74,7 @@ def read_measures(path: Path) -> tuple[pa.Table, pa.Schema]:
             table = file.read(columns=[name for name in NEEDS if name in names])
         with pq.ParquetFile(path) as file:
             return table, pa.schema([column for column in file.schema_arrow if column.name not in SCHEMA.names])
-    except (OSError, pa.ArrowException) as error:
+    except UNREADABLE as error:
         raise BadManifest(f"{path}: not a readable manifest ({error}). Delete it and run again.") from error
 
 

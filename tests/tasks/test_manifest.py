@@ -282,3 +282,22 @@ def test_a_value_that_no_text_is_is_one_sentence(tmp_path: Path):
     pq.write_table(pa.table({"a": odd}), tmp_path / "m.parquet")
     with pytest.raises(BadManifest, match=r"m\.parquet: has a value that cannot be read"):
         read_rows(tmp_path / "m.parquet")
+
+
+@settings(max_examples=150, deadline=None)
+@given(places=st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), min_size=1, max_size=8))
+def test_a_manifest_with_any_bytes_changed_is_rows_or_one_line(
+    tmp_path_factory: pytest.TempPathFactory, places: list[tuple[int, int]]
+):
+    path = tmp_path_factory.getbasetemp() / "flipped.parquet"
+    write_manifest(path, make_table(ROWS, SCHEMA), LINEAGE)
+    content = bytearray(path.read_bytes())
+    for place, value in places:
+        content[place % len(content)] = value
+    path.write_bytes(content)
+    for read in (read_rows, read_lineage, read_manifest_ref):
+        try:
+            read(path)
+        except BadManifest as error:
+            said = str(error)
+            assert "\n" not in said

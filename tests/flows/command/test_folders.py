@@ -274,7 +274,7 @@ def test_a_strangers_folder_sends_nothing_to_the_server_that_it_names(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     claim(dataset, "curate")
-    settings = "sources: [a]\nout: x\ncaption: {image_engine: endpoint, endpoint: {base_url: 'http://there/v1'}}\n"
+    settings = "sources: [a]\nout: x\ncaption: {image_engine: endpoint, image_model: m, endpoint: {base_url: 'http://there/v1'}}\n"
     (dataset / "curate.yaml").write_text(settings)
     command = find_commands(dataset)[-1]
     asked = read_kept_settings(dataset, command, importlib.import_module(command.module))
