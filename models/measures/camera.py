@@ -41,8 +41,8 @@ STEADY_SHARE = 0.5
 MIN_STEP_S = 0.1
 """Frames closer together than this are skipped, so that noise is not multiplied by the frame rate."""
 
-TEXTURE_FLOOR = 12.0
-"""Gray levels per pixel: a neighbourhood with weaker slopes hardly counts in the fit."""
+TEXTURE_FLOOR = 0.75
+"""Gray levels per pixel: a neighbourhood with such slopes counts half in the fit, with weaker ones less."""
 
 FIT_STEPS = 10
 """Reweighting steps of the robust fit."""
@@ -204,9 +204,9 @@ def _measure_step(before: Gray, flow: Flow, seconds: float) -> _Step:
 def measure_texture(gray: Gray) -> NDArray[np.float32]:
     """Measure how well motion can be seen at each pixel, 0..1: slopes in two directions, against TEXTURE_FLOOR."""
     smooth = cv2.GaussianBlur(gray, (0, 0), 1.5).astype(np.float32)
-    weakest = cv2.cornerMinEigenVal(smooth, blockSize=7, ksize=3)
-    slope = np.maximum(weakest, 0) * 64
-    return (slope / (slope + TEXTURE_FLOOR**2)).astype(np.float32)
+    # OpenCV gives four times the mean square of the slopes in the direction where they are weakest.
+    squared = np.maximum(cv2.cornerMinEigenVal(smooth, blockSize=7, ksize=3), 0) / 4
+    return (squared / (squared + TEXTURE_FLOOR**2)).astype(np.float32)
 
 
 def _summarise_steps(steps: list[_Step], radius: float) -> CameraMotion:

@@ -15,11 +15,13 @@ from prefect.flows import Flow, load_flow_from_entrypoint
 from prefect.utilities.callables import parameter_schema
 
 from flows.command.main import main
-from flows.curate import PRESETS, CurateConfig, curate, estimate_work
+from flows.curate import PRESETS, CurateConfig, curate, estimate_work, list_uncut
 from flows.running.run import run_flow
+from tasks.curate.clips import SCHEMA as CUTS
+from tasks.curate.clips import TABLE, ClipsConfig
 from tasks.curate.split import SplitConfig
 from tasks.footage import Camera, Scene, render_shot
-from tasks.manifest import read_rows
+from tasks.manifest import Lineage, make_table, read_rows, write_manifest
 from tasks.video import SourceVideo, write_video
 from tests.declared import declared
 
@@ -329,3 +331,13 @@ def test_the_settings_have_these_defaults_and_bounds():
 
 def test_the_flow_goes_by_its_name():
     assert curate.name == "curate"
+
+
+def test_clips_that_could_not_be_cut_are_said_if_cutting_was_asked_for(tmp_path: Path):
+    rows = [{"clip_id": "a"}, {"clip_id": "b", "error_message": "b.mp4: cannot be decoded."}]
+    write_manifest(tmp_path / TABLE, make_table(rows, CUTS), Lineage(step="cuts", version=1))
+    said = {
+        mode: list_uncut(CurateConfig(sources=("b.mp4",), out=tmp_path, clips=ClipsConfig(mode=mode)))
+        for mode in ("exact", "copy", "off")
+    }
+    assert said == {"exact": ["b.mp4: cannot be decoded."], "copy": ["b.mp4: cannot be decoded."], "off": []}

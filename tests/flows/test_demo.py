@@ -14,14 +14,14 @@ from tests.declared import declared
 
 @pytest.fixture
 def config(tmp_path: Path) -> DemoConfig:
-    return DemoConfig(out=tmp_path, motion="tilt_up", sampling_steps=3, workers=2)
+    return DemoConfig(out=tmp_path, motion="tilt_up", sampling_steps=3, workers=2, runner="dask")
 
 
 def test_the_lora_learns_the_chosen_motion_from_the_films_alone(config: DemoConfig, tmp_path: Path):
     asked = run_flows(config, tmp_path / "pictures")
     assert make_curate_config(asked).sources == (str(tmp_path / "footage"),)
     assert make_finetune_config(asked).train == config.train.model_copy(update={"motions": ("tilt_up",)})
-    assert (asked.base, asked.workers) == ("tiny", 2)
+    assert (asked.base, asked.workers, asked.runner) == ("tiny", 2, "dask")
 
 
 def test_the_three_batches_differ_in_the_model_and_in_what_is_asked_and_in_nothing_else(config, tmp_path):
@@ -37,7 +37,7 @@ def test_the_three_batches_differ_in_the_model_and_in_what_is_asked_and_in_nothi
     assert len({batch.out for batch in (plain, lora, asked)}) == 3
     same = ("jobs", "seed", "steps", "model", "takes", "fps", "guidance", "motion_bucket")
     assert [getattr(lora, name) for name in same] == [getattr(plain, name) for name in same]
-    assert plain.steps == 3
+    assert (plain.steps, plain.workers, plain.runner) == (3, 2, "dask")
 
 
 def test_the_embedded_models_figures_are_those_of_its_evaluation():

@@ -50,12 +50,15 @@ def test_footage_and_pictures_become_videos_that_know_where_they_come_from(tmp_p
 
 def test_each_flow_is_told_what_concerns_it(tmp_path: Path):
     asked = config(
-        tmp_path, workers=3, select=SelectConfig(min_motion=0.5), train=TrainConfig(steps=7), base="/models/big"
+        tmp_path, workers=3, runner="ray", select=SelectConfig(min_motion=0.5), train=TrainConfig(steps=7), base="/m"
     )
     curated, tuned = make_curate_config(asked), make_finetune_config(asked)
     assert (curated.out, curated.select.min_motion, curated.workers) == (tmp_path / "out/dataset", 0.5, 3)
     assert (tuned.dataset, tuned.out) == (curated.out, tmp_path / "out/run")
-    assert (tuned.train.steps, tuned.base, tuned.workers) == (7, "/models/big", 3)
+    assert (tuned.train.steps, tuned.base, tuned.workers) == (7, "/m", 3)
+    made = make_generate_config(asked, tmp_path / "model")
+    assert (curated.sources, made.jobs, made.workers) == (asked.sources, asked.jobs, 3)
+    assert {flow.runner for flow in (curated, tuned, made)} == {"ray"}
 
 
 def test_a_lora_goes_on_the_base_and_a_whole_model_takes_its_place(tmp_path: Path):

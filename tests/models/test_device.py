@@ -15,7 +15,11 @@ from models.device import (
     AskedPrecision,
     DeviceName,
     choose_precision,
+<<<<<<< HEAD
     explain_not_finite,
+=======
+    empty_cache,
+>>>>>>> mut-in
     find_device,
     format_device,
     get_dtype,
@@ -162,6 +166,15 @@ def test_errors_of_memory_are_told_from_others():
     with pytest.raises(RuntimeError) as raised:
         torch.empty(2**60)
     assert is_out_of_memory(raised.value)
+
+
+@pytest.mark.parametrize(("device", "freed"), [(GPU, ["cuda"]), (torch.device("mps"), ["mps"]), (CPU, [])])
+def test_what_is_freed_is_the_devices_own(monkeypatch, device, freed):
+    asked: list[str] = []
+    for backend in ("cuda", "mps"):
+        monkeypatch.setattr(getattr(torch, backend), "empty_cache", lambda name=backend: asked.append(name))
+    empty_cache(device)
+    assert asked == freed
 
 
 def test_free_memory_is_between_a_byte_and_a_petabyte():

@@ -1,3 +1,5 @@
+import re
+import subprocess
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -5,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from models.errors import BadMedia
+from tasks import probe as module
 from tasks.footage import Camera, Scene, render_shot
 from tasks.probe import VideoFacts, probe
 from tasks.video import find_ffmpeg, run_ffmpeg, write_video
@@ -130,6 +133,24 @@ def test_colours_are_those_of_the_file_and_tell_a_high_dynamic_range(
     named = (facts.color_transfer, facts.color_primaries, facts.color_matrix, facts.color_range)
     assert named == (transfer, primaries, matrix, "tv")
     assert facts.hdr is hdr is ("hdr" in facts.anomalies)
+
+
+@pytest.mark.parametrize(
+    ("option", "named", "numbers"),
+    [
+        ("color_primaries", module._PRIMARIES, {1, *range(4, 13), 22}),
+        ("color_trc", module._TRANSFERS, {1, *range(4, 19)}),
+        ("colorspace", module._MATRICES, {0, 1, *range(4, 11), 14}),
+        ("color_range", module._RANGES, {1, 2}),
+        ("field_order", module._FIELD_ORDERS, {1, 2, 3, 4, 5}),
+    ],
+)
+def test_numbers_have_the_names_that_ffmpeg_gives_them(option: str, named: dict[int, str], numbers: set[int]):
+    told = subprocess.run([find_ffmpeg(), "-hide_banner", "-h", "full"], capture_output=True, text=True, check=True)
+    values = re.findall(rf"^ +-?{option} .*\n((?:     .*\n)+)", told.stdout, re.MULTILINE)
+    known = {(int(value), name) for name, value in re.findall(r"^     (\S+) +(\d+) ", "".join(values), re.MULTILINE)}
+    assert set(named.items()) <= known
+    assert set(named) == numbers
 
 
 def test_pixels_that_are_not_square_are_said_to_be(video: Path):

@@ -1,5 +1,6 @@
 """FramePack: the real pipeline on small random weights, in sections of 9 latent frames."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -68,3 +69,11 @@ def test_frames_are_36k_plus_1_and_a_picture_and_a_text_are_needed(folder: Path,
         generate(framepack, pipeline, replace(item, picture=None))
     with pytest.raises(BadInput, match="frames 50: made as 37"):
         generate(framepack, pipeline, replace(item, frames=50))
+
+
+def test_sides_follow_the_folders_own_autoencoder_and_patches(tmp_path: Path) -> None:
+    for part, config in (("transformer", {"patch_size": 2}), ("vae", {"spatial_compression_ratio": 16})):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "config.json").write_text(json.dumps(config))
+    rules = framepack.read_rules(tmp_path)
+    assert (rules.latent_scale, rules.size_unit) == (16, 32)

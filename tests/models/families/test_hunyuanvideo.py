@@ -1,5 +1,6 @@
 """HunyuanVideo: the real pipeline on small random weights."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -58,3 +59,11 @@ def test_texts_and_guidance_steer_and_what_is_not_to_be_shown_is_not_taken(pipel
 def test_frames_are_4k_plus_1_and_sides_multiples_of_16(folder: Path) -> None:
     rules = hunyuanvideo.read_rules(folder)
     assert (rules.latent_scale, rules.size_unit, rules.fit_frames(128).value) == (8, 16, 129)
+
+
+def test_sides_follow_the_folders_own_autoencoder_and_patches(tmp_path: Path) -> None:
+    for part, config in (("transformer", {"patch_size": 2}), ("vae", {"spatial_compression_ratio": 16})):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "config.json").write_text(json.dumps(config))
+    rules = hunyuanvideo.read_rules(tmp_path)
+    assert (rules.latent_scale, rules.size_unit) == (16, 32)

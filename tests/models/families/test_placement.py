@@ -200,6 +200,29 @@ def test_the_weights_of_a_folder_are_counted_as_they_will_work(save: Any) -> Non
     assert "motion_adapter" not in own
 
 
+@pytest.mark.parametrize(
+    ("plan", "told"),
+    [
+        (Plan(), [("vae", GPU)]),
+        (Plan(offload="parts"), [("text_encoder, transformer", CPU), ("vae", GPU)]),
+        (Plan(offload="parts", on_cpu=True), [("text_encoder, transformer", CPU), ("vae", CPU)]),
+    ],
+)
+def test_with_an_offload_the_other_networks_make_room_before_the_autoencoder_comes(
+    save: Any, monkeypatch: pytest.MonkeyPatch, plan: Plan, told: list[tuple[str, torch.device]]
+) -> None:
+    """Followed by what is told to move: on the CPU nothing moves."""
+    pipeline = ltx.load(save(lambda: LTXPipeline(**ltx_parts()), "room"))
+    names = {id(part): name for name, part in list_networks(pipeline).items()}
+    moved: list[tuple[str, torch.device]] = []
+    monkeypatch.setattr(
+        "models.families.placement.move",
+        lambda parts, device: moved.append((", ".join(sorted(names[id(part)] for part in parts)), device)),
+    )
+    prepare_decoding(pipeline, GPU, plan)
+    assert moved == told
+
+
 def numbers(part: nn.Module) -> int:
     return sum(weight.numel() for weight in part.state_dict().values())
 

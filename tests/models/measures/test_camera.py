@@ -172,6 +172,16 @@ def test_texture_is_where_motion_can_be_seen_in_both_directions():
     assert np.median(weights[20:40, 68:82]) > 0.8
 
 
+@pytest.mark.parametrize(("amplitude", "weight"), [(6.72, 0.8), (13.4, 0.941)])
+def test_texture_is_the_share_of_the_squared_slopes_in_them_and_the_squared_floor(amplitude: float, weight: float):
+    """Waves of 7 pixels across and down, whose slopes are sines; the blur before leaves 0.404 of them."""
+    y, x = np.mgrid[0:70, 0:91] * 2 * np.pi / 7
+    waves = np.rint(128 + amplitude * (np.cos(x) + np.cos(y))).astype(np.uint8)
+    squared = (0.404 * amplitude * np.sin(2 * np.pi / 7)) ** 2 / 2
+    assert squared / (squared + 0.75**2) == pytest.approx(weight, abs=0.001)
+    assert measure_texture(waves)[14:-14, 14:-14] == pytest.approx(weight, abs=0.02)
+
+
 @pytest.mark.parametrize(
     ("speeds", "strength", "expected"),
     [

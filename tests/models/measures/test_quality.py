@@ -108,6 +108,15 @@ def test_exposure_is_the_share_of_the_picture_that_lost_its_detail():
     assert exposure(picture) == 0.5, "of two equal shares the one that is blown out"
 
 
+def test_light_is_lost_up_to_luma_5_and_from_luma_250():
+    picture = np.full((10, 10), 128, np.uint8)
+    found = []
+    for level in (5, 6, 249, 250):
+        picture[:2] = level
+        found.append(exposure(picture))
+    assert found == pytest.approx([-0.2, 0, 0, 0.2])
+
+
 def test_a_scene_filmed_too_dark_or_too_bright_is_told_from_a_good_one():
     picture = scene(4).astype(np.float32)
     dark, bright = (np.clip(picture + shift, 0, 255).astype(np.uint8) for shift in (-140, 140))
@@ -183,6 +192,21 @@ def test_a_bar_stays_black_throughout():
     assert find_bars(measure_range(dark), size) == NO_BARS
     assert find_bars(measure_range([*dark, barred(scene(1), bars)]), size) == bars
     assert find_bars(measure_range([barred(scene(1), bars), scene(2)]), size) == NO_BARS
+
+
+def test_a_bar_may_reach_luma_20_and_vary_by_2_in_space_and_in_time():
+    size, picture = (96, 64), np.full((64, 96), 200, np.uint8)
+
+    def found(low: int, high: int, darkest: int = 0) -> int:
+        """The height of a bar whose columns alternate between two lumas, and that is at times as dark as another."""
+        bright, dark = picture.copy(), picture.copy()
+        bright[:12, ::2], bright[:12, 1::2] = low, high
+        dark[:12] = darkest or bright[:12]
+        return find_bars(Range(dark, bright), size).top
+
+    assert (found(20, 20), found(21, 21)) == (12, 0), "luma"
+    assert (found(10, 14), found(10, 15)) == (12, 0), "deviation: 2 and 2.5"
+    assert (found(14, 14, darkest=12), found(14, 15, darkest=12)) == (12, 0), "mean range: 2 and 2.5"
 
 
 def test_text_in_a_bar_belongs_to_the_picture():

@@ -50,6 +50,17 @@ def test_a_tiny_picture_is_enlarged_to_what_raft_can_see(weights: Path):
     assert measure_raft_flow(weights, *frames(24, 32), short_side=128).shape == (128, 171, 2)
 
 
+def test_a_picture_is_shrunk_by_the_mean_of_its_pixels(weights: Path):
+    striped = np.zeros((512, 512, 3), np.uint8)
+    striped[:, ::4] = 255
+    seen: list[torch.Tensor] = []
+    hook = load_raft(weights).register_forward_pre_hook(lambda _, pictures: seen.extend(pictures))
+    measure_raft_flow(weights, striped, striped, short_side=128)
+    hook.remove()
+    assert [picture.shape for picture in seen] == [(1, 3, 128, 128)] * 2
+    assert all(torch.allclose(picture, torch.tensor(64 / 127.5 - 1)) for picture in seen)
+
+
 def test_the_network_is_chosen_by_its_weights(weights: Path):
     assert sum(p.numel() for p in load_raft(weights).parameters()) < 1_000_000
 

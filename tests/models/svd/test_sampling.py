@@ -14,6 +14,7 @@ from models.errors import BadInput
 from models.noise import Noise, draw_item_noise, stack_noise
 from models.svd.autoencoder import encode_frames
 from models.svd.edm import euler, karras_sigmas
+from models.svd.inference_unet import work_in_place
 from models.svd.model import Conditions, VideoModel, embed_pictures, load_model, make_context, read_setting
 from models.svd.sampling import decode_latents, guide, sample_latents
 from models.svd.windows import denoise_in_windows
@@ -195,6 +196,24 @@ def test_diffusers_own_pipeline_makes_the_same_latents(tiny, guidance, sigma_max
     )
     assert isinstance(theirs, Tensor)
     assert (ours - theirs).abs().max() < 1e-4
+
+
+@pytest.mark.slow
+def test_as_many_frames_as_the_model_makes_at_once_are_made_in_one_go_to_the_bit(model):
+    model = replace(model, facts=model.facts.model_copy(update={"frames": 5}))
+    generator = torch.Generator().manual_seed(0)
+    pictures = torch.rand(1, 3, 32, 32, generator=generator) * 2 - 1
+    noise = torch.randn(1, *model.latent_shape(5, 32, 32), generator=generator)
+    made = sample_latents(model, pictures, noise, pictures, [None], steps=2, noise_aug=0.0)
+    conditions = Conditions(
+        make_context(embed_pictures(model, pictures), model.words, [None]),
+        encode_frames(model.vae, pictures),
+        torch.tensor([[model.facts.fps - 1, model.facts.motion_bucket, 0.0]]),
+    )
+    sigmas = karras_sigmas(2, read_setting(model.scheduler, "sigma_min"), read_setting(model.scheduler, "sigma_max"))
+    with torch.no_grad(), work_in_place(model.unet):
+        whole = euler(guide(model, conditions, model.facts.guidance), noise * (sigmas[0] ** 2 + 1).sqrt(), sigmas)
+    assert torch.equal(made, whole)
 
 
 @pytest.mark.slow

@@ -135,6 +135,10 @@ def test_weights_that_leave_a_part_at_random_are_refused(clip: Path, tmp_path: P
     save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(BadModel, match=r"lack visual_projection\.weight of CLIPModel"):
         load_part(CLIPModel, copy)
+    del tensors["text_projection.weight"]
+    save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(BadModel, match=r"lack text_projection\.weight and 1 more of CLIPModel"):
+        load_part(CLIPModel, copy)
 
 
 def test_a_model_of_another_kind_is_refused(clip: Path, tmp_path: Path):

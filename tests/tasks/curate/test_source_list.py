@@ -77,6 +77,13 @@ def test_the_url_of_a_local_file_is_that_file(folder: Path):
     assert names(expand_sources([f"file://{folder}/a%20film.mp4"], SUFFIXES), folder) == ["a film.mp4"]
 
 
+def test_an_address_stands_for_itself_and_is_not_looked_up(folder: Path):
+    films = ["https://example.invalid/a%20film.mp4", "nosuchscheme://a/b.mp4"]
+    (folder / "list.txt").write_text("\n".join(films))
+    for sources in (films, [str(folder / "list.txt")]):
+        assert expand_sources(sources, SUFFIXES) == [Entry(film) for film in films]
+
+
 def test_a_text_names_one_source_on_each_line_relative_to_itself(folder: Path):
     (folder / "list.txt").write_text("one.mp4\n\ndeeper\n" + str(folder / "two.MOV") + "\n*.mp4\n")
     assert names(expand_sources([str(folder / "list.txt")], SUFFIXES), folder) == ALL

@@ -16,7 +16,8 @@ from models.errors import BadInput
 from models.svd.lora import load_lora, lora_applied
 from models.svd.model import load_model
 from models.weights.names import compute_weights_digest
-from tasks.finetune.train import SCHEMA, STEP, TrainConfig, train_model
+from tasks.finetune.train import SCHEMA, STEP, TrainConfig, Training, train_model
+from tasks.finetune.train_examples import ExampleChoice, Examples, gather_examples
 from tasks.manifest import ManifestRef, read_manifest, read_rows
 from tests.declared import declared
 from tests.hub_cache import COMMIT, cached
@@ -95,6 +96,35 @@ def test_the_log_has_a_row_every_ten_steps_and_for_the_last(trained):
     assert read_manifest(log).schema == SCHEMA
     assert [row["step"] for row in rows] == [10, 11]
     assert all(row["loss"] > 0 and row["right_8"] is None for row in rows)
+
+
+def set_up(trainable, **changes) -> Training:
+    examples = Examples(gather_examples(trainable.root, trainable.encoded, ExampleChoice()), 7.0)
+    return Training(load_model(trainable.base), examples, CONFIG.model_copy(update=changes))
+
+
+@pytest.mark.training
+def test_the_log_ends_with_the_errors_on_the_clips_that_were_held_out(tmp_path, trainable):
+    training = set_up(trainable, parameters="all", words=True, steps=1)
+    still, pan = (
+        [i for i, example in enumerate(training.examples.all) if example.motion == motion]
+        for motion in ("static", "pan_right")
+    )
+    training.probe_on = still
+    (row,) = training.run(tmp_path / "checkpoint.safetensors")
+    assert all(row[f"right_{sigma}"] == row[f"opposite_{sigma}"] > 0 for sigma in (2, 8, 30)), "a still is its opposite"
+    training.probe_on = pan
+    moving = training.probe()
+    assert all(moving[f"right_{sigma}"] != moving[f"opposite_{sigma}"] for sigma in (2, 8, 30))
+    assert row["copy"] < 0.2 * moving["copy"], "a copy of the picture is right where nothing moves"
+
+
+@pytest.mark.slow
+def test_a_lora_begins_at_the_base_with_factors_of_unit_gain(trainable):
+    weights = dict(set_up(trainable, rank=16).model.unet.named_parameters())
+    first = [w for name, w in weights.items() if ".lora_A." in name]
+    assert torch.cat([(w * w.shape[1] ** 0.5).flatten() for w in first]).std().item() == pytest.approx(1, abs=0.05)
+    assert all((w == 0).all() for name, w in weights.items() if ".lora_B." in name)
 
 
 def test_a_second_call_trains_nothing_until_the_weights_are_gone(tmp_path, train, trained):

@@ -1,13 +1,17 @@
 """The embedded model's encoders: what they learn from, that they learn, and the folder they end in."""
 
+import json
+import math
 from itertools import islice
 from pathlib import Path
 
 import pytest
 import torch
 
-from models.svd.autoencoder import new_autoencoder
+from models.pictures import from_pixels
+from models.svd.autoencoder import decode_clips, encode_frames, new_autoencoder
 from models.svd.model import load_model
+from models.weights.names import TINY
 from tasks.manifest import ManifestRef, read_rows
 from tasks.tiny import encoders
 from tasks.tiny.encoders import (
@@ -18,6 +22,8 @@ from tasks.tiny.encoders import (
     draw_frame_pairs,
     draw_squares,
     load_clips,
+    make_scheduler,
+    make_unet,
     measure_reconstruction,
     train_encoders,
 )
@@ -85,7 +91,10 @@ def test_a_pair_of_frames_is_of_the_same_shots():
     first, second = next(draw_frame_pairs(clips, 4, seed=0))
     assert first.shape == (4, 3, 224, 224)
     assert torch.equal(first, second)
-    assert len(first[:, 0, 0, 0].unique()) == 4
+    shown = first[:, 0, 0, 0].unique()
+    assert len(shown) == 4
+    levels = torch.tensor([0, 40, 80, 120, 160, 200])
+    assert torch.isclose(shown[:, None], levels / 127.5 * 2 - 2).any(dim=1).all(), "normalised to -2..2"
 
 
 def test_reconstruction_is_measured_against_the_clips():
@@ -94,8 +103,18 @@ def test_reconstruction_is_measured_against_the_clips():
         torch.manual_seed(0)
         vae = new_autoencoder((32, 32, 32)).eval()
     untrained = measure_reconstruction(vae, flat)
-    assert 0 < untrained < 40
+    with torch.no_grad():
+        shown = decode_clips(vae, encode_frames(vae, from_pixels(flat[0])), 2).clamp(-1, 1)
+    off = (shown - from_pixels(flat[0])).square().mean().item()
+    assert untrained == pytest.approx(10 * math.log10(2**2 / off), abs=1e-3), "black and white are 2 apart"
     assert measure_reconstruction(vae, flat.expand(3, -1, -1, -1, -1)) == pytest.approx(untrained, abs=1e-3)
+
+
+def test_the_embedded_model_is_of_the_shape_and_the_noise_levels_that_are_made_here():
+    for made, file in ((make_unet(), "unet/config.json"), (make_scheduler(), "scheduler/scheduler_config.json")):
+        own = {name: value for name, value in made.config.items() if not name.startswith("_")}
+        told = {name: value for name, value in json.loads((TINY / file).read_text()).items() if name[0] != "_"}
+        assert json.loads(json.dumps(own)) == told
 
 
 @pytest.mark.training
