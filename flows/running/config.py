@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.errors import BadInput
+from tasks.limits import Limits
 
 Settings = dict[str, Any]
 
@@ -27,6 +28,7 @@ class FlowConfig(BaseModel):
     runner: Literal["threads", "dask", "ray"] = Field(
         default="threads", description="Where chunks run: threads of this machine, a Dask or a Ray cluster."
     )
+    limits: Limits = Field(default_factory=Limits, description="What reading a film or a picture may take.")
 
 
 class Outcome(BaseModel):

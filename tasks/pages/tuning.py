@@ -24,6 +24,7 @@ from tasks.keep_rules import (
     Axis,
     SelectConfig,
     encode_values,
+    find_excused,
     find_limits,
     measure_seconds,
     read_floats,
@@ -94,6 +95,7 @@ def make_arrays(clips: pa.Table) -> dict[str, NDArray[Any]]:
         "pixels": pixels.astype(np.int32),
         "sharp": np.nan_to_num(measured["sharpness"].astype(np.float64)),
         "camera": np.array(motions, np.uint8),
+        "excused": find_excused(clips).astype(np.uint8),
     }
 
 
