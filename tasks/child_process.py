@@ -23,7 +23,6 @@ from contextlib import suppress
 from logging.handlers import QueueHandler
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from queue import SimpleQueue
 from types import ModuleType
 from typing import Any, Literal, NamedTuple, Self, TypeVar, cast
@@ -221,14 +220,13 @@ def _serve(pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     log.addHandler(_Relay(pipe))
     log.propagate = False
-    held = _measure_memory()
     with suppress(BrokenPipeError, ConnectionResetError, EOFError):
         pipe.send(("started", None))
         while True:
             call = pipe.recv()
             log.setLevel(call.level)
             set_limits(call.limits)
-            _limit_this_process(call, held)
+            _limit_this_process(call)
             answer = _answer(call)
             signal.setitimer(signal.ITIMER_REAL, 0)
             pipe.send(answer)
@@ -245,24 +243,18 @@ def _answer(call: _Call) -> tuple[str, Any]:
         return ("error", error) if is_of_the_disk(error) else ("unexpected", traceback.format_exc())
 
 
-def _limit_this_process(call: _Call, held: int) -> None:
-    """Set the limits of one call: of wall time where the parent is gone, of processor time, and of memory beyond what
-    the process `held` before."""
+def _limit_this_process(call: _Call) -> None:
+    """Set the limits of one call: of wall time where the parent is gone, of processor time and of memory."""
     signal.setitimer(signal.ITIMER_REAL, call.limit_s + ORPHAN_GRACE_S)
     spent = time.process_time()
     _limit(resource.RLIMIT_CPU, math.ceil(spent + call.limit_s * call.limits.processor_share))
-    _limit(resource.RLIMIT_DATA, held + call.limits.memory_mb * 1_000_000)
+    _limit(resource.RLIMIT_DATA, call.limits.memory_mb * 1_000_000)
 
 
 def _limit(kind: int, most: int) -> None:
     """Lower this process' own limit to `most`, where its caller's is not lower already."""
     _, hard = resource.getrlimit(kind)
     resource.setrlimit(kind, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
-
-
-def _measure_memory() -> int:
-    """Return the bytes of this process' own writable memory, which is what RLIMIT_DATA counts."""
-    return int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
 
 
 class Ended(NamedTuple):

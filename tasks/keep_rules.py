@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.measures.camera import MotionClass
-from tasks.clip_measures import MEASURES, STILL_CHANGE, Measure
+from tasks.clip_measures import MEASURES, STILL_CHANGE, Measure, find_excused
 
 Mask = NDArray[np.bool_]
 Bits = NDArray[np.uint16]
@@ -218,12 +218,12 @@ class Verdict:
 
 
 def judge_clips(clips: pa.Table, config: SelectConfig) -> Verdict:
-    """Judge the clips; a needed measurement that is null fails `measurement_failed` and no other rule, but where a clip
-    is too short to be measured, `too_short`, if that rule is on."""
+    """Judge the clips; a needed measurement that is null fails `measurement_failed` and no other rule, or `too_short`
+    if that rule is on and the clip too short to be measured."""
     limits, skipped = find_limits(clips, config)
     failing: dict[str, Mask] = {}
     needed = [axis.column for axis in AXES if axis.reason in limits]
-    excused = find_excused(clips) if config.min_clip_s is not None else np.zeros(len(clips), bool)
+    excused = find_excused(clips) & (config.min_clip_s is not None)
     if config.min_clip_s is not None:
         failing["too_short"] = (measure_seconds(clips) < config.min_clip_s - GRACE_S) | excused
     for axis in AXES:
@@ -301,13 +301,6 @@ def find_repeats(clips: pa.Table, eligible: Mask) -> Mask:
     wanted = np.full(int(group.max(initial=-1)) + 2, -1)
     wanted[names] = shot[rows[lead[ranked[best]]]]
     return (wanted[group] >= 0) & (wanted[group] != shot)
-
-
-def find_excused(clips: pa.Table) -> Mask:
-    """Return which clips are too short to be measured, as their `note` says, which older datasets lack."""
-    if "note" not in clips.column_names:
-        return np.zeros(len(clips), bool)
-    return clips["note"].is_valid().to_numpy()
 
 
 def measure_seconds(clips: pa.Table) -> NDArray[np.float64]:

@@ -12,7 +12,7 @@ class Limits(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     memory_mb: int = Field(
-        default=4000, ge=64, description="Memory that reading one film or picture may take, in 10^6 bytes."
+        default=4000, ge=1000, description="Memory of a process that reads a film or a picture, in 10^6 bytes."
     )
     megapixels: float = Field(
         default=90.0, gt=0, description="Largest film or picture that is read, in millions of pixels."

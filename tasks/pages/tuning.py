@@ -15,6 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from models.measures.camera import MOTIONS
+from tasks.clip_measures import find_excused
 from tasks.keep_rules import (
     AXES,
     LENGTH,
@@ -24,7 +25,6 @@ from tasks.keep_rules import (
     Axis,
     SelectConfig,
     encode_values,
-    find_excused,
     find_limits,
     measure_seconds,
     read_floats,

@@ -135,10 +135,10 @@ def limits():
 
 
 def test_a_child_that_wants_more_memory_than_it_may_have_is_an_error_that_names_the_setting(limits):
-    limits(memory_mb=300)
+    limits(memory_mb=1000)
     assert run_in_child(take_memory, 100, limit_s=30) == 100_000_000
-    with pytest.raises(DecodeLimit, match=r"film\.mp4: takes more than 300 MB of memory.*--limits\.memory-mb"):
-        run_in_child(take_memory, 500, limit_s=30, item="film.mp4")
+    with pytest.raises(DecodeLimit, match=r"film\.mp4: takes more than 1000 MB of memory.*--limits\.memory-mb"):
+        run_in_child(take_memory, 1100, limit_s=30, item="film.mp4")
 
 
 def test_a_child_that_wants_more_processor_time_than_it_may_have_is_an_error_that_names_the_setting(limits):

@@ -297,8 +297,8 @@ def test_a_film_of_more_pixels_than_are_allowed_is_an_error_that_names_the_setti
         set_limits(Limits())
 
 
-@pytest.mark.parametrize("limits", [Limits(memory_mb=64), Limits(processor_share=0.001)])
+@pytest.mark.parametrize("limits", [Limits(memory_mb=1000), Limits(processor_share=0.001)])
 def test_ffmpeg_has_the_limits_of_a_command_that_reads_a_film(limits: Limits):
-    source = ffmpeg.input("testsrc2=s=3840x2160:d=600", f="lavfi").output("-", f="null")
+    source = ffmpeg.input("testsrc2=s=16000x16000:d=600", f="lavfi").output("-", f="null")
     with pytest.raises(BadMedia):
         run_ffmpeg(compile_command(source), None, "film.mp4", 300, limits)
