@@ -36,8 +36,8 @@ from PIL import Image
 from torch import nn
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from models.device import CPU, empty_cache, find_device, format_device, is_out_of_memory, watch_costs
-from models.errors import BadInput
+from models.device import CPU, empty_cache, find_device, format_device, watch_costs
+from models.errors import BadInput, is_out_of_memory
 from models.memory.placement import feed_forward_in_pieces, move, place_for_decoding, place_for_sampling
 from models.memory.plan import MIB, Plan
 from models.svd.exact_decode import Room

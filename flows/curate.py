@@ -41,7 +41,7 @@ from tasks.keep_rules import SelectConfig, paper
 from tasks.keep_verdicts import Funnel
 from tasks.manifest import ManifestRef, read_rows
 from tasks.pages.page import format_count
-from tasks.video import SourceVideo
+from tasks.video import SourceVideo, name_clip
 
 log = logging.getLogger("reelmill")
 
@@ -253,9 +253,9 @@ def summarise(config: CurateConfig, selection: Selection, page: Path) -> CurateO
     """Count the dataset's tables; log the failures, each with its reason."""
     dataset = config.out
     videos = read_rows(dataset / "videos.parquet", ("error_message",))
-    clips = read_rows(dataset / "clips.parquet", ("clip_id", "error"))
+    clips = read_rows(dataset / "clips.parquet", ("source", "start_s", "end_s", "error"))
     failures = [row["error_message"] for row in videos if row["error_message"]]
-    failures += [f"{row['clip_id']}: {row['error']}" for row in clips if row["error"]]
+    failures += [f"{name_clip(r['source'], r['start_s'], r['end_s'])}: {r['error']}" for r in clips if r["error"]]
     failures += list_uncut(config)
     for failure in failures[:SHOWN_FAILURES]:
         log.warning("%s", failure)

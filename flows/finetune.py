@@ -127,6 +127,7 @@ def read_kept_clips(dataset: Path, base: str) -> list[SourceClips]:
             videos[video]["digest"],
             tuple(sorted(clips, key=lambda c: c.start_s)),
             base,
+            videos[video].get("container"),
         )
         for video, clips in spans.items()
     ]

@@ -42,6 +42,7 @@ from tasks.generate.job_settings import JobsConfig
 from tasks.generate.jobs import WAITING, put_off, read_jobs
 from tasks.generate.outputs import collect_outputs
 from tasks.generate.sample import SampleConfig, plan_all_batches, sample_jobs
+from tasks.limits import set_limits
 from tasks.manifest import ManifestRef, digest_file, publish, publish_json, read_rows
 
 log = logging.getLogger("reelmill")
@@ -278,6 +279,7 @@ def plan(config: GenerateConfig) -> GeneratePlan:
     Raises what the run would be refused for; a watched folder may still be empty.
     """
     make_look(config.format, config.crf)
+    set_limits(config.limits)
     if config.watch and not list_first_pictures(config.images or config.jobs):
         return GeneratePlan(ready=0, batches=0, takes=(), said=())
     with TemporaryDirectory() as folder:

@@ -11,6 +11,7 @@ from pydantic import ConfigDict, ValidationError
 from models.errors import BadMedia
 from models.given_files import parse_json, read_text
 from models.pictures import Background, Fit
+from tasks.child_process import Child
 from tasks.generate.clip_tags import read_tag
 from tasks.generate.encode_formats import Format
 from tasks.generate.job_batches import ItemSettings
@@ -23,6 +24,9 @@ Facts = Mapping[str, Any]
 NEEDS = ("item_key", "latents_sha256", "model", "model_revision", "family", "batch", "format", "encoder", "dtype")
 """What a clip must say of itself to be made again, beside its settings."""
 
+
+TAG_LIMIT_S = 60.0
+"""Time limit for reading what a clip carries."""
 
 ASKED = tuple(dict.fromkeys((*in_(In.CLIP), *in_(In.FILE))))
 """What is within the range in which it can be asked for."""
@@ -44,7 +48,8 @@ class Provenance(ItemSettings):
 def read_provenance(clip: Path) -> dict[str, Any]:
     """Read a clip's provenance, from its tag or the file beside it; raises BadMedia when it has none that can be
     used."""
-    text = read_tag(clip)
+    with Child() as child:
+        text = child.run(read_tag, clip, limit_s=TAG_LIMIT_S)
     # A folder's name may have a dot in it, which ends no stem.
     sidecar = clip.with_name(f"{clip.name}.json") if clip.is_dir() else clip.with_suffix(".json")
     try:

@@ -22,16 +22,21 @@ from models.device import DEVICE_HELP, DeviceName, find_device, format_device
 from models.errors import BadInput, ReelmillError
 from models.generation.card import read_card
 from models.measures.psnr import mean_squared_error, psnr
-from models.pictures import Frames, Picture, prepare_picture
+from models.pictures import Frames, Picture, open_picture, read_foreign_picture
 from models.weights.names import MODEL_HELP, is_of_hub, shorten_revision
+from tasks.child_process import Child
 from tasks.generate.clip_tags import read_clip
 from tasks.generate.decode import DecodeConfig, decode_jobs, pair_samples
 from tasks.generate.encode import EncodeConfig, encode_jobs, pair_measured
 from tasks.generate.encode_formats import make_look
-from tasks.generate.jobs import SCHEMA
+from tasks.generate.jobs import PICTURE_LIMIT_S, SCHEMA
 from tasks.generate.sample import VERSION, SampleConfig, sample_jobs
 from tasks.ledger import resolve_inside
+from tasks.limits import get_limits
 from tasks.manifest import Lineage, ManifestRef, digest_file, make_table, read_rows, write_manifest
+
+CLIP_LIMIT_S = 600.0
+"""Time limit for reading the clip that is compared."""
 
 
 class ReproduceConfig(BaseModel):
@@ -160,12 +165,18 @@ def choose_picture(config: ReproduceConfig, facts: Facts, own: Facts) -> Picture
 
 def _prepare(path: Path, facts: Facts) -> Picture:
     """Return the picture as the clip had it."""
-    pixels = prepare_picture(
-        path, facts["width"], facts["height"], facts["fit"] or "crop", facts["background"] or "white"
-    )
+    how = (facts["width"], facts["height"], facts["fit"] or "crop", facts["background"] or "white")
+    with Child() as child:
+        most = get_limits().pixels
+        pixels, _ = child.run(read_foreign_picture, path, *how, most, limit_s=PICTURE_LIMIT_S, item=path.name)
     if _read_digest(pixels) != facts["picture_sha256"]:
         raise _OtherPicture(f"picture: {path} is the same file, but is prepared otherwise by this version of Reelmill.")
     return pixels
+
+
+def _read_foreign_clip(clip: Path) -> Frames:
+    with Child() as child:
+        return child.run(read_clip, clip, limit_s=CLIP_LIMIT_S)
 
 
 def list_other_weights(facts: Facts, model: str, lora: Path | None) -> list[str]:
@@ -205,7 +216,7 @@ def compare(clip: Path, facts: Facts, rows: Mapping[str, Facts], inputs: Recorde
         _find_made(clips[0])
         encoding = EncodeConfig(format=facts["format"], crf=facts["crf"], trim=facts["trim"], device=inputs.device)
         videos = encode_jobs.fn(root, encoding, pair_measured(jobs, [samples[mine]], clips))
-        distance = distance_db(read_clip(root / _find_made(videos[0])["video"]), read_clip(clip))
+        distance = distance_db(read_clip(root / _find_made(videos[0])["video"]), _read_foreign_clip(clip))
     if sample["latents_sha256"] != facts["latents_sha256"]:
         return [_describe_latents(facts, len(keys), format_device(find_device(inputs.device)), distance)]
     return [] if distance == math.inf else [f"frames: the latents are identical. {describe_distance(distance)}"]
@@ -280,7 +291,7 @@ def distance_db(one: Frames, other: Frames) -> float:
 
 
 def _read_pixels(path: Path) -> Picture:
-    with Image.open(path) as picture:
+    with open_picture(path) as picture:
         return np.asarray(picture)
 
 

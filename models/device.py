@@ -1,5 +1,4 @@
-"""Devices and precisions: which one a run works on, how much memory is free there, what an out-of-memory error looks
-like.
+"""Devices and precisions: which one a run works on, how much memory is free there.
 
 All code that is special to one kind of device is here and in models/memory/placement.py. `auto` is the first CUDA GPU
 if there is one, else Apple's MPS, else the CPU. As a precision it is what a family is published in on a CUDA GPU
@@ -31,16 +30,6 @@ Precision = Literal["float32", "float16", "bfloat16"]
 AskedPrecision = Literal["auto", "float32", "float16", "bfloat16"]
 
 KINDS = ("cpu", "cuda", "mps")
-
-NO_MEMORY = (
-    "out of memory",
-    "can't allocate memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_ALLOC_FAILED",
-    "CUDA_ERROR_OUT_OF_MEMORY",
-    "cudaErrorMemoryAllocation",
-)
-"""Texts of out-of-memory errors without a class of their own: torch's, those of CUDA and its libraries, MPS's."""
 
 
 def check_device_name(name: str) -> str:
@@ -120,13 +109,6 @@ def empty_cache(device: torch.device) -> None:
         return
     gc.collect()
     (torch.cuda if device.type == "cuda" else torch.mps).empty_cache()
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Say whether an error means that memory was too small, on any device."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in NO_MEMORY)
 
 
 @dataclass

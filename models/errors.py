@@ -5,13 +5,30 @@ ReelmillError
 ├── BadMedia          a video or picture cannot be read
 │   ├── DecodeCrash   the decoder's process died on it
 │   ├── DecodeTimeout the decoder took longer than its limit
+│   ├── DecodeLimit   the decoder wanted more memory, processor time or pixels than it may have
 │   ├── BadFetch      a URL cannot be fetched
 │   ├── NoKeyframes   a clip cannot be cut without encoding it again
+│   ├── TooShort      a clip has too few frames to be measured, which is no failure
 │   └── EncoderOutOfMemory  ffmpeg was killed, or failed, for lack of memory; also a MemoryError
 ├── BadModel          weights or configuration of a model are missing or do not fit
 ├── EndpointFailed    a model server did not give a usable answer
 └── BadManifest       a manifest does not have the columns its step declares
 """
+
+import errno
+
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+"""Errors of the disk that is written to: they concern the whole run, not the item that was being worked on."""
+
+NO_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDA_ERROR_OUT_OF_MEMORY",
+    "cudaErrorMemoryAllocation",
+)
+"""Texts of out-of-memory errors without a class of their own: torch's, those of CUDA and its libraries, MPS's."""
 
 
 class ReelmillError(Exception):
@@ -36,12 +53,20 @@ class DecodeTimeout(BadMedia):
     code = "decoder_timeout"
 
 
+class DecodeLimit(BadMedia):
+    code = "decoder_limit"
+
+
 class BadFetch(BadMedia):
     code = "fetch_failed"
 
 
 class NoKeyframes(BadMedia):
     code = "no_keyframes"
+
+
+class TooShort(BadMedia):
+    code = "too_short"
 
 
 class EncoderOutOfMemory(BadMedia, MemoryError):
@@ -58,3 +83,15 @@ class EndpointFailed(ReelmillError):
 
 class BadManifest(ReelmillError):
     code = "bad_manifest"
+
+
+def is_of_the_disk(error: BaseException) -> bool:
+    """Return whether an error says that the disk which is written to is full or read-only."""
+    return isinstance(error, OSError) and error.errno in NO_ROOM
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Say whether an error means that memory was too small, on any device: a MemoryError, or one of torch's."""
+    if isinstance(error, MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in NO_MEMORY)

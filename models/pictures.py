@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from models.errors import BadInput, BadMedia
+from models.errors import BadInput, BadMedia, DecodeLimit
 from models.file_kinds import read_kind
 
 if TYPE_CHECKING:
@@ -46,6 +46,9 @@ PICTURE_SUFFIXES = frozenset(
     )
 )
 
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+"""What Pillow reads here, whatever a file is named. Others run programs (EPS: Ghostscript) or are seldom tried."""
+
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, OverflowError, IndexError, struct.error, zlib.error)
 
 
@@ -63,10 +66,24 @@ def prepare_picture(
     return np.asarray(fit_picture(_read(path, background), width, height, fit, background))
 
 
+def open_picture(path: Path) -> Image.Image:
+    """Open a picture of one of FORMATS, which is read when it is used; raises what Pillow raises."""
+    return Image.open(path, formats=FORMATS)
+
+
+def read_foreign_picture(
+    path: Path, width: int, height: int, fit: Fit, background: Background, most_pixels: int
+) -> tuple[Picture, int]:
+    """Return a picture as `prepare_picture` does, and how many there are in its file; raises BadMedia where it has more
+    than `most_pixels`. For a child process: it sets Pillow's limit."""
+    Image.MAX_IMAGE_PIXELS = most_pixels
+    return prepare_picture(path, width, height, fit, background), count_pictures(path)
+
+
 def count_pictures(path: Path) -> int:
     """Count the pictures in a file, frames of an animation or pages, of which only the first is used; 1 if unknown."""
     try:
-        with _warnings("ignore"), Image.open(path) as picture:
+        with _warnings("ignore"), open_picture(path) as picture:
             return getattr(picture, "n_frames", 1)
     except (Image.DecompressionBombError, *_UNREADABLE):
         return 1
@@ -104,12 +121,14 @@ def to_pixels(values: "Tensor") -> "Tensor":
 def _read(path: Path, background: Background) -> Image.Image:
     """Read a picture as RGB, turned by its EXIF orientation; more pixels than Pillow's limit are an error."""
     try:
-        with _warnings("error"), Image.open(path) as picture:
+        with _warnings("error"), open_picture(path) as picture:
             picture.load()
             return _make_opaque(ImageOps.exif_transpose(picture), background, path.name)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         limit = (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
-        raise BadMedia(f"{path.name}: has more than {limit} million pixels; make it smaller.") from error
+        raise DecodeLimit(
+            f"{path.name}: has more than {limit} million pixels; make it smaller, or raise --limits.megapixels."
+        ) from error
     except _UNREADABLE as error:
         raise BadMedia(f"{path.name}: cannot be read as a picture ({_explain_error(path, error)}).") from error
 

@@ -77,7 +77,9 @@ def find_or_compute(
     own = table.schema if not step.open else pa.schema([*table.schema][: len(step.schema)])
     if own != step.schema:
         raise BadManifest(f"{step.name}: its rows have {table.schema.names}, its schema says {step.schema.names}.")
-    return write_manifest(path, _add_attempts(table, path), lineage, _measure_lengths(step, root, table))
+    written = write_manifest(path, _add_attempts(table, path), lineage, _measure_lengths(step, root, table))
+    _forget_older_attempts(path)
+    return written
 
 
 def find(step: Step, root: Path, key: str) -> ManifestRef | None:
@@ -111,8 +113,20 @@ def set_aside(path: Path) -> Path:
 
 
 def count_attempts(path: Path) -> int:
-    """Return how many manifests were set aside at this path."""
-    return len(list(path.parent.glob(f"{path.stem}.*.failed")))
+    """Return how many manifests were set aside at this path; only the last one is kept."""
+    return max((int(aside.suffixes[-2][1:]) for aside in _list_asides(path)), default=0)
+
+
+def _list_asides(path: Path) -> list[Path]:
+    return list(path.parent.glob(f"{path.stem}.*.failed"))
+
+
+def _forget_older_attempts(path: Path) -> None:
+    """Delete the manifests that were set aside at this path but for the last one, which counts them all."""
+    last = _name_aside(path, count_attempts(path))
+    for aside in _list_asides(path):
+        if aside != last:
+            aside.unlink(missing_ok=True)
 
 
 def _name_aside(path: Path, attempt: int) -> Path:

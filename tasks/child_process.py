@@ -1,26 +1,34 @@
-"""Child processes: functions that run in one with a time limit, so that a file that crashes or hangs the decoder fails
-alone; programs; and servers that end with their parent. No other module starts a process or asks about one.
+"""Child processes: functions that run in one with limits of time, memory and processor time, so that a file that
+crashes or hangs the decoder, or makes it take too much, fails alone; programs; and servers that end with their parent.
+No other module starts a process or asks about one.
 
-A fork server with the heavy libraries loaded makes each child in about 20 ms, however many threads the caller has.
+A child is made by a fork server with the heavy libraries loaded, in about 20 ms, however many threads the caller has;
+or started afresh, where one child serves many calls that need few libraries.
 """
 
-import errno
+import logging
+import math
 import multiprocessing
 import os
+import resource
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from logging.handlers import QueueHandler
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from queue import SimpleQueue
 from types import ModuleType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, Self, TypeVar, cast
 
-from models.errors import DecodeCrash, DecodeTimeout, ReelmillError
+from models.errors import DecodeCrash, DecodeLimit, DecodeTimeout, ReelmillError, is_of_the_disk
+from tasks.limits import LONGEST_LIMIT_S, Limits, get_limits, set_limits
 
 START_LIMIT_S = 120.0
 """The longest time a child may take to start; the first one waits for the fork server to load its libraries."""
@@ -31,56 +39,131 @@ END_LIMIT_S = 5.0
 ORPHAN_GRACE_S = 10.0
 """How long past its limit a child lives when its parent is gone."""
 
-NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
-"""Errors of the disk that is written to: they concern the whole run, not the file that a child works on."""
-
 T = TypeVar("T")
 
 Server = subprocess.Popen[bytes]
 """A server's process; the server ends when this is no longer referred to, since its standard input closes then."""
 
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["av", "cv2", "ffmpeg", "pandas", "prefect.flows", "pyarrow.parquet"])
+log = logging.getLogger("reelmill")
+
+_fork_server = multiprocessing.get_context("forkserver")
+_fork_server.set_forkserver_preload(["av", "cv2", "ffmpeg", "pandas", "prefect.flows", "pyarrow.parquet"])
 _starting = threading.Lock()
+
+
+class _Call(NamedTuple):
+    """What a child is asked to do, the seconds and the limits it has for it, and the level it logs at."""
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    limit_s: float
+    limits: Limits
+    level: int
+
+
+class Child:
+    """A child process for one call after the other. It starts with the first; after a call that killed it, the next one
+    has a new process."""
+
+    def __init__(self, made_by: Literal["forkserver", "spawn"] = "spawn") -> None:
+        self._context = _fork_server if made_by == "forkserver" else multiprocessing.get_context("spawn")
+        self._process: BaseProcess | None = None
+        self._pipe: Connection | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def run(self, function: Callable[..., T], *args: Any, limit_s: float, item: str | None = None) -> T:
+        """Call a module-level function in the child and return its value; `item` and the errors are those of
+        `run_in_child`."""
+        item = item or str(args[0] if args else function.__name__)
+        limit_s = min(limit_s, LONGEST_LIMIT_S)
+        try:
+            if self._process is None:
+                self._start(item)
+            assert self._pipe
+            self._pipe.send(_Call(function, args, limit_s, get_limits(), log.getEffectiveLevel()))
+            word, value = self._wait(limit_s, item)
+        except (EOFError, BrokenPipeError, ConnectionResetError) as error:
+            raise self._explain_end(limit_s, item) from error
+        except BaseException:
+            self._kill()
+            raise
+        return _read_answer(word, value, item)
+
+    def close(self) -> None:
+        """End the child, which may not take long."""
+        if self._pipe:
+            self._pipe.close()
+        if self._process and self._process.pid is not None:
+            self._process.join(END_LIMIT_S)
+        self._kill()
+
+    def _start(self, item: str) -> None:
+        self._pipe, theirs = self._context.Pipe()
+        self._process = self._context.Process(target=_serve, args=(theirs,), daemon=True)
+        try:
+            _start(self._process)
+        finally:
+            theirs.close()
+        self._wait(START_LIMIT_S, item)
+
+    def _wait(self, limit_s: float, item: str) -> tuple[str, Any]:
+        """Return the child's next answer, and log what it logs before."""
+        assert self._pipe
+        end = time.monotonic() + limit_s
+        while self._pipe.poll(max(0.0, end - time.monotonic())):
+            word, value = self._pipe.recv()
+            if word != "log":
+                return word, value
+            log.handle(value)
+        raise DecodeTimeout(f"{item}: not done after {limit_s:g} s, so it was stopped. Retry it with a higher limit.")
+
+    def _explain_end(self, limit_s: float, item: str) -> DecodeCrash | DecodeLimit:
+        assert self._process
+        self._process.join(END_LIMIT_S)
+        code = self._process.exitcode
+        self._kill()
+        if code == -signal.SIGXCPU:
+            most = limit_s * get_limits().processor_share
+            return DecodeLimit(
+                f"{item}: takes more than {most:g} s of processor time. If it should, raise --limits.processor-share."
+            )
+        return DecodeCrash(f"{item}: its process died ({_describe_end(code)}). The file may be damaged.")
+
+    def _kill(self) -> None:
+        if self._pipe:
+            self._pipe.close()
+        if self._process and self._process.pid is not None:
+            self._process.kill()
+            self._process.join()
+            self._process.close()
+        self._process = self._pipe = None
 
 
 def run_in_child(function: Callable[..., T], *args: Any, limit_s: float, item: str | None = None) -> T:
     """Call a module-level function in a process of its own and return its value.
 
     `item` names the work in messages, by default the first argument. Raises DecodeTimeout when the call takes longer
-    than `limit_s` seconds, and DecodeCrash when its process dies or raises another exception than ReelmillError. The
-    function's own ReelmillError is raised unchanged, and so is an OSError of a disk that is full or read-only.
+    than `limit_s` seconds, DecodeLimit when it takes more than this process' limits allow (tasks/limits.py), and
+    DecodeCrash when its process dies or raises another exception than ReelmillError. The function's own ReelmillError
+    is raised unchanged, and so is an OSError of a disk that is full or read-only. What it logs is logged here.
     """
-    item = item or str(args[0] if args else function.__name__)
-    receiver, sender = _context.Pipe(duplex=False)
-    child = _context.Process(target=_run_function, args=(sender, limit_s, function, args), daemon=True)
-    try:
-        _start(child)
-        sender.close()
-        return _wait_for_answer(receiver, child, limit_s, item)
-    finally:
-        receiver.close()
-        _end(child)
+    with Child("forkserver") as child:
+        return child.run(function, *args, limit_s=limit_s, item=item)
 
 
-def _wait_for_answer(receiver: Connection, child: BaseProcess, limit_s: float, item: str) -> Any:
-    try:
-        for limit in (START_LIMIT_S, limit_s):
-            if not receiver.poll(limit):
-                child.kill()
-                raise DecodeTimeout(
-                    f"{item}: not done after {limit:g} s, so it was stopped. Retry it with a higher limit."
-                )
-            word, value = receiver.recv()
-    except EOFError as error:
-        child.join(END_LIMIT_S)
-        raise DecodeCrash(
-            f"{item}: its process died ({_describe_end(child.exitcode)}). The file may be damaged."
-        ) from error
+def _read_answer(word: str, value: Any, item: str) -> Any:
     if word == "value":
         return value
     if word == "error":
         raise value
+    if word == "memory":
+        most = get_limits().memory_mb
+        raise DecodeLimit(f"{item}: takes more than {most} MB of memory. If it should, raise --limits.memory-mb.")
     unexpected = DecodeCrash(f"{item}: {value.strip().splitlines()[-1]}")
     unexpected.add_note(value)
     raise unexpected
@@ -119,30 +202,59 @@ class _Program(ModuleType):
         return getattr(self._program, name)
 
 
-def _end(child: BaseProcess) -> None:
-    if child.pid is None:
-        return
-    child.join(END_LIMIT_S)
-    child.kill()
-    child.join()
-    child.close()
+class _Relay(QueueHandler):
+    """A handler that sends what a child logs to its parent, tracebacks as text."""
+
+    def __init__(self, pipe: Connection) -> None:
+        super().__init__(SimpleQueue())
+        self._pipe = pipe
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        """Send a record."""
+        with suppress(BrokenPipeError):
+            self._pipe.send(("log", record))
 
 
-def _run_function(sender: Connection, limit_s: float, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+def _serve(pipe: Connection) -> None:
+    """Answer the calls that come through a pipe until its other end is closed."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    signal.setitimer(signal.ITIMER_REAL, limit_s + ORPHAN_GRACE_S)
-    with suppress(BrokenPipeError):
-        sender.send(("started", None))
-        try:
-            sender.send(("value", function(*args)))
-        except ReelmillError as error:
-            sender.send(("error", error))
-        except Exception as error:
-            if isinstance(error, OSError) and error.errno in NO_ROOM:
-                sender.send(("error", error))
-                return
-            sender.send(("unexpected", traceback.format_exc()))
-            raise SystemExit(1) from error
+    log.addHandler(_Relay(pipe))
+    log.propagate = False
+    with suppress(BrokenPipeError, ConnectionResetError, EOFError):
+        pipe.send(("started", None))
+        while True:
+            call = pipe.recv()
+            log.setLevel(call.level)
+            set_limits(call.limits)
+            _limit_this_process(call)
+            answer = _answer(call)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            pipe.send(answer)
+
+
+def _answer(call: _Call) -> tuple[str, Any]:
+    try:
+        return "value", call.function(*call.args)
+    except ReelmillError as error:
+        return "error", error
+    except MemoryError:
+        return "memory", None
+    except Exception as error:
+        return ("error", error) if is_of_the_disk(error) else ("unexpected", traceback.format_exc())
+
+
+def _limit_this_process(call: _Call) -> None:
+    """Set the limits of one call: of wall time where the parent is gone, of processor time and of memory."""
+    signal.setitimer(signal.ITIMER_REAL, call.limit_s + ORPHAN_GRACE_S)
+    spent = time.process_time()
+    _limit(resource.RLIMIT_CPU, math.ceil(spent + call.limit_s * call.limits.processor_share))
+    _limit(resource.RLIMIT_DATA, call.limits.memory_mb * 1_000_000)
+
+
+def _limit(kind: int, most: int) -> None:
+    """Lower this process' own limit to `most`, where its caller's is not lower already."""
+    _, hard = resource.getrlimit(kind)
+    resource.setrlimit(kind, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
 
 class Ended(NamedTuple):
@@ -159,15 +271,31 @@ def run_program(
     stdin: bytes | memoryview | None = None,
     limit_s: float | None = None,
     environment: Mapping[str, str] | None = None,
+    limits: Limits | None = None,
 ) -> Ended:
-    """Run a program to its end, with `environment` added to this process's. Raises TimeoutError after `limit_s`, and
-    OSError where the program cannot run."""
-    added = {**os.environ, **(environment or {})}
-    try:
-        done = subprocess.run(command, input=stdin, capture_output=True, timeout=limit_s, check=False, env=added)
-    except subprocess.TimeoutExpired as error:
-        raise TimeoutError(f"not done after {limit_s:g} s") from error
-    return Ended(done.returncode, done.stdout, done.stderr, done.returncode == -signal.SIGKILL)
+    """Run a program to its end, with `environment` added to this process's, and within `limits` where they are given.
+    Raises TimeoutError after `limit_s`, and OSError where the program cannot run."""
+    pipe, added = subprocess.PIPE, {**os.environ, **(environment or {})}
+    source = None if stdin is None else pipe
+    with subprocess.Popen(command, stdin=source, stdout=pipe, stderr=pipe, env=added) as program:
+        if limits:
+            _limit_program(program.pid, limit_s, limits)
+        try:
+            output, messages = program.communicate(cast(bytes, stdin), limit_s)
+        except BaseException as error:
+            program.kill()
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise TimeoutError(f"not done after {limit_s:g} s") from error
+            raise
+    return Ended(program.returncode, output, messages, program.returncode == -signal.SIGKILL)
+
+
+def _limit_program(pid: int, limit_s: float | None, limits: Limits) -> None:
+    """Limit the processor time and the memory of a program that has just started; one that has ended needs none."""
+    spend = math.ceil((limit_s or LONGEST_LIMIT_S) * limits.processor_share)
+    for kind, most in ((resource.RLIMIT_CPU, spend), (resource.RLIMIT_DATA, limits.memory_mb * 1_000_000)):
+        with suppress(ProcessLookupError):
+            resource.prlimit(pid, kind, (most, most))
 
 
 def start_server(module: str, port: socket.socket, environment: Mapping[str, str]) -> Server:

@@ -7,7 +7,9 @@ they judge, and the pages the words and the unit of each column. How a column is
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from tasks.manifest import ERROR_FIELDS
 
@@ -123,3 +125,8 @@ MEASURES = {measure.name: measure for measure in (LENGTH, *JOINED)}
 def make_step_schema(measures: Sequence[Measure]) -> pa.Schema:
     """Return the schema of a step that measures these columns of each clip."""
     return pa.schema([("clip_id", pa.string()), *(measure.field for measure in measures), *ERROR_FIELDS])
+
+
+def find_excused(clips: pa.Table) -> NDArray[np.bool_]:
+    """Return which clips are too short to be measured, as their `note` says, which older datasets lack."""
+    return clips["note"].is_valid().to_numpy() if "note" in clips.column_names else np.zeros(len(clips), bool)

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from models.errors import BadManifest
+from models.errors import BadManifest, TooShort
 from models.pictures import Frames
 from tasks.ledger import is_whole
 from tasks.manifest import publish
@@ -24,6 +24,9 @@ JPEG_QUALITY = 90
 
 ROWS_PER_GROUP = 32
 """Frames held in memory while writing, and the fewest that are read at a time."""
+
+NONE_STORED = "none of its frames is stored. If it is long, raise --scan.frames-per-s."
+"""Why a clip cannot be looked at."""
 
 
 class FrameWriter:
@@ -123,11 +126,11 @@ class FramesOnDemand(Sequence[Frames]):
 def load_first_middle_last(path: Path, start_pts: int, end_pts: int) -> Frames:
     """Return the first, the middle and the last stored frame of [start_pts, end_pts), each once, as `load_frames` does.
 
-    Raises BadManifest when no such frame is stored.
+    Raises TooShort when no such frame is stored.
     """
     stored = [frame for frame in read_frame_times(path) if start_pts <= frame[0] < end_pts]
     if not stored:
-        raise BadManifest(f"{path}: has no frame from pts {start_pts} to {end_pts}. Delete it and run the scan again.")
+        raise TooShort(NONE_STORED)
     middle_s = (stored[0][1] + stored[-1][1]) / 2
     middle, _ = min(stored, key=lambda frame: abs(frame[1] - middle_s))
     return load_frames(path, sorted({stored[0][0], middle, stored[-1][0]}))

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.measures.camera import MotionClass
-from tasks.clip_measures import MEASURES, STILL_CHANGE, Measure
+from tasks.clip_measures import MEASURES, STILL_CHANGE, Measure, find_excused
 
 Mask = NDArray[np.bool_]
 Bits = NDArray[np.uint16]
@@ -71,7 +71,11 @@ class SelectConfig(BaseModel):
 
     min_clip_s: Annotated[
         float | None, Axis("too_short", "Too short", "under {0:g} s", column="seconds", slider="Length")
-    ] = Field(default=1.0, ge=0, description="too_short: clips shorter than this, in seconds.")
+    ] = Field(
+        default=1.0,
+        ge=0,
+        description="too_short: clips shorter than this, in seconds, or of too few frames to measure.",
+    )
     min_contrast: Annotated[
         float | None, Axis("no_picture", "No picture", "contrast under {0:g}", column="contrast", slider="Contrast")
     ] = Field(default=2.0, ge=0, description="no_picture: deviation of luma, 0 to 255, below this.")
@@ -191,12 +195,13 @@ NEEDS = tuple(
             *(axis.column for axis in AXES),
             "sharpness",
             "dedup_group",
+            "note",
         ]
     )
 )
 """Columns of the joined clips that the rules read; the others pass through."""
 
-ABSENT = frozenset(name for name in NEEDS if name in MEASURES and MEASURES[name].absent)
+ABSENT = frozenset(("note", *(name for name in NEEDS if name in MEASURES and MEASURES[name].absent)))
 """Those of them that a dataset may lack: a rule on such a column is ignored."""
 
 
@@ -213,12 +218,14 @@ class Verdict:
 
 
 def judge_clips(clips: pa.Table, config: SelectConfig) -> Verdict:
-    """Judge the clips; a needed measurement that is null fails `measurement_failed` and no other rule."""
+    """Judge the clips; a needed measurement that is null fails `measurement_failed` and no other rule, or `too_short`
+    if that rule is on and the clip too short to be measured."""
     limits, skipped = find_limits(clips, config)
     failing: dict[str, Mask] = {}
     needed = [axis.column for axis in AXES if axis.reason in limits]
+    excused = find_excused(clips) & (config.min_clip_s is not None)
     if config.min_clip_s is not None:
-        failing["too_short"] = measure_seconds(clips) < config.min_clip_s - GRACE_S
+        failing["too_short"] = (measure_seconds(clips) < config.min_clip_s - GRACE_S) | excused
     for axis in AXES:
         if axis.reason in limits:
             values = read_floats(clips, axis.column)
@@ -232,7 +239,7 @@ def judge_clips(clips: pa.Table, config: SelectConfig) -> Verdict:
     if config.drop_motions:
         needed.append("camera_motion")
         failing["unwanted_motion"] = _match_names(clips["camera_motion"], config.drop_motions)
-    failing["measurement_failed"] = _find_unmeasured(clips, needed)
+    failing["measurement_failed"] = _find_unmeasured(clips, needed) & ~excused
     bits = np.zeros(len(clips), np.uint16)
     for reason, mask in failing.items():
         bits |= mask.astype(np.uint16) << REASONS.index(reason)

@@ -276,9 +276,9 @@ def _is_interlaced(stream: VideoStream, frame: VideoFrame) -> bool:
 
 
 def _read_duration(container: InputContainer, stream: VideoStream) -> float | None:
-    if stream.duration and stream.time_base:
+    if stream.duration and stream.duration > 0 and stream.time_base:
         return float(stream.duration * stream.time_base)
-    return container.duration / av.time_base if container.duration else None
+    return container.duration / av.time_base if container.duration and container.duration > 0 else None
 
 
 def _convert_rate(rate: Fraction | None) -> float | None:

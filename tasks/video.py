@@ -25,9 +25,10 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from pydantic import BaseModel, ConfigDict
 
-from models.errors import BadInput, BadMedia, EncoderOutOfMemory
+from models.errors import BadInput, BadMedia, DecodeLimit, EncoderOutOfMemory
 from models.pictures import Frames
 from tasks.child_process import run_program
+from tasks.limits import LONGEST_LIMIT_S, Limits, get_limits
 from tasks.manifest import publish
 
 ENCODE_LIMIT_S = 600.0
@@ -46,6 +47,39 @@ NO_MEMORY = (
 )
 """What ffmpeg, x264, x265 and SVT-AV1 print when they, or one of their threads, have too little memory. The kernel
 kills without a message."""
+
+DEMUXERS = (
+    "mov",
+    "matroska",
+    "avi",
+    "mpegts",
+    "mpeg",
+    "mpegvideo",
+    "m4v",
+    "h264",
+    "hevc",
+    "av1",
+    "obu",
+    "ivf",
+    "vc1",
+    "mjpeg",
+    "asf",
+    "flv",
+    "mxf",
+    "gxf",
+    "ogg",
+    "dv",
+    "gif",
+    "yuv4mpegpipe",
+    "nut",
+    "rm",
+    "wtv",
+)
+"""The demuxers that may read a film: those of films alone. Others read further files that a film names (hls, concat,
+dash, image2, sdp, vobsub), or make pictures of other things."""
+
+PROTOCOLS = "file"
+"""What a film, and whatever it names, may be read by."""
 
 _opened: list[Path] = []
 
@@ -117,20 +151,40 @@ def compile_command(output: Any) -> list[str]:
     return quiet.overwrite_output().compile(cmd=find_ffmpeg())
 
 
-def run_ffmpeg(command: list[str], stdin: bytes | Frames | None, item: str, limit_s: float = ENCODE_LIMIT_S) -> bytes:
+def name_demuxer(container: str | None) -> str | None:
+    """Return the demuxer to open a file with, from the names that probing it gave ("mov,mp4,m4a"); None for None."""
+    return container.partition(",")[0] if container else None
+
+
+def make_film_options(demuxer: str | None) -> dict[str, Any]:
+    """Return the options with which ffmpeg reads a film by this demuxer, or one of DEMUXERS, and no other file."""
+    known = {"format_whitelist": ",".join(DEMUXERS), "protocol_whitelist": PROTOCOLS}
+    return known | ({"f": demuxer} if demuxer else {})
+
+
+def run_ffmpeg(
+    command: list[str],
+    stdin: bytes | Frames | None,
+    item: str,
+    limit_s: float = ENCODE_LIMIT_S,
+    limits: Limits | None = None,
+) -> bytes:
     """Run one ffmpeg command and return its standard output; frames are sent from memory without a copy.
 
-    Raises BadMedia when it fails or exceeds the limit, EncoderOutOfMemory when memory was too small, and OSError
-    when the disk that it writes to is full.
+    `limits` are those of a command that reads a film. Raises BadMedia when it fails or exceeds the limit of time,
+    DecodeLimit when it exceeds another, EncoderOutOfMemory when memory was too small, and OSError when the disk that it
+    writes to is full.
     """
-    given = np.ascontiguousarray(stdin).reshape(-1).data if isinstance(stdin, np.ndarray) else stdin
+    given: Any = np.ascontiguousarray(stdin).reshape(-1).data if isinstance(stdin, np.ndarray) else stdin
     try:
-        done = run_program(command, given, limit_s, {"SVT_LOG": "1"})
+        done = run_program(command, given, min(limit_s, LONGEST_LIMIT_S), {"SVT_LOG": "1"}, limits)
     except TimeoutError as error:
         raise BadMedia(f"{item}: ffmpeg did not finish within {limit_s:.0f} s.") from error
     said = done.messages.decode(errors="replace").strip()
     # Without enough memory to read on, ffmpeg may end with 0 and a file that is cut short.
     if done.killed or any(words in said for words in NO_MEMORY):
+        if limits:
+            raise DecodeLimit(f"{item}: takes more than {limits.memory_mb} MB of memory, or what there is.")
         raise EncoderOutOfMemory(f"{item}: ffmpeg ran out of memory. Free some, or use fewer --workers.")
     if done.code:
         if os.strerror(errno.ENOSPC) in said:
@@ -139,6 +193,11 @@ def run_ffmpeg(command: list[str], stdin: bytes | Frames | None, item: str, limi
         reason = re.sub(r"^(\[[^]]*\] )+", "", said.splitlines()[-1]) if said else "no message"
         raise BadMedia(f"{item}: ffmpeg failed: {reason}")
     return done.output
+
+
+def name_clip(source: Path | str, start_s: float, end_s: float) -> str:
+    """Return how messages name a clip: by its film's file and its time."""
+    return f"{Path(source).name or source}, {start_s:.2f} to {end_s:.2f} s"
 
 
 class SourceVideo(BaseModel):
@@ -152,22 +211,33 @@ class SourceVideo(BaseModel):
     duration_s: float | None
     width: int
     height: int
+    container: str | None = None
 
 
 @contextmanager
-def open_video(path: Path, threads: int = 2, **options: str) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Open a file's main video stream for decoding with `threads` threads and options of its codec.
+def open_video(
+    path: Path, threads: int = 2, demuxer: str | None = None, **options: str
+) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """Open a file's main video stream for decoding with `threads` threads and options of its codec, by the `demuxer`
+    that probing it found, or one of DEMUXERS. No other file is read, whatever this one names.
 
-    Raises BadMedia, also for what the decoder raises inside the block.
+    Raises BadMedia, also for what the decoder raises inside the block, and DecodeLimit for a picture with more pixels
+    than this process' limits allow.
     """
     _refuse_what_is_no_video(path)
+    pixels = {"max_pixels": str(get_limits().pixels)}
+    only = {"format_whitelist": ",".join(DEMUXERS), "protocol_whitelist": PROTOCOLS}
     try:
-        with av.open(str(path.absolute()), metadata_errors="replace") as container:
-            yield container, _find_video_stream(container, path, threads, options)
+        with av.open(
+            str(path.absolute()), format=demuxer, options=pixels, container_options=only, metadata_errors="replace"
+        ) as container:
+            yield container, _find_video_stream(container, path, threads, {**pixels, **options})
+    except MemoryError:
+        raise
     except FFmpegError as error:
-        raise BadMedia(
-            f"{path}: cannot be read as a video ({error.strerror}). Is it complete? Copy it again."
-        ) from error
+        kinds = f"Is it a film, and complete? Films are read from {', '.join(DEMUXERS[:4])} and the like."
+        advice = kinds if error.errno == errno.EINVAL else "Is it complete? Copy it again."
+        raise BadMedia(f"{path}: cannot be read as a video ({error.strerror}). {advice}") from error
 
 
 class _Clock:
@@ -259,13 +329,13 @@ def make_upright(frame: VideoFrame, short_side: int | None = None, pixel_aspect:
 
 
 def read_frames(
-    path: Path, start_s: Fraction | float = 0, end_s: Fraction | float | None = None
+    path: Path, start_s: Fraction | float = 0, end_s: Fraction | float | None = None, demuxer: str | None = None
 ) -> Iterator[tuple[Fraction, av.VideoFrame]]:
     """Decode the frames shown in [start_s, end_s): their times in seconds and the frames, in order of presentation.
 
     It seeks to the keyframe before the start, so that only this span is decoded. Raises BadMedia.
     """
-    with open_video(path) as (container, stream):
+    with open_video(path, demuxer=demuxer) as (container, stream):
         time_base = stream.time_base or Fraction(1)
         if start_s > 0:
             container.seek(int(start_s / time_base), stream=stream)
@@ -302,6 +372,14 @@ def _is_text(head: bytes) -> bool:
     return all(letter.isprintable() or letter.isspace() for letter in text)
 
 
+def _check_pixels(path: Path, pixels: int) -> None:
+    limits = get_limits()
+    if pixels > limits.pixels:
+        raise DecodeLimit(
+            f"{path}: has more than {limits.megapixels:g} million pixels. If it should, raise --limits.megapixels."
+        )
+
+
 def _find_video_stream(container: InputContainer, path: Path, threads: int, options: Mapping[str, str]) -> VideoStream:
     streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     if not streams:
@@ -309,6 +387,7 @@ def _find_video_stream(container: InputContainer, path: Path, threads: int, opti
     stream = streams[0]
     if stream.codec_context is None:
         raise BadMedia(f"{path}: its codec is not supported. Convert it to H.264.")
+    _check_pixels(path, stream.codec_context.width * stream.codec_context.height)
     stream.codec_context.options = dict(options)
     stream.codec_context.thread_count = threads
     stream.thread_type = "AUTO"

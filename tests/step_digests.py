@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 PACKAGES = ("tasks", "models")
-PLUMBING = frozenset({"tasks.ledger", "tasks.manifest", "tasks.caching", "tasks.child_process", "models.errors"})
+PLUMBING = frozenset(
+    {"tasks.ledger", "tasks.manifest", "tasks.caching", "tasks.child_process", "tasks.limits", "models.errors"}
+)
 PINS = "step_digests.json"
 
 ROUNDS = 2

@@ -20,6 +20,7 @@ from models.errors import BadInput
 from tasks.caching import set_aside
 from tasks.ledger import move
 from tasks.manifest import ManifestRef, read_column_names, read_manifest, read_manifest_ref, read_rows
+from tasks.video import name_clip
 
 REASONS = ("error_message", "error")
 """The columns that say why an item failed."""
@@ -250,7 +251,8 @@ def list_failures(table: Path) -> list[str]:
     item = next((name for name in NAMES if name in columns), None)
     if reason is None:
         return []
-    beside = [name for name in ("status", "take") if name in columns]
+    wanted = ("status", "take", *(("start_s", "end_s") if item == "source" else ()))
+    beside = [name for name in wanted if name in columns]
     rows = read_rows(table, (reason, *([item] if item else []), *beside))
     return [
         _format_failure(row, item, reason)
@@ -264,6 +266,8 @@ def _format_failure(row: dict[str, Any], item: str | None, reason: str) -> str:
         take = "" if row.get("take") is None else f" take {row['take']}"
         return f"job {row[item]}{take}: {row[reason]}"
     named = str(row[item]) if item and row[item] else ""
+    if row.get("end_s") is not None:
+        named = name_clip(named, row["start_s"], row["end_s"])
     return row[reason] if named in row[reason] else f"{named}: {row[reason]}"
 
 

@@ -238,9 +238,9 @@ def run_guarded(arguments: Sequence[str]) -> int:
 
 def explain_unexpected(error: Exception) -> str:
     """Return the message for an error that is not a ReelmillError; a disk that cannot be written to has its own."""
-    from tasks.child_process import NO_ROOM
+    from models.errors import is_of_the_disk
 
-    if isinstance(error, OSError) and error.errno in NO_ROOM:
+    if isinstance(error, OSError) and is_of_the_disk(error):
         place, reason = error.filename or "the output", os.strerror(error.errno or 0).lower()
         return f"{place}: cannot be written ({reason}). Once it can, run the same command to resume."
     what = f"{type(error).__name__}: {error}".strip(".: ")

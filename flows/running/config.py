@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from models.errors import BadInput
 from models.given_files import DEEPEST, LARGEST_BYTES, Unreadable, check_depth, read_text
+from tasks.limits import Limits
 
 Settings = dict[str, Any]
 
@@ -42,6 +43,7 @@ class FlowConfig(BaseModel):
     runner: Literal["threads", "dask", "ray"] = Field(
         default="threads", description="Where chunks run: threads of this machine, a Dask or a Ray cluster."
     )
+    limits: Limits = Field(default_factory=Limits, description="What reading a film or a picture may take.")
 
 
 class Outcome(BaseModel):

@@ -30,6 +30,7 @@ from flows.running.interrupt import check_stopped, stoppable
 from flows.running.lock import exclusive
 from flows.running.progress import progress
 from models.errors import BadInput
+from tasks.limits import get_limits, set_limits
 from tasks.manifest import ManifestRef, publish_text, remove_asides
 
 log = logging.getLogger("reelmill")
@@ -83,6 +84,7 @@ def running(folder: Path, flow: str, config: FlowConfig) -> Iterator["Run"]:
 
     Raises BadInput where the folder has files of others, or is another flow's.
     """
+    set_limits(config.limits)
     check_claim(folder, flow)
     with exclusive(folder), progress() as bars:
         claim(folder, flow)
@@ -136,11 +138,13 @@ class Run:
 
 
 def report_cached(step: Task[..., T]) -> Task[..., T]:
-    """Return the step with its state named "Cached" when every manifest was found; tasks.caching does the caching."""
-    compute = step.fn
+    """Return the step with its state named "Cached" when every manifest was found; tasks.caching does the caching. It
+    has this process' limits wherever it runs."""
+    compute, limits = step.fn, get_limits()
 
     @wraps(compute)
     def call(*arguments: Any, **named: Any) -> Any:
+        set_limits(limits)
         made = compute(*arguments, **named)
         manifests = _list_manifests(made)
         found = bool(manifests) and all(manifest.cached for manifest in manifests)

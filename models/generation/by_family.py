@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.device import CPU, Precision, is_out_of_memory, measure_free_memory, watch_costs
-from models.errors import BadModel
+from models.device import CPU, Precision, measure_free_memory, watch_costs
+from models.errors import BadModel, is_out_of_memory
 from models.families import svd, text_to_picture
 from models.families.family import MotionLora, Request
 from models.families.placement import (

@@ -16,6 +16,9 @@ Flow = NDArray[np.float32]
 SHORT_SIDE = 128
 """Pictures are resized to this short side first: the same ranking as at full resolution, at a tenth of its cost."""
 
+LONGEST_SIDE = 2048
+"""A picture that is very long is measured in fewer pixels, so that it takes no longer than others."""
+
 MARGIN = 12
 """Pixels by which pictures are extended on each side for the flow."""
 
@@ -36,8 +39,9 @@ def farneback(before: Gray, after: Gray) -> Flow:
 
 
 def choose_flow_size(height: int, width: int) -> tuple[int, int]:
-    """Return the (width, height) in which flow is measured, with the short side at SHORT_SIDE."""
-    scale = SHORT_SIDE / min(height, width)
+    """Return the (width, height) in which flow is measured, with the short side at SHORT_SIDE, or less where the long
+    one would exceed LONGEST_SIDE."""
+    scale = min(SHORT_SIDE / min(height, width), LONGEST_SIDE / max(height, width))
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 

@@ -16,7 +16,8 @@ from diffusers.hooks import apply_group_offloading
 from diffusers.models.attention import FeedForward
 from torch import Tensor, nn
 
-from models.device import CPU, empty_cache, is_out_of_memory
+from models.device import CPU, empty_cache
+from models.errors import is_out_of_memory
 from models.memory.plan import Offload
 from models.svd.model import VideoModel
 

@@ -14,16 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.device import (
-    CPU,
-    Precision,
-    Used,
-    empty_cache,
-    get_dtype,
-    is_out_of_memory,
-    measure_free_memory,
-    watch_costs,
-)
+from models.device import CPU, Precision, Used, empty_cache, get_dtype, measure_free_memory, watch_costs
+from models.errors import is_out_of_memory
 from models.memory import plan as plans
 from models.memory.measured_costs import Cost, Costs, learn_cost, name_place, read_costs
 from models.memory.placement import WeightsTooLarge, count_placed_bytes, place_for_decoding

@@ -29,8 +29,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
-from models.device import CPU, is_out_of_memory
-from models.errors import BadInput, BadModel
+from models.device import CPU
+from models.errors import BadInput, BadModel, is_out_of_memory
 from models.svd.edm import broadcast, c_in, c_noise, c_out, c_skip
 from models.svd.one_token_attention import attend_to_one_token
 from models.svd.scheduler import check_scheduler

@@ -175,6 +175,11 @@ def learning_rate_at(step: int, steps: int, peak: float, warm_up: int = 30) -> f
 
 
 def _make_context(embeddings: Tensor, words: Mapping[str, Tensor], motions: list[str]) -> Tensor:
+    """Return contexts [batch, tokens, width]: the picture's embedding, and where there are words, that of the motion.
+
+    A clip whose motion has no word has its embedding twice, to which attention answers as to once.
+    """
     if not words:
         return embeddings[:, None]
-    return torch.stack([embeddings, torch.stack([words[motion] for motion in motions])], dim=1)
+    told = [words.get(motion, own) for motion, own in zip(motions, embeddings, strict=True)]
+    return torch.stack([embeddings, torch.stack(told)], dim=1)

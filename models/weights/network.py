@@ -11,8 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from models.device import is_out_of_memory
-from models.errors import BadModel
+from models.errors import BadModel, is_out_of_memory
 from models.weights.files import find_weights
 
 Part = TypeVar("Part", bound=nn.Module)

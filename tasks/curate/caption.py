@@ -10,7 +10,6 @@ says which engine wrote `caption`, and the columns `*_model` say which model wro
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from itertools import repeat
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,10 +18,11 @@ import pyarrow as pa
 from prefect import task
 
 from models.captions.attributes import compose
-from models.errors import BadMedia, BadModel, ReelmillError
+from models.errors import BadModel, ReelmillError, TooShort
 from models.pictures import Frames
 from models.weights.hub_cache import find_model
 from tasks import clip_measures
+from tasks.attempts import caught, failure_of
 from tasks.caching import Step, find_or_compute
 from tasks.curate.caption_writers import (
     COLUMNS,
@@ -37,7 +37,7 @@ from tasks.curate.caption_writers import (
     name_writers,
 )
 from tasks.curate.video_manifests import VideoManifests, list_frame_stores, read_clips
-from tasks.frame_store import load_frames, read_frame_times
+from tasks.frame_store import NONE_STORED, load_frames, read_frame_times
 from tasks.manifest import ManifestRef, make_table
 
 VERSION = 1
@@ -58,6 +58,7 @@ BATCH = 16
 """Clips whose frames are in memory at a time."""
 
 Item = TypeVar("Item")
+T = TypeVar("T")
 
 
 def resolve_settings(config: CaptionConfig) -> CaptionConfig:
@@ -85,23 +86,39 @@ def ask_all(
     """Return the answer of `ask` for each item; an item that is null or an error stays as it is, and an empty answer is
     an error."""
     asked = [item for item in items if item is not None and not isinstance(item, ReelmillError)]
-    try:
-        answers = iter(ask(asked) if asked else ())
-    except ReelmillError as error:
-        answers = repeat(error)
+    answers = iter(_ask(asked, ask))
     replies = [item if item is None or isinstance(item, ReelmillError) else next(answers) for item in items]
     return [BadModel("the model returned an empty answer.") if answer == "" else answer for answer in replies]
 
 
+def _ask(items: Sequence[Item], ask: Callable[[Sequence[Item]], Sequence[Answer]]) -> Sequence[Answer]:
+    """Return the answers; where a library fails on several items, each is asked for alone."""
+    answers = _attempt(lambda: ask(items)) if items else []
+    if not isinstance(answers, ReelmillError):
+        return answers
+    if len(items) == 1 or type(answers) is not ReelmillError:
+        return [answers] * len(items)
+    return [answer for item in items for answer in _ask([item], ask)]
+
+
+def _attempt(call: Callable[[], T]) -> T | ReelmillError:
+    """Return what `call` returns, or its error; a library's error becomes a plain ReelmillError."""
+    made = caught(call, "caption")
+    if isinstance(made, ReelmillError) or not isinstance(made, Exception):
+        return made
+    return ReelmillError(failure_of(made, None, "captioning")["error_message"])
+
+
 def load_clip_frames(store: Path, clip: Mapping[str, Any], number: int) -> Frames | ReelmillError:
     """Load `number` frames of a clip, spread over its stored frames; a single one is the middle frame."""
-    try:
-        stored = [frame for frame in read_frame_times(store) if clip["start_pts"] <= frame[0] < clip["end_pts"]]
-        if not stored:
-            raise BadMedia(f"{clip['clip_id']}: none of its frames is stored. Delete its frame store and run again.")
-        return load_frames(store, [stored[i][0] for i in spread_frames([time for _, time in stored], number)])
-    except ReelmillError as error:
-        return error
+    return _attempt(lambda: _load_frames(store, clip, number))
+
+
+def _load_frames(store: Path, clip: Mapping[str, Any], number: int) -> Frames:
+    stored = [frame for frame in read_frame_times(store) if clip["start_pts"] <= frame[0] < clip["end_pts"]]
+    if not stored:
+        raise TooShort(NONE_STORED)
+    return load_frames(store, [stored[i][0] for i in spread_frames([time for _, time in stored], number)])
 
 
 def caption_batch(
@@ -118,7 +135,7 @@ def caption_batch(
         videos = [load_clip_frames(store, clip, count_frames(config)) for clip in clips]
         video = ask_all(videos, partial(describe_videos, config=config))
     if config.engine == "attributes":
-        captions: Sequence[Answer | None] = [compose(clip) for clip in clips]
+        captions: Sequence[Answer | None] = [_attempt(partial(compose, clip)) for clip in clips]
     else:
         pairs = [
             (a, b) if isinstance(a, str) and isinstance(b, str) else None for a, b in zip(image, video, strict=True)
@@ -135,7 +152,7 @@ def make_row(clip: Mapping[str, Any], answers: Mapping[str, Answer | None], conf
     writers = {f"{name}_model": name_writers(config)[name] if texts[name] else None for name in COLUMNS}
     wrong = {name: error for name, error in answers.items() if isinstance(error, ReelmillError)}
     reasons = {
-        "error_code": next((error.code for error in wrong.values()), None),
+        "error_code": next((error.code for error in wrong.values() if not isinstance(error, TooShort)), None),
         "error_message": "; ".join(f"{name}: {error}" for name, error in wrong.items()) or None,
     }
     engine = config.engine if texts["caption"] else None

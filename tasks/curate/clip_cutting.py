@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import ffmpeg
 
 from models.errors import BadMedia, NoKeyframes
-from tasks.video import find_ffmpeg, open_video
+from tasks.video import find_ffmpeg, make_film_options, name_demuxer, open_video
 
 SEEK_EARLY_S, READ_ON_S = 3, 5
 """Seconds read before the first packet wanted, for containers that seek only roughly, and after the last one."""
@@ -33,11 +33,13 @@ class Packet(NamedTuple):
 
 
 class PacketIndex(NamedTuple):
-    """The packets of a file's main video stream in decoding order, and that stream's number and time base."""
+    """The packets of a file's main video stream in decoding order, that stream's number and time base, and the demuxer
+    that found them."""
 
     packets: tuple[Packet, ...]
     stream: int
     time_base: Fraction
+    demuxer: str | None = None
 
 
 class Cut(NamedTuple):
@@ -49,14 +51,16 @@ class Cut(NamedTuple):
     skipped: tuple[int, ...]
 
 
-def read_index(path: Path) -> PacketIndex:
-    """Read the packets of a file without decoding. Raises BadMedia when it cannot be read or a packet has no time."""
-    with open_video(path, threads=1) as (container, stream):
+def read_index(path: Path, demuxer: str | None = None) -> PacketIndex:
+    """Read the packets of a file without decoding, by the `demuxer` that probing it found. Raises BadMedia when it
+    cannot be read or a packet has no time."""
+    with open_video(path, threads=1, demuxer=demuxer) as (container, stream):
         read = [(packet.pts, packet.is_keyframe) for packet in container.demux(stream) if _is_shown(packet)]
         packets = tuple(Packet(pts, keyframe) for pts, keyframe in read if pts is not None)
         if len(packets) < len(read) or not packets:
             raise BadMedia(f"{path}: its packets have no times, so nothing can be cut out of it. Convert it to mp4.")
-        return PacketIndex(packets, stream.index, stream.time_base or Fraction(1))
+        found = name_demuxer(container.format.name)
+        return PacketIndex(packets, stream.index, stream.time_base or Fraction(1), found)
 
 
 def _is_shown(packet: Any) -> bool:
@@ -110,12 +114,14 @@ def make_encode_command(
 
 
 def _limit_input(index: PacketIndex, start_pts: int, end_pts: int) -> dict[str, Any]:
-    """Return input options that keep the file's own times and read little more than [start_pts, end_pts)."""
+    """Return input options that keep the file's own times and read little more than [start_pts, end_pts), and no other
+    file."""
     beginning = min(packet.pts for packet in index.packets) * index.time_base
     early = start_pts * index.time_base - SEEK_EARLY_S
     seek = early > beginning
     length = end_pts * index.time_base - (early if seek else beginning) + READ_ON_S + max(0, -beginning)
     options: dict[str, Any] = {"copyts": None, "seek_timestamp": 1, "t": f"{float(length):.6f}"}
+    options |= make_film_options(index.demuxer)
     return options | ({"ss": f"{float(early):.6f}"} if seek else {})
 
 
@@ -131,7 +137,7 @@ def inspect_clip(path: Path, item: str) -> tuple[Fraction, ...]:
     Raises BadMedia when it does not begin with a keyframe, hides a frame, has times that do not increase, or has a
     first frame that cannot be decoded.
     """
-    with open_video(path, threads=1) as (container, stream):
+    with open_video(path, threads=1, demuxer="mov") as (container, stream):
         packets = [packet for packet in container.demux(stream) if packet.size]
         shown = sorted(packet.pts for packet in packets if packet.pts is not None)
         stored = [packet.dts for packet in packets if packet.dts is not None]

@@ -19,8 +19,8 @@ import pyarrow as pa
 from prefect import task
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.errors import BadMedia, ReelmillError
-from tasks.attempts import error_columns
+from models.errors import BadMedia
+from tasks.attempts import tried
 from tasks.caching import Step, find_or_compute, make_lineage
 from tasks.child_process import run_in_child
 from tasks.curate.clip_cutting import (
@@ -31,8 +31,9 @@ from tasks.curate.clip_cutting import (
     make_encode_command,
     read_index,
 )
+from tasks.limits import get_limits
 from tasks.manifest import ERROR_FIELDS, ManifestRef, digest_file, make_table, publish, read_manifest, write_manifest
-from tasks.video import SourceVideo, run_ffmpeg
+from tasks.video import SourceVideo, name_clip, name_demuxer, run_ffmpeg
 
 VERSION = 1
 
@@ -123,23 +124,22 @@ def list_spans(videos: Sequence[SourceVideo], clips: Sequence[Mapping[str, Any]]
 
 def cut_clip(video: SourceVideo, index: PacketIndex, span: CutSpan, config: ClipsConfig, root: Path) -> dict[str, Any]:
     """Cut one clip below `root` and return its columns. A complete file that is already there is only measured."""
-    limit_s = max(config.limit_floor_s, config.limit_factor * span.seconds())
+    limit_s, item = max(config.limit_floor_s, config.limit_factor * span.seconds()), _name(video, span)
     name = f"clips/{span.clip_id}.{_make_key(video, span, config)}.mp4"
     if config.mode == "copy":
-        cut = choose_packets(index.packets, span.start_pts, span.end_pts, span.clip_id)
+        cut = choose_packets(index.packets, span.start_pts, span.end_pts, item)
         start, end, shown = cut.start_pts, cut.end_pts, len(cut.shown)
     else:
         cut, start, end, shown = None, span.start_pts, span.end_pts, span.frames
     seconds = float((end - start) * index.time_base)
-    if not _is_whole(root / name, span.clip_id, shown, seconds, limit_s):
+    if not _is_whole(root / name, item, shown, seconds, limit_s):
         with publish(root / name) as aside:
             if cut:
-                _copy(make_copy_command(video.path, index, cut, aside), span.clip_id, limit_s)
+                _copy(make_copy_command(video.path, index, cut, aside), item, limit_s)
             else:
-                run_ffmpeg(
-                    make_encode_command(video.path, index, start, end, config.crf, aside), None, span.clip_id, limit_s
-                )
-            _check(aside, span.clip_id, shown, seconds, limit_s)
+                command = make_encode_command(video.path, index, start, end, config.crf, aside)
+                run_ffmpeg(command, None, item, limit_s, get_limits())
+            _check(aside, item, shown, seconds, limit_s)
     return {
         "cut_path": name,
         "cut_start_pts": start,
@@ -152,46 +152,61 @@ def cut_clip(video: SourceVideo, index: PacketIndex, span: CutSpan, config: Clip
     }
 
 
-def _copy(command: list[str], clip_id: str, limit_s: float) -> None:
+def _name(video: SourceVideo, span: CutSpan) -> str:
+    """Return how messages name a clip."""
+    base = Fraction(span.time_base)
+    return name_clip(video.path, float(span.start_pts * base), float(span.end_pts * base))
+
+
+def _copy(command: list[str], item: str, limit_s: float) -> None:
     try:
-        run_ffmpeg(command, None, clip_id, limit_s)
+        run_ffmpeg(command, None, item, limit_s, get_limits())
     except BadMedia as error:
         advice = "If mp4 cannot hold its codec, use --clips.mode exact."
         raise BadMedia(f"{str(error).rstrip('.')}. {advice}") from error
 
 
-def _check(path: Path, clip_id: str, frames: int, seconds: float, limit_s: float) -> None:
+def _check(path: Path, item: str, frames: int, seconds: float, limit_s: float) -> None:
     """Raise BadMedia unless the written clip has `frames` frames, the first at zero and all within `seconds`."""
-    times = run_in_child(inspect_clip, path, clip_id, limit_s=limit_s, item=clip_id)
+    times = run_in_child(inspect_clip, path, item, limit_s=limit_s, item=item)
     if len(times) != frames or times[0] != 0 or times[-1] >= seconds:
         raise BadMedia(
-            f"{clip_id}: expected {frames} frames in {seconds:.3f} s, but the file has {len(times)} from "
+            f"{item}: expected {frames} frames in {seconds:.3f} s, but the file has {len(times)} from "
             f"{float(times[0]):.3f} to {float(times[-1]):.3f} s. Convert the source to mp4."
         )
 
 
-def _is_whole(path: Path, clip_id: str, frames: int, seconds: float, limit_s: float) -> bool:
+def _is_whole(path: Path, item: str, frames: int, seconds: float, limit_s: float) -> bool:
     """Return whether the clip is there with the frames that it should have: a full disk leaves a shorter file."""
     try:
-        return path.is_file() and _check(path, clip_id, frames, seconds, limit_s) is None
+        return path.is_file() and _check(path, item, frames, seconds, limit_s) is None
     except BadMedia:
         return False
 
 
 def cut_source(root: Path, source: SourceSpans, config: ClipsConfig) -> pa.Table:
     """Cut the clips of one source; return a row for each, with its error where it could not be cut."""
-    video = source.video
-    try:
-        limit_s = max(config.limit_floor_s, video.duration_s or 0.0)
-        index = run_in_child(read_index, video.path, limit_s=limit_s)
-    except BadMedia as error:
-        return make_table([_make_row(span, config) | error_columns(error) for span in source.spans], SCHEMA)
-    rows = []
-    for span in source.spans:
-        try:
-            rows.append(_make_row(span, config) | cut_clip(video, index, span, config, root))
-        except ReelmillError as error:
-            rows.append(_make_row(span, config) | error_columns(error))
+    video, limit_s = source.video, max(config.limit_floor_s, source.video.duration_s or 0.0)
+
+    def cut(index: PacketIndex, span: CutSpan) -> dict[str, Any]:
+        own = _make_row(span, config)
+        return tried(
+            lambda: own | cut_clip(video, index, span, config, root),
+            lambda failure: own | failure,
+            "cutting",
+            _name(video, span),
+        )
+
+    def cut_all() -> list[dict[str, Any]]:
+        index = run_in_child(read_index, video.path, name_demuxer(video.container), limit_s=limit_s)
+        return [cut(index, span) for span in source.spans]
+
+    rows = tried(
+        cut_all,
+        lambda failure: [_make_row(span, config) | failure for span in source.spans],
+        "reading",
+        str(video.path),
+    )
     return make_table(rows, SCHEMA)
 
 

@@ -204,7 +204,7 @@ def read_clips(videos: Sequence[VideoManifests]) -> pa.Table:
     if not parts:
         empty = [("clip_id", pa.string()), ("video_id", pa.string()), ("shot_start_pts", pa.int64())]
         return pa.schema([*empty, ("phash", pa.list_(pa.string()))]).empty_table()
-    clips = parts[0]
+    clips = parts[0].filter(parts[0]["clip_id"].is_valid())
     for part in parts[1:]:
         row = {clip: i for i, clip in enumerate(part["clip_id"].to_pylist())}
         rows = pa.array([row.get(clip) for clip in clips["clip_id"].to_pylist()], pa.int64())

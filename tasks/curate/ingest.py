@@ -18,7 +18,7 @@ from prefect import task
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.errors import BadMedia
-from tasks.attempts import error_columns
+from tasks.attempts import tried
 from tasks.caching import Step, find_or_compute
 from tasks.child_process import run_in_child
 from tasks.curate.source_fetch import FetchConfig, fetch, is_url
@@ -103,15 +103,21 @@ def identify(root: Path, entry: Entry, limits: FetchConfig) -> dict[str, Any]:
     """Fetch a source where needed, and return its path, digest, size and id as columns; an error instead when that
     fails."""
     row: dict[str, Any] = {"source": entry.source, FURTHER: entry.further}
-    try:
-        if entry.problem:
-            raise BadMedia(entry.problem)
-        path = fetch(entry.source, root / FETCHED, limits) if is_url(entry.source) else Path(entry.source)
-        size, digest = _measure_file(path)
-    except BadMedia as error:
-        return row | {"status": "unreadable"} | error_columns(error)
+    return tried(
+        lambda: row | _identify(root, entry, limits),
+        lambda failure: row | {"status": "unreadable"} | failure,
+        "reading",
+        entry.source,
+    )
+
+
+def _identify(root: Path, entry: Entry, limits: FetchConfig) -> dict[str, Any]:
+    if entry.problem:
+        raise BadMedia(entry.problem)
+    path = fetch(entry.source, root / FETCHED, limits) if is_url(entry.source) else Path(entry.source)
+    size, digest = _measure_file(path)
     place = path.relative_to(root).as_posix() if is_url(entry.source) else str(path)
-    return row | {"path": place, "digest": digest, "bytes": size, "video_id": digest[:16]}
+    return {"path": place, "digest": digest, "bytes": size, "video_id": digest[:16]}
 
 
 def _measure_file(path: Path) -> tuple[int, str]:
@@ -128,11 +134,12 @@ def examine(root: Path, file: dict[str, Any], limit_s: float) -> dict[str, Any]:
     """Return the row of an identified file: its facts, or why it cannot be read."""
     if "status" in file:
         return file
-    try:
-        facts = run_in_child(probe, root / file["path"], limit_s=limit_s)
-    except BadMedia as error:
-        return file | {"status": "unreadable"} | error_columns(error)
-    return file | _make_columns(facts) | {"status": "ok"}
+    return tried(
+        lambda: file | _make_columns(run_in_child(probe, root / file["path"], limit_s=limit_s)) | {"status": "ok"},
+        lambda failure: file | {"status": "unreadable"} | failure,
+        "probing",
+        file["source"],
+    )
 
 
 def _make_columns(facts: VideoFacts) -> dict[str, Any]:
@@ -163,7 +170,7 @@ def _run_at_once(call: Callable[[T], R], items: Iterable[T], workers: int) -> li
 
 def list_videos(root: Path, ingest: ManifestRef) -> list[SourceVideo]:
     """Return the readable videos of an ingest manifest below `root`, each once, ordered by source."""
-    columns = ("video_id", "path", "digest", "duration_s", "width", "height", "status")
+    columns = ("video_id", "path", "digest", "duration_s", "width", "height", "container", "status")
     return [
         SourceVideo(path=root / row["path"], **{name: row[name] for name in SourceVideo.model_fields if name != "path"})
         for row in read_rows(ingest, columns)

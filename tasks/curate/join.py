@@ -1,7 +1,8 @@
 """Join: all measurements of each clip in one table, and all facts about each source file in videos.parquet.
 
 `change` is the mean over a clip of the scan's signal of that name, 0 to 255: 0 for identical frames. What a step could
-not measure is null, and `error` has the reason, as "step: message". Nothing is decided here.
+not measure is null, and the reason is in `error`, as "step: message", or where the clip is too short, which is no
+failure, in `note`. Nothing is decided here.
 """
 
 import hashlib
@@ -31,7 +32,7 @@ from tasks.manifest import (
     write_manifest,
 )
 
-VERSION = 2
+VERSION = 3
 
 FACTS_OF_SCAN = ("frames", "lost", "dropped", "decodes", "frame_store", "error_code", "error_message")
 """Columns of the scan that go into videos.parquet."""
@@ -58,6 +59,7 @@ SCHEMA = pa.schema(
         ("frames", pa.int64()),
         *(measure.field for measure in clip_measures.JOINED),
         ("error", pa.string()),
+        ("note", pa.string()),
     ]
 )
 """What is known of a clip; a column that no step has measured is null."""
@@ -87,7 +89,8 @@ def join_clips(
     for table in measures.values():
         rows = _find_rows(clip_ids, table)
         columns |= {name: table[name].take(rows) for name in table.column_names if name != "clip_id"}
-    columns["error"] = pa.array(_collect_errors(clip_ids, measures), pa.string())
+    for name, failed in (("error", True), ("note", False)):
+        columns[name] = pa.array(_collect_messages(clip_ids, measures, failed), pa.string())
     arrays = [columns.get(field.name, pa.nulls(len(split), field.type)) for field in SCHEMA]
     packed = [further[video] for video in split["video_id"].to_pylist()]
     return append(pa.table(arrays, SCHEMA), packed, VERDICT.names).sort_by(
@@ -125,7 +128,7 @@ def measure_longest_freeze(change: NDArray[np.floating], edges: NDArray[np.integ
 def join_videos(ingest: Rows, scans: Rows, clips: pa.Table) -> list[dict[str, Any]]:
     """Return one row per source file: as ingested, with the scan's facts and the number of its clips.
 
-    A file whose scan failed becomes `unreadable`, with the scan's error.
+    A file whose scan or split failed becomes `unreadable`, with the error.
     """
     scanned = {row["video_id"]: row for row in scans}
     counts = {row["values"]: row["counts"] for row in clips["video_id"].value_counts().to_pylist()}
@@ -161,7 +164,7 @@ def join_measures(
     steps = {step: [ref for video in videos for ref in video.of([step])] for step in MEASURING} | {"dedup": [groups]}
 
     def compute(_: str) -> pa.Table:
-        tables = [read_manifest(split) for split in splits]
+        tables = [_drop_failures(read_manifest(split)) for split in splits]
         none = np.empty((0, len(clip_measures.JOIN)))
         changes = [none, *(read_changes(scan, table) for scan, table in zip(scans, tables, strict=True))]
         measures = {step: pa.concat_tables(map(_read_wanted, refs)) for step, refs in steps.items() if refs}
@@ -170,23 +173,37 @@ def join_measures(
 
     digests = [ingest.digest, *map(_digest_manifests, (scans, splits, *steps.values()))]
     clips = find_or_compute(STEP, root, None, digests, compute)
-    _write_videos(root, ingest, scans, clips)
+    _write_videos(root, ingest, videos, clips)
     return clips
 
 
-def _write_videos(root: Path, ingest: ManifestRef, scans: list[ManifestRef], clips: ManifestRef) -> None:
+def _write_videos(root: Path, ingest: ManifestRef, videos: Sequence[VideoManifests], clips: ManifestRef) -> None:
+    scans, splits = [video.scan for video in videos], [video.split for video in videos]
     files = read_manifest(ingest)
+    unsplit = {row["video_id"]: row for split in splits for row in _read_failures(split)}
     facts = [row for scan in scans for row in read_rows(scan, ("video_id", *FACTS_OF_SCAN))]
+    facts = [row | unsplit.get(row["video_id"], {}) for row in facts]
     rows = join_videos(files.to_pylist(), facts, read_manifest(clips, ("video_id",)))
     packed = [row.pop(FURTHER, None) for row in rows]
     table = append(make_table(rows, make_videos_schema(files.schema)), packed)
-    lineage = make_lineage(VIDEOS, None, (ingest.digest, _digest_manifests(scans), clips.digest))
+    lineage = make_lineage(VIDEOS, None, (ingest.digest, *map(_digest_manifests, (scans, splits)), clips.digest))
     write_manifest(root / "videos.parquet", table, lineage)
+
+
+def _drop_failures(split: pa.Table) -> pa.Table:
+    """Return the clips of a split; a video that could not be split has a row that is none."""
+    return split.filter(split["clip_id"].is_valid())
+
+
+def _read_failures(split: ManifestRef) -> list[dict[str, Any]]:
+    """Return the id and the error of a video that could not be split."""
+    rows = read_rows(split, ("video_id", "error_code", "error_message"))
+    return [row for row in rows if row["error_code"]]
 
 
 def _read_wanted(manifest: ManifestRef) -> pa.Table:
     """Read the columns of a step's manifest that are joined; bulky ones, such as embeddings, are left out."""
-    wanted = {*SCHEMA.names, "error_message"}
+    wanted = {*SCHEMA.names, "error_code", "error_message"}
     return read_manifest(manifest, [name for name in read_column_names(manifest) if name in wanted])
 
 
@@ -196,13 +213,14 @@ def _find_rows(clip_ids: Sequence[str], table: pa.Table) -> pa.Array:
     return pa.array([where.get(clip_id) for clip_id in clip_ids], pa.int64())
 
 
-def _collect_errors(clip_ids: Sequence[str], measures: Mapping[str, pa.Table]) -> list[str | None]:
-    """Return the steps' error messages for each clip, as "step: message; step: message"; None where there is none."""
+def _collect_messages(clip_ids: Sequence[str], measures: Mapping[str, pa.Table], failed: bool) -> list[str | None]:
+    """Return the steps' messages for each clip, as "step: message; step: message", those of failures or the others;
+    None where there is none."""
     messages: dict[str, list[str]] = {}
     for step, table in measures.items():
-        for clip_id, message in zip(table["clip_id"].to_pylist(), table["error_message"].to_pylist(), strict=True):
-            if message:
-                messages.setdefault(clip_id, []).append(f"{step}: {message}")
+        for row in table.select(["clip_id", "error_code", "error_message"]).to_pylist():
+            if row["error_message"] and failed is (row["error_code"] is not None):
+                messages.setdefault(row["clip_id"], []).append(f"{step}: {row['error_message']}")
     return ["; ".join(messages[clip_id]) if clip_id in messages else None for clip_id in clip_ids]
 
 

@@ -145,6 +145,6 @@ def measure_look(root: Path, config: LookConfig, videos: Sequence[VideoManifests
     """Measure the clips of a chunk of videos."""
 
     def measure(store: Path, clips: Sequence[ClipRow]) -> list[dict[str, Any]]:
-        return make_clip_rows(clips, lambda clip: measure_clip(store, clip, config))
+        return make_clip_rows(clips, lambda clip: measure_clip(store, clip, config), "look")
 
     return [measure_video(STEP, root, config, NEEDS, video, measure) for video in videos]

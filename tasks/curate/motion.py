@@ -17,20 +17,20 @@ import numpy as np
 from prefect import task
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.errors import BadMedia, ReelmillError
+from models.errors import TooShort
 from models.measures.camera import CameraMotion, FlowOfFrames
 from models.measures.camera import measure_motion as measure_frames
 from models.measures.raft import measure_raft_flow
 from models.weights.hub_cache import ModelName, find_model
 from tasks import clip_measures
-from tasks.attempts import error_columns
+from tasks.attempts import tried
 from tasks.caching import Step
 from tasks.child_process import run_in_child
 from tasks.curate.video_manifests import ClipRow, VideoManifests, make_clip_rows, measure_video
 from tasks.frame_store import FramesOnDemand, read_frame_times
 from tasks.manifest import ManifestRef
 
-VERSION = 1
+VERSION = 2
 
 NEEDS = {"scan": ("frame_store",), "split": ("clip_id", "start_pts", "end_pts", "start_s", "end_s")}
 
@@ -111,9 +111,8 @@ def measure_clip(store: Path, clip: ClipRow, config: MotionConfig) -> dict[str, 
     stored = [frame for frame in read_frame_times(store) if clip["start_pts"] <= frame[0] < clip["end_pts"]]
     chosen = [stored[i] for i in space_evenly([time for _, time in stored], config.frames_per_s)]
     if len(chosen) < 2:
-        raise BadMedia(
-            f"{clip['clip_id']}: has {len(chosen)} stored frames, but motion needs at least two. If "
-            "it has more, raise --scan.frames-per-s."
+        raise TooShort(
+            f"frames stored: {len(chosen)}, and motion needs two. If it has more, raise --scan.frames-per-s."
         )
     frames = FramesOnDemand(store, [pts for pts, _ in chosen])
     return describe_motion(measure_frames(frames, [time for _, time in chosen], choose_flow(config)))
@@ -122,7 +121,7 @@ def measure_clip(store: Path, clip: ClipRow, config: MotionConfig) -> dict[str, 
 def measure_clips(store: Path, clips: Sequence[ClipRow], config: MotionConfig) -> list[dict[str, Any]]:
     """Return the rows of a video's clips, measured on one core."""
     cv2.setNumThreads(1)
-    return make_clip_rows(clips, lambda clip: measure_clip(store, clip, config))
+    return make_clip_rows(clips, lambda clip: measure_clip(store, clip, config), "motion")
 
 
 def measure_in_child(store: Path, clips: Sequence[ClipRow], config: MotionConfig) -> list[dict[str, Any]]:
@@ -131,10 +130,11 @@ def measure_in_child(store: Path, clips: Sequence[ClipRow], config: MotionConfig
     if config.engine == "raft":
         return measure_clips(store, clips, config)
     limit_s = LIMIT_S + LIMIT_FACTOR * sum(clip["end_s"] - clip["start_s"] for clip in clips)
-    try:
-        return run_in_child(measure_clips, store, clips, config, limit_s=limit_s)
-    except ReelmillError as error:
-        return [{"clip_id": clip["clip_id"], "attempt": 1, **error_columns(error)} for clip in clips]
+    return tried(
+        lambda: run_in_child(measure_clips, store, clips, config, limit_s=limit_s),
+        lambda failure: [{"clip_id": clip["clip_id"], "attempt": 1, **failure} for clip in clips],
+        "motion",
+    )
 
 
 @task(name="motion")

@@ -9,7 +9,7 @@ decode took longer than this many seconds: with a higher limit it is tried again
 
 import logging
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,14 @@ from av.video.stream import VideoStream
 from prefect import task
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.errors import BadMedia, DecodeTimeout
-from tasks.attempts import error_columns
+from models.errors import BadMedia, DecodeLimit, DecodeTimeout
+from tasks.attempts import tried
 from tasks.caching import Step, find, find_or_compute, make_key, make_lineage, set_aside
 from tasks.child_process import run_in_child
 from tasks.frame_store import FrameWriter, frame_writer
 from tasks.manifest import ERROR_FIELDS, ManifestRef, make_table, read_rows, remove_asides
 from tasks.signals import Recorder, find_neighbours, shrink_frame
-from tasks.video import FullPass, SourceVideo, count_decoders, make_upright, open_video, read_shown_size
+from tasks.video import FullPass, SourceVideo, count_decoders, make_upright, name_demuxer, open_video, read_shown_size
 
 log = logging.getLogger("reelmill")
 
@@ -137,14 +137,15 @@ class Sampler:
         self._previous = None
 
 
-def scan_file(path: Path, store: Path, config: Sampling) -> dict[str, Any]:
-    """Decode `path` once, write its frame store, and return the measured columns. Raises BadMedia.
+def scan_file(path: Path, store: Path, config: Sampling, demuxer: str | None = None) -> dict[str, Any]:
+    """Decode `path` once, by the `demuxer` that probing it found, write its frame store, and return the measured
+    columns. Raises BadMedia.
 
     Runs in a child process. Memory does not grow with the video's length, except for about 320 bytes of signals per
     frame.
     """
     cv2.setNumThreads(1)
-    with open_video(path, threads=2, skip_loop_filter="all") as (container, stream):
+    with open_video(path, threads=2, demuxer=demuxer, skip_loop_filter="all") as (container, stream):
         decoding, signals, sizes = FullPass(container, stream), Recorder(), set[tuple[int, int]]()
         damages = array("b")
         with frame_writer(store, config.jpeg_quality) as writer:
@@ -201,6 +202,24 @@ def _estimate_duration(pts: Sequence[int], stream: VideoStream) -> int:
     return round(1 / (stream.average_rate * stream.time_base)) if stream.average_rate and stream.time_base else 1
 
 
+def _scan(video: SourceVideo, root: Path, store: Path, sampling: Sampling, limit_s: float) -> dict[str, Any]:
+    """Scan a video in a child process; return its columns."""
+    try:
+        demuxer = name_demuxer(video.container)
+        measured = run_in_child(scan_file, video.path, root / store, sampling, demuxer, limit_s=limit_s)
+    finally:
+        remove_asides(root / store)
+    if measured["lost"] or measured["dropped"] or measured["damaged"].any():
+        log.warning("%s: some of its frames are lost, damaged or without a time; they are left out.", video.path)
+    return measured | {"frame_store": store.as_posix()}
+
+
+def _may_do_now(row: Mapping[str, Any], limit_s: float) -> bool:
+    """Return whether a scan that was stopped at a limit is worth another attempt: the limit of time is higher now, or
+    it was one of memory, processor time or pixels, which are not recorded."""
+    return (row["limit_s"] or limit_s) < limit_s or row["error_code"] == DecodeLimit.code
+
+
 def scan_video(root: Path, config: ScanConfig, video: SourceVideo) -> ManifestRef:
     """Return the scan of one video below `root`: found, or made. A video that cannot be decoded gives a row that says
     why."""
@@ -210,19 +229,16 @@ def scan_video(root: Path, config: ScanConfig, video: SourceVideo) -> ManifestRe
     def compute(key: str) -> pa.Table:
         store = Path("frames") / f"{video.video_id}.{key[:8]}.parquet"
         row = {"video_id": video.video_id, "source_digest": video.digest, "attempt": 1}
-        try:
-            measured = run_in_child(scan_file, video.path, root / store, sampling, limit_s=limit_s)
-        except BadMedia as error:
-            failed = row | error_columns(error)
-            return make_table([failed | ({"limit_s": limit_s} if isinstance(error, DecodeTimeout) else {})], SCHEMA)
-        finally:
-            remove_asides(root / store)
-        if measured["lost"] or measured["dropped"] or measured["damaged"].any():
-            log.warning("%s: some of its frames are lost, damaged or without a time; they are left out.", video.path)
-        return make_table([row | measured | {"frame_store": store.as_posix()}], SCHEMA)
+        measured = tried(
+            lambda: _scan(video, root, store, sampling, limit_s),
+            lambda failure: failure | ({"limit_s": limit_s} if failure["error_code"] == DecodeTimeout.code else {}),
+            "scanning",
+            str(video.path),
+        )
+        return make_table([row | measured], SCHEMA)
 
     found = find(STEP, root, make_key(make_lineage(STEP, sampling, [video.digest])))
-    if found and any(row["limit_s"] and row["limit_s"] < limit_s for row in read_rows(found, ("limit_s",))):
+    if found and any(_may_do_now(row, limit_s) for row in read_rows(found, ("error_code", "limit_s"))):
         set_aside(found.path)
     return find_or_compute(STEP, root, sampling, [video.digest], compute)
 

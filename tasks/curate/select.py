@@ -21,7 +21,7 @@ from tasks.keep_rules import ABSENT, NEEDS, SelectConfig, judge_clips, measure_s
 from tasks.keep_verdicts import SCHEMA, Funnel, count_funnel, make_verdict_columns
 from tasks.manifest import UNREADABLE, ManifestRef, check_size, read_lineage
 
-VERSION = 1
+VERSION = 2
 
 STEP = Step("select", VERSION, SCHEMA)
 

@@ -113,7 +113,7 @@ def measure_clip(store: Path, clip: ClipRow, config: SimilarityConfig) -> dict[s
 
 def make_unmeasured(split: ManifestRef) -> pa.Table:
     """Return the rows of a split's clips where no model measures them."""
-    rows = read_rows(split, ("clip_id",))
+    rows = (row for row in read_rows(split, ("clip_id",)) if row["clip_id"])
     return make_table([{**row, "similarity_note": OFF, "attempt": 1} for row in rows], SCHEMA)
 
 
@@ -130,6 +130,6 @@ def measure_similarity(root: Path, config: SimilarityConfig, videos: Sequence[Vi
     settings, revision = config.model_copy(update=revisions), " ".join(revisions.values())
 
     def measure(store: Path, clips: Sequence[ClipRow]) -> list[dict[str, Any]]:
-        return make_clip_rows(clips, lambda clip: measure_clip(store, clip, config))
+        return make_clip_rows(clips, lambda clip: measure_clip(store, clip, config), "similarity")
 
     return [measure_video(STEP, root, settings, NEEDS, video, measure, revision) for video in videos]

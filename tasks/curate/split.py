@@ -3,7 +3,8 @@
 A hard cut is between two frames. A dissolve, a fade or a wipe covers frames; these belong to no shot, and neither do
 damaged ones. `shot_begins` and `shot_ends` say what is there: cut, dissolve, fade, wipe or damage, or the video's own
 start and end. So the frames between two shots are those of what ends the first. No video is read: another threshold
-decides again from the same signals, and the same threshold gives the same shots. The detectors are in tasks/detectors.
+decides again from the same signals, and the same threshold gives the same shots. A video that cannot be split is a row
+without a clip. The detectors are in tasks/detectors.
 """
 
 from bisect import bisect_left
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from prefect import task
 from pydantic import Field, model_validator
 
+from tasks.attempts import tried
 from tasks.caching import Step, find_or_compute
 from tasks.detectors.boundary import Boundary, FrameSpan
 from tasks.detectors.cascade import DetectorSettings, find_boundaries
@@ -162,6 +164,15 @@ def _make_row(
     }
 
 
+def _split(scan: dict[str, Any], config: SplitConfig) -> list[dict[str, Any]]:
+    """Return the clips of one scan row; where it cannot be split, one row without a clip that says why."""
+    return tried(
+        lambda: list(split_signals(scan, config)),
+        lambda failure: [{"video_id": scan["video_id"], "attempt": 1, **failure}],
+        "splitting",
+    )
+
+
 @task(name="split")
 def split_videos(root: Path, config: SplitConfig, scans: list[ManifestRef]) -> list[ManifestRef]:
     """Split a chunk of scanned videos; a video whose scan failed gives a manifest without rows."""
@@ -172,7 +183,7 @@ def split_video(root: Path, config: SplitConfig, scan: ManifestRef) -> ManifestR
     """Return the clips of one scan below `root`: found, or made."""
 
     def compute(_: str) -> pa.Table:
-        rows = [clip for row in read_rows(scan, NEEDS) for clip in split_signals(row, config)]
+        rows = [clip for row in read_rows(scan, NEEDS) for clip in _split(row, config)]
         return make_table(rows, SCHEMA)
 
     return find_or_compute(STEP, root, config, [scan], compute)

@@ -26,7 +26,7 @@ from tasks.curate.video_manifests import ClipRow, VideoManifests, make_clip_rows
 from tasks.frame_store import load_first_middle_last
 from tasks.manifest import ManifestRef
 
-VERSION = 1
+VERSION = 2
 
 NEEDS = {"scan": ("frame_store",), "split": ("clip_id", "start_pts", "end_pts")}
 
@@ -150,6 +150,6 @@ def find_text(root: Path, config: TextConfig, videos: Sequence[VideoManifests]) 
     settings, revision = resolve_settings(config)
 
     def measure(store: Path, clips: Sequence[ClipRow]) -> list[dict[str, Any]]:
-        return make_clip_rows(clips, lambda clip: measure_clip(store, clip, config))
+        return make_clip_rows(clips, lambda clip: measure_clip(store, clip, config), "text")
 
     return [measure_video(STEP, root, settings, NEEDS, video, measure, revision) for video in videos]

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 from pydantic import BaseModel
 
-from models.errors import ReelmillError
-from tasks.attempts import error_columns
+from models.errors import TooShort
+from tasks.attempts import tried
 from tasks.caching import Step, find_or_compute
 from tasks.ledger import resolve_inside
 from tasks.manifest import ManifestRef, make_table, read_rows
@@ -58,7 +58,7 @@ def read_clips(video: VideoManifests, needs: NeededColumns) -> list[dict[str, An
     """Read the clips of the split, each with the columns that are needed, whichever step wrote them."""
     parts = [(ref, columns) for step, columns in needs.items() if step != "scan" for ref in video.of([step])]
     clips: dict[str, dict[str, Any]] = {}
-    for row in (row for part in parts for row in read_rows(*part)):
+    for row in (row for part in parts for row in read_rows(*part) if row["clip_id"]):
         clips.setdefault(row["clip_id"], {}).update(row)
     return list(clips.values())
 
@@ -83,14 +83,18 @@ def measure_video(
     return find_or_compute(step, root, config, video.of(needs), compute, revision)
 
 
-def make_clip_rows(clips: Sequence[ClipRow], measure: Callable[[ClipRow], Mapping[str, Any]]) -> list[dict[str, Any]]:
+def make_clip_rows(
+    clips: Sequence[ClipRow], measure: Callable[[ClipRow], Mapping[str, Any]], doing: str
+) -> list[dict[str, Any]]:
     """Return a row for each clip, with the columns that `measure` gives; nulls and the reason where it cannot be
-    measured."""
-    return [{"clip_id": clip["clip_id"], "attempt": 1, **_measure_columns(clip, measure)} for clip in clips]
+    measured, with an error's code unless the clip is too short. `doing` says what is measured ("look")."""
+    return [{"clip_id": clip["clip_id"], "attempt": 1, **_measure_columns(clip, measure, doing)} for clip in clips]
 
 
-def _measure_columns(clip: ClipRow, measure: Callable[[ClipRow], Mapping[str, Any]]) -> Mapping[str, Any]:
-    try:
-        return measure(clip)
-    except ReelmillError as error:
-        return error_columns(error)
+def _measure_columns(clip: ClipRow, measure: Callable[[ClipRow], Mapping[str, Any]], doing: str) -> Mapping[str, Any]:
+    return tried(lambda: measure(clip), excuse_short_clip, doing)
+
+
+def excuse_short_clip(failure: Mapping[str, str | None]) -> dict[str, str | None]:
+    """Return the columns of a clip that could not be measured: without the error's code where it is too short."""
+    return {**failure, "error_code": None} if failure["error_code"] == TooShort.code else dict(failure)

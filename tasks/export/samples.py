@@ -118,7 +118,7 @@ def _make_row(
     return row | place | {"side": split, "left_out": left_out, "facts": facts}
 
 
-LOCAL = ("keep", "drop_reason", "drop_reasons", "error", "cut_path", "attempt", "error_code", "error_message")
+LOCAL = ("keep", "drop_reason", "drop_reasons", "error", "note", "cut_path", "attempt", "error_code", "error_message")
 """The columns that have no meaning outside the dataset."""
 
 

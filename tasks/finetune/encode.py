@@ -7,13 +7,11 @@ window's first frame with noise of ln(sigma) ~ N(-3, 0.5^2) added before the aut
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pyarrow as pa
 import torch
@@ -23,15 +21,16 @@ from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import save_file
 from torch import Tensor
 
-from models.errors import BadMedia, ReelmillError
 from models.generation.model_cache import get_model
-from models.pictures import from_pixels
+from models.pictures import Frames, from_pixels
 from models.svd.autoencoder import encode_frames
 from models.svd.model import VideoModel, digest_encoders, embed_pictures
-from tasks.attempts import error_columns
+from tasks.attempts import tried
 from tasks.caching import Step, find_or_compute
+from tasks.child_process import run_in_child
+from tasks.finetune.windows import WindowShape, read_windows
 from tasks.manifest import ERROR_FIELDS, ManifestRef, make_table, publish
-from tasks.video import make_upright, read_frames
+from tasks.video import name_clip, name_demuxer
 
 VERSION = 1
 
@@ -49,6 +48,9 @@ SCHEMA = pa.schema(
 )
 
 STEP = Step("encode", VERSION, SCHEMA, files=("latents",))
+
+LIMIT_S, LIMIT_FACTOR = 300.0, 60.0
+"""Time limit for reading a clip, fixed and per second of it."""
 
 
 class LatentsConfig(BaseModel):
@@ -74,46 +76,18 @@ class ClipSpan:
 @dataclass(frozen=True)
 class SourceClips:
     """The kept clips of one source file, in order of time; `digest` is that of the file's content, `encoders` names the
-    model that encodes them."""
+    model that encodes them; `container` is what probing found the file to be, if that is known."""
 
     source: Path
     digest: str
     clips: tuple[ClipSpan, ...]
     encoders: str = "tiny"
+    container: str | None = None
 
     def key(self) -> str:
         """Return a digest of the content and the spans."""
         spans = [(c.clip_id, c.start_s, c.end_s) for c in self.clips]
         return hashlib.sha256(json.dumps([self.digest, spans]).encode()).hexdigest()
-
-
-def place_windows(start_s: float, end_s: float, frames: int, fps: float, at_most: int) -> list[float]:
-    """Return the start times, in seconds, of up to `at_most` windows of `frames` frames that fit a span without
-    overlapping, spread evenly over it; none when the span is too short."""
-    length = frames / fps
-    # Half a frame of slack: the last frame of a window is still shown when the next would come.
-    count = min(at_most, int((end_s - start_s + 0.5 / fps) / length))
-    if count < 1:
-        return []
-    slack = max(end_s - start_s - count * length, 0.0)
-    return [start_s + i * length + slack * (i + 0.5) / count for i in range(count)]
-
-
-def find_shown(times: Sequence[Fraction | float], wanted: Sequence[float]) -> list[int]:
-    """Return the index of the frame shown at each wanted time: the last at or before it, else the first."""
-    # A microsecond of grace: a start in float seconds may round to just before the frame it names.
-    found = np.searchsorted(np.array([float(t) for t in times]), np.array(wanted) + 1e-6, side="right") - 1
-    return [max(int(i), 0) for i in found]
-
-
-def cover(frame: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
-    """Shrink or enlarge RGB [h, w, 3] to cover width x height, then crop the middle."""
-    h, w = frame.shape[:2]
-    scale = max(width / w, height / h)
-    size = (max(width, round(w * scale)), max(height, round(h * scale)))
-    resized = cv2.resize(frame, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
-    left, top = (size[0] - width) // 2, (size[1] - height) // 2
-    return resized[top : top + height, left : left + width].astype(np.uint8, copy=False)
 
 
 def add_noise(pictures: Tensor, config: LatentsConfig, seed: int) -> tuple[Tensor, Tensor]:
@@ -141,27 +115,6 @@ def encode_windows(model: VideoModel, windows: Sequence[NDArray[np.uint8]], conf
     return {name: torch.stack(tensors).half().contiguous() for name, tensors in parts.items()}
 
 
-def _read_windows(
-    clip: ClipSpan, source: Path, model: VideoModel, config: LatentsConfig
-) -> Iterator[tuple[float, NDArray[np.uint8]]]:
-    facts = model.facts
-    starts = place_windows(clip.start_s, clip.end_s, facts.frames, facts.fps, config.windows_per_clip)
-    if not starts:
-        needed = facts.frames / facts.fps
-        raise BadMedia(
-            f"{clip.clip_id}: {clip.end_s - clip.start_s:.2f} s is too short: the model needs at least {needed:.2f} s."
-        )
-    times, frames = [], []
-    for time, frame in read_frames(source, clip.start_s, clip.end_s):
-        times.append(time)
-        frames.append(cover(make_upright(frame), facts.width, facts.height))
-    if not frames:
-        raise BadMedia(f"{clip.clip_id}: no frame is shown between {clip.start_s:.2f} and {clip.end_s:.2f} s.")
-    for start in starts:
-        chosen = find_shown(times, [start + i / facts.fps for i in range(facts.frames)])
-        yield start, np.stack([frames[i] for i in chosen])
-
-
 def encode_source(root: Path, key: str, group: SourceClips, model: VideoModel, config: LatentsConfig) -> pa.Table:
     """Encode a source's clips to `latents/KEY.safetensors` below `root`; return a row for each window or failed
     clip."""
@@ -169,17 +122,46 @@ def encode_source(root: Path, key: str, group: SourceClips, model: VideoModel, c
     rows: list[dict[str, Any]] = []
     windows: list[NDArray[np.uint8]] = []
     for clip in group.clips:
-        try:
-            for index, (start, window) in enumerate(_read_windows(clip, group.source, model, config)):
-                place = {"latents": name, "row": len(windows)}
-                rows.append({"clip_id": clip.clip_id, "window": index, "start_s": start, **place, "attempt": 1})
-                windows.append(window)
-        except ReelmillError as error:
-            rows.append({"clip_id": clip.clip_id, **error_columns(error), "attempt": 1})
-    if windows:
-        with publish(root / name) as aside:
-            save_file(encode_windows(model, windows, config, seed=int(group.key()[:12], 16)), aside)
-    return make_table(rows, SCHEMA)
+        own, read = _read_clip(clip, group, model, config)
+        place = ({"latents": name, "row": len(windows) + number} if read else {} for number in range(len(own)))
+        rows += [{"clip_id": clip.clip_id, "attempt": 1, **row, **at} for row, at in zip(own, place, strict=True)]
+        windows += read
+
+    def write() -> list[dict[str, Any]]:
+        if windows:
+            with publish(root / name) as aside:
+                save_file(encode_windows(model, windows, config, seed=int(group.key()[:12], 16)), aside)
+        return rows
+
+    def failed(failure: dict[str, str]) -> list[dict[str, Any]]:
+        return [{"clip_id": clip.clip_id, "attempt": 1, **failure} for clip in group.clips]
+
+    return make_table(tried(write, failed, "encoding", str(group.source)), SCHEMA)
+
+
+def _read_clip(
+    clip: ClipSpan, group: SourceClips, model: VideoModel, config: LatentsConfig
+) -> tuple[list[dict[str, Any]], list[Frames]]:
+    """Return the columns of a clip's windows and their frames, or those of its failure and none."""
+    facts, item = model.facts, name_clip(group.source, clip.start_s, clip.end_s)
+    shape = WindowShape(facts.frames, facts.fps, facts.width, facts.height)
+    limit_s = LIMIT_S + LIMIT_FACTOR * (clip.end_s - clip.start_s)
+
+    def read() -> tuple[list[dict[str, Any]], list[Frames]]:
+        found = run_in_child(
+            read_windows,
+            group.source,
+            (clip.start_s, clip.end_s),
+            item,
+            shape,
+            config.windows_per_clip,
+            name_demuxer(group.container),
+            limit_s=limit_s,
+            item=item,
+        )
+        return [{"window": i, "start_s": start} for i, (start, _) in enumerate(found)], [each for _, each in found]
+
+    return tried(read, lambda failure: ([failure], []), "reading", item)
 
 
 @task(name="encode")

@@ -16,9 +16,9 @@ import pyarrow as pa
 from prefect import task
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.errors import BadInput, BadMedia, ReelmillError
+from models.errors import BadInput, BadMedia
 from models.given_files import read_comma
-from tasks.attempts import error_columns
+from tasks.attempts import tried
 from tasks.caching import Step, find_or_compute, make_lineage
 from tasks.child_process import run_in_child
 from tasks.item_lists import locate
@@ -35,6 +35,7 @@ SCHEMA = pa.schema(
         ("source", pa.string()),
         ("path", pa.string()),
         ("digest", pa.string()),
+        ("container", pa.string()),
         ("start_s", pa.float64()),
         ("end_s", pa.float64()),
         ("caption", pa.string()),
@@ -69,15 +70,16 @@ def describe_file(folder: Path, row: TableRow, column: str, limit_s: float) -> d
         raise BadInput(row.problem)
     path = locate(folder, str(row.values.get(column, "")))
     digest = digest_file(path)
-    duration_s = run_in_child(probe, path, limit_s=limit_s).duration_s
-    if duration_s is None:
+    facts = run_in_child(probe, path, limit_s=limit_s)
+    if facts.duration_s is None:
         raise BadMedia(f"{path}: its length is unknown. Convert it to mp4.")
     return {
         "video_id": digest[:16],
         "path": str(path),
         "digest": digest,
+        "container": facts.container,
         "start_s": 0.0,
-        "end_s": duration_s,
+        "end_s": facts.duration_s,
         "caption": next((str(row.values[name]) for name in CAPTION_COLUMNS if name in row.values), None),
         "camera_motion": row.values.get("camera_motion"),
         "motion_score": _parse_number(row.values, "motion_score"),
@@ -109,12 +111,18 @@ def describe_files(path: Path, rows: list[TableRow], column: str, limit_s: float
     for number, row in enumerate(rows, start=1):
         source = str(row.values.get(column, f"row {number}"))
         named = {"clip_id": hashlib.sha256(source.encode()).hexdigest()[:16], "source": source, "attempt": 1}
-        try:
-            found.setdefault(source, named | describe_file(path.parent, row, column, limit_s))
-        except ReelmillError as error:
-            failure = error_columns(error, f"{path} row {number}")
-            found.setdefault(source, named | failure | {"keep": False})
+        if source not in found:
+            found[source] = named | _describe(path, number, row, column, limit_s)
     return list(found.values())
+
+
+def _describe(table: Path, number: int, row: TableRow, column: str, limit_s: float) -> dict[str, Any]:
+    """Return the columns of a row of a table; its error where its file cannot be used."""
+
+    def failed(failure: dict[str, str]) -> dict[str, Any]:
+        return failure | {"error_message": f"{table} row {number}: {failure['error_message']}", "keep": False}
+
+    return tried(lambda: describe_file(table.parent, row, column, limit_s), failed, "probing")
 
 
 @task(name="listed")

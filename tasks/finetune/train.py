@@ -119,7 +119,7 @@ class Training:
     def _word_parameters(self) -> dict[str, nn.Parameter]:
         width = read_setting(self.model.unet, "cross_attention_dim")
         generator = torch.Generator().manual_seed(self.config.seed)
-        names = sorted({e.motion for e in self.examples.all} | set(self.words))
+        names = sorted({e.motion for e in self.examples.all if e.motion} | set(self.words))
         fresh = {name: torch.randn(width, generator=generator) for name in names}
         return {name: nn.Parameter(self.words.get(name, fresh[name]).detach().clone()) for name in names}
 
@@ -178,6 +178,20 @@ def _seed_lora(unet: nn.Module, seed: int) -> None:
             parameter.data = torch.randn(parameter.shape, generator=generator) / parameter.shape[1] ** 0.5
 
 
+def _say_wordless(training: Training, base: str) -> None:
+    """Say which motions the model has no word for, where it is trained with words."""
+    examples = training.examples.all
+    without = [e.motion or "unmeasured" for e in examples if training.words and e.motion not in training.words]
+    if without:
+        log.warning(
+            "train: %s has no word for %s; the %d windows that show it are trained on without one. --train.words "
+            "teaches it.",
+            base,
+            ", ".join(sorted(set(without))),
+            len(without),
+        )
+
+
 def _say(row: dict[str, Any], steps: int) -> None:
     probed = ""
     if "right_8" in row:
@@ -201,6 +215,7 @@ def train(
     examples = Examples(chosen, model.facts.fps)
     checkpoint = run / "checkpoints" / f"{key}.safetensors"
     training = Training(model, examples, config)
+    _say_wordless(training, base)
     rows = training.run(checkpoint)
     lineage = {
         "run": key,

@@ -40,7 +40,7 @@ class ExampleChoice:
 
 @dataclass(frozen=True)
 class Example:
-    """One encoded window: where it is, and what its clip measured."""
+    """One encoded window: where it is, and what its clip measured; an empty motion where that was not measured."""
 
     clip_id: str
     latents: Path
@@ -97,7 +97,7 @@ def gather_examples(root: Path, encoded: Sequence[ManifestRef], choice: ExampleC
             clip = clips.get(row["clip_id"])
             if row["latents"] is None or clip is None or not choice.wants(clip["camera_motion"], clip["motion_score"]):
                 continue
-            motion, bucket = clip["camera_motion"], motion_bucket(clip["motion_score"] or 0.0)
+            motion, bucket = clip["camera_motion"] or "", motion_bucket(clip["motion_score"] or 0.0)
             examples.append(Example(row["clip_id"], resolve_inside(root, row["latents"]), row["row"], motion, bucket))
     if not examples:
         raise make_too_few_error(root, choice)

@@ -14,7 +14,7 @@ from PIL import Image, ImageSequence, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from models.errors import BadMedia
-from models.pictures import Frames
+from models.pictures import Frames, open_picture
 from tasks.manifest import digest_file
 from tasks.video import make_upright, open_video, read_frames
 
@@ -43,7 +43,7 @@ def write_tag(path: Path, text: str) -> None:
     """Put `text` (ASCII) into a clip just written that is not an mp4: a GIF, a WebP or a folder of PNG pictures."""
     if path.is_dir():
         first = list_pictures(path)[0]
-        with Image.open(first) as picture:
+        with open_picture(first) as picture:
             said = PngInfo()
             said.add_text(TAG, text)
             picture.save(first, pnginfo=said)
@@ -56,7 +56,7 @@ def write_tag(path: Path, text: str) -> None:
 def read_tag(path: Path) -> str | None:
     """Read the text that a clip carries; None where it carries none. Raises BadMedia for what is not a clip."""
     if path.suffix == ".mp4":
-        with open_video(path) as (container, _):
+        with open_video(path, demuxer="mov") as (container, _):
             return container.metadata.get(TAG)
     with _read_picture(path) as picture:
         said = picture.info.get("comment") or picture.info.get(TAG) or picture.getexif().get(DESCRIPTION)
@@ -66,7 +66,7 @@ def read_tag(path: Path) -> str | None:
 def read_clip(path: Path) -> Frames:
     """Read all frames of a clip, uint8 RGB [frames, height, width, 3]; raises BadMedia."""
     if path.suffix == ".mp4":
-        return np.stack([make_upright(frame) for _, frame in read_frames(path)])
+        return np.stack([make_upright(frame) for _, frame in read_frames(path, demuxer="mov")])
     return np.stack(list(_read_pictures(path)))
 
 
@@ -96,7 +96,7 @@ def add_webp_description(content: bytes, text: str) -> bytes:
 def _read_picture(path: Path) -> Image.Image:
     pictures = list_pictures(path) if path.is_dir() else [path]
     try:
-        return Image.open(pictures[0])
+        return open_picture(pictures[0])
     except (OSError, IndexError, UnidentifiedImageError) as error:
         raise BadMedia(f"{path}: cannot be read as a clip ({error}). Is it whole? Copy it again.") from error
 

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from PIL import Image
 from prefect import task
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -23,7 +22,7 @@ from models.device import DEVICE_HELP, DeviceName, find_device
 from models.measures.camera import measure_motion
 from models.measures.meters import count_good_frames, measure_meters
 from models.measures.psnr import mean_squared_error, psnr
-from models.pictures import Frames, Picture
+from models.pictures import Frames, Picture, open_picture
 from tasks.attempts import ItemCall, failure_of
 from tasks.caching import Step
 from tasks.generate.clip_frames import DECODED_BY, decode_clip, locate_parked, park
@@ -110,7 +109,7 @@ def decode_and_measure(
 def _read_picture(root: Path, job: Mapping[str, Any]) -> Picture | None:
     if job["picture"] is None:
         return None
-    with Image.open(resolve_inside(root, job["picture"])) as picture:
+    with open_picture(resolve_inside(root, job["picture"])) as picture:
         return np.asarray(picture)
 
 

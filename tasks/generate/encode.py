@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from models.device import DEVICE_HELP, DeviceName, find_device
 from models.pictures import Frames
 from models.weights.names import format_name
-from tasks.attempts import STOPPING, ItemCall, failure_of
+from tasks.attempts import ItemCall, failure_of
 from tasks.caching import Step
 from tasks.generate.clip_frames import decode_clip, locate_parked, open_parked
 from tasks.generate.clip_tags import digest_content
@@ -151,13 +151,13 @@ def _encode(
         made = write_files(root, kept, look, job["playback_fps"] or job["fps"], said, meters, key)
         return make_table([{"item_key": job["item_key"], "attempt": 1, **decided(job, In.FILE), **made}], SCHEMA)
 
+    def failure(error: Exception) -> dict[str, Any]:
+        return {"item_key": job["item_key"], **decided(job, In.FILE), **failure_of(error, job["name"], "encoding")}
+
     call = ItemCall(STEP, root, settings, (decoded_key,), job["model_revision"], failure_has_own_key=True)
-    try:
-        made = call.made(compute)
-    except STOPPING as error:
-        failure = failure_of(error, job["name"], "encoding")
-        return call.failed({"item_key": job["item_key"], **decided(job, In.FILE), **failure})
-    remove(locate_parked(root, decoded_key))
+    made = call.tried(compute, failure)
+    if made.path.stem == call.key:
+        remove(locate_parked(root, decoded_key))
     return made
 
 

@@ -27,7 +27,7 @@ from models.svd.lora import load_lora
 from models.svd.model import motion_bucket
 from models.svd.regions import choose_word, list_words
 from models.weights.names import INDEX_FILE, is_hub_name, pin_name
-from tasks.attempts import error_columns
+from tasks.attempts import error_columns, tried
 from tasks.footage import MEAN_RADIUS
 from tasks.further_columns import pack
 from tasks.generate.job_columns import JobColumns
@@ -81,12 +81,12 @@ class Asking:
             "further": pack(row.further),
             "attempt": 1,
         }
-        try:
-            return known | self._resolve(row) | {"status": "ready"}
-        except ReelmillError as error:
-            return known | make_failure(error)
-        except OSError as error:
-            return known | make_failure(BadInput(f"{image}: cannot be read ({error.strerror})."))
+        return tried(
+            lambda: known | self._resolve(row) | {"status": "ready"},
+            lambda failure: known | {"status": "failed"} | failure,
+            "reading the job",
+            image or known["name"],
+        )
 
     def _resolve(self, row: TableRow) -> dict[str, Any]:
         line = _parse(row)

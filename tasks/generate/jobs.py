@@ -17,15 +17,17 @@ import pyarrow as pa
 from PIL import Image
 from prefect import task
 
-from models.errors import ReelmillError
 from models.generation.calibration import load_calibration, read_calibration
 from models.generation.card import read_card
-from models.pictures import Background, Fit, count_pictures, prepare_picture
+from models.pictures import Background, Fit, count_pictures, open_picture, read_foreign_picture
+from tasks.attempts import tried
 from tasks.caching import Step, find_or_compute, make_key, make_lineage
+from tasks.child_process import Child
 from tasks.generate.job_columns import COLUMNS, KEYED, In, fields_of, file_key, in_, item_key
-from tasks.generate.job_resolver import Asking, make_failure
+from tasks.generate.job_resolver import Asking
 from tasks.generate.job_settings import JobsConfig, read_list
 from tasks.ledger import remove
+from tasks.limits import get_limits
 from tasks.manifest import ERROR_FIELDS, ManifestRef, make_table, publish, read_rows, write_manifest
 
 VERSION = 2
@@ -60,39 +62,51 @@ PLACES = ("image", "model", "picture_model", "lora")
 WAITING = Step("waiting", VERSION, SCHEMA)
 """The jobs with what a run left undone marked so: what its table is collected from. The next run removes it."""
 
+PICTURE_LIMIT_S = 60.0
+"""Time limit for reading one picture."""
+
 log = logging.getLogger("reelmill")
 
 
-def add_picture(root: Path, row: Mapping[str, Any], fit: Fit, background: Background) -> dict[str, Any]:
-    """Return the row with its picture at the model's size, written below `root` if it is not there; failed if it cannot
-    be.
+def add_picture(root: Path, row: Mapping[str, Any], fit: Fit, background: Background, child: Child) -> dict[str, Any]:
+    """Return the row with its picture at the model's size, read in the child process and written below `root` if it is
+    not there; failed if it cannot be.
 
     A row without a picture stays as it is: its model takes a text, or its picture is yet to be drawn.
     """
     if row["image"] is None:
         return dict(row)
+    return tried(
+        lambda: {**row, **_prepare(root, row, fit, background, child)},
+        lambda failure: {**row, "status": "failed", **failure},
+        "reading",
+        Path(row["image"]).name,
+    )
+
+
+def _prepare(root: Path, row: Mapping[str, Any], fit: Fit, background: Background, child: Child) -> dict[str, Any]:
     recipe = [row["image_sha256"], row["width"], row["height"], fit, background, VERSION]
     name = f"pictures/{_digest(recipe)[:32]}.png"
-    content = _digest_content(root / name)
-    try:
-        if content is None:
-            pixels = prepare_picture(Path(row["image"]), row["width"], row["height"], fit, background)
-            with publish(root / name) as aside:
-                Image.fromarray(pixels).save(aside, format="PNG")
-            content = hashlib.sha256(pixels.tobytes()).hexdigest()
-    except ReelmillError as error:
-        return {**row, **make_failure(error)}
-    many = count_pictures(Path(row["image"]))
+    content, path = _digest_content(root / name), Path(row["image"])
+    read = partial(child.run, limit_s=PICTURE_LIMIT_S, item=path.name)
+    if content is None:
+        size = (row["width"], row["height"])
+        pixels, many = read(read_foreign_picture, path, *size, fit, background, get_limits().pixels)
+        with publish(root / name) as aside:
+            Image.fromarray(pixels).save(aside, format="PNG")
+        content = hashlib.sha256(pixels.tobytes()).hexdigest()
+    else:
+        many = read(count_pictures, path)
     said = [f"{row['name']}: all but the first of its {many} pictures."] if many > 1 else []
     ignored = [*(row["ignored"] or ()), *said] or None
     prepared = {"picture": name, "picture_sha256": content, "fit": fit, "background": background}
-    return {**row, **prepared, "ignored": ignored}
+    return {**prepared, "ignored": ignored}
 
 
 def _digest_content(path: Path) -> str | None:
     """Return the digest of a prepared picture's pixels; None where there is none, or a damaged one."""
     try:
-        with Image.open(path) as picture:
+        with open_picture(path) as picture:
             return hashlib.sha256(np.asarray(picture).tobytes()).hexdigest()
     except (OSError, SyntaxError, ValueError):
         return None
@@ -173,9 +187,9 @@ def read_jobs(
 
     def compute(key: str) -> pa.Table:
         log.debug("jobs: %d rows of %s", len(asked), jobs)
-        pictured = (
-            add_picture(root, row, config.fit, config.background) if row["status"] == "ready" else row for row in asked
-        )
+        with Child() as child:
+            add = partial(add_picture, root, fit=config.fit, background=config.background, child=child)
+            pictured = [add(row) if row["status"] == "ready" else row for row in asked]
         rows = mark_duplicates(taken for row in pictured for taken in make_take_rows(row, config.takes))
         return make_table(list(rows), SCHEMA)
 

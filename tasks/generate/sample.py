@@ -26,7 +26,7 @@ from torch import Tensor
 from models.device import DEVICE_HELP, DeviceName, empty_cache, explain_not_finite, find_device, format_device
 from models.memory.plan import Plan
 from models.memory.planner import find_lower_plan
-from tasks.attempts import STOPPING, ItemCall, failure_of
+from tasks.attempts import ItemCall, caught, failure_of
 from tasks.caching import Step, find
 from tasks.generate.job_batches import Item, ItemSettings, fill_batches, make_item, plan_batches
 from tasks.generate.sample_batch import plan_batch, sample
@@ -118,16 +118,14 @@ class Attempt:
 def _try_batch(root: Path, attempt: Attempt) -> Iterator[tuple[Item, Attempt, Tensor | Failure]]:
     """Yield each item with the attempt that made its latents, or with what went wrong with it alone."""
     items, device = attempt.items, attempt.device
-    try:
-        latents = sample(root, items, attempt.plan, device)
-    except STOPPING as error:
-        lower = find_lower_plan(attempt.plan, error, device)
-        # Without its traceback, which holds all that the attempt had on the device.
-        failed = error.with_traceback(None)
-    else:
+    latents = caught(lambda: sample(root, items, attempt.plan, device), f"{items[0].name}: sampling")
+    if not isinstance(latents, Exception):
         for item, own in zip(items, latents, strict=True):
             yield item, attempt, own if own.isfinite().all() else _check_finite(item)
         return
+    lower = find_lower_plan(attempt.plan, latents, device)
+    # Without its traceback, which holds all that the attempt had on the device.
+    failed = latents.with_traceback(None)
     empty_cache(device)
     if lower:
         log.warning("%s: out of memory; tried again as %s.", items[0].name, lower)
@@ -145,10 +143,9 @@ def _plan_attempts(
     root: Path, items: Sequence[Item], device: torch.device
 ) -> Iterator[tuple[Item, Attempt, Tensor | Failure]]:
     """Yield a batch's attempts, in the parts that memory allows."""
-    try:
-        plan = plan_batch(items, len(items), device)
-    except STOPPING as error:
-        yield from ((item, Attempt(items, device, Plan()), failure_of(error, item.name, "sampling")) for item in items)
+    plan = caught(lambda: plan_batch(items, len(items), device), f"{items[0].name}: planning")
+    if isinstance(plan, Exception):
+        yield from ((item, Attempt(items, device, Plan()), failure_of(plan, item.name, "sampling")) for item in items)
         return
     for part in _split(items, plan.batch):
         yield from _try_batch(root, Attempt(part, device, plan))

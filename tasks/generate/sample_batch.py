@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from models.device import CPU, watch_costs
@@ -22,7 +21,7 @@ from models.memory.placement import feed_forward_in_pieces, place_for_sampling
 from models.memory.plan import Plan
 from models.memory.planner import learn_sampling, plan_sampling
 from models.noise import Noise, draw_item_noise, stack_noise
-from models.pictures import Picture, from_pixels
+from models.pictures import Picture, from_pixels, open_picture
 from models.svd.model import VideoModel
 from models.svd.regions import list_words
 from models.svd.sampling import sample_latents
@@ -115,5 +114,5 @@ def _read_own_pixels(root: Path, item: Item) -> Picture:
 
 
 def _read_pixels(path: Path) -> Picture:
-    with Image.open(path) as picture:
+    with open_picture(path) as picture:
         return np.asarray(picture)

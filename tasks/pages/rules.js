@@ -45,8 +45,9 @@ function verdictOf({ data, axes, sorted, reasons, motions }, config) {
   const limits = limitsOf(axes, sorted, config);
   const needed = new Set();
   if (config.min_clip_s !== null) {
-    for (let i = 0; i < count; i++) if (data.seconds[i] < config.min_clip_s - 1e-6) bits[i] |= bit.too_short;
+    for (let i = 0; i < count; i++) if (data.seconds[i] < config.min_clip_s - 1e-6 || data.excused[i]) bits[i] |= bit.too_short;
   }
+  const failed = data.excused.map((excused) => (excused && config.min_clip_s !== null ? 0 : bit.measurement_failed));
   for (const axis of axes.filter((one) => one.reason in limits)) {
     const values = data[axis.column];
     const limit = Math.fround(limits[axis.reason]);
@@ -65,12 +66,12 @@ function verdictOf({ data, axes, sorted, reasons, motions }, config) {
   if (config.drop_motions.length) {
     const unwanted = motions.map((name) => config.drop_motions.includes(name));
     for (let i = 0; i < count; i++) {
-      if (data.camera[i] === 255) bits[i] |= bit.measurement_failed;
+      if (data.camera[i] === 255) bits[i] |= failed[i];
       else if (unwanted[data.camera[i]]) bits[i] |= bit.unwanted_motion;
     }
   }
   for (const column of needed) {
-    for (let i = 0; i < count; i++) if (Number.isNaN(data[column][i])) bits[i] |= bit.measurement_failed;
+    for (let i = 0; i < count; i++) if (Number.isNaN(data[column][i])) bits[i] |= failed[i];
   }
   if (config.drop_duplicates) markRepeated(data, bits, bit.duplicate);
   return { bits, limits };

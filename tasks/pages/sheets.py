@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from models.errors import BadManifest
 from models.pictures import Frames
+from tasks.attempts import caught
 from tasks.frame_store import load_frames, read_frame_times
 from tasks.pages.dataset import Dataset
 from tasks.pages.page import make_data_uri
@@ -80,15 +80,18 @@ class Reel:
     def strip(self, clip: Mapping[str, Any], frames: int = FRAMES_OF_STRIP, side: int = CELL_SIDE) -> Strip | None:
         """Return the strip of a clip from its stored frames; None, with a warning in the log, when there are none."""
         name = self.dataset.stores.get(clip["video_id"], "")
-        store = self.dataset.root / name
-        try:
-            if name not in self._times:
-                self._times[name] = read_frame_times(store)
-            stored = [frame for frame in self._times[name] if clip["start_pts"] <= frame[0] < clip["end_pts"]]
-            pictures = load_frames(store, [stored[i][0] for i in choose_frames([time for _, time in stored], frames)])
-        except BadManifest as error:
-            log.warning("%s: shown without pictures. %s", clip["clip_id"], error)
+        strip = caught(lambda: self._strip(clip, name, frames, side), f"{clip['clip_id']}: its strip")
+        if isinstance(strip, Exception):
+            log.warning("%s: shown without pictures. %s", clip["clip_id"], strip)
             return None
+        return strip
+
+    def _strip(self, clip: Mapping[str, Any], name: str, frames: int, side: int) -> Strip | None:
+        store = self.dataset.root / name
+        if name not in self._times:
+            self._times[name] = read_frame_times(store)
+        stored = [frame for frame in self._times[name] if clip["start_pts"] <= frame[0] < clip["end_pts"]]
+        pictures = load_frames(store, [stored[i][0] for i in choose_frames([time for _, time in stored], frames)])
         return join_frames(pictures, side) if len(pictures) else None
 
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from models.measures.camera import MOTIONS
+from tasks.clip_measures import find_excused
 from tasks.keep_rules import (
     AXES,
     LENGTH,
@@ -94,6 +95,7 @@ def make_arrays(clips: pa.Table) -> dict[str, NDArray[Any]]:
         "pixels": pixels.astype(np.int32),
         "sharp": np.nan_to_num(measured["sharpness"].astype(np.float64)),
         "camera": np.array(motions, np.uint8),
+        "excused": find_excused(clips).astype(np.uint8),
     }
 
 

@@ -15,19 +15,15 @@ from models.device import (
     AskedPrecision,
     DeviceName,
     choose_precision,
-<<<<<<< HEAD
-    explain_not_finite,
-=======
     empty_cache,
->>>>>>> mut-in
+    explain_not_finite,
     find_device,
     format_device,
     get_dtype,
-    is_out_of_memory,
     measure_free_memory,
     watch_costs,
 )
-from models.errors import BadInput
+from models.errors import BadInput, is_out_of_memory
 from models.svd import inference_unet
 from models.svd.autoencoder import new_autoencoder
 from models.svd.exact_decode import Room, decode_exactly

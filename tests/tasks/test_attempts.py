@@ -1,5 +1,8 @@
 """What a failed clip says: the error's own sentence, or what to do where memory was too small, or what happened."""
 
+import logging
+import os
+import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -7,8 +10,8 @@ import pytest
 import torch
 from pydantic import BaseModel
 
-from models.errors import BadMedia, EncoderOutOfMemory
-from tasks.attempts import ItemCall, error_columns, failure_of
+from models.errors import NO_ROOM, BadMedia, EncoderOutOfMemory
+from tasks.attempts import ItemCall, error_columns, failure_of, tried
 from tasks.caching import Step
 from tasks.manifest import ERROR_FIELDS, make_table, read_lineage, read_rows
 
@@ -90,9 +93,50 @@ def test_a_failure_is_named_by_the_manifest_that_is_missing_or_by_its_own_lineag
     assert own.tried(stop, row_of).path.stem == "b7585523bdf35440d495127275a3dace"
 
 
-def test_a_fault_of_the_code_is_no_failure_of_an_item(tmp_path: Path):
-    def break_off(_: str) -> pa.Table:
-        raise KeyError("x")
+class FontMissing(Exception):
+    """An error of a library that is of no kind that this project knows."""
 
-    with pytest.raises(KeyError):
-        call_of(tmp_path).tried(break_off, row_of)
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (KeyError("roll"), "drawing failed (KeyError: 'roll')."),
+        (FontMissing(), "drawing failed (FontMissing)."),
+        (AssertionError("width"), "drawing failed (AssertionError: width)."),
+    ],
+)
+def test_whatever_an_item_raises_is_its_row_and_its_traceback_is_logged(tmp_path: Path, caplog, error, said):
+    def break_off(_: str) -> pa.Table:
+        raise error
+
+    with caplog.at_level(logging.DEBUG, "reelmill"):
+        failed = call_of(tmp_path).tried(break_off, row_of)
+    assert [row["error_message"] for row in read_rows(failed)] == [f"a: {said}"]
+    assert "in break_off" in caplog.text
+    with caplog.at_level(logging.DEBUG, "reelmill"):
+        assert tried(lambda: break_off(""), lambda failure: failure["error_message"], "drawing", "b") == f"b: {said}"
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), SystemExit(143), GeneratorExit()])
+def test_what_stops_the_run_is_no_items_row(tmp_path: Path, stop: BaseException):
+    def stopped(*_: str) -> pa.Table:
+        raise stop
+
+    with pytest.raises(type(stop)):
+        call_of(tmp_path).tried(stopped, row_of)
+    with pytest.raises(type(stop)):
+        tried(stopped, lambda _: None, "drawing")
+
+
+@pytest.mark.parametrize("number", sorted(NO_ROOM))
+def test_a_full_disk_stops_a_run_whose_rows_are_kept(number: int):
+    def write() -> None:
+        raise OSError(number, os.strerror(number), "scan.parquet")
+
+    with pytest.raises(OSError, match=re.escape(os.strerror(number))):
+        tried(write, lambda _: None, "scanning")
+
+
+def test_a_librarys_message_is_cut():
+    failed = failure_of(ValueError("no " * 10_000), "a", "drawing")
+    assert len(failed["error_message"]) < 400

@@ -1,4 +1,5 @@
 import errno
+import logging
 import os
 import re
 import signal
@@ -11,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from models.errors import BadMedia, DecodeCrash, DecodeTimeout
-from tasks.child_process import run_in_child
+from models.errors import BadMedia, DecodeCrash, DecodeLimit, DecodeTimeout
+from tasks.child_process import Child, run_in_child
+from tasks.limits import Limits, set_limits
 from tasks.probe import probe
 
 UNGUARDED = """
@@ -114,3 +116,74 @@ def test_a_program_without_a_main_guard_runs_once(tmp_path: Path):
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run([sys.executable, program], capture_output=True, text=True, env=environment, check=False)
     assert (done.stdout, done.stderr) == ("ran True\n", "")
+
+
+def take_memory(megabytes: int) -> int:
+    return len(bytearray(megabytes * 1_000_000))
+
+
+def spin() -> None:
+    while True:
+        pass
+
+
+@pytest.fixture
+def limits():
+    """Sets the limits of this process' children, until the test ends."""
+    yield lambda **changes: set_limits(Limits(**changes))
+    set_limits(Limits())
+
+
+def test_a_child_that_wants_more_memory_than_it_may_have_is_an_error_that_names_the_setting(limits):
+    limits(memory_mb=1000)
+    assert run_in_child(take_memory, 100, limit_s=30) == 100_000_000
+    with pytest.raises(DecodeLimit, match=r"film\.mp4: takes more than 1000 MB of memory.*--limits\.memory-mb"):
+        run_in_child(take_memory, 1100, limit_s=30, item="film.mp4")
+
+
+def test_a_child_that_wants_more_processor_time_than_it_may_have_is_an_error_that_names_the_setting(limits):
+    limits(processor_share=0.01)
+    with pytest.raises(DecodeLimit, match=r"film\.mp4: takes more than 1 s of processor.*--limits\.processor-share"):
+        run_in_child(spin, limit_s=100, item="film.mp4")
+
+
+@pytest.mark.parametrize("limit_s", [20.0 * 40 * 3600, 1e12])
+def test_a_film_that_claims_many_hours_overflows_no_time_limit(limit_s: float):
+    assert run_in_child(abs, -1, limit_s=limit_s) == 1
+
+
+def test_one_child_serves_many_calls_and_is_replaced_after_one_that_killed_it():
+    with Child() as child:
+        first = child.run(os.getpid, limit_s=30)
+        assert child.run(os.getpid, limit_s=30) == first
+        with pytest.raises(DecodeCrash, match="invalid literal"):
+            child.run(int, "forty", limit_s=30)
+        assert child.run(os.getpid, limit_s=30) == first, "an error that is answered costs no child"
+        with pytest.raises(DecodeCrash, match="Segmentation fault"):
+            child.run(signal.raise_signal, signal.SIGSEGV, limit_s=30)
+        second = child.run(os.getpid, limit_s=30)
+        assert second != first
+        with pytest.raises(DecodeTimeout):
+            child.run(time.sleep, 60, limit_s=0.2)
+        assert child.run(os.getpid, limit_s=30) not in (first, second)
+
+
+def complain(text: str) -> None:
+    try:
+        int(text)
+    except ValueError:
+        logging.getLogger("reelmill").debug("no number: %s", text, exc_info=True)
+
+
+def test_what_a_child_logs_is_logged_here_with_its_traceback(caplog):
+    with caplog.at_level(logging.DEBUG, "reelmill"):
+        run_in_child(complain, "forty", limit_s=30)
+    assert "no number: forty" in caplog.text
+    assert "ValueError: invalid literal" in caplog.text
+
+
+def test_a_child_that_reads_films_loads_no_torch():
+    """Loading it costs seconds of processor time for every film."""
+    for step in ("probe", "curate.scan", "curate.motion", "curate.clip_cutting", "finetune.windows"):
+        done = f"import sys, tasks.{step}; sys.exit('torch' in sys.modules)"
+        assert subprocess.run([sys.executable, "-c", done], check=False).returncode == 0, step

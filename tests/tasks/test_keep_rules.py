@@ -70,6 +70,8 @@ def reasons(clip: dict[str, Any], **thresholds: Any) -> list[str]:
         ({"text_area": None}, ["measurement_failed"]),
         ({"motion_score": None, "camera_motion": None}, ["measurement_failed"]),
         ({"end_s": 0.1, "motion_score": None}, ["too_short", "measurement_failed"]),
+        ({"motion_score": None, "note": "motion: frames stored: 1."}, ["too_short"]),
+        ({"text_area": 0.5, "motion_score": None, "note": "motion: frames stored: 1."}, ["too_short", "too_much_text"]),
         ({"contrast": 0.0, "motion_score": 0.0, "change": 0.0}, ["no_picture", "no_motion"]),
         ({"width": None, "height": None}, []),
         ({"caption": None, "aesthetic": None}, []),

@@ -3,16 +3,21 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
+import av
+import ffmpeg
 import numpy as np
 import pytest
 from av.error import InvalidDataError
 
-from models.errors import BadInput, BadMedia
+from models.errors import BadInput, BadMedia, DecodeLimit
 from tasks.footage import Camera, Scene, render_shot
+from tasks.limits import Limits, set_limits
 from tasks.video import (
     FullPass,
+    compile_command,
     count_decoders,
     find_ffmpeg,
+    make_film_options,
     make_upright,
     open_video,
     read_frames,
@@ -236,3 +241,64 @@ def test_what_the_decoder_raises_inside_the_block_is_bad_media(video: Path):
 def test_what_others_raise_inside_the_block_is_left_alone(video: Path):
     with pytest.raises(OSError, match="No space left"), open_video(video):
         raise OSError(28, "No space left on device")
+
+
+def make_playlists(folder: Path) -> dict[str, Path]:
+    """Files that make libav and ffmpeg read another film of this machine; an odd byte says that they are no text."""
+    write_video(folder / "secret.mp4", render_shot(Scene(1), Camera(), 4, size=(96, 64)), 24)
+    run_ffmpeg([find_ffmpeg(), "-loglevel", "error", "-i", f"{folder}/secret.mp4", f"{folder}/secret.ts"], None, "ts")
+    contents = {
+        "hls.m3u8": b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n# \xff\n#EXTINF:1,\nsecret.ts\n#EXT-X-ENDLIST\n",
+        "concat.mp4": b"ffconcat version 1.0\n# \xff\nfile secret.mp4\n",
+    }
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    return {name: folder / name for name in contents}
+
+
+@pytest.mark.parametrize("name", ["hls.m3u8", "concat.mp4"])
+def test_a_playlist_with_an_odd_byte_reads_no_other_file(tmp_path: Path, name: str):
+    path = make_playlists(tmp_path)[name]
+    with av.open(str(path)) as container:
+        assert container.streams.video, "what any player does"
+    with (
+        pytest.raises(BadMedia, match=r"cannot be read as a video \(Invalid argument\)\. Is it a film"),
+        open_video(path),
+    ):
+        pass
+    for demuxer in (None, "mov"):
+        command = ffmpeg.input(str(path), **make_film_options(demuxer)).output("-", f="null")
+        with pytest.raises(BadMedia, match="ffmpeg failed"):
+            run_ffmpeg(compile_command(command), None, name)
+    run_ffmpeg(compile_command(ffmpeg.input(str(path)).output("-", f="null")), None, name)
+
+
+def test_a_concatenation_by_its_name_is_the_name_of_no_file(tmp_path: Path, video: Path):
+    with pytest.raises(BadMedia, match="cannot be opened"), open_video(Path(f"concat:{video}|{video}")):
+        pass
+
+
+def test_a_film_is_opened_by_the_demuxer_that_is_named(video: Path):
+    with open_video(video, demuxer="mov") as (container, _):
+        assert container.format.name == "mov"
+    with pytest.raises(BadMedia, match="cannot be read as a video"), open_video(video, demuxer="matroska"):
+        pass
+
+
+def test_a_film_of_more_pixels_than_are_allowed_is_an_error_that_names_the_setting(video: Path):
+    set_limits(Limits(megapixels=0.006))
+    try:
+        with (
+            pytest.raises(DecodeLimit, match=r"more than 0\.006 million pixels.*--limits\.megapixels"),
+            open_video(video),
+        ):
+            pass
+    finally:
+        set_limits(Limits())
+
+
+@pytest.mark.parametrize("limits", [Limits(memory_mb=1000), Limits(processor_share=0.001)])
+def test_ffmpeg_has_the_limits_of_a_command_that_reads_a_film(limits: Limits):
+    source = ffmpeg.input("testsrc2=s=16000x16000:d=600", f="lavfi").output("-", f="null")
+    with pytest.raises(BadMedia):
+        run_ffmpeg(compile_command(source), None, "film.mp4", 300, limits)

@@ -1,6 +1,7 @@
 """The training step: its loss where it is known, its draws, its moving average, and a resumed training."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -192,3 +193,11 @@ def test_the_learning_rate_rises_then_falls_to_a_twentieth():
     assert rates[1000] == pytest.approx(0.1, rel=1e-3)
     assert max(rates) <= 2.0
     assert all(later <= earlier for earlier, later in pairwise(rates[30:]))
+
+
+def test_a_clip_whose_motion_has_no_word_is_trained_on_as_without_words(make_unet):
+    unet, batch, words = make_unet(), make_batch(), make_words()
+    unknown = replace(batch, motions=["complex"] * len(batch.motions))
+    without = probe_error(unet, {}, unknown, unknown.motions, 2.0)
+    assert probe_error(unet, words, unknown, unknown.motions, 2.0) == pytest.approx(without, rel=1e-5)
+    assert probe_error(unet, words, batch, batch.motions, 2.0) != pytest.approx(without, rel=1e-5)

@@ -95,6 +95,15 @@ def test_the_errors_of_all_steps_are_told(dataset, flat):
     assert [row["error"] for row in rows] == ["motion: too dark.; text: no frame.", None]
 
 
+def test_what_is_too_short_to_be_measured_is_noted_and_is_no_error(dataset, flat):
+    video = dataset.add("v", [flat(4)])
+    (short,) = (row["clip_id"] for row in read_rows(video.split))
+    scores = measured(dataset.root, "motion", SCORE, [{"clip_id": short, "error_message": "frames stored: 1."}])
+    files = ingested(dataset.root, {"video_id": "v", "source": "/a.mp4"})
+    (row,) = read_rows(join(dataset, files, video._replace(motion=scores)))
+    assert (row["error"], row["note"], row["motion_score"]) == (None, "motion: frames stored: 1.", None)
+
+
 def test_the_change_of_a_clip_leaves_out_the_cut_before_it(dataset, flat):
     still, moving = flat(5, 200), np.concatenate([flat(1, level) for level in (0, 10, 20, 30)])
     scan, split, *_ = dataset.add("v", [still, moving, flat(1, 99)])

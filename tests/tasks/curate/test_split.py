@@ -11,6 +11,7 @@ from tasks.curate.scan import SCHEMA as SCAN_SCHEMA
 from tasks.curate.scan import STEP as SCAN
 from tasks.curate.scan import ScanConfig, scan_videos
 from tasks.curate.split import SCHEMA, Shot, SplitConfig, cut_shot, find_shots, split_signals, split_videos
+from tasks.curate.video_manifests import VideoManifests, read_clips
 from tasks.detectors.boundary import Boundary
 from tasks.footage import Camera, Scene, dissolve, render_shot
 from tasks.manifest import ManifestRef, digest_file, make_table, read_rows, write_manifest
@@ -190,3 +191,15 @@ def test_the_settings_have_these_defaults_and_bounds():
 
 def test_the_step_goes_by_its_name():
     assert split_videos.name == "split"
+
+
+def test_a_video_that_cannot_be_split_is_a_row_without_a_clip_and_stops_no_other(tmp_path: Path):
+    scans = [
+        write_manifest(tmp_path / f"{name}.parquet", make_table([row], SCAN_SCHEMA), make_lineage(SCAN, None, [name]))
+        for name, row in {"bad": scan_row(thumbnails=b"short"), "good": scan_row(frames=24)}.items()
+    ]
+    first, second = split_videos.fn(tmp_path, CONFIG, scans)
+    (row,) = read_rows(first)
+    assert (row["clip_id"], row["video_id"], row["error_code"]) == (None, "0123456789abcdef", "splitting_failed")
+    assert [row["error_code"] for row in read_rows(second)] == [None]
+    assert read_clips(VideoManifests(scans[0], first), {"split": ("clip_id",)}) == []

@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from models.errors import BadMedia
+from models.errors import BadMedia, TooShort
 from tasks.caching import Step
 from tasks.curate.look import LookConfig
 from tasks.curate.video_manifests import VideoManifests, add_manifests, make_clip_rows, measure_video, read_clips
@@ -50,11 +50,32 @@ def test_a_clip_that_cannot_be_measured_is_a_row_that_says_why_beside_the_others
             raise BadMedia("too short.")
         return {"frames": clip["frames"]}
 
-    made = measure_video(STEP, dataset.root, LookConfig(), NEEDS, video, lambda _, clips: make_clip_rows(clips, frames))
+    made = measure_video(
+        STEP, dataset.root, LookConfig(), NEEDS, video, lambda _, clips: make_clip_rows(clips, frames, "look")
+    )
     first, second = read_rows(made)
     assert (first["frames"], first["error_code"], first["error_message"]) == (None, "bad_media", "too short.")
     assert (second["frames"], second["error_code"], second["attempt"]) == (6, None, 1)
     assert read_lineage(made.path).inputs == (video.scan.digest, video.split.digest)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (KeyError("roll"), "look_failed", "look failed (KeyError: 'roll')."),
+        (Exception("no size"), "look_failed", "look failed (Exception: no size)."),
+        (TooShort("frames stored: 1."), None, "frames stored: 1."),
+    ],
+)
+def test_whatever_a_library_raises_is_the_clips_row_and_a_clip_that_is_too_short_has_not_failed(error, code, said):
+    def measure(clip) -> dict[str, int]:
+        if clip["clip_id"] == "a":
+            raise error
+        return {"frames": 6}
+
+    first, second = make_clip_rows([{"clip_id": "a"}, {"clip_id": "b"}], measure, "look")
+    assert (first["error_code"], first["error_message"], "frames" in first) == (code, said, False)
+    assert second == {"clip_id": "b", "frames": 6, "attempt": 1}
 
 
 def test_clips_have_the_columns_of_every_step_that_has_run(dataset, flat):

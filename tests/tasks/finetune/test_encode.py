@@ -24,12 +24,10 @@ from tasks.finetune.encode import (
     LatentsConfig,
     SourceClips,
     add_noise,
-    cover,
     encode_clips,
     encode_windows,
-    find_shown,
-    place_windows,
 )
+from tasks.finetune.windows import cover, pick_shown, place_windows
 from tasks.footage import Camera, Scene, render_shot
 from tasks.manifest import ManifestRef, read_manifest, read_rows
 from tests.declared import declared
@@ -63,16 +61,22 @@ def test_windows_fit_their_span_and_do_not_overlap(start, seconds, frames, fps, 
     assert bool(starts) == (seconds + 0.5 / fps >= length) or math.isclose(seconds + 0.5 / fps, length, abs_tol=1e-6)
 
 
+def shown(times: list, wanted: list) -> list[int]:
+    """The number of the frame shown at each wanted time."""
+    return pick_shown([(time, number) for number, time in enumerate(times)], wanted, lambda number: number)
+
+
 def test_the_frame_shown_at_a_time_is_the_last_one_until_then():
-    assert find_shown([0, 1, 2], [0.0, 0.5, 0.99, 1.0, 7.0]) == [0, 0, 0, 1, 2]
-    assert find_shown([1.0, 2.0], [0.2]) == [0]
-    assert find_shown([Fraction(1, 3), Fraction(2, 3)], [0.666666, 0.6666666666]) == [1, 1]
+    assert shown([0, 1, 2], [0.0, 0.5, 0.99, 1.0, 7.0]) == [0, 0, 0, 1, 2]
+    assert shown([1.0, 2.0], [0.2]) == [0]
+    assert shown([Fraction(1, 3), Fraction(2, 3)], [0.666666, 0.6666666666]) == [1, 1]
+    assert shown([], [0.0]) == []
 
 
 @given(st.lists(st.integers(0, 10_000), min_size=1, max_size=30, unique=True), st.lists(st.integers(0, 12_000)))
 def test_no_frame_is_shown_before_its_time_nor_after_the_next_ones(times, wanted):
-    times = sorted(times)
-    for index, time in zip(find_shown(times, wanted), wanted, strict=True):
+    times, wanted = sorted(times), sorted(wanted)
+    for index, time in zip(shown(times, wanted), wanted, strict=True):
         assert times[index] <= time or index == 0
         assert index == len(times) - 1 or time < times[index + 1]
 
@@ -145,7 +149,7 @@ def test_a_clip_shorter_than_the_models_frames_is_a_row_with_the_reason_and_stop
     short, *others = read_rows(manifest)
     assert (short["clip_id"], short["error_code"], short["latents"]) == ("pan_left-0-0", "bad_media", None)
     assert short["error_message"] == (
-        "pan_left-0-0: 0.20 s is too short: the model needs at least 0.57 s."
+        "pan_left-0.mp4, 0.00 to 0.20 s: 0.20 s is too short: the model needs at least 0.57 s."
     )  # fmt: skip
     assert [row["row"] for row in others] == [0, 1]
     assert {row["error_code"] for row in others} == {None}
@@ -208,7 +212,7 @@ def test_a_clip_past_the_end_of_its_film_is_a_row_with_the_reason(tmp_path: Path
     (manifest,) = encode(tmp_path, films(tmp_path, spans=((0.0, 0.6), (50.0, 52.0))))
     good, past = read_rows(manifest)
     assert (good["error_code"], past["error_code"]) == (None, "bad_media")
-    assert past["error_message"] == "pan_left-0-1: no frame is shown between 50.00 and 52.00 s."
+    assert past["error_message"] == "pan_left-0.mp4, 50.00 to 52.00 s: no frame is shown there."
 
 
 def test_the_settings_have_these_defaults_and_bounds():

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +16,13 @@ from pydantic import ValidationError
 
 from models.errors import BadInput
 from models.svd.lora import load_lora, save_lora
+from tasks.child_process import Child
+from tasks.generate import jobs
 from tasks.generate.comfyui_jobs import make_workflow
 from tasks.generate.job_columns import KEYED, file_key, item_key
 from tasks.generate.job_settings import COLUMNS, JobsConfig
 from tasks.generate.jobs import PLACES, SCHEMA, STEP, make_take_rows, mark_duplicates, read_jobs
+from tasks.limits import Limits, set_limits
 from tasks.manifest import read_lineage, read_manifest, read_rows
 from tests.job_tables import jobs_of, table
 
@@ -436,3 +440,58 @@ def test_a_spreadsheets_table_gives_jobs_as_its_author_meant_them(tmp_path, pict
     (plain,) = jobs_of(tmp_path / "out", home / "plain.jsonl", model)
     assert plain["item_key"] == first["item_key"]
     assert file_key(plain) != file_key(first), "its file says something else of itself"
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "AVIF", "JPEG", "WEBP"])
+def test_damaged_pictures_are_rows_and_leave_the_others(tmp_path, pictures, model, kind):
+    home, rng = pictures("a.png"), np.random.default_rng(0)
+    with Image.open(home / "a.png") as picture:
+        picture.save(home / "whole", kind)
+    whole = bytearray((home / "whole").read_bytes())
+    (home / "whole").unlink()
+    for number in range(24):
+        damaged = bytearray(whole)
+        for place in rng.integers(0, min(len(whole), 400), 6):
+            damaged[place] = rng.integers(256)
+        (home / f"b{number}.{kind.lower()}").write_bytes(damaged[: rng.integers(len(whole) // 2, len(whole) + 1)])
+    rows = jobs_of(tmp_path / "out", home, model)
+    assert len(rows) == 25
+    assert rows[0]["status"] == "ready"
+    assert {row["status"] for row in rows} <= {"ready", "failed", "duplicate"}
+    assert all(row["error_message"] for row in rows if row["status"] != "ready")
+
+
+def test_a_picture_that_kills_its_reader_is_a_row_and_the_next_ones_are_read(tmp_path, pictures, model, monkeypatch):
+    class Deadly(Child):
+        def run(self, function, *args, **limits):
+            if args[0].name == "b.png":
+                return super().run(signal.raise_signal, signal.SIGSEGV, **limits)
+            return super().run(function, *args, **limits)
+
+    home = pictures("a.png", "b.png", "c.png")
+    monkeypatch.setattr(jobs, "Child", Deadly)
+    rows = jobs_of(tmp_path / "out", home, model)
+    assert [row["status"] for row in rows] == ["ready", "failed", "ready"]
+    assert rows[1]["error_message"] == (
+        "b.png: its process died (Segmentation fault). The file may be damaged."
+    )  # fmt: skip
+
+
+def test_postscript_named_as_a_picture_runs_no_ghostscript(tmp_path, pictures, model):
+    home = pictures("a.png")
+    (home / "b.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
+    with Image.open(home / "b.png") as picture:
+        assert picture.format == "EPS", "what Pillow alone takes it for"
+    assert jobs_of(tmp_path / "out", home, model)[1]["error_message"] == (
+        "b.png: cannot be read as a picture (its content is not in a known picture format)."
+    )
+
+
+def test_a_picture_of_more_pixels_than_are_allowed_is_a_row_that_names_the_setting(tmp_path, pictures, model):
+    set_limits(Limits(megapixels=0.0001))
+    try:
+        (row,) = jobs_of(tmp_path / "out", pictures("a.png"), model)
+    finally:
+        set_limits(Limits())
+    assert row["error_code"] == "decoder_limit"
+    assert "--limits.megapixels" in row["error_message"]
