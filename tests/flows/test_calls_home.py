@@ -119,6 +119,28 @@ def test_a_call_home_would_be_seen(tmp_path: Path, repository: Path):
     assert hosts(said) == {"192.0.2.1", "127.0.0.1"}, "the last is the name server's answer"
 
 
+LIBRARIES = """
+import os, time
+import numpy as np
+from flows.command.prefect_server import ensure_server, settle_environment
+settle_environment()
+ensure_server()
+import httpx
+from models.measures.text_boxes import find_text_boxes
+find_text_boxes(np.zeros((64, 64, 3), np.uint8))
+assert httpx.get(os.environ["PREFECT_API_URL"] + "/health", timeout=300).json()
+time.sleep(20)
+"""
+"""The two that call home unless they are told not to: Prefect's server, and ONNX Runtime, in code that no hook sees."""
+
+
+@pytest.mark.server
+def test_neither_the_server_nor_the_detector_of_text_calls_home(tmp_path: Path, repository: Path):
+    counted, said = run_watched(tmp_path, repository, sys.executable, "-c", LIBRARIES)
+    assert counted == [0, 0, []]
+    assert hosts(said) - HERE == set()
+
+
 @pytest.mark.server
 @pytest.mark.training
 def test_during_a_demo_every_socket_is_of_this_machine(tmp_path: Path, repository: Path):
