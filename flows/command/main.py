@@ -211,7 +211,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_guarded(arguments: Sequence[str]) -> int:
     """Run one command and return the exit code; whatever it raises is a sentence on standard error."""
-    from flows.running.messages import make_line
+    from flows.running.messages import make_line, make_lines
     from models.errors import ReelmillError
 
     debug = "--debug" in arguments
@@ -222,7 +222,7 @@ def run_guarded(arguments: Sequence[str]) -> int:
     except ReelmillError as error:
         if debug:
             raise
-        show(f"reelmill: {make_line(str(error))}", sys.stderr)
+        show(f"reelmill: {make_lines(str(error))}", sys.stderr)
         return COULD_NOT_RUN
     except KeyboardInterrupt:
         if debug:

@@ -4,6 +4,7 @@ The weights are those in rapidocr's wheel. Nothing is downloaded, and the text i
 """
 
 import hashlib
+import os
 import threading
 from functools import lru_cache
 from pathlib import Path
@@ -76,6 +77,8 @@ def _get_detector() -> Any:
 
 @lru_cache(maxsize=1)
 def _build() -> Any:
+    # ONNX Runtime reports every session to its maker, from the moment it is loaded.
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     from rapidocr import RapidOCR
 
     threads = {f"EngineConfig.onnxruntime.{kind}_op_num_threads": 1 for kind in ("intra", "inter")}

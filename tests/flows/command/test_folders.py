@@ -28,7 +28,7 @@ from flows.running.claim import claim
 from models.errors import BadInput, BadManifest
 from tasks.caching import set_aside
 from tasks.ledger import mark
-from tasks.manifest import ERROR_FIELDS, Lineage, make_table, read_rows, write_manifest
+from tasks.manifest import ERROR_FIELDS, Lineage, make_table, publish_text, read_rows, write_manifest
 
 SCHEMA = pa.schema([("source", pa.string()), *ERROR_FIELDS])
 FAILED = {"source": "/in/b.mp4", "error_code": "bad_media", "error_message": "/in/b.mp4: cannot be read.", "attempt": 1}
@@ -212,8 +212,9 @@ def test_a_retry_that_cannot_run_leaves_what_failed_to_be_retried(tmp_path: Path
 def test_what_a_killed_retry_had_set_aside_is_still_to_be_retried(night: Path, prefect_server: str):
     for manifest in list_failed_manifests(night):
         set_aside(manifest)
+    (night / "generate.yaml").unlink()
     mark(night, "generate", "1")
-    (night / "generate.yaml").write_text("jobs: gone\nout: x\n")
+    publish_text(night / "generate.yaml", "jobs: gone\nout: x\n")
     with pytest.raises(BadInput, match="gone: no such folder or file"):
         retry(ResultsConfig(path=night))
 

@@ -187,6 +187,7 @@ NOWHERE = (
     ("pipeline", "{}/none", "--jobs", "{}/file", "--out", "{}/out"),
     ("demo", "--out", "{}/file/out"),
     ("status", "{}/none"),
+    ("check", "{}/none"),
     ("retry", "{}/none"),
     ("report", "{}/none"),
 )
