@@ -117,7 +117,8 @@ def test_an_unknown_recipe_is_named_with_those_there_are(tmp_path, model, capsys
 
 @pytest.mark.parametrize(("recipe", "parameters"), [("motion-lora", "lora"), ("full", "all")])
 def test_a_recipe_is_a_start_that_flags_change(tmp_path, capsys, recipe, parameters):
-    assert main(flags(tmp_path, tmp_path / "run", "tiny", "--recipe", recipe, "--seed", "7", "--dry-run")) == 0
+    root = dataset(tmp_path / "films")
+    assert main(flags(root, tmp_path / "run", "tiny", "--recipe", recipe, "--seed", "7", "--dry-run")) == 0
     shown = capsys.readouterr().out
     assert f"parameters: {parameters}" in shown
     assert "steps: 1\n" in shown

@@ -66,8 +66,9 @@ def config(jobs: Path, out: Path, model: str, **settings: Any) -> GenerateConfig
 
 
 def files_of(out: Path) -> dict[str, bytes]:
-    """Everything a run leaves below its folder, but for the lock."""
-    paths = (path for path in out.rglob("*") if path.is_file() and path.name not in (".reelmill.lock", "generate.yaml"))
+    """Everything a run leaves below its folder, but for its lock, its marker and its ledger."""
+    paths = (path for path in out.rglob("*") if path.is_file() and path.name != "generate.yaml")
+    paths = (path for path in paths if not path.name.startswith(".reelmill."))
     return {str(path.relative_to(out)): path.read_bytes() for path in paths}
 
 
