@@ -70,6 +70,7 @@ DEMUXERS = (
     "ogg",
     "dv",
     "gif",
+    "apng",
     "yuv4mpegpipe",
     "nut",
     "rm",
