@@ -120,7 +120,7 @@ def test_with_its_models_every_column_is_filled(weights: Path, film: Path, tmp_p
     assert row["error"] is None
     assert made.failed == 0
     empty = {name for name, value in row.items() if value is None}
-    assert empty <= {"crop", "dedup_group", "drop_reason", "similarity_note", "caption_note", "error"}
+    assert empty <= {"crop", "dedup_group", "drop_reason", "similarity_note", "caption_note", "error", "note"}
     assert (row["caption"], row["caption_image"].split()[0]) == ("the camera pans left", "dog")
     assert row["motion_score"] == pytest.approx(np.hypot(9.6, 4.8) / 128 / 0.5, rel=0.3)
     assert -1 <= row["clip_similarity"] <= 1

@@ -19,6 +19,7 @@ from flows.command.folders import ResultsConfig, retry, status
 from flows.command.main import main
 from flows.generate import GenerateConfig, generate, plan
 from flows.running import stages
+from flows.running.claim import claim
 from flows.running.run import run_flow
 from models.errors import BadInput, EncoderOutOfMemory
 from models.memory import planner
@@ -217,6 +218,7 @@ def test_the_same_fault_three_times_stops_the_run_and_each_row_keeps_its_reason(
     monkeypatch.setattr(stages, "PIECE_S", 1e-9)
     home, out = pictures(tmp_path / "in", 6), tmp_path / "out"
     out.mkdir()
+    claim(out, "generate")
     (out / "videos").write_text("in the way")
     stopped = run_flow(generate, config(home, out, same_fault=3, workers=1))
     assert stopped.stopped

@@ -283,7 +283,7 @@ def test_the_frames_before_an_ending_keyframe_that_need_it_are_left_out():
 
 
 def test_a_file_that_does_not_begin_with_a_keyframe_would_be_refused(make: Make, source: Path):
-    path = make("headless.mkv", "-c", "copy", "-bsf:v", "noise=drop='lt(n,3)'", "-copyinkf", source=source)
+    path = make("headless.mp4", "-c", "copy", "-bsf:v", "noise=drop='lt(n,3)'", "-copyinkf", source=source)
     with pytest.raises(BadMedia, match="does not begin with a keyframe"):
         inspect_clip(path, "clip")
 
@@ -309,14 +309,14 @@ def test_a_clip_with_more_or_fewer_frames_than_its_span_is_refused_and_leaves_no
         wrong = replace(film, spans=(replace(film.spans[0], frames=frames),))
         (row,) = cut(tmp_path, wrong, "exact")
         assert row["error_message"] == (
-            f"clip-0-40: expected {frames} frames in 1.667 s, but the file has 40 from 0.000 to 1.625 s. "
+            f"source.mp4, 0.00 to 1.67 s: expected {frames} frames in 1.667 s, but the file has 40 from 0.000 to 1.625 s. "
             "Convert the source to mp4."
         )
     assert list((tmp_path / "clips").iterdir()) == []
 
 
 def test_a_clip_that_begins_late_or_goes_on_past_its_span_is_refused(make: Make, plain: Path):
-    late = make("begins late.mkv", "-c", "copy", "-output_ts_offset", "0.5")
+    late = make("begins late.mp4", "-c", "copy", "-output_ts_offset", "0.5")
     clips._check(plain, "clip", FRAMES, 6.0, 60.0)
     for path, seconds in ((plain, 5.9), (late, 6.5)):
         with pytest.raises(BadMedia, match=r"clip: expected 144 frames in .*, but the file has 144 from "):
