@@ -309,8 +309,8 @@ def test_a_clip_with_more_or_fewer_frames_than_its_span_is_refused_and_leaves_no
         wrong = replace(film, spans=(replace(film.spans[0], frames=frames),))
         (row,) = cut(tmp_path, wrong, "exact")
         assert row["error_message"] == (
-            f"source.mp4, 0.00 to 1.67 s: expected {frames} frames in 1.667 s, but the file has 40 from 0.000 to 1.625 s. "
-            "Convert the source to mp4."
+            f"source.mp4, 0.00 to 1.67 s: expected {frames} frames in 1.667 s, but the file has 40 from 0.000 to 1.625 "
+            "s. Convert the source to mp4."
         )
     assert list((tmp_path / "clips").iterdir()) == []
 
