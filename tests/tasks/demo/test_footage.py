@@ -24,7 +24,8 @@ from tasks.demo.footage import (
     render_shot_frames,
     write_held_out,
 )
-from tasks.manifest import digest_file, read_rows
+from tasks.ledger import mark
+from tasks.manifest import digest_file, publish_text, read_rows
 from tasks.video import open_video, read_frames
 from tests.declared import declared
 
@@ -154,11 +155,12 @@ def test_the_same_settings_give_the_same_bytes(root, truth):
     assert digest_file(path) == before
 
 
-def test_other_settings_leave_no_file_of_the_old_ones(tmp_path):
-    (tmp_path / "footage").mkdir()
-    (tmp_path / "footage" / "old.mp4").write_bytes(b"old")
+def test_other_settings_leave_no_file_of_the_old_ones_and_those_of_others(tmp_path):
+    mark(tmp_path, "demo", "1")
+    publish_text(tmp_path / "footage" / "old.mp4", "old")
+    (tmp_path / "footage" / "mine.mp4").write_bytes(b"mine")
     render_footage.fn(tmp_path, FootageConfig(width=32, height=32, fps=6))
-    assert {path.name for path in (tmp_path / "footage").iterdir()} == {film.name for film in FILMS}
+    assert {path.name for path in (tmp_path / "footage").iterdir()} == {"mine.mp4", *(film.name for film in FILMS)}
 
 
 def test_a_film_is_as_long_as_its_shots_say():
@@ -174,6 +176,7 @@ def test_a_freeze_has_no_moving_shapes():
 
 
 def test_held_out_pictures_are_different_scenes_in_a_folder_of_their_own(tmp_path):
+    mark(tmp_path, "demo", "1")
     folder = tmp_path / "pictures"
     assert len(write_held_out(folder, 4)) == 4
     paths = write_held_out(folder, 3, side=64)
