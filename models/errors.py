@@ -92,6 +92,6 @@ def is_of_the_disk(error: BaseException) -> bool:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Say whether an error means that memory was too small, on any device: a MemoryError, or one of torch's."""
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return isinstance(error, RuntimeError) and any(text in str(error) for text in NO_MEMORY)

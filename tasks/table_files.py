@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 
-from models.errors import BadInput, DecodeCrash, DecodeTimeout
+from models.errors import BadInput, DecodeCrash, DecodeLimit, DecodeTimeout
 from models.given_files import Unreadable, parse_json, read_text
 from tasks.child_process import run_in_child
 
@@ -73,7 +73,7 @@ def read_table(path: Path) -> list[TableRow]:
         else:
             limit_s = CPU_S + int(size / 1e6 * CPU_S_PER_MB)
             rows, note = run_in_child(read_within, path, MEMORY_BYTES, limit_s, limit_s=WALL_S)
-    except (Unreadable, OSError, DecodeCrash, DecodeTimeout) as error:
+    except (Unreadable, OSError, DecodeCrash, DecodeLimit, DecodeTimeout) as error:
         raise BadInput(_explain(path, error)) from error
     if note:
         log.warning("%s: %s", path, note)

@@ -27,7 +27,7 @@ def test_what_is_bulky_stays_in_the_manifest_of_its_step_and_the_rest_is_joined_
     assert not bulky & set(join.SCHEMA.names)
     order = [name for name in join.SCHEMA.names if name in {m.name for m in (*LOOK, *MOTION, *TEXT)} - {PHASH.name}]
     assert order == [measure.name for measure in (*LOOK, *MOTION, *TEXT) if measure is not PHASH]
-    assert join.SCHEMA.names[-3:] == ["phash", "dedup_group", "error"]
+    assert join.SCHEMA.names[-4:] == ["phash", "dedup_group", "error", "note"]
 
 
 def test_every_rule_judges_a_declared_column_at_settings_that_there_are():

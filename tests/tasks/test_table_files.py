@@ -235,7 +235,7 @@ def test_a_small_file_that_stands_for_more_than_memory_is_refused(
 
 def test_what_takes_too_long_is_stopped_by_its_processor_time(tmp_path: Path):
     path = write_csv(tmp_path / "t.csv", [["image"], *([["a.png"]] * 400_000)], ",")
-    with pytest.raises(Exception, match="its process died"):
+    with pytest.raises(Exception, match="takes more than"):
         run_in_child(read_within, path, 10**9, 0, limit_s=60)
 
 

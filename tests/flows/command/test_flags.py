@@ -141,7 +141,7 @@ def test_an_unknown_flag_names_the_near_one():
 
 
 def test_an_abbreviated_flag_is_no_flag():
-    assert "did you mean --limit-s?" in mistake("a", "--out", "d", "--limit", "3")
+    assert "did you mean --limits?" in mistake("a", "--out", "d", "--limit", "3")
 
 
 def test_a_flag_without_its_value_says_which():

@@ -53,12 +53,17 @@ def test_a_configs_own_settings_come_before_those_that_every_flow_has():
         zoom: int = 1
         angle: int = 2
 
-    assert order_fields(Ordered) == ["zoom", "angle", "workers", "runner"]
+    assert order_fields(Ordered) == ["zoom", "angle", "workers", "runner", "limits"]
     assert dump(Ordered()) == "zoom: 1\nangle: 2\nworkers: null\nrunner: threads\n"
 
 
 def test_the_settings_have_these_defaults_and_bounds():
-    assert declared(FlowConfig) == {"": "frozen=True, extra='forbid'", "workers": "None, ge=1", "runner": "'threads'"}
+    assert declared(FlowConfig) == {
+        "": "frozen=True, extra='forbid'",
+        "workers": "None, ge=1",
+        "runner": "'threads'",
+        "limits": "Limits()",
+    }
 
 
 BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
