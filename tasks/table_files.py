@@ -9,7 +9,6 @@ import csv
 import io
 import logging
 import math
-import resource
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,7 +19,7 @@ import pyarrow.parquet as pq
 
 from models.errors import BadInput, DecodeCrash, DecodeLimit, DecodeTimeout
 from models.given_files import Unreadable, parse_json, read_text
-from tasks.child_process import run_in_child
+from tasks.child_process import limit_this_process, run_in_child
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -82,9 +81,7 @@ def read_table(path: Path) -> list[TableRow]:
 
 def read_within(path: Path, memory: int, cpu_s: int) -> Read:
     """Read a table in this process, which may take so much more memory and processor time; raises BadInput."""
-    most = _read_data_bytes() + memory
-    resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 1))
-    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+    limit_this_process(memory, cpu_s)
     try:
         return READERS[path.suffix.lower()](path)
     except MemoryError:
@@ -100,12 +97,6 @@ def _explain(path: Path, reason: Exception | str) -> str:
     said = " ".join(str(reason).removeprefix(f"{path}: ").split()).rstrip(".") or type(reason).__name__
     advice = " Save it as UTF-8." if "UTF" in said else ""
     return f"{path}: cannot be read as a {path.suffix.lower()[1:]} table ({said}).{advice}"
-
-
-def _read_data_bytes() -> int:
-    """Return the memory of this process that a limit of its data counts."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmData"))
 
 
 def match_columns(found: Collection[str], known: Sequence[str]) -> dict[str, str]:
