@@ -2,7 +2,7 @@
 
 import re
 
-LONGEST = 400
+LONGEST = 600
 """Characters of a line; of a longer one the middle is left out."""
 
 _END = 150
