@@ -48,45 +48,11 @@ NO_MEMORY = (
 """What ffmpeg, x264, x265 and SVT-AV1 print when they, or one of their threads, have too little memory. The kernel
 kills without a message."""
 
-DEMUXERS = tuple(
-    [
-        "mov",
-        "matroska",
-        "avi",
-        "mpegts",
-        "mpeg",
-        "mpegvideo",
-        "m4v",
-        "h264",
-        "hevc",
-        "av1",
-        "obu",
-        "ivf",
-        "vc1",
-        "mjpeg",
-        "asf",
-        "flv",
-        "mxf",
-        "gxf",
-        "ogg",
-        "dv",
-        "gif",
-        "apng",
-        "png_pipe",
-        "jpeg_pipe",
-        "webp_pipe",
-        "bmp_pipe",
-        "tiff_pipe",
-        "mp3",
-        "flac",
-        "wav",
-        "aac",
-        "yuv4mpegpipe",
-        "nut",
-        "rm",
-        "wtv",
-    ]
-)
+DEMUXERS = (
+    "mov", "matroska", "avi", "mpegts", "mpeg", "mpegvideo", "m4v", "h264", "hevc", "av1", "obu", "ivf", "vc1",
+    "mjpeg", "asf", "flv", "mxf", "gxf", "ogg", "dv", "gif", "apng", "png_pipe", "jpeg_pipe", "webp_pipe",
+    "bmp_pipe", "tiff_pipe", "mp3", "flac", "wav", "aac", "yuv4mpegpipe", "nut", "rm", "wtv",
+)  # fmt: skip
 """The demuxers that may read a film: those of films alone. Others read further files that a film names (hls, concat,
 dash, image2, sdp, vobsub), or make pictures of other things."""
 
