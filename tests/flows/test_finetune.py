@@ -142,7 +142,7 @@ def test_the_settings_have_these_defaults_and_bounds():
         "dataset": "required",
         "out": "required",
         "base": "'tiny'",
-        "encode": "EncodeConfig()",
+        "encode": "LatentsConfig()",
         "listed": "ListedConfig()",
         "train": "TrainConfig()",
     }

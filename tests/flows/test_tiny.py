@@ -66,7 +66,7 @@ def test_the_settings_have_these_defaults_and_bounds():
         "install": "None",
         "render": "RenderConfig()",
         "encoders": "EncodersConfig()",
-        "encode": "EncodeConfig(windows_per_clip=1, condition_draws=2)",
+        "encode": "LatentsConfig(windows_per_clip=1, condition_draws=2)",
         "stages": (
             "(TrainConfig(parameters='all', motions=('pan_left', 'pan_right'), steps=500, batch=16, "
             "log_sigma_mean=2.0, log_sigma_deviation=1.2, words=True, crop=8, ema=0.998), "
