@@ -34,9 +34,10 @@ class Command:
 
     `flow` is a Prefect flow or a function of one config object, whose class is `config`; `positional` is its field
     that is given without a flag. A command that is `watched` runs as a Prefect flow; the others are short and
-    are called directly. `presets`, `stored` and `shortcuts`: see flows.command.flags.Interface. For `--dry-run`,
-    `check` raises what the run would be refused for and returns a sentence for each item that would fail; `plan`, where
-    there is one, is called instead and says more. Neither writes anything.
+    are called directly. One that `claims` writes into --out itself, and not into other commands' folders inside.
+    `presets`, `stored` and `shortcuts`: see flows.command.flags.Interface. For `--dry-run`, `check` raises what the run
+    would be refused for and returns a sentence for each item that would fail; `plan`, where there is one, is called
+    instead and says more. Neither writes anything.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Command:
     check: str = "check"
     positional: str | None = None
     watched: bool = True
+    claims: bool = True
     presets: str | None = None
     preset_flag: str = "preset"
     stored: str | None = None
@@ -143,6 +145,7 @@ COMMANDS = (
         config="PipelineConfig",
         help="footage and pictures in, a dataset, a motion LoRA and videos out",
         positional="sources",
+        claims=False,
     ),
     Command(
         name="demo",
@@ -311,7 +314,7 @@ def rehearse(command: Command, module: ModuleType, config: "BaseModel") -> "Outc
     from flows.running.config import Checked, dump
     from flows.running.refusal import check_start
 
-    check_start(config)
+    check_start(config, command.name if command.claims else None)
     if command.plan:
         return getattr(module, command.plan)(config)
     problems = tuple(getattr(module, command.check)(config))

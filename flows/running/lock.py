@@ -31,9 +31,7 @@ def exclusive(folder: Path) -> Iterator[None]:
         except BlockingIOError as error:
             file.seek(0)
             holder = file.read().strip() or "unknown"
-            raise BadInput(
-                f"{folder}: another run (process {holder}) is working in this folder. Wait for it, or stop it."
-            ) from error
+            raise make_busy_error(folder, holder) from error
         file.seek(0)
         file.truncate()
         file.write(str(os.getpid()))
@@ -43,6 +41,11 @@ def exclusive(folder: Path) -> Iterator[None]:
             yield
         finally:
             _held.reset(token)
+
+
+def make_busy_error(folder: Path, holder: str) -> BadInput:
+    """Return the error of a folder in which another process works."""
+    return BadInput(f"{folder}: another run (process {holder}) is working in this folder. Wait for it, or stop it.")
 
 
 def find_holder(folder: Path) -> str | None:

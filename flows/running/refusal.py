@@ -8,30 +8,31 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from flows.running.claim import check_claim
 from flows.running.config import FlowConfig
-from flows.running.lock import find_holder
+from flows.running.lock import find_holder, make_busy_error
 from models.errors import BadInput, ReelmillError
 
 PREPARED = ("manifests/jobs/", "pictures/")
 """Where a run keeps what it read before it may still be refused; the same command reads it again in seconds."""
 
 
-def check_start(config: BaseModel) -> None:
-    """Raise BadInput where a run cannot start: its runner is not installed, or its output folder is in use or cannot be
-    written. Nothing is written."""
+def check_start(config: BaseModel, flow: str | None) -> None:
+    """Raise BadInput where a run cannot start: its runner is not installed, or its output folder is in use, cannot be
+    written, or is not one that `flow` may write into. Nothing is written."""
     if isinstance(config, FlowConfig):
         from flows.running.run import make_runner
 
         make_runner(config)
     if isinstance(out := getattr(config, "out", None), Path):
         _check_folder(out)
+        if flow:
+            check_claim(out, flow)
 
 
 def _check_folder(folder: Path) -> None:
     if folder.is_dir() and (holder := find_holder(folder)):
-        raise BadInput(
-            f"{folder.resolve()}: another run (process {holder}) is working in this folder. Wait for it, or stop it."
-        )
+        raise make_busy_error(folder.resolve(), holder)
     there = _find_existing(folder)
     reason = "Not a directory" if not there.is_dir() else "" if os.access(there, os.W_OK | os.X_OK) else "No permission"
     if reason:

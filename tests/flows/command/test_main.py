@@ -186,6 +186,7 @@ NOWHERE = (
     ("pipeline", "{}/none", "--jobs", "{}/none", "--out", "{}/out"),
     ("pipeline", "{}/none", "--jobs", "{}/file", "--out", "{}/out"),
     ("demo", "--out", "{}/file/out"),
+    ("demo", "--out", "{}"),
     ("status", "{}/none"),
     ("check", "{}/none"),
     ("retry", "{}/none"),

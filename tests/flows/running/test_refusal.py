@@ -62,14 +62,22 @@ def test_an_error_that_is_no_refusal_leaves_all_for_a_look(tmp_path: Path):
 
 def test_a_run_may_start_in_a_new_folder_and_in_an_old_one(tmp_path: Path):
     for out in (tmp_path, tmp_path / "new" / "out"):
-        check_start(Config(out=out))
+        check_start(Config(out=out), "curate")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_with_files_of_others_is_refused_only_where_the_command_writes_into_it(tmp_path: Path):
+    (tmp_path / "mine").touch()
+    with pytest.raises(BadInput, match="did not write, such as mine"):
+        check_start(Config(out=tmp_path), "curate")
+    check_start(Config(out=tmp_path), None)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
 def test_a_folder_below_a_file_is_refused(tmp_path: Path):
     (tmp_path / "file").touch()
     with pytest.raises(BadInput, match=r"file/out: the output folder cannot be created \(Not a directory\)\. Choose"):
-        check_start(Config(out=tmp_path / "file" / "out"))
+        check_start(Config(out=tmp_path / "file" / "out"), "curate")
 
 
 def test_a_folder_in_which_another_run_works_is_refused_as_that_run_would_refuse_it(tmp_path: Path):
@@ -88,7 +96,7 @@ def test_a_folder_in_which_another_run_works_is_refused_as_that_run_would_refuse
     assert ready.wait(60)
     try:
         with pytest.raises(BadInput) as dry:
-            check_start(Config(out=tmp_path))
+            check_start(Config(out=tmp_path), "curate")
         with pytest.raises(BadInput) as real, exclusive(tmp_path):
             raise AssertionError
     finally:
@@ -100,4 +108,4 @@ def test_a_folder_in_which_another_run_works_is_refused_as_that_run_would_refuse
 
 def test_a_runner_that_is_not_installed_is_refused(tmp_path: Path):
     with pytest.raises(BadInput, match=r"--runner ray needs a package that is not installed"):
-        check_start(Config(out=tmp_path, runner="ray"))
+        check_start(Config(out=tmp_path, runner="ray"), "curate")
