@@ -31,7 +31,7 @@ def test_letters_of_every_language_and_joined_signs_stay_as_they_are():
 
 def test_what_is_escaped_and_what_is_left_out_can_be_told():
     assert make_line("a\x1b[2Jb\nc") == r"a\x1b[2Jb\nc"
-    assert make_line("begin " + "x" * 9999 + " end") == f"begin {'x' * 241} … {'x' * 146} end"
+    assert make_line("begin " + "x" * 9999 + " end") == f"begin {'x' * 441} … {'x' * 146} end"
     assert make_lines("one\ntwo\x07") == "one\ntwo\\x07"
 
 
