@@ -2,8 +2,11 @@
 
 import re
 
-LONGEST = 600
+LONGEST = 400
 """Characters of a line; of a longer one the middle is left out."""
+
+LONGEST_COMMAND = 2000
+"""The same of a line with a command in backquotes: half a command is worse than none."""
 
 _END = 150
 
@@ -20,7 +23,7 @@ def make_line(text: str) -> str:
 
 
 def make_lines(text: str) -> str:
-    """Return a text of several lines as it can be shown, each line cut to LONGEST characters."""
+    """Return a text of several lines as it can be shown, each line cut to LONGEST characters, or LONGEST_COMMAND."""
     return "\n".join(map(_shorten, escape(text).split("\n")))
 
 
@@ -30,4 +33,5 @@ def escape(text: str) -> str:
 
 
 def _shorten(line: str) -> str:
-    return line if len(line) <= LONGEST else f"{line[: LONGEST - _END - 3]} … {line[-_END:]}"
+    most = LONGEST_COMMAND if line.count("`") > 1 else LONGEST
+    return line if len(line) <= most else f"{line[: most - _END - 3]} … {line[-_END:]}"

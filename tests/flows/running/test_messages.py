@@ -31,8 +31,15 @@ def test_letters_of_every_language_and_joined_signs_stay_as_they_are():
 
 def test_what_is_escaped_and_what_is_left_out_can_be_told():
     assert make_line("a\x1b[2Jb\nc") == r"a\x1b[2Jb\nc"
-    assert make_line("begin " + "x" * 9999 + " end") == f"begin {'x' * 441} … {'x' * 146} end"
+    assert make_line("begin " + "x" * 9999 + " end") == f"begin {'x' * 241} … {'x' * 146} end"
     assert make_lines("one\ntwo\x07") == "one\ntwo\\x07"
+
+
+def test_a_command_to_copy_stays_whole_within_reason():
+    command = f"no such file; `curl -o {'x' * 1500}` downloads it."
+    assert make_line(command) == command
+    assert make_line(f"`{'x' * 9999}`") == f"`{'x' * 1846} … {'x' * 149}`"
+    assert len(make_line(f"`{'x' * 9999}")) == LONGEST
 
 
 def test_an_error_and_a_log_line_with_an_odd_name_cannot_move_the_cursor(
