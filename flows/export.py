@@ -27,6 +27,9 @@ class ExportConfig(FlowConfig):
 
     dataset: Path = Field(description="Folder of a curated dataset.")
     out: Path = Field(description="Folder of the export.")
+    sources: Path | None = Field(
+        default=None, description="Folder of the source files, if they moved: found by name and content."
+    )
     to: Literal["webdataset", "hf", "csv"] = Field(
         default="webdataset", description="tar shards, a Hugging Face video folder, or folders with a metadata.csv."
     )
@@ -62,7 +65,7 @@ def export(config: ExportConfig) -> ExportOutcome:
     clips = read_kept_clips(config)
     with running(config.out, "export", config) as run:
         drop_damaged(config.dataset / "clips")
-        cuts = cut(run.at(config.dataset), config.clips, read_videos(config.dataset), clips)
+        cuts = cut(run.at(config.dataset), config.clips, read_videos(config), clips)
         samples = run.whole(collect_samples, config.split, config.dataset, clips, cuts)
         write(run, config, samples)
         return summarise(config, samples)
@@ -72,7 +75,7 @@ def check(config: ExportConfig) -> list[str]:
     """Return nothing: what a clip fails by is known when it is cut. Raises what `read_kept_clips` does, and BadManifest
     for tables that cannot be read."""
     read_kept_clips(config)
-    read_videos(config.dataset)
+    read_videos(config)
     return []
 
 
@@ -93,9 +96,9 @@ def read_kept_clips(config: ExportConfig) -> ManifestRef:
     return read_manifest_ref(config.dataset / "clips.parquet")
 
 
-def read_videos(dataset: Path) -> list[SourceVideo]:
-    """Return the source files of a dataset."""
-    return list_videos(dataset, read_manifest_ref(dataset / "videos.parquet"))
+def read_videos(config: ExportConfig) -> list[SourceVideo]:
+    """Return the source files of the dataset, where they are now."""
+    return list_videos(config.dataset, read_manifest_ref(config.dataset / "videos.parquet"), config.sources)
 
 
 def write(run: Run, config: ExportConfig, samples: ManifestRef) -> ManifestRef:

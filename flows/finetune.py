@@ -17,6 +17,7 @@ from tasks.finetune.train import TrainConfig, train_model
 from tasks.finetune.train_examples import ExampleChoice, make_too_few_error
 from tasks.ledger import drop_damaged, resolve_inside
 from tasks.manifest import ManifestRef, publish_json, publish_link, read_manifest_ref, read_rows
+from tasks.source_files import find_source
 from tasks.table_files import TABLE_SUFFIXES
 
 ENCODE_SHARE = 0.4
@@ -29,6 +30,9 @@ class FinetuneConfig(FlowConfig):
     dataset: Path = Field(description="Folder of a curated dataset, or a CSV of clips: file_name, caption")
     out: Path = Field(description="Folder of the run")
     base: str = Field(default="tiny", description=f"The model to start from: {MODEL_HELP}")
+    sources: Path | None = Field(
+        default=None, description="Folder of the source files, if they moved: found by name and content"
+    )
     encode: LatentsConfig = Field(default=LatentsConfig(), description="How clips become latents")
     listed: ListedConfig = Field(default=ListedConfig(), description="How a table of clips is read")
     train: TrainConfig = Field(default=TrainConfig(), description="What trains, and how long")
@@ -62,7 +66,7 @@ def finetune(config: FinetuneConfig) -> FinetuneOutcome:
     with running(config.out, "finetune", config) as run:
         dataset = open_dataset(run, config)
         drop_damaged(dataset / "latents")
-        encoded = encode(run, config, dataset, read_kept_clips(dataset, config.base))
+        encoded = encode(run, config, dataset, read_kept_clips(dataset, config.base, config.sources))
         clips = read_manifest_ref(dataset / "clips.parquet")
         log = run.whole(train_model, config.train, dataset, config.base, encoded, clips)
         listed = [clips] if dataset != config.dataset else []
@@ -78,7 +82,7 @@ def check(config: FinetuneConfig) -> list[str]:
     if is_table(config.dataset):
         read_clip_rows(config.dataset)
         return []
-    read_kept_clips(config.dataset, config.base)
+    read_kept_clips(config.dataset, config.base, config.sources)
     rows = read_rows(config.dataset / "clips.parquet", ("keep", "camera_motion", "motion_score"))
     choice = ExampleChoice(config.train.motions, config.train.min_speed)
     if not any(row["keep"] and choice.wants(row["camera_motion"], row["motion_score"]) for row in rows):
@@ -106,8 +110,9 @@ def encode(run: Run, config: FinetuneConfig, dataset: Path, sources: list[Source
     return run.at(dataset).chunks(encode_clips, config.encode, sources, [ENCODE_SHARE * len(s.clips) for s in sources])
 
 
-def read_kept_clips(dataset: Path, base: str) -> list[SourceClips]:
-    """Return the clips that a dataset keeps, by source. Raises BadInput when there is no dataset or it keeps none."""
+def read_kept_clips(dataset: Path, base: str, moved_to: Path | None = None) -> list[SourceClips]:
+    """Return the clips that a dataset keeps, by source, whose files may be below `moved_to` now. Raises BadInput when
+    there is no dataset or it keeps none."""
     if not (dataset / "clips.parquet").is_file():
         raise BadInput(f"{dataset}: not a dataset, it has no clips.parquet. Make one with `reelmill curate`.")
     videos = {row["video_id"]: row for row in read_rows(dataset / "videos.parquet")}
@@ -123,7 +128,7 @@ def read_kept_clips(dataset: Path, base: str) -> list[SourceClips]:
         )
     return [
         SourceClips(
-            dataset / locate_file(videos[video]),
+            find_source(dataset, locate_file(videos[video]), videos[video]["digest"], moved_to),
             videos[video]["digest"],
             tuple(sorted(clips, key=lambda c: c.start_s)),
             base,

@@ -8,6 +8,7 @@ ReelmillError
 │   ├── DecodeLimit   the decoder wanted more memory, processor time or pixels than it may have
 │   ├── BadFetch      a URL cannot be fetched
 │   ├── NoKeyframes   a clip cannot be cut without encoding it again
+│   ├── SourceChanged a file has other bytes than when it was listed
 │   ├── TooShort      a clip has too few frames to be measured, which is no failure
 │   └── EncoderOutOfMemory  ffmpeg was killed, or failed, for lack of memory; also a MemoryError
 ├── BadModel          weights or configuration of a model are missing or do not fit
@@ -63,6 +64,10 @@ class BadFetch(BadMedia):
 
 class NoKeyframes(BadMedia):
     code = "no_keyframes"
+
+
+class SourceChanged(BadMedia):
+    code = "source_changed"
 
 
 class TooShort(BadMedia):

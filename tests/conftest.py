@@ -1,8 +1,10 @@
 """What all tests share: a Prefect home of their own, a Prefect server for those that ask, no network, marks."""
 
+import logging
 import os
 import socket
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -103,6 +105,16 @@ def _own_costs(monkeypatch: pytest.MonkeyPatch) -> None:
     own = Path(_HOME.name) / "users" / uuid4().hex
     monkeypatch.setenv("XDG_CACHE_HOME", str(own / "caches"))
     monkeypatch.setenv("XDG_STATE_HOME", str(own / "state"))
+
+
+@pytest.fixture(autouse=True)
+def _own_log() -> Iterator[None]:
+    """Commands run in a test log to what stands for the terminal there, which is closed after it: no later test does."""
+    log = logging.getLogger("reelmill")
+    before, level = list(log.handlers), log.level
+    yield
+    log.handlers[:] = before
+    log.setLevel(level)
 
 
 @pytest.fixture

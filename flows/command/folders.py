@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.command.flags import validate_layers
+from flows.command.foreign_settings import take_as_data
 from flows.command.main import COMMANDS, Command, make_interface
-from flows.running.claim import is_own
 from flows.running.config import Outcome, read_calling_folder, read_settings
+from flows.running.given import was_given
 from flows.running.lock import find_holder
 from models.errors import BadInput
 from tasks.caching import set_aside
@@ -119,7 +120,8 @@ def retry(config: ResultsConfig) -> RetryOutcome:
         module = importlib.import_module(command.module)
         with chdir(read_calling_folder(path / f"{command.name}.yaml")):
             settings = read_kept_settings(path, command, module)
-            check_servers(path, command, settings)
+            if not was_given(path, command.name):
+                settings = take_as_data(path, command.name, settings)
             with out_of_the_cache(failed):
                 result: Outcome = run_flow(getattr(module, command.flow), settings)
     return RetryOutcome(failed=result.failed, retried=items, result=str(result))
@@ -152,18 +154,6 @@ def out_of_the_cache(manifests: Iterable[Path]) -> Iterator[None]:
             if not path.exists():
                 move(place, path)
         raise
-
-
-def check_servers(path: Path, command: Command, settings: BaseModel) -> None:
-    """Raise BadInput where a folder that this user did not make names a server: a stranger's folder sends nothing."""
-    captions = settings.model_dump().get("caption", {})
-    asks = "endpoint" in (captions.get(name) for name in ("engine", "image_engine", "video_engine"))
-    if asks and not is_own(path):
-        raise BadInput(
-            f"{path}: was not made by you on this machine, and its settings name the server "
-            f"{captions['endpoint']['base_url']}. If you trust it, give them yourself: `reelmill {command.name} "
-            f"--config {path / command.name}.yaml --out {path}`."
-        )
 
 
 def restore_set_aside(path: Path) -> None:

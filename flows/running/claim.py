@@ -7,14 +7,13 @@ gets a marker and a ledger of what these name.
 import os
 import re
 from collections.abc import Iterator
-from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
 from flows.running.lock import LOCK
 from models.errors import BadInput, BadManifest
-from tasks.ledger import ASIDE, LEDGER, MARKER, Marker, mark, read_marker, record
-from tasks.manifest import publish_json, read_lengths, read_lineage
+from tasks.ledger import ASIDE, LEDGER, MARKER, mark, read_marker, record
+from tasks.manifest import read_lengths, read_lineage
 
 NAMED_BY_KEY = re.compile(r"[0-9a-f]{32}(\.\d+)?\.\w+")
 """The names of files that are cached by what they depend on."""
@@ -42,17 +41,9 @@ def claim(folder: Path, flow: str) -> None:
     if (folder / MARKER).exists():
         return
     earlier = list(_list_earlier_files(folder, flow)) if list_others(folder) else []
-    marker = mark(folder, flow, version("reelmill"))
+    mark(folder, flow, version("reelmill"))
     for path in earlier:
         record(path, path)
-    with suppress(OSError):  # Where the user has no place for it, a folder counts as anyone's.
-        publish_json(_locate_note(marker), {"folder": str(folder.resolve()), "flow": flow})
-
-
-def is_own(folder: Path) -> bool:
-    """Say whether this user made a folder, on this machine: its marker's id is known outside of it."""
-    marker = read_marker(folder)
-    return marker is not None and _locate_note(marker).is_file()
 
 
 def list_others(folder: Path) -> list[str]:
@@ -67,12 +58,6 @@ def is_earlier(folder: Path, flow: str) -> bool:
     if settings.is_symlink() or not settings.is_file():
         return False
     return list_others(folder) == [settings.name] or any(True for _ in _list_manifests(folder))
-
-
-def _locate_note(marker: Marker) -> Path:
-    """Return where the user's own state keeps a note of a folder, wherever the folder lies now."""
-    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state"
-    return Path(state) / "reelmill/folders" / f"{marker.id}.json"
 
 
 def _check_marker(folder: Path, flow: str) -> None:

@@ -26,6 +26,7 @@ from rich.progress import Progress
 
 from flows.running.claim import check_claim, claim
 from flows.running.config import FlowConfig, dump_kept
+from flows.running.given import keep_given
 from flows.running.interrupt import check_stopped, stoppable
 from flows.running.lock import exclusive
 from flows.running.progress import progress
@@ -89,7 +90,8 @@ def running(folder: Path, flow: str, config: FlowConfig) -> Iterator["Run"]:
     with exclusive(folder), progress() as bars:
         claim(folder, flow)
         remove_asides(folder)
-        publish_text(folder / f"{flow}.yaml", dump_kept(config))
+        publish_text(folder / f"{flow}.yaml", kept := dump_kept(config))
+        keep_given(folder, flow, kept)
         yield Run(folder, config.workers or count_cores(), bars)
 
 

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator
 
 from models.errors import BadModel
+from models.file_identity import Identity, identify
 from models.weights.conversions import make_download_command
 
 HUB_NAME = re.compile(r"(?P<id>\w[\w.-]*(/\w[\w.-]*)?)@(?P<revision>\w[\w./-]*)")
@@ -140,15 +141,15 @@ def read_weights(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def read_stamp(path: Path) -> tuple[tuple[str, int, int], ...]:
-    """Return names, sizes and times of a model's files: they show, without reading it, whether a model has changed."""
+def read_stamp(path: Path) -> tuple[tuple[str, Identity], ...]:
+    """Return names and identities of a model's files: they show, without reading it, whether a model has changed."""
     files = [path] if path.is_file() else sorted(each for each in path.iterdir() if each.is_file())
-    return tuple((file.name, *_read_file_stamp(file)) for file in files)
+    return tuple((file.name, identify(file)) for file in files)
 
 
 def compute_digest(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes, read once in a process for each size and time of change."""
-    return _compute_file_digest(path, *_read_file_stamp(path))
+    """Return the SHA-256 of a file's bytes, read once in a process for each identity."""
+    return _compute_file_digest(path, identify(path))
 
 
 def _require_whole_network(folder: Path, network: Any, loading: dict[str, Any]) -> Any:
@@ -173,13 +174,8 @@ def _refuse_incomplete(folder: Path, name: str, remedy: str = "") -> None:
         raise BadModel(f"{name}: it has no {missing[0]}, and other weight formats are not read{remedy}.")
 
 
-def _read_file_stamp(path: Path) -> tuple[int, int]:
-    stat = path.stat()
-    return stat.st_size, stat.st_mtime_ns
-
-
 @lru_cache(maxsize=4096)
-def _compute_file_digest(path: Path, size: int, changed_ns: int) -> str:
+def _compute_file_digest(path: Path, identity: Identity) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -78,7 +78,7 @@ def shorten_revision(revision: str) -> str:
 def compute_weights_digest(folder: Path) -> str:
     """Return the SHA-256 over what is loaded from a model's folder: weights, configurations, vocabularies, with names.
 
-    A file is read again only when its size or its time changes.
+    A file is read again only when its identity changes.
     """
     digest = hashlib.sha256()
     for path in sorted({folder / INDEX_FILE, folder / WORDS_FILE, *_list_part_files(folder)}):

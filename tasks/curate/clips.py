@@ -33,6 +33,7 @@ from tasks.curate.clip_cutting import (
 )
 from tasks.limits import get_limits
 from tasks.manifest import ERROR_FIELDS, ManifestRef, digest_file, make_table, publish, read_manifest, write_manifest
+from tasks.source_files import read_as
 from tasks.video import SourceVideo, name_clip, name_demuxer, run_ffmpeg
 
 VERSION = 1
@@ -133,7 +134,7 @@ def cut_clip(video: SourceVideo, index: PacketIndex, span: CutSpan, config: Clip
         cut, start, end, shown = None, span.start_pts, span.end_pts, span.frames
     seconds = float((end - start) * index.time_base)
     if not _is_whole(root / name, item, shown, seconds, limit_s):
-        with publish(root / name) as aside:
+        with publish(root / name) as aside, read_as(root, video.path, video.digest):
             if cut:
                 _copy(make_copy_command(video.path, index, cut, aside), item, limit_s)
             else:
@@ -198,7 +199,8 @@ def cut_source(root: Path, source: SourceSpans, config: ClipsConfig) -> pa.Table
         )
 
     def cut_all() -> list[dict[str, Any]]:
-        index = run_in_child(read_index, video.path, name_demuxer(video.container), limit_s=limit_s)
+        with read_as(root, video.path, video.digest):
+            index = run_in_child(read_index, video.path, name_demuxer(video.container), limit_s=limit_s)
         return [cut(index, span) for span in source.spans]
 
     rows = tried(

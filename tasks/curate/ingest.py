@@ -7,7 +7,6 @@ are those of tasks/probe.py. Rows are ordered by source.
 """
 
 import logging
-import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,8 +23,9 @@ from tasks.child_process import run_in_child
 from tasks.curate.source_fetch import FetchConfig, fetch, is_url
 from tasks.curate.source_list import Entry, expand_sources
 from tasks.further_columns import COLUMN as FURTHER
-from tasks.manifest import ERROR_FIELDS, ManifestRef, digest_file, make_table, read_rows
+from tasks.manifest import ERROR_FIELDS, ManifestRef, make_table, read_rows
 from tasks.probe import VideoFacts, probe
+from tasks.source_files import digest_source, find_source, read_as
 from tasks.video import SourceVideo
 
 log = logging.getLogger("reelmill")
@@ -115,27 +115,23 @@ def _identify(root: Path, entry: Entry, limits: FetchConfig) -> dict[str, Any]:
     if entry.problem:
         raise BadMedia(entry.problem)
     path = fetch(entry.source, root / FETCHED, limits) if is_url(entry.source) else Path(entry.source)
-    size, digest = _measure_file(path)
+    size, digest = digest_source(root, path)
     place = path.relative_to(root).as_posix() if is_url(entry.source) else str(path)
     return {"path": place, "digest": digest, "bytes": size, "video_id": digest[:16]}
-
-
-def _measure_file(path: Path) -> tuple[int, str]:
-    try:
-        facts = path.stat()
-        if not stat.S_ISREG(facts.st_mode):
-            raise BadMedia(f"{path}: is not a regular file, but a pipe, a device or a folder. Remove it.")
-        return facts.st_size, digest_file(path)
-    except OSError as error:
-        raise BadMedia(f"{path}: cannot be opened ({error.strerror}). Check its permissions.") from error
 
 
 def examine(root: Path, file: dict[str, Any], limit_s: float) -> dict[str, Any]:
     """Return the row of an identified file: its facts, or why it cannot be read."""
     if "status" in file:
         return file
+    path = root / file["path"]
+
+    def probe_file() -> dict[str, Any]:
+        with read_as(root, path, file["digest"]):
+            return file | _make_columns(run_in_child(probe, path, limit_s=limit_s)) | {"status": "ok"}
+
     return tried(
-        lambda: file | _make_columns(run_in_child(probe, root / file["path"], limit_s=limit_s)) | {"status": "ok"},
+        probe_file,
         lambda failure: file | {"status": "unreadable"} | failure,
         "probing",
         file["source"],
@@ -168,11 +164,13 @@ def _run_at_once(call: Callable[[T], R], items: Iterable[T], workers: int) -> li
         return list(pool.map(call, items))
 
 
-def list_videos(root: Path, ingest: ManifestRef) -> list[SourceVideo]:
-    """Return the readable videos of an ingest manifest below `root`, each once, ordered by source."""
+def list_videos(root: Path, ingest: ManifestRef, moved_to: Path | None = None) -> list[SourceVideo]:
+    """Return the readable videos of an ingest manifest below `root`, each once, ordered by source; below `moved_to`,
+    if their files are there now."""
     columns = ("video_id", "path", "digest", "duration_s", "width", "height", "container", "status")
+    facts = [name for name in SourceVideo.model_fields if name != "path"]
     return [
-        SourceVideo(path=root / row["path"], **{name: row[name] for name in SourceVideo.model_fields if name != "path"})
+        SourceVideo(path=find_source(root, row["path"], row["digest"], moved_to), **{name: row[name] for name in facts})
         for row in read_rows(ingest, columns)
         if row["status"] == "ok"
     ]

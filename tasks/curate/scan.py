@@ -29,6 +29,7 @@ from tasks.child_process import run_in_child
 from tasks.frame_store import FrameWriter, frame_writer
 from tasks.manifest import ERROR_FIELDS, ManifestRef, make_table, read_rows, remove_asides
 from tasks.signals import Recorder, find_neighbours, shrink_frame
+from tasks.source_files import read_as
 from tasks.video import FullPass, SourceVideo, count_decoders, make_upright, name_demuxer, open_video, read_shown_size
 
 log = logging.getLogger("reelmill")
@@ -206,7 +207,8 @@ def _scan(video: SourceVideo, root: Path, store: Path, sampling: Sampling, limit
     """Scan a video in a child process; return its columns."""
     try:
         demuxer = name_demuxer(video.container)
-        measured = run_in_child(scan_file, video.path, root / store, sampling, demuxer, limit_s=limit_s)
+        with read_as(root, video.path, video.digest):
+            measured = run_in_child(scan_file, video.path, root / store, sampling, demuxer, limit_s=limit_s)
     finally:
         remove_asides(root / store)
     if measured["lost"] or measured["dropped"] or measured["damaged"].any():

@@ -30,6 +30,7 @@ from tasks.caching import Step, find_or_compute
 from tasks.child_process import run_in_child
 from tasks.finetune.windows import WindowShape, read_windows
 from tasks.manifest import ERROR_FIELDS, ManifestRef, make_table, publish
+from tasks.source_files import read_as
 from tasks.video import name_clip, name_demuxer
 
 VERSION = 1
@@ -122,7 +123,7 @@ def encode_source(root: Path, key: str, group: SourceClips, model: VideoModel, c
     rows: list[dict[str, Any]] = []
     windows: list[NDArray[np.uint8]] = []
     for clip in group.clips:
-        own, read = _read_clip(clip, group, model, config)
+        own, read = _read_clip(root, clip, group, model, config)
         place = ({"latents": name, "row": len(windows) + number} if read else {} for number in range(len(own)))
         rows += [{"clip_id": clip.clip_id, "attempt": 1, **row, **at} for row, at in zip(own, place, strict=True)]
         windows += read
@@ -140,7 +141,7 @@ def encode_source(root: Path, key: str, group: SourceClips, model: VideoModel, c
 
 
 def _read_clip(
-    clip: ClipSpan, group: SourceClips, model: VideoModel, config: LatentsConfig
+    root: Path, clip: ClipSpan, group: SourceClips, model: VideoModel, config: LatentsConfig
 ) -> tuple[list[dict[str, Any]], list[Frames]]:
     """Return the columns of a clip's windows and their frames, or those of its failure and none."""
     facts, item = model.facts, name_clip(group.source, clip.start_s, clip.end_s)
@@ -148,17 +149,18 @@ def _read_clip(
     limit_s = LIMIT_S + LIMIT_FACTOR * (clip.end_s - clip.start_s)
 
     def read() -> tuple[list[dict[str, Any]], list[Frames]]:
-        found = run_in_child(
-            read_windows,
-            group.source,
-            (clip.start_s, clip.end_s),
-            item,
-            shape,
-            config.windows_per_clip,
-            name_demuxer(group.container),
-            limit_s=limit_s,
-            item=item,
-        )
+        with read_as(root, group.source, group.digest):
+            found = run_in_child(
+                read_windows,
+                group.source,
+                (clip.start_s, clip.end_s),
+                item,
+                shape,
+                config.windows_per_clip,
+                name_demuxer(group.container),
+                limit_s=limit_s,
+                item=item,
+            )
         return [{"window": i, "start_s": start} for i, (start, _) in enumerate(found)], [each for _, each in found]
 
     return tried(read, lambda failure: ([failure], []), "reading", item)

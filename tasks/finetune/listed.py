@@ -22,8 +22,10 @@ from tasks.attempts import tried
 from tasks.caching import Step, find_or_compute, make_lineage
 from tasks.child_process import run_in_child
 from tasks.item_lists import locate
-from tasks.manifest import ERROR_FIELDS, ManifestRef, digest_file, make_table, read_manifest, write_manifest
+from tasks.ledger import remove
+from tasks.manifest import ERROR_FIELDS, ManifestRef, make_table, read_manifest, read_rows, write_manifest
 from tasks.probe import probe
+from tasks.source_files import digest_source, read_as
 from tasks.table_files import TableRow, read_table, rename_columns
 
 VERSION = 2
@@ -64,13 +66,15 @@ class ListedConfig(BaseModel):
     probe_limit_s: float = Field(default=30.0, gt=0, description="Time limit for probing one file, in seconds")
 
 
-def describe_file(folder: Path, row: TableRow, column: str, limit_s: float) -> dict[str, Any]:
-    """Return the columns of one row of a table in `folder`. Raises ReelmillError when its file cannot be used."""
+def describe_file(root: Path, folder: Path, row: TableRow, column: str, limit_s: float) -> dict[str, Any]:
+    """Return the columns of one row of a table in `folder`, for the dataset `root`. Raises ReelmillError when its file
+    cannot be used."""
     if row.problem:
         raise BadInput(row.problem)
     path = locate(folder, str(row.values.get(column, "")))
-    digest = digest_file(path)
-    facts = run_in_child(probe, path, limit_s=limit_s)
+    _, digest = digest_source(root, path)
+    with read_as(root, path, digest):
+        facts = run_in_child(probe, path, limit_s=limit_s)
     if facts.duration_s is None:
         raise BadMedia(f"{path}: its length is unknown. Convert it to mp4.")
     return {
@@ -105,48 +109,59 @@ def read_clip_rows(table: Path) -> tuple[list[TableRow], str]:
     return rows, column
 
 
-def describe_files(path: Path, rows: list[TableRow], column: str, limit_s: float) -> list[dict[str, Any]]:
-    """Return a row of SCHEMA for each row of the table at `path`; a file that is named twice is one clip."""
+def describe_files(root: Path, path: Path, rows: list[TableRow], column: str, limit_s: float) -> list[dict[str, Any]]:
+    """Return a row of SCHEMA for each row of the table at `path`, for the dataset `root`; a file that is named twice is
+    one clip."""
     found: dict[str, dict[str, Any]] = {}
     for number, row in enumerate(rows, start=1):
         source = str(row.values.get(column, f"row {number}"))
         named = {"clip_id": hashlib.sha256(source.encode()).hexdigest()[:16], "source": source, "attempt": 1}
         if source not in found:
-            found[source] = named | _describe(path, number, row, column, limit_s)
+            found[source] = named | _describe(root, path, number, row, column, limit_s)
     return list(found.values())
 
 
-def _describe(table: Path, number: int, row: TableRow, column: str, limit_s: float) -> dict[str, Any]:
+def _describe(root: Path, table: Path, number: int, row: TableRow, column: str, limit_s: float) -> dict[str, Any]:
     """Return the columns of a row of a table; its error where its file cannot be used."""
 
     def failed(failure: dict[str, str]) -> dict[str, Any]:
         return failure | {"error_message": f"{table} row {number}: {failure['error_message']}", "keep": False}
 
-    return tried(lambda: describe_file(table.parent, row, column, limit_s), failed, "probing")
+    return tried(lambda: describe_file(root, table.parent, row, column, limit_s), failed, "probing")
 
 
 @task(name="listed")
 def list_clips(root: Path, config: ListedConfig, table: Path) -> ManifestRef:
     """Write the clips of a table to clips.parquet and videos.parquet below `root`, like those of a dataset."""
     rows, column = read_clip_rows(table)
-    inputs = [str(table.absolute()), digest_file(table), *_digest_files(table.parent, rows)]
-    limit_s = config.probe_limit_s
-    listed = find_or_compute(
-        STEP, root, config, inputs, lambda _: make_table(describe_files(table, rows, column, limit_s), SCHEMA)
-    )
+    inputs = [json.dumps([row.values, row.problem], sort_keys=True, default=str) for row in rows]
+    inputs += _digest_files(root, table.parent, rows)
+
+    def compute(_: str) -> pa.Table:
+        return make_table(describe_files(root, table, rows, column, config.probe_limit_s), SCHEMA)
+
+    listed = find_or_compute(STEP, root, config, inputs, compute)
+    if listed.cached and _has_moved(listed):
+        remove(listed.path)
+        listed = find_or_compute(STEP, root, config, inputs, compute)
     for name in ("clips.parquet", "videos.parquet"):
         write_manifest(root / name, read_manifest(listed), make_lineage(STEP, config, [listed.digest]))
     return listed
 
 
-def _digest_files(folder: Path, rows: list[TableRow]) -> list[str]:
+def _has_moved(listed: ManifestRef) -> bool:
+    """Return whether a file is not where it was when it was listed: the table and its files have moved."""
+    return any(path and not Path(path).is_file() for path in (row["path"] for row in read_rows(listed, ("path",))))
+
+
+def _digest_files(root: Path, folder: Path, rows: list[TableRow]) -> list[str]:
     """Return the current digests of the table's files, so that a changed file is probed again."""
     names = {str(value) for row in rows for name, value in row.values.items() if name in FILE_COLUMNS}
-    return [json.dumps([name, _digest_or_none(folder / name)]) for name in sorted(names)]
+    return [json.dumps([name, _digest_or_none(root, folder / name)]) for name in sorted(names)]
 
 
-def _digest_or_none(path: Path) -> str | None:
+def _digest_or_none(root: Path, path: Path) -> str | None:
     try:
-        return digest_file(path)
-    except (OSError, ValueError):
+        return digest_source(root, path)[1]
+    except (OSError, ValueError, BadMedia):
         return None

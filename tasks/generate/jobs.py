@@ -7,10 +7,10 @@ of range, or it asks for the same clip as another row. What was asked for and is
 import hashlib
 import json
 import logging
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +29,9 @@ from tasks.generate.job_settings import JobsConfig, read_list
 from tasks.ledger import remove
 from tasks.limits import get_limits
 from tasks.manifest import ERROR_FIELDS, ManifestRef, make_table, publish, read_rows, write_manifest
+from tasks.source_files import read_as
+
+T = TypeVar("T")
 
 VERSION = 2
 
@@ -88,7 +91,11 @@ def _prepare(root: Path, row: Mapping[str, Any], fit: Fit, background: Backgroun
     recipe = [row["image_sha256"], row["width"], row["height"], fit, background, VERSION]
     name = f"pictures/{_digest(recipe)[:32]}.png"
     content, path = _digest_content(root / name), Path(row["image"])
-    read = partial(child.run, limit_s=PICTURE_LIMIT_S, item=path.name)
+
+    def read(call: Callable[..., T], *arguments: Any) -> T:
+        with read_as(root, path, row["image_sha256"]):
+            return child.run(call, *arguments, limit_s=PICTURE_LIMIT_S, item=path.name)
+
     if content is None:
         size = (row["width"], row["height"])
         pixels, many = read(read_foreign_picture, path, *size, fit, background, get_limits().pixels)

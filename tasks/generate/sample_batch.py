@@ -4,7 +4,8 @@ Items of families other than Stable Video Diffusion are batches of their own (mo
 are clips made as a chain of hops (models/generation/long_clips.py).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from models.svd.model import VideoModel
 from models.svd.regions import list_words
 from models.svd.sampling import sample_latents
 from tasks.generate.job_batches import Item
+from tasks.source_files import read_as
 
 
 def plan_batch(items: Sequence[Item], size: int, device: torch.device) -> Plan:
@@ -41,6 +43,21 @@ def plan_batch(items: Sequence[Item], size: int, device: torch.device) -> Plan:
 def sample(root: Path, items: Sequence[Item], plan: Plan, device: torch.device) -> Tensor:
     """Sample the batch's latents with the model its items name; raises BadModel when that is no longer the model
     planned."""
+    with _unchanged_lora(root, items[0]):
+        return _sample(root, items, plan, device)
+
+
+@contextmanager
+def _unchanged_lora(root: Path, item: Item) -> Iterator[None]:
+    """Check that an item's LoRA, where it has one, is the one that its job names, before and after it is used."""
+    if item.lora is None:
+        yield
+        return
+    with read_as(root, Path(item.lora), str(item.settings.lora_sha256)):
+        yield
+
+
+def _sample(root: Path, items: Sequence[Item], plan: Plan, device: torch.device) -> Tensor:
     first = items[0]
     own = first.settings
     if not is_sampled_in_batches(own.family):

@@ -1,6 +1,5 @@
 """Status and retry of output folders, on folders made by hand."""
 
-import importlib
 import os
 import subprocess
 import sys
@@ -12,19 +11,16 @@ import pytest
 
 from flows.command.folders import (
     ResultsConfig,
-    check_servers,
     count_items_to_retry,
     find_commands,
     list_failed_manifests,
     list_failures,
-    read_kept_settings,
     report,
     restore_set_aside,
     retry,
     status,
 )
 from flows.command.main import main
-from flows.running.claim import claim
 from models.errors import BadInput, BadManifest
 from tasks.caching import set_aside
 from tasks.ledger import mark
@@ -269,20 +265,3 @@ def test_settings_that_are_not_the_commands_are_named(dataset: Path):
 def test_a_folder_without_a_table_has_no_page(tmp_path: Path):
     with pytest.raises(BadInput, match=r"nothing to show, it has neither clips\.parquet nor outputs\.parquet\."):
         report(ResultsConfig(path=tmp_path))
-
-
-def test_a_strangers_folder_sends_nothing_to_the_server_that_it_names(
-    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    claim(dataset, "curate")
-    settings = "sources: [a]\nout: x\ncaption: {image_engine: endpoint, image_model: m, endpoint: {base_url: 'http://there/v1'}}\n"
-    (dataset / "curate.yaml").write_text(settings)
-    command = find_commands(dataset)[-1]
-    asked = read_kept_settings(dataset, command, importlib.import_module(command.module))
-    check_servers(dataset, command, asked)
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another user's"))
-    with pytest.raises(BadInput, match="was not made by you on this machine, and its settings name the server http:"):
-        retry(ResultsConfig(path=dataset))
-    assert list_failed_manifests(dataset)
-    (dataset / "curate.yaml").write_text("sources: [a]\nout: x\n")
-    check_servers(dataset, command, read_kept_settings(dataset, command, importlib.import_module(command.module)))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from flows.running.claim import check_claim, claim, is_own
+from flows.running.claim import check_claim, claim
 from flows.running.lock import LOCK, exclusive
 from models.errors import BadInput
 from tasks.ledger import LEDGER, MARKER, read_ledger, read_marker
@@ -117,33 +117,3 @@ def test_what_only_looks_like_an_earlier_folder_is_refused(tmp_path: Path, spoil
     with pytest.raises(BadInput, match="did not write"):
         claim(folder, "generate")
     assert not (folder / MARKER).exists()
-
-
-def test_a_folder_is_its_users_own_wherever_it_lies_and_nobody_elses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    folder = tmp_path / "out"
-    folder.mkdir()
-    claim(folder, "curate")
-    assert is_own(folder.rename(tmp_path / "moved"))
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another"))
-    assert not is_own(tmp_path / "moved")
-    assert not is_own(tmp_path)
-
-
-def test_a_user_without_a_place_for_notes_runs_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    (tmp_path / "full").write_text("a file")
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "full"))
-    folder = tmp_path / "out"
-    folder.mkdir()
-    claim(folder, "curate")
-    assert read_marker(folder) is not None
-    assert not is_own(folder)
-
-
-def test_without_a_setting_the_notes_are_in_the_users_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.delenv("XDG_STATE_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    (tmp_path / "out").mkdir()
-    claim(tmp_path / "out", "curate")
-    marker = read_marker(tmp_path / "out")
-    assert marker is not None
-    assert (tmp_path / "home/.local/state/reelmill/folders" / f"{marker.id}.json").is_file()
