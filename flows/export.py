@@ -1,5 +1,6 @@
 """Export: a dataset's kept clips in formats that other tools read; no film or near-duplicate is in two splits."""
 
+import logging
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,8 @@ from tasks.export.shards import ShardsConfig, write_shards
 from tasks.ledger import check_whole, drop_damaged
 from tasks.manifest import ManifestRef, read_manifest_ref, read_rows
 from tasks.video import SourceVideo
+
+log = logging.getLogger("reelmill")
 
 
 class ExportConfig(FlowConfig):
@@ -67,8 +70,7 @@ def export(config: ExportConfig) -> ExportOutcome:
         drop_damaged(config.dataset / "clips")
         cuts = cut(run.at(config.dataset), config.clips, read_videos(config), clips)
         samples = run.whole(collect_samples, config.split, config.dataset, clips, cuts)
-        write(run, config, samples)
-        return summarise(config, samples)
+        return summarise(config, samples, write(run, config, samples))
 
 
 def check(config: ExportConfig) -> list[str]:
@@ -110,12 +112,16 @@ def write(run: Run, config: ExportConfig, samples: ManifestRef) -> ManifestRef:
     return run.whole(write_folders, Layout(to=config.to), config.dataset, samples)
 
 
-def summarise(config: ExportConfig, samples: ManifestRef) -> ExportOutcome:
-    """Count the samples."""
+def summarise(config: ExportConfig, samples: ManifestRef, written: ManifestRef) -> ExportOutcome:
+    """Count the samples, and log why clips could not be written."""
     rows = read_rows(samples, ("side", "left_out", "error_code"))
+    unwritten = [row for row in read_rows(written, ("side", "error_message")) if row["error_message"]]
+    for row in unwritten:
+        log.warning("%s", row["error_message"])
     splits = Counter(row["side"] for row in rows if row["side"])
+    splits.subtract(row["side"] for row in unwritten)
     return ExportOutcome(
-        failed=sum(row["error_code"] is not None for row in rows),
+        failed=sum(row["error_code"] is not None for row in rows) + len(unwritten),
         samples={split: splits[split] for split in ("train", "validation", "test") if splits[split]},
         left_out=sum(row["left_out"] is not None for row in rows),
         out=config.out,
