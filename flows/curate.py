@@ -25,7 +25,7 @@ from tasks.curate.clips import NEEDS as CUT_NEEDS
 from tasks.curate.clips import TABLE as CUTS
 from tasks.curate.clips import ClipsConfig, cut_clips, gather_cuts, list_spans
 from tasks.curate.dedup import DedupConfig, group_duplicates
-from tasks.curate.ingest import IngestConfig, ingest_videos, list_videos
+from tasks.curate.ingest import IngestConfig, ingest_videos, list_unreadable, list_videos
 from tasks.curate.join import join_measures
 from tasks.curate.look import LookConfig, measure_look
 from tasks.curate.motion import MotionConfig, measure_motion
@@ -199,11 +199,11 @@ def curate(config: CurateConfig) -> CurateOutcome:
 
 
 def check(config: CurateConfig) -> list[str]:
-    """Return a sentence for each listed source that is not there. Raises BadModel for missing models, and BadInput for
-    a source that names no video."""
+    """Return a sentence for each source that cannot be read, as far as probing tells. Raises BadModel for missing
+    models, and BadInput for a source that names no video."""
     locate_models(config)
     entries = expand_sources(config.sources, config.ingest.suffixes, exclude=config.out)
-    return [entry.problem for entry in entries if entry.problem]
+    return list_unreadable(entries, config.ingest.probe_limit_s)
 
 
 def cut(run: Run, config: ClipsConfig, videos: Sequence[SourceVideo], clips: ManifestRef) -> list[ManifestRef]:

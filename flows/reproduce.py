@@ -31,7 +31,7 @@ from tasks.generate.encode import EncodeConfig, encode_jobs, pair_measured
 from tasks.generate.encode_formats import make_look
 from tasks.generate.jobs import PICTURE_LIMIT_S, SCHEMA
 from tasks.generate.sample import VERSION, SampleConfig, sample_jobs
-from tasks.ledger import resolve_inside
+from tasks.ledger import is_whole, resolve_inside
 from tasks.limits import get_limits
 from tasks.manifest import Lineage, ManifestRef, digest_file, make_table, read_rows, write_manifest
 
@@ -80,6 +80,7 @@ def reproduce(config: ReproduceConfig) -> ReproduceOutcome:
     """Make a clip again and compare; raises BadInput or BadMedia where it cannot be."""
     clip, facts, rows = read_recorded(config)
     inputs, differs = find_inputs(config, facts, rows)
+    differs = [*list_damaged(clip), *differs]
     if not differs:
         differs = compare(clip, facts, rows, inputs)
     return ReproduceOutcome(failed=bool(differs), clip=clip, differs=tuple(differs))
@@ -88,9 +89,9 @@ def reproduce(config: ReproduceConfig) -> ReproduceOutcome:
 def check(config: ReproduceConfig) -> list[str]:
     """Return a sentence for each input that is not the clip's own now; raises BadInput or BadMedia where it cannot be
     made again."""
-    _, facts, rows = read_recorded(config)
+    clip, facts, rows = read_recorded(config)
     find_device(config.device)
-    return find_inputs(config, facts, rows)[1]
+    return [*list_damaged(clip), *find_inputs(config, facts, rows)[1]]
 
 
 def read_recorded(config: ReproduceConfig) -> tuple[Path, Facts, Mapping[str, Facts]]:
@@ -190,6 +191,12 @@ def list_other_weights(facts: Facts, model: str, lora: Path | None) -> list[str]
     if lora and (digest := digest_file(lora)) != facts["lora_sha256"]:
         differs.append(f"LoRA: {lora} is {digest[:12]}, not {facts['lora_sha256'][:12]}.")
     return differs
+
+
+def list_damaged(clip: Path) -> list[str]:
+    """Return a sentence for each file of a clip that has other bytes than were written."""
+    files = sorted(clip.iterdir()) if clip.is_dir() else [clip]
+    return [f"file: {file} has other bytes than were written." for file in files if not is_whole(file)]
 
 
 def list_other_versions(facts: Facts) -> list[str]:

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from unicodedata import normalize
 
 from models.errors import BadInput
 from models.given_files import read_text
@@ -118,17 +119,19 @@ def _set_apart(path: Path, rows: list[TableRow], further: Sequence[str]) -> list
 
 
 def locate(folder: Path, name: str) -> Path:
-    """Return the path of a file that a list in `folder` names; raises BadInput when it is missing or not in there."""
+    """Return the path of a file that a list in `folder` names, in whatever form of Unicode its letters are on the disk;
+    raises BadInput when it is missing or not in there."""
     try:
-        path, home = (folder / name).resolve(), folder.resolve()
-        inside, found = path.is_relative_to(home), path.is_file()
+        spelled = dict.fromkeys([name, normalize("NFC", name), normalize("NFD", name)])
+        paths, home = [(folder / each).resolve() for each in spelled], folder.resolve()
+        inside, found = paths[0].is_relative_to(home), next((path for path in paths if path.is_file()), None)
     except (OSError, ValueError, RuntimeError) as error:
         raise BadInput(f"{name!r}: not a usable path ({error}).") from error
-    if not inside:
+    if not inside or (found and not found.is_relative_to(home)):
         raise BadInput(f"{name}: is outside {folder}; move it into that folder.")
-    if not found:
+    if found is None:
         raise BadInput(f"{name}: no such file in {folder}.")
-    return path
+    return found
 
 
 def read_names(path: Path, columns: Sequence[str]) -> list[TableRow]:

@@ -109,7 +109,7 @@ def _own_costs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _own_log() -> Iterator[None]:
-    """Commands run in a test log to what stands for the terminal there, which is closed after it: no later test does."""
+    """Commands that run in a test log to what stands for the terminal there, which is closed after it."""
     log = logging.getLogger("reelmill")
     before, level = list(log.handlers), log.level
     yield

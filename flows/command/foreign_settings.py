@@ -17,22 +17,23 @@ from tasks.source_files import digest_source
 def take_as_data(folder: Path, flow: str, settings: BaseModel) -> BaseModel:
     """Return settings that this user did not give, with the sources that were curated. Raises BadInput where they name
     anything else outside of the folder, or a source has other bytes now."""
-    if named := next(_list_places(settings.model_dump(exclude_defaults=True)), None):
+    if named := next(_list_places(settings), None):
         raise _refuse(folder, flow, f"name {named}")
     if not isinstance(getattr(settings, "sources", None), tuple):
         return settings
     return settings.model_copy(update={"sources": tuple(_list_recorded_sources(folder, flow))})
 
 
-def _list_places(settings: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what settings name outside of their folder, but for sources: servers, files, folders, names of keys."""
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from _list_places(value)
-        elif name == "out":
+def _list_places(settings: BaseModel) -> Iterator[str]:
+    """Yield what settings name outside of their folder, but for sources and defaults: servers, files and folders."""
+    for name, field in type(settings).model_fields.items():
+        value, default = getattr(settings, name), field.get_default(call_default_factory=True)
+        if name == "out" or value == (default.expanduser() if isinstance(default, Path) else default):
             continue
+        if isinstance(value, BaseModel):
+            yield from _list_places(value)
         elif value == "endpoint":
-            yield f"the server {settings.get('endpoint', {}).get('base_url')}"
+            yield f"the server {dict(settings)['endpoint'].base_url}"
         elif isinstance(value, Path) or (isinstance(value, str) and (Path(value).is_absolute() or _exists(value))):
             yield str(value)
 

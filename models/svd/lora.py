@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from models.errors import BadInput, BadModel
+from models.given_files import parse_json
 from models.svd.model import VideoModel
 
 TEMPORAL_ATTENTION = r".*temporal_transformer_blocks\.\d+\.attn[12]\.to_(q|k|v|out\.0)"
@@ -76,7 +77,7 @@ def load_lora(path: Path) -> tuple[dict[str, Tensor], LoraFacts]:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if "reelmill" not in metadata:
             raise ValueError("it has no facts of Reelmill's; those of other trainers are not read")
-        facts = LoraFacts(**json.loads(metadata["reelmill"]))
+        facts = LoraFacts(**parse_json(metadata["reelmill"]))
         _check_facts(facts, weights)
     except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadModel(f"{path}: not a LoRA made by Reelmill ({error}).") from error

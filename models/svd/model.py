@@ -36,6 +36,7 @@ from models.svd.one_token_attention import attend_to_one_token
 from models.svd.scheduler import check_scheduler
 from models.weights.names import WORDS_FILE, find_model_folder, find_revision
 from models.weights.network import extract_first_sentence, load_part
+from models.weights.pipeline_folder import read_json_object
 
 FACTS_FILE, FIGURES_FILE = "reelmill.json", "eval.json"
 
@@ -179,7 +180,7 @@ def load_facts(folder: Path) -> ModelFacts:
     """Read a model's native numbers from reelmill.json; without that file they are Stable Video Diffusion's."""
     path = folder / FACTS_FILE
     if not path.is_file():
-        unet = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))
+        unet = read_json_object(folder / "unet" / "config.json")
         return ModelFacts(frames=unet.get("num_frames", 25))
     try:
         return ModelFacts.model_validate_json(path.read_text(encoding="utf-8"))

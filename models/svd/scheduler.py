@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from models.errors import BadModel
-from models.weights.pipeline_folder import read_json
+from models.weights.pipeline_folder import read_json_object
 
 TRAINED_FOR = {"prediction_type": "v_prediction", "timestep_type": "continuous"}
 """As Stable Video Diffusion's scheduler_config.json says it: v is predicted, and told ln(sigma) / 4."""
@@ -26,7 +26,7 @@ def check_scheduler(folder: Path) -> None:
     path = folder / "scheduler" / "scheduler_config.json"
     if not path.is_file():
         raise BadModel(f"{path}: the file is missing. Copy the model's folder again.")
-    config = read_json(path)
+    config = read_json_object(path)
     for name, ours in TRAINED_FOR.items():
         if config.get(name) != ours:
             raise BadModel(

@@ -5,10 +5,11 @@ A folder may hold the same weights several times: in full precision, as a half-p
 loaded.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from models.given_files import read_json
 
 HALF = "fp16"
 """The variant that is loaded when there are no plain weights."""
@@ -63,7 +64,7 @@ def _list_candidates(folder: Path, variant: str) -> Iterator[Path]:
 def _read_weights_index(index: Path, variant: str | None) -> WeightFiles:
     """Return the files that an index names; none when it cannot be read, which loading then reports."""
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        names = sorted(set(read_json(index)["weight_map"].values()))
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
         names = []
     return WeightFiles(tuple(index.parent / str(name) for name in names), variant, index)

@@ -5,7 +5,6 @@ else is a path to a folder, or to one `.safetensors` file. Weights are safetenso
 """
 
 import hashlib
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from pydantic import AfterValidator
 
 from models.errors import BadModel
 from models.file_identity import Identity, identify
+from models.given_files import read_json
 from models.weights.conversions import make_download_command
 
 HUB_NAME = re.compile(r"(?P<id>\w[\w.-]*(/\w[\w.-]*)?)@(?P<revision>\w[\w./-]*)")
@@ -168,10 +168,17 @@ def _refuse_incomplete(folder: Path, name: str, remedy: str = "") -> None:
     if not (folder / "config.json").is_file():
         raise BadModel(f"{name}: it has no config.json{remedy}.")
     index = folder / "model.safetensors.index.json"
-    shards = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else {"model.safetensors"}
+    shards = _read_shards(index, name) if index.is_file() else {"model.safetensors"}
     missing = sorted(shard for shard in shards if not (folder / shard).is_file())
     if missing:
         raise BadModel(f"{name}: it has no {missing[0]}, and other weight formats are not read{remedy}.")
+
+
+def _read_shards(index: Path, name: str) -> set[str]:
+    try:
+        return {str(shard) for shard in read_json(index)["weight_map"].values()}
+    except (ValueError, LookupError, AttributeError, TypeError) as error:
+        raise BadModel(f"{name}: {index.name} names no weights ({error}). Copy the model's folder again.") from error
 
 
 @lru_cache(maxsize=4096)

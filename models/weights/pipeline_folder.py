@@ -1,7 +1,6 @@
 """A diffusers pipeline from a local folder: safetensors only, no remote code, every network complete or not at all."""
 
 import importlib
-import json
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import nn
 
 from models.device import Precision, get_dtype
 from models.errors import BadInput, BadModel
+from models.given_files import read_json
 from models.weights.network import extract_first_sentence, load_part
 
 LIBRARIES = {
@@ -37,7 +37,7 @@ def read_index(folder: Path) -> dict[str, Any]:
     path = folder / "model_index.json"
     if not path.is_file():
         raise BadInput(f"{folder}: no model there (a folder with model_index.json). Name a diffusers model's folder.")
-    return read_json(path)
+    return read_json_object(path)
 
 
 def list_parts(index: Mapping[str, Any]) -> dict[str, list[Any]]:
@@ -56,7 +56,7 @@ def read_config(folder: Path, part: str) -> dict[str, Any]:
     path = folder / part / "config.json"
     if not path.is_file():
         raise BadModel(f"{path}: the file is missing. Copy the model's folder again.")
-    return read_json(path)
+    return read_json_object(path)
 
 
 def load_pipeline(
@@ -114,10 +114,10 @@ def _find_part_class(folder: Path, name: str, entry: list[Any]) -> type[Any]:
     return found
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json_object(path: Path) -> dict[str, Any]:
     """Read a JSON object; raises BadModel when the file is not one."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except ValueError as error:
         raise BadModel(f"{path}: not JSON ({extract_first_sentence(error)}). Copy the model's folder again.") from error
     if not isinstance(content, dict):

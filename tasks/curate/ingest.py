@@ -144,6 +144,22 @@ def _make_columns(facts: VideoFacts) -> dict[str, Any]:
     return vars(facts) | exact | {"anomalies": list(facts.anomalies)}
 
 
+def list_unreadable(entries: Sequence[Entry], limit_s: float) -> list[str]:
+    """Return a sentence for each source that cannot be read as far as its beginning says; URLs are not fetched."""
+
+    def find_problem(entry: Entry) -> str | None:
+        if entry.problem or is_url(entry.source):
+            return entry.problem
+        return tried(
+            lambda: run_in_child(probe, Path(entry.source), limit_s=limit_s) and None,
+            lambda failure: failure["error_message"],
+            "probing",
+            entry.source,
+        )
+
+    return [problem for problem in _run_at_once(find_problem, entries, PROBES_AT_ONCE) if problem]
+
+
 def make_rows(root: Path, files: list[dict[str, Any]], limit_s: float) -> Iterator[dict[str, Any]]:
     """Yield a row for each identified file; a file with the same bytes as an earlier readable one is its duplicate."""
     firsts = {file["digest"]: file for file in reversed(files) if "digest" in file}

@@ -14,11 +14,13 @@ from flows.command.main import main
 from flows.provenance import read_provenance
 from flows.reproduce import (
     ReproduceConfig,
+    check,
     choose_lora,
     choose_model,
     choose_picture,
     describe_distance,
     distance_db,
+    list_damaged,
     reproduce,
 )
 from models.errors import BadInput, BadMedia, BadModel
@@ -33,6 +35,7 @@ from tasks.generate.job_settings import JobsConfig
 from tasks.generate.jobs import read_jobs
 from tasks.generate.outputs import collect_outputs
 from tasks.generate.sample import SampleConfig, plan_all_batches, sample_jobs
+from tasks.ledger import mark, record
 from tasks.manifest import read_rows
 from tests.declared import declared
 from tests.hub_cache import COMMIT, cached
@@ -260,6 +263,19 @@ def test_frames_that_were_changed_are_told_from_latents_that_were_not(run: Path)
     write_untagged(other, mixed, told)
     (said,) = reproduce(ReproduceConfig(clip=mixed)).differs
     assert said.startswith("frames: the latents are identical. The frames agree to ")
+
+
+def test_a_flipped_byte_that_no_frame_shows_is_found_by_the_ledger(run: Path):
+    mark(run, "generate", "1")
+    clip = clip_of(run)
+    record(clip, clip)
+    content = bytearray(clip.read_bytes())
+    content[content.index(b"Reelmill") if b"Reelmill" in content else -1] ^= 1
+    clip.write_bytes(content)
+    said = f"file: {clip} has other bytes than were written."
+    assert list_damaged(clip) == check(ReproduceConfig(clip=clip))[:1] == [said]
+    outcome = reproduce(ReproduceConfig(clip=clip))
+    assert (outcome.failed, outcome.differs) == (1, (said,))
 
 
 def test_distance_of_clips():

@@ -1,6 +1,8 @@
 """Lists of items: folders and tables become the same rows, and what is wrong is said with its place."""
 
 from pathlib import Path
+from typing import Literal
+from unicodedata import normalize
 
 import pandas as pd
 import pyarrow as pa
@@ -9,6 +11,8 @@ import pytest
 
 from models.errors import BadInput
 from tasks.item_lists import Listing, TableRow, locate, read_listing, read_names, read_table
+
+Form = Literal["NFC", "NFD"]
 
 SUFFIXES, COLUMNS = (".png",), ("image", "seed", "motion")
 
@@ -24,6 +28,14 @@ def values(path: Path) -> list[dict]:
 def written(path: Path, text: str) -> Path:
     path.write_text(text, encoding="utf-8")
     return path
+
+
+@pytest.mark.parametrize(("written", "stored"), [("NFC", "NFD"), ("NFD", "NFC"), ("NFC", "NFC")])
+def test_a_name_is_found_in_whatever_form_its_letters_are_on_the_disk(tmp_path: Path, written: Form, stored: Form):
+    path = tmp_path / normalize(stored, "Größe/Ärger é.png")
+    path.parent.mkdir()
+    path.touch()
+    assert locate(tmp_path, normalize(written, "Größe/Ärger é.png")) == path
 
 
 def test_a_folder_gives_its_files_by_name_and_leaves_out_others(tmp_path: Path):

@@ -61,7 +61,7 @@ def test_without_a_table_of_sources_none_is_read(tmp_path: Path):
     ("caption", "named"),
     [
         ({"image_engine": "endpoint", "image_model": "m", "endpoint": {"base_url": "http://there/v1"}}, "http://there"),
-        ({"engine": "model", "model": "/models/blip"}, "/models/blip"),
+        ({"image_engine": "transformers", "image_model": "/models/blip"}, "/models/blip"),
     ],
 )
 def test_servers_and_models_outside_are_refused(tmp_path: Path, caption: dict[str, Any], named: str):

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 from pydantic import BaseModel, Field
 
@@ -23,6 +24,7 @@ from flows.command.write_help import describe_command
 from flows.running.config import Outcome
 from models.errors import BadInput
 from tasks.generate.job_settings import COLUMNS
+from tasks.video import write_video
 
 
 def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -164,7 +166,7 @@ def test_a_typo_in_a_config_file_is_one_sentence(tmp_path: Path, capsys: pytest.
 
 
 def test_a_dry_run_prints_settings_that_a_config_file_may_hold(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    (tmp_path / "a.mp4").touch()
+    write_video(tmp_path / "a.mp4", np.zeros((4, 32, 32, 3), np.uint8), 8)
     flags = ("--out", str(tmp_path / "b"), "--split.max-clip-s", "4", "--dry-run")
     code, first, _ = said(capsys, "curate", str(tmp_path / "a.mp4"), *flags)
     (tmp_path / "again.yaml").write_text(first)
@@ -229,12 +231,14 @@ def test_a_dry_run_names_a_presets_missing_models_as_the_run_does(
 
 
 def test_a_dry_run_names_the_listed_sources_that_would_fail(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    (tmp_path / "a.mp4").touch()
-    (tmp_path / "list.txt").write_text("a.mp4\nlost.mp4\n")
+    write_video(tmp_path / "a.mp4", np.zeros((4, 32, 32, 3), np.uint8), 8)
+    (tmp_path / "b.mp4").touch()
+    (tmp_path / "list.txt").write_text("a.mp4\nb.mp4\nlost.mp4\n")
     code, out, error = said(capsys, "curate", str(tmp_path / "list.txt"), "--out", str(tmp_path / "out"), "--dry-run")
     assert (code, error) == (1, "")
-    (told,) = re.findall(r"^# would fail: (.*)$", out, re.MULTILINE)
-    assert told.startswith(f"{tmp_path}/lost.mp4: no such file or folder.")
+    empty, lost = re.findall(r"^# would fail: (.*)$", out, re.MULTILINE)
+    assert empty.startswith(f"{tmp_path}/b.mp4: ")
+    assert lost.startswith(f"{tmp_path}/lost.mp4: no such file or folder.")
     (tmp_path / "again.yaml").write_text(out)
     assert said(capsys, "curate", "--config", str(tmp_path / "again.yaml"), "--dry-run") == (code, out, error)
 

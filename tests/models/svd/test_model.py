@@ -186,6 +186,7 @@ def test_a_part_without_its_configuration_is_refused(folder, file):
     ("file", "text", "message"),
     [
         ("scheduler/scheduler_config.json", "[", "not JSON"),
+        ("scheduler/scheduler_config.json", '{"a": ' + "[" * 500 + "]" * 500 + "}", "levels deep"),
         ("reelmill.json", '{"frames": "many"}', "valid integer"),
         ("motion_words.safetensors", "x" * 40, "motion words cannot be read"),
     ],

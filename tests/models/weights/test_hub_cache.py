@@ -71,6 +71,13 @@ def test_every_shard_is_needed(hub_cache: Path, clip: Path):
         find_model("org/clip@main")
 
 
+@pytest.mark.parametrize("index", ["[", "[]", '{"weight_map": 1}', "[" * 300 + "]" * 300])
+def test_a_damaged_index_of_shards_is_a_sentence(hub_cache: Path, clip: Path, index: str):
+    (cached(hub_cache, clip, "org/clip") / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(BadModel, match=r"model\.safetensors\.index\.json names no weights .* Copy the model's folder"):
+        find_model("org/clip@main")
+
+
 def test_a_local_folder_is_known_by_its_content_wherever_it_lies(clip: Path, tmp_path: Path):
     copy = Path(shutil.copytree(clip, tmp_path / "elsewhere" / clip.name))
     first = find_model(str(clip)).revision

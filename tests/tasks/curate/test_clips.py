@@ -214,8 +214,31 @@ def test_a_codec_that_mp4_does_not_hold_says_what_to_do_and_the_same_each_time(m
 
 def test_a_video_whose_packets_have_no_times_is_a_row_for_each_clip(make: Make, source: Path, tmp_path: Path):
     raw = make("raw.h264", "-c", "copy", source=source)
-    rows = cut(tmp_path, replace(shots(source), video=shots(source).video.model_copy(update={"path": raw})), "copy")
+    video = shots(source).video.model_copy(update={"path": raw, "digest": digest_file(raw)})
+    rows = cut(tmp_path, replace(shots(source), video=video), "copy")
     assert ["have no times" in row["error_message"] for row in rows] == [True] * 3
+
+
+@pytest.mark.parametrize("when", ["before", "within"])
+def test_a_source_that_changes_is_a_row_for_each_clip_and_leaves_no_file(
+    source: Path, tmp_path: Path, when: str, monkeypatch: pytest.MonkeyPatch
+):
+    film = tmp_path / "film.mp4"
+    film.write_bytes(source.read_bytes())
+    given = replace(shots(source), video=shots(source).video.model_copy(update={"path": film}))
+    run = clips.run_ffmpeg
+
+    def change(*arguments: Any) -> bytes:
+        film.write_bytes(source.read_bytes() + b"0")
+        return run(*arguments)
+
+    if when == "within":
+        monkeypatch.setattr(clips, "run_ffmpeg", change)
+    else:
+        film.write_bytes(source.read_bytes() + b"0")
+    rows = cut(tmp_path / "out", given, "exact")
+    assert [row["error_code"] for row in rows] == ["source_changed"] * 3
+    assert not list(tmp_path.rglob("clips/*.mp4"))
 
 
 def test_a_source_that_is_gone_is_a_row_for_each_clip(source: Path, tmp_path: Path):

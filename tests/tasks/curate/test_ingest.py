@@ -6,7 +6,8 @@ from typing import Any
 import fsspec
 import pytest
 
-from tasks.curate.ingest import SCHEMA, STEP, IngestConfig, ingest_videos, list_videos
+from tasks.curate.ingest import SCHEMA, STEP, IngestConfig, ingest_videos, list_unreadable, list_videos
+from tasks.curate.source_list import Entry, expand_sources
 from tasks.footage import Camera, Scene, render_shot
 from tasks.manifest import ManifestRef, read_rows
 from tasks.video import write_video
@@ -204,6 +205,18 @@ def test_a_second_root_gets_an_equal_manifest_of_its_own(tmp_path: Path, folder:
     assert not second.cached
     assert second.path.is_relative_to(tmp_path / "two")
     assert second.path.read_bytes() == first.path.read_bytes()
+
+
+def test_what_cannot_be_read_is_known_before_a_run(tmp_path: Path, folder: Path):
+    entries = [
+        *expand_sources([str(folder)], None),
+        Entry("https://nowhere/a.mp4"),
+        Entry("/x.mp4", problem="is gone."),
+    ]
+    said = list_unreadable(entries, 30.0)
+    rows = [row for row in read_rows(ingest(tmp_path / "data", folder)) if row["status"] == "unreadable"]
+    assert said == [*(row["error_message"] for row in rows), "is gone."]
+    assert len(rows) == 3
 
 
 def test_ingest_prints_nothing(tmp_path: Path, folder: Path, capfd: pytest.CaptureFixture[str]):

@@ -29,7 +29,7 @@ from tasks.finetune.encode import (
 )
 from tasks.finetune.windows import cover, pick_shown, place_windows
 from tasks.footage import Camera, Scene, render_shot
-from tasks.manifest import ManifestRef, read_manifest, read_rows
+from tasks.manifest import ManifestRef, digest_file, read_manifest, read_rows
 from tests.declared import declared
 
 CONFIG = LatentsConfig()
@@ -158,12 +158,22 @@ def test_a_clip_shorter_than_the_models_frames_is_a_row_with_the_reason_and_stop
 def test_a_film_that_cannot_be_read_is_rows_with_the_reason_and_stops_no_other(tmp_path: Path, films):
     good = films(tmp_path, seed=1)
     (tmp_path / "bad.mp4").write_text("no film")
-    bad = SourceClips(tmp_path / "bad.mp4", "d", (ClipSpan("bad-0", 0.0, 2.0),), good.encoders)
+    bad = SourceClips(
+        tmp_path / "bad.mp4", digest_file(tmp_path / "bad.mp4"), (ClipSpan("bad-0", 0.0, 2.0),), good.encoders
+    )
     failed, made = encode(tmp_path, bad, good)
     (row,) = read_rows(failed)
     assert (row["error_code"], row["latents"]) == ("bad_media", None)
     assert "bad.mp4" in row["error_message"]
     assert [row["error_code"] for row in read_rows(made)] == [None] * 3
+
+
+def test_a_film_that_changed_since_its_digest_was_taken_is_rows_that_say_so(tmp_path: Path, films):
+    source = films(tmp_path)
+    source.source.write_bytes(source.source.read_bytes() + b"0")
+    (made,) = encode(tmp_path, source)
+    assert {row["error_code"] for row in read_rows(made)} == {"source_changed"}
+    assert not list(tmp_path.rglob("*.safetensors"))
 
 
 def test_a_second_call_computes_nothing_until_the_latents_are_gone(tmp_path: Path, films):
