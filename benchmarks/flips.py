@@ -237,13 +237,12 @@ def main() -> int:
         home = Path(scratch)
         os.environ["XDG_STATE_HOME"] = str(home / "state")
         os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port.getsockname()[1]}/api"
-        server = start(port)
+        start(port)  # It ends with this process.
         world, draw = make_world(home), random.Random(asked.seed)
         checked = try_check(world, list(draw_flips(world, asked.flips, draw)))
         print(checked, flush=True)
         flips = [flip for flip in draw_flips(world, asked.reruns, draw) if asked.only in (None, flip.kind)]
         rerun = try_reruns(home, world, flips)
-        server.kill()
     text = make_table(checked, rerun, asked.seed)
     print(text)
     if asked.only is None:
