@@ -282,7 +282,7 @@ def test_a_film_that_is_a_playlist_too_is_read_as_itself_or_not_at_all(tmp_path:
     film = tmp_path / f"own.{suffix}"
     if suffix != "mp4":
         run_ffmpeg([find_ffmpeg(), "-i", f"{tmp_path}/own.mp4", "-c", "copy", str(film)], None, suffix)
-    both = tmp_path / f"both.{suffix}"
+    both = tmp_path / ("both.m3u8" if place == "before" else f"both.{suffix}")  # libav takes hls by this name alone.
     parts = (playlist, film.read_bytes()) if place == "before" else (film.read_bytes(), playlist)
     both.write_bytes(b"".join(parts))
     try:
