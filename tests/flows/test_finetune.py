@@ -112,10 +112,10 @@ def test_an_unknown_recipe_is_named_with_those_there_are(tmp_path, model, capsys
     (said,) = capsys.readouterr().err.splitlines()
     assert "camera" in said
     assert "motion-lora" in said
-    assert "full" in said
+    assert "image-to-video" in said
 
 
-@pytest.mark.parametrize(("recipe", "parameters"), [("motion-lora", "lora"), ("full", "all")])
+@pytest.mark.parametrize(("recipe", "parameters"), [("motion-lora", "lora"), ("image-to-video", "all")])
 def test_a_recipe_is_a_start_that_flags_change(tmp_path, capsys, recipe, parameters):
     root = dataset(tmp_path / "films")
     assert main(flags(root, tmp_path / "run", "tiny", "--recipe", recipe, "--seed", "7", "--dry-run")) == 0
