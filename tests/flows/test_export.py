@@ -147,6 +147,7 @@ def test_the_settings_have_these_defaults_and_bounds():
         "": "frozen=True, extra='forbid'",
         "dataset": "required",
         "out": "required",
+        "sources": "None",
         "to": "'webdataset'",
         "split": "HoldOutConfig()",
         "clips": "ClipsConfig(mode='exact')",

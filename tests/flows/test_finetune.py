@@ -143,6 +143,7 @@ def test_the_settings_have_these_defaults_and_bounds():
         "dataset": "required",
         "out": "required",
         "base": "'tiny'",
+        "sources": "None",
         "encode": "LatentsConfig()",
         "listed": "ListedConfig()",
         "train": "TrainConfig()",
