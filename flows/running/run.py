@@ -8,6 +8,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import wait
 from contextlib import contextmanager
 from functools import partial, wraps
 from itertools import accumulate, islice
@@ -17,7 +18,7 @@ from typing import Any, TypeVar
 
 from prefect import Flow, Task
 from prefect.cache_policies import NO_CACHE
-from prefect.futures import PrefectFuture
+from prefect.futures import PrefectConcurrentFuture, PrefectFuture
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.states import Completed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
@@ -153,9 +154,12 @@ class Run:
         return future
 
     def wait(self) -> None:
-        """Wait until no step works any more."""
+        """Wait until no step works any more, however it ends."""
         for future in self._begun:
-            future.wait()
+            if isinstance(future, PrefectConcurrentFuture):
+                wait([future.wrapped_future])  # Its own `wait` raises what the step ended with.
+            else:
+                future.wait()
 
 
 def report_cached(step: Task[..., T]) -> Task[..., T]:
