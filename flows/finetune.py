@@ -11,7 +11,7 @@ from flows.running.config import FlowConfig, Outcome
 from flows.running.run import Run, running
 from models.errors import BadInput
 from models.weights.names import MODEL_HELP, find_model_folder
-from tasks.finetune.encode import ClipSpan, LatentsConfig, SourceClips, encode_clips
+from tasks.finetune.encode import ClipSpan, LatentsConfig, SourceClips, encode_clips, remove_orphans
 from tasks.finetune.listed import ListedConfig, list_clips, read_clip_rows
 from tasks.finetune.train import TrainConfig, train_model
 from tasks.finetune.train_examples import ExampleChoice, make_too_few_error
@@ -19,6 +19,8 @@ from tasks.ledger import check_whole, drop_damaged, resolve_inside
 from tasks.manifest import ManifestRef, publish_json, publish_link, read_manifest_ref, read_rows
 from tasks.source_files import find_source
 from tasks.table_files import TABLE_SUFFIXES
+
+KEPT_COLUMNS = ("clip_id", "video_id", "start_s", "end_s", "camera_motion", "motion_score", "keep")
 
 ENCODE_SHARE = 0.4
 """Seconds on one core to decode and encode one clip for the embedded model."""
@@ -48,15 +50,15 @@ class FinetuneOutcome(Outcome):
 def motion_lora() -> dict[str, Any]:
     """Return the settings of a camera-motion LoRA on temporal attention (SVD, section 4.4); --train.motions names the
     motion."""
-    return {"train": {"parameters": "lora", "learning_rate": 4e-3, "log_sigma_mean": 2.0, "log_sigma_deviation": 1.2}}
+    return {"train": {"parameters": "lora"}}
 
 
-def full() -> dict[str, Any]:
-    """Return the settings that train the whole UNet, gently."""
-    return {"train": {"parameters": "all", "learning_rate": 2e-4, "steps": 400, "ema": 0.998}}
+def image_to_video() -> dict[str, Any]:
+    """Return the settings that train the whole UNet on the chosen clips, gently."""
+    return {"train": {"parameters": "all", "steps": 400, "ema": 0.998}}
 
 
-RECIPES = {"motion-lora": motion_lora, "full": full}
+RECIPES = {"motion-lora": motion_lora, "image-to-video": image_to_video}
 
 
 @flow(name="finetune")
@@ -66,8 +68,8 @@ def finetune(config: FinetuneConfig) -> FinetuneOutcome:
     with running(config.out, "finetune", config) as run:
         dataset = open_dataset(run, config)
         drop_damaged(dataset / "latents")
-        encoded = encode(run, config, dataset, read_kept_clips(dataset, config.base, config.sources))
         clips = read_manifest_ref(dataset / "clips.parquet")
+        encoded = encode(run, config, dataset, read_kept_clips(config, dataset))
         log = run.whole(train_model, config.train, dataset, config.base, encoded, clips)
         listed = [clips] if dataset != config.dataset else []
         return FinetuneOutcome(
@@ -82,11 +84,7 @@ def check(config: FinetuneConfig) -> list[str]:
     if is_table(config.dataset):
         read_clip_rows(config.dataset)
         return []
-    read_kept_clips(config.dataset, config.base, config.sources)
-    rows = read_rows(config.dataset / "clips.parquet", ("keep", "camera_motion", "motion_score"))
-    choice = ExampleChoice(config.train.motions, config.train.min_speed)
-    if not any(row["keep"] and choice.wants(row["camera_motion"], row["motion_score"]) for row in rows):
-        raise make_too_few_error(config.dataset, choice)
+    read_kept_clips(config, config.dataset)
     return []
 
 
@@ -107,33 +105,39 @@ def open_dataset(run: Run, config: FinetuneConfig) -> Path:
 def encode(run: Run, config: FinetuneConfig, dataset: Path, sources: list[SourceClips]) -> list[ManifestRef]:
     """Encode the clips of every source to latents. They are kept beside the dataset, for every run that shares the
     encoders."""
+    remove_orphans(dataset)
     return run.at(dataset).chunks(encode_clips, config.encode, sources, [ENCODE_SHARE * len(s.clips) for s in sources])
 
 
-def read_kept_clips(dataset: Path, base: str, moved_to: Path | None = None) -> list[SourceClips]:
-    """Return the clips that a dataset keeps, by source, whose files may be below `moved_to` now. Raises BadInput when
-    there is no dataset or it keeps none, and BadManifest where its tables changed."""
+def read_kept_clips(config: FinetuneConfig, dataset: Path) -> list[SourceClips]:
+    """Return the clips that a dataset keeps and the training asks for, by source. Raises BadInput when there is no
+    dataset, it keeps none, or none of those is asked for, and BadManifest where its tables changed."""
     if not (dataset / "clips.parquet").is_file():
         raise BadInput(f"{dataset}: not a dataset, it has no clips.parquet. Make one with `reelmill curate`.")
     for table in ("videos.parquet", "clips.parquet"):
         check_whole(dataset / table)
     videos = {row["video_id"]: row for row in read_rows(dataset / "videos.parquet")}
-    rows = read_rows(dataset / "clips.parquet", ("clip_id", "video_id", "start_s", "end_s", "keep"))
-    spans: dict[str, list[ClipSpan]] = {}
-    for row in rows:
-        if row["keep"]:
-            span = ClipSpan(row["clip_id"], row["start_s"], row["end_s"])
-            spans.setdefault(row["video_id"], []).append(span)
-    if not spans:
+    rows = read_rows(dataset / "clips.parquet", KEPT_COLUMNS)
+    kept = [row for row in rows if row["keep"]]
+    if not kept:
         raise BadInput(
             f"{dataset}: none of its {len(rows)} clips is kept. Loosen the thresholds with `reelmill select`."
         )
+    choice = ExampleChoice(config.train.motions, config.train.min_speed)
+    asked = [row for row in kept if choice.wants(row["camera_motion"], row["motion_score"])]
+    if not asked:
+        raise make_too_few_error(dataset, choice)
+    spans: dict[str, list[ClipSpan]] = {}
+    for row in asked:
+        spans.setdefault(row["video_id"], []).append(
+            ClipSpan(row["clip_id"], row["start_s"], row["end_s"], videos[row["video_id"]].get("fps"))
+        )
     return [
         SourceClips(
-            find_source(dataset, locate_file(videos[video]), videos[video]["digest"], moved_to),
+            find_source(dataset, locate_file(videos[video]), videos[video]["digest"], config.sources),
             videos[video]["digest"],
             tuple(sorted(clips, key=lambda c: c.start_s)),
-            base,
+            config.base,
             videos[video].get("container"),
         )
         for video, clips in spans.items()

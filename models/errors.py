@@ -12,6 +12,7 @@ ReelmillError
 │   ├── TooShort      a clip has too few frames to be measured, which is no failure
 │   └── EncoderOutOfMemory  ffmpeg was killed, or failed, for lack of memory; also a MemoryError
 ├── BadModel          weights or configuration of a model are missing or do not fit
+├── TrainingDiverged  a training's loss is not a number, or grew past use
 ├── EndpointFailed    a model server did not give a usable answer
 └── BadManifest       a manifest does not have the columns its step declares
 """
@@ -80,6 +81,10 @@ class EncoderOutOfMemory(BadMedia, MemoryError):
 
 class BadModel(ReelmillError):
     code = "bad_model"
+
+
+class TrainingDiverged(ReelmillError):
+    code = "diverged"
 
 
 class EndpointFailed(ReelmillError):

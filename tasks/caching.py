@@ -20,6 +20,7 @@ from pydantic import BaseModel
 from models.errors import BadManifest
 from tasks.ledger import is_whole, move, remove
 from tasks.manifest import Lineage, ManifestRef, read_lengths, read_manifest_ref, read_rows, write_manifest
+from tasks.stopping import check_stopped
 
 log = logging.getLogger("reelmill")
 
@@ -64,7 +65,8 @@ def find_or_compute(
 ) -> ManifestRef:
     """Find the manifest of this call, or compute its rows by `compute(key)` and write it; return its reference.
 
-    `inputs` are manifests or digests of files. `compute` receives the key, to name the files it writes.
+    `inputs` are manifests or digests of files. `compute` receives the key, to name the files it writes. Raises
+    KeyboardInterrupt instead of computing where work is asked to stop.
     """
     lineage = make_lineage(step, config, (i.digest if isinstance(i, ManifestRef) else i for i in inputs), revision)
     key = make_key(lineage)
@@ -72,6 +74,7 @@ def find_or_compute(
     found = find(step, root, key)
     if found:
         return found
+    check_stopped()
     log.debug("%s runs: %s", step.name, key)
     table = compute(key)
     own = table.schema if not step.open else pa.schema([*table.schema][: len(step.schema)])

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from flows.command.prefect_server import settle_environment, start
+from tasks.stopping import forget_to_stop
 
 _HOME = tempfile.TemporaryDirectory(prefix="reelmill-prefect-", ignore_cleanup_errors=True)
 _PORT = socket.socket()
@@ -115,6 +116,13 @@ def _own_log() -> Iterator[None]:
     yield
     log.handlers[:] = before
     log.setLevel(level)
+
+
+@pytest.fixture(autouse=True)
+def _own_stop() -> Iterator[None]:
+    """A test that stops a run stops no other."""
+    yield
+    forget_to_stop()
 
 
 @pytest.fixture

@@ -140,10 +140,10 @@ def test_the_rate_told_in_training_is_the_one_told_in_sampling():
 def test_the_motion_bucket_told_in_training_is_the_clips_own_and_not_fixed(tmp_path: Path):
     """Public trainers tell every clip 127; the model then unlearns what the number means."""
     speeds = {"still": 0.0, "slow": 0.1, "fast": 0.6}
-    clips = [{"clip_id": name, "camera_motion": "pan_left", "motion_score": speed} for name, speed in speeds.items()]
+    clips = [{"clip_id": n, "camera_motion": "pan_left", "motion_score": speed} for n, speed in speeds.items()]
     made = Lineage(step="made", version=1)
-    write_manifest(tmp_path / "clips.parquet", make_table(clips, CLIPS), made)
-    windows = [{"clip_id": name, "latents": "x.safetensors", "row": row} for row, name in enumerate(speeds)]
+    table = write_manifest(tmp_path / "clips.parquet", make_table(clips, CLIPS), made)
+    windows = [{"clip_id": n, "latents": "x.safetensors", "row": row, "fps": 7.0} for row, n in enumerate(speeds)]
     encoded = write_manifest(tmp_path / "encoded.parquet", make_table(windows, ENCODED), made)
     save_file(
         {
@@ -154,7 +154,8 @@ def test_the_motion_bucket_told_in_training_is_the_clips_own_and_not_fixed(tmp_p
         },
         tmp_path / "x.safetensors",
     )
-    told = Examples(gather_examples(tmp_path, [encoded], ExampleChoice()), fps=7.0).batch([0, 1, 2], draw=0).ids[:, 1]
+    examples = Examples(gather_examples(tmp_path, [encoded], table, ExampleChoice()), 1.0)
+    told = examples.batch([0, 1, 2], draw=0).ids[:, 1]
     assert told.tolist() == [motion_bucket(speed) for speed in speeds.values()]
     assert len(set(told.tolist())) == 3
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from flows.command.flags import Interface
     from flows.running.config import Outcome
 
-DONE, SOME_FAILED, COULD_NOT_RUN, STOPPED = 0, 1, 2, 130
+DONE, SOME_FAILED, COULD_NOT_RUN, STOPPED, TERMINATED = 0, 1, 2, 130, 143
 
 HELP = ("-h", "--help")
 
@@ -214,8 +214,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_guarded(arguments: Sequence[str]) -> int:
     """Run one command and return the exit code; whatever it raises is a sentence on standard error."""
+    from flows.running.interrupt import Terminated
     from flows.running.messages import make_line, make_lines
-    from models.errors import ReelmillError
+    from models.errors import ReelmillError, TrainingDiverged
 
     debug = "--debug" in arguments
     try:
@@ -226,12 +227,12 @@ def run_guarded(arguments: Sequence[str]) -> int:
         if debug:
             raise
         show(f"reelmill: {make_lines(str(error))}", sys.stderr)
-        return COULD_NOT_RUN
-    except KeyboardInterrupt:
+        return SOME_FAILED if isinstance(error, TrainingDiverged) else COULD_NOT_RUN
+    except KeyboardInterrupt as stopped:
         if debug:
             raise
         show("reelmill: stopped. Run the same command to resume.", sys.stderr)
-        return STOPPED
+        return TERMINATED if isinstance(stopped, Terminated) else STOPPED
     except Exception as error:
         if debug:
             raise

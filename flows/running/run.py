@@ -8,6 +8,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import wait
 from contextlib import contextmanager
 from functools import partial, wraps
 from itertools import accumulate, islice
@@ -17,7 +18,7 @@ from typing import Any, TypeVar
 
 from prefect import Flow, Task
 from prefect.cache_policies import NO_CACHE
-from prefect.futures import PrefectFuture
+from prefect.futures import PrefectConcurrentFuture, PrefectFuture
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.states import Completed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
@@ -27,12 +28,13 @@ from rich.progress import Progress
 from flows.running.claim import check_claim, claim
 from flows.running.config import FlowConfig, dump_kept
 from flows.running.given import keep_given
-from flows.running.interrupt import check_stopped, stoppable
+from flows.running.interrupt import stoppable
 from flows.running.lock import exclusive
 from flows.running.progress import progress
 from models.errors import BadInput
 from tasks.limits import get_limits, set_limits
 from tasks.manifest import ManifestRef, publish_text, remove_asides
+from tasks.stopping import ask_to_stop, check_stopped
 
 log = logging.getLogger("reelmill")
 
@@ -83,7 +85,8 @@ def make_chunks(items: Sequence[T], seconds: Sequence[float], workers: int) -> l
 def running(folder: Path, flow: str, config: FlowConfig) -> Iterator["Run"]:
     """Yield a flow's run on its own, locked output folder; its settings are in FLOW.yaml, its progress on a terminal.
 
-    Raises BadInput where the folder has files of others, or is another flow's.
+    Raises BadInput where the folder has files of others, or is another flow's. A run that is stopped ends when the work
+    that has begun is finished or saved, and until then the folder is locked.
     """
     set_limits(config.limits)
     check_claim(folder, flow)
@@ -92,19 +95,29 @@ def running(folder: Path, flow: str, config: FlowConfig) -> Iterator["Run"]:
         remove_asides(folder)
         publish_text(folder / f"{flow}.yaml", kept := dump_kept(config))
         keep_given(folder, flow, kept)
-        yield Run(folder, config.workers or count_cores(), bars)
+        run = Run(folder, config.workers or count_cores(), bars)
+        try:
+            yield run
+        except BaseException as error:
+            if not isinstance(error, Exception):
+                ask_to_stop()
+            run.wait()
+            raise
 
 
 class Run:
     """A run of one flow: it runs steps in chunks, and logs for each step what ran and what was found."""
 
-    def __init__(self, folder: Path, workers: int, bars: Progress) -> None:
+    def __init__(
+        self, folder: Path, workers: int, bars: Progress, begun: list[PrefectFuture[Any]] | None = None
+    ) -> None:
         self.folder, self.workers, self.bars = folder, workers, bars
+        self._begun: list[PrefectFuture[Any]] = [] if begun is None else begun
 
     def at(self, folder: Path) -> "Run":
         """Return the same run in another folder, after removing the unfinished files that killed runs left there."""
         remove_asides(folder)
-        return Run(folder, self.workers, self.bars)
+        return Run(folder, self.workers, self.bars, self._begun)
 
     def whole(self, step: Task[..., T], *arguments: Any) -> T:
         """Run a step that takes everything at once, on this run's folder and `arguments`."""
@@ -136,7 +149,17 @@ class Run:
     def submit(self, step: Task[..., T], *arguments: Any) -> PrefectFuture[T]:
         """Start a step on this run's folder and `arguments`, as a task of the flow, unless Ctrl-C was pressed."""
         check_stopped()
-        return report_cached(step).submit(self.folder, *arguments)
+        future = report_cached(step).submit(self.folder, *arguments)
+        self._begun.append(future)
+        return future
+
+    def wait(self) -> None:
+        """Wait until no step works any more, however it ends."""
+        for future in self._begun:
+            if isinstance(future, PrefectConcurrentFuture):
+                wait([future.wrapped_future])  # Its own `wait` raises what the step ended with.
+            else:
+                future.wait()
 
 
 def report_cached(step: Task[..., T]) -> Task[..., T]:

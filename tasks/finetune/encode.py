@@ -1,14 +1,18 @@
 """Encoding clips to what training reads: latents, noised picture latents and image embeddings, stored as safetensors.
 
-A clip is cut into windows of the model's length and rate; a frame is the one shown at its time. The condition is the
-window's first frame with noise of ln(sigma) ~ N(-3, 0.5^2) added before the autoencoder (SVD, appendix D), drawn
-`condition_draws` times, so that training sees several. Each kept clip is decoded once. Latents are unscaled float16.
+A clip is cut into windows of the model's length and rate; a frame is the one shown at its time. A source slower than
+the model is read at its own rate, `fps`: held frames would teach that nothing moves. `motion_score` is the mean optical
+flow of the window, in short sides per second. The condition is the window's first frame with noise of ln(sigma) ~
+N(-3, 0.5^2) added before the autoencoder (SVD, appendix D), drawn `condition_draws` times, so that training sees
+several. Latents are unscaled float16, in a file for each clip: a clip more or less changes no other's. Memory does not
+grow with the number of windows.
 """
 
 import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,27 +25,32 @@ from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import save_file
 from torch import Tensor
 
+from models.errors import BadMedia
 from models.generation.model_cache import get_model
+from models.measures.camera import measure_motion
 from models.pictures import Frames, from_pixels
 from models.svd.autoencoder import encode_frames
 from models.svd.model import VideoModel, digest_encoders, embed_pictures
 from tasks.attempts import tried
 from tasks.caching import Step, find_or_compute
 from tasks.child_process import run_in_child
-from tasks.finetune.windows import WindowShape, read_windows
-from tasks.manifest import ERROR_FIELDS, ManifestRef, make_table, publish
+from tasks.finetune.windows import WindowShape, place_windows, read_windows
+from tasks.ledger import list_ours, remove
+from tasks.manifest import ERROR_FIELDS, ManifestRef, make_table, publish, read_rows
 from tasks.source_files import read_as
 from tasks.video import name_clip, name_demuxer
 
-VERSION = 1
+VERSION = 2
 
-NEEDS = ("clip_id", "video_id", "source", "start_s", "end_s")
+NEEDS = ("clip_id", "video_id", "source", "start_s", "end_s", "fps")
 
 SCHEMA = pa.schema(
     [
         pa.field("clip_id", pa.string()),
         pa.field("window", pa.int32()),
         pa.field("start_s", pa.float64()),
+        pa.field("fps", pa.float64()),
+        pa.field("motion_score", pa.float64()),
         pa.field("latents", pa.string()),
         pa.field("row", pa.int32()),
         *ERROR_FIELDS,
@@ -52,6 +61,12 @@ STEP = Step("encode", VERSION, SCHEMA, files=("latents",))
 
 LIMIT_S, LIMIT_FACTOR = 300.0, 60.0
 """Time limit for reading a clip, fixed and per second of it."""
+
+WINDOWS_AT_ONCE = 4
+"""Windows that are in memory at a time: one of 14 frames of 1024x576 is 25 MB."""
+
+SLOWER = 0.98
+"""A source counts as slower than the model below this share of its rate: 29.97 is 30 frames a second."""
 
 
 class LatentsConfig(BaseModel):
@@ -67,17 +82,18 @@ class LatentsConfig(BaseModel):
 
 @dataclass(frozen=True)
 class ClipSpan:
-    """A clip to encode: its name and its span in its source, in seconds."""
+    """A clip to encode: its name, its span in its source, in seconds, and its frames per second, if they are known."""
 
     clip_id: str
     start_s: float
     end_s: float
+    fps: float | None = None
 
 
 @dataclass(frozen=True)
 class SourceClips:
-    """The kept clips of one source file, in order of time; `digest` is that of the file's content, `encoders` names the
-    model that encodes them; `container` is what probing found the file to be, if that is known."""
+    """The clips of one source file to encode, in order of time; `digest` is that of the file's content, `encoders`
+    names the model that encodes them; `container` is what probing found the file to be, if that is known."""
 
     source: Path
     digest: str
@@ -85,10 +101,9 @@ class SourceClips:
     encoders: str = "tiny"
     container: str | None = None
 
-    def key(self) -> str:
-        """Return a digest of the content and the spans."""
-        spans = [(c.clip_id, c.start_s, c.end_s) for c in self.clips]
-        return hashlib.sha256(json.dumps([self.digest, spans]).encode()).hexdigest()
+    def key(self, clip: ClipSpan) -> str:
+        """Return a digest of the content of one of the clips."""
+        return hashlib.sha256(json.dumps([self.digest, *vars(clip).values()]).encode()).hexdigest()
 
 
 def add_noise(pictures: Tensor, config: LatentsConfig, seed: int) -> tuple[Tensor, Tensor]:
@@ -116,67 +131,86 @@ def encode_windows(model: VideoModel, windows: Sequence[NDArray[np.uint8]], conf
     return {name: torch.stack(tensors).half().contiguous() for name, tensors in parts.items()}
 
 
-def encode_source(root: Path, key: str, group: SourceClips, model: VideoModel, config: LatentsConfig) -> pa.Table:
-    """Encode a source's clips to `latents/KEY.safetensors` below `root`; return a row for each window or failed
-    clip."""
-    name = f"latents/{key}.safetensors"
-    rows: list[dict[str, Any]] = []
-    windows: list[NDArray[np.uint8]] = []
-    for clip in group.clips:
-        own, read = _read_clip(root, clip, group, model, config)
-        place = ({"latents": name, "row": len(windows) + number} if read else {} for number in range(len(own)))
-        rows += [{"clip_id": clip.clip_id, "attempt": 1, **row, **at} for row, at in zip(own, place, strict=True)]
-        windows += read
+def encode_clip(
+    root: Path, key: str, group: SourceClips, clip: ClipSpan, model: VideoModel, config: LatentsConfig
+) -> pa.Table:
+    """Encode a clip to `latents/KEY.safetensors` below `root`; return a row for each window, or one with its error."""
+    item = name_clip(group.source, clip.start_s, clip.end_s)
+    name, seed = f"latents/{key}.safetensors", int(group.key(clip)[:12], 16)
+    own = {"clip_id": clip.clip_id, "attempt": 1}
 
-    def write() -> list[dict[str, Any]]:
-        if windows:
-            with publish(root / name) as aside:
-                save_file(encode_windows(model, windows, config, seed=int(group.key()[:12], 16)), aside)
-        return rows
-
-    def failed(failure: dict[str, str]) -> list[dict[str, Any]]:
-        return [{"clip_id": clip.clip_id, "attempt": 1, **failure} for clip in group.clips]
-
-    return make_table(tried(write, failed, "encoding", str(group.source)), SCHEMA)
-
-
-def _read_clip(
-    root: Path, clip: ClipSpan, group: SourceClips, model: VideoModel, config: LatentsConfig
-) -> tuple[list[dict[str, Any]], list[Frames]]:
-    """Return the columns of a clip's windows and their frames, or those of its failure and none."""
-    facts, item = model.facts, name_clip(group.source, clip.start_s, clip.end_s)
-    shape = WindowShape(facts.frames, facts.fps, facts.width, facts.height)
-    limit_s = LIMIT_S + LIMIT_FACTOR * (clip.end_s - clip.start_s)
-
-    def read() -> tuple[list[dict[str, Any]], list[Frames]]:
-        with read_as(root, group.source, group.digest):
-            found = run_in_child(
-                read_windows,
-                group.source,
-                (clip.start_s, clip.end_s),
-                item,
-                shape,
-                config.windows_per_clip,
-                name_demuxer(group.container),
-                limit_s=limit_s,
-                item=item,
+    def encode() -> list[dict[str, Any]]:
+        shape = choose_shape(model, clip)
+        starts = place_windows(clip.start_s, clip.end_s, shape.frames, shape.fps, config.windows_per_clip)
+        if not starts:
+            raise BadMedia(
+                f"{item}: {clip.end_s - clip.start_s:.2f} s is too short: the model needs at least "
+                f"{shape.frames / shape.fps:.2f} s."
             )
-        return [{"window": i, "start_s": start} for i, (start, _) in enumerate(found)], [each for _, each in found]
+        parts, scores = [], []
+        for first in range(0, len(starts), WINDOWS_AT_ONCE):
+            windows = _read_windows(root, group, clip, starts[first : first + WINDOWS_AT_ONCE], shape, item)
+            parts.append(encode_windows(model, windows, config, seed + first))
+            scores += [measure_score(window, shape.fps) for window in windows]
+        with publish(root / name) as aside:
+            save_file({part: torch.cat([each[part] for each in parts]) for part in parts[0]}, aside)
+        places = ({"window": i, "start_s": start, "row": i} for i, start in enumerate(starts))
+        rate = {"fps": shape.fps, "latents": name}
+        return [own | at | rate | {"motion_score": score} for at, score in zip(places, scores, strict=True)]
 
-    return tried(read, lambda failure: ([failure], []), "reading", item)
+    return make_table(tried(encode, lambda failure: [own | failure], "encoding", item), SCHEMA)
+
+
+def choose_shape(model: VideoModel, clip: ClipSpan) -> WindowShape:
+    """Return the shape of a clip's windows: the model's, at the clip's own rate where that is slower."""
+    facts = model.facts
+    fps = facts.fps if clip.fps is None or clip.fps >= SLOWER * facts.fps else clip.fps
+    return WindowShape(facts.frames, fps, facts.width, facts.height)
+
+
+def measure_score(window: Frames, fps: float) -> float:
+    """Measure the mean optical flow of a window, in short sides per second."""
+    return measure_motion(window, [i / fps for i in range(len(window))]).magnitude
+
+
+def _read_windows(
+    root: Path, group: SourceClips, clip: ClipSpan, starts: Sequence[float], shape: WindowShape, item: str
+) -> list[Frames]:
+    """Read windows in a child process, from no earlier than a frame before the first of them."""
+    margin = 2 / (clip.fps or 1.0)
+    end_s = min(clip.end_s, starts[-1] + shape.frames / shape.fps)
+    span, limit_s = (max(clip.start_s, starts[0] - margin), end_s), LIMIT_S + LIMIT_FACTOR * (clip.end_s - clip.start_s)
+    demuxer = name_demuxer(group.container)
+    with read_as(root, group.source, group.digest):
+        return run_in_child(read_windows, group.source, starts, span, item, shape, demuxer, limit_s=limit_s, item=item)
 
 
 @task(name="encode")
 def encode_clips(root: Path, config: LatentsConfig, sources: list[SourceClips]) -> list[ManifestRef]:
-    """Encode the clips of each source to latents, below the dataset's `root`."""
-    return [encode_cached(root, config, group) for group in sources]
+    """Encode the clips of each source to latents, below the dataset's `root`; return a manifest for each clip."""
+    return [made for group in sources for made in encode_source(root, config, group)]
 
 
-def encode_cached(root: Path, config: LatentsConfig, group: SourceClips) -> ManifestRef:
-    """Return the encoded clips of one source: found, or made. They depend on the model's encoders and its size only."""
+def encode_source(root: Path, config: LatentsConfig, group: SourceClips) -> list[ManifestRef]:
+    """Return the encoded clips of a source: each found, or made. They depend on the model's encoders and size only."""
     model = get_model(group.encoders)
     facts = model.facts
     revision = f"{digest_encoders(model)}-{facts.frames}x{facts.width}x{facts.height}@{facts.fps}"
-    return find_or_compute(
-        STEP, root, config, [group.key()], lambda key: encode_source(root, key, group, model, config), revision
-    )
+
+    def encode(clip: ClipSpan) -> ManifestRef:
+        make = partial(encode_clip, root, group=group, clip=clip, model=model, config=config)
+        return find_or_compute(STEP, root, config, [group.key(clip)], make, revision)
+
+    return [encode(clip) for clip in group.clips]
+
+
+def remove_orphans(root: Path) -> list[Path]:
+    """Remove the latents below the dataset's `root` that no manifest names, as a killed run leaves them; return
+    them."""
+    named = {
+        row["latents"] for path in root.glob("manifests/encode/[!.]*.parquet") for row in read_rows(path, ("latents",))
+    }
+    orphans = [path for path in list_ours(root / "latents") if path.relative_to(root).as_posix() not in named]
+    for path in orphans:
+        remove(path)
+    return orphans

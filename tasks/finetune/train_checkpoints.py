@@ -1,9 +1,12 @@
 """What a stopped training resumes from: the state of what trains, and the log so far.
 
 The log is beside the state and is written first, so that it reaches at least as far; rows beyond the state are dropped
-when both are read. So a resumed training ends with the weights and the log of an uninterrupted one.
+when both are read. So a resumed training ends with the weights and the log of an uninterrupted one. The state of a
+training that ended stays, so that more steps go on from it. One that was stopped is not begun again with other data,
+another model or other settings without a word: what changed is named.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +20,13 @@ from tasks.manifest import publish, publish_text
 
 
 class TrainingLog(BaseModel):
-    """The loss of every step, and the rows that summarise them; each row names the `step` after which it was
-    written."""
+    """The loss of every step, and the rows that summarise them; each row names the `step` after which it was written.
+    `made_with` says what the training depends on, by name; `ended`, that nothing is left to resume."""
 
     losses: list[float] = Field(default_factory=list)
     rows: list[dict[str, Any]] = Field(default_factory=list)
+    made_with: dict[str, Any] = Field(default_factory=dict)
+    ended: bool = False
 
     def add_row(self, facts: dict[str, Any]) -> dict[str, Any]:
         """Add a row after the latest step: its number, the mean loss since the row before, and `facts`."""
@@ -32,7 +37,8 @@ class TrainingLog(BaseModel):
 
     def until(self, step: int) -> "TrainingLog":
         """Return the log up to `step`."""
-        return TrainingLog(losses=self.losses[:step], rows=[row for row in self.rows if row["step"] <= step])
+        rows = [row for row in self.rows if row["step"] <= step]
+        return self.model_copy(update={"losses": self.losses[:step], "rows": rows})
 
 
 def keep(path: Path, state: TrainingState, log: TrainingLog) -> None:
@@ -42,19 +48,57 @@ def keep(path: Path, state: TrainingState, log: TrainingLog) -> None:
         state.save(aside)
 
 
-def resume(path: Path, state: TrainingState) -> TrainingLog:
-    """Load the checkpoint at `path` into `state` where there is one; return the log up to it, empty where there is
-    none.
+def resume(path: Path, state: TrainingState, made_with: Mapping[str, Any]) -> TrainingLog:
+    """Load into `state` the checkpoint at `path`, or one beside it that ended after fewer steps of the same training;
+    return the log up to it, an empty one where there is none.
 
-    Raises BadInput when the checkpoint cannot be read.
+    Raises BadInput when the checkpoint cannot be read, or where a training of something else was stopped there.
     """
-    if not path.is_file():
-        return TrainingLog()
+    start = path if path.is_file() else _find_shorter(path.parent, made_with)
+    if start is None:
+        return TrainingLog(made_with=dict(made_with))
     try:
-        state.load(path)
-        return TrainingLog.model_validate_json(_locate_log(path).read_text(encoding="utf-8")).until(state.step)
+        state.load(start)
+        log = TrainingLog.model_validate_json(_locate_log(start).read_text(encoding="utf-8")).until(state.step)
+        return log.model_copy(update={"made_with": dict(made_with), "ended": False})
     except (OSError, SafetensorError, KeyError, ValidationError) as error:
-        raise BadInput(f"{path}: the training's saved state cannot be read. Delete it to start again.") from error
+        raise BadInput(f"{start}: the training's saved state cannot be read. Delete it to start again.") from error
+
+
+def _find_shorter(folder: Path, made_with: Mapping[str, Any]) -> Path | None:
+    """Return the checkpoint in a folder that ended after the most steps of the same training, if any did; raises
+    BadInput for one of another training that was stopped."""
+    found: dict[Path, int] = {}
+    for path in sorted(folder.glob("[!.]*.safetensors")):
+        other = _read_facts(_locate_log(path))
+        changed = [
+            name for name in {**made_with, **other.made_with} if made_with.get(name) != other.made_with.get(name)
+        ]
+        if changed == ["steps"] and other.ended and len(other.losses) <= made_with["steps"]:
+            found[path] = len(other.losses)
+        elif changed and not other.ended:
+            said = "; ".join(f"{name} was {other.made_with.get(name)}, is {made_with.get(name)}" for name in changed)
+            raise BadInput(
+                f"{folder.parent}: a training was stopped here after {len(other.losses)} steps, and not the same is "
+                f"asked for now: {said}. Ask for the same to resume it, choose another --out, or delete {path}."
+            )
+    return max(found, key=lambda path: found[path], default=None)
+
+
+def _read_facts(path: Path) -> TrainingLog:
+    """Read the log of a checkpoint; one that cannot be read, or of an earlier version, has ended."""
+    try:
+        log = TrainingLog.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValidationError):
+        return TrainingLog(ended=True)
+    return log if log.made_with else log.model_copy(update={"ended": True})
+
+
+def forget_others(path: Path) -> None:
+    """Delete the checkpoints beside `path` of trainings that ended."""
+    for other in sorted(path.parent.glob("[!.]*.safetensors")):
+        if other != path and _read_facts(_locate_log(other)).ended:
+            forget(other)
 
 
 def forget(path: Path) -> None:

@@ -16,11 +16,13 @@ from models.svd.training import TrainingBatch
 from tasks.ledger import resolve_inside
 from tasks.manifest import ManifestRef, read_rows
 
-CLIP_COLUMNS = ("clip_id", "camera_motion", "motion_score")
+PARTS = ("latents", "pictures", "sigmas", "embeddings")
+
+CLIP_COLUMNS = ("clip_id", "video_id", "camera_motion", "motion_score")
 """What is read of a dataset's clips."""
 
-HELD_OUT_ONE_IN, HELD_OUT_FROM, HELD_OUT_MOST = 20, 100, 48
-"""One clip in 20 is held out, where there are at least 100 examples; at most 48 examples are."""
+HELD_OUT_ONE_IN, HELD_OUT_FROM, HELD_OUT_MOST = 20, 4, 48
+"""One source in 20 is held out, at least one where there are at least 4; at most 48 examples are measured."""
 
 
 @dataclass(frozen=True)
@@ -32,29 +34,35 @@ class ExampleChoice:
     min_speed: float = 0.0
 
     def wants(self, motion: str | None, speed: float | None) -> bool:
-        """Return whether a clip of that camera motion and mean flow is chosen."""
+        """Return whether a clip of that camera motion and mean flow is chosen; a flow of None will be measured."""
         if self.motions is not None and motion not in self.motions:
             return False
-        return motion == "static" or (speed or 0.0) >= self.min_speed
+        return motion == "static" or speed is None or speed >= self.min_speed
 
 
 @dataclass(frozen=True)
 class Example:
-    """One encoded window: where it is, and what its clip measured; an empty motion where that was not measured."""
+    """One encoded window: where it is, its frames per second, and what its clip measured; an empty motion where that
+    was not measured."""
 
     clip_id: str
+    video_id: str
     latents: Path
     row: int
+    fps: float
     motion: str
     bucket: int
 
 
 class Examples:
-    """Encoded windows, read a batch at a time from memory-mapped safetensors."""
+    """Encoded windows, read a batch at a time from memory-mapped safetensors.
 
-    def __init__(self, examples: Sequence[Example], fps: float) -> None:
+    The UNet works on latents times the autoencoder's `scaling_factor`; the picture's latent conditions it unscaled.
+    """
+
+    def __init__(self, examples: Sequence[Example], scaling_factor: float) -> None:
         self.all = list(examples)
-        self.fps = fps
+        self.scaling_factor = scaling_factor
         self._open: dict[Path, Any] = {}
 
     def __len__(self) -> int:
@@ -65,9 +73,9 @@ class Examples:
         has."""
         chosen = [self.all[i] for i in indices]
         rows = [self._row(example, draw) for example in chosen]
-        ids = [[self.fps - 1, e.bucket, float(r["sigma"])] for e, r in zip(chosen, rows, strict=True)]
+        ids = [[e.fps - 1, e.bucket, float(r["sigma"])] for e, r in zip(chosen, rows, strict=True)]
         return TrainingBatch(
-            latents=torch.stack([r["latents"] for r in rows]).float(),
+            latents=torch.stack([r["latents"] for r in rows]).float() * self.scaling_factor,
             pictures=torch.stack([r["picture"] for r in rows]).float(),
             embeddings=torch.stack([r["embedding"] for r in rows]).float(),
             ids=torch.tensor(ids),
@@ -75,10 +83,8 @@ class Examples:
         )
 
     def _row(self, example: Example, draw: int) -> dict[str, Tensor]:
-        file = self._open.get(example.latents)
-        if file is None:
-            file = self._open[example.latents] = safe_open(example.latents, "pt")
-        parts = {name: file.get_slice(name)[example.row] for name in ("latents", "pictures", "sigmas", "embeddings")}
+        with safe_open(example.latents, "pt") as file:
+            parts = {name: file.get_slice(name)[example.row] for name in PARTS}
         draw %= len(parts["sigmas"])
         return {
             "latents": parts["latents"],
@@ -88,17 +94,22 @@ class Examples:
         }
 
 
-def gather_examples(root: Path, encoded: Sequence[ManifestRef], choice: ExampleChoice) -> list[Example]:
-    """Return the windows to train on, below the dataset's `root`. Raises BadInput when none is left."""
-    clips = {row["clip_id"]: row for row in read_rows(root / "clips.parquet", CLIP_COLUMNS)}
+def gather_examples(
+    root: Path, encoded: Sequence[ManifestRef], clips: ManifestRef, choice: ExampleChoice
+) -> list[Example]:
+    """Return the windows to train on, below the dataset's `root`, with what its table of `clips` says of them; what it
+    does not know of the motion was measured of the window. Raises BadInput when none is left."""
+    known = {row["clip_id"]: row for row in read_rows(clips, CLIP_COLUMNS)}
     examples = []
     for manifest in encoded:
-        for row in read_rows(manifest, ("clip_id", "latents", "row")):
-            clip = clips.get(row["clip_id"])
-            if row["latents"] is None or clip is None or not choice.wants(clip["camera_motion"], clip["motion_score"]):
+        for row in read_rows(manifest, ("clip_id", "latents", "row", "fps", "motion_score")):
+            clip = known.get(row["clip_id"])
+            if row["latents"] is None or clip is None:
                 continue
-            motion, bucket = clip["camera_motion"] or "", motion_bucket(clip["motion_score"] or 0.0)
-            examples.append(Example(row["clip_id"], resolve_inside(root, row["latents"]), row["row"], motion, bucket))
+            score = row["motion_score"] if clip["motion_score"] is None else clip["motion_score"]
+            if choice.wants(clip["camera_motion"], score):
+                place = (row["clip_id"], clip["video_id"], resolve_inside(root, row["latents"]), row["row"], row["fps"])
+                examples.append(Example(*place, clip["camera_motion"] or "", motion_bucket(score)))
     if not examples:
         raise make_too_few_error(root, choice)
     return examples
@@ -111,14 +122,17 @@ def make_too_few_error(root: Path, choice: ExampleChoice) -> BadInput:
 
 
 def hold_out(examples: Sequence[Example]) -> tuple[list[int], list[int]]:
-    """Return indices to train on and indices to probe with: one clip in twenty, by its name, where there are a
-    hundred."""
-    everything = range(len(examples))
-    if len(examples) < HELD_OUT_FROM:
-        return list(everything), []
-    probe = [i for i in everything if _hash_name(examples[i].clip_id) % HELD_OUT_ONE_IN == 0]
-    return sorted(set(everything) - set(probe)), probe[:HELD_OUT_MOST]
+    """Return indices to train on and indices to measure with: those of whole sources, chosen by their names, so that
+    no source is in both; none to measure with where there are few sources."""
+    sources = sorted({example.video_id for example in examples}, key=_hash_name)
+    held: set[str] = set()
+    while len(sources) >= HELD_OUT_FROM and len(held) < max(1, len(sources) // HELD_OUT_ONE_IN):
+        held.add(sources[len(held)])
+        if sum(example.video_id in held for example in examples) >= HELD_OUT_MOST:
+            break
+    probe = [i for i, example in enumerate(examples) if example.video_id in held]
+    return [i for i, example in enumerate(examples) if example.video_id not in held], probe[:HELD_OUT_MOST]
 
 
-def _hash_name(clip_id: str) -> int:
-    return int(hashlib.sha256(clip_id.encode()).hexdigest(), 16)
+def _hash_name(video_id: str) -> str:
+    return hashlib.sha256(video_id.encode()).hexdigest()

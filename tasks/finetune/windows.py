@@ -72,24 +72,20 @@ def cover(frame: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8
 
 
 def read_windows(
-    source: Path, span_s: tuple[float, float], item: str, shape: WindowShape, at_most: int, demuxer: str | None = None
-) -> list[tuple[float, Frames]]:
-    """Read the windows of a clip, from `span_s` of its source: their starts in seconds and their frames, uint8 RGB.
+    source: Path, starts: Sequence[float], span_s: tuple[float, float], item: str, shape: WindowShape,
+    demuxer: str | None = None,
+) -> list[Frames]:  # fmt: skip
+    """Read the windows of a clip that begin at `starts` (s), within `span_s` of its source: their frames, uint8 RGB.
 
     `item` names the clip in messages, `demuxer` is the one that probing the source found. Raises BadMedia when the clip
-    is too short or cannot be read.
+    cannot be read.
     """
-    start_s, end_s = span_s
-    starts = place_windows(start_s, end_s, shape.frames, shape.fps, at_most)
-    if not starts:
-        needed = shape.frames / shape.fps
-        raise BadMedia(f"{item}: {end_s - start_s:.2f} s is too short: the model needs at least {needed:.2f} s.")
     wanted = [start + i / shape.fps for start in starts for i in range(shape.frames)]
     shown = pick_shown(
-        read_frames(source, start_s, end_s, demuxer),
+        read_frames(source, *span_s, demuxer),
         wanted,
         lambda frame: cover(make_upright(frame), shape.width, shape.height),
     )
     if not shown:
         raise BadMedia(f"{item}: no frame is shown there.")
-    return [(start, np.stack(shown[i * shape.frames : (i + 1) * shape.frames])) for i, start in enumerate(starts)]
+    return [np.stack(shown[i * shape.frames : (i + 1) * shape.frames]) for i in range(len(starts))]

@@ -1,16 +1,21 @@
 """Finetuning end to end: a dataset in, weights that know it out, and one sentence for whatever cannot be trained."""
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from flows.command.main import main
 from flows.finetune import FinetuneConfig, check, finetune
 from flows.generate import GenerateConfig, generate
+from flows.running.lock import exclusive
 from flows.running.run import run_flow
 from models.errors import BadManifest
 from models.svd.lora import load_lora
@@ -128,15 +133,36 @@ def test_a_folder_that_is_no_dataset_is_refused(tmp_path, model, capsys, prefect
     assert f"reelmill: {tmp_path}: not a dataset, it has no clips.parquet." in capsys.readouterr().err
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_training_that_is_asked_to_stop_saves_its_step_and_says_how_it_ended(
+    tmp_path: Path, model: str, prefect_server: str, repository: Path, number: int, code: int
+):
+    root, out = dataset(tmp_path / "films"), tmp_path / "run"
+    command = [sys.executable, "-m", "flows.command.main", *flags(root, out, model, "--steps", "100000")]
+    with subprocess.Popen(command, cwd=repository, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert any("train: step 50 of" in line for line in process.stderr)
+        process.send_signal(number)
+        said = process.stderr.read()
+    assert process.returncode == code
+    assert said.endswith("reelmill: stopped. Run the same command to resume.\n")
+    (checkpoint,) = out.glob("checkpoints/[!.]*.safetensors")
+    assert int(load_file(checkpoint)["step"]) >= 50
+    assert not list(out.glob("weights/*"))
+    with exclusive(out):
+        assert not list(out.rglob(".*-????????"))
+
+
 def test_an_unknown_recipe_is_named_with_those_there_are(tmp_path, model, capsys):
     assert main(flags(tmp_path, tmp_path / "run", model, "--recipe", "camera", "--dry-run")) == 2
     (said,) = capsys.readouterr().err.splitlines()
     assert "camera" in said
     assert "motion-lora" in said
-    assert "full" in said
+    assert "image-to-video" in said
 
 
-@pytest.mark.parametrize(("recipe", "parameters"), [("motion-lora", "lora"), ("full", "all")])
+@pytest.mark.parametrize(("recipe", "parameters"), [("motion-lora", "lora"), ("image-to-video", "all")])
 def test_a_recipe_is_a_start_that_flags_change(tmp_path, capsys, recipe, parameters):
     root = dataset(tmp_path / "films")
     assert main(flags(root, tmp_path / "run", "tiny", "--recipe", recipe, "--seed", "7", "--dry-run")) == 0

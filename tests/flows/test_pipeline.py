@@ -79,7 +79,7 @@ def test_the_settings_have_these_defaults_and_bounds():
         "base": "'tiny'",
         "split": "SplitConfig()",
         "select": "SelectConfig()",
-        "train": "TrainConfig(parameters='lora', learning_rate=0.004, log_sigma_mean=2.0, log_sigma_deviation=1.2)",
+        "train": "TrainConfig(parameters='lora')",
         "generate": "JobsConfig()",
     }
 

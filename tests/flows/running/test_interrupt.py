@@ -6,7 +6,8 @@ from contextlib import suppress
 
 import pytest
 
-from flows.running.interrupt import check_stopped, stoppable
+from flows.running.interrupt import Terminated, stoppable
+from tasks.stopping import check_stopped, is_asked_to_stop
 
 
 def test_ctrl_c_stops_what_is_going_on_at_once():
@@ -24,14 +25,23 @@ def test_a_ctrl_c_that_was_swallowed_is_raised_again_at_the_next_step_and_not_in
             signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             check_stopped()
-    check_stopped()
+    assert is_asked_to_stop(), "steps in other threads still have to see it"
+    with stoppable():
+        check_stopped()
+
+
+def test_sigterm_stops_as_ctrl_c_does_and_is_told_from_it():
+    with pytest.raises(Terminated), stoppable():
+        signal.raise_signal(signal.SIGTERM)
+    assert is_asked_to_stop()
 
 
 def test_what_ctrl_c_did_before_it_does_again_afterwards():
-    before = signal.getsignal(signal.SIGINT)
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in numbers]
     with stoppable():
-        assert signal.getsignal(signal.SIGINT) is not before
-    assert signal.getsignal(signal.SIGINT) is before
+        assert all(signal.getsignal(number) is not was for number, was in zip(numbers, before, strict=True))
+    assert [signal.getsignal(number) for number in numbers] == before
 
 
 def test_off_the_main_thread_nothing_is_changed():

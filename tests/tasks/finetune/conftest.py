@@ -8,7 +8,7 @@ import cv2
 import pytest
 import torch
 
-from tasks.finetune.encode import ClipSpan, LatentsConfig, SourceClips, encode_cached
+from tasks.finetune.encode import ClipSpan, LatentsConfig, SourceClips, encode_source
 from tasks.footage import Camera, Motion, Scene, compute_mean_flow, render_shot
 from tasks.manifest import Lineage, ManifestRef, digest_file, make_table, write_manifest
 from tasks.tiny.render import SCHEMA
@@ -54,9 +54,15 @@ def trainable(tmp_path_factory: pytest.TempPathFactory, films: Films, model: str
     motions: list[Motion] = ["pan_left", "pan_left", "pan_left", "pan_left", "static", "static", "pan_right"]
     shown: list[tuple[Motion, int]] = [(motion, seed) for seed, motion in enumerate(motions)]
     sources = [films(root, seed, motion) for motion, seed in shown]
-    encoded = [encode_cached(root, LatentsConfig(), source) for source in sources]
+    encoded = [made for source in sources for made in encode_source(root, LatentsConfig(), source)]
     rows = [
-        {"clip_id": clip.clip_id, "camera_motion": motion, "motion_score": compute_mean_flow(motion, 0.4), "keep": True}
+        {
+            "clip_id": clip.clip_id,
+            "video_id": source.digest[:16],
+            "camera_motion": motion,
+            "motion_score": compute_mean_flow(motion, 0.4),
+            "keep": True,
+        }
         for source, motion in zip(sources, motions, strict=True)
         for clip in source.clips
     ]

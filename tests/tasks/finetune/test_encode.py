@@ -1,6 +1,7 @@
 """Clips become windows at the right times, latents that do not change, and rows that say what could not be encoded."""
 
 import math
+from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -17,6 +18,7 @@ from models.generation.model_cache import get_model
 from models.svd.autoencoder import encode_frames
 from models.svd.image_encoder import new_image_encoder
 from models.svd.model import VideoModel, embed_pictures, load_model, save_model
+from tasks.finetune import encode as encode_step
 from tasks.finetune.encode import (
     SCHEMA,
     STEP,
@@ -26,10 +28,13 @@ from tasks.finetune.encode import (
     add_noise,
     encode_clips,
     encode_windows,
+    remove_orphans,
 )
 from tasks.finetune.windows import cover, pick_shown, place_windows
-from tasks.footage import Camera, Scene, render_shot
-from tasks.manifest import ManifestRef, digest_file, read_manifest, read_rows
+from tasks.footage import Camera, Scene, compute_mean_flow, render_shot
+from tasks.ledger import mark
+from tasks.manifest import ManifestRef, digest_file, publish, read_manifest, read_rows
+from tasks.video import write_video
 from tests.declared import declared
 
 CONFIG = LatentsConfig()
@@ -131,28 +136,78 @@ def encode(root: Path, *sources: SourceClips, config: LatentsConfig = CONFIG) ->
 
 
 def test_a_clip_becomes_a_row_for_each_window_and_a_tensor_for_each_row(tmp_path: Path, films):
-    (manifest,) = encode(tmp_path, films(tmp_path, spans=((0.0, 0.6), (0.8, 2.0))))
-    assert read_manifest(manifest).schema == SCHEMA
-    rows = read_rows(manifest)
-    found = [(row["clip_id"], row["window"], round(row["start_s"], 3), row["row"], row["attempt"]) for row in rows]
+    one, other = encode(tmp_path, films(tmp_path, spans=((0.0, 0.6), (0.8, 2.0))))
+    assert read_manifest(one).schema == SCHEMA
+    rows = [*read_rows(one), *read_rows(other)]
+    found = [(r["clip_id"], r["window"], round(r["start_s"], 3), r["fps"], r["row"], r["attempt"]) for r in rows]
     assert found == [
-        ("pan_left-0-0", 0, 0.014, 0, 1),
-        ("pan_left-0-1", 0, 0.814, 1, 1),
-        ("pan_left-0-1", 1, 1.414, 2, 1),
+        ("pan_left-0-0", 0, 0.014, 7.0, 0, 1),
+        ("pan_left-0-1", 0, 0.814, 7.0, 0, 1),
+        ("pan_left-0-1", 1, 1.414, 7.0, 1, 1),
     ]
-    (name,) = {row["latents"] for row in rows}
-    assert len(load_file(tmp_path / name)["latents"]) == 3
+    assert len({row["latents"] for row in rows}) == 2, "a file for each clip"
+    assert len(load_file(tmp_path / rows[2]["latents"])["latents"]) == 2
+
+
+def test_the_motion_of_each_window_is_measured(tmp_path: Path, films):
+    moving, still = (read_rows(encode(tmp_path, films(tmp_path, motion=m))[0]) for m in ("pan_left", "static"))
+    assert [row["motion_score"] for row in moving] == pytest.approx([compute_mean_flow("pan_left", 0.5)] * 3, rel=0.2)
+    assert max(row["motion_score"] for row in still) < 0.05
+
+
+def test_a_clip_more_or_less_encodes_no_other(tmp_path: Path, films):
+    both = films(tmp_path, spans=((0.0, 0.6), (0.8, 1.4)))
+    encode(tmp_path, both)
+    fewer = replace(both, clips=both.clips[1:])
+    assert [made.cached for made in encode(tmp_path, fewer)] == [True]
+    more = replace(both, clips=(*both.clips, ClipSpan("new", 1.3, 2.0)))
+    assert [made.cached for made in encode(tmp_path, more)] == [True, True, False]
+
+
+def test_windows_are_the_same_however_many_are_read_at_once(tmp_path: Path, films, monkeypatch: pytest.MonkeyPatch):
+    source = films(tmp_path)
+    (whole,) = encode(tmp_path / "whole", source)
+    monkeypatch.setattr(encode_step, "WINDOWS_AT_ONCE", 1)
+    (one_by_one,) = encode(tmp_path / "single", source)
+    assert whole.digest == one_by_one.digest
+    (name,) = {row["latents"] for row in read_rows(whole)}
+    one, other = (load_file(tmp_path / root / name) for root in ("whole", "single"))
+    assert len(one["latents"]) == 3
+    assert all(torch.equal(tensor, other[part]) for part, tensor in one.items())
+
+
+def test_a_source_slower_than_the_model_is_read_at_its_own_rate_without_held_frames(tmp_path: Path, films):
+    source = films(tmp_path)
+    path = tmp_path / "slow.mp4"
+    write_video(path, render_shot(Scene(5, movers=0), Camera.doing("pan_left"), 8, 3.5, (48, 36)), 3.5, crf=10)
+    slow = replace(source, source=path, digest=digest_file(path), clips=(ClipSpan("slow", 0.0, 8 / 3.5, fps=3.5),))
+    (made,) = encode(tmp_path, slow)
+    first, *_ = rows = read_rows(made)
+    assert [(row["fps"], row["error_code"]) for row in rows] == [(3.5, None)] * 2
+    latents = load_file(tmp_path / first["latents"])["latents"][0].float()
+    steps = (latents[1:] - latents[:-1]).abs().amax((1, 2, 3))
+    assert steps.min() > 0.05, "no frame is shown twice"
+
+
+def test_latents_that_no_manifest_names_are_removed_and_foreign_files_stay(tmp_path: Path, films):
+    mark(tmp_path, "curate", "1")
+    (made,) = encode(tmp_path, films(tmp_path))
+    (tmp_path / "latents/mine.safetensors").write_text("mine")
+    kept = tmp_path / read_rows(made)[0]["latents"]
+    with publish(tmp_path / "latents/orphan.safetensors") as aside:
+        aside.write_text("left by a killed run")
+    assert remove_orphans(tmp_path) == [tmp_path / "latents/orphan.safetensors"]
+    assert sorted(path.name for path in (tmp_path / "latents").iterdir()) == sorted([kept.name, "mine.safetensors"])
 
 
 def test_a_clip_shorter_than_the_models_frames_is_a_row_with_the_reason_and_stops_no_other(tmp_path: Path, films):
-    (manifest,) = encode(tmp_path, films(tmp_path, spans=((0.0, 0.2), (0.8, 2.0))))
-    short, *others = read_rows(manifest)
-    assert (short["clip_id"], short["error_code"], short["latents"]) == ("pan_left-0-0", "bad_media", None)
-    assert short["error_message"] == (
+    short, good = encode(tmp_path, films(tmp_path, spans=((0.0, 0.2), (0.8, 2.0))))
+    (row,) = read_rows(short)
+    assert (row["clip_id"], row["error_code"], row["latents"]) == ("pan_left-0-0", "bad_media", None)
+    assert row["error_message"] == (
         "pan_left-0.mp4, 0.00 to 0.20 s: 0.20 s is too short: the model needs at least 0.57 s."
-    )  # fmt: skip
-    assert [row["row"] for row in others] == [0, 1]
-    assert {row["error_code"] for row in others} == {None}
+    )
+    assert {row["error_code"] for row in read_rows(good)} == {None}
 
 
 def test_a_film_that_cannot_be_read_is_rows_with_the_reason_and_stops_no_other(tmp_path: Path, films):
@@ -219,8 +274,7 @@ def test_other_encoders_encode_again_and_another_unet_does_not(tmp_path: Path, f
 
 
 def test_a_clip_past_the_end_of_its_film_is_a_row_with_the_reason(tmp_path: Path, films):
-    (manifest,) = encode(tmp_path, films(tmp_path, spans=((0.0, 0.6), (50.0, 52.0))))
-    good, past = read_rows(manifest)
+    good, past = (read_rows(made)[0] for made in encode(tmp_path, films(tmp_path, spans=((0.0, 0.6), (50.0, 52.0)))))
     assert (good["error_code"], past["error_code"]) == (None, "bad_media")
     assert past["error_message"] == "pan_left-0.mp4, 50.00 to 52.00 s: no frame is shown there."
 

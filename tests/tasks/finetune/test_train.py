@@ -6,19 +6,24 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from models.errors import BadInput
+from models.errors import BadInput, TrainingDiverged
 from models.svd.lora import load_lora, lora_applied
-from models.svd.model import load_model
+from models.svd.model import ModelFacts, load_model, save_model
 from models.weights.names import compute_weights_digest
-from tasks.finetune.train import SCHEMA, STEP, TrainConfig, Training, train_model
+from tasks.finetune import train as train_step
+from tasks.finetune.encode import LatentsConfig, encode_source
+from tasks.finetune.train import SCHEMA, STEP, TrainConfig, Training, has_grown, settle, train_model
 from tasks.finetune.train_examples import ExampleChoice, Examples, gather_examples
-from tasks.manifest import ManifestRef, read_manifest, read_rows
+from tasks.manifest import Lineage, ManifestRef, make_table, read_manifest, read_rows, write_manifest
+from tasks.stopping import ask_to_stop, forget_to_stop
+from tasks.tiny.render import SCHEMA as CLIPS
 from tests.declared import declared
 from tests.hub_cache import COMMIT, cached
 
@@ -78,7 +83,10 @@ def test_a_lora_is_written_that_knows_its_origin_and_changes_the_model_it_is_put
     log = train(tmp_path, CONFIG.model_copy(update={"motions": ("pan_left",)}))
     weights, facts = load_lora(weights_of(tmp_path, log))
     assert (facts.rank, facts.alpha) == (2, 16.0)
-    assert facts.lineage["clips"] == [f"pan_left-{seed}-0" for seed in range(4)]
+    every = {f"pan_left-{seed}-0" for seed in range(4)}
+    assert len(facts.lineage["held_out"]) == 1
+    assert {*facts.lineage["clips"], *facts.lineage["held_out"]} == every
+    assert len(facts.lineage["clips"]) == 3, "what was held out was not learned"
     assert facts.lineage["dataset_digest"] == trainable.clips.digest
     assert facts.lineage["base_revision"] == compute_weights_digest(Path(trainable.base))
     assert facts.lineage["train"]["motions"] == ["pan_left"]
@@ -95,11 +103,13 @@ def test_the_log_has_a_row_every_ten_steps_and_for_the_last(trained):
     rows = read_rows(log)
     assert read_manifest(log).schema == SCHEMA
     assert [row["step"] for row in rows] == [10, 11]
-    assert all(row["loss"] > 0 and row["right_8"] is None for row in rows)
+    assert all(row["loss"] > 0 and row["opposite_8"] is None for row in rows)
+    assert [row["right_8"] is None for row in rows] == [True, False], "a LoRA is measured on held-out sources too"
 
 
 def set_up(trainable, **changes) -> Training:
-    examples = Examples(gather_examples(trainable.root, trainable.encoded, ExampleChoice()), 7.0)
+    chosen = gather_examples(trainable.root, trainable.encoded, trainable.clips, ExampleChoice())
+    examples = Examples(chosen, 1.0)
     return Training(load_model(trainable.base), examples, CONFIG.model_copy(update=changes))
 
 
@@ -111,7 +121,7 @@ def test_the_log_ends_with_the_errors_on_the_clips_that_were_held_out(tmp_path, 
         for motion in ("static", "pan_right")
     )
     training.probe_on = still
-    (row,) = training.run(tmp_path / "checkpoint.safetensors")
+    (row,) = training.run(tmp_path / "checkpoint.safetensors", {"steps": 1})
     assert all(row[f"right_{sigma}"] == row[f"opposite_{sigma}"] > 0 for sigma in (2, 8, 30)), "a still is its opposite"
     training.probe_on = pan
     moving = training.probe()
@@ -179,10 +189,121 @@ def test_a_training_killed_on_the_way_ends_in_the_very_weights_and_log_of_an_und
     assert not (tmp_path / "killed/weights").exists()
     with caplog.at_level("INFO", logger="reelmill"):
         resumed = train(tmp_path / "killed", config)
-    assert f"train: resumes from step {done}" in caplog.text
+    assert f"train: goes on from step {done}" in caplog.text
     assert resumed.digest == straight.digest
     assert contents(tmp_path / "killed/weights") == contents(tmp_path / "straight/weights")
-    assert not list((tmp_path / "killed").glob("checkpoints/[!.]*"))
+    assert contents(tmp_path / "killed/checkpoints") == contents(tmp_path / "straight/checkpoints")
+
+
+def test_more_steps_go_on_from_where_a_training_ended(tmp_path, train, trained, caplog):
+    folder = shutil.copytree(trained[0], tmp_path / "run")
+    with caplog.at_level("INFO", logger="reelmill"):
+        more = train(folder, CONFIG.model_copy(update={"steps": 15}))
+    assert "train: goes on from step 11" in caplog.text
+    assert [row["step"] for row in read_rows(more)] == [10, 11, 15]
+    (checkpoint,) = folder.glob("checkpoints/[!.]*.safetensors")
+    assert int(load_file(checkpoint)["step"]) == 15
+
+
+def test_a_stopped_training_is_not_begun_again_with_something_else_without_a_word(tmp_path, train):
+    def stop(state, path: Path) -> None:
+        save(state, path)
+        ask_to_stop()
+
+    from models.svd.training import TrainingState
+
+    save = TrainingState.save
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(TrainingState, "save", stop)
+        train(tmp_path)
+    forget_to_stop()
+    said = r"stopped here after 3 steps, and not the same is asked for now: learning_rate was 0\.004, is 0\.1\."
+    with pytest.raises(BadInput, match=said):
+        train(tmp_path, CONFIG.model_copy(update={"learning_rate": 0.1}))
+    assert [row["step"] for row in read_rows(train(tmp_path))] == [10, 11]
+
+
+def test_a_wish_to_stop_finishes_the_step_and_saves_it(tmp_path, train, monkeypatch):
+    step = Training.step
+
+    def stop_in_the_seventh(training: Training) -> tuple[float, float]:
+        done = step(training)
+        if training.state.step == 7:
+            ask_to_stop()
+        return done
+
+    monkeypatch.setattr(Training, "step", stop_in_the_seventh)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "stopped")
+    monkeypatch.undo()
+    forget_to_stop()
+    (checkpoint,) = tmp_path.rglob("*.safetensors")
+    assert int(load_file(checkpoint)["step"]) == 7
+    assert train(tmp_path / "stopped").digest == train(tmp_path / "straight").digest
+
+
+def test_a_loss_that_is_not_a_number_ends_the_training_at_the_last_good_state(tmp_path, train, monkeypatch):
+    loss, seen = train_step.diffusion_loss, []
+
+    def spoil_the_fifth(*arguments):
+        seen.append(0)
+        return loss(*arguments) * (float("nan") if len(seen) == 5 else 1.0)
+
+    monkeypatch.setattr(train_step, "diffusion_loss", spoil_the_fifth)
+    with pytest.raises(TrainingDiverged, match=r"at step 5 of 11 the loss is not a number.*rate, 0\.004: lower"):
+        train(tmp_path)
+    assert not list(tmp_path.glob("weights/*"))
+    (checkpoint,) = tmp_path.rglob("*.safetensors")
+    state = load_file(checkpoint)
+    assert int(state["step"]) == 4
+    assert all(torch.isfinite(tensor).all() for tensor in state.values())
+    monkeypatch.undo()
+    gentler = train(tmp_path, CONFIG.model_copy(update={"learning_rate": 1e-4}))
+    assert [row["step"] for row in read_rows(gentler)] == [10, 11], "what diverged is begun again"
+
+
+def test_a_loss_that_grows_to_many_times_what_it_was_has_diverged():
+    assert not has_grown([1.0] * 59)
+    assert not has_grown([1.0] * 30 + [9.9] * 30)
+    assert has_grown([1.0] * 30 + [10.1] * 30)
+    assert not has_grown([1.0] * 30 + [1.0, 1000.0] * 7 + [1.0] * 16), "single steps at high noise are no divergence"
+
+
+def test_two_models_that_are_the_same_function_have_the_same_loss_whatever_their_scaling_factor(tmp_path, films, model):
+    """Latents of the one are the other's times 5.49, and its layers take them so: only the factor tells them apart."""
+    twin, factor = load_model(model), 0.18215
+    channels = twin.vae.quant_conv.weight.shape[0] // 2
+    with torch.no_grad():
+        twin.vae.quant_conv.weight[:channels] /= factor
+        twin.vae.quant_conv.bias[:channels] /= factor
+        twin.unet.conv_in.weight[:, channels:] *= factor
+    twin.vae.register_to_config(scaling_factor=factor)
+    save_model(twin, tmp_path / "twin")
+    losses = []
+    for base in (model, str(tmp_path / "twin")):
+        root = tmp_path / Path(base).name
+        source = replace(films(tmp_path), encoders=base)
+        encoded = encode_source(root, LatentsConfig(), source)
+        row = {"clip_id": source.clips[0].clip_id, "video_id": "v", "camera_motion": "pan_left", "motion_score": 0.5}
+        clips = write_manifest(root / "clips.parquet", make_table([row], CLIPS), Lineage(step="made", version=1))
+        log = train_model.fn(root, CONFIG.model_copy(update={"steps": 1}), root, base, encoded, clips)
+        losses.append(read_rows(log)[0]["loss"])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-2)
+    assert losses[1] == pytest.approx(losses[0], abs=2e-3)
+
+
+def test_a_crop_larger_than_the_latents_is_a_sentence(tmp_path, train):
+    with pytest.raises(BadInput, match=r"--train.crop 9: this model's latents have 8 x 8 cells\. Ask for at most 8"):
+        train(tmp_path, CONFIG.model_copy(update={"crop": 9}))
+
+
+def test_what_is_left_to_the_model_is_as_models_of_its_size_need():
+    small, large = ModelFacts(width=64, height=64), ModelFacts()
+    lora, whole = TrainConfig(), TrainConfig(parameters="all", learning_rate=7e-6)
+    assert settle(lora, small).learning_rate == 4e-3
+    assert settle(lora, large).learning_rate == 1e-4
+    assert (settle(whole, large).learning_rate, settle(whole, large).log_sigma_mean) == (7e-6, 0.7)
+    assert settle(settle(lora, large), small) == settle(lora, large)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -241,9 +362,9 @@ def test_the_settings_have_these_defaults_and_bounds():
         "min_speed": "0.0, ge=0",
         "steps": "200, ge=1",
         "batch": "8, ge=1",
-        "learning_rate": "0.002, gt=0",
-        "log_sigma_mean": "0.7",
-        "log_sigma_deviation": "1.6, ge=0",
+        "learning_rate": "None, gt=0",
+        "log_sigma_mean": "None",
+        "log_sigma_deviation": "None, ge=0",
         "drop_picture": "0.1, ge=0, le=1",
         "drop_word": "0.25, ge=0, le=1",
         "words": "False",

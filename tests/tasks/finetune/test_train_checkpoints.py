@@ -8,12 +8,14 @@ from torch import nn
 
 from models.errors import BadInput
 from models.svd.training import TrainingState, new_state
-from tasks.finetune.train_checkpoints import TrainingLog, forget, keep, resume
+from tasks.finetune.train_checkpoints import TrainingLog, forget, forget_others, keep, resume
+
+MADE_WITH = {"steps": 10, "seed": 1}
 
 
 def trained(steps: int) -> tuple[TrainingState, TrainingLog]:
     """A parameter pulled towards one, with a row of the log for every third step."""
-    state, log = new_state({"w": nn.Parameter(torch.zeros(3))}, ema_decay=0.9), TrainingLog()
+    state, log = new_state({"w": nn.Parameter(torch.zeros(3))}, ema_decay=0.9), TrainingLog(made_with=MADE_WITH)
     go_on(state, log, steps)
     return state, log
 
@@ -43,7 +45,7 @@ def test_a_training_taken_up_between_two_rows_or_right_after_one_ends_as_a_strai
     stopped, stopped_log = trained(stop)
     keep(tmp_path / "c.safetensors", stopped, stopped_log)
     state, _ = trained(0)
-    log = resume(tmp_path / "c.safetensors", state)
+    log = resume(tmp_path / "c.safetensors", state, MADE_WITH)
     assert (state.step, len(log.losses), [row["step"] for row in log.rows]) == (stop, stop, rows)
     go_on(state, log, 10)
     assert torch.equal(state.parameters["w"], straight.parameters["w"])
@@ -55,12 +57,12 @@ def test_a_log_that_was_written_further_than_its_state_is_cut_to_it(tmp_path: Pa
     stopped, early = trained(5)
     _, late = trained(8)
     keep(tmp_path / "c.safetensors", stopped, late)
-    assert resume(tmp_path / "c.safetensors", trained(0)[0]) == early
+    assert resume(tmp_path / "c.safetensors", trained(0)[0], MADE_WITH) == early
 
 
 def test_without_a_checkpoint_a_training_starts_at_nothing(tmp_path: Path):
     state, _ = trained(0)
-    assert resume(tmp_path / "c.safetensors", state) == TrainingLog()
+    assert resume(tmp_path / "c.safetensors", state, MADE_WITH) == TrainingLog(made_with=MADE_WITH)
     assert state.step == 0
 
 
@@ -71,9 +73,44 @@ def test_a_removed_checkpoint_leaves_nothing(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
+def keep_ended(path: Path, done: int, **made_with: int) -> None:
+    state, log = trained(done)
+    keep(path, state, log.model_copy(update={"ended": True, "made_with": MADE_WITH | made_with}))
+
+
+def test_of_those_that_ended_the_longest_of_the_same_training_is_gone_on_from(tmp_path: Path):
+    keep_ended(tmp_path / "a.safetensors", 4, steps=4)
+    keep_ended(tmp_path / "b.safetensors", 7, steps=7)
+    keep_ended(tmp_path / "longer.safetensors", 12, steps=12)
+    keep_ended(tmp_path / "other.safetensors", 9, steps=9, seed=2)
+    state, _ = trained(0)
+    log = resume(tmp_path / "c.safetensors", state, MADE_WITH)
+    assert (state.step, len(log.losses), log.made_with, log.ended) == (7, 7, MADE_WITH, False)
+    forget_others(tmp_path / "b.safetensors")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b.json", "b.safetensors"]
+
+
+def test_one_that_was_stopped_is_not_passed_over(tmp_path: Path):
+    state, log = trained(4)
+    keep(tmp_path / "a.safetensors", state, log.model_copy(update={"made_with": {"steps": 10, "seed": 3, "base": "x"}}))
+    with pytest.raises(
+        BadInput, match=r"stopped here after 4 steps.*: seed was 3, is 1; base was x, is None\. Ask for"
+    ):
+        resume(tmp_path / "c.safetensors", trained(0)[0], MADE_WITH)
+    forget_others(tmp_path / "c.safetensors")
+    assert (tmp_path / "a.safetensors").is_file()
+
+
+def test_one_of_an_earlier_version_that_says_nothing_of_itself_is_passed_over(tmp_path: Path):
+    state, log = trained(4)
+    keep(tmp_path / "a.safetensors", state, log.model_copy(update={"made_with": {}}))
+    state, _ = trained(0)
+    assert resume(tmp_path / "c.safetensors", state, MADE_WITH).losses == []
+
+
 @pytest.mark.parametrize("broken", ["c.safetensors", "c.json"])
 def test_a_broken_checkpoint_is_named_and_not_passed_over(tmp_path: Path, broken: str):
     keep(tmp_path / "c.safetensors", *trained(2))
     (tmp_path / broken).write_bytes((tmp_path / broken).read_bytes()[:20])
     with pytest.raises(BadInput, match=r"c\.safetensors: the training's saved state cannot be read\. Delete it"):
-        resume(tmp_path / "c.safetensors", trained(0)[0])
+        resume(tmp_path / "c.safetensors", trained(0)[0], MADE_WITH)

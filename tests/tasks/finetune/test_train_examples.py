@@ -27,36 +27,45 @@ MADE = Lineage(step="made", version=1)
     ],
 )
 def test_clips_are_chosen_by_motion_and_moving_ones_by_speed(choice: ExampleChoice, wanted: list):
-    clips = {"pan_left": 0.3, "static": 0.0, "zoom_in": 0.2, None: None}
+    clips = {"pan_left": 0.3, "static": 0.0, "zoom_in": 0.2, None: 0.1}
     assert [motion for motion, speed in clips.items() if choice.wants(motion, speed)] == wanted
 
 
-def dataset(root: Path) -> ManifestRef:
-    """Two clips of two windows each, a third that could not be encoded, and one that the dataset no longer has."""
+def test_a_speed_that_will_be_measured_is_waited_for():
+    assert ExampleChoice(min_speed=0.3).wants("pan_left", None)
+    assert not ExampleChoice(motions=("static",), min_speed=0.3).wants("pan_left", None)
+
+
+def dataset(root: Path) -> tuple[list[ManifestRef], ManifestRef]:
+    """Two clips of two windows each, one whose motion nobody measured, one that could not be encoded, and one that the
+    dataset no longer has."""
+    known = (("a", "pan_left", 0.5), ("b", "static", 0.0), ("d", None, None), ("short", "pan_left", 0.5))
     clips = [
-        {"clip_id": name, "camera_motion": motion, "motion_score": speed}
-        for name, motion, speed in (("a", "pan_left", 0.5), ("b", "static", 0.0), ("short", "pan_left", 0.5))
+        {"clip_id": name, "video_id": f"of {name}", "camera_motion": motion, "motion_score": speed}
+        for name, motion, speed in known
     ]
-    write_manifest(root / "clips.parquet", make_table(clips, CLIPS), MADE)
-    rows = [{"clip_id": c, "latents": "latents/x.safetensors", "row": i} for i, c in enumerate("aabbc")]
+    table = write_manifest(root / "clips.parquet", make_table(clips, CLIPS), MADE)
+    window = {"latents": "latents/x.safetensors", "fps": 7.0, "motion_score": 0.1}
+    rows = [window | {"clip_id": clip, "row": i} for i, clip in enumerate("aabbcd")]
     rows.append({"clip_id": "short", "error_code": "bad_media", "error_message": "short: too short."})
-    return write_manifest(root / "encoded.parquet", make_table(rows, ENCODED), MADE)
+    return [write_manifest(root / "encoded.parquet", make_table(rows, ENCODED), MADE)], table
 
 
-def test_windows_are_gathered_with_what_their_clips_measured(tmp_path: Path):
-    found = gather_examples(tmp_path, [dataset(tmp_path)], ExampleChoice())
-    assert [(e.clip_id, e.row, e.motion, e.bucket) for e in found] == [
-        ("a", 0, "pan_left", 85), ("a", 1, "pan_left", 85), ("b", 2, "static", 0), ("b", 3, "static", 0)
+def test_windows_are_gathered_with_what_their_clips_measured_or_else_they_themselves(tmp_path: Path):
+    found = gather_examples(tmp_path, *dataset(tmp_path), ExampleChoice())
+    assert [(e.clip_id, e.video_id, e.row, e.fps, e.motion, e.bucket) for e in found] == [
+        ("a", "of a", 0, 7.0, "pan_left", 85), ("a", "of a", 1, 7.0, "pan_left", 85),
+        ("b", "of b", 2, 7.0, "static", 0), ("b", "of b", 3, 7.0, "static", 0), ("d", "of d", 5, 7.0, "", 17),
     ]  # fmt: skip
     assert {e.latents for e in found} == {tmp_path / "latents/x.safetensors"}
 
 
 def test_nothing_to_train_on_is_said_in_a_sentence(tmp_path: Path):
-    encoded = dataset(tmp_path)
+    encoded, clips = dataset(tmp_path)
     with pytest.raises(BadInput, match="no clip of roll, zoom_in is long enough to train on"):
-        gather_examples(tmp_path, [encoded], ExampleChoice(motions=("roll", "zoom_in")))
+        gather_examples(tmp_path, encoded, clips, ExampleChoice(motions=("roll", "zoom_in")))
     with pytest.raises(BadInput, match="no clip is long enough"):
-        gather_examples(tmp_path, [], ExampleChoice())
+        gather_examples(tmp_path, [], clips, ExampleChoice())
 
 
 def test_a_batch_has_the_rows_asked_for_and_one_draw_of_the_noise(tmp_path: Path):
@@ -69,36 +78,48 @@ def test_a_batch_has_the_rows_asked_for_and_one_draw_of_the_noise(tmp_path: Path
         "embeddings": numbers[:, None].expand(3, 7),
     }
     save_file({name: tensor.half().contiguous() for name, tensor in parts.items()}, tmp_path / "x.safetensors")
-    examples = Examples([Example(f"c{i}", tmp_path / "x.safetensors", i, f"m{i}", 10 * i) for i in range(3)], fps=7.0)
+    path = tmp_path / "x.safetensors"
+    windows = [Example(f"c{i}", "v", path, i, 7.0 - i, f"m{i}", 10 * i) for i in range(3)]
+    examples = Examples(windows, scaling_factor=0.5)
     batch = examples.batch([2, 0], draw=3)
     assert (len(examples), batch.motions) == (3, ["m2", "m0"])
-    assert batch.latents[:, 0, 0, 0, 0].tolist() == [2, 0]
-    assert batch.pictures[:, 0, 0, 0].tolist() == [21, 1]
+    assert batch.latents[:, 0, 0, 0, 0].tolist() == [1, 0], "the latents are scaled"
+    assert batch.pictures[:, 0, 0, 0].tolist() == [21, 1], "the condition is not"
     assert batch.embeddings.shape == (2, 7)
-    torch.testing.assert_close(batch.ids, torch.tensor([[6, 20, 0.21], [6, 0, 0.01]]), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(batch.ids, torch.tensor([[4, 20, 0.21], [6, 0, 0.01]]), rtol=1e-3, atol=1e-3)
 
 
-def examples(count: int, windows: int = 1) -> list[Example]:
-    return [Example(f"clip-{i // windows}", Path("x"), i, "static", 0) for i in range(count)]
+def examples(sources: int, windows: int = 1) -> list[Example]:
+    """Windows of so many sources, each of two clips."""
+    named = [(f"video-{i}", f"video-{i}-clip-{j}") for i in range(sources) for j in (0, 1)]
+    return [Example(clip, video, Path("x"), 0, 7.0, "static", 0) for video, clip in named for _ in range(windows)]
 
 
-def test_of_few_examples_none_is_held_out():
-    assert hold_out(examples(99)) == (list(range(99)), [])
+def test_of_few_sources_none_is_held_out():
+    assert hold_out(examples(3)) == ([0, 1, 2, 3, 4, 5], [])
 
 
-@pytest.mark.slow
-@given(st.integers(100, 3000), st.integers(1, 4))
-def test_a_clip_is_trained_on_or_held_out_but_never_both(count: int, windows: int):
-    all_of_them = examples(count, windows)
-    train, probe = hold_out(all_of_them)
-    assert not {all_of_them[i].clip_id for i in train} & {all_of_them[i].clip_id for i in probe}
-    assert len(probe) <= 48
-    assert 0.9 * count < len(train) <= count
+def test_of_four_sources_one_is_held_out_whole():
+    every = examples(4)
+    train, probe = hold_out(every)
+    assert (len(train), len(probe)) == (6, 2)
+    assert len({every[i].video_id for i in probe}) == 1
 
 
-def test_which_clips_are_held_out_depends_on_their_names_alone():
+@given(st.integers(4, 300), st.integers(1, 40))
+def test_a_source_is_trained_on_or_held_out_but_never_both(count: int, windows: int):
+    every = examples(count, windows)
+    train, probe = hold_out(every)
+    held = {every[i].video_id for i in probe}
+    assert not {every[i].video_id for i in train} & held
+    assert 1 <= len(probe) <= 48
+    assert len(held) == max(1, min(count // 20, -(-24 // windows)))
+    assert len(train) == 2 * windows * (count - len(held))
+
+
+def test_which_sources_are_held_out_depends_on_their_names_alone():
     every = examples(400)
-    held = {every[i].clip_id for i in hold_out(every)[1]}
+    held = {every[i].video_id for i in hold_out(every)[1]}
     turned = every[::-1]
-    assert {turned[i].clip_id for i in hold_out(turned)[1]} == held
-    assert len(held) > 10
+    assert {turned[i].video_id for i in hold_out(turned)[1]} == held
+    assert len(held) == 20
