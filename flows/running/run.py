@@ -93,8 +93,8 @@ def running(folder: Path, flow: str, config: FlowConfig) -> Iterator["Run"]:
     with exclusive(folder), progress() as bars:
         claim(folder, flow)
         remove_asides(folder)
-        publish_text(folder / f"{flow}.yaml", kept := dump_kept(config))
-        keep_given(folder, flow, kept)
+        publish_text(folder / f"{flow}.yaml", dump_kept(config))
+        keep_given(folder, flow, config)
         run = Run(folder, config.workers or count_cores(), bars)
         try:
             yield run
