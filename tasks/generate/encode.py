@@ -27,7 +27,7 @@ from tasks.generate.meter_columns import METERS
 from tasks.ledger import remove
 from tasks.manifest import ERROR_FIELDS, ManifestRef, make_table, publish_json, read_lineage, read_rows
 
-VERSION = 2
+VERSION = 3
 
 SETTINGS = ("key", *KEYED[2:], *(name for name in in_(In.CLIP) + in_(In.FILE) if name not in KEYED))
 
