@@ -88,6 +88,8 @@ bench-generate: install
 	$(BIN)/python -m benchmarks.takes
 	$(BIN)/python -m benchmarks.length
 	$(BIN)/python -m benchmarks.kills
+	$(BIN)/python -m benchmarks.colour
+	$(BIN)/python -m benchmarks.nights
 	$(BIN)/python -m benchmarks.decode --large
 
 # Full-size sampling and decoding on a CUDA GPU, beside diffusers; needs the GPU and downloads nothing.
