@@ -11,7 +11,7 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 FAST := not (server or browser or training or slow or database or cluster or store)
 HERE := not (database or cluster or store)
 
-.PHONY: install demo test-fast test test-ops check format pin help-table licences tiny-model tiny-eval bench-curate bench-generate gpu-check \
+.PHONY: install demo test-fast test test-ops check format pin help-table licences tiny-model tiny-eval bench-curate bench-generate bench-trust gpu-check \
 	lock clean
 
 install: $(INSTALLED)
@@ -78,8 +78,7 @@ bench-curate: install
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.camera
 
-# The same of generation with the embedded model: quality, memory, runs that are killed, exactness; about two
-# hours on two cores.
+# The same of generation with the embedded model: quality, memory, exactness; about two hours on two cores.
 bench-generate: install
 	$(BIN)/python -m benchmarks.jobs
 	$(BIN)/python -m benchmarks.sampling
@@ -87,10 +86,15 @@ bench-generate: install
 	$(BIN)/python -m benchmarks.gate
 	$(BIN)/python -m benchmarks.takes
 	$(BIN)/python -m benchmarks.length
-	$(BIN)/python -m benchmarks.kills
 	$(BIN)/python -m benchmarks.colour
 	$(BIN)/python -m benchmarks.nights
 	$(BIN)/python -m benchmarks.decode --large
+
+# Hostile inputs, commands that are killed, and flipped bytes; about an hour on two cores.
+bench-trust: install
+	$(BIN)/python -m benchmarks.attack
+	$(BIN)/python -m benchmarks.kills
+	$(BIN)/python -m benchmarks.flips
 
 # Full-size sampling and decoding on a CUDA GPU, beside diffusers; needs the GPU and downloads nothing.
 gpu-check: install

@@ -1,6 +1,7 @@
 """Measure how much motion a model makes for which motion bucket, and keep the table that jobs ask by."""
 
 import json
+import logging
 from pathlib import Path
 
 from prefect import flow
@@ -11,6 +12,9 @@ from flows.running.run import running
 from models.device import DEVICE_HELP, DeviceName, find_device
 from models.weights.names import MODEL_HELP, find_model_folder
 from tasks.generate.calibrate import FILE, CalibrateConfig, calibrate_model, format_table
+from tasks.manifest import read_rows
+
+log = logging.getLogger("reelmill")
 
 
 class CalibrationConfig(FlowConfig, CalibrateConfig):
@@ -42,9 +46,13 @@ def calibrate(config: CalibrationConfig) -> CalibrationOutcome:
     """Generate clips over buckets and motions, measure them, and write the table."""
     check(config)
     with running(config.out, "calibrate", config) as run:
-        run.whole(calibrate_model, config.settings, config.model, config.device)
+        measured = run.whole(calibrate_model, config.settings, config.model, config.device)
+        failures = [row["error_message"] for row in read_rows(measured, ("error_message",)) if row["error_message"]]
+        for failure in failures:
+            log.warning("%s", failure)
         table = config.out / FILE
-        return CalibrationOutcome(text=format_table(json.loads(table.read_text())["responses"]), table=table)
+        text = format_table(json.loads(table.read_text())["responses"])
+        return CalibrationOutcome(failed=len(failures), text=text, table=table)
 
 
 def check(config: CalibrationConfig) -> list[str]:

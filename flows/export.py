@@ -1,5 +1,6 @@
 """Export: a dataset's kept clips in formats that other tools read; no film or near-duplicate is in two splits."""
 
+import logging
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +10,7 @@ from prefect import flow
 from pydantic import Field
 
 from flows.curate import cut
-from flows.running.config import FlowConfig, Outcome, read_settings
+from flows.running.config import FlowConfig, Outcome, read_written_settings
 from flows.running.run import Run, running
 from models.errors import BadInput
 from tasks.curate.clips import ClipsConfig
@@ -17,9 +18,11 @@ from tasks.curate.ingest import list_videos
 from tasks.export.folders import Layout, write_folders
 from tasks.export.samples import HoldOutConfig, collect_samples
 from tasks.export.shards import ShardsConfig, write_shards
-from tasks.ledger import drop_damaged
+from tasks.ledger import check_whole, drop_damaged
 from tasks.manifest import ManifestRef, read_manifest_ref, read_rows
 from tasks.video import SourceVideo
+
+log = logging.getLogger("reelmill")
 
 
 class ExportConfig(FlowConfig):
@@ -55,7 +58,7 @@ class ExportOutcome(Outcome):
 def read_cut_mode(dataset: str) -> Mapping[str, Any]:
     """Return how the dataset's clips were cut, if they were: those files are used."""
     path = Path(dataset) / "curate.yaml"
-    clips = read_settings(path).get("clips", {}) if path.is_file() else {}
+    clips = read_written_settings(path).get("clips", {}) if path.is_file() else {}
     return {"clips": clips} if clips.get("mode", "off") != "off" else {}
 
 
@@ -67,8 +70,7 @@ def export(config: ExportConfig) -> ExportOutcome:
         drop_damaged(config.dataset / "clips")
         cuts = cut(run.at(config.dataset), config.clips, read_videos(config), clips)
         samples = run.whole(collect_samples, config.split, config.dataset, clips, cuts)
-        write(run, config, samples)
-        return summarise(config, samples)
+        return summarise(config, samples, write(run, config, samples))
 
 
 def check(config: ExportConfig) -> list[str]:
@@ -81,18 +83,20 @@ def check(config: ExportConfig) -> list[str]:
 
 def read_kept_clips(config: ExportConfig) -> ManifestRef:
     """Return the dataset's clips. Raises BadInput when there is no dataset, when --out is the dataset or holds another
-    shape, or when no clips are to be cut."""
+    shape, or when no clips are to be cut, and BadManifest where its tables changed."""
     if not (config.dataset / "clips.parquet").is_file():
         raise BadInput(f"{config.dataset}: not a dataset, it has no clips.parquet. Make one with `reelmill curate`.")
     if config.out.resolve() == config.dataset.resolve():
         raise BadInput(f"{config.out}: is the dataset itself. Choose another folder for --out.")
     former = config.out / "export.yaml"
-    if former.is_file() and (shape := read_settings(former).get("to", config.to)) != config.to:
+    if former.is_file() and (shape := read_written_settings(former).get("to", config.to)) != config.to:
         raise BadInput(
             f"{config.out}: already holds a {shape} export with different splits. Choose another folder for --out."
         )
     if config.clips.mode == "off":
         raise BadInput("--clips.mode off: an export needs the clips as files. Choose copy or exact.")
+    for table in ("videos.parquet", "clips.parquet"):
+        check_whole(config.dataset / table)
     return read_manifest_ref(config.dataset / "clips.parquet")
 
 
@@ -108,12 +112,16 @@ def write(run: Run, config: ExportConfig, samples: ManifestRef) -> ManifestRef:
     return run.whole(write_folders, Layout(to=config.to), config.dataset, samples)
 
 
-def summarise(config: ExportConfig, samples: ManifestRef) -> ExportOutcome:
-    """Count the samples."""
+def summarise(config: ExportConfig, samples: ManifestRef, written: ManifestRef) -> ExportOutcome:
+    """Count the samples, and log why clips could not be written."""
     rows = read_rows(samples, ("side", "left_out", "error_code"))
+    unwritten = [row for row in read_rows(written, ("side", "error_message")) if row["error_message"]]
+    for row in unwritten:
+        log.warning("%s", row["error_message"])
     splits = Counter(row["side"] for row in rows if row["side"])
+    splits.subtract(row["side"] for row in unwritten)
     return ExportOutcome(
-        failed=sum(row["error_code"] is not None for row in rows),
+        failed=sum(row["error_code"] is not None for row in rows) + len(unwritten),
         samples={split: splits[split] for split in ("train", "validation", "test") if splits[split]},
         left_out=sum(row["left_out"] is not None for row in rows),
         out=config.out,

@@ -15,7 +15,7 @@ from tasks.finetune.encode import ClipSpan, LatentsConfig, SourceClips, encode_c
 from tasks.finetune.listed import ListedConfig, list_clips, read_clip_rows
 from tasks.finetune.train import TrainConfig, train_model
 from tasks.finetune.train_examples import ExampleChoice, make_too_few_error
-from tasks.ledger import drop_damaged, resolve_inside
+from tasks.ledger import check_whole, drop_damaged, resolve_inside
 from tasks.manifest import ManifestRef, publish_json, publish_link, read_manifest_ref, read_rows
 from tasks.source_files import find_source
 from tasks.table_files import TABLE_SUFFIXES
@@ -111,9 +111,11 @@ def encode(run: Run, config: FinetuneConfig, dataset: Path, sources: list[Source
 
 def read_kept_clips(config: FinetuneConfig, dataset: Path) -> list[SourceClips]:
     """Return the clips that a dataset keeps and the training asks for, by source. Raises BadInput when there is no
-    dataset, it keeps none, or none of those is asked for."""
+    dataset, it keeps none, or none of those is asked for, and BadManifest where its tables changed."""
     if not (dataset / "clips.parquet").is_file():
         raise BadInput(f"{dataset}: not a dataset, it has no clips.parquet. Make one with `reelmill curate`.")
+    for table in ("videos.parquet", "clips.parquet"):
+        check_whole(dataset / table)
     videos = {row["video_id"]: row for row in read_rows(dataset / "videos.parquet")}
     rows = read_rows(dataset / "clips.parquet", KEPT_COLUMNS)
     kept = [row for row in rows if row["keep"]]

@@ -17,6 +17,7 @@ from tasks.generate.encode_formats import Format
 from tasks.generate.job_batches import ItemSettings
 from tasks.generate.job_columns import In, JobColumns, in_
 from tasks.generate.outputs import FILE
+from tasks.ledger import check_whole
 from tasks.manifest import read_rows
 
 Facts = Mapping[str, Any]
@@ -70,7 +71,10 @@ def read_provenance(clip: Path) -> dict[str, Any]:
 
 def read_rows_beside(clip: Path) -> dict[str, dict[str, Any]]:
     """Return the finished rows of the table in the folder that the clip was made in, by item key; none where it is
-    elsewhere."""
+    elsewhere; raises BadManifest where the table has changed."""
     table = clip.absolute().parent.parent / FILE
-    rows = read_rows(table) if table.is_file() else []
+    if not table.is_file():
+        return {}
+    check_whole(table)
+    rows = read_rows(table)
     return {row["item_key"]: {**row, "home": table.parent} for row in rows if row["status"] == "ok"}

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from pydantic import Field
 
-from flows.running.config import Outcome, read_settings
+from flows.running.config import Outcome, read_settings, read_written_settings
 from flows.running.lock import exclusive
 from models.errors import BadInput
 from tasks import keep_rules
@@ -50,7 +50,7 @@ PRESETS = {name: _complete(preset) for name, preset in keep_rules.PRESETS.items(
 def read_thresholds(dataset: str) -> Mapping[str, Any]:
     """Return the thresholds that a dataset was last decided with."""
     path = Path(dataset) / "curate.yaml"
-    return read_settings(path).get("select", {}) if path.is_file() else {}
+    return read_written_settings(path).get("select", {}) if path.is_file() else {}
 
 
 def decide_again(config: ReselectConfig) -> SelectOutcome:

@@ -20,7 +20,7 @@ from typing import Annotated, Literal, get_args
 import torch
 from pydantic import AfterValidator
 
-from models.errors import BadInput
+from models.errors import BadInput, BadModel
 
 CPU = torch.device("cpu")
 
@@ -79,6 +79,15 @@ def explain_not_finite(precision: Precision, flag: str = "--dtype") -> str:
     if precision != "float16":
         return f"{damaged}, or try other steps or guidance"
     return f"numbers past 65,504 overflow in float16; try {flag} float32, and if that ends alike, {damaged}"
+
+
+def check_decoded(decoded: torch.Tensor, flag: str = "--dtype") -> torch.Tensor:
+    """Return decoded pictures as they are. Raises BadModel where a number is not finite: as a pixel it would be black,
+    and nobody would know why."""
+    if decoded.isfinite().all():
+        return decoded
+    precision: Precision = "float16" if decoded.dtype == torch.float16 else "float32"
+    raise BadModel(f"The decoded pictures are not finite numbers: {explain_not_finite(precision, flag)}.")
 
 
 def get_dtype(precision: str) -> torch.dtype:

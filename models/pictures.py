@@ -49,7 +49,18 @@ PICTURE_SUFFIXES = frozenset(
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 """What Pillow reads here, whatever a file is named. Others run programs (EPS: Ghostscript) or are seldom tried."""
 
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, OverflowError, IndexError, struct.error, zlib.error)
+_UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    OverflowError,
+    IndexError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+)
+"""What Pillow raises for damaged pictures; RuntimeError is that of AVIF."""
 
 
 def prepare_picture(

@@ -15,7 +15,15 @@ from unicodedata import normalize
 from models.errors import BadInput
 from models.given_files import read_text
 from tasks.left_out import describe_left_out, is_picture_file, list_pictures, say_left_out
-from tasks.table_files import LARGEST_BYTES, TABLE_SUFFIXES, TableRow, read_table, rename_columns, split_lines
+from tasks.table_files import (
+    LARGEST_BYTES,
+    MOST_ROWS,
+    TABLE_SUFFIXES,
+    TableRow,
+    read_table,
+    rename_columns,
+    split_lines,
+)
 
 log = logging.getLogger("reelmill")
 
@@ -142,8 +150,10 @@ def read_names(path: Path, columns: Sequence[str]) -> list[TableRow]:
     BadInput when it is not a list, or has no such column.
     """
     if path.suffix.lower() == TEXT_SUFFIX:
-        lines = (line.strip() for line in _read_lines(path))
-        return [TableRow({columns[0]: line}) for line in lines if line and not line.startswith("#")]
+        lines = [line for line in map(str.strip, _read_lines(path)) if line and not line.startswith("#")]
+        if len(lines) > MOST_ROWS:
+            raise BadInput(f"{path}: has {len(lines)} lines, more than {MOST_ROWS} are not read. Give several lists.")
+        return [TableRow({columns[0]: line}) for line in lines]
     rows = rename_columns(read_table(path), columns)
     column = next((name for name in columns if any(name in row.values for row in rows)), None)
     if column is None:

@@ -5,6 +5,7 @@ appended to: a line before a file appears, or after it is removed. Each line car
 ledger is seen too. Folders inside a marked folder belong to it, unless they have a marker of their own.
 """
 
+import errno
 import hashlib
 import json
 import logging
@@ -160,6 +161,13 @@ def is_whole(path: Path) -> bool:
         return False
 
 
+def check_whole(path: Path) -> None:
+    """Raise BadManifest where a table that is handed on has other bytes than were written; a changed byte may read
+    well, and say something else."""
+    if not is_whole(path):
+        raise BadManifest(f"{path}: has other bytes than were written. Run the command that made it again.")
+
+
 def drop_damaged(folder: Path) -> list[Path]:
     """Remove the files below `folder` that have other bytes than were written, so that they are made again; return
     them."""
@@ -196,7 +204,7 @@ class _Ledger:
     """A ledger in memory, which reads what other processes appended since it last looked."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._read, self._inode = path, 0, 0
+        self._path, self._read, self._inode, self._lines = path, 0, 0, 0
         self._entries: dict[str, Entry] = {}
         self._lock = threading.Lock()
 
@@ -210,17 +218,31 @@ class _Ledger:
             with os.fdopen(descriptor, "rb") as file:
                 now = os.fstat(file.fileno())
                 if now.st_ino != self._inode or now.st_size < self._read:
-                    self._entries, self._read, self._inode = {}, 0, now.st_ino
+                    self._entries, self._read, self._inode, self._lines = {}, 0, now.st_ino, 0
                 file.seek(self._read)
                 new = file.read()
             whole = new[: new.rfind(b"\n") + 1]
             self._read += len(whole)
-            for name, entry in filter(None, map(_parse_line, whole.split(b"\n"))):
+            for line in whole.split(b"\n")[:-1]:
+                self._lines += 1
+                if (parsed := _parse_line(line)) is None:
+                    self._warn()
+                    continue
+                name, entry = parsed
                 if entry is None:
                     self._entries.pop(name, None)
                 else:
                     self._entries[name] = entry
             return self._entries
+
+    def _warn(self) -> None:
+        log.warning(
+            "%s: line %d is damaged. The file that it names cannot be checked, and is not replaced: see `reelmill "
+            "check %s`.",
+            self._path,
+            self._lines,
+            self._path.parent,
+        )
 
 
 @lru_cache(maxsize=4096)
@@ -236,9 +258,13 @@ def _append(root: Path, name: str, entry: Entry | None) -> None:
     """Append a line: that `name` is about to be as in `entry`, or where that is None, that it was removed."""
     sha256, size = entry or ("-", 0)
     said = f"{sha256} {size} {json.dumps(name)}".encode()
+    line = b"%08x %b\n" % (zlib.crc32(said), said)
     descriptor = os.open(root / LEDGER, _APPENDING, 0o644)
     try:
-        os.write(descriptor, b"%08x %b\n" % (zlib.crc32(said), said))
+        if (written := os.write(descriptor, line)) < len(line):
+            # A disk that became full: half a line would make one damaged line of the next.
+            os.ftruncate(descriptor, os.fstat(descriptor).st_size - written)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(root / LEDGER))
         os.fdatasync(descriptor)
     finally:
         os.close(descriptor)

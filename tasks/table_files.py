@@ -39,6 +39,9 @@ LARGEST_BYTES = 1 << 28
 
 MOST_ROWS, MOST_COLUMNS, MOST_CELLS = 1_000_000, 1_000, 5_000_000
 
+MOST_WRONG = 100_000
+"""Lines of a JSON lines table that may be wrong, each a row with its problem; past that it is another kind of file."""
+
 MEMORY_BYTES = 700_000_000
 """What reading a table in a child may take beside what the child begins with."""
 
@@ -232,9 +235,16 @@ def _make_rows(
 
 
 def _read_json_lines(path: Path) -> Read:
-    lines = enumerate(split_lines(read_text(path, LARGEST_BYTES)), start=1)
-    rows = [_read_json_line(number, line) for number, line in lines if line.strip()]
-    if rows and all(row.problem for row in rows):
+    lines = [(n, line) for n, line in enumerate(split_lines(read_text(path, LARGEST_BYTES)), start=1) if line.strip()]
+    _check_size(len(lines), 1)
+    rows: list[TableRow] = []
+    wrong = 0
+    for number, line in lines:
+        rows.append(_read_json_line(number, line))
+        wrong += rows[-1].problem is not None
+        if wrong > MOST_WRONG:
+            raise Unreadable(f"more than {MOST_WRONG:,} of its lines are no JSON objects, line {number} for one")
+    if rows and wrong == len(rows):
         raise Unreadable(str(rows[0].problem).rstrip("."))
     return rows, None
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from flows.running.lock import LOCK
 from models.errors import BadInput, BadManifest
-from tasks.ledger import ASIDE, LEDGER, MARKER, mark, read_marker, record
+from tasks.ledger import ASIDE, LEDGER, MARKER, is_whole, mark, read_marker, record
 from tasks.manifest import read_lengths, read_lineage
 
 NAMED_BY_KEY = re.compile(r"[0-9a-f]{32}(\.\d+)?\.\w+")
@@ -62,8 +62,11 @@ def is_earlier(folder: Path, flow: str) -> bool:
 
 def _check_marker(folder: Path, flow: str) -> None:
     marker = read_marker(folder)
-    if marker is None:
-        raise BadInput(f"{folder / MARKER}: cannot be read, so nothing is written here. Choose another --out.")
+    if marker is None or not is_whole(folder / MARKER):
+        wrong = "cannot be read" if marker is None else "has other bytes than were written"
+        raise BadInput(
+            f"{folder / MARKER}: {wrong}, so nothing is written here. Restore it from a copy, or choose another --out."
+        )
     if marker.flow != flow:
         raise BadInput(f"{folder}: is the output of `reelmill {marker.flow}`. Choose another folder for --out.")
 

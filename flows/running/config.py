@@ -1,5 +1,6 @@
 """The base of every flow's config and outcome, and settings as YAML or TOML: read, merged and written."""
 
+import logging
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -11,7 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from models.errors import BadInput
 from models.given_files import DEEPEST, LARGEST_BYTES, Unreadable, check_depth, read_text
+from tasks.ledger import is_whole
 from tasks.limits import Limits
+
+log = logging.getLogger("reelmill")
 
 Settings = dict[str, Any]
 
@@ -82,6 +86,13 @@ def read_settings(path: Path) -> Settings:
     if not isinstance(value, dict | None):
         raise BadInput(f"{path}: a config file has `name: value` lines, this one has a {type(value).__name__}.")
     return {str(name): inner for name, inner in (value or {}).items()}
+
+
+def read_written_settings(path: Path) -> Settings:
+    """Read the settings that a run wrote into its folder, as `read_settings`; say where they were changed since."""
+    if not is_whole(path):
+        log.warning("%s: has other bytes than were written. Its settings are used as they stand there now.", path)
+    return read_settings(path)
 
 
 def _read_toml(text: str) -> Any:

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from models.device import check_decoded
 from models.families.family import Request, Rules
 
 DENOISERS = ("unet", "transformer", "transformer_2")
@@ -51,8 +52,9 @@ def make_batch(latents: Tensor, pipeline: Any) -> Tensor:
 
 
 def convert_to_frames(pipeline: Any, decoded: Tensor) -> NDArray[np.uint8]:
-    """Convert a decoded clip [1, 3, frames, height, width] in -1..1 to uint8 RGB [frames, height, width, 3]."""
-    frames = pipeline.video_processor.postprocess_video(decoded.float(), output_type="np")[0]
+    """Convert a decoded clip [1, 3, frames, height, width] in -1..1 to uint8 RGB [frames, height, width, 3]; raises
+    BadModel where its numbers are not finite."""
+    frames = pipeline.video_processor.postprocess_video(check_decoded(decoded).float(), output_type="np")[0]
     return (frames * 255).round().clip(0, 255).astype(np.uint8)
 
 

@@ -16,7 +16,7 @@ from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusio
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.device import CPU, Precision, explain_not_finite
+from models.device import CPU, Precision, check_decoded, explain_not_finite
 from models.errors import BadInput, BadModel
 from models.families.family import Request
 from models.families.latents import STATISTICS
@@ -95,10 +95,11 @@ def sample(pipeline: Any, request: Request) -> Tensor:
 def decode(pipeline: Any, latents: Tensor, request: Request) -> NDArray[np.uint8]:
     """Decode latents [channels, h, w] to a picture, uint8 RGB [height, width, 3].
 
-    Raises BadInput when the model's safety checker rejects it.
+    Raises BadInput when the model's safety checker rejects it, and BadModel where its numbers are not finite.
     """
     vae = pipeline.vae
     decoded = vae.decode(_unscale_latents(vae, latents[None].to(vae.device, vae.dtype)), return_dict=False)[0].cpu()
+    check_decoded(decoded, "--draw.dtype")
     _check(pipeline, decoded, request)
     picture = pipeline.image_processor.postprocess(decoded, output_type="np")[0]
     return (picture * 255).round().astype(np.uint8)

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.device import check_decoded
 from models.errors import BadInput
 from models.pictures import to_pixels
 from models.svd.autoencoder import decode_clips, encode_frames
@@ -122,8 +123,9 @@ def decode_latents(model: VideoModel, latents: Tensor, room: Room | None = None)
     """Decode the scaled latents [frames, channels, h, w] of one clip; return frames, uint8 RGB [frames, height, width,
     3].
 
-    Decoded whole, or in the strips that `room` allows, on the model's device; latents and frames are on the CPU.
+    Decoded whole, or in the strips that `room` allows, on the model's device; latents and frames are on the CPU. Raises
+    BadModel where the frames are not finite numbers.
     """
     unscaled = (latents / read_setting(model.vae, "scaling_factor")).to(model.device)
     frames = decode_exactly(model.vae, unscaled, room) if room else decode_clips(model.vae, unscaled, len(latents))
-    return to_pixels(frames).permute(0, 2, 3, 1).cpu().numpy()
+    return to_pixels(check_decoded(frames)).permute(0, 2, 3, 1).cpu().numpy()

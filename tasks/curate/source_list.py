@@ -8,6 +8,7 @@ import glob
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -95,23 +96,38 @@ def _take(source: str, nothing: str, found: Iterable[Entry]) -> list[Entry]:
 
 
 def _read_list(path: Path, suffixes: Suffixes, exclude: Path | None) -> list[Entry]:
-    """Return the files that a list names; a problem with one of its rows is that entry's problem."""
-    found = []
+    """Return the files that a list names, each once; a problem with one of its rows is that entry's problem."""
+    found: dict[str, Entry] = {}
+    find = cache(partial(_find_listed, path, suffixes, exclude))
     for number, row in enumerate(read_names(path, NAME_COLUMNS), start=1):
         name = row.values.get(NAME_COLUMNS[0], "")
-        source = name if is_url(name) else str(path.parent / Path(name).expanduser())
-        try:
-            if row.problem:
-                raise BadInput(f"{path}: {row.problem}")
+        made = find(name) if not row.problem else _make_problem(path, name, number, row.problem)
+        if isinstance(made, Entry):
+            found[made.source] = made
+        else:
             further = pack(row.further)
-            found += [replace(e, further=further) for e in _find_files(source, suffixes, exclude, nested=True)]
-        except (BadInput, OSError, ValueError) as error:
-            found.append(
-                Entry(source if name else f"{path.absolute()} row {number}", f"{error} It is listed in {path}.")
-            )
+            found |= {entry.source: replace(entry, further=further) if further else entry for entry in made}
     if not found:
         raise BadInput(f"{path}: lists no files. Write one per line.")
-    return found
+    return list(found.values())
+
+
+def _find_listed(path: Path, suffixes: Suffixes, exclude: Path | None, name: str) -> list[Entry] | Entry:
+    """Return the files that a name in a list means, or one entry with the problem."""
+    source = _locate_listed(path, name)
+    try:
+        return _find_files(source, suffixes, exclude, nested=True)
+    except (BadInput, OSError, ValueError) as error:
+        return Entry(source, f"{error} It is listed in {path}.")
+
+
+def _make_problem(path: Path, name: str, number: int, problem: str) -> Entry:
+    shown = _locate_listed(path, name) if name else f"{path.absolute()} row {number}"
+    return Entry(shown, f"{path}: {problem} It is listed in {path}.")
+
+
+def _locate_listed(path: Path, name: str) -> str:
+    return name if is_url(name) else str(path.parent / Path(name).expanduser())
 
 
 def _find_videos(

@@ -17,7 +17,7 @@ from prefect import task
 
 from tasks.manifest import ManifestRef, publish_text, read_lineage, read_manifest, read_rows
 from tasks.pages.dataset import Dataset, FunnelChart, describe_decoding, make_funnel, read_dataset
-from tasks.pages.page import format_count, format_words, make_data_uri, render
+from tasks.pages.page import embed_file, format_count, format_words, render
 from tasks.pages.sheets import Reel, make_kept_sheets
 
 VERSION = 1
@@ -110,7 +110,7 @@ def make_picture_rows(trials: Sequence[Trial], cap: int = PICTURES) -> list[dict
 def _encode_picture(name: str, trials: Sequence[Trial], by_name: Sequence[Mapping[str, Clips]]) -> str | None:
     found = (t.folder / clips[name]["picture"] for t, clips in zip(trials, by_name, strict=True) if _has(clips, name))
     path = next(found, None)
-    return make_data_uri(path.read_bytes(), "image/png") if path else None
+    return embed_file(path, "image/png") if path else None
 
 
 def _has(clips: Mapping[str, Clips], name: str) -> bool:
@@ -122,7 +122,7 @@ def _make_cell(trial: Trial, clip: Clips | None) -> dict[str, Any]:
         reason = clip["error_message"] if clip else "not asked for"
         return {"trial": trial.name, "video": None, "reason": reason}
     asked, measured = clip["motion_asked"], clip["motion_measured"]
-    video = make_data_uri((trial.folder / clip["video"]).read_bytes(), "video/mp4")
+    video = embed_file(trial.folder / clip["video"], "video/mp4")
     met = asked is not None and asked == measured
     return {"trial": trial.name, "video": video, "measured": measured, "met": met, "speed": clip["camera_strength"]}
 

@@ -3,7 +3,8 @@
 `hf` writes metadata.jsonl and a README.md whose header names the splits, so that `datasets.load_dataset(FOLDER)` reads
 the folder as a video dataset. `csv` writes metadata.csv with the columns that finetrainers and the trainers of
 diffusers take: `file_name`, relative to the table, and `caption`, and then the facts about the clip. Clips are hard
-links to the dataset's where both are on one disk, else copies.
+links to the dataset's where both are on one disk, else copies. A sample whose clip cannot be read, or has other bytes
+than were cut, is in no folder: its row says why.
 """
 
 import csv
@@ -20,8 +21,10 @@ import pyarrow as pa
 from prefect import task
 from pydantic import BaseModel, ConfigDict
 
+from models.errors import BadMedia
+from tasks.attempts import tried
 from tasks.caching import Step, find_or_compute, supersede
-from tasks.ledger import remove, resolve_inside
+from tasks.ledger import is_whole, remove, resolve_inside
 from tasks.manifest import ERROR_FIELDS, ManifestRef, make_table, publish, publish_text, read_rows
 
 VERSION = 1
@@ -94,11 +97,9 @@ def write_all(out: Path, dataset: Path, samples: Rows, layout: Layout) -> list[d
     for split in SPLITS:
         own = [sample for sample in samples if sample["side"] == split]
         table = f"{split}/{TABLES[layout.to]}"
-        for sample in own:
-            file = f"{split}/{sample['clip_id']}.mp4"
-            place_file(resolve_inside(dataset, sample["video"]), out / file)
-            named = {name: sample[name] for name in ("clip_id", "side", "sha256")}
-            rows.append({**named, "file": file, "table": table, "attempt": 1})
+        placed = [place_sample(sample, dataset, out, table) for sample in own]
+        rows += placed
+        own = [sample for sample, row in zip(own, placed, strict=True) if not row.get("error_code")]
         _sweep(out / split, {f"{sample['clip_id']}.mp4" for sample in own})
         if own:
             publish_text(out / table, format_table([describe_sample(sample) for sample in own], table))
@@ -107,6 +108,22 @@ def write_all(out: Path, dataset: Path, samples: Rows, layout: Layout) -> list[d
             out / "README.md", format_readme([split for split in SPLITS if any(s["side"] == split for s in samples)])
         )
     return rows
+
+
+def place_sample(sample: Mapping[str, Any], dataset: Path, out: Path, table: str) -> dict[str, Any]:
+    """Put a sample's clip beside its `table` below `out`, and return its row, which says why where that fails."""
+    named = {name: sample[name] for name in ("clip_id", "side", "sha256")} | {"attempt": 1}
+    file = f"{sample['side']}/{sample['clip_id']}.mp4"
+
+    def place() -> dict[str, Any]:
+        source = resolve_inside(dataset, sample["video"])
+        if not is_whole(source):
+            wrong = "has other bytes than were cut. `reelmill retry` on the export cuts it again."
+            raise BadMedia(f"{sample['video']}: {wrong}")
+        place_file(source, out / file)
+        return {**named, "file": file, "table": table}
+
+    return tried(place, lambda error: {**named, **error}, "exporting", sample["clip_id"])
 
 
 def place_file(source: Path, target: Path) -> None:

@@ -26,11 +26,12 @@ from models.pictures import from_pixels
 from models.svd.model import VideoModel
 from models.svd.regions import choose_word
 from models.svd.sampling import decode_latents, sample_latents
+from tasks.attempts import tried
 from tasks.caching import Step, find_or_compute
 from tasks.footage import Camera, Scene, render_shot
 from tasks.manifest import ERROR_FIELDS, ManifestRef, make_table, publish_json, read_rows
 
-VERSION = 1
+VERSION = 2
 
 FIRST_SCENE = 20_000_000
 """Scenes from here on are used for this alone."""
@@ -113,10 +114,25 @@ def measure_clip(
     }
 
 
+def try_clip(model: VideoModel, config: CalibrateConfig, scene: int, motion: str | None, bucket: int) -> dict[str, Any]:
+    """Return the row of one clip, measured or with the reason why it could not be made."""
+    asked = {"scene": scene, "motion": motion, "motion_bucket": bucket, "attempt": 1}
+    return tried(
+        lambda: measure_clip(model, config, scene, motion, bucket),
+        lambda error: {**asked, **error},
+        "calibrating",
+        f"scene {scene}, {motion or 'no motion'}, bucket {bucket}",
+    )
+
+
 def format_table(responses: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
-    """Format the table for a person: a line for each motion."""
-    lines = [f"{'motion':<12}" + "".join(f"{bucket:>8}" for bucket in next(iter(responses.values()))["buckets"])]
-    lines += [f"{name:<12}" + "".join(f"{speed:8.3f}" for speed in each["speeds"]) for name, each in responses.items()]
+    """Format the table for a person: a line for each motion, with a column for each bucket that any was measured at."""
+    buckets = sorted({bucket for each in responses.values() for bucket in each["buckets"]})
+    lines = [f"{'motion':<12}" + "".join(f"{bucket:>8}" for bucket in buckets)]
+    for name, each in responses.items():
+        speeds = dict(zip(each["buckets"], each["speeds"], strict=True))
+        cells = (f"{speeds[bucket]:8.3f}" if bucket in speeds else f"{'-':>8}" for bucket in buckets)
+        lines.append(f"{name:<12}" + "".join(cells))
     return "\n".join(lines)
 
 
@@ -135,7 +151,7 @@ def calibrate_model(root: Path, config: CalibrateConfig, model: str, device: str
             for scene in range(config.pictures)
         ]
         with place_for_sampling(loaded, where) as ready:
-            return make_table([measure_clip(ready, config, *each) for each in asked], SCHEMA)
+            return make_table([try_clip(ready, config, *each) for each in asked], SCHEMA)
 
     made = find_or_compute(STEP, root, config, [], compute, loaded.revision)
     publish_json(root / FILE, dump_calibration(make_calibration(loaded.revision, read_rows(made))))

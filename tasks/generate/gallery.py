@@ -20,7 +20,7 @@ from tasks.generate.job_columns import COLUMNS, In, in_
 from tasks.generate.meter_columns import describe_length
 from tasks.ledger import resolve_inside
 from tasks.manifest import ManifestRef, publish_text, read_column_names, read_rows
-from tasks.pages.page import file_name, make_data_uri, render
+from tasks.pages.page import embed_file, file_name, render
 from tasks.pages.sparks import draw_spark
 
 VERSION = 1
@@ -69,7 +69,7 @@ class Embedder:
         if size > self.budget:
             return f"../{name}"
         self.budget -= size
-        return make_data_uri(path.read_bytes(), kind)
+        return embed_file(path, kind)
 
 
 @dataclass

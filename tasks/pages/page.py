@@ -4,10 +4,15 @@ A step keeps its template beside its module; the template extends base.html.j2 a
 """
 
 import base64
+import logging
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from tasks.ledger import is_whole
+
+log = logging.getLogger("reelmill")
 
 SHARED = Path(__file__).parent
 """Where the templates and the stylesheet that pages share are."""
@@ -37,6 +42,18 @@ def render(template: Path, **values: Any) -> str:
 def make_data_uri(content: bytes, kind: str) -> str:
     """Return a data: address that contains bytes of MIME type `kind`."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def embed_file(path: Path, kind: str) -> str:
+    """Return a data: address that contains a file of MIME type `kind`. One that has other bytes than were written is
+    not shown: the address is that of nothing, and the log says so."""
+    if not is_whole(path):
+        log.warning(
+            "%s: has other bytes than were written, so it is not shown. Delete it, and run the same command again.",
+            path,
+        )
+        return make_data_uri(b"", kind)
+    return make_data_uri(path.read_bytes(), kind)
 
 
 def format_words(name: str | None) -> str:

@@ -13,14 +13,16 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from flows.command.main import main
-from flows.finetune import FinetuneConfig, finetune
+from flows.finetune import FinetuneConfig, check, finetune
 from flows.generate import GenerateConfig, generate
 from flows.running.lock import exclusive
 from flows.running.run import run_flow
+from models.errors import BadManifest
 from models.svd.lora import load_lora
 from tasks.finetune.encode import LatentsConfig
 from tasks.finetune.train import TrainConfig
 from tasks.footage import Camera, Motion, Scene, render_shot
+from tasks.ledger import mark, record
 from tasks.manifest import Lineage, digest_file, make_table, read_manifest_ref, read_rows, write_manifest
 from tasks.tiny.render import SCHEMA
 from tasks.video import write_video
@@ -105,6 +107,25 @@ def test_a_dataset_that_keeps_nothing_is_refused(tmp_path, model, capsys, prefec
     root = dataset(tmp_path / "films", keep=False)
     assert main(flags(root, tmp_path / "run", model)) == 2
     assert f"reelmill: {root}: none of its 2 clips is kept. Loosen the thresholds" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("table", ["videos.parquet", "clips.parquet"])
+def test_tables_of_which_a_byte_changed_are_not_trained_on(tmp_path, model, table):
+    root = dataset(tmp_path / "films")
+    asked = config(root, tmp_path / "run", model)
+    mark(root, "curate", "1")
+    for name in ("videos.parquet", "clips.parquet"):
+        record(root / name, root / name)
+    assert check(asked) == []
+    content = (root / table).read_bytes()
+    place = content.index(b"pan_left")
+    (root / table).write_bytes(content[:place] + b"p" + content[place + 1 :])
+    assert check(asked) == []
+    (root / table).write_bytes(content[:place] + b"q" + content[place + 1 :])
+    with pytest.raises(
+        BadManifest, match=rf"{table}: has other bytes than were written\. Run the command that made it"
+    ):
+        check(asked)
 
 
 def test_a_folder_that_is_no_dataset_is_refused(tmp_path, model, capsys, prefect_server):

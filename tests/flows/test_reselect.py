@@ -15,6 +15,7 @@ from tasks.caching import make_lineage
 from tasks.curate import join
 from tasks.curate.select import select_clips
 from tasks.keep_rules import SelectConfig
+from tasks.ledger import mark
 from tasks.manifest import make_table, publish_text, read_rows, write_manifest
 from tests.declared import declared
 
@@ -73,6 +74,17 @@ def test_what_was_decided_is_remembered_beside_the_other_settings(dataset: Path)
     settings = read_settings(dataset / "curate.yaml")
     assert settings["out"] == "somewhere"
     assert (settings["select"]["min_clip_s"], settings["select"]["motion_quantile"]) == (0.5, 0.5)
+
+
+def test_thresholds_that_a_changed_byte_made_others_are_said(dataset: Path, caplog: pytest.LogCaptureFixture):
+    mark(dataset, "curate", "1")
+    publish_text(dataset / "curate.yaml", "select:\n  min_clip_s: 0.5\n")
+    assert (read_thresholds(str(dataset)), caplog.records) == ({"min_clip_s": 0.5}, [])
+    (dataset / "curate.yaml").write_text("select:\n  min_clip_s: 9.5\n")
+    read_thresholds(str(dataset))
+    (said,) = [record.getMessage() for record in caplog.records]
+    wanted = "has other bytes than were written. Its settings are used as they stand there now."
+    assert said == f"{dataset / 'curate.yaml'}: {wanted}"
 
 
 def test_an_unknown_preset_names_those_there_are(dataset: Path, capsys: pytest.CaptureFixture[str]):

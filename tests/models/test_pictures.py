@@ -94,6 +94,19 @@ def test_a_picture_lying_on_its_side_is_stood_up_before_it_is_cropped(tmp_path: 
     assert near(upright[36, 10], BLUE, 6)
 
 
+@pytest.mark.parametrize(("place", "said"), [(84, "Missing or empty image item"), (280, "Decoding of color planes")])
+def test_a_damaged_avif_is_a_picture_that_cannot_be_read(tmp_path: Path, place: int, said: str):
+    path = tmp_path / "a.avif"
+    pixels = np.random.default_rng(0).integers(0, 255, (24, 32, 3), np.uint8)
+    Image.fromarray(pixels).save(path)
+    content = bytearray(path.read_bytes())
+    content[place] = 0xFF
+    path.write_bytes(content)
+    with pytest.raises(BadMedia, match=f"a.avif: cannot be read as a picture .*{said}"):
+        prepare_picture(path, 32, 24)
+    assert count_pictures(path) in (0, 1)
+
+
 def test_damaged_exif_data_is_passed_over(tmp_path: Path):
     """Pillow warns of it, and a warning is an error here."""
     cut = b"Exif\0\0MM\0*\0\0\0\x08\0\x02\x01\x12\0\x03\0\0\0\x01\0\x06"

@@ -185,3 +185,10 @@ def test_a_text_that_cannot_be_read_is_named(tmp_path: Path):
     for name in ("list.txt", "gone.txt"):
         with pytest.raises(BadInput, match=rf"{name}: cannot be read as a list, one entry to a line \("):
             read_names(tmp_path / name, ("source",))
+
+
+def test_a_list_of_more_names_than_a_table_may_have_is_refused_before_any_is_looked_for(tmp_path: Path):
+    path = tmp_path / "l.txt"
+    path.write_text("# a note\n" + "x\n" * 1_000_001)
+    with pytest.raises(BadInput, match=r"has 1000001 lines, more than 1000000 are not read\. Give several lists"):
+        read_names(path, ("source",))

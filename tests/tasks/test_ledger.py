@@ -224,6 +224,39 @@ def test_the_lines_around_a_damaged_one_are_read(marked: Path):
     assert find_damaged_lines(marked) == [3]
 
 
+def test_a_line_for_which_the_disk_has_no_room_leaves_the_ledger_whole_and_the_file_unchanged(
+    marked: Path, repository: Path
+):
+    publish_text(marked / "a", "hello")
+    before = (marked / LEDGER).read_bytes()
+    code = f"""
+import pathlib, resource, sys, tasks.manifest as m
+resource.setrlimit(resource.RLIMIT_FSIZE, ({len(before) + 10}, {len(before) + 10}))
+try:
+    m.publish_text(pathlib.Path(sys.argv[1]), "HELLO")
+except OSError as error:
+    print(error)
+"""
+    command = [sys.executable, "-c", code, str(marked / "a")]
+    said = subprocess.run(command, check=True, cwd=repository, capture_output=True, text=True).stdout
+    assert said == f"[Errno 28] No space left on device: '{marked / LEDGER}'\n"
+    assert ((marked / LEDGER).read_bytes(), (marked / "a").read_text()) == (before, "hello")
+
+
+def test_a_damaged_line_is_said_once_by_whatever_reads_the_ledger(marked: Path, caplog: pytest.LogCaptureFixture):
+    for name in "abc":
+        publish_text(marked / name, "hello")
+    content = (marked / LEDGER).read_bytes()
+    place = content.index(b'"b"')
+    (marked / LEDGER).unlink()
+    (marked / LEDGER).write_bytes(content[:place] + b'"B"' + content[place + 3 :])
+    read_ledger(marked)
+    publish_text(marked / "d", "hello")
+    assert set(read_ledger(marked)) == {MARKER, "a", "c", "d"}
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said.startswith(f"{marked.resolve() / LEDGER}: line 3 is damaged. The file that it names cannot be checked")
+
+
 def test_what_another_process_wrote_is_known_without_a_new_start(marked: Path, repository: Path):
     publish_text(marked / "a", "hello")
     assert "b" not in read_ledger(marked)

@@ -253,3 +253,15 @@ def test_a_damaged_file_is_rows_or_one_sentence(tmp_path: Path, seed: int, kind:
         content[draw.randrange(len(content))] = draw.randrange(256)
     path.write_bytes(content)
     assert "\n" not in (read_or_hear(path)[1] or "")
+
+
+def test_a_long_text_that_is_no_json_lines_is_given_up_after_its_first_hundred_thousand_lines(tmp_path: Path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"image": "a.png"}\n' + "x\n" * 150_000)
+    with pytest.raises(BadInput, match="more than 100,000 of its lines are no JSON objects, line 100002 for one"):
+        read_table(path)
+    path.write_text("{}\n" * 1_000_001)
+    with pytest.raises(BadInput, match="it has 1000001 rows of 1 columns, more than 1000000 rows"):
+        read_table(path)
+    path.write_text("x\n" * 9 + '{"image": "a.png"}\n')
+    assert [row.problem is None for row in read_table(path)] == [False] * 9 + [True]

@@ -12,6 +12,7 @@ from av.error import InvalidDataError
 from models.errors import BadInput, BadMedia, DecodeLimit
 from tasks.footage import Camera, Scene, render_shot
 from tasks.limits import Limits, set_limits
+from tasks.probe import probe
 from tasks.video import (
     FullPass,
     compile_command,
@@ -271,6 +272,27 @@ def test_a_playlist_with_an_odd_byte_reads_no_other_file(tmp_path: Path, name: s
         with pytest.raises(BadMedia, match="ffmpeg failed"):
             run_ffmpeg(compile_command(command), None, name)
     run_ffmpeg(compile_command(ffmpeg.input(str(path)).output("-", f="null")), None, name)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts", "avi", "flv"])
+@pytest.mark.parametrize("place", ["before", "behind"])
+def test_a_film_that_is_a_playlist_too_is_read_as_itself_or_not_at_all(tmp_path: Path, suffix: str, place: str):
+    playlist = make_playlists(tmp_path)["hls.m3u8"].read_bytes()
+    write_video(tmp_path / "own.mp4", render_shot(Scene(2), Camera(), 6, size=(48, 36)), 24)
+    film = tmp_path / f"own.{suffix}"
+    if suffix != "mp4":
+        run_ffmpeg([find_ffmpeg(), "-i", f"{tmp_path}/own.mp4", "-c", "copy", str(film)], None, suffix)
+    both = tmp_path / ("both.m3u8" if place == "before" else f"both.{suffix}")  # libav takes hls by this name alone.
+    parts = (playlist, film.read_bytes()) if place == "before" else (film.read_bytes(), playlist)
+    both.write_bytes(b"".join(parts))
+    try:
+        facts = probe(both)
+    except BadMedia:
+        assert place == "before", "what follows a film does not hide it"
+    else:
+        assert (facts.width, facts.height) == (48, 36), "the film that the playlist names has 96 pixels in 64 lines"
+        frames = len(list(read_frames(both)))
+        assert frames == 6
 
 
 def test_a_concatenation_by_its_name_is_the_name_of_no_file(tmp_path: Path, video: Path):

@@ -79,6 +79,18 @@ def test_a_damaged_marker_and_a_file_in_the_place_of_the_folder_are_refused(tmp_
         check_claim(tmp_path / MARKER, "curate")
 
 
+def test_a_marker_that_still_reads_and_has_another_byte_is_refused(tmp_path: Path):
+    claim(tmp_path, "curate")
+    text = (tmp_path / MARKER).read_text()
+    for digit in sorted(set("0123456789abcdef") & set(text)):
+        changed = text.replace(digit, "0" if digit != "0" else "1", 1)
+        (tmp_path / MARKER).write_text(changed)
+        with pytest.raises(BadInput, match=r"\.reelmill\.json: (has other bytes than were written|cannot be read), so"):
+            claim(tmp_path, "curate")
+    (tmp_path / MARKER).write_text(text)
+    claim(tmp_path, "curate")
+
+
 def test_a_folder_of_an_earlier_version_is_adopted_with_what_its_manifests_name(tmp_path: Path):
     folder = tmp_path / "out"
     write_earlier(folder)

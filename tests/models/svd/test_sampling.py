@@ -1,5 +1,6 @@
 """Sampling: an item's latents are its own, guidance rises over the frames, and diffusers' own pipeline agrees."""
 
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,7 @@ from diffusers import EulerDiscreteScheduler, StableVideoDiffusionPipeline
 from PIL import Image
 from torch import Tensor
 
-from models.errors import BadInput
+from models.errors import BadInput, BadModel
 from models.noise import Noise, draw_item_noise, stack_noise
 from models.svd.autoencoder import encode_frames
 from models.svd.edm import euler, karras_sigmas
@@ -141,6 +142,15 @@ def test_a_larger_picture_and_more_frames_than_the_models_own_are_sampled(model)
     latents = sample_latents(model, picture, noise, torch.zeros_like(picture), [None], steps=1)
     assert latents.shape == noise.shape
     assert latents.isfinite().all()
+
+
+def test_a_decoder_whose_weights_are_damaged_is_named_as_likely_and_makes_no_black_frames(model):
+    damaged = replace(model, vae=deepcopy(model.vae))
+    with torch.no_grad():
+        next(damaged.vae.decoder.parameters()).fill_(float("nan"))
+    said = "The decoded pictures are not finite numbers: the weights of the model or the LoRA are probably damaged"
+    with pytest.raises(BadModel, match=said):
+        decode_latents(damaged, torch.zeros(3, 4, 8, 8))
 
 
 def test_latents_become_frames(model):

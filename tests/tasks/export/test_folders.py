@@ -11,6 +11,7 @@ import yaml
 
 from tasks.export.folders import STEP, Layout, format_table, write_folders
 from tasks.export.samples import HoldOutConfig
+from tasks.ledger import mark, record
 from tasks.manifest import read_rows
 
 MANY = [{"caption": f'clip, "{number}"\nzwei 🎬'} for number in range(12)]
@@ -20,6 +21,24 @@ HALVES = HoldOutConfig(validation=0.0, test=0.5)
 def metadata(path: Path) -> list[dict]:
     with path.open(encoding="utf-8", newline="") as file:
         return [json.loads(line) for line in file] if path.suffix == ".jsonl" else [*csv.DictReader(file)]
+
+
+def test_a_clip_that_is_gone_and_one_with_another_byte_are_in_no_table_and_have_a_row(films, tmp_path: Path):
+    out = tmp_path / "out"
+    mark(films.root, "curate", "1")
+    samples = films.samples(out, MANY, HoldOutConfig(validation=0.0, test=0.0))
+    gone, changed = (films.root / read_rows(samples)[number]["video"] for number in (3, 7))
+    record(changed, changed)
+    gone.unlink()
+    changed.write_bytes(changed.read_bytes()[:-1] + b"!")
+    rows = read_rows(write_folders.fn(out, Layout(to="csv"), films.root, samples))
+    failed = {row["clip_id"]: row["error_message"] for row in rows if row["error_code"]}
+    assert (len(rows), {*failed}) == (12, {gone.stem, changed.stem})
+    assert failed[changed.stem].startswith(f"clips/{changed.name}: has other bytes than were cut.")
+    assert failed[gone.stem].startswith(f"{gone.stem}: exporting failed ([Errno 2] No such file or directory")
+    named = {row["clip_id"] for row in metadata(out / "train/metadata.csv")}
+    assert named == {path.stem for path in out.glob("train/*.mp4")} == {r["clip_id"] for r in rows if r["file"]}
+    assert len(named) == 10
 
 
 @pytest.mark.parametrize(("to", "table"), [("hf", "metadata.jsonl"), ("csv", "metadata.csv")])

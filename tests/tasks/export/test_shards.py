@@ -1,5 +1,6 @@
 """WebDataset shards: read by webdataset itself, the same bytes each time, no larger than asked."""
 
+import errno
 import gc
 import tarfile
 from pathlib import Path
@@ -59,6 +60,29 @@ def test_no_shard_is_larger_than_asked(films, tmp_path: Path):
         assert row["sha256"] == digest_file(path)
 
 
+def test_a_clip_that_is_gone_and_one_with_another_byte_are_a_row_each_and_the_others_are_written(films, tmp_path: Path):
+    out = tmp_path / "out"
+    samples = films.samples(out, MANY, HoldOutConfig(validation=0.0, test=0.0))
+    gone, changed = (films.root / read_rows(samples)[number]["video"] for number in (3, 7))
+    gone.unlink()
+    changed.write_bytes(changed.read_bytes()[:-1] + b"!")
+    rows = read_rows(write_shards.fn(out, ShardsConfig(max_samples=1), films.root, samples))
+    whole, failed = [row for row in rows if row["shard"]], [row for row in rows if not row["shard"]]
+    assert (len(whole), {row["samples"] for row in whole}) == (10, {1})
+    assert sorted(path.name for path in out.glob("*.tar")) == sorted(row["shard"] for row in whole)
+    assert {(row["side"], row["samples"], row["attempt"]) for row in failed} == {("train", 0, 1)}
+    said = sorted((row["error_code"], row["error_message"]) for row in failed)
+    assert said == [
+        (
+            "bad_media",
+            f"clips/{changed.name}: has other bytes than were cut. `reelmill retry` on the export cuts it again.",
+        ),
+        ("exporting_failed", f"{gone.stem}: exporting failed ([Errno 2] No such file or directory: '{gone}')."),
+    ]
+    (shared,) = {row["samples"] for row in read_rows(write_shards.fn(out, ShardsConfig(), films.root, samples))} - {0}
+    assert shared == 10
+
+
 def test_a_sample_that_is_larger_than_a_shard_has_one_of_its_own():
     sizes = (100, 5_000_000, 100)
     samples = [{"clip_id": str(n), "bytes": size, "facts": "{}", "caption": None} for n, size in enumerate(sizes)]
@@ -96,8 +120,14 @@ def test_a_run_that_is_ended_while_writing_leaves_no_manifest_and_no_half_shard(
     out = tmp_path / "out"
     samples = films.samples(out, MANY)
     write_shards.fn(out, ShardsConfig(max_samples=2), films.root, samples)
-    (films.root / read_rows(samples)[-1]["video"]).unlink()
-    with pytest.raises(FileNotFoundError):
+    room = iter(range(10))
+
+    def add(*_: object) -> None:
+        if next(room, None) is None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as full, pytest.raises(OSError, match="No space left"):
+        full.setattr(tarfile.TarFile, "addfile", add)
         write_shards.fn(out, ShardsConfig(max_samples=3), films.root, samples)
     assert list((out / "manifests" / "shards").iterdir()) == []
     for path in out.glob("*.tar"):

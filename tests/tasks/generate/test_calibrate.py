@@ -52,6 +52,26 @@ def test_each_bucket_is_tried_with_each_motion_and_picture_and_found_again(tmp_p
     assert calibrate_model.fn(tmp_path, config, model).cached
 
 
+def test_clips_that_cannot_be_made_are_a_row_each_and_the_others_are_measured(tmp_path, model):
+    config = CalibrateConfig(buckets=(10, 200), pictures=1, motions=("tilt_up",), steps=1)
+    made = calibrate_model.fn(tmp_path, config, model)
+    rows = {(row["motion"], row["motion_bucket"]): row for row in read_rows(made)}
+    assert [key for key, row in rows.items() if row["error_code"]] == [("tilt_up", 10), ("tilt_up", 200)]
+    assert all(rows[None, bucket]["flow"] is not None for bucket in (10, 200))
+    assert "tilt_up" in rows["tilt_up", 10]["error_message"]
+    assert set(load_calibration(tmp_path / FILE, load_model(model).revision).responses) == {"any"}
+
+
+def test_a_bucket_that_one_motion_lacks_is_a_dash_in_its_line():
+    table = format_table({"any": {"buckets": [10, 40], "speeds": [0.1, 0.2]}, "roll": {"buckets": [40], "speeds": [3]}})
+    assert [line.split() for line in table.splitlines()] == [
+        ["motion", "10", "40"],
+        ["any", "0.100", "0.200"],
+        ["roll", "-", "3.000"],
+    ]
+    assert format_table({}).split() == ["motion"]
+
+
 @pytest.mark.parametrize(
     ("motion", "speed"),
     [("pan_left", 0.4), ("pan_right", -0.4), ("tilt_up", 0.1), ("zoom_out", 0.2), ("roll", 5.0), (None, 0.6)],

@@ -17,6 +17,7 @@ from tasks.generate.gallery import (
     render_gallery,
     write_gallery,
 )
+from tasks.ledger import mark, record
 from tasks.manifest import Lineage, write_manifest
 
 
@@ -79,6 +80,16 @@ def test_past_the_limit_files_are_linked_relative_to_the_page(root):
     page = Sources(render_gallery(root, [row(0), row(1)], embed_limit=1600))
     assert [address[:12] for address in page.loaded] == ["data:image/p", "data:video/m", "data:image/p", "../v.mp4"]
     assert Embedder(root, budget=0).url("v.mp4", "video/mp4") == "../v.mp4"
+
+
+def test_a_clip_with_a_changed_byte_is_not_shown_as_good(root, caplog):
+    mark(root, "generate", "1")
+    for name in ("p.png", "v.mp4"):
+        record(root / name, root / name)
+    assert render_gallery(root, [row(0)]).count(";base64,d") == 1
+    (root / "v.mp4").write_bytes(b"v" * 899 + b"u")
+    assert ";base64,d" not in render_gallery(root, [row(0)])
+    assert [r.getMessage().split(":")[0] for r in caplog.records] == [str(root / "v.mp4")]
 
 
 def test_videos_play_by_themselves_silently_and_for_ever(root):

@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 from jinja2 import UndefinedError
 
+from tasks.ledger import mark
+from tasks.manifest import publish_text
 from tasks.pages.page import (
+    embed_file,
     file_name,
     format_clock,
     format_count,
@@ -54,6 +57,16 @@ def test_a_data_uri_holds_the_bytes():
     kind, _, content = make_data_uri(b"\x00\xff\n", "video/mp4").partition(";base64,")
     assert kind == "data:video/mp4"
     assert base64.b64decode(content) == b"\x00\xff\n"
+
+
+def test_a_file_that_is_not_as_it_was_written_is_said_and_not_shown(tmp_path, caplog):
+    mark(tmp_path, "generate", "1")
+    publish_text(tmp_path / "a.mp4", "film")
+    assert embed_file(tmp_path / "a.mp4", "video/mp4") == "data:video/mp4;base64,ZmlsbQ=="
+    (tmp_path / "a.mp4").write_text("fulm")
+    assert embed_file(tmp_path / "a.mp4", "video/mp4") == "data:video/mp4;base64,"
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said.startswith(f"{tmp_path / 'a.mp4'}: has other bytes than were written, so it is not shown. Delete it")
 
 
 @pytest.mark.parametrize(
