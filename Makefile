@@ -86,6 +86,8 @@ bench-generate: install
 	$(BIN)/python -m benchmarks.gate
 	$(BIN)/python -m benchmarks.takes
 	$(BIN)/python -m benchmarks.length
+	$(BIN)/python -m benchmarks.colour
+	$(BIN)/python -m benchmarks.nights
 	$(BIN)/python -m benchmarks.decode --large
 
 # Hostile inputs, commands that are killed, and flipped bytes; about an hour on two cores.

@@ -145,7 +145,7 @@ def generate(
         choices = run.whole(choose_takes, config.gate, jobs, clips, videos)
         made = Made(jobs, samples, clips, videos, choices)
         again = partial(read, run, config, guard, only)
-        made = make_further_takes(run, config.gate, made, again, partial(make, run, config, guard))
+        made = make_further_takes(run, config.gate, made, again, partial(make, run, config, guard), guard.may_start)
         sweep_parked(config.out)
         left = put_off(config.out, jobs, made[1:4], guard.reason)
         outputs = run.whole(collect_outputs, left, *made[1:], made.jobs)
@@ -179,12 +179,12 @@ def read(run: Run, config: GenerateConfig, guard: Guard, only: tuple[str, ...] |
 def make(
     run: Run, config: GenerateConfig, guard: Guard, jobs: ManifestRef, wanted: Collection[str] | None = None
 ) -> list[list[ManifestRef]]:
-    """Make the latents, the clips and the files of every job, or of the `wanted` item keys, the most urgent first, for
-    as long as the guard allows."""
+    """Make the latents, the clips and the files of every job, or of the `wanted` item keys, for as long as the guard
+    allows: the first take of each job before any second one, the most urgent first."""
     settings = SampleConfig(batch=config.batch, device=config.device)
     encoding = EncodeConfig(format=config.format, crf=config.crf, trim=config.trim, device=config.device)
     rows = {row["item_key"]: row for row in read_ready_rows(jobs)}
-    batches = sorted(plan_all_batches(jobs, settings, wanted), key=lambda batch: -rows[batch[1][0]]["priority"])
+    batches = plan_all_batches(jobs, settings, wanted)
     work = check_disk(config, rows, [keys for _, keys in batches], run.workers)
     stages = [
         Stage(sample_jobs, settings),

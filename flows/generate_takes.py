@@ -28,12 +28,14 @@ class Made(NamedTuple):
     choices: ManifestRef
 
 
-def make_further_takes(run: Run, gate: GateConfig, made: Made, read: Read, make: Make) -> Made:
-    """Make one more take at a time of each job that has no passing take."""
+def make_further_takes(
+    run: Run, gate: GateConfig, made: Made, read: Read, make: Make, may_start: Callable[[], bool]
+) -> Made:
+    """Make one more take at a time of each job that has no passing take, until no more work may start."""
     for extra in range(1, gate.extra_takes + 1):
         before = read_rows(made.jobs)
         unmet = list_unmet_jobs(before, read_rows(made.choices))
-        if not unmet:
+        if not unmet or not may_start():
             break
         log.info("gate: jobs without a passing take: %d; making extra take %d for each", len(unmet), extra)
         jobs = read(extra)

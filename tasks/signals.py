@@ -173,4 +173,6 @@ def _shrink_yuv(frame: VideoFrame) -> VideoFrame:
         interpolation="AREA",
         src_color_range=frame.color_range or None,
         dst_color_range="MPEG",
+        # RGB becomes what films are written in; the default is BT.601.
+        dst_colorspace="ITU709" if frame.format.is_rgb else None,
     )

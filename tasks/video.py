@@ -30,6 +30,7 @@ from models.pictures import Frames
 from tasks.child_process import run_program
 from tasks.limits import LONGEST_LIMIT_S, Limits, get_limits
 from tasks.manifest import publish
+from tasks.written_colours import make_film_pictures
 
 ENCODE_LIMIT_S = 600.0
 
@@ -90,15 +91,14 @@ def read_ffmpeg_version(exe: str) -> tuple[int, int]:
 
 
 def write_video(path: Path, frames: Frames, fps: float, crf: int = 16, tags: Mapping[str, str] | None = None) -> None:
-    """Encode uint8 RGB [frames, height, width, 3] as H.264 mp4; odd sides are made even by repeating the last line.
+    """Encode uint8 RGB [frames, height, width, 3] as H.264 mp4, of BT.709; odd sides are made even.
 
     The same frames give the same bytes: no clock and no encoder name is written. Raises BadMedia with ffmpeg's message.
     """
     options = {"vcodec": "libx264", "pix_fmt": "yuv420p", "crf": crf, "preset": "medium", "threads": 1}
     with publish(path) as aside:
-        output = make_even(make_frame_input(frames, fps), frames).output(
-            str(aside), **options, **make_mp4_options(tags or {})
-        )
+        pictures = make_film_pictures(make_frame_input(frames, fps), frames)
+        output = pictures.output(str(aside), **options, **make_mp4_options(tags or {}))
         run_ffmpeg(compile_command(output), frames, str(path))
 
 
@@ -106,15 +106,6 @@ def make_frame_input(frames: Frames, fps: float) -> Any:
     """Return the ffmpeg input for uint8 RGB [frames, height, width, 3] that `run_ffmpeg` sends."""
     _, height, width, _ = frames.shape
     return ffmpeg.input("pipe:", format="rawvideo", pix_fmt="rgb24", s=f"{width}x{height}", r=fps)
-
-
-def make_even(stream: Any, frames: Frames) -> Any:
-    """Return an ffmpeg stream with even sides, as chroma at half the size needs; the last line is repeated."""
-    _, height, width, _ = frames.shape
-    if not (height % 2 or width % 2):
-        return stream
-    padded = stream.filter("pad", "ceil(iw/2)*2", "ceil(ih/2)*2")
-    return padded.filter("fillborders", right=width % 2, bottom=height % 2, mode="smear")
 
 
 def make_mp4_options(tags: Mapping[str, str]) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from flows.command.flags import validate_layers
 from flows.command.foreign_settings import take_as_data
 from flows.command.main import COMMANDS, Command, make_interface
 from flows.running.config import Outcome, read_calling_folder, read_settings
-from flows.running.given import was_given
 from flows.running.lock import find_holder
 from models.errors import BadInput
 from tasks.caching import set_aside
@@ -119,9 +118,7 @@ def retry(config: ResultsConfig) -> RetryOutcome:
             return RetryOutcome(retried=0, result=f"{config.path}: nothing failed.")
         module = importlib.import_module(command.module)
         with chdir(read_calling_folder(path / f"{command.name}.yaml")):
-            settings = read_kept_settings(path, command, module)
-            if not was_given(path, command.name):
-                settings = take_as_data(path, command.name, settings)
+            settings = take_as_data(path, command.name, read_kept_settings(path, command, module))
             with out_of_the_cache(failed):
                 result: Outcome = run_flow(getattr(module, command.flow), settings)
     return RetryOutcome(failed=result.failed, retried=items, result=str(result))

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from flows.running.given import list_not_given
 from models.errors import BadInput, BadMedia
 from tasks.curate.source_fetch import is_url
 from tasks.further_columns import COLUMN as FURTHER
@@ -15,34 +16,16 @@ from tasks.source_files import digest_source
 
 
 def take_as_data(folder: Path, flow: str, settings: BaseModel) -> BaseModel:
-    """Return settings that this user did not give, with the sources that were curated. Raises BadInput where they name
-    anything else outside of the folder, or a source has other bytes now."""
-    if named := next(_list_places(settings), None):
-        raise _refuse(folder, flow, f"name {named}")
-    if not isinstance(getattr(settings, "sources", None), tuple):
+    """Return the settings that stand in a folder, with the sources that were curated where they name any that this user
+    did not give. Raises BadInput where they name anything else that was not given, or a source has other bytes now."""
+    sources = getattr(settings, "sources", None)
+    named = {*map(str, sources)} if isinstance(sources, tuple) else set[str]()
+    not_given = list_not_given(folder, flow, settings)
+    if others := [place for place in not_given if place not in named]:
+        raise _refuse(folder, flow, f"name {others[0]}")
+    if not not_given:
         return settings
     return settings.model_copy(update={"sources": tuple(_list_recorded_sources(folder, flow))})
-
-
-def _list_places(settings: BaseModel) -> Iterator[str]:
-    """Yield what settings name outside of their folder, but for sources and defaults: servers, files and folders."""
-    for name, field in type(settings).model_fields.items():
-        value, default = getattr(settings, name), field.get_default(call_default_factory=True)
-        if name == "out" or value == (default.expanduser() if isinstance(default, Path) else default):
-            continue
-        if isinstance(value, BaseModel):
-            yield from _list_places(value)
-        elif value == "endpoint":
-            yield f"the server {dict(settings)['endpoint'].base_url}"
-        elif isinstance(value, Path) or (isinstance(value, str) and (Path(value).is_absolute() or _exists(value))):
-            yield str(value)
-
-
-def _exists(name: str) -> bool:
-    try:
-        return Path(name).exists()
-    except (OSError, ValueError):  # A text too long, or with a zero, for a path.
-        return False
 
 
 def _list_recorded_sources(folder: Path, flow: str) -> Iterator[str]:

@@ -71,14 +71,18 @@ def make_chunks(items: Sequence[T], seconds: Sequence[float], workers: int) -> l
     """
     if not items:
         return []
-    total = sum(seconds)
-    size = max(min(CHUNK_S, total / workers), total / MAX_CHUNKS) or 1.0
-    ends = accumulate(seconds)
+    size, ends = measure_chunk(seconds, workers), accumulate(seconds)
     numbers = [min(int((end - s / 2) / size), MAX_CHUNKS - 1) for end, s in zip(ends, seconds, strict=True)]
     chunks = [[i for i, n in enumerate(numbers) if n == number] for number in sorted(set(numbers))]
     while len(chunks) < min(workers, len(items)):
         chunks = _halve_longest(chunks, seconds)
     return [[items[i] for i in chunk] for chunk in chunks]
+
+
+def measure_chunk(seconds: Sequence[float], workers: int) -> float:
+    """Return the seconds of work in one chunk, of items that take `seconds` each."""
+    total = sum(seconds)
+    return max(min(CHUNK_S, total / workers), total / MAX_CHUNKS) or 1.0
 
 
 @contextmanager
@@ -93,9 +97,9 @@ def running(folder: Path, flow: str, config: FlowConfig) -> Iterator["Run"]:
     with exclusive(folder), progress() as bars:
         claim(folder, flow)
         remove_asides(folder)
-        publish_text(folder / f"{flow}.yaml", kept := dump_kept(config))
-        keep_given(folder, flow, kept)
-        run = Run(folder, config.workers or count_cores(), bars)
+        publish_text(folder / f"{flow}.yaml", dump_kept(config))
+        keep_given(folder, flow, config)
+        run = Run(folder, config.workers or count_cores(), bars, here=config.runner == "threads")
         try:
             yield run
         except BaseException as error:
@@ -106,18 +110,26 @@ def running(folder: Path, flow: str, config: FlowConfig) -> Iterator["Run"]:
 
 
 class Run:
-    """A run of one flow: it runs steps in chunks, and logs for each step what ran and what was found."""
+    """A run of one flow: it runs steps in chunks, and logs for each step what ran and what was found.
+
+    `here`: its workers are threads of this process.
+    """
 
     def __init__(
-        self, folder: Path, workers: int, bars: Progress, begun: list[PrefectFuture[Any]] | None = None
+        self,
+        folder: Path,
+        workers: int,
+        bars: Progress,
+        begun: list[PrefectFuture[Any]] | None = None,
+        here: bool = True,
     ) -> None:
-        self.folder, self.workers, self.bars = folder, workers, bars
+        self.folder, self.workers, self.bars, self.here = folder, workers, bars, here
         self._begun: list[PrefectFuture[Any]] = [] if begun is None else begun
 
     def at(self, folder: Path) -> "Run":
         """Return the same run in another folder, after removing the unfinished files that killed runs left there."""
         remove_asides(folder)
-        return Run(folder, self.workers, self.bars, self._begun)
+        return Run(folder, self.workers, self.bars, self._begun, self.here)
 
     def whole(self, step: Task[..., T], *arguments: Any) -> T:
         """Run a step that takes everything at once, on this run's folder and `arguments`."""

@@ -34,7 +34,7 @@ from tasks.video import FullPass, SourceVideo, count_decoders, make_upright, nam
 
 log = logging.getLogger("reelmill")
 
-VERSION = 1
+VERSION = 2
 
 SCHEMA = pa.schema(
     [

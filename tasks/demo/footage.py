@@ -22,7 +22,7 @@ from tasks.footage import Camera, Motion, Scene, dissolve, fade_through, render_
 from tasks.manifest import ManifestRef, make_table, publish_folder
 from tasks.video import write_video
 
-VERSION = 1
+VERSION = 2
 
 SCHEMA = pa.schema(
     [

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import BadInput
-from tasks.generate.comfyui_graph import Graph, Link, Node, read_graph
+from tasks.generate.comfyui_graph import WIDGETS, read_graph
+from tasks.generate.comfyui_nodes import Graph, Link, Node
+from tasks.generate.comfyui_wishes import list_unmet
 from tasks.generate.job_columns import inputs_of
 
 Values = dict[str, Any]
@@ -42,10 +44,11 @@ def read_workflow(path: Path) -> list[WorkflowJob]:
     name."""
     graph = read_graph(path)
     samplers = sorted((n for n in graph.values() if n.kind == "KSampler"), key=lambda n: (len(n.id), n.id))
-    if not samplers:
-        raise BadInput(f"{path}: the workflow has no KSampler, so there is nothing to make.")
     try:
+        if not samplers:
+            raise BadInput(_explain_no_sampler(graph))
         ways = list_ways(graph)
+        check_ways(graph)
         return [_Reading(graph, sampler, ways).job() for sampler in samplers]
     except BadInput as error:
         raise BadInput(f"{path}: {error}") from error
@@ -161,11 +164,11 @@ class _Reading:
             prefix = node.inputs.get("filename_prefix")
             if prefix:
                 self.values.setdefault("prefix", str(prefix))
-            asked = [f"{name} {node.inputs[name]}" for name in ("format", "quality", "lossless")
-                     if name in node.inputs and not isinstance(node.inputs[name], Link)]  # fmt: skip
-            if node.kind != "SaveVideo":
-                wishes = f" ({', '.join(asked)})" if asked else ""
-                self.ignored.append(f"{node.label}: its format{wishes}; --format sets it.")
+            for each in way:
+                self.ignored += list_unmet(each)
+        self.ignored += [
+            f"{node.label}: not known here, and left out." for node in list_unknown_ends(self.graph, self.sampler)
+        ]
 
     def _plays(self, node: Node) -> None:
         """Return the rate that a node saves the frames at; of several nodes, the first one's."""
@@ -191,6 +194,53 @@ def list_ways(graph: Graph) -> list[Way]:
     """Return the nodes from each one that saves or shows what a sampler makes, back to that sampler."""
     ways = (_way_from(node, graph) for node in graph.values() if node.kind in OUTPUTS)
     return [way for way in ways if way]
+
+
+def check_ways(graph: Graph) -> None:
+    """Raise BadInput where nodes that cannot be read change what a sampler makes on its way to one that saves or shows
+    it."""
+    feeding = {node.id: [link.node for link in node.links().values()] for node in graph.values()}
+    before = _list_reached(graph, [node.id for node in graph.values() if node.kind in OUTPUTS], feeding)
+    after = _list_after(graph, [node.id for node in graph.values() if node.kind == "KSampler"])
+    both = before & after
+    unknown = [node.label for node in graph.values() if node.id in both and node.kind not in WIDGETS]
+    if unknown:
+        raise BadInput(f"cannot make what these nodes do: {', '.join(unknown)}. Remove or bypass them.")
+
+
+def list_unknown_ends(graph: Graph, sampler: Node) -> list[Node]:
+    """Return the nodes that cannot be read, and that lead nowhere else, of those that take what a sampler makes."""
+    leading = {link.node for node in graph.values() for link in node.links().values()}
+    ends = _list_after(graph, [sampler.id]) - leading
+    return [node for node in graph.values() if node.id in ends and node.kind not in WIDGETS]
+
+
+def _list_after(graph: Graph, samplers: Sequence[str]) -> set[str]:
+    """Return the ids of the nodes that take something of what samplers make, up to further samplers."""
+    fed: dict[str, list[str]] = {}
+    for node in graph.values():
+        for link in node.links().values():
+            fed.setdefault(link.node, []).append(node.id)
+    return _list_reached(graph, samplers, fed)
+
+
+def _list_reached(graph: Graph, start: Sequence[str], ways: Mapping[str, Sequence[str]]) -> set[str]:
+    """Return the ids of the nodes that `ways` lead to from some, up to samplers and no further."""
+    seen, left, first = set[str](), list(start), set(start)
+    while left:
+        here = left.pop()
+        if here in first or (here in graph and graph[here].kind != "KSampler"):
+            new = {name for name in ways.get(here, ()) if name in graph} - seen
+            seen |= new
+            left += new
+    return seen
+
+
+def _explain_no_sampler(graph: Graph) -> str:
+    """Return why there is nothing to make, with the nodes that may do it elsewhere."""
+    unknown = [node.label for node in graph.values() if node.kind not in WIDGETS]
+    of = f" It has nodes that cannot be read: {', '.join(unknown[:10])}." if unknown else ""
+    return f"the workflow has no KSampler, so there is nothing to make.{of}"
 
 
 def _way_from(node: Node, graph: Graph) -> Way | None:

@@ -9,6 +9,7 @@ number of frames before the first lasting fault, which `good_until_reason` names
 """
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -133,9 +134,15 @@ def pair_samples(jobs: ManifestRef, samples: Iterable[ManifestRef]) -> list[tupl
     return [(jobs, ref) for ref in samples if read_rows(ref, ("latents",))[0]["latents"]]
 
 
+@lru_cache(maxsize=2)
+def _read_ready_jobs(path: Path, _: str) -> Mapping[str, Mapping[str, Any]]:
+    """Read what is asked for at every clip, by item key; the digest tells two manifests at one path apart."""
+    return {row["item_key"]: row for row in read_rows(path, NEEDS) if row["status"] == "ready"}
+
+
 @task(name="decode")
 def decode_jobs(root: Path, config: DecodeConfig, items: list[tuple[ManifestRef, ManifestRef]]) -> list[ManifestRef]:
     """Decode and measure sampled items, each given as the jobs' manifest and its own with latents; return a manifest
     for each. Their frames are parked."""
-    jobs = {row["item_key"]: row for ref in dict(items) for row in read_rows(ref, NEEDS) if row["status"] == "ready"}
+    jobs = {key: row for ref in dict(items) for key, row in _read_ready_jobs(ref.path, ref.digest).items()}
     return [_decode(root, config, jobs[row["item_key"]], row) for _, ref in items for row in read_rows(ref)]

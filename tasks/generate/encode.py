@@ -7,6 +7,7 @@ memory was used, `encode_too_large` which plans ran out of it before (tasks/gene
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from tasks.generate.meter_columns import METERS
 from tasks.ledger import remove
 from tasks.manifest import ERROR_FIELDS, ManifestRef, make_table, publish_json, read_lineage, read_rows
 
-VERSION = 2
+VERSION = 3
 
 SETTINGS = ("key", *KEYED[2:], *(name for name in in_(In.CLIP) + in_(In.FILE) if name not in KEYED))
 
@@ -170,15 +171,24 @@ def pair_measured(
     return [(jobs, latents[row["item_key"]], ref) for ref, row in rows if row["error_code"] is None]
 
 
+@lru_cache(maxsize=2)
+def _read_ready_files(path: Path, _: str) -> Mapping[str, Mapping[str, Mapping[str, Any]]]:
+    """Read what is asked for at every clip: the jobs of each item key, by the key of the file; the digest tells two
+    manifests at one path apart."""
+    files: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for row in read_rows(path, NEEDS):
+        if row["status"] == "ready":
+            files.setdefault(row["item_key"], {})[file_key(row)] = row
+    return files
+
+
 @task(name="encode")
 def encode_jobs(root: Path, config: EncodeConfig, items: Sequence[ClipManifests]) -> list[ManifestRef]:
     """Encode measured clips to files; return a manifest for each. Frames that were parked for them are removed."""
     look = make_look(config.format, config.crf)
-    files: dict[str, dict[str, dict[str, Any]]] = {}
-    for ref in dict.fromkeys(ref.path for ref, *_ in items):
-        for row in read_rows(ref, NEEDS):
-            if row["status"] == "ready":
-                files.setdefault(row["item_key"], {})[file_key(row)] = row
+    files: dict[str, Mapping[str, Mapping[str, Any]]] = {}
+    for path, digest in dict.fromkeys((ref.path, ref.digest) for ref, *_ in items):
+        files |= _read_ready_files(path, digest)
     keys = [read_rows(clips, ("item_key",))[0]["item_key"] for *_, clips in items]
     return [
         _encode(root, config, look, job, *refs)

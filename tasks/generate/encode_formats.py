@@ -23,7 +23,8 @@ from models.errors import BadInput
 from models.pictures import Frames
 from tasks.generate.clip_tags import TAG, write_tag
 from tasks.manifest import publish, publish_folder
-from tasks.video import compile_command, find_ffmpeg, make_even, make_frame_input, make_mp4_options, run_ffmpeg
+from tasks.video import compile_command, find_ffmpeg, make_frame_input, make_mp4_options, run_ffmpeg
+from tasks.written_colours import make_film_pictures, make_webp_pictures
 
 Format = Literal["h264", "hevc", "av1", "webp", "gif", "png"]
 
@@ -191,10 +192,12 @@ def _make_output(aside: Path, frames: Frames, source: Any, look: ClipLook, said:
         return source.output(names, vcodec=look.encoder, pix_fmt="rgb24", threads=1, fflags="+bitexact")
     if look.format == "webp":
         shown = {"pix_fmt": "yuv420p", "quality": convert_webp_quality(look.crf or 0), "loop": 0, "fflags": "+bitexact"}
-        return source.output(str(aside.absolute()), vcodec=look.encoder, **shown)
+        return make_webp_pictures(source).output(str(aside.absolute()), vcodec=look.encoder, **shown)
     ahead = NONE_AHEAD[look.encoder] if plan == PLANS[-1] else {}
     options = {**OPTIONS[look.encoder], **ahead, **make_mp4_options({TAG: said})}
-    return make_even(source, frames).output(str(aside.absolute()), vcodec=look.encoder, crf=look.crf, **options)
+    return make_film_pictures(source, frames).output(
+        str(aside.absolute()), vcodec=look.encoder, crf=look.crf, **options
+    )
 
 
 def convert_webp_quality(crf: int) -> int:

@@ -1,8 +1,9 @@
-"""Which clips are sampled together: those with the same settings, in order; an interrupted batch is repeated as it
-was."""
+"""Which clips are sampled together, and in which order: those with the same settings, the most urgent first; an
+interrupted batch is repeated as it was."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -56,6 +57,12 @@ class Item:
     model_revision: str
     lora: str | None
     settings: ItemSettings
+    priority: int = 0
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """Return what the order is by: every job's first take goes before any second one, the most urgent first."""
+        return (self.settings.take, -self.priority)
 
     @property
     def shared(self) -> tuple[Any, ...]:
@@ -77,7 +84,7 @@ def make_item(row: Mapping[str, Any]) -> Item:
     """Return the item of a job's row."""
     settings = ItemSettings(**{name: row[name] for name in ItemSettings.model_fields})
     own = ("item_key", "name", "picture", "model", "model_revision", "lora")
-    return Item(**{name: row[name] for name in own}, settings=settings)
+    return Item(**{name: row[name] for name in own}, settings=settings, priority=row["priority"] or 0)
 
 
 def plan_batches(items: Sequence[Item], done: Mapping[str, Sequence[str]], size: int) -> list[list[Item]]:
@@ -96,8 +103,23 @@ def plan_batches(items: Sequence[Item], done: Mapping[str, Sequence[str]], size:
 
 
 def fill_batches(items: Sequence[Item], size: int) -> list[list[Item]]:
-    """Yield batches of up to `size` items that may share one, in order."""
-    groups: dict[tuple[Any, ...], list[Item]] = {}
-    for item in items:
-        groups.setdefault(item.shared, []).append(item)
-    return [group[i : i + size] for group in groups.values() for i in range(0, len(group), size)]
+    """Return batches of up to `size` items that may share one, by rank; items of one rank change places to share one,
+    and none goes before one of a higher rank."""
+    batches: list[list[Item]] = []
+    for item in _order(items) if size > 1 else sorted(items, key=lambda item: item.rank):
+        if batches and len(batches[-1]) < size and batches[-1][0].shared == item.shared:
+            batches[-1].append(item)
+        else:
+            batches.append([item])
+    return batches
+
+
+def _order(items: Sequence[Item]) -> list[Item]:
+    """Return items by rank, and within a rank those that may share a batch next to one another."""
+    ordered: list[Item] = []
+    for _, same in groupby(sorted(items, key=lambda item: item.rank), key=lambda item: item.rank):
+        groups: dict[tuple[Any, ...], list[Item]] = {}
+        for item in same:
+            groups.setdefault(item.shared, []).append(item)
+        ordered += [item for group in groups.values() for item in group]
+    return ordered

@@ -33,7 +33,7 @@ from tasks.source_files import read_as
 
 T = TypeVar("T")
 
-VERSION = 2
+VERSION = 3
 
 SETTINGS = (*KEYED[2:], *(name for name in in_(In.CLIP) if name not in KEYED))
 """What decides a clip, beside its picture and its noise. `motion` and `motion_strength` (short sides per second; zoom:

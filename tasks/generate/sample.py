@@ -14,6 +14,7 @@ import json
 import logging
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import pyarrow as pa
@@ -67,7 +68,17 @@ class SampleConfig(BaseModel):
     device: DeviceName = Field(default="auto", description=DEVICE_HELP)
 
 
-NEEDS = ("status", "item_key", "name", "picture", "model", "model_revision", "lora", *ItemSettings.model_fields)
+NEEDS = (
+    "status",
+    "item_key",
+    "name",
+    "picture",
+    "model",
+    "model_revision",
+    "lora",
+    "priority",
+    *ItemSettings.model_fields,
+)
 
 SampledBatch = tuple[ManifestRef, tuple[str, ...]]
 """The jobs' manifest, and the keys of those of its items that are sampled together."""
@@ -78,10 +89,16 @@ def _call(root: Path, item: Item) -> ItemCall:
     return ItemCall(STEP, root, item.settings, (item.item_key,), item.model_revision)
 
 
-def list_ready_items(jobs: ManifestRef) -> list[Item]:
+def list_ready_items(jobs: ManifestRef) -> Sequence[Item]:
     """Return the jobs that can be made, in their order."""
+    return _read_ready_items(jobs.path, jobs.digest)
+
+
+@lru_cache(maxsize=2)
+def _read_ready_items(path: Path, _: str) -> Sequence[Item]:
+    """Read what is asked for at every batch; the digest tells two manifests at one path apart."""
     items: dict[str, Item] = {}
-    for row in read_rows(jobs, NEEDS):
+    for row in read_rows(path, NEEDS):
         if row["status"] == "ready":
             items.setdefault(row["item_key"], make_item(row))
     return list(items.values())
@@ -90,8 +107,8 @@ def list_ready_items(jobs: ManifestRef) -> list[Item]:
 def plan_all_batches(
     jobs: ManifestRef, config: SampleConfig, wanted: Collection[str] | None = None
 ) -> list[SampledBatch]:
-    """Return the batches that all of the jobs make, or the `wanted` item keys, whatever is done of them: what
-    `sample_jobs` takes, in chunks."""
+    """Return the batches that all of the jobs make, or the `wanted` item keys, whatever is done of them, in the order
+    they are to be made in: what `sample_jobs` takes, in chunks."""
     items = [item for item in list_ready_items(jobs) if wanted is None or item.item_key in wanted]
     return [(jobs, tuple(item.item_key for item in batch)) for batch in fill_batches(items, config.batch)]
 

@@ -20,7 +20,7 @@ from tasks.footage import OPPOSITE, Camera, Motion, Scene, compute_mean_flow, re
 from tasks.manifest import Lineage, ManifestRef, digest_file, make_table, read_manifest, write_manifest
 from tasks.video import write_video
 
-VERSION = 1
+VERSION = 2
 
 SHARES: dict[Motion, float] = {"static": 0.15, "pan_right": 0.33, "tilt_up": 0.33, "zoom_in": 0.19}
 """How often a scene is filmed with each motion; backwards it shows the opposite one."""

@@ -101,7 +101,7 @@ def test_a_row_has_the_files_facts(tmp_path: Path, folder: Path, clip: bytes):
             "interlaced": False,
             "streams": 1,
             "anomalies": ["one_keyframe"],
-            "color_primaries": None,
+            "color_primaries": "bt709",
         }
         == row
     )

@@ -275,7 +275,9 @@ def test_two_models_that_are_the_same_function_have_the_same_loss_whatever_their
     channels = twin.vae.quant_conv.weight.shape[0] // 2
     with torch.no_grad():
         twin.vae.quant_conv.weight[:channels] /= factor
-        twin.vae.quant_conv.bias[:channels] /= factor
+        bias = twin.vae.quant_conv.bias
+        assert bias is not None
+        bias[:channels] /= factor
         twin.unet.conv_in.weight[:, channels:] *= factor
     twin.vae.register_to_config(scaling_factor=factor)
     save_model(twin, tmp_path / "twin")

@@ -9,77 +9,7 @@ import pytest
 from models.errors import BadInput
 from tasks.generate.comfyui_graph import read_graph
 from tasks.generate.comfyui_jobs import make_workflow, read_workflow
-
-MODEL, CLIP, VAE, GUIDED, POSITIVE, NEGATIVE, LATENT, SAMPLES, IMAGES, PICTURE = range(1, 11)
-"""The numbers of the editor's links, as `editor` draws them."""
-
-
-def node(number: int, kind: str, widgets: Any = None, inputs: dict[str, int] | None = None, mode: int = 0) -> Any:
-    links = [{"name": name, "type": "ANY", "link": link} for name, link in (inputs or {}).items()]
-    return {"id": number, "type": kind, "mode": mode, "inputs": links, "widgets_values": widgets or []}
-
-
-def editor(**changes: Any) -> dict[str, Any]:
-    """Image to video as ComfyUI's editor saves it; `changes` replace nodes by their class."""
-    nodes = {
-        "ImageOnlyCheckpointLoader": node(15, "ImageOnlyCheckpointLoader", ["svd.safetensors"]),
-        "LoadImage": node(23, "LoadImage", ["beach.png", "image"]),
-        "VideoLinearCFGGuidance": node(14, "VideoLinearCFGGuidance", [1.5], {"model": MODEL}),
-        "SVD_img2vid_Conditioning": node(
-            12, "SVD_img2vid_Conditioning", [96, 64, 5, 90, 6, 0.25],
-            {"clip_vision": CLIP, "init_image": PICTURE, "vae": VAE},
-        ),
-        "KSampler": node(
-            3, "KSampler", [77, "randomize", 20, 2.5, "euler", "karras", 1],
-            {"model": GUIDED, "positive": POSITIVE, "negative": NEGATIVE, "latent_image": LATENT},
-        ),
-        "VAEDecode": node(8, "VAEDecode", [], {"samples": SAMPLES, "vae": VAE}),
-        "SaveAnimatedWEBP": node(10, "SaveAnimatedWEBP", ["night/run", 10, False, 85, "default"], {"images": IMAGES}),
-    }  # fmt: skip
-    links = [
-        [MODEL, 15, 0, 14, 0, "MODEL"], [CLIP, 15, 1, 12, 0, "CLIP_VISION"], [VAE, 15, 2, 12, 2, "VAE"],
-        [GUIDED, 14, 0, 3, 0, "MODEL"], [POSITIVE, 12, 0, 3, 1, "C"], [NEGATIVE, 12, 1, 3, 2, "C"],
-        [LATENT, 12, 2, 3, 3, "LATENT"], [SAMPLES, 3, 0, 8, 0, "LATENT"], [IMAGES, 8, 0, 10, 0, "IMAGE"],
-        [PICTURE, 23, 0, 12, 1, "IMAGE"],
-    ]  # fmt: skip
-    extra = changes.pop("links", [])
-    return {"nodes": [*(nodes | changes).values()], "links": [*links, *extra], "version": 0.4}
-
-
-def api() -> dict[str, Any]:
-    """The same, as ComfyUI's server takes it."""
-    return {
-        "15": {"class_type": "ImageOnlyCheckpointLoader", "inputs": {"ckpt_name": "svd.safetensors"}},
-        "23": {"class_type": "LoadImage", "inputs": {"image": "beach.png", "upload": "image"}},
-        "14": {"class_type": "VideoLinearCFGGuidance", "inputs": {"min_cfg": 1.5, "model": ["15", 0]}},
-        "12": {
-            "class_type": "SVD_img2vid_Conditioning",
-            "inputs": {
-                "width": 96, "height": 64, "video_frames": 5, "motion_bucket_id": 90, "fps": 6,
-                "augmentation_level": 0.25, "clip_vision": ["15", 1], "init_image": ["23", 0], "vae": ["15", 2],
-            },
-        },
-        "3": {
-            "class_type": "KSampler",
-            "inputs": {
-                "seed": 77, "steps": 20, "cfg": 2.5, "sampler_name": "euler", "scheduler": "karras", "denoise": 1,
-                "model": ["14", 0], "positive": ["12", 0], "negative": ["12", 1], "latent_image": ["12", 2],
-            },
-        },
-        "8": {"class_type": "VAEDecode", "inputs": {"samples": ["3", 0], "vae": ["15", 2]}},
-        "10": {
-            "class_type": "SaveAnimatedWEBP",
-            "inputs": {
-                "filename_prefix": "night/run", "fps": 10, "lossless": False, "quality": 85, "method": "default",
-                "images": ["8", 0],
-            },
-        },
-    }  # fmt: skip
-
-
-def written(path: Path, content: Any) -> Path:
-    path.write_text(json.dumps(content))
-    return path
+from tests.workflows import IMAGES, MODEL, PICTURE, VALUES, api, editor, node, written
 
 
 def sampler(**changes: Any) -> dict[str, Any]:
@@ -87,13 +17,6 @@ def sampler(**changes: Any) -> dict[str, Any]:
     content = api()
     content["3"]["inputs"] |= changes
     return content
-
-
-VALUES = {
-    "image": "beach.png", "width": 96, "height": 64, "frames": 5, "motion_bucket": 90, "noise_aug": 0.25, "fps": 7,
-    "seed": 77, "steps": 20, "guidance_min": 1.5, "guidance_max": 2.5, "model": "svd.safetensors",
-    "prefix": "night/run", "playback_fps": 10,
-}  # fmt: skip
 
 
 def test_both_formats_say_the_same(tmp_path: Path):
@@ -164,17 +87,25 @@ def test_links_written_as_objects_are_read_too(tmp_path: Path):
     assert dict(read_workflow(written(tmp_path / "w.json", content))[0].values) == VALUES
 
 
-def test_unknown_nodes_are_refused_by_naming_them_all(tmp_path: Path):
-    nodes = {"A": node(90, "UpscaleModelLoader", ["4x.pth"]), "B": node(91, "RIFE VFI")}
-    with pytest.raises(BadInput, match=r"what these nodes do: UpscaleModelLoader \(node 90\), RIFE VFI \(node 91\)"):
-        read_workflow(written(tmp_path / "w.json", editor(**nodes)))
+def test_unknown_nodes_that_change_the_frames_are_refused_by_naming_them_all(tmp_path: Path):
+    changed = {
+        "A": node(90, "ImageUpscaleWithModel", [], {"image": IMAGES, "upscale_model": 92}),
+        "B": node(91, "RIFE VFI", [2], {"frames": 90}),
+        "C": node(92, "UpscaleModelLoader", ["4x.pth"]),
+        "SaveAnimatedWEBP": node(10, "SaveAnimatedWEBP", ["a", 10, False, 85, "default"], {"images": 91}),
+    }
+    links = [[90, 90, 0, 91, 0, "IMAGE"], [91, 91, 0, 10, 0, "IMAGE"], [92, 92, 0, 90, 1, "UPSCALE_MODEL"]]
+    said = r"what these nodes do: ImageUpscaleWithModel \(node 90\), RIFE VFI \(node 91\)\. Remove or bypass them"
+    with pytest.raises(BadInput, match=said):
+        read_workflow(written(tmp_path / "w.json", editor(**changed, links=links)))
 
 
-def test_a_subgraph_is_refused_by_its_name(tmp_path: Path):
-    content = editor(A=node(90, "2f0cd11a-9d5c-4b6e-9a39-3a3f1f6c7f11"))
-    content["definitions"] = {"subgraphs": [{"id": "2f0cd11a-9d5c-4b6e-9a39-3a3f1f6c7f11", "name": "Upscale"}]}
-    with pytest.raises(BadInput, match=r"what these nodes do: subgraph 'Upscale' \(node 90\)"):
-        read_workflow(written(tmp_path / "w.json", content))
+def test_an_unknown_node_that_only_takes_the_frames_is_said_to_be_left_out(tmp_path: Path):
+    content = api()
+    content["40"] = {"class_type": "Show Frames", "inputs": {"images": ["8", 0]}}
+    assert read_workflow(written(tmp_path / "w.json", content))[0].ignored[-1] == (
+        "Show Frames (node 40): not known here, and left out."
+    )
 
 
 def test_a_negative_seed_is_called_negative(tmp_path: Path):
@@ -286,8 +217,8 @@ def test_reroutes_that_lead_to_one_another_lead_nowhere(tmp_path: Path):
     content["nodes"] += loops
     content["links"] += [[900, 91, 0, 90, 0, "*"], [901, 90, 0, 91, 0, "*"]]
     assert read_workflow(written(tmp_path / "w.json", content)) == read_workflow(written(tmp_path / "v.json", editor()))
-    for node in content["nodes"]:
-        if node["type"] == "KSampler":
-            node["inputs"] = [{**entry, "link": 900} for entry in node["inputs"]]
+    for each in content["nodes"]:
+        if each["type"] == "KSampler":
+            each["inputs"] = [{**entry, "link": 900} for entry in each["inputs"]]
     with pytest.raises(BadInput, match="is not connected"):
         read_workflow(written(tmp_path / "w.json", content))

@@ -1,5 +1,7 @@
 """Batches are filled in order, and an interrupted one is planned as it was."""
 
+from dataclasses import replace
+
 from tasks.generate.job_batches import Item, ItemSettings, plan_batches
 
 
@@ -45,3 +47,17 @@ def test_an_interrupted_batch_that_can_no_longer_be_made_is_not():
 
 def test_items_with_and_without_a_word_never_share_a_batch():
     assert planned([*items("a"), *items("b", word="w"), *items("c")], {}, 4) == ["ac", "b"]
+
+
+def test_first_takes_go_before_second_ones_and_the_urgent_before_the_others_also_in_batches():
+    (one,) = items("one")
+
+    def ranked(key: str, take: int, priority: int, word: str | None = None) -> Item:
+        settings = one.settings.model_copy(update={"take": take, "word": word})
+        return replace(one, item_key=key, settings=settings, priority=priority)
+
+    listed = [ranked("a", 0, 1), ranked("b", 1, 1), ranked("c", 0, 9), ranked("d", 1, 9), ranked("e", 0, 5, "w")]
+    assert planned(listed, {}, 1) == ["c", "e", "a", "d", "b"]
+    assert planned(listed, {}, 2) == ["c", "e", "ad", "b"], "none goes before a more urgent one to fill a batch"
+    mixed = [ranked(key, 0, 0, word) for key, word in zip("abcd", ("v", None, "v", None), strict=True)]
+    assert planned(mixed, {}, 2) == ["ac", "bd"]
