@@ -27,7 +27,7 @@ from tasks.detectors.cascade import DetectorSettings, find_boundaries
 from tasks.manifest import ERROR_FIELDS, ManifestRef, make_table, read_rows
 from tasks.signals import COLUMNS, make_signals
 
-VERSION = 1
+VERSION = 2
 
 NEEDS = (
     "video_id",

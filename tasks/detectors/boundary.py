@@ -48,7 +48,8 @@ def list_spans_between(boundaries: Iterable[Boundary], frames: int) -> list[Fram
 
 def choose_frames(seconds: Floats, rate: float) -> NDArray[np.intp]:
     """Return the indices of the frames that are shown `rate` times a second, each once; `seconds` are their times."""
-    ticks = np.arange(seconds[0], seconds[-1] + 1 / rate, 1 / rate)
+    # A frame whose time is the tick's, but for the last digits, is the one shown.
+    ticks = np.arange(seconds[0], seconds[-1] + 1 / rate, 1 / rate) + 1e-3 / rate
     return np.unique(np.searchsorted(seconds, ticks, side="right") - 1).clip(0)
 
 

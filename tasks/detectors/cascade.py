@@ -1,4 +1,4 @@
-"""The detectors by name, and their cascade: cuts at the native rate, then fades, wipes and dissolves.
+"""The detectors by name, and their cascade: cuts at the native rate, then fades, wipes and dissolves at 30 Hz or less.
 
 Each detector of the cascade searches only the frames between the boundaries found before it, so that none compares
 pictures across a known boundary.
@@ -15,6 +15,7 @@ from tasks.detectors.cuts import CutSettings, find_cuts
 from tasks.detectors.dissolves import DissolveSettings, find_dissolves
 from tasks.detectors.fades import FadeSettings, find_fades
 from tasks.detectors.pyscenedetect import LibrarySettings, find_adaptive, find_content
+from tasks.detectors.thinning import choose_thinned, take_frames, thin_boundaries, widen_boundary
 from tasks.detectors.wipes import WipeSettings, find_wipes
 from tasks.signals import Signals
 
@@ -22,7 +23,7 @@ Detector = Literal["cascade", "adaptive", "content", "fixed"]
 
 
 NEAR = 2
-"""A cut at most this many frames from either end of a gradual transition belongs to it."""
+"""A cut at most this many frames (of those left at 30 Hz) from either end of a gradual transition belongs to it."""
 
 
 class DetectorSettings(CutSettings, FadeSettings, WipeSettings, DissolveSettings, LibrarySettings):
@@ -42,18 +43,21 @@ def find_boundaries(signals: Signals, settings: DetectorSettings) -> list[Bounda
 
 def find_by_cascade(signals: Signals, settings: DetectorSettings) -> list[Boundary]:
     """Find hard cuts, fades, wipes and dissolves."""
-    found = find_cuts(signals, settings)
-    found = merge_gradual(found, find_fades(signals, found, settings))
-    found = merge_gradual(found, find_wipes(signals, found, settings))
-    return merge_gradual(found, find_dissolves(signals, found, settings))
+    found, kept = find_cuts(signals, settings), choose_thinned(signals.seconds)
+    thinned, frames = take_frames(signals, kept), len(signals.seconds)
+    reach = NEAR * round(frames / len(kept))
+    for detect in (find_fades, find_wipes, find_dissolves):
+        gradual = detect(thinned, thin_boundaries(found, kept), settings)
+        found = merge_gradual(found, [widen_boundary(b, kept, frames, found) for b in gradual], reach)
+    return found
 
 
-def merge_gradual(found: list[Boundary], gradual: list[Boundary]) -> list[Boundary]:
-    """Return the boundaries found so far with gradual ones, which replace the cuts inside them and next to their ends:
-    a dissolve may begin with a jump."""
+def merge_gradual(found: list[Boundary], gradual: list[Boundary], reach: int = NEAR) -> list[Boundary]:
+    """Return the boundaries found so far with gradual ones, which replace the cuts inside them and those within `reach`
+    frames of their ends: a dissolve may begin with a jump."""
     wider, swallowed = [], set[Boundary]()
     for transition in gradual:
-        near = {b for b in found if b.kind == "cut" and transition.start - NEAR <= b.start <= transition.end + NEAR}
+        near = {b for b in found if b.kind == "cut" and transition.start - reach <= b.start <= transition.end + reach}
         starts, ends = ([edge(b) for b in (transition, *near)] for edge in (lambda b: b.start, lambda b: b.end))
         wider.append(Boundary(min(starts), max(ends), transition.kind))
         swallowed |= near
