@@ -4,8 +4,9 @@ Luma is 0 (black) to 255 (white), chroma -128 to 128, in whatever range the vide
 0.2 ms this way, and ten times as long through swscale to RGB.
 
 A frame's signals are its `change` to the frame before (mean absolute difference, the mean of the three planes', 0 to
-255; 0 for the first), its mean `luma`, the `deviation` of luma, its `detail` (mean square of luma less its
-mean over 5x5 pixels) and a `thumbnail`: the planes shrunk to THUMBNAIL_SIZES, one byte a value, 128 added to chroma.
+255; 0 for the first frame and for one of another size), its mean `luma`, the `deviation` of luma, its `detail` (mean
+square of luma less its mean over 5x5 pixels) and a `thumbnail`: the planes shrunk to THUMBNAIL_SIZES, one byte a value,
+128 added to chroma.
 """
 
 import math
@@ -84,7 +85,8 @@ class Recorder:
         """Measure the next frame and compare it with the one before."""
         mean, deviation = cv2.meanStdDev(planes[0])
         self.pts.append(pts)
-        self.change.append(measure_difference(planes, self._before) if self._before else 0.0)
+        same_size = self._before is not None and planes[0].shape == self._before[0].shape
+        self.change.append(measure_difference(planes, self._before) if self._before and same_size else 0.0)
         self.luma.append(float(mean[0, 0]))
         self.deviation.append(float(deviation[0, 0]))
         self.detail.append(measure_detail(planes[0]))

@@ -2,7 +2,10 @@
 
 `change`, `luma`, `deviation` and `detail` are signals with one value per frame; `thumbnails` has the bytes of each
 frame that tasks/signals.py describes. They are all that `split` needs to find the shots, at whatever rate it looks.
-`damaged` marks frames that the decoder repaired, up to the next keyframe. `lost` counts packets that gave no picture,
+`damaged` marks frames that the decoder repaired, up to the next keyframe. `joins` are the frames at which a film that
+was joined goes on: with a picture of another size (`size`), or with a clock that was set back (`clock`); from there on
+the times are those of a clock that goes on. `width` and `height` are those of the first frame, and each join has those
+from there on. `lost` counts packets that gave no picture,
 `dropped` frames without a usable time, `decodes` the decoders opened for the row. `limit_s` is set only in a row whose
 decode took longer than this many seconds: with a higher limit it is tried again.
 """
@@ -34,7 +37,9 @@ from tasks.video import FullPass, SourceVideo, count_decoders, make_upright, nam
 
 log = logging.getLogger("reelmill")
 
-VERSION = 1
+VERSION = 2
+
+JOIN = pa.struct([("frame", pa.int64()), ("kind", pa.string()), ("width", pa.int32()), ("height", pa.int32())])
 
 SCHEMA = pa.schema(
     [
@@ -53,6 +58,7 @@ SCHEMA = pa.schema(
         ("detail", pa.list_(pa.float32())),
         ("thumbnails", pa.large_binary()),
         ("damaged", pa.list_(pa.bool_())),
+        ("joins", pa.list_(JOIN)),
         ("lost", pa.int64()),
         ("dropped", pa.int64()),
         ("frame_store", pa.string()),
@@ -138,6 +144,26 @@ class Sampler:
         self._previous = None
 
 
+class Joins:
+    """The places where a film goes on with another size of its picture, or with a clock that was set back."""
+
+    def __init__(self) -> None:
+        self.size: tuple[int, int] | None = None
+        self.found: list[dict[str, Any]] = []
+        self._last: tuple[int, int] | None = None
+        self._resets = 0
+
+    def see(self, number: int, size: tuple[int, int], resets: int) -> bool:
+        """Take the next frame's number, its size, and how often the clock was set back so far; return whether it
+        begins another part."""
+        kinds = {"size": self._last not in (None, size), "clock": resets > self._resets}
+        self.size, self._last, self._resets = self.size or size, size, resets
+        kind = next((kind for kind, is_there in kinds.items() if is_there), None)
+        if kind:
+            self.found.append({"frame": number, "kind": kind, "width": size[0], "height": size[1]})
+        return kind is not None
+
+
 def scan_file(path: Path, store: Path, config: Sampling, demuxer: str | None = None) -> dict[str, Any]:
     """Decode `path` once, by the `demuxer` that probing it found, write its frame store, and return the measured
     columns. Raises BadMedia.
@@ -147,21 +173,19 @@ def scan_file(path: Path, store: Path, config: Sampling, demuxer: str | None = N
     """
     cv2.setNumThreads(1)
     with open_video(path, threads=2, demuxer=demuxer, skip_loop_filter="all") as (container, stream):
-        decoding, signals, sizes = FullPass(container, stream), Recorder(), set[tuple[int, int]]()
+        decoding, signals, joins = FullPass(container, stream), Recorder(), Joins()
         damages = array("b")
         with frame_writer(store, config.jpeg_quality) as writer:
             sampler = Sampler(writer, config, stream)
             for frame, damaged in decoding.frames():
-                sizes.add(read_shown_size(frame))
-                if len(sizes) > 1:
-                    raise BadMedia(f"{path}: the picture size changes within it ({sizes}). Convert it to one size.")
+                joined = joins.see(len(signals.pts), read_shown_size(frame), len(decoding.resets))
                 signals.add(frame.pts or 0, shrink_frame(frame))
                 damages.append(damaged)
                 if not damaged:
-                    sampler.see(frame, is_peak(signals.change, config) or any(damages[-2:]))
+                    sampler.see(frame, joined or is_peak(signals.change, config) or any(damages[-2:]))
             sampler.finish()
             _check_damage(path, damages, decoding, config)
-        return _make_columns(signals, damages, decoding, stream, sizes.pop())
+        return _make_columns(signals, damages, decoding, stream, joins)
 
 
 def _check_damage(path: Path, damages: "array[int]", decoding: FullPass, config: Sampling) -> None:
@@ -178,15 +202,17 @@ def _check_damage(path: Path, damages: "array[int]", decoding: FullPass, config:
 
 
 def _make_columns(
-    signals: Recorder, damages: "array[int]", decoding: FullPass, stream: VideoStream, size: tuple[int, int]
+    signals: Recorder, damages: "array[int]", decoding: FullPass, stream: VideoStream, joins: Joins
 ) -> dict[str, Any]:
+    width, height = joins.size or (0, 0)
     time_base = stream.time_base or Fraction(1)
     end_pts = signals.pts[-1] + _estimate_duration(signals.pts, stream)
     return {
         "time_base": f"{time_base.numerator}/{time_base.denominator}",
         "frames": len(signals.pts),
-        "width": size[0],
-        "height": size[1],
+        "width": width,
+        "height": height,
+        "joins": joins.found,
         "duration_s": float((end_pts - signals.pts[0]) * time_base),
         "end_pts": end_pts,
         "damaged": np.array(damages, bool),

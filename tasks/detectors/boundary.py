@@ -13,8 +13,9 @@ Floats = NDArray[np.floating]
 FrameSpan = tuple[int, int]
 """Frame indices [start, end), the end excluded."""
 
-BoundaryKind = Literal["start", "cut", "dissolve", "fade", "wipe", "end"]
-"""What divides shots; `start` and `end` are those of the video."""
+BoundaryKind = Literal["start", "cut", "dissolve", "fade", "wipe", "gap", "clock", "size", "end"]
+"""What divides shots; `start` and `end` are those of the video. At a `gap` nothing was recorded for a while, at `clock`
+the video's clock jumps back, at `size` its picture's size changes: these are seen in its times and sizes."""
 
 LUMA = THUMBNAIL_SIZES[0][0] * THUMBNAIL_SIZES[0][1]
 """The number of luma values of a thumbnail; they come first."""

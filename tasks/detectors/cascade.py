@@ -4,16 +4,18 @@ Each detector of the cascade searches only the frames between the boundaries fou
 pictures across a known boundary.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 from pydantic import Field
 
-from tasks.detectors.boundary import Boundary
+from tasks.detectors.boundary import Boundary, list_spans_between
 from tasks.detectors.cuts import CutSettings, find_cuts
 from tasks.detectors.dissolves import DissolveSettings, find_dissolves
 from tasks.detectors.fades import FadeSettings, find_fades
+from tasks.detectors.gaps import GapSettings, find_gaps
 from tasks.detectors.pyscenedetect import LibrarySettings, find_adaptive, find_content
 from tasks.detectors.thinning import choose_thinned, take_frames, thin_boundaries, widen_boundary
 from tasks.detectors.wipes import WipeSettings, find_wipes
@@ -26,7 +28,7 @@ NEAR = 2
 """A cut at most this many frames (of those left at 30 Hz) from either end of a gradual transition belongs to it."""
 
 
-class DetectorSettings(CutSettings, FadeSettings, WipeSettings, DissolveSettings, LibrarySettings):
+class DetectorSettings(CutSettings, FadeSettings, WipeSettings, DissolveSettings, LibrarySettings, GapSettings):
     """The choice of a detector, and the settings of each."""
 
     detector: Detector = Field(
@@ -36,9 +38,14 @@ class DetectorSettings(CutSettings, FadeSettings, WipeSettings, DissolveSettings
     stride_s: float = Field(default=10.0, gt=0, description="fixed: length of a shot, in seconds.")
 
 
-def find_boundaries(signals: Signals, settings: DetectorSettings) -> list[Boundary]:
-    """Return the boundaries between shots that the chosen detector finds, in order of time."""
-    return DETECTORS[settings.detector](signals, settings) if len(signals.seconds) else []
+def find_boundaries(signals: Signals, settings: DetectorSettings, joins: Sequence[Boundary] = ()) -> list[Boundary]:
+    """Return the boundaries between shots, in order of time: the gaps in time, the `joins` that are known, and what the
+    chosen detector finds in each stretch between those, as if it were a video of its own."""
+    found = list({b.start: b for b in (*find_gaps(signals.seconds, settings), *joins)}.values())
+    for start, end in list_spans_between(list(found), len(signals.seconds)):
+        inner = DETECTORS[settings.detector](take_frames(signals, slice(start, end)), settings)
+        found += [replace(b, start=b.start + start, end=b.end + start) for b in inner]
+    return sorted(found)
 
 
 def find_by_cascade(signals: Signals, settings: DetectorSettings) -> list[Boundary]:

@@ -3,7 +3,7 @@
 Modelled on PySceneDetect's AdaptiveDetector. Frames that repeat the one before are not counted as neighbours; fast pans
 change much, but evenly; dark pictures change little. A flash is no cut: the picture before it comes back. Held
 pictures, as in animation, change at once and then stand still: other updates to pictures that are alike, up to HELD_S
-away, count as neighbours. Where nothing moves, a small change to an unlike picture is a cut: white slides change little.
+away, count as neighbours. Where nothing moves, a small change to an unlike picture is a cut: slides change little.
 """
 
 import numpy as np

@@ -289,15 +289,32 @@ def test_a_scan_prints_nothing(tmp_path: Path, footage: Path, capfd: pytest.Capt
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_film_that_changes_size_midway_is_an_error_row(tmp_path: Path, footage: Path):
+def test_a_film_that_changes_size_midway_is_scanned_on_both_sides(tmp_path: Path, footage: Path):
     parts = [convert(footage, f"{side}.mjpeg", "-vf", f"scale={side}:-1", "-frames:v", "12") for side in (96, 48)]
     joined = tmp_path / "joined.mjpeg"
     joined.write_bytes(b"".join(part.read_bytes() for part in parts))
     row = row_of(tmp_path / "data", convert(joined, "two sizes.mkv", "-c", "copy"))
-    assert (row["error_code"], row["frame_store"]) == ("bad_media", None)
-    assert "two sizes.mkv: the picture size changes within it ({" in row["error_message"]
-    assert "(96, 64)" in row["error_message"]
-    assert "(48, 32)" in row["error_message"]
+    assert (row["error_code"], row["frames"], row["width"], row["height"]) == (None, 24, 96, 64)
+    assert row["joins"] == [{"frame": 12, "kind": "size", "width": 48, "height": 32}]
+    assert row["change"][12] == 0
+    store = tmp_path / "data" / row["frame_store"]
+    before, after = (load_frames(store, [row["pts"][i]]).shape for i in (11, 12))
+    assert (before[1:3], after[1:3]) == ((64, 96), (32, 48))
+
+
+def join_recordings(footage: Path, name: str) -> Path:
+    """Two recordings of 70 frames in MPEG-TS, one after the other: the second's clock begins anew."""
+    one = convert(footage, "one.ts", "-c", "copy")
+    path = footage.with_name(name)
+    path.write_bytes(one.read_bytes() * 2)
+    return path
+
+
+def test_a_clock_that_is_set_back_goes_on_and_no_frame_is_lost(tmp_path: Path, footage: Path):
+    row = row_of(tmp_path, join_recordings(footage, "joined.ts"))
+    assert (row["error_code"], row["frames"], row["dropped"]) == (None, 140, 0)
+    assert set(np.diff(row["pts"])) == {3750}
+    assert [(join["frame"], join["kind"]) for join in row["joins"]] == [(70, "clock")]
 
 
 def test_the_settings_have_these_defaults_and_bounds():
