@@ -128,6 +128,15 @@ def shrink_frame(frame: VideoFrame) -> Planes:
     return stretch(shrunk, full_range)
 
 
+def read_luma(frame: VideoFrame) -> NDArray[np.uint8]:
+    """Return the frame's luma as coded, uint8 [height, width] in its own pixels."""
+    if frame.format.name not in PLANES_OF_8_BITS or frame.planes[0].line_size <= 0:
+        return frame.reformat(format="gray").to_ndarray().astype(np.uint8, copy=False)
+    plane = frame.planes[0]
+    whole = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
+    return whole[: plane.height, : plane.width]
+
+
 def shrink(plane: NDArray[np.uint8], short_side: int) -> NDArray[np.uint8]:
     """Halve a plane by area while at least `short_side` remains; an odd last column or row is dropped.
 

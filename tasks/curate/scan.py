@@ -5,7 +5,8 @@ frame that tasks/signals.py describes. They are all that `split` needs to find t
 `damaged` marks frames that the decoder repaired, up to the next keyframe. `joins` are the frames at which a film that
 was joined goes on: with a picture of another size (`size`), or with a clock that was set back (`clock`); from there on
 the times are those of a clock that goes on. `width` and `height` are those of the first frame, and each join has those
-from there on. `lost` counts packets that gave no picture,
+from there on. `fineness` is how fine some of the stored frames are in the film's own pixels, about one a second and one
+after each cut (models/measures/fineness.py). `lost` counts packets that gave no picture,
 `dropped` frames without a usable time, `decodes` the decoders opened for the row. `limit_s` is set only in a row whose
 decode took longer than this many seconds: with a higher limit it is tried again.
 """
@@ -26,12 +27,13 @@ from prefect import task
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.errors import BadMedia, DecodeLimit, DecodeTimeout
+from models.measures.fineness import fineness
 from tasks.attempts import tried
 from tasks.caching import Step, find, find_or_compute, make_key, make_lineage, set_aside
 from tasks.child_process import run_in_child
 from tasks.frame_store import FrameWriter, frame_writer
 from tasks.manifest import ERROR_FIELDS, ManifestRef, make_table, read_rows, remove_asides
-from tasks.signals import Recorder, find_neighbours, shrink_frame
+from tasks.signals import Recorder, find_neighbours, read_luma, shrink_frame
 from tasks.source_files import read_as
 from tasks.video import FullPass, SourceVideo, count_decoders, make_upright, name_demuxer, open_video, read_shown_size
 
@@ -40,6 +42,8 @@ log = logging.getLogger("reelmill")
 VERSION = 2
 
 JOIN = pa.struct([("frame", pa.int64()), ("kind", pa.string()), ("width", pa.int32()), ("height", pa.int32())])
+
+FINENESS = pa.struct([("pts", pa.int64()), ("value", pa.float32())])
 
 SCHEMA = pa.schema(
     [
@@ -59,6 +63,7 @@ SCHEMA = pa.schema(
         ("thumbnails", pa.large_binary()),
         ("damaged", pa.list_(pa.bool_())),
         ("joins", pa.list_(JOIN)),
+        ("fineness", pa.list_(FINENESS)),
         ("lost", pa.int64()),
         ("dropped", pa.int64()),
         ("frame_store", pa.string()),
@@ -69,6 +74,10 @@ SCHEMA = pa.schema(
 )
 
 STEP = Step("scan", VERSION, SCHEMA, files=("frame_store",))
+
+
+FINENESS_EVERY_S = 1
+"""Seconds between frames whose fineness is measured: it costs a millisecond each."""
 
 
 class Sampling(BaseModel):
@@ -121,6 +130,8 @@ class Sampler:
         self._start: Fraction | None = None
         self._next_tick = 0
         self._previous: VideoFrame | None = None
+        self._next_fine: Fraction | None = None
+        self.fineness: list[dict[str, Any]] = []
 
     def see(self, frame: VideoFrame, peak: bool) -> None:
         """Take the next frame; a `peak` is between it and the one before."""
@@ -129,6 +140,7 @@ class Sampler:
         tick = int((time - self._start) * self._rate)
         if peak:
             self.finish()
+            self._next_fine = None
         self._previous = frame
         if peak or tick >= self._next_tick:
             self._next_tick = tick + 1
@@ -141,7 +153,15 @@ class Sampler:
         pts = self._previous.pts or 0
         picture = make_upright(self._previous, self._config.short_side, self._pixel_aspect)
         self._writer.add(pts, float(pts * self._time_base), picture)
+        self._measure_fineness(self._previous, pts)
         self._previous = None
+
+    def _measure_fineness(self, frame: VideoFrame, pts: int) -> None:
+        if self._next_fine is not None and pts * self._time_base < self._next_fine:
+            return
+        self._next_fine = pts * self._time_base + FINENESS_EVERY_S
+        if (value := fineness(read_luma(frame))) is not None:
+            self.fineness.append({"pts": pts, "value": value})
 
 
 class Joins:
@@ -185,7 +205,7 @@ def scan_file(path: Path, store: Path, config: Sampling, demuxer: str | None = N
                     sampler.see(frame, joined or is_peak(signals.change, config) or any(damages[-2:]))
             sampler.finish()
             _check_damage(path, damages, decoding, config)
-        return _make_columns(signals, damages, decoding, stream, joins)
+        return _make_columns(signals, damages, decoding, stream, joins) | {"fineness": sampler.fineness}
 
 
 def _check_damage(path: Path, damages: "array[int]", decoding: FullPass, config: Sampling) -> None:
