@@ -93,10 +93,22 @@ class Recorder:
         self.thumbnails += make_thumbnail(planes)
         self._before = planes
 
+    def read_last_luma(self) -> NDArray[np.uint8]:
+        """Return the luma values of the last frame's thumbnail."""
+        width, height = THUMBNAIL_SIZES[0]
+        start = len(self.thumbnails) - THUMBNAIL_BYTES
+        return np.frombuffer(bytes(self.thumbnails[start : start + width * height]), np.uint8)
+
     def columns(self) -> dict[str, Any]:
         """Return the signals by name: arrays [frames], and the thumbnails as bytes."""
         lists = {name: np.array(getattr(self, name)) for name in COLUMNS[:5]}
         return lists | {"thumbnails": bytes(self.thumbnails)}
+
+
+def correlate(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> float:
+    """Return the correlation, -1 to 1, of two lists of values; 0 where one is flat."""
+    a, b = first - first.mean(), second - second.mean()
+    return float(a @ b / max(float(np.sqrt((a @ a) * (b @ b))), 1e-6))
 
 
 def make_thumbnail(planes: Planes) -> bytes:

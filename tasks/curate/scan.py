@@ -23,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
+from numpy.typing import NDArray
 from prefect import task
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -33,7 +34,7 @@ from tasks.caching import Step, find, find_or_compute, make_key, make_lineage, s
 from tasks.child_process import run_in_child
 from tasks.frame_store import FrameWriter, frame_writer
 from tasks.manifest import ERROR_FIELDS, ManifestRef, make_table, read_rows, remove_asides
-from tasks.signals import Recorder, find_neighbours, read_luma, shrink_frame
+from tasks.signals import Recorder, correlate, find_neighbours, read_luma, shrink_frame
 from tasks.source_files import read_as
 from tasks.video import FullPass, SourceVideo, count_decoders, make_upright, name_demuxer, open_video, read_shown_size
 
@@ -119,8 +120,16 @@ def is_peak(change: Sequence[float], config: Sampling) -> bool:
     return bool(newest >= config.peak_change and newest >= config.peak_ratio * usual)
 
 
+SOON_S = Fraction(1, 10)
+"""Where the picture changes fast, a stored frame is followed by one so long after it, for motion to be measured."""
+
+UNLIKE = 0.4
+"""Two stored pictures whose small lumas correlate less than this may be too far apart for that."""
+
+
 class Sampler:
-    """The choice of frames for the store: the first and the last, some each second, and both sides of each peak."""
+    """The choice of frames for the store: the first and the last, some each second, and both sides of each peak. One
+    that is unlike the one before, as in a fast pan or at a shot's beginning, is followed by another SOON_S later."""
 
     def __init__(self, writer: FrameWriter, config: Sampling, stream: VideoStream) -> None:
         self._writer, self._config = writer, config
@@ -131,10 +140,12 @@ class Sampler:
         self._next_tick = 0
         self._previous: VideoFrame | None = None
         self._next_fine: Fraction | None = None
+        self._last_stored: NDArray[np.uint8] | None = None
+        self._soon: Fraction | None = None
         self.fineness: list[dict[str, Any]] = []
 
-    def see(self, frame: VideoFrame, peak: bool) -> None:
-        """Take the next frame; a `peak` is between it and the one before."""
+    def see(self, frame: VideoFrame, peak: bool, luma: NDArray[np.uint8]) -> None:
+        """Take the next frame; a `peak` is between it and the one before, `luma` is that of its thumbnail."""
         time = (frame.pts or 0) * self._time_base
         self._start = time if self._start is None else self._start
         tick = int((time - self._start) * self._rate)
@@ -144,6 +155,11 @@ class Sampler:
         self._previous = frame
         if peak or tick >= self._next_tick:
             self._next_tick = tick + 1
+            is_unlike = peak or self._last_stored is None or correlate(self._last_stored, luma) < UNLIKE
+            self._last_stored, self._soon = luma, time + SOON_S if is_unlike else None
+            self.finish()
+        elif self._soon is not None and time >= self._soon:
+            self._soon = None
             self.finish()
 
     def finish(self) -> None:
@@ -202,7 +218,8 @@ def scan_file(path: Path, store: Path, config: Sampling, demuxer: str | None = N
                 signals.add(frame.pts or 0, shrink_frame(frame))
                 damages.append(damaged)
                 if not damaged:
-                    sampler.see(frame, joined or is_peak(signals.change, config) or any(damages[-2:]))
+                    peak = joined or is_peak(signals.change, config) or any(damages[-2:])
+                    sampler.see(frame, peak, signals.read_last_luma())
             sampler.finish()
             _check_damage(path, damages, decoding, config)
         return _make_columns(signals, damages, decoding, stream, joins) | {"fineness": sampler.fineness}

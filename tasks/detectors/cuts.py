@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.detectors.boundary import LUMA, Boundary, Floats, measure_distance
-from tasks.signals import HELD, Signals, find_neighbours
+from tasks.signals import HELD, Signals, correlate, find_neighbours
 
 
 class CutSettings(BaseModel):
@@ -104,9 +104,7 @@ def is_alike(signals: Signals, i: int) -> bool:
 
 def correlate_lumas(signals: Signals, i: int) -> float:
     """Return the correlation, -1 to 1, of the lumas of frame i and of the one before; 0 where one is flat."""
-    a, b = signals.thumbnails[i - 1 : i + 1, :LUMA].astype(np.float32)
-    a, b = a - a.mean(), b - b.mean()
-    return float(a @ b / max(float(np.sqrt((a @ a) * (b @ b))), 1e-6))
+    return correlate(signals.thumbnails[i - 1, :LUMA], signals.thumbnails[i, :LUMA])
 
 
 def replaces_still(signals: Signals, i: int, settings: CutSettings) -> bool:

@@ -100,8 +100,19 @@ def test_the_store_has_two_frames_a_second_the_ends_and_both_sides_of_the_cut(sc
     times = read_frame_times(root / row["frame_store"])
     frames = [pts // TICKS for pts, _ in times]
     assert {0, 12, 24, 36, 39, 40, 48, 60, 69} <= set(frames)
-    assert len(frames) <= 13
+    assert len(frames) <= 15
     assert all(time_s == pts / 12288 for pts, time_s in times)
+
+
+def test_a_fast_pan_has_frames_soon_after_the_others_and_a_slow_one_at_its_beginning_alone(tmp_path: Path):
+    def stored(speed: float) -> set[float]:
+        path = tmp_path / f"{speed}.mp4"
+        write_video(path, render_shot(Scene(4), Camera(pan=speed), 60, 30, (160, 96)), 30)
+        store = tmp_path / row_of(tmp_path, path)["frame_store"]
+        return {round(time_s, 2) for _, time_s in read_frame_times(store)} - {0.03, 0.07, 0.13, 0.17}
+
+    assert stored(2.0) == {0.0, 0.5, 0.6, 1.0, 1.1, 1.5, 1.6, 1.97}
+    assert stored(0.1) == {0.0, 0.1, 0.5, 1.0, 1.5, 1.97}
 
 
 def test_stored_frames_show_the_picture(scanned: tuple[Path, ManifestRef]):
@@ -121,7 +132,7 @@ def test_stored_frames_are_shrunk_and_thinned_as_asked(tmp_path: Path, footage: 
     pts = [pts for pts, _ in read_frame_times(store)]
     assert load_frames(store, pts).shape[1:] == (32, 48, 3)
     assert {pts // TICKS for pts in pts} >= {0, 24, 39, 40, 48, 69}
-    assert len(pts) <= 10
+    assert len(pts) <= 12
 
 
 def test_a_variable_rate_is_sampled_by_time_and_not_by_index(tmp_path: Path, footage: Path):
