@@ -46,7 +46,7 @@ STRAY = 0.2
 
 BAR = 0.95
 
-CLASSES: tuple[MotionClass, ...] = get_args(MotionClass)
+CLASSES: tuple[MotionClass, ...] = tuple(motion for motion in get_args(MotionClass) if motion != "unknown")
 
 AXES: Mapping[str, int] = {"pan": 0, "tilt": 1, "zoom": 2, "roll": 3}
 

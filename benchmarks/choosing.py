@@ -21,10 +21,11 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.synthetic import make_dataset  # noqa: E402
+from tasks.clip_columns import measure_seconds  # noqa: E402
 from tasks.curate.dedup import link_hashes  # noqa: E402
 from tasks.curate.report import ReportConfig, write_report  # noqa: E402
 from tasks.curate.select import read_measures  # noqa: E402
-from tasks.keep_rules import judge_clips, measure_seconds, paper  # noqa: E402
+from tasks.keep_rules import judge_clips, paper  # noqa: E402
 from tasks.keep_verdicts import count_funnel, make_verdict_columns  # noqa: E402
 from tasks.manifest import read_manifest_ref  # noqa: E402
 

@@ -52,7 +52,7 @@ LOOK = (
     PHASH,
     Measure("sharpness", FLOAT, "sharpness", "0 blurred to 1 sharp", absent=OLDER),
     Measure("exposure", FLOAT, "exposure", "-1 crushed to black, 0 neither, 1 blown out to white"),
-    Measure("blockiness", FLOAT, "blockiness", "1 no grid of a codec, 2 a plain one"),
+    Measure("blockiness", FLOAT, "blockiness", "1 no grid of a codec, 2 a plain one", absent=OLDER),
     Measure("bar_top", INTEGER, "height of the black bar at the top", "pixels"),
     Measure("bar_bottom", INTEGER, "height of the black bar at the bottom", "pixels"),
     Measure("bar_left", INTEGER, "width of the black bar on the left", "pixels"),
@@ -108,6 +108,7 @@ STILL_CHANGE = 0.05
 JOIN = (
     Measure("change", FLOAT, "mean change from frame to frame", "0 identical to 255"),
     Measure("frozen_s", FLOAT, "longest freeze", "seconds", absent=OLDER),
+    Measure("fineness", FLOAT, "true detail", "0 to 1, of what the pixels can show; low: enlarged", absent=OLDER),
 )
 """What `join` works out of the scan's signals."""
 

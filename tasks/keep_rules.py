@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.measures.camera import MotionClass
+from tasks.cleanest import find_repeats
+from tasks.clip_columns import Values, is_measured, measure_seconds, read_floats
 from tasks.clip_measures import MEASURES, STILL_CHANGE, Measure, find_excused
 
 Mask = NDArray[np.bool_]
 Bits = NDArray[np.uint16]
-Values = NDArray[np.floating]
 
 GRACE_S = 1e-6
 """A length that is exact as a fraction may be this much below its threshold in floating point."""
@@ -193,7 +194,7 @@ NEEDS = tuple(
         [
             *("video_id", "start_s", "end_s", "shot_start_pts", "width", "height", "change", "camera_motion"),
             *(axis.column for axis in AXES),
-            "sharpness",
+            *("fineness", "blockiness", "sharpness"),
             "dedup_group",
             "note",
         ]
@@ -279,52 +280,6 @@ def find_cut(values: Values, share: float, upper: bool = False) -> float:
     return float(np.partition(finite, place)[place])
 
 
-def find_repeats(clips: pa.Table, eligible: Mask) -> Mask:
-    """Return which clips repeat another: in each `dedup_group`, all but those of the best shot.
-
-    The best shot has the most pixels; then the sharpest picture, where that was measured; then the most eligible
-    seconds; then it is the first. Only `eligible` clips, those that no other rule drops, are worth keeping: a group
-    without any has no repetitions.
-    """
-    group, shot = encode_values(clips, "dedup_group"), encode_values(clips, "video_id", "shot_start_pts")
-    rows = np.flatnonzero((group >= 0) & eligible)
-    shots, member = np.unique(shot[rows], return_inverse=True)
-    # A shot is of one group but for pieces that look like different others; each pair is judged for itself.
-    pairs, lead, member = np.unique(group[rows] * (len(shots) + 1) + member, return_index=True, return_inverse=True)
-    count = np.bincount(member, minlength=len(pairs))
-    length = np.bincount(member, weights=measure_seconds(clips)[rows], minlength=len(pairs))
-    sharpness = np.bincount(member, weights=_read_sharpness(clips)[rows], minlength=len(pairs)) / count
-    pixels = (_read_integers(clips, "width") * _read_integers(clips, "height"))[rows[lead]]
-    groups = group[rows[lead]]
-    ranked = np.lexsort((lead, -length, -sharpness, -pixels, groups))
-    names, best = np.unique(groups[ranked], return_index=True)
-    wanted = np.full(int(group.max(initial=-1)) + 2, -1)
-    wanted[names] = shot[rows[lead[ranked[best]]]]
-    return (wanted[group] >= 0) & (wanted[group] != shot)
-
-
-def measure_seconds(clips: pa.Table) -> NDArray[np.float64]:
-    """Return the length of each clip."""
-    return clips["end_s"].to_numpy() - clips["start_s"].to_numpy()
-
-
-def read_floats(clips: pa.Table, column: str) -> Values:
-    """Return a column of numbers in its own precision, NaN for null; float32 when all are null."""
-    values = clips[column].to_numpy()
-    return values if np.issubdtype(values.dtype, np.floating) else values.astype(np.float32)
-
-
-def encode_values(clips: pa.Table, *names: str) -> NDArray[np.int64]:
-    """Return a number for each combination of the columns' values, the same for the same values; -1 for null."""
-    found = np.zeros(len(clips), np.int64)
-    for name in names:
-        column = clips[name].combine_chunks()
-        column = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
-        index = column.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
-        found = np.where((index < 0) | (found < 0), -1, found * len(column.dictionary) + index)
-    return found
-
-
 def paper() -> SelectConfig:
     """Return the thresholds that the Stable Video Diffusion paper chose: drop a quarter by motion, aesthetics and text,
     and half by CLIP score; and its rule that text covers at most 7 % of the picture."""
@@ -368,11 +323,6 @@ def _format_ignored(axis: Axis, setting: str, value: float) -> str:
     return f"{setting} {value:g} is ignored: nobody measured {axis.column}, so nothing is dropped by it"
 
 
-def is_measured(clips: pa.Table, column: str) -> bool:
-    """Return whether any clip has a value in the column."""
-    return column in clips.column_names and clips[column].null_count < len(clips)
-
-
 def _find_unmeasured(clips: pa.Table, columns: list[str]) -> Mask:
     failed = np.zeros(len(clips), bool)
     for name in dict.fromkeys(columns):
@@ -387,13 +337,3 @@ def _match_names(column: pa.ChunkedArray, names: tuple[str, ...]) -> Mask:
     encoded = encoded if pa.types.is_dictionary(encoded.type) else encoded.dictionary_encode()
     wanted = np.array([*(name in names for name in encoded.dictionary.to_pylist()), False])
     return wanted[encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)]
-
-
-def _read_sharpness(clips: pa.Table) -> Values:
-    """Return the sharpness, 0 where it was not measured."""
-    measured = is_measured(clips, "sharpness")
-    return np.nan_to_num(read_floats(clips, "sharpness").astype(np.float64)) if measured else np.zeros(len(clips))
-
-
-def _read_integers(clips: pa.Table, column: str) -> NDArray[np.int64]:
-    return clips[column].fill_null(0).to_numpy().astype(np.int64)

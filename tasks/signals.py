@@ -4,8 +4,9 @@ Luma is 0 (black) to 255 (white), chroma -128 to 128, in whatever range the vide
 0.2 ms this way, and ten times as long through swscale to RGB.
 
 A frame's signals are its `change` to the frame before (mean absolute difference, the mean of the three planes', 0 to
-255; 0 for the first), its mean `luma`, the `deviation` of luma, its `detail` (mean square of luma less its
-mean over 5x5 pixels) and a `thumbnail`: the planes shrunk to THUMBNAIL_SIZES, one byte a value, 128 added to chroma.
+255; 0 for the first frame and for one of another size), its mean `luma`, the `deviation` of luma, its `detail` (mean
+square of luma less its mean over 5x5 pixels) and a `thumbnail`: the planes shrunk to THUMBNAIL_SIZES, one byte a value,
+128 added to chroma.
 """
 
 import math
@@ -84,17 +85,30 @@ class Recorder:
         """Measure the next frame and compare it with the one before."""
         mean, deviation = cv2.meanStdDev(planes[0])
         self.pts.append(pts)
-        self.change.append(measure_difference(planes, self._before) if self._before else 0.0)
+        same_size = self._before is not None and planes[0].shape == self._before[0].shape
+        self.change.append(measure_difference(planes, self._before) if self._before and same_size else 0.0)
         self.luma.append(float(mean[0, 0]))
         self.deviation.append(float(deviation[0, 0]))
         self.detail.append(measure_detail(planes[0]))
         self.thumbnails += make_thumbnail(planes)
         self._before = planes
 
+    def read_last_luma(self) -> NDArray[np.uint8]:
+        """Return the luma values of the last frame's thumbnail."""
+        width, height = THUMBNAIL_SIZES[0]
+        start = len(self.thumbnails) - THUMBNAIL_BYTES
+        return np.frombuffer(bytes(self.thumbnails[start : start + width * height]), np.uint8)
+
     def columns(self) -> dict[str, Any]:
         """Return the signals by name: arrays [frames], and the thumbnails as bytes."""
         lists = {name: np.array(getattr(self, name)) for name in COLUMNS[:5]}
         return lists | {"thumbnails": bytes(self.thumbnails)}
+
+
+def correlate(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> float:
+    """Return the correlation, -1 to 1, of two lists of values; 0 where one is flat."""
+    a, b = first - first.mean(), second - second.mean()
+    return float(a @ b / max(float(np.sqrt((a @ a) * (b @ b))), 1e-6))
 
 
 def make_thumbnail(planes: Planes) -> bytes:
@@ -124,6 +138,15 @@ def shrink_frame(frame: VideoFrame) -> Planes:
         for plane, side in zip(frame.planes, SHORT_SIDES, strict=True)
     ]
     return stretch(shrunk, full_range)
+
+
+def read_luma(frame: VideoFrame) -> NDArray[np.uint8]:
+    """Return the frame's luma as coded, uint8 [height, width] in its own pixels."""
+    if frame.format.name not in PLANES_OF_8_BITS or frame.planes[0].line_size <= 0:
+        return frame.reformat(format="gray").to_ndarray().astype(np.uint8, copy=False)
+    plane = frame.planes[0]
+    whole = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
+    return whole[: plane.height, : plane.width]
 
 
 def shrink(plane: NDArray[np.uint8], short_side: int) -> NDArray[np.uint8]:

@@ -28,6 +28,7 @@ from pydantic import BaseModel, ConfigDict
 from models.errors import BadInput, BadMedia, DecodeLimit, EncoderOutOfMemory
 from models.pictures import Frames
 from tasks.child_process import run_program
+from tasks.clocks import GuessedClock, SteadyClock, can_be_set_back
 from tasks.limits import LONGEST_LIMIT_S, Limits, get_limits
 from tasks.manifest import publish
 from tasks.written_colours import make_film_pictures
@@ -209,40 +210,22 @@ def open_video(
         raise BadMedia(f"{path}: cannot be read as a video ({error.strerror}). {advice}") from error
 
 
-class _Clock:
-    """Frame times as ffmpeg guesses them: a frame's pts, or its dts in files whose pts run backwards more often
-    (libav's guess_correct_pts; H.264 in AVI is one)."""
-
-    def __init__(self) -> None:
-        self._last: dict[str, int] = {}
-        self._faults = {"pts": 0, "dts": 0}
-
-    def set_time(self, frame: VideoFrame) -> int | None:
-        """Set the frame's pts to the time to use, and return it."""
-        given = {"pts": frame.pts, "dts": frame.dts}
-        for name, time in given.items():
-            if time is not None:
-                self._faults[name] += time <= self._last.get(name, time - 1)
-                self._last[name] = time
-        if given["pts"] is None or (given["dts"] is not None and self._faults["pts"] > self._faults["dts"]):
-            frame.pts = given["dts"]
-        return frame.pts
-
-
 class FullPass:
     """One decode of an opened video from start to end.
 
     It counts `lost` packets, which are missing or contain no picture that can be decoded, and `dropped` frames, which
-    have no time or one that is not after the frame before.
+    have no time or one that is not after the frame before. `resets` are the times at which its clock was set back:
+    from there on, times are those of a clock that goes on, as `read_frames` has them too.
     """
 
     def __init__(self, container: InputContainer, stream: VideoStream) -> None:
         self._container, self._stream = container, stream
-        self._clock = _Clock()
+        self._clock, self._steady = GuessedClock(), SteadyClock(stream.time_base or Fraction(1))
         self._last_pts: int | None = None
         self._damage_pts: int | None = None
         self.lost = 0
         self.dropped = 0
+        self.resets: list[int] = []
 
     def frames(self) -> Iterator[tuple[VideoFrame, bool]]:
         """Yield every frame with a usable time, in order, and whether it is damaged: repaired by the decoder, or shown
@@ -252,11 +235,13 @@ class FullPass:
         for packet in self._container.demux(self._stream):
             packets += bool(packet.size)
             for frame in self._decode(packet):
-                pts = self._clock.set_time(frame)
-                if pts is None or (self._last_pts is not None and pts <= self._last_pts):
+                given = self._clock.set_time(frame)
+                pts, reset = self._steady.set_time(given) if given is not None else (None, False)
+                if pts is None:
                     self.dropped += 1
                     continue
-                self._last_pts = pts
+                frame.pts = self._last_pts = pts
+                self.resets += [pts] if reset else []
                 yield frame, self._is_damaged(frame, pts)
         self.lost += max(0, indexed - packets)
 
@@ -302,15 +287,19 @@ def read_frames(
 ) -> Iterator[tuple[Fraction, av.VideoFrame]]:
     """Decode the frames shown in [start_s, end_s): their times in seconds and the frames, in order of presentation.
 
-    It seeks to the keyframe before the start, so that only this span is decoded. Raises BadMedia.
+    It seeks to the keyframe before the start, so that only this span is decoded; a file whose clock is set back
+    somewhere is decoded from its start. Raises BadMedia.
     """
+    from_start = start_s <= 0 or is_set_back(path, demuxer)
     with open_video(path, demuxer=demuxer) as (container, stream):
         time_base = stream.time_base or Fraction(1)
-        if start_s > 0:
+        if not from_start:
             container.seek(int(start_s / time_base), stream=stream)
-        clock = _Clock()
+        clock, steady = GuessedClock(), SteadyClock(time_base)
         for frame in container.decode(stream):
             pts = clock.set_time(frame)
+            if pts is not None and from_start:
+                pts, _ = steady.set_time(pts)
             if pts is None:
                 continue
             time = pts * time_base
@@ -318,6 +307,17 @@ def read_frames(
                 return
             if time >= start_s:
                 yield time, frame
+
+
+def is_set_back(path: Path, demuxer: str | None = None) -> bool:
+    """Say whether the clock of a file is set back somewhere, from its packets where its kind allows that. Raises
+    BadMedia."""
+    with open_video(path, threads=1, demuxer=demuxer) as (container, stream):
+        if not can_be_set_back(container.format.name):
+            return False
+        clock = SteadyClock(stream.time_base or Fraction(1))
+        times = (packet.dts for packet in container.demux(stream))
+        return any(clock.set_time(time)[1] for time in times if time is not None)
 
 
 def _refuse_what_is_no_video(path: Path) -> None:

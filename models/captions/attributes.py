@@ -45,7 +45,7 @@ def compose(clip: Mapping[str, Any]) -> str:
 def describe_camera(clip: Mapping[str, Any]) -> str:
     """Say what the camera does, such as "slowly pans left across"."""
     motion, strength = clip.get("camera_motion"), clip.get("camera_strength")
-    if motion is None or strength is None:
+    if motion in (None, "unknown") or strength is None:
         return "shows"
     sense = "clockwise" if (clip.get("camera_roll") or 0.0) > 0 else "counter-clockwise"
     verb = MOVES[motion].format(sense=sense)

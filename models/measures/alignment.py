@@ -48,6 +48,9 @@ EVIDENCE = 0.75
 FAR_MATCH = 0.65
 """when the pictures then correlate this well: the best of many shifts of unrelated pictures reaches 0.55."""
 
+FLAT = 0.2
+"""Deviation of a picture of even contrast below which it shows noise rather than texture."""
+
 MIN_MATCH = 0.25
 """Pictures that correlate less than this after a small motion did not move as a whole."""
 
@@ -124,6 +127,15 @@ def refine(before: Gray, after: Gray, start: Alignment) -> tuple[Alignment, floa
         match = correlation(first, *move_back(second, alignment))
         alignment = alignment.scaled(1 / scale)
     return alignment, match
+
+
+def measure_match(before: Gray, after: Gray, alignment: Alignment) -> float:
+    """Return how well an alignment explains the second picture, -1..1: their correlation once it is moved back; 1 where
+    neither has texture to tell."""
+    first, second, scale = _shrink_pair(before, after, REFINED_SIDES[-1])
+    if max(float(first.std()), float(second.std())) < FLAT:
+        return 1.0
+    return correlation(first, *move_back(second, alignment.scaled(scale)))
 
 
 def move_back(second: NDArray, alignment: Alignment) -> tuple[NDArray, NDArray[np.bool_]]:

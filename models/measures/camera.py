@@ -7,7 +7,7 @@ when it pans right the picture slides to the left, when it tilts up the picture 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal, get_args
 
@@ -16,13 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import BadInput
-from models.measures.alignment import make_positions
+from models.measures.alignment import Alignment, make_positions, measure_match
 from models.measures.flow import Flow, Gray, choose_flow_size, farneback, stays_inside
 
 MotionClass = Literal[
-    "static", "pan_left", "pan_right", "tilt_up", "tilt_down", "zoom_in", "zoom_out", "roll", "complex"
+    "static", "pan_left", "pan_right", "tilt_up", "tilt_down", "zoom_in", "zoom_out", "roll", "complex", "unknown"
 ]
-"""What a camera does; both senses of roll are one class."""
+"""What a camera does; both senses of roll are one class. Of an `unknown` one it could not be measured: it is no class
+of motion, and above all not static."""
 
 MOTIONS: tuple[MotionClass, ...] = get_args(MotionClass)
 
@@ -40,6 +41,13 @@ STEADY_SHARE = 0.5
 
 MIN_STEP_S = 0.1
 """Frames closer together than this are skipped, so that noise is not multiplied by the frame rate."""
+
+LOST_MATCH = 0.4
+"""Two pictures that correlate less than this after the camera's motion is taken back were lost: that was not it. A
+camera that was found leaves 0.7 and more, pictures that share nothing at most 0.2."""
+
+KNOWN_SHARE = 0.5
+"""Share of the time in which the camera must not be lost; below it the camera's motion is unknown."""
 
 TEXTURE_FLOOR = 0.75
 """Gray levels per pixel: a neighbourhood with such slopes counts half in the fit, with weaker ones less."""
@@ -78,6 +86,21 @@ class _Step:
     roll: float
     rest: float
     magnitude: float
+    match: float
+
+    def stretched(self, seconds: float) -> "_Step":
+        """Return the step as it would be at the same speeds over another time."""
+        times = seconds / self.seconds
+        return replace(
+            self,
+            seconds=seconds,
+            pan=self.pan * times,
+            tilt=self.tilt * times,
+            zoom=self.zoom * times,
+            roll=self.roll * times,
+            rest=self.rest * times,
+            magnitude=self.magnitude * times,
+        )
 
 
 def speed_along(motion: str, speed: float) -> float:
@@ -94,30 +117,45 @@ FlowOfFrames = Callable[[NDArray[np.uint8], NDArray[np.uint8]], Flow]
 """The flow between two uint8 RGB frames, [height, width, 2] in pixels of the size in which flow is measured."""
 
 
+FrameSoonAfter = Callable[[int], tuple[NDArray[np.uint8], float] | None]
+"""A frame that follows soon after the one of this index, and its time; None where there is none."""
+
+
 def measure_motion(
     frames: Sequence[NDArray[np.uint8]] | NDArray[np.uint8],
     times_s: Sequence[float],
     finer_flow: FlowOfFrames | None = None,
+    find_soon: FrameSoonAfter | None = None,
 ) -> CameraMotion:
     """Measure a clip: uint8 RGB [frames, height, width, 3], shown at the rising times `times_s`.
 
-    Frames are taken one by one, in order, so that a sequence may read each when it is needed.
+    Frames are taken one by one, in order, so that a sequence may read each when it is needed. Where the camera is so
+    fast that it is lost between two frames, the speed is that up to the frame that `find_soon` finds, if any.
     The flow is Farneback's unless `finer_flow` is given. Raises BadInput when there are fewer than two frames, or not
     one time for each.
     """
     if len(frames) != len(times_s) or len(frames) < 2:
         raise BadInput(f"Motion needs two or more frames and a time for each, not {len(frames)} and {len(times_s)}.")
     chosen = _choose_frames(times_s)
-    frame = frames[chosen[0]]
-    gray = convert_to_gray(frame)
-    radius, steps = mean_radius(*gray.shape), []
+    frame, steps = frames[chosen[0]], []
+    radius = mean_radius(*convert_to_gray(frame).shape)
     for i, j in pairwise(chosen):
-        next_frame = frames[j]
-        next_gray = convert_to_gray(next_frame)
-        flow = finer_flow(frame, next_frame) if finer_flow else farneback(gray, next_gray)
-        steps.append(_measure_step(gray, flow, times_s[j] - times_s[i]))
-        frame, gray = next_frame, next_gray
+        next_frame, seconds = frames[j], times_s[j] - times_s[i]
+        step = _measure_pair(frame, next_frame, seconds, finer_flow)
+        if step.match < LOST_MATCH and find_soon and (soon := find_soon(i)):
+            other = _measure_pair(frame, soon[0], soon[1] - times_s[i], finer_flow)
+            step = max(step, other.stretched(seconds), key=lambda one: one.match)
+        steps.append(step)
+        frame = next_frame
     return _summarise_steps(steps, radius)
+
+
+def _measure_pair(
+    frame: NDArray[np.uint8], other: NDArray[np.uint8], seconds: float, finer_flow: FlowOfFrames | None
+) -> _Step:
+    gray, other_gray = convert_to_gray(frame), convert_to_gray(other)
+    flow = finer_flow(frame, other) if finer_flow else farneback(gray, other_gray)
+    return _measure_step(gray, other_gray, flow, seconds)
 
 
 def convert_to_gray(frame: NDArray[np.uint8]) -> Gray:
@@ -184,7 +222,7 @@ def _choose_frames(times_s: Sequence[float]) -> list[int]:
     return chosen if len(chosen) > 1 else [0, len(times_s) - 1]
 
 
-def _measure_step(before: Gray, flow: Flow, seconds: float) -> _Step:
+def _measure_step(before: Gray, after: Gray, flow: Flow, seconds: float) -> _Step:
     seen = stays_inside(flow)
     turn, shift = fit_similarity(flow, measure_texture(before) * seen)
     side = min(before.shape)
@@ -198,6 +236,7 @@ def _measure_step(before: Gray, flow: Flow, seconds: float) -> _Step:
         roll=float(np.rad2deg(np.angle(turn))),
         rest=float(rest[seen].mean() / side) if seen.any() else 0.0,
         magnitude=float(np.hypot(flow[..., 0], flow[..., 1]).mean() / side),
+        match=measure_match(before, after, Alignment(turn, shift)),
     )
 
 
@@ -210,6 +249,14 @@ def measure_texture(gray: Gray) -> NDArray[np.float32]:
 
 
 def _summarise_steps(steps: list[_Step], radius: float) -> CameraMotion:
+    """Return the motion over the steps in which the camera was not lost; over all, as unknown, where these are few."""
+    known = [step for step in steps if step.match >= LOST_MATCH]
+    if sum(step.seconds for step in known) < KNOWN_SHARE * sum(step.seconds for step in steps):
+        return replace(_summarise_known(steps, radius), motion="unknown")
+    return _summarise_known(known, radius)
+
+
+def _summarise_known(steps: list[_Step], radius: float) -> CameraMotion:
     seconds = np.array([step.seconds for step in steps])
     speeds = np.array([[s.pan, s.tilt, s.zoom, s.roll] for s in steps]) / seconds[:, None]
     moves = speeds * np.array([1.0, 1.0, radius, radius * np.pi / 180])

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import ffmpeg
 
 from models.errors import BadMedia, NoKeyframes
+from tasks.clocks import SteadyClock, can_be_set_back, find_jump
 from tasks.video import find_ffmpeg, make_film_options, name_demuxer, open_video
 
 SEEK_EARLY_S, READ_ON_S = 3, 5
@@ -33,13 +34,14 @@ class Packet(NamedTuple):
 
 
 class PacketIndex(NamedTuple):
-    """The packets of a file's main video stream in decoding order, that stream's number and time base, and the demuxer
-    that found them."""
+    """The packets of a file's main video stream in decoding order, that stream's number and time base, the demuxer that
+    found them, and whether its clock is set back somewhere."""
 
     packets: tuple[Packet, ...]
     stream: int
     time_base: Fraction
     demuxer: str | None = None
+    set_back: bool = False
 
 
 class Cut(NamedTuple):
@@ -55,12 +57,16 @@ def read_index(path: Path, demuxer: str | None = None) -> PacketIndex:
     """Read the packets of a file without decoding, by the `demuxer` that probing it found. Raises BadMedia when it
     cannot be read or a packet has no time."""
     with open_video(path, threads=1, demuxer=demuxer) as (container, stream):
-        read = [(packet.pts, packet.is_keyframe) for packet in container.demux(stream) if _is_shown(packet)]
+        whole = [(p.pts, p.dts, p.is_keyframe) for p in container.demux(stream) if _is_shown(p)]
+        read = [(pts, keyframe) for pts, _, keyframe in whole]
         packets = tuple(Packet(pts, keyframe) for pts, keyframe in read if pts is not None)
         if len(packets) < len(read) or not packets:
             raise BadMedia(f"{path}: its packets have no times, so nothing can be cut out of it. Convert it to mp4.")
         found = name_demuxer(container.format.name)
-        return PacketIndex(packets, stream.index, stream.time_base or Fraction(1), found)
+        clock = SteadyClock(stream.time_base or Fraction(1))
+        stored = (dts for _, dts, _ in whole if dts is not None)
+        set_back = can_be_set_back(container.format.name) and any(clock.set_time(dts)[1] for dts in stored)
+        return PacketIndex(packets, stream.index, stream.time_base or Fraction(1), found, set_back)
 
 
 def _is_shown(packet: Any) -> bool:
@@ -106,16 +112,29 @@ def make_encode_command(
     """Return the ffmpeg command that encodes exactly the frames shown in [start_pts, end_pts), at their own times,
     upright."""
     source = ffmpeg.input(str(path.absolute()), **_limit_input(index, start_pts, end_pts), noaccurate_seek=None)
-    frames = source[str(index.stream)].filter("trim", start_pts=start_pts, end_pts=end_pts)
+    timed = source[str(index.stream)]
+    timed = timed.filter("setpts", make_steady(index.time_base)) if index.set_back else timed
+    frames = timed.filter("trim", start_pts=start_pts, end_pts=end_pts)
     even = frames.filter("setpts", f"PTS-{start_pts}").filter("pad", "ceil(iw/2)*2", "ceil(ih/2)*2")
     options = {"vcodec": "libx264", "pix_fmt": "yuv420p", "crf": crf, "preset": "medium", "threads": 1}
     times = {"fps_mode": "passthrough", "enc_time_base": "demux"}
     return _compile_command(even, target, {**options, **times, **DETERMINISTIC})
 
 
+def make_steady(time_base: Fraction) -> str:
+    """Return the expression of ffmpeg's setpts that does what SteadyClock does: 0 is the last time, 1 the last step, 2
+    the shift, 3 the time of this frame."""
+    jump = find_jump(time_base)
+    back = f"gt(N,0)*lt(PTS+ld(2),ld(0)-{jump})"
+    step = f"if(gt(N,0)*gt(ld(3),ld(0))*lt(ld(3)-ld(0),{jump}),st(1,ld(3)-ld(0)))"
+    return f"if(eq(N,0),st(1,1));if({back},st(2,ld(0)+ld(1)-PTS));st(3,PTS+ld(2));{step};st(0,ld(3))"
+
+
 def _limit_input(index: PacketIndex, start_pts: int, end_pts: int) -> dict[str, Any]:
     """Return input options that keep the file's own times and read little more than [start_pts, end_pts), and no other
-    file."""
+    file; of a file whose clock is set back all is read."""
+    if index.set_back:
+        return {"copyts": None, **make_film_options(index.demuxer)}
     beginning = min(packet.pts for packet in index.packets) * index.time_base
     early = start_pts * index.time_base - SEEK_EARLY_S
     seek = early > beginning

@@ -19,7 +19,7 @@ import pyarrow as pa
 from prefect import task
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.errors import BadMedia
+from models.errors import BadMedia, NoKeyframes
 from tasks.attempts import tried
 from tasks.caching import Step, find_or_compute, make_lineage
 from tasks.child_process import run_in_child
@@ -36,7 +36,7 @@ from tasks.manifest import ERROR_FIELDS, ManifestRef, digest_file, make_table, p
 from tasks.source_files import read_as
 from tasks.video import SourceVideo, name_clip, name_demuxer, run_ffmpeg
 
-VERSION = 1
+VERSION = 2
 
 NEEDS = ("clip_id", "video_id", "time_base", "start_pts", "end_pts", "frames", "keep")
 
@@ -127,6 +127,8 @@ def cut_clip(video: SourceVideo, index: PacketIndex, span: CutSpan, config: Clip
     """Cut one clip below `root` and return its columns. A complete file that is already there is only measured."""
     limit_s, item = max(config.limit_floor_s, config.limit_factor * span.seconds()), _name(video, span)
     name = f"clips/{span.clip_id}.{_make_key(video, span, config)}.mp4"
+    if config.mode == "copy" and index.set_back:
+        raise NoKeyframes(f"{item}: its film's clock is set back, so it cannot be copied. Use --clips.mode exact.")
     if config.mode == "copy":
         cut = choose_packets(index.packets, span.start_pts, span.end_pts, item)
         start, end, shown = cut.start_pts, cut.end_pts, len(cut.shown)

@@ -26,8 +26,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tasks import clip_measures
 from tasks.caching import Step, find_or_compute
+from tasks.clip_columns import encode_values
 from tasks.curate.video_manifests import VideoManifests
-from tasks.keep_rules import encode_values
 from tasks.manifest import ManifestRef, read_manifest
 
 VERSION = 1

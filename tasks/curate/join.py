@@ -1,6 +1,7 @@
 """Join: all measurements of each clip in one table, and all facts about each source file in videos.parquet.
 
-`change` is the mean over a clip of the scan's signal of that name, 0 to 255: 0 for identical frames. What a step could
+`change` is the mean over a clip of the scan's signal of that name, 0 to 255: 0 for identical frames, and `fineness` the
+median over those of its frames for which the scan measured it. What a step could
 not measure is null, and the reason is in `error`, as "step: message", or where the clip is too short, which is no
 failure, in `note`. Nothing is decided here.
 """
@@ -32,7 +33,7 @@ from tasks.manifest import (
     write_manifest,
 )
 
-VERSION = 3
+VERSION = 4
 
 FACTS_OF_SCAN = ("frames", "lost", "dropped", "decodes", "frame_store", "error_code", "error_message")
 """Columns of the scan that go into videos.parquet."""
@@ -99,19 +100,23 @@ def join_clips(
 
 
 def read_changes(scan: ManifestRef, split: pa.Table) -> NDArray[np.float64]:
-    """Return the columns of JOIN [clips, 2] of one video's clips, from the changes of each clip's frames without the
-    first, whose change is from what came before the clip; NaN for a clip of one frame."""
+    """Return the columns of JOIN [clips, 3] of one video's clips, from the changes of each clip's frames without the
+    first, whose change is from what came before the clip; NaN for a clip of one frame, and where nothing was
+    measured."""
     if not len(split):
         return np.empty((0, len(clip_measures.JOIN)))
-    row = read_rows(scan, ("pts", "change"))[0]
+    row = read_rows(scan, ("pts", "change", "fineness"))[0]
     pts, change = np.array(row["pts"]), np.array(row["change"])
+    fine = np.array([(one["pts"], one["value"]) for one in row["fineness"] or ()]).reshape(-1, 2)
     measured = []
     for clip in split.select(["start_pts", "end_pts", "time_base"]).to_pylist():
         first, end = np.searchsorted(pts, (clip["start_pts"], clip["end_pts"]))
         inner = change[first + 1 : end]
         ticks = measure_longest_freeze(inner, np.append(pts[first:end], clip["end_pts"]))
         frozen = float(ticks * Fraction(clip["time_base"]))
-        measured.append((float(inner.mean()), frozen) if len(inner) else (np.nan, np.nan))
+        own = fine[(fine[:, 0] >= clip["start_pts"]) & (fine[:, 0] < clip["end_pts"]), 1]
+        finest = float(np.median(own)) if len(own) else np.nan
+        measured.append((*((float(inner.mean()), frozen) if len(inner) else (np.nan, np.nan)), finest))
     return np.array(measured)
 
 

@@ -4,7 +4,9 @@
 freeze, and higher is faster. It depends neither on the resolution nor on the frame rate. Source: Stable Video Diffusion
 (arXiv 2311.15127, C.3): Farneback's flow at 2 frames per second, and RAFT at 800x450 for the last stage, which is the
 engine `raft`. Both work on stored frames, so nothing is decoded, and both give the same units. The camera's columns are
-those of models/measures/camera.py.
+those of models/measures/camera.py. Where the camera is lost between two frames, its speed is measured to a frame that
+the scan stored soon after the first; where it is lost all the same, `camera_motion` is "unknown", the camera's other
+columns and `object_motion` are null, and `motion_score` is what the flow shows, which is too little.
 """
 
 from collections.abc import Sequence
@@ -18,25 +20,29 @@ from prefect import task
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.errors import TooShort
-from models.measures.camera import CameraMotion, FlowOfFrames
+from models.measures.camera import MIN_STEP_S, CameraMotion, FlowOfFrames
 from models.measures.camera import measure_motion as measure_frames
 from models.measures.raft import measure_raft_flow
+from models.pictures import Frames
 from models.weights.hub_cache import ModelName, find_model
 from tasks import clip_measures
 from tasks.attempts import tried
 from tasks.caching import Step
 from tasks.child_process import run_in_child
 from tasks.curate.video_manifests import ClipRow, VideoManifests, make_clip_rows, measure_video
-from tasks.frame_store import FramesOnDemand, read_frame_times
+from tasks.frame_store import FramesOnDemand, load_frames, read_frame_times
 from tasks.manifest import ManifestRef
 
-VERSION = 2
+VERSION = 3
 
 NEEDS = {"scan": ("frame_store",), "split": ("clip_id", "start_pts", "end_pts", "start_s", "end_s")}
 
 SCHEMA = clip_measures.make_step_schema(clip_measures.MOTION)
 
 STEP = Step("motion", VERSION, SCHEMA)
+
+SOON_S = 0.25
+"""A frame at most this long after another one shows what a fast camera does."""
 
 LIMIT_S, LIMIT_FACTOR = 300.0, 10.0
 """Time limit for the clips of a video, fixed and per second of them: about a hundred times what it takes."""
@@ -93,10 +99,11 @@ def space_evenly(times_s: Sequence[float], frames_per_s: float) -> list[int]:
 
 
 def describe_motion(motion: CameraMotion) -> dict[str, Any]:
-    """Return a measured motion under the names of the manifest's columns."""
-    return {
-        "motion_score": motion.magnitude,
-        "camera_motion": motion.motion,
+    """Return a measured motion under the names of the manifest's columns; nulls for what is unknown."""
+    named = {"motion_score": motion.magnitude, "camera_motion": motion.motion}
+    if motion.motion == "unknown":
+        return named
+    return named | {
         "camera_strength": motion.strength,
         "camera_pan": motion.pan,
         "camera_tilt": motion.tilt,
@@ -115,7 +122,20 @@ def measure_clip(store: Path, clip: ClipRow, config: MotionConfig) -> dict[str, 
             f"frames stored: {len(chosen)}, and motion needs two. If it has more, raise --scan.frames-per-s."
         )
     frames = FramesOnDemand(store, [pts for pts, _ in chosen])
-    return describe_motion(measure_frames(frames, [time for _, time in chosen], choose_flow(config)))
+    find_soon = partial(load_soon_after, store, stored, chosen)
+    return describe_motion(measure_frames(frames, [time for _, time in chosen], choose_flow(config), find_soon))
+
+
+def load_soon_after(
+    store: Path, stored: Sequence[tuple[int, float]], chosen: Sequence[tuple[int, float]], index: int
+) -> tuple[Frames, float] | None:
+    """Return the first frame stored at least MIN_STEP_S and at most SOON_S after a chosen one, and its time; None where
+    there is none. Frames are (pts, seconds)."""
+    start_s = chosen[index][1]
+    for pts, time_s in stored:
+        if MIN_STEP_S - 1e-6 <= time_s - start_s <= SOON_S:
+            return load_frames(store, [pts])[0], time_s
+    return None
 
 
 def measure_clips(store: Path, clips: Sequence[ClipRow], config: MotionConfig) -> list[dict[str, Any]]:

@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 from prefect import task
 from pydantic import BaseModel, ConfigDict, Field
 
-from tasks.keep_rules import AXES, RULES, is_measured
+from tasks.clip_columns import is_measured
+from tasks.keep_rules import AXES, RULES
 from tasks.manifest import ManifestRef, publish_text, read_rows
 from tasks.pages.dataset import Dataset, FunnelChart, describe_decoding, describe_reason, make_funnel, read_dataset
 from tasks.pages.page import file_name, format_clock, format_duration, render

@@ -2,7 +2,11 @@
 
 `change`, `luma`, `deviation` and `detail` are signals with one value per frame; `thumbnails` has the bytes of each
 frame that tasks/signals.py describes. They are all that `split` needs to find the shots, at whatever rate it looks.
-`damaged` marks frames that the decoder repaired, up to the next keyframe. `lost` counts packets that gave no picture,
+`damaged` marks frames that the decoder repaired, up to the next keyframe. `joins` are the frames at which a film that
+was joined goes on: with a picture of another size (`size`), or with a clock that was set back (`clock`); from there on
+the times are those of a clock that goes on. `width` and `height` are those of the first frame, and each join has those
+from there on. `fineness` is how fine some of the stored frames are in the film's own pixels, about one a second and one
+after each cut (models/measures/fineness.py). `lost` counts packets that gave no picture,
 `dropped` frames without a usable time, `decodes` the decoders opened for the row. `limit_s` is set only in a row whose
 decode took longer than this many seconds: with a higher limit it is tried again.
 """
@@ -19,22 +23,28 @@ import numpy as np
 import pyarrow as pa
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
+from numpy.typing import NDArray
 from prefect import task
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.errors import BadMedia, DecodeLimit, DecodeTimeout
+from models.measures.fineness import fineness
 from tasks.attempts import tried
 from tasks.caching import Step, find, find_or_compute, make_key, make_lineage, set_aside
 from tasks.child_process import run_in_child
 from tasks.frame_store import FrameWriter, frame_writer
 from tasks.manifest import ERROR_FIELDS, ManifestRef, make_table, read_rows, remove_asides
-from tasks.signals import Recorder, find_neighbours, shrink_frame
+from tasks.signals import Recorder, correlate, find_neighbours, read_luma, shrink_frame
 from tasks.source_files import read_as
 from tasks.video import FullPass, SourceVideo, count_decoders, make_upright, name_demuxer, open_video, read_shown_size
 
 log = logging.getLogger("reelmill")
 
-VERSION = 2
+VERSION = 3
+
+JOIN = pa.struct([("frame", pa.int64()), ("kind", pa.string()), ("width", pa.int32()), ("height", pa.int32())])
+
+FINENESS = pa.struct([("pts", pa.int64()), ("value", pa.float32())])
 
 SCHEMA = pa.schema(
     [
@@ -53,6 +63,8 @@ SCHEMA = pa.schema(
         ("detail", pa.list_(pa.float32())),
         ("thumbnails", pa.large_binary()),
         ("damaged", pa.list_(pa.bool_())),
+        ("joins", pa.list_(JOIN)),
+        ("fineness", pa.list_(FINENESS)),
         ("lost", pa.int64()),
         ("dropped", pa.int64()),
         ("frame_store", pa.string()),
@@ -63,6 +75,10 @@ SCHEMA = pa.schema(
 )
 
 STEP = Step("scan", VERSION, SCHEMA, files=("frame_store",))
+
+
+FINENESS_EVERY_S = 1
+"""Seconds between frames whose fineness is measured: it costs a millisecond each."""
 
 
 class Sampling(BaseModel):
@@ -104,8 +120,16 @@ def is_peak(change: Sequence[float], config: Sampling) -> bool:
     return bool(newest >= config.peak_change and newest >= config.peak_ratio * usual)
 
 
+SOON_S = Fraction(1, 10)
+"""Where the picture changes fast, a stored frame is followed by one so long after it, for motion to be measured."""
+
+UNLIKE = 0.4
+"""Two stored pictures whose small lumas correlate less than this may be too far apart for that."""
+
+
 class Sampler:
-    """The choice of frames for the store: the first and the last, some each second, and both sides of each peak."""
+    """The choice of frames for the store: the first and the last, some each second, and both sides of each peak. One
+    that is unlike the one before, as in a fast pan or at a shot's beginning, is followed by another SOON_S later."""
 
     def __init__(self, writer: FrameWriter, config: Sampling, stream: VideoStream) -> None:
         self._writer, self._config = writer, config
@@ -115,17 +139,27 @@ class Sampler:
         self._start: Fraction | None = None
         self._next_tick = 0
         self._previous: VideoFrame | None = None
+        self._next_fine: Fraction | None = None
+        self._last_stored: NDArray[np.uint8] | None = None
+        self._soon: Fraction | None = None
+        self.fineness: list[dict[str, Any]] = []
 
-    def see(self, frame: VideoFrame, peak: bool) -> None:
-        """Take the next frame; a `peak` is between it and the one before."""
+    def see(self, frame: VideoFrame, peak: bool, luma: NDArray[np.uint8]) -> None:
+        """Take the next frame; a `peak` is between it and the one before, `luma` is that of its thumbnail."""
         time = (frame.pts or 0) * self._time_base
         self._start = time if self._start is None else self._start
         tick = int((time - self._start) * self._rate)
         if peak:
             self.finish()
+            self._next_fine = None
         self._previous = frame
         if peak or tick >= self._next_tick:
             self._next_tick = tick + 1
+            is_unlike = peak or self._last_stored is None or correlate(self._last_stored, luma) < UNLIKE
+            self._last_stored, self._soon = luma, time + SOON_S if is_unlike else None
+            self.finish()
+        elif self._soon is not None and time >= self._soon:
+            self._soon = None
             self.finish()
 
     def finish(self) -> None:
@@ -135,7 +169,35 @@ class Sampler:
         pts = self._previous.pts or 0
         picture = make_upright(self._previous, self._config.short_side, self._pixel_aspect)
         self._writer.add(pts, float(pts * self._time_base), picture)
+        self._measure_fineness(self._previous, pts)
         self._previous = None
+
+    def _measure_fineness(self, frame: VideoFrame, pts: int) -> None:
+        if self._next_fine is not None and pts * self._time_base < self._next_fine:
+            return
+        self._next_fine = pts * self._time_base + FINENESS_EVERY_S
+        if (value := fineness(read_luma(frame))) is not None:
+            self.fineness.append({"pts": pts, "value": value})
+
+
+class Joins:
+    """The places where a film goes on with another size of its picture, or with a clock that was set back."""
+
+    def __init__(self) -> None:
+        self.size: tuple[int, int] | None = None
+        self.found: list[dict[str, Any]] = []
+        self._last: tuple[int, int] | None = None
+        self._resets = 0
+
+    def see(self, number: int, size: tuple[int, int], resets: int) -> bool:
+        """Take the next frame's number, its size, and how often the clock was set back so far; return whether it
+        begins another part."""
+        kinds = {"size": self._last not in (None, size), "clock": resets > self._resets}
+        self.size, self._last, self._resets = self.size or size, size, resets
+        kind = next((kind for kind, is_there in kinds.items() if is_there), None)
+        if kind:
+            self.found.append({"frame": number, "kind": kind, "width": size[0], "height": size[1]})
+        return kind is not None
 
 
 def scan_file(path: Path, store: Path, config: Sampling, demuxer: str | None = None) -> dict[str, Any]:
@@ -147,21 +209,20 @@ def scan_file(path: Path, store: Path, config: Sampling, demuxer: str | None = N
     """
     cv2.setNumThreads(1)
     with open_video(path, threads=2, demuxer=demuxer, skip_loop_filter="all") as (container, stream):
-        decoding, signals, sizes = FullPass(container, stream), Recorder(), set[tuple[int, int]]()
+        decoding, signals, joins = FullPass(container, stream), Recorder(), Joins()
         damages = array("b")
         with frame_writer(store, config.jpeg_quality) as writer:
             sampler = Sampler(writer, config, stream)
             for frame, damaged in decoding.frames():
-                sizes.add(read_shown_size(frame))
-                if len(sizes) > 1:
-                    raise BadMedia(f"{path}: the picture size changes within it ({sizes}). Convert it to one size.")
+                joined = joins.see(len(signals.pts), read_shown_size(frame), len(decoding.resets))
                 signals.add(frame.pts or 0, shrink_frame(frame))
                 damages.append(damaged)
                 if not damaged:
-                    sampler.see(frame, is_peak(signals.change, config) or any(damages[-2:]))
+                    peak = joined or is_peak(signals.change, config) or any(damages[-2:])
+                    sampler.see(frame, peak, signals.read_last_luma())
             sampler.finish()
             _check_damage(path, damages, decoding, config)
-        return _make_columns(signals, damages, decoding, stream, sizes.pop())
+        return _make_columns(signals, damages, decoding, stream, joins) | {"fineness": sampler.fineness}
 
 
 def _check_damage(path: Path, damages: "array[int]", decoding: FullPass, config: Sampling) -> None:
@@ -178,15 +239,17 @@ def _check_damage(path: Path, damages: "array[int]", decoding: FullPass, config:
 
 
 def _make_columns(
-    signals: Recorder, damages: "array[int]", decoding: FullPass, stream: VideoStream, size: tuple[int, int]
+    signals: Recorder, damages: "array[int]", decoding: FullPass, stream: VideoStream, joins: Joins
 ) -> dict[str, Any]:
+    width, height = joins.size or (0, 0)
     time_base = stream.time_base or Fraction(1)
     end_pts = signals.pts[-1] + _estimate_duration(signals.pts, stream)
     return {
         "time_base": f"{time_base.numerator}/{time_base.denominator}",
         "frames": len(signals.pts),
-        "width": size[0],
-        "height": size[1],
+        "width": width,
+        "height": height,
+        "joins": joins.found,
         "duration_s": float((end_pts - signals.pts[0]) * time_base),
         "end_pts": end_pts,
         "damaged": np.array(damages, bool),

@@ -16,12 +16,13 @@ from pydantic import BaseModel, ConfigDict
 
 from models.errors import BadInput, BadManifest
 from tasks.caching import Step, make_lineage
+from tasks.clip_columns import measure_seconds
 from tasks.curate.parquet_append import extend_manifest
-from tasks.keep_rules import ABSENT, NEEDS, SelectConfig, judge_clips, measure_seconds
+from tasks.keep_rules import ABSENT, NEEDS, SelectConfig, judge_clips
 from tasks.keep_verdicts import SCHEMA, Funnel, count_funnel, make_verdict_columns
 from tasks.manifest import UNREADABLE, ManifestRef, check_size, read_lineage
 
-VERSION = 2
+VERSION = 3
 
 STEP = Step("select", VERSION, SCHEMA)
 

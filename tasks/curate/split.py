@@ -1,10 +1,12 @@
 """Split: the shots between the boundaries that a detector finds in the scan's signals, and the clips they are cut into.
 
 A hard cut is between two frames. A dissolve, a fade or a wipe covers frames; these belong to no shot, and neither do
-damaged ones. `shot_begins` and `shot_ends` say what is there: cut, dissolve, fade, wipe or damage, or the video's own
-start and end. So the frames between two shots are those of what ends the first. No video is read: another threshold
-decides again from the same signals, and the same threshold gives the same shots. A video that cannot be split is a row
-without a clip. The detectors are in tasks/detectors.
+damaged ones. `shot_begins` and `shot_ends` say what is there: cut, dissolve, fade, wipe or damage, a gap in time, a
+`clock` that was set back, a picture of another `size`, or the video's own start and end. So the frames between two
+shots are those of what ends the first. A shot before a gap ends when its last frame does, shown for as long as most of
+them: no clip spans a gap. No video is read: another threshold decides again from the same signals, and the same
+threshold gives the same shots. A video that cannot be split is a row without a clip. The detectors are in
+tasks/detectors.
 """
 
 from bisect import bisect_left
@@ -27,7 +29,7 @@ from tasks.detectors.cascade import DetectorSettings, find_boundaries
 from tasks.manifest import ERROR_FIELDS, ManifestRef, make_table, read_rows
 from tasks.signals import COLUMNS, make_signals
 
-VERSION = 1
+VERSION = 2
 
 NEEDS = (
     "video_id",
@@ -37,6 +39,7 @@ NEEDS = (
     "end_pts",
     *COLUMNS,
     "damaged",
+    "joins",
     "error_code",
 )
 """Columns of the scan that this step reads."""
@@ -112,13 +115,16 @@ def _find_undamaged(damaged: NDArray[np.bool_], start: int, end: int) -> list[Fr
     return [(int(a), int(b)) for a, b in (np.flatnonzero(np.diff(whole)) + start).reshape(-1, 2)]
 
 
-def cut_shot(shot: Shot, times: Sequence[Fraction], max_clip_s: float | None) -> list[FrameSpan]:
+def cut_shot(
+    shot: Shot, times: Sequence[Fraction], max_clip_s: float | None, stop: Fraction | None = None
+) -> list[FrameSpan]:
     """Cut a shot into clips of at most `max_clip_s` seconds (to the frame), all of about the same length.
 
-    `times` are the frames' times and the end of the last one: one more than there are frames.
+    `times` are the frames' times and the end of the last one: one more than there are frames. `stop` is the shot's end
+    where it is not the next frame's time.
     """
     start, end = shot.start, shot.end
-    length = times[end] - times[start]
+    length = (times[end] if stop is None else stop) - times[start]
     if max_clip_s is None or length <= max_clip_s:
         return [(start, end)]
     pieces = -(-length // Fraction(max_clip_s).limit_denominator(10**6))
@@ -132,34 +138,54 @@ def split_signals(scan: dict[str, Any], config: SplitConfig) -> Iterator[dict[st
         return
     edges, time_base = [*scan["pts"], scan["end_pts"]], Fraction(scan["time_base"])
     times = [pts * time_base for pts in edges]
-    boundaries = find_boundaries(make_signals(scan, time_base), config)
+    joins = [Boundary(join["frame"], join["frame"], join["kind"]) for join in scan.get("joins") or ()]
+    boundaries = find_boundaries(make_signals(scan, time_base), config, joins)
     for shot in find_shots(boundaries, np.array(scan["damaged"], bool)):
-        for clip in cut_shot(shot, times, config.max_clip_s):
-            yield _make_row(scan, shot, clip, edges, times)
+        stop = find_stop(shot, edges)
+        width, height = find_size(scan, shot.start)
+        for start, end in cut_shot(shot, times, config.max_clip_s, stop * time_base):
+            span = edges[start], stop if end == shot.end else edges[end]
+            yield _make_row(scan, shot, (edges[shot.start], stop), span, end - start) | {
+                "width": width,
+                "height": height,
+            }
 
 
-def _make_row(
-    scan: dict[str, Any], shot: Shot, clip: FrameSpan, edges: list[int], times: list[Fraction]
-) -> dict[str, Any]:
-    start, end = clip
+def find_stop(shot: Shot, edges: Sequence[int]) -> int:
+    """Return the pts at which a shot ends: that of the next frame, but for a shot that ends in a gap or at a clock set
+    back, whose last frame is shown as long as its others, or as the next one is where it is the only one."""
+    if shot.ends not in ("gap", "clock"):
+        return edges[shot.end]
+    own = edges[shot.start : shot.end] if shot.end - shot.start > 1 else edges[shot.end : shot.end + 2]
+    usual = int(np.median(np.diff(own))) if len(own) > 1 else 1
+    return min(edges[shot.end - 1] + usual, edges[shot.end])
+
+
+def find_size(scan: dict[str, Any], frame: int) -> tuple[int, int]:
+    """Return the width and height of a frame's picture."""
+    sizes = [(join["width"], join["height"]) for join in scan.get("joins") or () if join["frame"] <= frame]
+    return sizes[-1] if sizes else (scan["width"], scan["height"])
+
+
+def _make_row(scan: dict[str, Any], shot: Shot, whole: FrameSpan, span: FrameSpan, frames: int) -> dict[str, Any]:
+    """Return the row of a clip from pts `span` of a shot from pts `whole`."""
+    base = Fraction(scan["time_base"])
     return {
-        "clip_id": f"{scan['video_id']}-{edges[start]}-{edges[end]}",
+        "clip_id": f"{scan['video_id']}-{span[0]}-{span[1]}",
         "video_id": scan["video_id"],
         "time_base": scan["time_base"],
-        "start_pts": edges[start],
-        "end_pts": edges[end],
-        "start_s": float(times[start]),
-        "end_s": float(times[end]),
-        "shot_start_pts": edges[shot.start],
-        "shot_end_pts": edges[shot.end],
-        "shot_start_s": float(times[shot.start]),
-        "shot_end_s": float(times[shot.end]),
+        "start_pts": span[0],
+        "end_pts": span[1],
+        "start_s": float(span[0] * base),
+        "end_s": float(span[1] * base),
+        "shot_start_pts": whole[0],
+        "shot_end_pts": whole[1],
+        "shot_start_s": float(whole[0] * base),
+        "shot_end_s": float(whole[1] * base),
         "shot_begins": shot.begins,
         "shot_ends": shot.ends,
-        "fps": float((end - start) / (times[end] - times[start])),
-        "frames": end - start,
-        "width": scan["width"],
-        "height": scan["height"],
+        "fps": float(frames / ((span[1] - span[0]) * base)),
+        "frames": frames,
         "attempt": 1,
     }
 

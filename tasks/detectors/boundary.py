@@ -13,8 +13,9 @@ Floats = NDArray[np.floating]
 FrameSpan = tuple[int, int]
 """Frame indices [start, end), the end excluded."""
 
-BoundaryKind = Literal["start", "cut", "dissolve", "fade", "wipe", "end"]
-"""What divides shots; `start` and `end` are those of the video."""
+BoundaryKind = Literal["start", "cut", "dissolve", "fade", "wipe", "gap", "clock", "size", "end"]
+"""What divides shots; `start` and `end` are those of the video. At a `gap` nothing was recorded for a while, at `clock`
+the video's clock jumps back, at `size` its picture's size changes: these are seen in its times and sizes."""
 
 LUMA = THUMBNAIL_SIZES[0][0] * THUMBNAIL_SIZES[0][1]
 """The number of luma values of a thumbnail; they come first."""
@@ -48,7 +49,8 @@ def list_spans_between(boundaries: Iterable[Boundary], frames: int) -> list[Fram
 
 def choose_frames(seconds: Floats, rate: float) -> NDArray[np.intp]:
     """Return the indices of the frames that are shown `rate` times a second, each once; `seconds` are their times."""
-    ticks = np.arange(seconds[0], seconds[-1] + 1 / rate, 1 / rate)
+    # A frame whose time is the tick's, but for the last digits, is the one shown.
+    ticks = np.arange(seconds[0], seconds[-1] + 1 / rate, 1 / rate) + 1e-3 / rate
     return np.unique(np.searchsorted(seconds, ticks, side="right") - 1).clip(0)
 
 

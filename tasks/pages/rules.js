@@ -38,7 +38,7 @@ function limitsOf(axes, sorted, config) {
 }
 
 // For each clip the rules that it fails, as bits in the order of `reasons`; 0 for a clip that is kept.
-function verdictOf({ data, axes, sorted, reasons, motions }, config) {
+function verdictOf({ data, axes, sorted, reasons, motions, graces }, config) {
   const count = data.seconds.length;
   const bits = new Uint16Array(count);
   const bit = Object.fromEntries(reasons.map((reason, place) => [reason, 1 << place]));
@@ -73,28 +73,28 @@ function verdictOf({ data, axes, sorted, reasons, motions }, config) {
   for (const column of needed) {
     for (let i = 0; i < count; i++) if (Number.isNaN(data[column][i])) bits[i] |= failed[i];
   }
-  if (config.drop_duplicates) markRepeated(data, bits, bit.duplicate);
+  if (config.drop_duplicates) markRepeated(data, graces, bits, bit.duplicate);
   return { bits, limits };
 }
 
-// Of each group of clips that look alike, mark all but those of its best shot; see `find_repeats` in tasks/keep_rules.py.
-function markRepeated(data, bits, mark) {
+// Of each group of clips that look alike, mark all but those of its cleanest shot; see `find_repeats` in tasks/keep_rules.py.
+function markRepeated(data, graces, bits, mark) {
   const shots = new Map();
   for (let i = 0; i < bits.length; i++) {
     if (data.group[i] < 0 || bits[i]) continue;
     const key = `${data.group[i]} ${data.shot[i]}`;
-    const found = shots.get(key) ?? { group: data.group[i], shot: data.shot[i], pixels: data.pixels[i], sharp: 0, clips: 0, seconds: 0 };
+    const found = shots.get(key) ?? { group: data.group[i], shot: data.shot[i], pixels: data.pixels[i], clips: 0, seconds: 0, text: 0, detail: 0, blocks: 0, sharp: 0 };
     found.clips += 1;
-    found.sharp += data.sharp[i];
-    found.seconds += data.seconds[i];
+    for (const name of ["text", "detail", "blocks", "sharp", "seconds"]) found[name] += data[name][i];
     shots.set(key, found);
   }
-  const best = new Map();
+  const groups = new Map();
   for (const one of shots.values()) {
-    one.sharp /= one.clips;
-    const other = best.get(one.group);
-    if (!other || isBetter(one, other)) best.set(one.group, one);
+    for (const name of ["text", "detail", "blocks", "sharp"]) one[name] /= one.clips;
+    groups.set(one.group, [...(groups.get(one.group) ?? []), one]);
   }
+  const best = new Map();
+  for (const [group, alike] of groups) best.set(group, cleanestOf(alike, graces));
   for (let i = 0; i < bits.length; i++) {
     const kept = best.get(data.group[i]);
     if (kept && kept.shot !== data.shot[i]) bits[i] |= mark;
@@ -102,6 +102,17 @@ function markRepeated(data, bits, mark) {
 }
 
 // Shots come in their order, so of equal ones the first stays.
+function cleanestOf(alike, graces) {
+  const least = (some, value) => some.reduce((found, one) => Math.min(found, value(one)), Infinity);
+  const text = least(alike, (one) => one.text);
+  let left = alike.filter((one) => one.text <= text + graces.text);
+  const detail = least(left, (one) => -one.detail);
+  left = left.filter((one) => -one.detail <= detail * (1 - graces.detail));
+  const blocks = least(left, (one) => one.blocks);
+  left = left.filter((one) => one.blocks <= blocks + graces.blocks);
+  return left.reduce((best, one) => (isBetter(one, best) ? one : best));
+}
+
 function isBetter(one, other) {
   if (one.pixels !== other.pixels) return one.pixels > other.pixels;
   if (one.sharp !== other.sharp) return one.sharp > other.sharp;

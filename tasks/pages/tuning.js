@@ -9,7 +9,7 @@ const data = unpacked(tuning.columns);
 const state = { config: { ...tuning.config }, cards: [] };
 const columns = [...new Set([...tuning.axes, ...tuning.cards].map((axis) => axis.column))];
 const model = {
-  data, axes: tuning.axes, reasons: tuning.reasons, motions: tuning.motions,
+  data, axes: tuning.axes, reasons: tuning.reasons, motions: tuning.motions, graces: tuning.graces,
   sorted: Object.fromEntries(columns.map((column) => [column, ranked(data[column])])),
 };
 

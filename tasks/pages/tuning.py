@@ -15,6 +15,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from models.measures.camera import MOTIONS
+from tasks.cleanest import BLOCK_GRACE, CLEANNESS, DETAIL_GRACE, TEXT_GRACE, read_cleanness
+from tasks.clip_columns import encode_values, measure_seconds, read_floats
 from tasks.clip_measures import find_excused
 from tasks.keep_rules import (
     AXES,
@@ -24,10 +26,7 @@ from tasks.keep_rules import (
     RULES,
     Axis,
     SelectConfig,
-    encode_values,
     find_limits,
-    measure_seconds,
-    read_floats,
 )
 from tasks.pages.dataset import Dataset
 from tasks.pages.page import file_name, format_clock
@@ -64,6 +63,7 @@ def describe_panel(dataset: Dataset, reel: Reel, previews: int) -> dict[str, Any
         "columns": {name: pack(values) for name, values in arrays.items()},
         "axes": [describe_axis(axis) for axis in AXES],
         "cards": [describe_axis(axis) for axis in used],
+        "graces": {"text": TEXT_GRACE, "detail": DETAIL_GRACE, "blocks": BLOCK_GRACE},
         "reasons": REASONS,
         "titles": {reason: rule.title for reason, rule in RULES.items()},
         "motions": MOTIONS,
@@ -93,7 +93,7 @@ def make_arrays(clips: pa.Table) -> dict[str, NDArray[Any]]:
         "group": encode_values(clips, "dedup_group").astype(np.int32),
         "shot": renumber(encode_values(clips, "video_id", "shot_start_pts")),
         "pixels": pixels.astype(np.int32),
-        "sharp": np.nan_to_num(measured["sharpness"].astype(np.float64)),
+        **{name: read_cleanness(clips, name) for name in CLEANNESS},
         "camera": np.array(motions, np.uint8),
         "excused": find_excused(clips).astype(np.uint8),
     }

@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from tasks.cleanest import find_repeats
+from tasks.clip_columns import measure_seconds
 from tasks.curate import join
 from tasks.keep_rules import (
     AXES,
@@ -17,10 +19,8 @@ from tasks.keep_rules import (
     REASONS,
     SelectConfig,
     find_cut,
-    find_repeats,
     judge_clips,
     keep_all,
-    measure_seconds,
     paper,
 )
 from tasks.keep_verdicts import SCHEMA, count_funnel, read_bits
@@ -276,6 +276,36 @@ def test_a_measured_sharpness_is_judged_and_decides_between_duplicates():
     clips = table(group | {"sharpness": 0.3}, group | {"sharpness": 0.9}, {"sharpness": 0.5}, {"sharpness": 0.2})
     decided = decide(clips, SelectConfig(sharpness_quantile=0.25))
     assert decided["drop_reasons"].to_pylist() == [["duplicate"], [], [], ["not_sharp"]]
+
+
+def kept(*clips: dict[str, Any]) -> list[bool]:
+    """Which of clips that look alike are kept, none dropped by another rule."""
+    alike = [{"dedup_group": "g", "fineness": 0.5, "blockiness": 1.1, "sharpness": 0.6} | clip for clip in clips]
+    return decide(table(*alike), SelectConfig())["keep"].to_pylist()
+
+
+def test_of_alike_clips_one_without_text_over_it_is_kept():
+    subtitled = {"text_area": 0.04, "sharpness": 0.9, "fineness": 0.7, "width": 1280, "height": 720}
+    assert kept(subtitled, {"text_area": 0.0}) == [False, True]
+    assert kept({"text_area": 0.014}, {"text_area": 0.01, "end_s": 1.5}) == [True, False]
+
+
+def test_of_alike_clips_an_enlarged_one_is_not_kept_and_a_larger_one_is():
+    enlarged = {"width": 1280, "height": 720, "fineness": 0.35}
+    larger = {"width": 1280, "height": 720, "fineness": 0.52}
+    assert kept(enlarged, {"fineness": 0.57}) == [False, True]
+    assert kept({"fineness": 0.57}, larger) == [False, True]
+    assert kept({"fineness": 0.57}, enlarged, larger, larger) == [False, False, True, False]
+
+
+def test_of_alike_clips_of_one_size_the_least_blocky_is_kept():
+    assert kept({"blockiness": 1.6, "sharpness": 0.9}, {"blockiness": 1.1}) == [False, True]
+    assert kept({"blockiness": 1.13}, {"sharpness": 0.9}) == [False, True]
+
+
+def test_what_was_not_measured_decides_nothing_between_alike_clips():
+    old = {"fineness": None, "blockiness": None, "sharpness": None}
+    assert kept(old, old | {"width": 1280, "height": 720}) == [False, True]
 
 
 def test_of_alike_clips_the_largest_picture_is_kept_before_the_longest():

@@ -112,6 +112,40 @@ def test_a_motion_back_and_forth_is_complex_not_static():
     assert found.strength == pytest.approx(0.5, rel=0.1)
 
 
+LOST = [Camera(pan=4.0), Camera(tilt=-3.0), Camera(roll=90.0), Camera(roll=-120.0), Camera(zoom=2.5)]
+
+
+@pytest.mark.parametrize("camera", LOST)
+@pytest.mark.parametrize("seed", [91, 92])
+def test_a_camera_too_fast_to_follow_is_unknown_and_never_static(camera: Camera, seed: int):
+    frames = render_shot(Scene(seed), camera, 5, fps=2, size=(320, 180))
+    assert measure_motion(frames, [i / 2 for i in range(5)]).motion == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("camera", "name", "speed"),
+    [
+        (Camera(pan=4.0), "pan", 4.0),
+        (Camera(tilt=-3.0), "tilt", -3.0),
+        (Camera(roll=90.0), "roll", 90.0),
+        (Camera(roll=-120.0), "roll", -120.0),
+    ],
+)
+def test_a_frame_soon_after_tells_what_a_fast_camera_does(camera: Camera, name: str, speed: float):
+    frames = render_shot(Scene(93), camera, 21, fps=10, size=(320, 180))
+    found = measure_motion(frames[::5], [i / 2 for i in range(5)], find_soon=lambda i: (frames[5 * i + 1], i / 2 + 0.1))
+    assert found.motion.startswith(name)
+    assert getattr(found, name) == pytest.approx(speed, rel=0.1)
+
+
+def test_a_camera_lost_for_less_than_half_of_the_time_is_what_it_was_in_the_rest():
+    slow = render_shot(Scene(94), Camera(pan=0.2), 6, fps=2, size=(320, 180))
+    other = render_shot(Scene(95), Camera(), 1, size=(320, 180))
+    found = measure_motion(np.concatenate([slow, other]), [i / 2 for i in range(7)])
+    assert found.motion == "pan_right"
+    assert found.pan == pytest.approx(0.2, rel=0.1)
+
+
 def test_a_diagonal_is_complex_and_a_slant_is_not():
     assert measure(Camera(pan=0.3, tilt=0.3), 15, 4, 4, (96, 64)).motion == "complex"
     assert measure(Camera(pan=0.3, tilt=0.1), 15, 4, 4, (96, 64)).motion == "pan_right"

@@ -170,6 +170,27 @@ def test_an_exact_clip_has_every_frame_and_no_other(make: Make, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("mode", ["copy", "exact"])
+def test_of_a_film_whose_clock_is_set_back_the_exact_frames_are_cut_or_none(make: Make, tmp_path: Path, mode: str):
+    halves = [
+        encoded(make, f"{a}.ts", "-vf", f"trim=start_frame={a}:end_frame={a + 72},setpts=PTS-STARTPTS") for a in (0, 72)
+    ]
+    path = halves[0].with_name("joined.ts")
+    path.write_bytes(b"".join(half.read_bytes() for half in halves))
+    start, ticks = all_pts(path)[0][0], 3750
+    spans = [
+        CutSpan(f"clip-{a}-{b}", "1/90000", start + a * ticks, start + b * ticks, b - a)
+        for a, b in pairwise((0, 40, 72, 100, 144))
+    ]
+    rows = cut(tmp_path, replace(shots(path), spans=tuple(spans)), mode)
+    if mode == "copy":
+        assert {row["error_code"] for row in rows} == {"no_keyframes"}
+        assert "clock is set back" in rows[0]["error_message"]
+        return
+    shown = [numbers(tmp_path / row["cut_path"]) for row in rows]
+    assert shown == [list(range(a, b)) for a, b in pairwise((0, 40, 72, 100, 144))]
+
+
+@pytest.mark.parametrize("mode", ["copy", "exact"])
 def test_a_variable_rate_keeps_its_times(make: Make, tmp_path: Path, mode: str):
     slow = "setpts='if(lt(N,70),N,70+(N-70)*3)/24/TB'"
     path = encoded(make, "variable.mp4", "-vf", slow, "-fps_mode", "vfr")

@@ -109,7 +109,7 @@ def test_the_change_of_a_clip_leaves_out_the_cut_before_it(dataset, flat):
     scan, split, *_ = dataset.add("v", [still, moving, flat(1, 99)])
     assert read_changes(scan, read_manifest(split))[:, 0] == pytest.approx([0, 10, np.nan], nan_ok=True)
     failed = dataset.failed("w")
-    assert read_changes(failed.scan, read_manifest(failed.split)).shape == (0, 2)
+    assert read_changes(failed.scan, read_manifest(failed.split)).shape == (0, 3)
 
 
 def test_the_longest_freeze_of_a_clip_is_that_of_its_frames_that_show_one_picture(dataset, flat):

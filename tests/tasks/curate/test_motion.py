@@ -6,10 +6,12 @@ import pytest
 
 from models.measures.camera import measure_motion as measure_frames
 from tasks.curate import motion
-from tasks.curate.motion import SCHEMA, MotionConfig, list_models, measure_motion, space_evenly
+from tasks.curate.motion import SCHEMA, MotionConfig, list_models, measure_clip, measure_motion, space_evenly
+from tasks.curate.scan import Sampling, scan_file
 from tasks.curate.video_manifests import VideoManifests
 from tasks.footage import Camera, Scene, render_shot
 from tasks.manifest import read_manifest, read_rows
+from tasks.video import write_video
 from tests.declared import declared
 from tests.small_models import save_raft
 
@@ -147,6 +149,43 @@ def test_stored_frames_give_what_the_frames_themselves_give(dataset):
 def raft(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights that see everything move by 9.6 pixels to the left and 4.8 up."""
     return save_raft(tmp_path_factory.mktemp("raft") / "raft.safetensors", step=(-0.1, -0.05))
+
+
+def film(folder: Path, camera: Camera, seed: int = 91) -> tuple[Path, dict[str, Any]]:
+    """A film of 1.5 s at 30 frames a second as it is scanned: its frame store, and a clip of all of it."""
+    path, store = folder / "film.mp4", folder / "frames.parquet"
+    write_video(path, render_shot(Scene(seed), camera, 45, 30, (320, 180)), 30)
+    scan = scan_file(path, store, Sampling())
+    return store, {"clip_id": "c", "start_pts": int(scan["pts"][0]), "end_pts": scan["end_pts"]}
+
+
+@pytest.mark.parametrize(
+    ("camera", "expected", "column", "speed"),
+    [
+        (Camera(pan=2.0), "pan_right", "camera_pan", 2.0),
+        (Camera(pan=-3.0), "pan_left", "camera_pan", -3.0),
+        (Camera(tilt=2.0), "tilt_up", "camera_tilt", 2.0),
+        (Camera(roll=90.0), "roll", "camera_roll", 90.0),
+        (Camera(roll=-150.0), "roll", "camera_roll", -150.0),
+    ],
+)
+def test_a_fast_camera_is_measured_to_frames_stored_soon_after(
+    tmp_path: Path, camera: Camera, expected: str, column: str, speed: float
+):
+    store, clip = film(tmp_path, camera)
+    found = measure_clip(store, clip, MotionConfig())
+    assert found["camera_motion"] == expected
+    assert found[column] == pytest.approx(speed, rel=0.15)
+
+
+def test_what_is_unknown_is_null_and_in_no_class(dataset):
+    frames = render_shot(Scene(91), Camera(pan=4.0), 36, fps=12.0, size=(320, 180))
+    video = dataset.add("v", [frames], fps=12.0, every=6)
+    (row,) = rows(dataset.root, video)
+    assert (row["camera_motion"], row["error_code"]) == ("unknown", None)
+    assert row["motion_score"] > 0
+    names = ("camera_strength", "camera_pan", "camera_tilt", "camera_zoom", "camera_roll", "object_motion")
+    assert [row[name] for name in names] == [None] * 6
 
 
 def test_raft_measures_stored_frames_in_the_same_units(dataset, raft: Path):

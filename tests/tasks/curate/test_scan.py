@@ -100,8 +100,19 @@ def test_the_store_has_two_frames_a_second_the_ends_and_both_sides_of_the_cut(sc
     times = read_frame_times(root / row["frame_store"])
     frames = [pts // TICKS for pts, _ in times]
     assert {0, 12, 24, 36, 39, 40, 48, 60, 69} <= set(frames)
-    assert len(frames) <= 13
+    assert len(frames) <= 15
     assert all(time_s == pts / 12288 for pts, time_s in times)
+
+
+def test_a_fast_pan_has_frames_soon_after_the_others_and_a_slow_one_at_its_beginning_alone(tmp_path: Path):
+    def stored(speed: float) -> set[float]:
+        path = tmp_path / f"{speed}.mp4"
+        write_video(path, render_shot(Scene(4), Camera(pan=speed), 60, 30, (160, 96)), 30)
+        store = tmp_path / row_of(tmp_path, path)["frame_store"]
+        return {round(time_s, 2) for _, time_s in read_frame_times(store)} - {0.03, 0.07, 0.13, 0.17}
+
+    assert stored(2.0) == {0.0, 0.5, 0.6, 1.0, 1.1, 1.5, 1.6, 1.97}
+    assert stored(0.1) == {0.0, 0.1, 0.5, 1.0, 1.5, 1.97}
 
 
 def test_stored_frames_show_the_picture(scanned: tuple[Path, ManifestRef]):
@@ -121,7 +132,7 @@ def test_stored_frames_are_shrunk_and_thinned_as_asked(tmp_path: Path, footage: 
     pts = [pts for pts, _ in read_frame_times(store)]
     assert load_frames(store, pts).shape[1:] == (32, 48, 3)
     assert {pts // TICKS for pts in pts} >= {0, 24, 39, 40, 48, 69}
-    assert len(pts) <= 10
+    assert len(pts) <= 12
 
 
 def test_a_variable_rate_is_sampled_by_time_and_not_by_index(tmp_path: Path, footage: Path):
@@ -289,15 +300,32 @@ def test_a_scan_prints_nothing(tmp_path: Path, footage: Path, capfd: pytest.Capt
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_film_that_changes_size_midway_is_an_error_row(tmp_path: Path, footage: Path):
+def test_a_film_that_changes_size_midway_is_scanned_on_both_sides(tmp_path: Path, footage: Path):
     parts = [convert(footage, f"{side}.mjpeg", "-vf", f"scale={side}:-1", "-frames:v", "12") for side in (96, 48)]
     joined = tmp_path / "joined.mjpeg"
     joined.write_bytes(b"".join(part.read_bytes() for part in parts))
     row = row_of(tmp_path / "data", convert(joined, "two sizes.mkv", "-c", "copy"))
-    assert (row["error_code"], row["frame_store"]) == ("bad_media", None)
-    assert "two sizes.mkv: the picture size changes within it ({" in row["error_message"]
-    assert "(96, 64)" in row["error_message"]
-    assert "(48, 32)" in row["error_message"]
+    assert (row["error_code"], row["frames"], row["width"], row["height"]) == (None, 24, 96, 64)
+    assert row["joins"] == [{"frame": 12, "kind": "size", "width": 48, "height": 32}]
+    assert row["change"][12] == 0
+    store = tmp_path / "data" / row["frame_store"]
+    before, after = (load_frames(store, [row["pts"][i]]).shape for i in (11, 12))
+    assert (before[1:3], after[1:3]) == ((64, 96), (32, 48))
+
+
+def join_recordings(footage: Path, name: str) -> Path:
+    """Two recordings of 70 frames in MPEG-TS, one after the other: the second's clock begins anew."""
+    one = convert(footage, "one.ts", "-c", "copy")
+    path = footage.with_name(name)
+    path.write_bytes(one.read_bytes() * 2)
+    return path
+
+
+def test_a_clock_that_is_set_back_goes_on_and_no_frame_is_lost(tmp_path: Path, footage: Path):
+    row = row_of(tmp_path, join_recordings(footage, "joined.ts"))
+    assert (row["error_code"], row["frames"], row["dropped"]) == (None, 140, 0)
+    assert set(np.diff(row["pts"])) == {3750}
+    assert [(join["frame"], join["kind"]) for join in row["joins"]] == [(70, "clock")]
 
 
 def test_the_settings_have_these_defaults_and_bounds():

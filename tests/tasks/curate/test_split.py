@@ -121,6 +121,57 @@ def test_times_come_from_pts_and_not_from_a_rate():
     assert [clip["fps"] for clip in split_signals(slow, CONFIG)] == [36 / 2.5, 8.0]
 
 
+def gapped(frames: int, after: int, ticks: int) -> list[int]:
+    """Times of frames at 24 frames per second, with a pause after so many of them."""
+    return [512 * i + (ticks if i >= after else 0) for i in range(frames)]
+
+
+def test_no_clip_spans_a_gap_and_each_side_has_its_own_rate():
+    minute = 12288 * 57
+    pts = gapped(72, 30, minute)
+    first, second = split_signals(scan_row(72, pts=pts, end_pts=pts[-1] + 512), CONFIG)
+    assert (first["start_s"], first["end_s"], first["fps"]) == (0.0, 30 / 24, 24.0)
+    assert (second["start_s"], second["end_s"], second["fps"]) == (57 + 30 / 24, 60.0, 24.0)
+    assert (first["shot_ends"], second["shot_begins"], second["shot_ends"]) == ("gap", "gap", "end")
+    assert (first["shot_end_pts"], first["frames"], second["frames"]) == (30 * 512, 30, 42)
+
+
+def test_a_long_shot_before_a_gap_is_cut_into_equal_clips_up_to_its_last_frame():
+    pts = gapped(120, 96, 12288 * 3600)
+    scan = scan_row(120, pts=pts, end_pts=pts[-1] + 512)
+    assert spans(scan, SplitConfig(max_clip_s=2.0))[:2] == [(0.0, 2.0), (2.0, 4.0)]
+
+
+@pytest.mark.parametrize("detector", ["cascade", "adaptive", "content", "fixed"])
+def test_every_detector_ends_a_shot_at_a_gap(detector: str):
+    pts = gapped(48, 20, 12288 * 20)
+    scan = scan_row(48, pts=pts, end_pts=pts[-1] + 512)
+    rows = list(split_signals(scan, SplitConfig.model_validate({"detector": detector, "stride_s": 60.0})))
+    assert [row["shot_ends"] for row in rows] == ["gap", "end"]
+
+
+def test_slides_shown_for_long_and_short_pauses_are_no_gaps():
+    slides = [12288 * 9 * i for i in range(48)]
+    assert len(spans(scan_row(48, pts=slides, end_pts=12288 * 9 * 48))) == 1
+    pts = gapped(48, 20, 12288 * 4)
+    assert len(spans(scan_row(48, pts=pts, end_pts=pts[-1] + 512))) == 1
+    assert len(spans(scan_row(48, pts=pts, end_pts=pts[-1] + 512), SplitConfig(gap_s=2.0))) == 2
+
+
+def test_a_clock_that_was_set_back_and_another_size_end_a_shot():
+    joins = [
+        {"frame": 12, "kind": "size", "width": 48, "height": 32},
+        {"frame": 30, "kind": "clock", "width": 48, "height": 32},
+    ]
+    rows = list(split_signals(scan_row(48, joins=joins), CONFIG))
+    assert [(row["shot_begins"], row["shot_ends"]) for row in rows] == [
+        ("start", "size"),
+        ("size", "clock"),
+        ("clock", "end"),
+    ]
+    assert [(row["width"], row["height"], row["frames"]) for row in rows] == [(96, 64, 12), (48, 32, 18), (48, 32, 18)]
+
+
 def test_short_shots_stay_rows():
     assert spans(scan_row(48, cuts=(44,)), SplitConfig(min_clip_s=1.0)) == [(0.0, 44 / 24), (44 / 24, 2.0)]
 

@@ -25,13 +25,13 @@ def film() -> Callable[..., Frames]:
 
 
 @pytest.fixture(scope="session")
-def measured() -> Callable[[Frames], Signals]:
-    """Measures frames that are shown at 24 frames per second."""
+def measured() -> Callable[..., Signals]:
+    """Measures frames that are shown at 24 frames per second, or at another `rate`."""
 
-    def measure(frames: Frames) -> Signals:
+    def measure(frames: Frames, rate: int = 24) -> Signals:
         recorder = Recorder()
         for pts, picture in enumerate(frames):
             recorder.add(pts, shrink_frame(VideoFrame.from_ndarray(picture)))
-        return make_signals(recorder.columns(), Fraction(1, 24))
+        return make_signals(recorder.columns(), Fraction(1, rate))
 
     return measure

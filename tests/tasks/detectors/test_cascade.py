@@ -1,4 +1,4 @@
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
@@ -128,10 +128,10 @@ def test_a_cut_at_the_edge_of_a_gradual_transition_belongs_to_it():
 def test_other_thresholds_find_less(film: Film, measured: Measured):
     mixed = measured(dissolve(film(1, "static", 60), film(2, "static", 60), 12))
     assert found_in(mixed)
-    assert found_in(mixed, middle_threshold=2.0, low_threshold=2.0) == []
+    assert found_in(mixed, middle_threshold=2.0, low_threshold=2.0, slow_threshold=2.0) == []
     assert found_in(mixed, min_difference=9.0) == []
     faded = measured(fade_through(film(1, "static", 60), film(2, "static", 60), 12))
-    assert found_in(faded, min_fade_frames=20, middle_threshold=2.0, low_threshold=2.0) == []
+    assert found_in(faded, min_fade_frames=20, middle_threshold=2.0, low_threshold=2.0, slow_threshold=2.0) == []
     swept = measured(wiped(film(1, "static", 60), film(2, "static", 60), 12))
     assert found_in(swept, wipe_places=1.0) == []
 
@@ -196,10 +196,19 @@ def test_of_overlapping_boundaries_the_better_is_kept():
 
 
 @pytest.mark.parametrize(("start", "end"), [(10, 20), (3, 30), (24, 28)])
-def test_a_mixtures_ends_are_fitted_from_its_course(start: int, end: int):
+def test_a_mixtures_ends_are_fitted_from_its_courses(start: int, end: int):
     share = np.clip((np.arange(40) - start) / (end - start), 0, 1)
-    courses: Sequence = [(1 - share) ** 2 * one + share**2 * other for one, other in ((1.0, 2.0), (0.7, 0.6))]
-    assert fit_mixture(np.stack(courses, axis=1), (start + end) // 2) == (start, end)
+    variance_of, detail = ((1 - share) ** 2 * one + share**2 * other for one, other in ((1.0, 2.0), (0.7, 0.6)))
+    courses = np.stack([variance_of + share * (1 - share), detail, share], axis=1)
+    assert fit_mixture(courses, (start + end) // 2) == (start, end)
+
+
+def test_the_drift_of_two_moving_shots_leaves_the_ends_of_their_mixture():
+    frame = np.arange(40)
+    place = np.interp(frame, [0, 12, 25, 39], [0.3, 0.0, 1.0, 0.8])
+    share = np.clip((frame - 12) / 13, 0, 1)
+    detail = (1 - share) ** 2 + share**2
+    assert fit_mixture(np.stack([np.ones(40), detail, place], axis=1), 18) == (12, 25)
 
 
 def test_the_variance_of_a_mixture_of_unlike_pictures_dips_by_that_of_their_difference():
@@ -240,11 +249,14 @@ def test_the_settings_have_these_defaults_and_bounds():
         "": "frozen=True, extra='forbid', allow_inf_nan=False",
         "middle_rate": "8.0, gt=0",
         "low_rate": "2.5, gt=0",
+        "slow_rate": "1.25, gt=0",
         "middle_threshold": "0.6, gt=0",
         "low_threshold": "0.55, gt=0",
+        "slow_threshold": "0.55, gt=0",
         "min_difference": "0.8, ge=0",
         "max_residual": "0.55, ge=0",
-        "min_fit": "0.55, ge=0",
+        "min_fit": "0.5, ge=0",
+        "min_slow_fit": "0.45, ge=0",
         "min_dissolve_frames": "3, ge=1",
     }
     assert declared(FadeSettings) == {

@@ -1,6 +1,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 
@@ -102,6 +103,55 @@ def test_a_frame_that_blends_two_shots_gives_one_cut(film: Film, cuts_in: Find):
     assert cuts_in(np.concatenate([before, blend, after])) in ([40], [41])
 
 
+def at_rate(frames: np.ndarray, source: float, rate: float) -> np.ndarray:
+    """Frames shown `source` times a second, held in a video of `rate`."""
+    return frames[(np.arange(round(len(frames) * rate / source)) * source / rate + 1e-6).astype(int)]
+
+
+@pytest.mark.parametrize("source", [4, 5, 6, 8])
+@pytest.mark.parametrize("rate", [24, 30, 60])
+def test_pictures_held_at_4_to_8_hz_are_not_cut_at_each_update(
+    film: Film, measured: Callable[..., Signals], source: int, rate: int
+):
+    drawn = film(16, "pan_left", 24, speed=1.5)
+    signals = measured(at_rate(drawn, source, rate), rate=rate)
+    assert find_cuts(signals, CutSettings()) == []
+
+
+def test_a_cut_among_pictures_held_at_5_hz_is_found(film: Film, measured: Callable[..., Signals]):
+    drawn = np.concatenate([film(9, "pan_left", 10, speed=0.1), film(10, "pan_left", 10, speed=0.1)])
+    found = find_cuts(measured(at_rate(drawn, 5, 30), rate=30), CutSettings())
+    assert [cut.start for cut in found] == [60]
+
+
+def test_unlike_pictures_shown_for_half_a_second_each_are_all_cut(film: Film, cuts_in: Find):
+    pictures = np.stack([film(seed, frames=1)[0] for seed in range(20, 26)])
+    assert cuts_in(np.repeat(pictures, 12, axis=0)) == [12, 24, 36, 48, 60]
+
+
+def slide(lines: int, seed: int, ink: int = 30) -> np.ndarray:
+    """A white slide of 360 lines with so many lines of dark text."""
+    rng, page = np.random.default_rng(seed), np.full((360, 640, 3), 250, np.uint8)
+    for line in range(lines):
+        words = " ".join("".join(rng.choice(list("abcdefgh"), rng.integers(2, 9))) for _ in range(5))
+        place = (30 + int(rng.integers(0, 60)), 60 + int(line * 280 / lines) + int(rng.integers(0, 20)))
+        cv2.putText(page, words, place, cv2.FONT_HERSHEY_SIMPLEX, 0.8, (ink,) * 3, 2, cv2.LINE_AA)
+    return page
+
+
+@pytest.mark.parametrize("ink", [30, 120])
+def test_white_slides_with_text_are_cut_at_each_change(cuts_in: Find, ink: int):
+    slides = np.stack([slide(lines, seed, ink) for seed, lines in enumerate((7, 4, 6, 3, 5))])
+    assert cuts_in(np.repeat(slides, 48, axis=0)) == [48, 96, 144, 192]
+
+
+def test_what_moves_a_little_on_a_white_slide_is_no_cut(cuts_in: Find):
+    frames = np.repeat(slide(6, 3)[None], 60, axis=0)
+    for i in range(60):
+        frames[i, 100:120, 100 + 6 * (i // 20) * 10 : 112 + 6 * (i // 20) * 10] = 0
+    assert cuts_in(frames) == []
+
+
 def test_of_two_equal_changes_the_first_is_the_cut():
     assert [cut.start for cut in find_cuts(plain([0, 1, 1, 20, 20, 1, 1]), CutSettings())] == [3]
 
@@ -141,6 +191,8 @@ def test_the_settings_have_these_defaults_and_bounds():
         "window": "2, ge=1",
         "floor": "2.0, ge=0",
         "relative_floor": "0.06, ge=0",
+        "still_floor": "0.5, ge=0",
+        "still_difference": "0.08, ge=0",
         "flash_s": "0.25, ge=0",
         "flash_return": "0.5, ge=0",
     }

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from models.measures.camera import MOTIONS
+from tasks.clip_columns import measure_seconds
 from tasks.curate.report import ReportConfig, write_report
-from tasks.keep_rules import PRESETS, REASONS, SelectConfig, judge_clips, measure_seconds, paper
+from tasks.keep_rules import PRESETS, REASONS, SelectConfig, judge_clips, paper
 from tasks.keep_verdicts import count_funnel
 from tasks.manifest import read_manifest_ref
 from tasks.pages.dataset import make_funnel as pages_funnel_of
@@ -56,6 +57,7 @@ def clips(count: int, seed: int = 0) -> list[dict[str, Any]]:
         clip |= PICTURED[i % 10] | {"start_s": 0.0, "end_s": 0.4 + round(float(rng.gamma(2.0, 1.0)), 3)}
         clip |= {"frozen_s": float(np.float32(round(float(rng.random()) * 8) / 4))}
         clip |= {"sharpness": float(np.float32(round(0.3 + 0.05 * (i % 9), 2)))}
+        clip |= {"fineness": [0.5, 0.49, 0.3, None][i % 4], "blockiness": [1.0, 1.04, 1.3][i % 5 % 3]}
         missing = rng.choice(["motion_score", "text_area", "camera_motion", ""], p=[0.03, 0.03, 0.03, 0.91])
         made.append(clip | ({missing: None} if missing else {}))
     return made
