@@ -43,8 +43,9 @@ T = TypeVar("T")
 CHUNK_S = 30.0
 """The work in one chunk of a large step, in seconds on one core."""
 
-MAX_CHUNKS = 40
-"""The most chunks of one step: seven steps stay below the 300 task runs that Prefect's SQLite supports in one flow."""
+MAX_CHUNKS = 36
+"""The most chunks of one step: eight steps of chunks, as curation has where it cuts, stay below the 300 task runs that
+Prefect's SQLite supports in one flow."""
 
 
 def count_cores() -> int:
