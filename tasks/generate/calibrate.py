@@ -30,7 +30,7 @@ from tasks.caching import Step, find_or_compute
 from tasks.footage import Camera, Scene, render_shot
 from tasks.manifest import ERROR_FIELDS, ManifestRef, make_table, publish_json, read_rows
 
-VERSION = 1
+VERSION = 2
 
 FIRST_SCENE = 20_000_000
 """Scenes from here on are used for this alone."""

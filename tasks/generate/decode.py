@@ -30,7 +30,7 @@ from tasks.generate.meter_columns import METERS
 from tasks.ledger import resolve_inside
 from tasks.manifest import ERROR_FIELDS, ManifestRef, make_table, read_rows
 
-VERSION = 1
+VERSION = 2
 
 NEEDS = ("status", "item_key", "name", "picture", "picture_sha256", "model", "model_revision", *DECODED_BY)
 

@@ -35,7 +35,7 @@ from tasks.caching import Step, find_or_compute
 from tasks.footage import Camera, Motion, Scene, compute_mean_flow, render_shot
 from tasks.manifest import ManifestRef, make_table, read_rows
 
-VERSION = 1
+VERSION = 2
 
 HELD_OUT = 10_000_000
 """Scenes from this seed on are never trained on."""
