@@ -117,7 +117,8 @@ def make_encode_command(
     frames = timed.filter("trim", start_pts=start_pts, end_pts=end_pts)
     even = frames.filter("setpts", f"PTS-{start_pts}").filter("pad", "ceil(iw/2)*2", "ceil(ih/2)*2")
     options = {"vcodec": "libx264", "pix_fmt": "yuv420p", "crf": crf, "preset": "medium", "threads": 1}
-    times = {"fps_mode": "passthrough", "enc_time_base": "demux"}
+    # What is read before the clip may have another size, to which ffmpeg would scale the clip.
+    times = {"fps_mode": "passthrough", "enc_time_base": "demux", "noautoscale": None}
     return _compile_command(even, target, {**options, **times, **DETERMINISTIC})
 
 

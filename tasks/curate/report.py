@@ -21,7 +21,7 @@ from tasks.pages.page import file_name, format_clock, format_duration, render
 from tasks.pages.sheets import Reel, Sheet, group_rows, make_kept_sheets, make_sheet
 from tasks.pages.tuning import describe_panel
 
-VERSION = 1
+VERSION = 2
 
 PAGE = Path("report/index.html")
 

@@ -190,6 +190,19 @@ def test_of_a_film_whose_clock_is_set_back_the_exact_frames_are_cut_or_none(make
     assert shown == [list(range(a, b)) for a, b in pairwise((0, 40, 72, 100, 144))]
 
 
+def test_exact_clips_of_a_film_whose_size_changes_have_the_frames_of_each_size(make: Make, tmp_path: Path):
+    first = encoded(make, "half 0.ts", "-vf", "trim=end_frame=72")
+    larger = "trim=start_frame=72,setpts=PTS-STARTPTS,scale=192:128"
+    halves = [first, encoded(make, "half 72.ts", "-vf", larger, "-output_ts_offset", "3.2")]
+    path = halves[0].with_name("two sizes.ts")
+    path.write_bytes(b"".join(half.read_bytes() for half in halves))
+    rows = cut(tmp_path, shots(path, (0, 40, 72, 100, 144)), "exact")
+    assert [row["error_message"] for row in rows] == [None] * 4
+    assert [row["cut_frames"] for row in rows] == [40, 32, 28, 44]
+    sizes = [next(iter(read_frames(tmp_path / row["cut_path"])))[1].width for row in rows]
+    assert sizes == [96, 96, 192, 192]
+
+
 @pytest.mark.parametrize("mode", ["copy", "exact"])
 def test_a_variable_rate_keeps_its_times(make: Make, tmp_path: Path, mode: str):
     slow = "setpts='if(lt(N,70),N,70+(N-70)*3)/24/TB'"
