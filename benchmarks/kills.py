@@ -76,7 +76,7 @@ def list_cases(home: Path, world: Path) -> Iterator[Case]:
     yield Case("curate", commands["dataset"], ("dataset",))
     yield Case("export", commands["export"], ("dataset", "export"))
     yield Case("finetune, motion-lora", commands["lora"], ("dataset", "lora"))
-    yield Case("finetune, full", commands["full"], ("dataset", "full"))
+    yield Case("finetune, image-to-video (all weights)", commands["full"], ("dataset", "full"))
     yield Case("generate", commands["videos"], ("videos",))
     yield Case("pipeline", commands["pipeline"], tuple(f"pipeline/{name}" for name in ("dataset", "run", "videos")))
     table, retried = str(home / "jobs/jobs.csv"), str(world / "retried")

@@ -47,7 +47,7 @@ def list_commands(home: Path, world: Path) -> Mapping[str, list[str]]:
         "dataset": ["curate", films, "--out", dataset],
         "export": ["export", dataset, "--out", str(world / "export")],
         "lora": ["finetune", dataset, "--recipe", "motion-lora", "--out", str(world / "lora"), *TRAINING],
-        "full": ["finetune", dataset, "--recipe", "full", "--out", str(world / "full"), *TRAINING],
+        "full": ["finetune", dataset, "--recipe", "image-to-video", "--out", str(world / "full"), *TRAINING],
         "videos": ["generate", pictures, "--out", str(world / "videos"), "--batch", "4", *CLIPS],
         "pipeline": [
             *("pipeline", films, "--jobs", pictures, "--out", str(world / "pipeline")),
