@@ -11,12 +11,13 @@ from flows.running.config import FlowConfig, Outcome
 from flows.running.run import Run, running
 from models.errors import BadInput
 from models.weights.names import MODEL_HELP, find_model_folder
-from tasks.finetune.encode import ClipSpan, LatentsConfig, SourceClips, encode_clips
+from tasks.finetune.encode import NEEDS as CLIP_NEEDS
+from tasks.finetune.encode import PICTURE_NEEDS, ClipSpan, LatentsConfig, SourceClips, encode_clips, make_seen
 from tasks.finetune.listed import ListedConfig, list_clips, read_clip_rows
 from tasks.finetune.train import TrainConfig, train_model
 from tasks.finetune.train_examples import ExampleChoice, make_too_few_error
 from tasks.ledger import drop_damaged, resolve_inside
-from tasks.manifest import ManifestRef, publish_json, publish_link, read_manifest_ref, read_rows
+from tasks.manifest import ManifestRef, publish_json, publish_link, read_column_names, read_manifest_ref, read_rows
 from tasks.source_files import find_source
 from tasks.table_files import TABLE_SUFFIXES
 
@@ -116,11 +117,14 @@ def read_kept_clips(dataset: Path, base: str, moved_to: Path | None = None) -> l
     if not (dataset / "clips.parquet").is_file():
         raise BadInput(f"{dataset}: not a dataset, it has no clips.parquet. Make one with `reelmill curate`.")
     videos = {row["video_id"]: row for row in read_rows(dataset / "videos.parquet")}
-    rows = read_rows(dataset / "clips.parquet", ("clip_id", "video_id", "start_s", "end_s", "keep"))
+    there = read_column_names(dataset / "clips.parquet")
+    rows = read_rows(
+        dataset / "clips.parquet", [name for name in (*CLIP_NEEDS, "keep", *PICTURE_NEEDS) if name in there]
+    )
     spans: dict[str, list[ClipSpan]] = {}
     for row in rows:
         if row["keep"]:
-            span = ClipSpan(row["clip_id"], row["start_s"], row["end_s"])
+            span = ClipSpan(row["clip_id"], row["start_s"], row["end_s"], make_seen(row, videos[row["video_id"]]))
             spans.setdefault(row["video_id"], []).append(span)
     if not spans:
         raise BadInput(

@@ -51,10 +51,11 @@ class Cut(NamedTuple):
     skipped: tuple[int, ...]
 
 
-def read_index(path: Path, demuxer: str | None = None) -> PacketIndex:
-    """Read the packets of a file without decoding, by the `demuxer` that probing it found. Raises BadMedia when it
+def read_index(path: Path, demuxer: str | None = None, number: int | None = None) -> PacketIndex:
+    """Read the packets of a file's stream of this `number`, or its best one, without decoding, by the `demuxer` that
+    probing it found. Raises BadMedia when it
     cannot be read or a packet has no time."""
-    with open_video(path, threads=1, demuxer=demuxer) as (container, stream):
+    with open_video(path, threads=1, demuxer=demuxer, number=number) as (container, stream):
         read = [(packet.pts, packet.is_keyframe) for packet in container.demux(stream) if _is_shown(packet)]
         packets = tuple(Packet(pts, keyframe) for pts, keyframe in read if pts is not None)
         if len(packets) < len(read) or not packets:
@@ -98,19 +99,6 @@ def make_copy_command(path: Path, index: PacketIndex, cut: Cut, target: Path) ->
     source = ffmpeg.input(str(path.absolute()), **_limit_input(index, cut.start_pts, cut.end_pts))
     options = {"c": "copy", "copypriorss": 1, "bsf:v": filters, **DETERMINISTIC}
     return _compile_command(source[str(index.stream)], target, options)
-
-
-def make_encode_command(
-    path: Path, index: PacketIndex, start_pts: int, end_pts: int, crf: int, target: Path
-) -> list[str]:
-    """Return the ffmpeg command that encodes exactly the frames shown in [start_pts, end_pts), at their own times,
-    upright."""
-    source = ffmpeg.input(str(path.absolute()), **_limit_input(index, start_pts, end_pts), noaccurate_seek=None)
-    frames = source[str(index.stream)].filter("trim", start_pts=start_pts, end_pts=end_pts)
-    even = frames.filter("setpts", f"PTS-{start_pts}").filter("pad", "ceil(iw/2)*2", "ceil(ih/2)*2")
-    options = {"vcodec": "libx264", "pix_fmt": "yuv420p", "crf": crf, "preset": "medium", "threads": 1}
-    times = {"fps_mode": "passthrough", "enc_time_base": "demux"}
-    return _compile_command(even, target, {**options, **times, **DETERMINISTIC})
 
 
 def _limit_input(index: PacketIndex, start_pts: int, end_pts: int) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from tasks.manifest import (
     write_manifest,
 )
 
-VERSION = 3
+VERSION = 4
 
 FACTS_OF_SCAN = ("frames", "lost", "dropped", "decodes", "frame_store", "error_code", "error_message")
 """Columns of the scan that go into videos.parquet."""

@@ -25,16 +25,17 @@ from pydantic import BaseModel, ConfigDict, Field
 from models.errors import BadMedia, DecodeLimit, DecodeTimeout
 from tasks.attempts import tried
 from tasks.caching import Step, find, find_or_compute, make_key, make_lineage, set_aside
+from tasks.canonical_picture import COMBED, make_picture, measure_combing, read_pixel_aspect, read_shown_size
 from tasks.child_process import run_in_child
 from tasks.frame_store import FrameWriter, frame_writer
 from tasks.manifest import ERROR_FIELDS, ManifestRef, make_table, read_rows, remove_asides
 from tasks.signals import Recorder, find_neighbours, shrink_frame
 from tasks.source_files import read_as
-from tasks.video import FullPass, SourceVideo, count_decoders, make_upright, name_demuxer, open_video, read_shown_size
+from tasks.video import FullPass, SourceVideo, count_decoders, name_demuxer, open_video
 
 log = logging.getLogger("reelmill")
 
-VERSION = 1
+VERSION = 2
 
 SCHEMA = pa.schema(
     [
@@ -63,6 +64,11 @@ SCHEMA = pa.schema(
 )
 
 STEP = Step("scan", VERSION, SCHEMA, files=("frame_store",))
+
+
+COMBING_PAIRS = ((0, 1), (0, 3))
+"""Combing is measured in the pairs of frames that begin so many frames after a stored one, by turns: where pictures
+last two and three fields by turns, two of five frames are combed, always the same ones of each half second."""
 
 
 class Sampling(BaseModel):
@@ -105,16 +111,22 @@ def is_peak(change: Sequence[float], config: Sampling) -> bool:
 
 
 class Sampler:
-    """The choice of frames for the store: the first and the last, some each second, and both sides of each peak."""
+    """The choice of frames for the store: the first and the last, some each second, and both sides of each peak.
+
+    A frame is stored when those after it are seen, since combing is measured by them.
+    """
 
     def __init__(self, writer: FrameWriter, config: Sampling, stream: VideoStream) -> None:
         self._writer, self._config = writer, config
-        self._time_base = stream.time_base or Fraction(1)
-        self._pixel_aspect = stream.codec_context.sample_aspect_ratio or Fraction(1)
+        self._time_base, self._pixel_aspect = stream.time_base or Fraction(1), read_pixel_aspect(stream)
         self._rate = Fraction(config.frames_per_s).limit_denominator(1000)
         self._start: Fraction | None = None
         self._next_tick = 0
-        self._previous: VideoFrame | None = None
+        self._before: VideoFrame | None = None
+        self._chosen: VideoFrame | None = None
+        self._age = self._stored = 0
+        self._combing: list[float] = []
+        self._combed = False
 
     def see(self, frame: VideoFrame, peak: bool) -> None:
         """Take the next frame; a `peak` is between it and the one before."""
@@ -123,36 +135,63 @@ class Sampler:
         tick = int((time - self._start) * self._rate)
         if peak:
             self.finish()
-        self._previous = frame
+        elif self._chosen is not None and self._before is not None:
+            self._look_for_combs(self._before, frame)
         if peak or tick >= self._next_tick:
             self._next_tick = tick + 1
-            self.finish()
+            self._store()
+            self._chosen, self._age = frame, 0
+        self._before = frame
 
     def finish(self) -> None:
         """Store the last frame seen, unless it is already stored."""
-        if self._previous is None:
+        last, self._before = self._before, None
+        self._store()
+        if last is not None and self._writer.last_pts != last.pts:
+            self._chosen = last
+            self._store()
+
+    def _look_for_combs(self, before: VideoFrame, frame: VideoFrame) -> None:
+        pairs = COMBING_PAIRS[self._stored % len(COMBING_PAIRS)]
+        if self._age in pairs:
+            combing = measure_combing(before, frame)
+            self._combing += [combing] if combing is not None else []
+        self._age += 1
+        if self._age > max(pairs):
+            self._store()
+
+    def _store(self) -> None:
+        """Store the frame that is chosen, if there is one; where too little moves to say whether it is combed, as the
+        one before."""
+        frame, self._chosen = self._chosen, None
+        if frame is None:
             return
-        pts = self._previous.pts or 0
-        picture = make_upright(self._previous, self._config.short_side, self._pixel_aspect)
-        self._writer.add(pts, float(pts * self._time_base), picture)
-        self._previous = None
+        combing = max(self._combing, default=None)
+        self._combing, self._stored = [], self._stored + 1
+        self._combed = self._combed if combing is None else combing >= COMBED
+        picture = make_picture(frame, self._pixel_aspect, self._config.short_side, self._combed)
+        pts = frame.pts or 0
+        self._writer.add(pts, float(pts * self._time_base), picture, combing)
 
 
-def scan_file(path: Path, store: Path, config: Sampling, demuxer: str | None = None) -> dict[str, Any]:
-    """Decode `path` once, by the `demuxer` that probing it found, write its frame store, and return the measured
-    columns. Raises BadMedia.
+def scan_file(
+    path: Path, store: Path, config: Sampling, demuxer: str | None = None, number: int | None = None
+) -> dict[str, Any]:
+    """Decode the stream of this `number` of `path`, or its best one, once, by the `demuxer` of its probe; write its
+    frame store and return the measured columns. Raises BadMedia.
 
     Runs in a child process. Memory does not grow with the video's length, except for about 320 bytes of signals per
     frame.
     """
     cv2.setNumThreads(1)
-    with open_video(path, threads=2, demuxer=demuxer, skip_loop_filter="all") as (container, stream):
+    with open_video(path, 2, demuxer, number, skip_loop_filter="all") as (container, stream):
+        aspect = read_pixel_aspect(stream)
         decoding, signals, sizes = FullPass(container, stream), Recorder(), set[tuple[int, int]]()
         damages = array("b")
         with frame_writer(store, config.jpeg_quality) as writer:
             sampler = Sampler(writer, config, stream)
             for frame, damaged in decoding.frames():
-                sizes.add(read_shown_size(frame))
+                sizes.add(read_shown_size(frame, aspect))
                 if len(sizes) > 1:
                     raise BadMedia(f"{path}: the picture size changes within it ({sizes}). Convert it to one size.")
                 signals.add(frame.pts or 0, shrink_frame(frame))
@@ -208,7 +247,9 @@ def _scan(video: SourceVideo, root: Path, store: Path, sampling: Sampling, limit
     try:
         demuxer = name_demuxer(video.container)
         with read_as(root, video.path, video.digest):
-            measured = run_in_child(scan_file, video.path, root / store, sampling, demuxer, limit_s=limit_s)
+            measured = run_in_child(
+                scan_file, video.path, root / store, sampling, demuxer, video.stream, limit_s=limit_s
+            )
     finally:
         remove_asides(root / store)
     if measured["lost"] or measured["dropped"] or measured["damaged"].any():
@@ -239,10 +280,10 @@ def scan_video(root: Path, config: ScanConfig, video: SourceVideo) -> ManifestRe
         )
         return make_table([row | measured], SCHEMA)
 
-    found = find(STEP, root, make_key(make_lineage(STEP, sampling, [video.digest])))
+    found = find(STEP, root, make_key(make_lineage(STEP, sampling, [video.make_key()])))
     if found and any(_may_do_now(row, limit_s) for row in read_rows(found, ("error_code", "limit_s"))):
         set_aside(found.path)
-    return find_or_compute(STEP, root, sampling, [video.digest], compute)
+    return find_or_compute(STEP, root, sampling, [video.make_key()], compute)
 
 
 @task(name="scan")

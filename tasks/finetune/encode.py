@@ -7,7 +7,7 @@ window's first frame with noise of ln(sigma) ~ N(-3, 0.5^2) added before the aut
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,15 +27,19 @@ from models.svd.autoencoder import encode_frames
 from models.svd.model import VideoModel, digest_encoders, embed_pictures
 from tasks.attempts import tried
 from tasks.caching import Step, find_or_compute
+from tasks.canonical_picture import COMBED
 from tasks.child_process import run_in_child
-from tasks.finetune.windows import WindowShape, read_windows
+from tasks.finetune.windows import SEEN_WHOLE, Seen, WindowShape, read_windows
 from tasks.manifest import ERROR_FIELDS, ManifestRef, make_table, publish
 from tasks.source_files import read_as
 from tasks.video import name_clip, name_demuxer
 
-VERSION = 1
+VERSION = 2
 
 NEEDS = ("clip_id", "video_id", "source", "start_s", "end_s")
+
+PICTURE_NEEDS = ("bar_top", "bar_bottom", "bar_left", "bar_right", "combing")
+"""What is read of a clip's picture where it was measured."""
 
 SCHEMA = pa.schema(
     [
@@ -67,11 +71,12 @@ class LatentsConfig(BaseModel):
 
 @dataclass(frozen=True)
 class ClipSpan:
-    """A clip to encode: its name and its span in its source, in seconds."""
+    """A clip to encode: its name, its span in its source, in seconds, and what is known of its picture."""
 
     clip_id: str
     start_s: float
     end_s: float
+    seen: Seen = SEEN_WHOLE
 
 
 @dataclass(frozen=True)
@@ -87,8 +92,16 @@ class SourceClips:
 
     def key(self) -> str:
         """Return a digest of the content and the spans."""
-        spans = [(c.clip_id, c.start_s, c.end_s) for c in self.clips]
+        spans = [(c.clip_id, c.start_s, c.end_s, *c.seen) for c in self.clips]
         return hashlib.sha256(json.dumps([self.digest, spans]).encode()).hexdigest()
+
+
+def make_seen(clip: Mapping[str, Any], video: Mapping[str, Any]) -> Seen:
+    """Return what is known of a clip's picture, from its row with PICTURE_NEEDS and that of its video, where they have
+    them."""
+    top, bottom, left, right = (clip.get(name) or 0 for name in PICTURE_NEEDS[:4])
+    combed = (clip["combing"] or 0) >= COMBED if "combing" in clip else None
+    return Seen(video.get("stream"), combed, (top, bottom, left, right))
 
 
 def add_noise(pictures: Tensor, config: LatentsConfig, seed: int) -> tuple[Tensor, Tensor]:
@@ -158,6 +171,7 @@ def _read_clip(
                 shape,
                 config.windows_per_clip,
                 name_demuxer(group.container),
+                clip.seen,
                 limit_s=limit_s,
                 item=item,
             )

@@ -215,6 +215,7 @@ def test_the_settings_have_these_defaults_and_bounds():
     assert declared(IngestConfig) == {
         "": "frozen=True, extra='forbid', allow_inf_nan=False",
         "suffixes": "None",
+        "stream": "None, ge=0",
         "probe_limit_s": "30.0, gt=0",
         "fetch": "FetchConfig()",
     }
