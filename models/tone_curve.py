@@ -2,10 +2,11 @@
 
 1. The code values become light in cd/m2: PQ by SMPTE ST 2084; HLG by its inverse OETF and its OOTF for a screen of
    1000 cd/m2, gamma 1.2 (ITU-R BT.2100); others by a gamma of 2.4 with white at 203 cd/m2 (ITU-R BT.1886).
-2. Light is divided by SDR_WHITE, 203 cd/m2 (ITU-R BT.2408), and turned to BT.709's primaries; negative light is cut.
+2. Light is divided by SDR_WHITE, 203 cd/m2 (ITU-R BT.2408), and turned to BT.709's primaries; negative light is cut,
+   and of a standard dynamic range also what is above 1.
 3. A colour whose largest channel m is at most 1 stays as it is. Above, c becomes c/m + (1 - c/m) * ln(m) / ln(10000 /
    203): it keeps its hue, and nears white as it becomes brighter, which it is at the 10000 cd/m2 that PQ ends with.
-4. The result is coded by the inverse of a gamma of 2.4, 0 to 255.
+4. The result is coded by the inverse of a gamma of 2.4, 0 to 255; a picture's in sRGB by that of sRGB, from step 1 on.
 """
 
 from functools import cache
@@ -15,7 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Transfer = Literal["sdr", "pq", "hlg"]
+Transfer = Literal["sdr", "srgb", "pq", "hlg"]
 Gamut = Literal["bt709", "bt2020", "p3"]
 
 SDR_WHITE = 203.0
@@ -60,8 +61,14 @@ def convert_to_bt709(picture: NDArray[np.uint16], transfer: Transfer, gamut: Gam
     if transfer == "hlg":
         light *= _compute_ootf(light)[..., None]
     turned = cv2.transform(light, compute_gamut_matrix(gamut).astype(np.float32))
-    coded = cv2.pow(roll_off(np.maximum(turned, 0)), 1 / GAMMA)
+    shown = roll_off(np.maximum(turned, 0)) if transfer in ("pq", "hlg") else np.clip(turned, 0, 1)
+    coded = code_srgb(shown) if transfer == "srgb" else cv2.pow(shown, 1 / GAMMA)
     return np.rint(coded * 255).astype(np.uint8)
+
+
+def code_srgb(light: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return sRGB's values, 0 to 1, of light, 0 to 1 (IEC 61966-2-1)."""
+    return np.where(light <= 0.0031308, 12.92 * light, 1.055 * cv2.pow(light, 1 / 2.4) - 0.055).astype(np.float32)
 
 
 def roll_off(light: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -92,6 +99,7 @@ def _make_table(transfer: Transfer) -> NDArray[np.float32]:
     codes = np.arange(CODES) / (CODES - 1)
     light = {
         "sdr": lambda: codes**GAMMA,
+        "srgb": lambda: np.where(codes <= 0.04045, codes / 12.92, ((codes + 0.055) / 1.055) ** 2.4),
         "pq": lambda: compute_pq_light(codes) / SDR_WHITE,
         "hlg": lambda: compute_hlg_scene(codes),
     }
