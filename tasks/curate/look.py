@@ -12,7 +12,7 @@ The scan decodes without the codec's loop filter and stores JPEGs of at most 360
 blockiness says how coarsely a video was coded rather than what a player shows, and it says less the larger a video is.
 `bar_top`, `bar_bottom`, `bar_left` and `bar_right` are the widths of those bars, in pixels of the picture as shown,
 over all stored frames of the clip, 0 for none; `crop` is what removes them, as ffmpeg's filter `crop` takes it,
-"w:h:x:y", null where there are none. All other columns are of the picture inside them. `combing` is the upper quartile
+"w:h:x:y", null where there are none. All other columns are of the picture inside them. `combing` is the ninth decile
 over the stored frames of what tasks/canonical_picture.py measures: from 0.5 the clip is interlaced, whatever its file
 says, and is deinterlaced wherever it is looked at; null where too little moves to say.
 """
@@ -142,7 +142,7 @@ def measure_clip(store: Path, clip: ClipRow, config: LookConfig) -> dict[str, An
     inside = np.stack([np.ascontiguousarray(bars.cut(frame, shown)) for frame in frames])
     combing = read_combing(store, *span)
     measured = describe_look(inside, config) | measure_quality(frames, shown, bars)
-    return measured | {"combing": float(np.quantile(combing, 0.75)) if combing else None}
+    return measured | {"combing": float(np.quantile(combing, 0.9)) if combing else None}
 
 
 @task(name="look")

@@ -66,8 +66,8 @@ SCHEMA = pa.schema(
 STEP = Step("scan", VERSION, SCHEMA, files=("frame_store",))
 
 
-COMBING_PAIRS = ((0, 1), (0, 3))
-"""Combing is measured in the pairs of frames that begin so many frames after a stored one, by turns: where pictures
+COMBING_PAIRS = (0, 1, 0, 3)
+"""Combing is measured in the pair of frames that begins so many frames after a stored one, by turns: where pictures
 last two and three fields by turns, two of five frames are combed, always the same ones of each half second."""
 
 
@@ -125,7 +125,7 @@ class Sampler:
         self._before: VideoFrame | None = None
         self._chosen: VideoFrame | None = None
         self._age = self._stored = 0
-        self._combing: list[float] = []
+        self._combing: float | None = None
         self._combed = False
 
     def see(self, frame: VideoFrame, peak: bool) -> None:
@@ -152,13 +152,10 @@ class Sampler:
             self._store()
 
     def _look_for_combs(self, before: VideoFrame, frame: VideoFrame) -> None:
-        pairs = COMBING_PAIRS[self._stored % len(COMBING_PAIRS)]
-        if self._age in pairs:
-            combing = measure_combing(before, frame)
-            self._combing += [combing] if combing is not None else []
-        self._age += 1
-        if self._age > max(pairs):
+        if self._age == COMBING_PAIRS[self._stored % len(COMBING_PAIRS)]:
+            self._combing = measure_combing(before, frame)
             self._store()
+        self._age += 1
 
     def _store(self) -> None:
         """Store the frame that is chosen, if there is one; where too little moves to say whether it is combed, as the
@@ -166,8 +163,7 @@ class Sampler:
         frame, self._chosen = self._chosen, None
         if frame is None:
             return
-        combing = max(self._combing, default=None)
-        self._combing, self._stored = [], self._stored + 1
+        combing, self._combing, self._stored = self._combing, None, self._stored + 1
         self._combed = self._combed if combing is None else combing >= COMBED
         picture = make_picture(frame, self._pixel_aspect, self._config.short_side, self._combed)
         pts = frame.pts or 0

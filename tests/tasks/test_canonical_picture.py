@@ -50,7 +50,9 @@ class Film(NamedTuple):
     second: bool = False
 
 
+UNTAGGED = ",setparams=colorspace=unknown:color_primaries=unknown:color_trc=unknown"
 HD = "scale=out_color_matrix=bt709,format=yuv420p"
+SD = "scale=out_color_matrix=bt601,format=yuv420p"
 WIDE = "scale=out_color_matrix=bt2020,format=yuv420p10le"
 BT2020, PQ, HLG = (
     f",setparams=color_primaries=bt2020:colorspace=bt2020nc:color_trc={transfer}"
@@ -58,7 +60,7 @@ BT2020, PQ, HLG = (
 )
 TAG709 = ",setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709"
 FULL = "scale=out_color_matrix=bt601:out_range=pc,format=yuv420p"
-LETTERS = ",pad=iw:ih+32:0:16"
+LETTERS = ",pad=iw:ih+32:0:24"
 
 FILMS = {
     "plain": Film((96, 64), (96, 64)),
@@ -69,12 +71,13 @@ FILMS = {
     "hlg": Film((96, 64), (96, 64), WIDE + HLG, light="hlg"),
     "wide gamut": Film((96, 64), (96, 64), WIDE + BT2020, light="bt2020"),
     "full range": Film((96, 64), (96, 64), FULL, ("-color_range", "pc")),
-    "matrix of hd, untagged": Film((128, 720), (128, 720), HD),
+    "matrix of hd, untagged": Film((128, 720), (128, 720), HD + UNTAGGED),
+    "matrix of sd, untagged": Film((96, 64), (96, 64), SD + UNTAGGED),
     "matrix of hd, tagged on sd": Film((96, 64), (96, 64), HD + TAG709),
     "matrix of sd, tagged on hd": Film(
         (128, 720), (128, 720), "scale=out_color_matrix=bt601,format=yuv420p,setparams=colorspace=smpte170m"
     ),
-    "bars": Film((96, 64), (96, 96), f"scale=out_color_matrix=bt601{LETTERS},format=yuv420p", bars=(16, 16, 0, 0)),
+    "bars": Film((96, 64), (96, 96), f"scale=out_color_matrix=bt601{LETTERS},format=yuv420p", bars=(24, 8, 0, 0)),
     "odd size": Film((95, 63), (95, 63), "scale=out_color_matrix=bt601,format=yuv444p"),
     "stream": Film((96, 64), (96, 64), second=True),
     "aspect and rotation": Film(
@@ -87,18 +90,18 @@ FILMS = {
         (96, 96),
         f"scale=out_color_matrix=bt2020{LETTERS},format=yuv420p10le{PQ}",
         light="pq",
-        bars=(16, 16, 0, 0),
+        bars=(24, 8, 0, 0),
     ),
     "full range and hd": Film(
         (128, 720), (128, 720), "scale=out_color_matrix=bt709:out_range=pc,format=yuv420p", ("-color_range", "pc")
     ),
     "aspect and bars": Film(
-        (96, 64), (192, 96), f"setsar=2,scale=out_color_matrix=bt601{LETTERS},format=yuv420p", bars=(16, 16, 0, 0)
+        (96, 64), (192, 96), f"setsar=2,scale=out_color_matrix=bt601{LETTERS},format=yuv420p", bars=(24, 8, 0, 0)
     ),
     "odd size and rotation": Film((95, 63), (63, 95), "scale=out_color_matrix=bt601,format=yuv444p", turned="90"),
     "stream and pq": Film((96, 64), (96, 64), WIDE + PQ, light="pq", second=True),
     "ten bits and full range": Film((96, 64), (96, 64), FULL.replace("420p", "420p10le"), ("-color_range", "pc")),
-    "odd size and pq": Film((94, 62), (94, 62), WIDE + PQ, light="pq"),
+    "odd size and pq": Film((95, 63), (95, 63), WIDE.replace("420", "444") + PQ, light="pq"),
 }
 
 
@@ -193,6 +196,7 @@ def test_everything_sees_the_canonical_picture(name: str, tmp_path: Path):
     shape = WindowShape(2, 4.0, film.shown[0], film.shown[1] - film.bars[0] - film.bars[1])
     ((_, window),) = read_windows(path, (0.0, 1.0), "clip", shape, 1, seen=Seen(bars=film.bars))
     check_colours(window[0], film, (0, 0, 0, 0), 5)
+    assert window[0].max(axis=2).min() > 60, "no line of the bars is left"
 
 
 def test_a_circle_in_wide_pixels_is_round(tmp_path: Path):
@@ -254,7 +258,7 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
 def test_combs_are_measured_whatever_the_flags_say(tmp_path: Path, motion: Motion, speed: float, fields: str):
     _, path = film_twice(tmp_path, motion, speed, INTERLACED[fields])
     _, _, store = measure(path)
-    assert np.quantile(read_combing(store, 0, 1 << 40), 0.75) >= COMBED
+    assert np.quantile(read_combing(store, 0, 1 << 40), 0.9) >= COMBED
 
 
 @pytest.mark.parametrize(
@@ -270,7 +274,7 @@ def test_progressive_film_has_no_combs_even_with_noise(tmp_path: Path, motion: M
 def test_film_carried_by_two_and_three_fields_is_seen_as_combed(tmp_path: Path):
     _, path = film_twice(tmp_path, "pan_right", 0.3, "select='not(mod(n,2))',setpts=N/24/TB,telecine", 48)
     _, _, store = measure(path)
-    assert np.quantile(read_combing(store, 0, 1 << 40), 0.75) >= COMBED
+    assert np.quantile(read_combing(store, 0, 1 << 40), 0.9) >= COMBED
 
 
 @pytest.mark.parametrize(("motion", "speed"), [("pan_right", 0.3), ("zoom_in", 0.3), ("pan_right", 1.5)])
