@@ -45,7 +45,8 @@ from pathlib import Path
 from fractions import Fraction
 from scenedetect import AdaptiveDetector, ContentDetector, ThresholdDetector, detect
 from tasks.frame_store import frame_writer
-from tasks.video import FullPass, open_video, read_frames, upright
+from tasks.canonical_picture import make_picture
+from tasks.video import FullPass, open_video, read_frames
 cv2.setNumThreads(1)
 path = Path(sys.argv[1])
 for detector in (AdaptiveDetector(), ContentDetector(), ThresholdDetector()):
@@ -53,7 +54,7 @@ for detector in (AdaptiveDetector(), ContentDetector(), ThresholdDetector()):
 with frame_writer(Path(sys.argv[2])) as writer:
     for number, (time, frame) in enumerate(read_frames(path)):
         if number % 12 == 0:
-            writer.add(frame.pts, float(time), upright(frame, 360))
+            writer.add(frame.pts, float(time), make_picture(frame, short_side=360))
 """
 """Cuts by three detectors and frames for later steps, each with a decode of its own."""
 

@@ -176,9 +176,10 @@ def curate(config: CurateConfig) -> CurateOutcome:
         splits = run.chunks(split_videos, config.split, scans, estimate_work(videos, SPLIT))
         scanned = list(map(VideoManifests, scans, splits))
         looks = run.chunks(measure_look, config.look, scanned, estimate_work(videos, LOOK))
-        motions = run.chunks(measure_motion, config.motion, scanned, estimate_work(videos, MOTION))
-        texts = run.chunks(find_text, config.text, scanned, estimate_work(videos, TEXT))
-        measured = add_manifests(scanned, look=looks, motion=motions, text=texts)
+        looked = add_manifests(scanned, look=looks)
+        motions = run.chunks(measure_motion, config.motion, looked, estimate_work(videos, MOTION))
+        texts = run.chunks(find_text, config.text, looked, estimate_work(videos, TEXT))
+        measured = add_manifests(looked, motion=motions, text=texts)
         captions = run.chunks(
             caption_clips, config.caption, measured, estimate_work(videos, find_cost(config.caption, CAPTION))
         )
@@ -203,7 +204,7 @@ def check(config: CurateConfig) -> list[str]:
     models, and BadInput for a source that names no video."""
     locate_models(config)
     entries = expand_sources(config.sources, config.ingest.suffixes, exclude=config.out)
-    return list_unreadable(entries, config.ingest.probe_limit_s)
+    return list_unreadable(entries, config.ingest)
 
 
 def cut(run: Run, config: ClipsConfig, videos: Sequence[SourceVideo], clips: ManifestRef) -> list[ManifestRef]:

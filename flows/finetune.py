@@ -11,12 +11,20 @@ from flows.running.config import FlowConfig, Outcome
 from flows.running.run import Run, running
 from models.errors import BadInput
 from models.weights.names import MODEL_HELP, find_model_folder
-from tasks.finetune.encode import ClipSpan, LatentsConfig, SourceClips, encode_clips, remove_orphans
+from tasks.finetune.encode import NEEDS as CLIP_NEEDS
+from tasks.finetune.encode import (
+    PICTURE_NEEDS,
+    ClipSpan,
+    LatentsConfig,
+    SourceClips,
+    encode_clips,
+    remove_orphans,
+)
 from tasks.finetune.listed import ListedConfig, list_clips, read_clip_rows
 from tasks.finetune.train import TrainConfig, train_model
 from tasks.finetune.train_examples import ExampleChoice, make_too_few_error
 from tasks.ledger import check_whole, drop_damaged, resolve_inside
-from tasks.manifest import ManifestRef, publish_json, publish_link, read_manifest_ref, read_rows
+from tasks.manifest import ManifestRef, publish_json, publish_link, read_column_names, read_manifest_ref, read_rows
 from tasks.source_files import find_source
 from tasks.table_files import TABLE_SUFFIXES
 
@@ -117,7 +125,9 @@ def read_kept_clips(config: FinetuneConfig, dataset: Path) -> list[SourceClips]:
     for table in ("videos.parquet", "clips.parquet"):
         check_whole(dataset / table)
     videos = {row["video_id"]: row for row in read_rows(dataset / "videos.parquet")}
-    rows = read_rows(dataset / "clips.parquet", KEPT_COLUMNS)
+    there = read_column_names(dataset / "clips.parquet")
+    columns = (*CLIP_NEEDS, "keep", "camera_motion", "motion_score", *PICTURE_NEEDS)
+    rows = read_rows(dataset / "clips.parquet", [name for name in columns if name in there])
     kept = [row for row in rows if row["keep"]]
     if not kept:
         raise BadInput(

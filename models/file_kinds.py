@@ -8,6 +8,7 @@ them.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -30,7 +31,10 @@ _WEBP = FileKind("WebP", "picture")
 
 ANIMATED_WEBP = FileKind("animated WebP", "film", unread=True)
 
-HEIC = FileKind("HEIC", "picture", unread=True)
+READS_HEIC = find_spec("pillow_heif") is not None
+"""Whether the extra `heic` is installed."""
+
+HEIC = FileKind("HEIC", "picture", unread=not READS_HEIC)
 
 SOUND = FileKind("sound", "sound")
 

@@ -1,13 +1,16 @@
 """Pictures of any kind as uint8 RGB of the size a model takes: upright, opaque, eight bits a channel.
 
-Of an animated picture the first frame is used. Values are those of the file; an embedded colour profile is not applied.
+Of an animated picture the first frame is used, of one with a gain map the base picture. Colours become sRGB, by the
+profile or the tag in the file (models/picture_colours.py). HEIC is read where pillow-heif, the extra `heic`, is there.
 """
 
+import importlib
 import struct
 import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -16,7 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from models.errors import BadInput, BadMedia, DecodeLimit
-from models.file_kinds import read_kind
+from models.file_kinds import HEIC, READS_HEIC, read_kind
+from models.picture_colours import HEAD, convert_colours, describe_conversion
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,6 +47,7 @@ PICTURE_SUFFIXES = frozenset(
         ".ppm",
         ".pgm",
         ".tga",
+        *((".heic", ".heif") if READS_HEIC else ()),
     )
 )
 
@@ -79,7 +84,31 @@ def prepare_picture(
 
 def open_picture(path: Path) -> Image.Image:
     """Open a picture of one of FORMATS, which is read when it is used; raises what Pillow raises."""
-    return Image.open(path, formats=FORMATS)
+    return Image.open(path, formats=(*FORMATS, *(["HEIF"] if register_heif() else [])))
+
+
+@cache
+def register_heif() -> bool:
+    """Make Pillow read HEIC where pillow-heif is installed; return whether it is."""
+    if not READS_HEIC:
+        return False
+    importlib.import_module("pillow_heif").register_heif_opener()
+    return True
+
+
+def read_head(path: Path) -> bytes:
+    """Return the first bytes of a file, in which its colour tags are."""
+    with path.open("rb") as file:
+        return file.read(HEAD)
+
+
+def describe_foreign_picture(path: Path) -> str | None:
+    """Return how the colours of a picture are converted, in words; None where they are not, or it cannot be read."""
+    try:
+        with _warnings("ignore"), open_picture(path) as picture:
+            return describe_conversion(picture, read_head(path))
+    except (Image.DecompressionBombError, *_UNREADABLE):
+        return None
 
 
 def read_foreign_picture(
@@ -134,7 +163,9 @@ def _read(path: Path, background: Background) -> Image.Image:
     try:
         with _warnings("error"), open_picture(path) as picture:
             picture.load()
-            return _make_opaque(ImageOps.exif_transpose(picture), background, path.name)
+            turned = ImageOps.exif_transpose(picture)
+            shown = _convert_wide(turned) if turned.mode.startswith("I") else turned
+            return _make_opaque(convert_colours(shown, read_head(path)), background, path.name)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         limit = (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
         raise DecodeLimit(
@@ -156,7 +187,8 @@ def _warnings(of_size: Literal["error", "ignore"]) -> Iterator[None]:
 def _explain_error(path: Path, error: Exception) -> str:
     kind = read_kind(path)
     if kind and (kind.unread or kind.holds != "picture"):
-        return f"its content is {kind.name}; save it as JPEG or PNG"
+        extra = ", or install Reelmill's extra heic" if kind is HEIC else ""
+        return f"its content is {kind.name}; save it as JPEG or PNG{extra}"
     if isinstance(error, Image.UnidentifiedImageError):
         return "its content is not in a known picture format"
     return str(error).strip().rstrip(".") or type(error).__name__
@@ -166,8 +198,6 @@ def _make_opaque(picture: Image.Image, background: Background, name: str) -> Ima
     """Convert any mode to RGB; transparent parts show the background."""
     if picture.mode == "F":
         raise BadMedia(f"{name}: holds floating-point values of unknown range; save it with 8 or 16 bits.")
-    if picture.mode.startswith("I"):
-        return _convert_wide(picture).convert("RGB")
     if not picture.has_transparency_data:
         return picture.convert("RGB")
     layer = picture.convert("RGBA")
@@ -178,4 +208,6 @@ def _make_opaque(picture: Image.Image, background: Background, name: str) -> Ima
 def _convert_wide(picture: Image.Image) -> Image.Image:
     """Convert a 16-bit grey picture to 8 bits, rounded."""
     values = np.asarray(picture).astype(np.float64)
-    return Image.fromarray((values.clip(0, 65535) / 257).round().astype(np.uint8))
+    gray = Image.fromarray((values.clip(0, 65535) / 257).round().astype(np.uint8))
+    gray.info = dict(picture.info)
+    return gray

@@ -58,6 +58,7 @@ LOOK = (
     Measure("bar_left", INTEGER, "width of the black bar on the left", "pixels"),
     Measure("bar_right", INTEGER, "width of the black bar on the right", "pixels"),
     Measure("crop", TEXT_TYPE, "what removes the bars", "w:h:x:y, null without bars"),
+    Measure("combing", FLOAT, "combing of interlaced fields", "0 none, from 0.5 combed", absent=OLDER),
 )
 
 MOTION = (

@@ -3,7 +3,7 @@
 Steps after the scan read pictures here, by pts, and never decode the video again.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import overload
@@ -18,7 +18,8 @@ from models.pictures import Frames
 from tasks.ledger import is_whole
 from tasks.manifest import publish
 
-SCHEMA = pa.schema([("pts", pa.int64()), ("time_s", pa.float64()), ("jpeg", pa.binary())])
+SCHEMA = pa.schema([("pts", pa.int64()), ("time_s", pa.float64()), ("combing", pa.float32()), ("jpeg", pa.binary())])
+"""`combing` is that of tasks/canonical_picture.py at this frame; null where too little moves to say."""
 
 JPEG_QUALITY = 90
 
@@ -35,14 +36,15 @@ class FrameWriter:
     def __init__(self, file: pq.ParquetWriter, quality: int = JPEG_QUALITY) -> None:
         self._file = file
         self._quality = quality
-        self._rows: list[dict[str, int | float | bytes]] = []
+        self._rows: list[dict[str, int | float | bytes | None]] = []
         self.last_pts: int | None = None
 
-    def add(self, pts: int, time_s: float, picture: Frames) -> None:
+    def add(self, pts: int, time_s: float, picture: Frames, combing: float | None = None) -> None:
         """Append one uint8 RGB picture [height, width, 3]; raises ValueError when it is older than the last one."""
         if self.last_pts is not None and pts <= self.last_pts:
             raise ValueError(f"Frame {pts} comes after frame {self.last_pts}.")
-        self._rows.append({"pts": pts, "time_s": time_s, "jpeg": _encode_jpeg(picture, self._quality)})
+        jpeg = _encode_jpeg(picture, self._quality)
+        self._rows.append({"pts": pts, "time_s": time_s, "combing": combing, "jpeg": jpeg})
         self.last_pts = pts
         if len(self._rows) == ROWS_PER_GROUP:
             self.flush()
@@ -67,6 +69,13 @@ def read_frame_times(path: Path) -> list[tuple[int, float]]:
     """Return the (pts, time in seconds) of every stored frame, in order; raises BadManifest."""
     table = _read(path, ["pts", "time_s"])
     return list(zip(table["pts"].to_pylist(), table["time_s"].to_pylist(), strict=True))
+
+
+def read_combing(path: Path, start_pts: int, end_pts: int) -> list[float]:
+    """Return the combing of the stored frames of [start_pts, end_pts) where it is known, in order; raises
+    BadManifest."""
+    within = [("pts", ">=", start_pts), ("pts", "<", end_pts)]
+    return [value for value in _read(path, ["combing"], within)["combing"].to_pylist() if value is not None]
 
 
 def load_frames(path: Path, pts: Sequence[int]) -> Frames:
@@ -97,11 +106,11 @@ def read_lumas(path: Path, start_pts: int, end_pts: int) -> Iterator[Frames]:
 class FramesOnDemand(Sequence[Frames]):
     """Stored frames of these pts, uint8 RGB [height, width, 3] each, read a few at a time when they are needed.
 
-    For clips of any length; raises BadManifest as `load_frames` does.
+    For clips of any length; `view` is what is shown of each. Raises BadManifest as `load_frames` does.
     """
 
-    def __init__(self, path: Path, pts: Sequence[int]) -> None:
-        self._path, self._pts = path, pts
+    def __init__(self, path: Path, pts: Sequence[int], view: Callable[[Frames], Frames] = lambda frame: frame) -> None:
+        self._path, self._pts, self._view = path, pts, view
         self._held: tuple[int, Frames] | None = None
 
     def __len__(self) -> int:
@@ -115,12 +124,12 @@ class FramesOnDemand(Sequence[Frames]):
     def __getitem__(self, index: int | slice) -> "Frames | FramesOnDemand":
         """Return one frame, or for a slice those frames on demand."""
         if isinstance(index, slice):
-            return FramesOnDemand(self._path, self._pts[index])
+            return FramesOnDemand(self._path, self._pts[index], self._view)
         group, place = divmod(range(len(self))[index], ROWS_PER_GROUP)
         if self._held is None or self._held[0] != group:
             start = group * ROWS_PER_GROUP
             self._held = group, load_frames(self._path, self._pts[start : start + ROWS_PER_GROUP])
-        return self._held[1][place]
+        return self._view(self._held[1][place])
 
 
 def load_first_middle_last(path: Path, start_pts: int, end_pts: int) -> Frames:

@@ -20,7 +20,8 @@ from av.video.stream import VideoStream
 
 from models.errors import BadMedia
 from models.file_kinds import find_encryption, read_kind
-from tasks.video import open_video, read_shown_size
+from tasks.canonical_picture import read_pixel_aspect, read_shown_size
+from tasks.video import open_video
 
 PROBE_PACKETS = 400
 """The number of packets that are read to see whether the rate varies; the first frame must be among them."""
@@ -72,12 +73,13 @@ _FIELD_ORDERS = {1: "progressive", 2: "tt", 3: "bb", 4: "tb", 5: "bt"}
 
 @dataclass(frozen=True)
 class VideoFacts:
-    """The facts that a file states about its first video stream; None: not stated.
+    """The facts that a file states about the video stream that is used, whose number in the file is `stream`; None: not
+    stated.
 
-    width and height are in pixels of the picture as shown, after `rotation` (degrees clockwise: 0, 90, 180 or 270);
-    coded_width and coded_height as stored. bit_depth is per component. sample_aspect is the width of a pixel over its
-    height. fps is the average rate, fps_nominal the intended rate; duration_s is stated, not measured. `streams` counts
-    all streams of the file. anomalies: words of ANOMALIES, in their order.
+    width and height are in pixels of the picture as shown: with square pixels, after `rotation` (degrees clockwise: 0,
+    90, 180 or 270); coded_width and coded_height as stored. bit_depth is per component. sample_aspect is the width of a
+    pixel over its height. fps is the average rate, fps_nominal the intended rate; duration_s is stated, not measured.
+    `streams` counts all streams of the file. anomalies: words of ANOMALIES, in their order.
     """
 
     container: str
@@ -107,6 +109,7 @@ class VideoFacts:
     audio_channels: int | None
     audio_rate: int | None
     streams: int
+    stream: int
     anomalies: tuple[str, ...]
 
 
@@ -125,11 +128,12 @@ class _Head(NamedTuple):
     whole: bool
 
 
-def probe(path: Path) -> VideoFacts:
-    """Read a file's facts from its header, its first packets and its first frame; raises BadMedia, which says so where
+def probe(path: Path, number: int | None = None) -> VideoFacts:
+    """Read a file's facts from its header, its first packets and its first frame, of its stream of this `number` or its
+    best one; raises BadMedia, which says so where
     the file is not damaged, but encrypted or of a kind that is not decoded here."""
     try:
-        return _probe(path)
+        return _probe(path, number)
     except BadMedia as error:
         if not (reason := _explain_unread(path)):
             raise
@@ -145,11 +149,12 @@ def _explain_unread(path: Path) -> str | None:
     return None
 
 
-def _probe(path: Path) -> VideoFacts:
-    with open_video(path, threads=1) as (container, stream):
+def _probe(path: Path, number: int | None) -> VideoFacts:
+    with open_video(path, threads=1, number=number) as (container, stream):
         head = _read_head(container, stream, path)
         context, frame, audio = stream.codec_context, head.frame, container.streams.audio[:1]
-        width, height = read_shown_size(frame)
+        aspect = read_pixel_aspect(stream)
+        width, height = read_shown_size(frame, aspect)
         transfer = _TRANSFERS.get(int(frame.color_trc))
         return VideoFacts(
             container=container.format.name,
@@ -161,7 +166,7 @@ def _probe(path: Path) -> VideoFacts:
             coded_width=context.coded_width or frame.width,
             coded_height=context.coded_height or frame.height,
             rotation=_read_rotation(frame),
-            sample_aspect=_read_sample_aspect(stream),
+            sample_aspect=aspect,
             fps=_convert_rate(stream.average_rate),
             fps_nominal=_convert_rate(stream.guessed_rate or stream.base_rate),
             variable_rate=_has_varying_rate(head.packets),
@@ -179,6 +184,7 @@ def _probe(path: Path) -> VideoFacts:
             audio_channels=audio[0].channels or None if audio and audio[0].codec_context else None,
             audio_rate=audio[0].rate or None if audio and audio[0].codec_context else None,
             streams=len(container.streams),
+            stream=stream.index,
             anomalies=_find_anomalies(container, stream, head),
         )
 
@@ -197,7 +203,7 @@ def _find_anomalies(container: InputContainer, stream: VideoStream, head: _Head)
         "one_keyframe": _has_one_keyframe(stream, head),
         "odd_size": bool(frame.width % 2 or frame.height % 2),
         "rotated": _read_rotation(frame) != 0,
-        "pixels_not_square": _read_sample_aspect(stream) != 1,
+        "pixels_not_square": read_pixel_aspect(stream) != 1,
         "interlaced": _is_interlaced(stream, frame),
         "hdr": _TRANSFERS.get(int(frame.color_trc)) in HDR_TRANSFERS,
         "cover_art": bool(pictures),
@@ -265,10 +271,6 @@ def _has_one_keyframe(stream: VideoStream, head: _Head) -> bool:
 
 def _read_rotation(frame: VideoFrame) -> int:
     return round(-frame.rotation / 90) * 90 % 360
-
-
-def _read_sample_aspect(stream: VideoStream) -> Fraction:
-    return stream.codec_context.sample_aspect_ratio or stream.sample_aspect_ratio or Fraction(1)
 
 
 def _is_interlaced(stream: VideoStream, frame: VideoFrame) -> bool:

@@ -20,6 +20,8 @@ import numpy as np
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
+from tasks.canonical_picture import PictureKind, convert_colours, read_kind
+
 Planes = list[NDArray[np.float32]]
 
 PLANES_OF_8_BITS = frozenset({"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p"})
@@ -27,6 +29,9 @@ PLANES_OF_8_BITS = frozenset({"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv
 
 SHORT_SIDES = (64, 32, 32)
 """The least number of pixels of each shrunk plane's short side; the most is twice as many."""
+
+BT709_LUMA = (0.2126, 0.7152, 0.0722)
+"""The shares of red, green and blue in luma (ITU-R BT.709)."""
 
 THUMBNAIL_SIZES = ((16, 12), (8, 6), (8, 6))
 """The width and height of each plane of a thumbnail, for pictures of every shape."""
@@ -39,9 +44,6 @@ frames each, and slow footage repeats frames."""
 
 REACH = 3
 """How many frames are searched for each neighbour that is not held."""
-
-FULL_RANGE = 2
-"""libav's AVCOL_RANGE_JPEG: black is 0, not 16."""
 
 
 @dataclass(frozen=True)
@@ -127,17 +129,20 @@ def measure_detail(luma: NDArray[np.float32]) -> float:
 
 
 def shrink_frame(frame: VideoFrame) -> Planes:
-    """Return the frame's Y, U and V shrunk to short sides of at least 64, 32 and 32 pixels, in this module's units."""
+    """Return the frame's Y, U and V shrunk to short sides of at least 64, 32 and 32 pixels, in this module's units; of
+    light or colours that BT.709 has not, those of the canonical picture."""
+    kind = read_kind(frame)
+    if kind.is_bright_or_wide:
+        return _shrink_light(frame, kind)
     if frame.format.name not in PLANES_OF_8_BITS or frame.planes[0].line_size <= 0:
-        frame = _shrink_yuv(frame)
-    full_range = frame.color_range == FULL_RANGE or frame.format.name.startswith("yuvj")
+        frame, kind = _shrink_yuv(frame), kind._replace(full_range=False)
     shrunk = [
         shrink(
             np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[: plane.height, : plane.width], side
         )
         for plane, side in zip(frame.planes, SHORT_SIDES, strict=True)
     ]
-    return stretch(shrunk, full_range)
+    return stretch(shrunk, kind.full_range)
 
 
 def read_luma(frame: VideoFrame) -> NDArray[np.uint8]:
@@ -187,11 +192,24 @@ def find_neighbours(side: NDArray[np.floating], change: float, window: int) -> N
     return np.pad(moving, (0, window - len(moving)))
 
 
-def _shrink_yuv(frame: VideoFrame) -> VideoFrame:
+def _choose_size(frame: VideoFrame) -> tuple[int, int]:
     factor = 2 ** int(math.log2(max(1, min(frame.width, frame.height) // SHORT_SIDES[0])))
+    return max(2, frame.width // factor), max(2, frame.height // factor)
+
+
+def _shrink_light(frame: VideoFrame, kind: PictureKind) -> Planes:
+    picture = convert_colours(frame, kind, _choose_size(frame)).astype(np.float32)
+    luma = picture @ np.array(BT709_LUMA, np.float32)
+    u, v = ((picture[..., channel] - luma) / (2 - 2 * BT709_LUMA[channel]) for channel in (2, 0))
+    half = max(1, luma.shape[1] // 2), max(1, luma.shape[0] // 2)
+    return [luma, *(cv2.resize(plane, half, interpolation=cv2.INTER_AREA).astype(np.float32) for plane in (u, v))]
+
+
+def _shrink_yuv(frame: VideoFrame) -> VideoFrame:
+    width, height = _choose_size(frame)
     return frame.reformat(
-        width=max(2, frame.width // factor),
-        height=max(2, frame.height // factor),
+        width=width,
+        height=height,
         format="yuv420p",
         interpolation="AREA",
         src_color_range=frame.color_range or None,

@@ -7,7 +7,7 @@ import codecs
 import errno
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from functools import cache
@@ -171,7 +171,8 @@ def name_clip(source: Path | str, start_s: float, end_s: float) -> str:
 
 
 class SourceVideo(BaseModel):
-    """A source file that can be read, as flows pass it around; width and height are those of the picture as shown."""
+    """A source file that can be read, as flows pass it around; width and height are those of the picture as shown,
+    `stream` is the number in the file of the stream that probing it chose."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -182,14 +183,20 @@ class SourceVideo(BaseModel):
     width: int
     height: int
     container: str | None = None
+    stream: int | None = None
+
+    def make_key(self) -> str:
+        """Return what its pictures depend on: its content, and its stream where that is not the first."""
+        return f"{self.digest} {self.stream}" if self.stream else self.digest
 
 
 @contextmanager
 def open_video(
-    path: Path, threads: int = 2, demuxer: str | None = None, **options: str
+    path: Path, threads: int = 2, demuxer: str | None = None, number: int | None = None, **options: str
 ) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Open a file's main video stream for decoding with `threads` threads and options of its codec, by the `demuxer`
-    that probing it found, or one of DEMUXERS. No other file is read, whatever this one names.
+    """Open a file's video stream of this `number`, or its best one (`choose_stream`), for decoding with `threads`
+    threads and options of its codec, by the `demuxer` that probing it found, or one of DEMUXERS. No other file is read,
+    whatever this one names.
 
     Raises BadMedia, also for what the decoder raises inside the block, and DecodeLimit for a picture with more pixels
     than this process' limits allow.
@@ -201,7 +208,7 @@ def open_video(
         with av.open(
             str(path.absolute()), format=demuxer, options=pixels, container_options=only, metadata_errors="replace"
         ) as container:
-            yield container, _find_video_stream(container, path, threads, {**pixels, **options})
+            yield container, _find_video_stream(container, path, threads, {**pixels, **options}, number)
     except MemoryError:
         raise
     except FFmpegError as error:
@@ -267,54 +274,59 @@ def count_decoders() -> int:
     return len(_opened)
 
 
-def read_shown_size(frame: VideoFrame) -> tuple[int, int]:
-    """Return the frame's (width, height) in pixels after its rotation."""
-    return (frame.height, frame.width) if frame.rotation % 180 else (frame.width, frame.height)
-
-
-def make_upright(frame: VideoFrame, short_side: int | None = None, pixel_aspect: Fraction = Fraction(1)) -> Frames:
-    """Return the frame as shown: uint8 RGB [height, width, 3], rotated, with square pixels (`pixel_aspect` is their
-    width over their height), and shrunk when its short side is longer than `short_side` pixels."""
-    wide = frame.width * pixel_aspect
-    scale = min(Fraction(1), Fraction(short_side or 1 << 30) / min(wide, frame.height))
-    size = {"width": max(1, round(wide * scale)), "height": max(1, round(frame.height * scale))}
-    picture = frame.reformat(**size, format="rgb24", interpolation="AREA").to_ndarray()
-    return np.ascontiguousarray(np.rot90(picture, round(frame.rotation / 90)), dtype=np.uint8)
-
-
 def read_frames(
     path: Path, start_s: Fraction | float = 0, end_s: Fraction | float | None = None, demuxer: str | None = None
 ) -> Iterator[tuple[Fraction, av.VideoFrame]]:
+    """Decode the frames shown in [start_s, end_s) of a file's best video stream; see `decode_span`. Raises BadMedia."""
+    with open_video(path, demuxer=demuxer) as (container, stream):
+        yield from decode_span(container, stream, start_s, end_s)
+
+
+def decode_span(
+    container: InputContainer, stream: VideoStream, start_s: Fraction | float, end_s: Fraction | float | None
+) -> Iterator[tuple[Fraction, VideoFrame]]:
     """Decode the frames shown in [start_s, end_s): their times in seconds and the frames, in order of presentation.
 
     It seeks to the keyframe before the start, so that only this span is decoded; a file whose clock is set back
-    somewhere is decoded from its start. Raises BadMedia.
+    somewhere is decoded from its start.
     """
-    from_start = start_s <= 0 or is_set_back(path, demuxer)
-    with open_video(path, demuxer=demuxer) as (container, stream):
-        time_base = stream.time_base or Fraction(1)
-        if not from_start:
-            container.seek(int(start_s / time_base), stream=stream)
-        clock, steady = GuessedClock(), SteadyClock(time_base)
-        for frame in container.decode(stream):
-            pts = clock.set_time(frame)
-            if pts is not None and from_start:
-                pts, _ = steady.set_time(pts)
-            if pts is None:
-                continue
-            time = pts * time_base
-            if end_s is not None and time >= end_s:
-                return
-            if time >= start_s:
-                yield time, frame
+    time_base = stream.time_base or Fraction(1)
+    from_start = start_s <= 0 or is_set_back(container, stream)
+    if not from_start:
+        container.seek(int(start_s / time_base), stream=stream)
+    clock, steady = GuessedClock(), SteadyClock(time_base)
+    for frame in container.decode(stream):
+        pts = clock.set_time(frame)
+        if pts is not None and from_start:
+            pts, _ = steady.set_time(pts)
+        if pts is None:
+            continue
+        time = pts * time_base
+        if end_s is not None and time >= end_s:
+            return
+        if time >= start_s:
+            yield time, frame
 
 
-def is_set_back(path: Path, demuxer: str | None = None) -> bool:
-    """Say whether the clock of a file is set back somewhere, from its packets where its kind allows that. Raises
-    BadMedia."""
-    with open_video(path, threads=1, demuxer=demuxer) as (container, stream):
-        if not can_be_set_back(container.format.name):
-            return False
+def choose_stream(streams: Sequence[VideoStream]) -> VideoStream:
+    """Return the best of one or more video streams: one that its file marks as the default one, then the one with the
+    most pixels, then the first."""
+
+    def rate(stream: VideoStream) -> tuple[bool, int]:
+        context = stream.codec_context
+        pixels = context.width * context.height if context else 0
+        return bool(stream.disposition & Disposition.default), pixels
+
+    return max(streams, key=rate)
+
+
+def is_set_back(opened: InputContainer, shown: VideoStream) -> bool:
+    """Say whether the clock of a file's stream is set back somewhere, from its packets where its kind allows that,
+    which are read anew. Raises BadMedia."""
+    if not can_be_set_back(opened.format.name):
+        return False
+    demuxer = name_demuxer(opened.format.name)
+    with open_video(Path(opened.name), threads=1, demuxer=demuxer, number=shown.index) as (container, stream):
         clock = SteadyClock(stream.time_base or Fraction(1))
         times = (packet.dts for packet in container.demux(stream))
         return any(clock.set_time(time)[1] for time in times if time is not None)
@@ -349,11 +361,19 @@ def _check_pixels(path: Path, pixels: int) -> None:
         )
 
 
-def _find_video_stream(container: InputContainer, path: Path, threads: int, options: Mapping[str, str]) -> VideoStream:
+def _find_video_stream(
+    container: InputContainer, path: Path, threads: int, options: Mapping[str, str], number: int | None
+) -> VideoStream:
     streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     if not streams:
         raise BadMedia(f"{path}: has no video stream, only sound or pictures. Remove it.")
-    stream = streams[0]
+    asked = [s for s in streams if number in (None, s.index)]
+    if not asked:
+        there = " and ".join(str(s.index) for s in streams)
+        raise BadMedia(
+            f"{path}: its stream {number} is no video; {there} can be used. Change or leave --ingest.stream."
+        )
+    stream = choose_stream(asked)
     if stream.codec_context is None:
         raise BadMedia(f"{path}: its codec is not supported. Convert it to H.264.")
     _check_pixels(path, stream.codec_context.width * stream.codec_context.height)

@@ -91,6 +91,13 @@ class Bars:
         sides = (self.top * down, self.bottom * down, self.left * across, self.right * across)
         return Bars(*(math.ceil(round(side, 6)) for side in sides))
 
+    def cut(self, picture: NDArray[np.uint8], shown: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+        """Return a picture [height, width] or [height, width, channels] without the lines that the bars touch; of the
+        video's own size, or shrunk from that of `shown`. What has no line left stays whole."""
+        bars = self.shrunk(shown, picture) if shown else self
+        inner = picture[bars.top : picture.shape[0] - bars.bottom, bars.left : picture.shape[1] - bars.right]
+        return inner if inner.size else picture
+
 
 NO_BARS = Bars()
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import ffmpeg
 
 from models.errors import BadMedia, NoKeyframes
-from tasks.clocks import SteadyClock, can_be_set_back, find_jump
+from tasks.clocks import SteadyClock, can_be_set_back
 from tasks.video import find_ffmpeg, make_film_options, name_demuxer, open_video
 
 SEEK_EARLY_S, READ_ON_S = 3, 5
@@ -53,10 +53,11 @@ class Cut(NamedTuple):
     skipped: tuple[int, ...]
 
 
-def read_index(path: Path, demuxer: str | None = None) -> PacketIndex:
-    """Read the packets of a file without decoding, by the `demuxer` that probing it found. Raises BadMedia when it
+def read_index(path: Path, demuxer: str | None = None, number: int | None = None) -> PacketIndex:
+    """Read the packets of a file's stream of this `number`, or its best one, without decoding, by the `demuxer` that
+    probing it found. Raises BadMedia when it
     cannot be read or a packet has no time."""
-    with open_video(path, threads=1, demuxer=demuxer) as (container, stream):
+    with open_video(path, threads=1, demuxer=demuxer, number=number) as (container, stream):
         whole = [(p.pts, p.dts, p.is_keyframe) for p in container.demux(stream) if _is_shown(p)]
         read = [(pts, keyframe) for pts, _, keyframe in whole]
         packets = tuple(Packet(pts, keyframe) for pts, keyframe in read if pts is not None)
@@ -104,31 +105,6 @@ def make_copy_command(path: Path, index: PacketIndex, cut: Cut, target: Path) ->
     source = ffmpeg.input(str(path.absolute()), **_limit_input(index, cut.start_pts, cut.end_pts))
     options = {"c": "copy", "copypriorss": 1, "bsf:v": filters, **DETERMINISTIC}
     return _compile_command(source[str(index.stream)], target, options)
-
-
-def make_encode_command(
-    path: Path, index: PacketIndex, start_pts: int, end_pts: int, crf: int, target: Path
-) -> list[str]:
-    """Return the ffmpeg command that encodes exactly the frames shown in [start_pts, end_pts), at their own times,
-    upright."""
-    source = ffmpeg.input(str(path.absolute()), **_limit_input(index, start_pts, end_pts), noaccurate_seek=None)
-    timed = source[str(index.stream)]
-    timed = timed.filter("setpts", make_steady(index.time_base)) if index.set_back else timed
-    frames = timed.filter("trim", start_pts=start_pts, end_pts=end_pts)
-    even = frames.filter("setpts", f"PTS-{start_pts}").filter("pad", "ceil(iw/2)*2", "ceil(ih/2)*2")
-    options = {"vcodec": "libx264", "pix_fmt": "yuv420p", "crf": crf, "preset": "medium", "threads": 1}
-    # What is read before the clip may have another size, to which ffmpeg would scale the clip.
-    times = {"fps_mode": "passthrough", "enc_time_base": "demux", "noautoscale": None}
-    return _compile_command(even, target, {**options, **times, **DETERMINISTIC})
-
-
-def make_steady(time_base: Fraction) -> str:
-    """Return the expression of ffmpeg's setpts that does what SteadyClock does: 0 is the last time, 1 the last step, 2
-    the shift, 3 the time of this frame."""
-    jump = find_jump(time_base)
-    back = f"gt(N,0)*lt(PTS+ld(2),ld(0)-{jump})"
-    step = f"if(gt(N,0)*gt(ld(3),ld(0))*lt(ld(3)-ld(0),{jump}),st(1,ld(3)-ld(0)))"
-    return f"if(eq(N,0),st(1,1));if({back},st(2,ld(0)+ld(1)-PTS));st(3,PTS+ld(2));{step};st(0,ld(3))"
 
 
 def _limit_input(index: PacketIndex, start_pts: int, end_pts: int) -> dict[str, Any]:

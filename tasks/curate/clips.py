@@ -2,7 +2,8 @@
 
 `copy` keeps the packets as they are, from the first keyframe at or after a clip's start to the last one at or before
 its end, so that no frame of a neighbouring shot is in the file (Stable Video Diffusion, appendix C). A clip without two
-keyframes is a row that says so. `exact` encodes exactly the clip's frames again, at their own times. cut_start and
+keyframes is a row that says so. `exact` encodes exactly the clip's frames again, at their own times, as the canonical
+picture (tasks/canonical_picture.py), with its bars. cut_start and
 cut_end are what was cut, [start, end), in the source's time; cut_frames is the number of frames in it. Each file is
 read back: it begins with a keyframe, is inside its clip, its times increase, and its first frame can be decoded.
 """
@@ -22,15 +23,16 @@ from pydantic import BaseModel, ConfigDict, Field
 from models.errors import BadMedia, NoKeyframes
 from tasks.attempts import tried
 from tasks.caching import Step, find_or_compute, make_lineage
+from tasks.canonical_picture import COMBED
 from tasks.child_process import run_in_child
 from tasks.curate.clip_cutting import (
     PacketIndex,
     choose_packets,
     inspect_clip,
     make_copy_command,
-    make_encode_command,
     read_index,
 )
+from tasks.curate.clip_encoding import PictureSource, encode_span
 from tasks.limits import get_limits
 from tasks.manifest import ERROR_FIELDS, ManifestRef, digest_file, make_table, publish, read_manifest, write_manifest
 from tasks.source_files import read_as
@@ -38,7 +40,7 @@ from tasks.video import SourceVideo, name_clip, name_demuxer, run_ffmpeg
 
 VERSION = 2
 
-NEEDS = ("clip_id", "video_id", "time_base", "start_pts", "end_pts", "frames", "keep")
+NEEDS = ("clip_id", "video_id", "time_base", "start_pts", "end_pts", "frames", "combing", "keep")
 
 SCHEMA = pa.schema(
     [
@@ -88,13 +90,15 @@ class ClipsConfig(Cutting):
 
 @dataclass(frozen=True)
 class CutSpan:
-    """A clip to cut: its frames in [start_pts, end_pts) in its source's time base, and their number."""
+    """A clip to cut: its frames in [start_pts, end_pts) in its source's time base, their number, and whether they are
+    combed."""
 
     clip_id: str
     time_base: str
     start_pts: int
     end_pts: int
     frames: int
+    combed: bool = False
 
     def seconds(self) -> float:
         """Return its duration."""
@@ -110,7 +114,7 @@ class SourceSpans:
 
     def key(self) -> str:
         """Return a digest of the source's content and the spans."""
-        return _digest([self.video.digest, [vars(span) for span in self.spans]])
+        return _digest([self.video.make_key(), [vars(span) for span in self.spans]])
 
 
 def list_spans(videos: Sequence[SourceVideo], clips: Sequence[Mapping[str, Any]], which: str) -> list[SourceSpans]:
@@ -118,7 +122,8 @@ def list_spans(videos: Sequence[SourceVideo], clips: Sequence[Mapping[str, Any]]
     found: dict[str, list[CutSpan]] = {}
     for clip in sorted(clips, key=lambda clip: clip["start_pts"]):
         if which == "all" or clip["keep"]:
-            span = CutSpan(*(clip[name] for name in ("clip_id", "time_base", "start_pts", "end_pts", "frames")))
+            named = (clip[name] for name in ("clip_id", "time_base", "start_pts", "end_pts", "frames"))
+            span = CutSpan(*named, combed=(clip.get("combing") or 0) >= COMBED)
             found.setdefault(clip["video_id"], []).append(span)
     return [SourceSpans(video, tuple(found[video.video_id])) for video in videos if video.video_id in found]
 
@@ -140,8 +145,8 @@ def cut_clip(video: SourceVideo, index: PacketIndex, span: CutSpan, config: Clip
             if cut:
                 _copy(make_copy_command(video.path, index, cut, aside), item, limit_s)
             else:
-                command = make_encode_command(video.path, index, start, end, config.crf, aside)
-                run_ffmpeg(command, None, item, limit_s, get_limits())
+                picture = PictureSource(video.path, name_demuxer(video.container), video.stream, span.combed)
+                run_in_child(encode_span, picture, start, end, config.crf, aside, item, limit_s=limit_s, item=item)
             _check(aside, item, shown, seconds, limit_s)
     return {
         "cut_path": name,
@@ -202,7 +207,7 @@ def cut_source(root: Path, source: SourceSpans, config: ClipsConfig) -> pa.Table
 
     def cut_all() -> list[dict[str, Any]]:
         with read_as(root, video.path, video.digest):
-            index = run_in_child(read_index, video.path, name_demuxer(video.container), limit_s=limit_s)
+            index = run_in_child(read_index, video.path, name_demuxer(video.container), video.stream, limit_s=limit_s)
         return [cut(index, span) for span in source.spans]
 
     rows = tried(
@@ -221,7 +226,7 @@ def _make_row(span: CutSpan, config: ClipsConfig) -> dict[str, Any]:
 def _make_key(video: SourceVideo, span: CutSpan, config: ClipsConfig) -> str:
     """Return what a clip's bytes depend on, as eight digits of its file's name."""
     settings = config.model_dump(include={"mode"} | ({"crf"} if config.mode == "exact" else set()))
-    return _digest([VERSION, video.digest, vars(span), settings])[:8]
+    return _digest([VERSION, video.make_key(), vars(span), settings])[:8]
 
 
 def _digest(value: Any) -> str:

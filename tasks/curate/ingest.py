@@ -33,7 +33,7 @@ log = logging.getLogger("reelmill")
 T = TypeVar("T")
 R = TypeVar("R")
 
-VERSION = 2
+VERSION = 3
 
 SCHEMA = pa.schema(
     [
@@ -69,6 +69,7 @@ SCHEMA = pa.schema(
         ("audio_channels", pa.int32()),
         ("audio_rate", pa.int32()),
         ("streams", pa.int32()),
+        ("stream", pa.int32()),
         ("anomalies", pa.list_(pa.string())),
         (FURTHER, pa.string()),
         ("status", pa.string()),
@@ -95,6 +96,12 @@ class IngestConfig(BaseModel):
         description="The only suffixes, in lower case, of the files to use from folders and globs; if not given, what "
         "is a film by its content or its name.",
     )
+    stream: int | None = Field(
+        default=None,
+        ge=0,
+        description="Number in its file of the video stream to use, as ffprobe counts; if not given, the one that the "
+        "file marks as default, then the largest.",
+    )
     probe_limit_s: float = Field(default=30.0, gt=0, description="Time limit for probing one file, in seconds.")
     fetch: FetchConfig = Field(default_factory=FetchConfig, description="Limits for fetching one URL.")
 
@@ -120,7 +127,7 @@ def _identify(root: Path, entry: Entry, limits: FetchConfig) -> dict[str, Any]:
     return {"path": place, "digest": digest, "bytes": size, "video_id": digest[:16]}
 
 
-def examine(root: Path, file: dict[str, Any], limit_s: float) -> dict[str, Any]:
+def examine(root: Path, file: dict[str, Any], config: IngestConfig) -> dict[str, Any]:
     """Return the row of an identified file: its facts, or why it cannot be read."""
     if "status" in file:
         return file
@@ -128,7 +135,7 @@ def examine(root: Path, file: dict[str, Any], limit_s: float) -> dict[str, Any]:
 
     def probe_file() -> dict[str, Any]:
         with read_as(root, path, file["digest"]):
-            return file | _make_columns(run_in_child(probe, path, limit_s=limit_s)) | {"status": "ok"}
+            return file | _make_columns(_probe(path, config)) | {"status": "ok"}
 
     return tried(
         probe_file,
@@ -138,20 +145,24 @@ def examine(root: Path, file: dict[str, Any], limit_s: float) -> dict[str, Any]:
     )
 
 
+def _probe(path: Path, config: IngestConfig) -> VideoFacts:
+    return run_in_child(probe, path, config.stream, limit_s=config.probe_limit_s)
+
+
 def _make_columns(facts: VideoFacts) -> dict[str, Any]:
     base, aspect = facts.time_base, facts.sample_aspect
     exact = {"time_base": f"{base.numerator}/{base.denominator}", "sample_aspect": str(aspect)}
     return vars(facts) | exact | {"anomalies": list(facts.anomalies)}
 
 
-def list_unreadable(entries: Sequence[Entry], limit_s: float) -> list[str]:
+def list_unreadable(entries: Sequence[Entry], config: IngestConfig) -> list[str]:
     """Return a sentence for each source that cannot be read as far as its beginning says; URLs are not fetched."""
 
     def find_problem(entry: Entry) -> str | None:
         if entry.problem or is_url(entry.source):
             return entry.problem
         return tried(
-            lambda: run_in_child(probe, Path(entry.source), limit_s=limit_s) and None,
+            lambda: _probe(Path(entry.source), config) and None,
             lambda failure: failure["error_message"],
             "probing",
             entry.source,
@@ -160,10 +171,10 @@ def list_unreadable(entries: Sequence[Entry], limit_s: float) -> list[str]:
     return [problem for problem in _run_at_once(find_problem, entries, PROBES_AT_ONCE) if problem]
 
 
-def make_rows(root: Path, files: list[dict[str, Any]], limit_s: float) -> Iterator[dict[str, Any]]:
+def make_rows(root: Path, files: list[dict[str, Any]], config: IngestConfig) -> Iterator[dict[str, Any]]:
     """Yield a row for each identified file; a file with the same bytes as an earlier readable one is its duplicate."""
     firsts = {file["digest"]: file for file in reversed(files) if "digest" in file}
-    rows = _run_at_once(lambda file: examine(root, file, limit_s), firsts.values(), PROBES_AT_ONCE)
+    rows = _run_at_once(lambda file: examine(root, file, config), firsts.values(), PROBES_AT_ONCE)
     known = dict(zip(firsts, rows, strict=True))
     for file in files:
         first = known.get(file.get("digest", ""))
@@ -172,7 +183,7 @@ def make_rows(root: Path, files: list[dict[str, Any]], limit_s: float) -> Iterat
         elif first["status"] == "ok":
             yield first | file | {"status": "duplicate", "attempt": 1}
         else:
-            yield examine(root, file, limit_s) | {"attempt": 1}
+            yield examine(root, file, config) | {"attempt": 1}
 
 
 def _run_at_once(call: Callable[[T], R], items: Iterable[T], workers: int) -> list[R]:
@@ -183,7 +194,7 @@ def _run_at_once(call: Callable[[T], R], items: Iterable[T], workers: int) -> li
 def list_videos(root: Path, ingest: ManifestRef, moved_to: Path | None = None) -> list[SourceVideo]:
     """Return the readable videos of an ingest manifest below `root`, each once, ordered by source; below `moved_to`,
     if their files are there now."""
-    columns = ("video_id", "path", "digest", "duration_s", "width", "height", "container", "status")
+    columns = ("video_id", "path", "digest", "duration_s", "width", "height", "container", "stream", "status")
     facts = [name for name in SourceVideo.model_fields if name != "path"]
     return [
         SourceVideo(path=find_source(root, row["path"], row["digest"], moved_to), **{name: row[name] for name in facts})
@@ -200,7 +211,7 @@ def ingest_sources(root: Path, config: IngestConfig, sources: Sequence[str]) -> 
     log.debug("ingest: %d files", len(files))
     named = ["\n".join(str(f.get(n)) for n in ("source", "digest", FURTHER) if n != FURTHER or f[n]) for f in files]
     return find_or_compute(
-        STEP, root, config, named, lambda _: make_table(list(make_rows(root, files, config.probe_limit_s)), SCHEMA)
+        STEP, root, config, named, lambda _: make_table(list(make_rows(root, files, config)), SCHEMA)
     )
 
 

@@ -7,12 +7,14 @@ a perceptual hash of each of the three frames, 16 hexadecimal digits: frames tha
 Functions", 2010).
 
 `sharpness` (0 blurred, 1 sharp), `exposure` (-1 crushed to black, 0 neither, 1 blown out to white) and `blockiness` (1
-no visible codec grid, 2 a clear one) are the medians over the three frames of what models/measures/quality.py measures
-inside the black bars. The scan decodes without the codec's loop filter and stores JPEGs of at most 360 lines. So
+no visible codec grid, 2 a clear one) are the medians over the three frames of what models/measures/quality.py measures.
+The scan decodes without the codec's loop filter and stores JPEGs of at most 360 lines. So
 blockiness says how coarsely a video was coded rather than what a player shows, and it says less the larger a video is.
 `bar_top`, `bar_bottom`, `bar_left` and `bar_right` are the widths of those bars, in pixels of the picture as shown,
 over all stored frames of the clip, 0 for none; `crop` is what removes them, as ffmpeg's filter `crop` takes it,
-"w:h:x:y", null where there are none.
+"w:h:x:y", null where there are none. All other columns are of the picture inside them. `combing` is the ninth decile
+over the stored frames of what tasks/canonical_picture.py measures: from 0.5 the clip is interlaced, whatever its file
+says, and is deinterlaced wherever it is looked at; null where too little moves to say.
 """
 
 from collections.abc import Sequence
@@ -31,10 +33,10 @@ from models.pictures import Frames
 from tasks import clip_measures
 from tasks.caching import Step
 from tasks.curate.video_manifests import ClipRow, VideoManifests, make_clip_rows, measure_video
-from tasks.frame_store import load_first_middle_last, read_lumas
+from tasks.frame_store import load_first_middle_last, read_combing, read_lumas
 from tasks.manifest import ManifestRef
 
-VERSION = 1
+VERSION = 2
 
 NEEDS = {"scan": ("frame_store",), "split": ("clip_id", "start_pts", "end_pts", "width", "height")}
 
@@ -137,7 +139,10 @@ def measure_clip(store: Path, clip: ClipRow, config: LookConfig) -> dict[str, An
     span, shown = (clip["start_pts"], clip["end_pts"]), (clip["width"], clip["height"])
     frames = load_first_middle_last(store, *span)
     bars = find_bars(measure_range(read_lumas(store, *span)), shown)
-    return describe_look(frames, config) | measure_quality(frames, shown, bars)
+    inside = np.stack([np.ascontiguousarray(bars.cut(frame, shown)) for frame in frames])
+    combing = read_combing(store, *span)
+    measured = describe_look(inside, config) | measure_quality(frames, shown, bars)
+    return measured | {"combing": float(np.quantile(combing, 0.9)) if combing else None}
 
 
 @task(name="look")

@@ -3,13 +3,15 @@
 `motion_score` is the mean magnitude of the flow over time and space, in short sides of the frame per second: 0 is a
 freeze, and higher is faster. It depends neither on the resolution nor on the frame rate. Source: Stable Video Diffusion
 (arXiv 2311.15127, C.3): Farneback's flow at 2 frames per second, and RAFT at 800x450 for the last stage, which is the
-engine `raft`. Both work on stored frames, so nothing is decoded, and both give the same units. The camera's columns are
-those of models/measures/camera.py. Where the camera is lost between two frames, its speed is measured to a frame that
-the scan stored soon after the first; where it is lost all the same, `camera_motion` is "unknown", the camera's other
-columns and `object_motion` are null, and `motion_score` is what the flow shows, which is too little.
+engine `raft`. Both work on stored frames inside the black bars, so nothing is decoded, and give the same units: bars do
+not change the short side, which is the whole frame's. The camera's columns are those of models/measures/camera.py.
+Where the camera is lost between two frames, its speed is measured to a frame that the scan stored soon after the first;
+where it is lost all the same, `camera_motion` is "unknown", the camera's other columns and `object_motion` are null,
+and `motion_score` is what the flow shows, which is too little.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from models.errors import TooShort
 from models.measures.camera import MIN_STEP_S, CameraMotion, FlowOfFrames
 from models.measures.camera import measure_motion as measure_frames
+from models.measures.quality import Bars
 from models.measures.raft import measure_raft_flow
 from models.pictures import Frames
 from models.weights.hub_cache import ModelName, find_model
@@ -29,13 +32,17 @@ from tasks import clip_measures
 from tasks.attempts import tried
 from tasks.caching import Step
 from tasks.child_process import run_in_child
-from tasks.curate.video_manifests import ClipRow, VideoManifests, make_clip_rows, measure_video
+from tasks.curate.video_manifests import ClipRow, VideoManifests, make_clip_rows, measure_video, read_bars
 from tasks.frame_store import FramesOnDemand, load_frames, read_frame_times
 from tasks.manifest import ManifestRef
 
 VERSION = 3
 
-NEEDS = {"scan": ("frame_store",), "split": ("clip_id", "start_pts", "end_pts", "start_s", "end_s")}
+NEEDS = {
+    "scan": ("frame_store",),
+    "split": ("clip_id", "start_pts", "end_pts", "start_s", "end_s", "width", "height"),
+    "look": ("clip_id", "bar_top", "bar_bottom", "bar_left", "bar_right"),
+}
 
 SCHEMA = clip_measures.make_step_schema(clip_measures.MOTION)
 
@@ -113,6 +120,18 @@ def describe_motion(motion: CameraMotion) -> dict[str, Any]:
     }
 
 
+def find_inner_side(bars: Bars, shown: tuple[int, int]) -> float:
+    """Return the short side of the picture inside the bars, in short sides of the whole one."""
+    inner = shown[0] - bars.left - bars.right, shown[1] - bars.top - bars.bottom
+    return min(inner) / min(shown) if min(inner) > 0 else 1.0
+
+
+def scale_lengths(motion: CameraMotion, side: float) -> CameraMotion:
+    """Return a motion whose lengths are in sides as long as `side` of another unit, in that unit."""
+    lengths = ("strength", "pan", "tilt", "object_motion", "magnitude")
+    return replace(motion, **{name: getattr(motion, name) * side for name in lengths})
+
+
 def measure_clip(store: Path, clip: ClipRow, config: MotionConfig) -> dict[str, Any]:
     """Measure one clip of the split, from its frames in `store`; return its columns."""
     stored = [frame for frame in read_frame_times(store) if clip["start_pts"] <= frame[0] < clip["end_pts"]]
@@ -121,9 +140,15 @@ def measure_clip(store: Path, clip: ClipRow, config: MotionConfig) -> dict[str, 
         raise TooShort(
             f"frames stored: {len(chosen)}, and motion needs two. If it has more, raise --scan.frames-per-s."
         )
-    frames = FramesOnDemand(store, [pts for pts, _ in chosen])
-    find_soon = partial(load_soon_after, store, stored, chosen)
-    return describe_motion(measure_frames(frames, [time for _, time in chosen], choose_flow(config), find_soon))
+    bars, shown = read_bars(clip), (clip["width"], clip["height"])
+    frames = FramesOnDemand(store, [pts for pts, _ in chosen], lambda picture: bars.cut(picture, shown))
+
+    def find_soon(index: int) -> tuple[Frames, float] | None:
+        found = load_soon_after(store, stored, chosen, index)
+        return None if found is None else (bars.cut(found[0], shown), found[1])
+
+    motion = measure_frames(frames, [time for _, time in chosen], choose_flow(config), find_soon)
+    return describe_motion(scale_lengths(motion, find_inner_side(bars, shown)))
 
 
 def load_soon_after(

@@ -31,16 +31,17 @@ from models.errors import BadMedia, DecodeLimit, DecodeTimeout
 from models.measures.fineness import fineness
 from tasks.attempts import tried
 from tasks.caching import Step, find, find_or_compute, make_key, make_lineage, set_aside
+from tasks.canonical_picture import COMBED, make_picture, measure_combing, read_pixel_aspect, read_shown_size
 from tasks.child_process import run_in_child
 from tasks.frame_store import FrameWriter, frame_writer
 from tasks.manifest import ERROR_FIELDS, ManifestRef, make_table, read_rows, remove_asides
 from tasks.signals import Recorder, correlate, find_neighbours, read_luma, shrink_frame
 from tasks.source_files import read_as
-from tasks.video import FullPass, SourceVideo, count_decoders, make_upright, name_demuxer, open_video, read_shown_size
+from tasks.video import FullPass, SourceVideo, count_decoders, name_demuxer, open_video
 
 log = logging.getLogger("reelmill")
 
-VERSION = 3
+VERSION = 4
 
 JOIN = pa.struct([("frame", pa.int64()), ("kind", pa.string()), ("width", pa.int32()), ("height", pa.int32())])
 
@@ -79,6 +80,10 @@ STEP = Step("scan", VERSION, SCHEMA, files=("frame_store",))
 
 FINENESS_EVERY_S = 1
 """Seconds between frames whose fineness is measured: it costs a millisecond each."""
+
+COMBING_PAIRS = (0, 1, 0, 3)
+"""Combing is measured in the pair of frames that begins so many frames after a stored one, by turns: where pictures
+last two and three fields by turns, two of five frames are combed, always the same ones of each half second."""
 
 
 class Sampling(BaseModel):
@@ -129,16 +134,22 @@ UNLIKE = 0.4
 
 class Sampler:
     """The choice of frames for the store: the first and the last, some each second, and both sides of each peak. One
-    that is unlike the one before, as in a fast pan or at a shot's beginning, is followed by another SOON_S later."""
+    that is unlike the one before, as in a fast pan or at a shot's beginning, is followed by another SOON_S later.
+
+    A frame is stored when those after it are seen, since combing is measured by them.
+    """
 
     def __init__(self, writer: FrameWriter, config: Sampling, stream: VideoStream) -> None:
         self._writer, self._config = writer, config
-        self._time_base = stream.time_base or Fraction(1)
-        self._pixel_aspect = stream.codec_context.sample_aspect_ratio or Fraction(1)
+        self._time_base, self._pixel_aspect = stream.time_base or Fraction(1), read_pixel_aspect(stream)
         self._rate = Fraction(config.frames_per_s).limit_denominator(1000)
         self._start: Fraction | None = None
         self._next_tick = 0
-        self._previous: VideoFrame | None = None
+        self._before: VideoFrame | None = None
+        self._chosen: VideoFrame | None = None
+        self._age = self._stored = 0
+        self._combing: float | None = None
+        self._combed = False
         self._next_fine: Fraction | None = None
         self._last_stored: NDArray[np.uint8] | None = None
         self._soon: Fraction | None = None
@@ -152,25 +163,48 @@ class Sampler:
         if peak:
             self.finish()
             self._next_fine = None
-        self._previous = frame
+        elif self._chosen is not None and self._before is not None:
+            self._look_for_combs(self._before, frame)
         if peak or tick >= self._next_tick:
             self._next_tick = tick + 1
             is_unlike = peak or self._last_stored is None or correlate(self._last_stored, luma) < UNLIKE
             self._last_stored, self._soon = luma, time + SOON_S if is_unlike else None
-            self.finish()
+            self._choose(frame)
         elif self._soon is not None and time >= self._soon:
             self._soon = None
-            self.finish()
+            self._choose(frame)
+        self._before = frame
+
+    def _choose(self, frame: VideoFrame) -> None:
+        self._store()
+        self._chosen, self._age = frame, 0
 
     def finish(self) -> None:
         """Store the last frame seen, unless it is already stored."""
-        if self._previous is None:
+        last, self._before = self._before, None
+        self._store()
+        if last is not None and self._writer.last_pts != last.pts:
+            self._chosen = last
+            self._store()
+
+    def _look_for_combs(self, before: VideoFrame, frame: VideoFrame) -> None:
+        if self._age == COMBING_PAIRS[self._stored % len(COMBING_PAIRS)]:
+            self._combing = measure_combing(before, frame)
+            self._store()
+        self._age += 1
+
+    def _store(self) -> None:
+        """Store the frame that is chosen, if there is one; where too little moves to say whether it is combed, as the
+        one before."""
+        frame, self._chosen = self._chosen, None
+        if frame is None:
             return
-        pts = self._previous.pts or 0
-        picture = make_upright(self._previous, self._config.short_side, self._pixel_aspect)
-        self._writer.add(pts, float(pts * self._time_base), picture)
-        self._measure_fineness(self._previous, pts)
-        self._previous = None
+        combing, self._combing, self._stored = self._combing, None, self._stored + 1
+        self._combed = self._combed if combing is None else combing >= COMBED
+        picture = make_picture(frame, self._pixel_aspect, self._config.short_side, self._combed)
+        pts = frame.pts or 0
+        self._writer.add(pts, float(pts * self._time_base), picture, combing)
+        self._measure_fineness(frame, pts)
 
     def _measure_fineness(self, frame: VideoFrame, pts: int) -> None:
         if self._next_fine is not None and pts * self._time_base < self._next_fine:
@@ -200,21 +234,24 @@ class Joins:
         return kind is not None
 
 
-def scan_file(path: Path, store: Path, config: Sampling, demuxer: str | None = None) -> dict[str, Any]:
-    """Decode `path` once, by the `demuxer` that probing it found, write its frame store, and return the measured
-    columns. Raises BadMedia.
+def scan_file(
+    path: Path, store: Path, config: Sampling, demuxer: str | None = None, number: int | None = None
+) -> dict[str, Any]:
+    """Decode the stream of this `number` of `path`, or its best one, once, by the `demuxer` of its probe; write its
+    frame store and return the measured columns. Raises BadMedia.
 
     Runs in a child process. Memory does not grow with the video's length, except for about 320 bytes of signals per
     frame.
     """
     cv2.setNumThreads(1)
-    with open_video(path, threads=2, demuxer=demuxer, skip_loop_filter="all") as (container, stream):
+    with open_video(path, 2, demuxer, number, skip_loop_filter="all") as (container, stream):
+        aspect = read_pixel_aspect(stream)
         decoding, signals, joins = FullPass(container, stream), Recorder(), Joins()
         damages = array("b")
         with frame_writer(store, config.jpeg_quality) as writer:
             sampler = Sampler(writer, config, stream)
             for frame, damaged in decoding.frames():
-                joined = joins.see(len(signals.pts), read_shown_size(frame), len(decoding.resets))
+                joined = joins.see(len(signals.pts), read_shown_size(frame, aspect), len(decoding.resets))
                 signals.add(frame.pts or 0, shrink_frame(frame))
                 damages.append(damaged)
                 if not damaged:
@@ -271,7 +308,9 @@ def _scan(video: SourceVideo, root: Path, store: Path, sampling: Sampling, limit
     try:
         demuxer = name_demuxer(video.container)
         with read_as(root, video.path, video.digest):
-            measured = run_in_child(scan_file, video.path, root / store, sampling, demuxer, limit_s=limit_s)
+            measured = run_in_child(
+                scan_file, video.path, root / store, sampling, demuxer, video.stream, limit_s=limit_s
+            )
     finally:
         remove_asides(root / store)
     if measured["lost"] or measured["dropped"] or measured["damaged"].any():
@@ -302,10 +341,10 @@ def scan_video(root: Path, config: ScanConfig, video: SourceVideo) -> ManifestRe
         )
         return make_table([row | measured], SCHEMA)
 
-    found = find(STEP, root, make_key(make_lineage(STEP, sampling, [video.digest])))
+    found = find(STEP, root, make_key(make_lineage(STEP, sampling, [video.make_key()])))
     if found and any(_may_do_now(row, limit_s) for row in read_rows(found, ("error_code", "limit_s"))):
         set_aside(found.path)
-    return find_or_compute(STEP, root, sampling, [video.digest], compute)
+    return find_or_compute(STEP, root, sampling, [video.make_key()], compute)
 
 
 @task(name="scan")

@@ -1,4 +1,5 @@
-"""Text: how much of a clip's picture is covered by text, in its first, middle and last stored frame.
+"""Text: how much of a clip's picture, inside its black bars, is covered by text, in its first, middle and last stored
+frame.
 
 `text_area` is the mean over these frames, and `text_area_max` the maximum, of the share of the picture, 0 to 1, covered
 by the union of the text boxes; `text_boxes` is the largest number of boxes in one of them. `text_static_area` is the
@@ -22,13 +23,17 @@ from models.pictures import Frames
 from models.weights.hub_cache import ModelName, find_model
 from tasks import clip_measures
 from tasks.caching import Step
-from tasks.curate.video_manifests import ClipRow, VideoManifests, make_clip_rows, measure_video
+from tasks.curate.video_manifests import ClipRow, VideoManifests, make_clip_rows, measure_video, read_bars
 from tasks.frame_store import load_first_middle_last
 from tasks.manifest import ManifestRef
 
-VERSION = 2
+VERSION = 3
 
-NEEDS = {"scan": ("frame_store",), "split": ("clip_id", "start_pts", "end_pts")}
+NEEDS = {
+    "scan": ("frame_store",),
+    "split": ("clip_id", "start_pts", "end_pts", "width", "height"),
+    "look": ("clip_id", "bar_top", "bar_bottom", "bar_left", "bar_right"),
+}
 
 SCHEMA = clip_measures.make_step_schema(clip_measures.TEXT)
 
@@ -132,6 +137,8 @@ def find_boxes(frames: Frames, config: TextConfig) -> list[Boxes]:
 def measure_clip(store: Path, clip: ClipRow, config: TextConfig) -> dict[str, Any]:
     """Measure one clip of the split, from its frames in `store`; return its columns."""
     frames = load_first_middle_last(store, clip["start_pts"], clip["end_pts"])
+    bars, shown = read_bars(clip), (clip["width"], clip["height"])
+    frames = np.stack([np.ascontiguousarray(bars.cut(frame, shown)) for frame in frames])
     return describe_text(find_boxes(frames, config), *frames.shape[1:3])
 
 

@@ -8,6 +8,7 @@ import pyarrow as pa
 from pydantic import BaseModel
 
 from models.errors import TooShort
+from models.measures.quality import Bars
 from tasks.attempts import tried
 from tasks.caching import Step, find_or_compute
 from tasks.ledger import resolve_inside
@@ -61,6 +62,12 @@ def read_clips(video: VideoManifests, needs: NeededColumns) -> list[dict[str, An
     for row in (row for part in parts for row in read_rows(*part) if row["clip_id"]):
         clips.setdefault(row["clip_id"], {}).update(row)
     return list(clips.values())
+
+
+def read_bars(clip: ClipRow) -> Bars:
+    """Return the black bars of a clip as `look` measured them, in pixels of the picture as shown; none where it could
+    not."""
+    return Bars(*(clip.get(f"bar_{side}") or 0 for side in ("top", "bottom", "left", "right")))
 
 
 def measure_video(

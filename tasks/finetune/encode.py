@@ -10,7 +10,7 @@ grow with the number of windows.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,16 +33,20 @@ from models.svd.autoencoder import encode_frames
 from models.svd.model import VideoModel, digest_encoders, embed_pictures
 from tasks.attempts import tried
 from tasks.caching import Step, find_or_compute
+from tasks.canonical_picture import COMBED
 from tasks.child_process import run_in_child
-from tasks.finetune.windows import WindowShape, place_windows, read_windows
+from tasks.finetune.windows import SEEN_WHOLE, Seen, WindowShape, place_windows, read_windows
 from tasks.ledger import list_ours, remove
 from tasks.manifest import ERROR_FIELDS, ManifestRef, make_table, publish, read_rows
 from tasks.source_files import read_as
 from tasks.video import name_clip, name_demuxer
 
-VERSION = 2
+VERSION = 3
 
 NEEDS = ("clip_id", "video_id", "source", "start_s", "end_s", "fps")
+
+PICTURE_NEEDS = ("bar_top", "bar_bottom", "bar_left", "bar_right", "combing")
+"""What is read of a clip's picture where it was measured."""
 
 SCHEMA = pa.schema(
     [
@@ -82,12 +86,14 @@ class LatentsConfig(BaseModel):
 
 @dataclass(frozen=True)
 class ClipSpan:
-    """A clip to encode: its name, its span in its source, in seconds, and its frames per second, if they are known."""
+    """A clip to encode: its name, its span in its source, in seconds, its frames per second, if they are known, and
+    what is known of its picture."""
 
     clip_id: str
     start_s: float
     end_s: float
     fps: float | None = None
+    seen: Seen = SEEN_WHOLE
 
 
 @dataclass(frozen=True)
@@ -103,7 +109,16 @@ class SourceClips:
 
     def key(self, clip: ClipSpan) -> str:
         """Return a digest of the content of one of the clips."""
-        return hashlib.sha256(json.dumps([self.digest, *vars(clip).values()]).encode()).hexdigest()
+        said = [self.digest, clip.clip_id, clip.start_s, clip.end_s, clip.fps, *clip.seen]
+        return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+
+
+def make_seen(clip: Mapping[str, Any], video: Mapping[str, Any]) -> Seen:
+    """Return what is known of a clip's picture, from its row with PICTURE_NEEDS and that of its video, where they have
+    them."""
+    top, bottom, left, right = (clip.get(name) or 0 for name in PICTURE_NEEDS[:4])
+    combed = (clip["combing"] or 0) >= COMBED if "combing" in clip else None
+    return Seen(video.get("stream"), combed, (top, bottom, left, right))
 
 
 def add_noise(pictures: Tensor, config: LatentsConfig, seed: int) -> tuple[Tensor, Tensor]:
@@ -182,7 +197,9 @@ def _read_windows(
     span, limit_s = (max(clip.start_s, starts[0] - margin), end_s), LIMIT_S + LIMIT_FACTOR * (clip.end_s - clip.start_s)
     demuxer = name_demuxer(group.container)
     with read_as(root, group.source, group.digest):
-        return run_in_child(read_windows, group.source, starts, span, item, shape, demuxer, limit_s=limit_s, item=item)
+        return run_in_child(
+            read_windows, group.source, starts, span, item, shape, demuxer, clip.seen, limit_s=limit_s, item=item
+        )
 
 
 @task(name="encode")

@@ -28,7 +28,7 @@ from tasks.probe import probe
 from tasks.source_files import digest_source, read_as
 from tasks.table_files import TableRow, read_table, rename_columns
 
-VERSION = 2
+VERSION = 3
 
 SCHEMA = pa.schema(
     [

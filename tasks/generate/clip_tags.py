@@ -15,8 +15,9 @@ from PIL.PngImagePlugin import PngInfo
 
 from models.errors import BadMedia
 from models.pictures import Frames, open_picture
+from tasks.canonical_picture import make_picture
 from tasks.manifest import digest_file
-from tasks.video import make_upright, open_video, read_frames
+from tasks.video import open_video, read_frames
 
 TAG = "reelmill"
 """The name under which a clip holds its provenance as JSON, where the format has names."""
@@ -66,7 +67,7 @@ def read_tag(path: Path) -> str | None:
 def read_clip(path: Path) -> Frames:
     """Read all frames of a clip, uint8 RGB [frames, height, width, 3]; raises BadMedia."""
     if path.suffix == ".mp4":
-        return np.stack([make_upright(frame) for _, frame in read_frames(path, demuxer="mov")])
+        return np.stack([make_picture(frame) for _, frame in read_frames(path, demuxer="mov")])
     return np.stack(list(_read_pictures(path)))
 
 

@@ -238,6 +238,9 @@ class JobColumns(BaseModel):
     ignored: Annotated[tuple[str, ...], Column(pa.list_(pa.string()), In.OUTPUTS)] = Field(
         default=(), description="what was asked and is not honoured"
     )
+    converted: Annotated[tuple[str, ...], Column(pa.list_(pa.string()), In.OUTPUTS)] = Field(
+        default=(), description="how the colours of the picture became sRGB"
+    )
     further: Annotated[str | None, Column(pa.string(), In.FILE)] = Field(
         default=None, description="what the table's further columns say, as a JSON object"
     )

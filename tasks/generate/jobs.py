@@ -19,7 +19,14 @@ from prefect import task
 
 from models.generation.calibration import load_calibration, read_calibration
 from models.generation.card import read_card
-from models.pictures import Background, Fit, count_pictures, open_picture, read_foreign_picture
+from models.pictures import (
+    Background,
+    Fit,
+    count_pictures,
+    describe_foreign_picture,
+    open_picture,
+    read_foreign_picture,
+)
 from tasks.attempts import tried
 from tasks.caching import Step, find_or_compute, make_key, make_lineage
 from tasks.child_process import Child
@@ -107,7 +114,8 @@ def _prepare(root: Path, row: Mapping[str, Any], fit: Fit, background: Backgroun
     said = [f"{row['name']}: all but the first of its {many} pictures."] if many > 1 else []
     ignored = [*(row["ignored"] or ()), *said] or None
     prepared = {"picture": name, "picture_sha256": content, "fit": fit, "background": background}
-    return {**prepared, "ignored": ignored}
+    converted = read(describe_foreign_picture, path)
+    return {**prepared, "ignored": ignored, "converted": [converted] if converted else None}
 
 
 def _digest_content(path: Path) -> str | None:

@@ -13,7 +13,7 @@ from tasks.generate.job_columns import In, fields_of, file_key, in_
 from tasks.generate.meter_columns import METERS
 from tasks.manifest import ERROR_FIELDS, Lineage, ManifestRef, make_table, read_rows, write_manifest
 
-VERSION = 1
+VERSION = 2
 
 JOB_COLUMNS: tuple[pa.Field, ...] = fields_of(*in_(In.OUTPUTS))
 

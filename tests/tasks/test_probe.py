@@ -40,6 +40,7 @@ FACTS = VideoFacts(
     audio_channels=None,
     audio_rate=None,
     streams=1,
+    stream=0,
     anomalies=("one_keyframe",),
 )
 
@@ -155,7 +156,7 @@ def test_numbers_have_the_names_that_ffmpeg_gives_them(option: str, named: dict[
 
 def test_pixels_that_are_not_square_are_said_to_be(video: Path):
     facts = probe(convert(video, "anamorphic.mp4", "-vf", "setsar=4/3"))
-    assert (facts.sample_aspect, facts.width, facts.height) == (Fraction(4, 3), 96, 64)
+    assert (facts.sample_aspect, facts.width, facts.height) == (Fraction(4, 3), 128, 64)
     assert "pixels_not_square" in facts.anomalies
 
 

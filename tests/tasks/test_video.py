@@ -10,6 +10,7 @@ import pytest
 from av.error import InvalidDataError
 
 from models.errors import BadInput, BadMedia, DecodeLimit
+from tasks.canonical_picture import make_picture, read_shown_size
 from tasks.footage import Camera, Scene, render_shot
 from tasks.limits import Limits, set_limits
 from tasks.probe import probe
@@ -19,10 +20,8 @@ from tasks.video import (
     count_decoders,
     find_ffmpeg,
     make_film_options,
-    make_upright,
     open_video,
     read_frames,
-    read_shown_size,
     run_ffmpeg,
     write_video,
 )
@@ -169,19 +168,19 @@ def test_a_picture_is_turned_as_ffmpeg_shows_it(tmp_path: Path, turn: str, corne
     shown = convert(path, "shown.mp4")
     (_, turned), (_, reference) = next(read_frames(path)), next(read_frames(shown))
     assert read_shown_size(turned) == read_shown_size(reference)
-    assert colours(make_upright(turned)) == colours(make_upright(reference)) == corners
+    assert colours(make_picture(turned)) == colours(make_picture(reference)) == corners
 
 
 def test_a_picture_is_shrunk_but_never_enlarged(video: Path):
     _, frame = next(read_frames(video))
-    assert make_upright(frame, short_side=32).shape == (32, 48, 3)
-    assert make_upright(frame, short_side=500).shape == (64, 96, 3)
+    assert make_picture(frame, short_side=32).shape == (32, 48, 3)
+    assert make_picture(frame, short_side=500).shape == (64, 96, 3)
 
 
 def test_pixels_that_are_not_square_are_made_square(video: Path):
     _, frame = next(read_frames(video))
-    assert make_upright(frame, pixel_aspect=Fraction(4, 3)).shape == (64, 128, 3)
-    assert make_upright(frame, short_side=32, pixel_aspect=Fraction(1, 2)).shape == (43, 32, 3)
+    assert make_picture(frame, pixel_aspect=Fraction(4, 3)).shape == (64, 128, 3)
+    assert make_picture(frame, short_side=32, pixel_aspect=Fraction(1, 2)).shape == (43, 32, 3)
 
 
 def test_a_whole_video_loses_nothing(video: Path):

@@ -21,6 +21,8 @@ from flows.command.folders import (
     status,
 )
 from flows.command.main import main
+from flows.generate import GenerateConfig
+from flows.running.given import keep_given
 from models.errors import BadInput, BadManifest
 from tasks.caching import set_aside
 from tasks.ledger import mark
@@ -211,6 +213,7 @@ def test_what_a_killed_retry_had_set_aside_is_still_to_be_retried(night: Path, p
     (night / "generate.yaml").unlink()
     mark(night, "generate", "1")
     publish_text(night / "generate.yaml", "jobs: gone\nout: x\n")
+    keep_given(night, "generate", GenerateConfig(jobs=Path("gone"), out=night))
     with pytest.raises(BadInput, match="gone: no such folder or file"):
         retry(ResultsConfig(path=night))
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from models.errors import BadMedia
+from tasks.canonical_picture import make_picture
 from tasks.curate import clips
 from tasks.curate.clip_cutting import Packet, choose_packets, inspect_clip
 from tasks.curate.clips import (
@@ -25,7 +26,7 @@ from tasks.curate.clips import (
     list_spans,
 )
 from tasks.manifest import digest_file, read_rows
-from tasks.video import SourceVideo, find_ffmpeg, make_upright, open_video, read_frames, run_ffmpeg, write_video
+from tasks.video import SourceVideo, find_ffmpeg, open_video, read_frames, run_ffmpeg, write_video
 from tests.declared import declared
 
 FRAMES, KEYFRAMES_EVERY, FPS = 144, 12, 24
@@ -47,7 +48,7 @@ def numbered(count: int) -> np.ndarray:
 
 def numbers(path: Path) -> list[int]:
     """The numbers on all frames of a file, in the order in which they are shown."""
-    shown = [make_upright(frame) for _, frame in read_frames(path)]
+    shown = [make_picture(frame) for _, frame in read_frames(path)]
     halves = [(picture[8:56, 8:40].mean(), picture[8:56, 56:88].mean()) for picture in shown]
     return [round((low - 8) / 15) + 16 * round((high - 8) / 15) for low, high in halves]
 
@@ -226,7 +227,7 @@ def test_a_turned_picture_stays_turned_in_a_copy_and_is_upright_in_a_new_encodin
         row = cut(tmp_path, shots(path), mode)[0]
         _, frame = next(read_frames(tmp_path / row["cut_path"]))
         assert (frame.width, frame.height) == stored
-        assert make_upright(frame).shape == make_upright(first).shape
+        assert make_picture(frame).shape == make_picture(first).shape
 
 
 def test_a_shot_without_two_keyframes_is_a_row_with_the_reason(source: Path, tmp_path: Path):

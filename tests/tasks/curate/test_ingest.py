@@ -213,7 +213,7 @@ def test_what_cannot_be_read_is_known_before_a_run(tmp_path: Path, folder: Path)
         Entry("https://nowhere/a.mp4"),
         Entry("/x.mp4", problem="is gone."),
     ]
-    said = list_unreadable(entries, 30.0)
+    said = list_unreadable(entries, IngestConfig())
     rows = [row for row in read_rows(ingest(tmp_path / "data", folder)) if row["status"] == "unreadable"]
     assert said == [*(row["error_message"] for row in rows), "is gone."]
     assert len(rows) == 3
@@ -228,6 +228,7 @@ def test_the_settings_have_these_defaults_and_bounds():
     assert declared(IngestConfig) == {
         "": "frozen=True, extra='forbid', allow_inf_nan=False",
         "suffixes": "None",
+        "stream": "None, ge=0",
         "probe_limit_s": "30.0, gt=0",
         "fetch": "FetchConfig()",
     }

@@ -6,6 +6,7 @@ import pytest
 
 from models.measures.camera import measure_motion as measure_frames
 from tasks.curate import motion
+from tasks.curate.look import LookConfig, measure_look
 from tasks.curate.motion import SCHEMA, MotionConfig, list_models, measure_clip, measure_motion, space_evenly
 from tasks.curate.scan import Sampling, scan_file
 from tasks.curate.video_manifests import VideoManifests
@@ -45,6 +46,23 @@ def test_the_score_depends_on_neither_resolution_nor_frame_rate(dataset, size: t
     video = dataset.add("a", [shot(2, Camera(tilt=0.3), int(2 * fps), fps, size)], fps, every=int(fps / 2))
     (row,) = rows(dataset.root, video)
     assert row["motion_score"] == pytest.approx(0.3, rel=0.07)
+
+
+@pytest.mark.parametrize("bars", [((44, 44), (0, 0)), ((0, 0), (100, 100))])
+def test_black_bars_change_neither_the_speed_nor_the_class(dataset, bars: tuple[tuple[int, int], tuple[int, int]]):
+    pan = shot(3, Camera.doing("pan_left", 0.3), size=(320, 180))
+    (top, bottom), (left, right) = bars
+    barred = pan.copy()
+    barred[:, :top], barred[:, 180 - bottom :] = 0, 0
+    barred[:, :, :left], barred[:, :, 320 - right :] = 0, 0
+    plain, boxed = (dataset.add(name, [frames], every=12) for name, frames in (("a", pan), ("b", barred)))
+    (row,), (found,) = (
+        rows(dataset.root, video._replace(look=measure_look.fn(dataset.root, LookConfig(), [video])[0]))
+        for video in (plain, boxed)
+    )
+    assert found["camera_motion"] == row["camera_motion"] == "pan_left"
+    assert found["motion_score"] == pytest.approx(0.3, rel=0.05)
+    assert found["camera_pan"] == pytest.approx(row["camera_pan"], rel=0.05)
 
 
 def test_motion_that_cancels_out_counts_as_motion(dataset):

@@ -159,7 +159,7 @@ def test_a_rotated_video_is_stored_upright(tmp_path: Path, footage: Path, turn: 
 def test_pixels_that_are_not_square_are_stored_square(tmp_path: Path, footage: Path):
     path = convert(footage, "wide.mp4", "-vf", "setsar=2/1", "-frames:v", "8")
     row = row_of(tmp_path, path)
-    assert (row["width"], row["height"]) == (96, 64)
+    assert (row["width"], row["height"]) == (192, 64)
     assert load_frames(tmp_path / row["frame_store"], [0]).shape == (1, 64, 192, 3)
 
 

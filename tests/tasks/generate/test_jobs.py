@@ -19,6 +19,7 @@ from tasks.generate.job_settings import JobsConfig
 from tasks.generate.jobs import PLACES, SCHEMA, STEP, make_take_rows, mark_duplicates, read_jobs
 from tasks.manifest import read_lineage, read_manifest, read_rows
 from tests.job_tables import jobs_of, table
+from tests.models.test_picture_colours import P3, make_rgb_profile
 
 Pictures = Callable[..., Path]
 
@@ -266,6 +267,16 @@ def test_the_rest_of_an_animation_is_said_to_be_left_out(pictures, tmp_path, mod
     still, moving = jobs_of(tmp_path / "out", home, model)
     assert still["ignored"] is None
     assert moving["ignored"] == ["b: all but the first of its 3 pictures."]
+
+
+def test_a_row_says_how_the_colours_of_its_picture_were_converted(pictures, tmp_path, model):
+    home = pictures("a.png", "b.png")
+    with Image.open(home / "b.png") as picture:
+        picture.convert("RGB").save(home / "b.png", icc_profile=make_rgb_profile("Display P3", P3, 2.2))
+    for _ in range(2):
+        plain, wide = jobs_of(tmp_path / "out", home, model)
+        assert plain["converted"] is None
+        assert wide["converted"] == ["colours: profile 'Display P3' to sRGB."]
 
 
 def test_each_row_may_have_a_model_of_its_own_and_an_unknown_one_is_a_row(pictures, tmp_path, model):
