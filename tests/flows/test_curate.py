@@ -260,7 +260,7 @@ def test_the_form_of_the_flow_shows_the_config():
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_is_a_valid_configuration(preset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     film = tmp_path / "a.mp4"
-    film.touch()
+    write_video(film, np.zeros((4, 32, 32, 3), np.uint8), 8)
     code = main(["curate", str(film), "--out", str(tmp_path / "b"), "--preset", preset, "--dry-run"])
     shown = capsys.readouterr()
     if preset == "svd":
