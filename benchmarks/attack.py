@@ -54,7 +54,7 @@ from tasks.generate.job_settings import COLUMNS, JobsConfig
 from tasks.item_lists import read_listing, read_names
 from tasks.limits import Limits, set_limits
 from tasks.manifest import read_lengths, read_lineage, read_manifest_ref, read_rows
-from tasks.probe import probe
+from tasks.media.probe import probe
 from tasks.table_files import read_table
 
 LIMIT_S, LIMIT_BYTES = 5.0, 1_000_000_000

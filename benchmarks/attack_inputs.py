@@ -17,7 +17,7 @@ from PIL import Image
 
 from tasks.child_process import run_program
 from tasks.footage import Camera, Scene, render_shot
-from tasks.video import find_ffmpeg, open_video, write_video
+from tasks.media.video import find_ffmpeg, open_video, write_video
 
 Draw = random.Random
 

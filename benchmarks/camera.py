@@ -26,7 +26,7 @@ from models.pictures import Frames
 from tasks.curate.motion import MotionConfig, measure_clip
 from tasks.curate.scan import Sampling, scan_file
 from tasks.footage import Camera, Scene, render_shot
-from tasks.video import write_video
+from tasks.media.video import write_video
 
 FPS, SIZE = 25, (320, 180)
 

@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT))
 from models.pictures import Frames  # noqa: E402
 from tasks.generate.clip_tags import list_pictures  # noqa: E402
 from tasks.generate.encode_formats import Format, make_look, write_clip  # noqa: E402
-from tasks.video import find_ffmpeg, run_ffmpeg  # noqa: E402
+from tasks.media.video import find_ffmpeg, run_ffmpeg  # noqa: E402
 
 Colour = tuple[int, int, int]
 

@@ -19,8 +19,8 @@ from benchmarks.transitions import FPS, TRAPS, Event, render_film
 from tasks.curate.split import SplitConfig
 from tasks.detectors.boundary import Boundary
 from tasks.detectors.cascade import find_boundaries
-from tasks.signals import Recorder, make_signals, shrink_frame
-from tasks.video import FullPass, open_video, write_video
+from tasks.media.signals import Recorder, make_signals, shrink_frame
+from tasks.media.video import FullPass, open_video, write_video
 
 SEEDS = range(101, 113)
 """The films that are measured; those that thresholds were chosen on have seeds below 100."""

@@ -26,7 +26,7 @@ def render_file(path: Path, number: int) -> None:
     """One file: shots of four seconds joined by hard cuts, textured, with shapes and the camera moving."""
     from benchmarks.transitions import MOTIONS
     from tasks.footage import Camera, Scene, render_shot
-    from tasks.video import write_video
+    from tasks.media.video import write_video
 
     shots = []
     for shot in range(FILE_S // SHOT_S):

@@ -28,7 +28,7 @@ from tasks.curate.scan import ScanConfig, scan_video
 from tasks.curate.split import SplitConfig, split_video
 from tasks.footage import Camera, Scene, render_shot
 from tasks.manifest import read_rows
-from tasks.video import SourceVideo, find_ffmpeg, run_ffmpeg, write_video
+from tasks.media.video import SourceVideo, find_ffmpeg, run_ffmpeg, write_video
 
 LIMIT_S = 20.0
 """What one probe or one decode of these films of a second may take; a plain one takes a fiftieth of a second."""

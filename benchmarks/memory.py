@@ -25,7 +25,7 @@ import psutil
 
 from benchmarks.transitions import MOTIONS
 from tasks.footage import Camera, Scene, render_shot
-from tasks.video import find_ffmpeg, run_ffmpeg, write_video
+from tasks.media.video import find_ffmpeg, run_ffmpeg, write_video
 
 FPS, SIZE = 25, (320, 180)
 

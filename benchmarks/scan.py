@@ -20,7 +20,7 @@ import numpy as np
 
 from benchmarks.transitions import MOTIONS
 from tasks.footage import Camera, Scene, render_shot
-from tasks.video import find_ffmpeg
+from tasks.media.video import find_ffmpeg
 
 SECONDS, FPS, SIZE = 60, 25, (1280, 720)
 
@@ -44,9 +44,9 @@ import sys, cv2, numpy as np
 from pathlib import Path
 from fractions import Fraction
 from scenedetect import AdaptiveDetector, ContentDetector, ThresholdDetector, detect
-from tasks.frame_store import frame_writer
-from tasks.canonical_picture import make_picture
-from tasks.video import FullPass, open_video, read_frames
+from tasks.media.frame_store import frame_writer
+from tasks.media.canonical_picture import make_picture
+from tasks.media.video import FullPass, open_video, read_frames
 cv2.setNumThreads(1)
 path = Path(sys.argv[1])
 for detector in (AdaptiveDetector(), ContentDetector(), ThresholdDetector()):

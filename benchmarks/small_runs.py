@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from tasks.footage import Camera, Motion, Scene, render_shot
-from tasks.video import write_video
+from tasks.media.video import write_video
 
 FPS, SIZE = 12.0, (96, 72)
 

@@ -15,9 +15,9 @@ from tasks.caching import make_lineage
 from tasks.curate import ingest, join
 from tasks.curate.select import select_clips
 from tasks.footage import Camera, Scene, render_shot
-from tasks.frame_store import frame_writer
 from tasks.keep_rules import SelectConfig
 from tasks.manifest import Lineage, make_table, write_manifest
+from tasks.media.frame_store import frame_writer
 
 MOTIONS = ("static", "pan_left", "pan_right", "tilt_up", "tilt_down", "zoom_in", "zoom_out", "roll", "complex")
 

@@ -40,8 +40,8 @@ from tasks.curate.video_manifests import VideoManifests, add_manifests
 from tasks.keep_rules import SelectConfig, paper
 from tasks.keep_verdicts import Funnel
 from tasks.manifest import ManifestRef, read_rows
+from tasks.media.video import SourceVideo, name_clip
 from tasks.pages.page import format_count
-from tasks.video import SourceVideo, name_clip
 
 log = logging.getLogger("reelmill")
 

@@ -20,7 +20,7 @@ from tasks.export.samples import HoldOutConfig, collect_samples
 from tasks.export.shards import ShardsConfig, write_shards
 from tasks.ledger import check_whole, drop_damaged
 from tasks.manifest import ManifestRef, read_manifest_ref, read_rows
-from tasks.video import SourceVideo
+from tasks.media.video import SourceVideo
 
 log = logging.getLogger("reelmill")
 

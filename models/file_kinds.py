@@ -135,7 +135,7 @@ def find_kind(head: bytes) -> FileKind | None:
 def find_encryption(path: Path) -> str | None:
     """Return how a film is encrypted, by its header or the marks of its packets; None where no such sign is found.
 
-    An mp4 says it with each packet instead (tasks/probe.py): its header may stand at its end.
+    An mp4 says it with each packet instead (tasks/media/probe.py): its header may stand at its end.
     """
     head = _read_head(path)
     if head.startswith(_ASF) and any(mark in head for mark in _ASF_ENCRYPTED):

@@ -12,7 +12,6 @@
 from functools import cache
 from typing import Literal
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -60,15 +59,15 @@ def convert_to_bt709(picture: NDArray[np.uint16], transfer: Transfer, gamut: Gam
     light = _make_table(transfer)[picture]
     if transfer == "hlg":
         light *= _compute_ootf(light)[..., None]
-    turned = cv2.transform(light, compute_gamut_matrix(gamut).astype(np.float32))
+    turned = light @ compute_gamut_matrix(gamut).astype(np.float32).T
     shown = roll_off(np.maximum(turned, 0)) if transfer in ("pq", "hlg") else np.clip(turned, 0, 1)
-    coded = code_srgb(shown.astype(np.float32, copy=False)) if transfer == "srgb" else cv2.pow(shown, 1 / GAMMA)
+    coded = code_srgb(shown.astype(np.float32, copy=False)) if transfer == "srgb" else shown ** (1 / GAMMA)
     return np.rint(coded * 255).astype(np.uint8)
 
 
 def code_srgb(light: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return sRGB's values, 0 to 1, of light, 0 to 1 (IEC 61966-2-1)."""
-    return np.where(light <= 0.0031308, 12.92 * light, 1.055 * cv2.pow(light, 1 / 2.4) - 0.055).astype(np.float32)
+    return np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055).astype(np.float32)
 
 
 def roll_off(light: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from models.pictures import Frames
-from tasks.frame_store import JPEG_QUALITY, frame_writer
+from tasks.media.frame_store import JPEG_QUALITY, frame_writer
 
 
 def write_frames(path: Path, frames: Iterable[tuple[int, float, Frames]], quality: int = JPEG_QUALITY) -> None:

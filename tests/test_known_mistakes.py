@@ -32,7 +32,7 @@ from tasks.finetune.encode import LatentsConfig, add_noise
 from tasks.finetune.train_examples import ExampleChoice, Examples, gather_examples
 from tasks.footage import Camera, Scene, dissolve, render_shot
 from tasks.manifest import Lineage, make_table, write_manifest
-from tasks.signals import Recorder, Signals, make_signals, shrink_frame
+from tasks.media.signals import Recorder, Signals, make_signals, shrink_frame
 from tasks.tiny.render import SCHEMA as CLIPS
 
 HALF_SECONDS = [0.5 * i for i in range(9)]

@@ -62,7 +62,7 @@ def test_the_import_rule_holds(copy: Path):
         ("tasks/export/shards.py", "from tasks.export import samples", "none imports another"),
         ("tasks/curate/motion.py", "import tasks.generate.decode", "the folders of steps know nothing of one another"),
         ("tasks/manifest.py", "from tasks.caching import Step", "steps -> what they share"),
-        ("tasks/video.py", "from tasks.curate.scan import STEP", "steps -> what they share"),
+        ("tasks/media/video.py", "from tasks.curate.scan import STEP", "steps -> what they share"),
         ("tasks/caching.py", "import flows.running.config", "flows -> tasks -> models"),
     ],
 )

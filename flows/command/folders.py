@@ -20,7 +20,7 @@ from models.errors import BadInput
 from tasks.caching import set_aside
 from tasks.ledger import move
 from tasks.manifest import ManifestRef, read_column_names, read_manifest, read_manifest_ref, read_rows
-from tasks.video import name_clip
+from tasks.media.video import name_clip
 
 REASONS = ("error_message", "error")
 """The columns that say why an item failed."""

@@ -8,6 +8,8 @@ LONGEST = 400
 LONGEST_COMMAND = 2000
 """The same of a line with a command in backquotes: half a command is worse than none."""
 
+_COMMAND = re.compile(r"`(reelmill|hf|uv|python|mkdir) [^`]+`")
+
 _END = 150
 
 _UNSHOWN = re.compile(
@@ -33,5 +35,5 @@ def escape(text: str) -> str:
 
 
 def _shorten(line: str) -> str:
-    most = LONGEST_COMMAND if line.count("`") > 1 else LONGEST
+    most = LONGEST_COMMAND if _COMMAND.search(line) else LONGEST
     return line if len(line) <= most else f"{line[: most - _END - 3]} … {line[-_END:]}"

@@ -37,8 +37,8 @@ from tasks.curate.caption_writers import (
     name_writers,
 )
 from tasks.curate.video_manifests import VideoManifests, list_frame_stores, read_clips
-from tasks.frame_store import NONE_STORED, load_frames, read_frame_times
 from tasks.manifest import ManifestRef, make_table
+from tasks.media.frame_store import NONE_STORED, load_frames, read_frame_times
 
 VERSION = 1
 

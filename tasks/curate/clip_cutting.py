@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import ffmpeg
 
 from models.errors import BadMedia, NoKeyframes
-from tasks.clocks import SteadyClock, can_be_set_back
-from tasks.video import find_ffmpeg, make_film_options, name_demuxer, open_video
+from tasks.media.clocks import SteadyClock, can_be_set_back
+from tasks.media.video import find_ffmpeg, make_film_options, name_demuxer, open_video
 
 SEEK_EARLY_S, READ_ON_S = 3, 5
 """Seconds read before the first packet wanted, for containers that seek only roughly, and after the last one."""

@@ -10,8 +10,8 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from models.errors import BadMedia
-from tasks.canonical_picture import BT709, LIMITED, make_video_frame, read_pixel_aspect
-from tasks.video import decode_span, open_video
+from tasks.media.canonical_picture import BT709, LIMITED, make_video_frame, read_pixel_aspect
+from tasks.media.video import decode_span, open_video
 
 SEEK_EARLY_S = 3
 """Seconds read before a span, for containers that seek only roughly."""

@@ -3,7 +3,7 @@
 `copy` keeps the packets as they are, from the first keyframe at or after a clip's start to the last one at or before
 its end, so that no frame of a neighbouring shot is in the file (Stable Video Diffusion, appendix C). A clip without two
 keyframes is a row that says so. `exact` encodes exactly the clip's frames again, at their own times, as the canonical
-picture (tasks/canonical_picture.py), with its bars. cut_start and
+picture (tasks/media/canonical_picture.py), with its bars. cut_start and
 cut_end are what was cut, [start, end), in the source's time; cut_frames is the number of frames in it. Each file is
 read back: it begins with a keyframe, is inside its clip, its times increase, and its first frame can be decoded.
 """
@@ -23,7 +23,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from models.errors import BadMedia, NoKeyframes
 from tasks.attempts import tried
 from tasks.caching import Step, find_or_compute, make_lineage
-from tasks.canonical_picture import COMBED
 from tasks.child_process import run_in_child
 from tasks.curate.clip_cutting import (
     PacketIndex,
@@ -35,8 +34,9 @@ from tasks.curate.clip_cutting import (
 from tasks.curate.clip_encoding import PictureSource, encode_span
 from tasks.limits import get_limits
 from tasks.manifest import ERROR_FIELDS, ManifestRef, digest_file, make_table, publish, read_manifest, write_manifest
+from tasks.media.canonical_picture import COMBED
+from tasks.media.video import SourceVideo, name_clip, name_demuxer, run_ffmpeg
 from tasks.source_files import read_as
-from tasks.video import SourceVideo, name_clip, name_demuxer, run_ffmpeg
 
 VERSION = 2
 

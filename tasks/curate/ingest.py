@@ -3,7 +3,7 @@ file.
 
 status: `ok`; `unreadable`, with the reason; or `duplicate`, when an earlier file has the same bytes. `path` is where
 the file is: absolute, or below the dataset where it was fetched. The facts, their units and the words of `anomalies`
-are those of tasks/probe.py. Rows are ordered by source.
+are those of tasks/media/probe.py. Rows are ordered by source.
 """
 
 import logging
@@ -24,9 +24,9 @@ from tasks.curate.source_fetch import FetchConfig, fetch, is_url
 from tasks.curate.source_list import Entry, expand_sources
 from tasks.further_columns import COLUMN as FURTHER
 from tasks.manifest import ERROR_FIELDS, ManifestRef, make_table, read_rows
-from tasks.probe import VideoFacts, probe
+from tasks.media.probe import VideoFacts, probe
+from tasks.media.video import SourceVideo
 from tasks.source_files import digest_source, find_source, read_as
-from tasks.video import SourceVideo
 
 log = logging.getLogger("reelmill")
 

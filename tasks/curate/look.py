@@ -13,8 +13,8 @@ blockiness says how coarsely a video was coded rather than what a player shows, 
 `bar_top`, `bar_bottom`, `bar_left` and `bar_right` are the widths of those bars, in pixels of the picture as shown,
 over all stored frames of the clip, 0 for none; `crop` is what removes them, as ffmpeg's filter `crop` takes it,
 "w:h:x:y", null where there are none. All other columns are of the picture inside them. `combing` is the ninth decile
-over the stored frames of what tasks/canonical_picture.py measures: from 0.5 the clip is interlaced, whatever its file
-says, and is deinterlaced wherever it is looked at; null where too little moves to say.
+over the stored frames of what tasks/media/canonical_picture.py measures: from 0.5 the clip is interlaced, whatever its
+file says, and is deinterlaced wherever it is looked at; null where too little moves to say.
 """
 
 from collections.abc import Sequence
@@ -33,8 +33,8 @@ from models.pictures import Frames
 from tasks import clip_measures
 from tasks.caching import Step
 from tasks.curate.video_manifests import ClipRow, VideoManifests, make_clip_rows, measure_video
-from tasks.frame_store import load_first_middle_last, read_combing, read_lumas
 from tasks.manifest import ManifestRef
+from tasks.media.frame_store import load_first_middle_last, read_combing, read_lumas
 
 VERSION = 2
 

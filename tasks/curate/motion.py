@@ -33,8 +33,8 @@ from tasks.attempts import tried
 from tasks.caching import Step
 from tasks.child_process import run_in_child
 from tasks.curate.video_manifests import ClipRow, VideoManifests, make_clip_rows, measure_video, read_bars
-from tasks.frame_store import FramesOnDemand, load_frames, read_frame_times
 from tasks.manifest import ManifestRef
+from tasks.media.frame_store import FramesOnDemand, load_frames, read_frame_times
 
 VERSION = 3
 

@@ -1,14 +1,14 @@
 """Scan: one decode of each source, which gives the time and the cheap signals of every frame, and the frame store.
 
 `change`, `luma`, `deviation` and `detail` are signals with one value per frame; `thumbnails` has the bytes of each
-frame that tasks/signals.py describes. They are all that `split` needs to find the shots, at whatever rate it looks.
-`damaged` marks frames that the decoder repaired, up to the next keyframe. `joins` are the frames at which a film that
-was joined goes on: with a picture of another size (`size`), or with a clock that was set back (`clock`); from there on
-the times are those of a clock that goes on. `width` and `height` are those of the first frame, and each join has those
-from there on. `fineness` is how fine some of the stored frames are in the film's own pixels, about one a second and one
-after each cut (models/measures/fineness.py). `lost` counts packets that gave no picture,
-`dropped` frames without a usable time, `decodes` the decoders opened for the row. `limit_s` is set only in a row whose
-decode took longer than this many seconds: with a higher limit it is tried again.
+frame that tasks/media/signals.py describes. They are all that `split` needs to find the shots, at whatever rate it
+looks. `damaged` marks frames that the decoder repaired, up to the next keyframe. `joins` are the frames at which a film
+that was joined goes on: with a picture of another size (`size`), or with a clock that was set back (`clock`); from
+there on the times are those of a clock that goes on. `width` and `height` are those of the first frame, and each join
+has those from there on. `fineness` is how fine some of the stored frames are in the film's own pixels, about one a
+second and one after each cut (models/measures/fineness.py). `lost` counts packets that gave no picture, `dropped`
+frames without a usable time, `decodes` the decoders opened for the row. `limit_s` is set only in a row whose decode
+took longer than this many seconds: with a higher limit it is tried again.
 """
 
 import logging
@@ -31,13 +31,13 @@ from models.errors import BadMedia, DecodeLimit, DecodeTimeout
 from models.measures.fineness import fineness
 from tasks.attempts import tried
 from tasks.caching import Step, find, find_or_compute, make_key, make_lineage, set_aside
-from tasks.canonical_picture import COMBED, make_picture, measure_combing, read_pixel_aspect, read_shown_size
 from tasks.child_process import run_in_child
-from tasks.frame_store import FrameWriter, frame_writer
 from tasks.manifest import ERROR_FIELDS, ManifestRef, make_table, read_rows, remove_asides
-from tasks.signals import Recorder, correlate, find_neighbours, read_luma, shrink_frame
+from tasks.media.canonical_picture import COMBED, make_picture, measure_combing, read_pixel_aspect, read_shown_size
+from tasks.media.frame_store import FrameWriter, frame_writer
+from tasks.media.signals import Recorder, correlate, find_neighbours, read_luma, shrink_frame
+from tasks.media.video import FullPass, SourceVideo, count_decoders, name_demuxer, open_video
 from tasks.source_files import read_as
-from tasks.video import FullPass, SourceVideo, count_decoders, name_demuxer, open_video
 
 log = logging.getLogger("reelmill")
 

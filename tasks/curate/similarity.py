@@ -24,8 +24,8 @@ from models.weights.hub_cache import ModelName, find_model
 from tasks import clip_measures
 from tasks.caching import Step, find_or_compute
 from tasks.curate.video_manifests import ClipRow, VideoManifests, make_clip_rows, measure_video
-from tasks.frame_store import load_first_middle_last
 from tasks.manifest import ManifestRef, make_table, read_rows
+from tasks.media.frame_store import load_first_middle_last
 
 VERSION = 1
 

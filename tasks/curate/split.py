@@ -27,7 +27,7 @@ from tasks.caching import Step, find_or_compute
 from tasks.detectors.boundary import Boundary, FrameSpan
 from tasks.detectors.cascade import DetectorSettings, find_boundaries
 from tasks.manifest import ERROR_FIELDS, ManifestRef, make_table, read_rows
-from tasks.signals import COLUMNS, make_signals
+from tasks.media.signals import COLUMNS, make_signals
 
 VERSION = 2
 

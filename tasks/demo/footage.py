@@ -20,7 +20,7 @@ from models.pictures import Frames
 from tasks.caching import Step, find_or_compute
 from tasks.footage import Camera, Motion, Scene, dissolve, fade_through, render_shot, render_title
 from tasks.manifest import ManifestRef, make_table, publish_folder
-from tasks.video import write_video
+from tasks.media.video import write_video
 
 VERSION = 2
 

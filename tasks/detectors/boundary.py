@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.signals import THUMBNAIL_SIZES
+from tasks.media.signals import THUMBNAIL_SIZES
 
 Floats = NDArray[np.floating]
 FrameSpan = tuple[int, int]

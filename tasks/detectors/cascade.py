@@ -19,7 +19,7 @@ from tasks.detectors.gaps import GapSettings, find_gaps
 from tasks.detectors.pyscenedetect import LibrarySettings, find_adaptive, find_content
 from tasks.detectors.thinning import choose_thinned, take_frames, thin_boundaries, widen_boundary
 from tasks.detectors.wipes import WipeSettings, find_wipes
-from tasks.signals import Signals
+from tasks.media.signals import Signals
 
 Detector = Literal["cascade", "adaptive", "content", "fixed"]
 

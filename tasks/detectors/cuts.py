@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.detectors.boundary import LUMA, Boundary, Floats, measure_distance
-from tasks.signals import HELD, Signals, correlate, find_neighbours
+from tasks.media.signals import HELD, Signals, correlate, find_neighbours
 
 
 class CutSettings(BaseModel):
@@ -47,7 +47,7 @@ class CutSettings(BaseModel):
 HELD_S = 0.6
 """How long a held picture may be shown, in seconds: neighbours are searched that far. Two of them at 4 Hz."""
 
-ALIKE = 0.5
+ALIKE = 0.6
 """Least correlation of the lumas of a picture and of the one that replaces it, where both are held."""
 
 STILL = 0.1
@@ -91,6 +91,8 @@ def find_held_change(signals: Signals, i: int) -> float:
     side; at either end of the video those of the other side count for both."""
     seconds, change = signals.seconds, signals.change
     first, last = np.searchsorted(seconds, seconds[i] + np.array([-HELD_S, HELD_S]))
+    if np.median(change[max(first, 1) : last]) > STILL * change[i]:
+        return 0.0
     sides = np.arange(max(first, 1), i), np.arange(i + 1, last)
     found = [[change[j] for j in side[change[side] >= HELD * change[i]] if is_alike(signals, int(j))] for side in sides]
     inside = [side for side, whole in zip(found, (first > 0, last < len(seconds)), strict=True) if side or whole]

@@ -24,7 +24,7 @@ from tasks.detectors.boundary import (
     drop_overlaps,
     list_spans_between,
 )
-from tasks.signals import Signals
+from tasks.media.signals import Signals
 
 
 class DissolveSettings(BaseModel):

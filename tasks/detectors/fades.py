@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.detectors.boundary import Boundary, Floats, FrameSpan, list_spans_between, measure_distance
-from tasks.signals import Signals
+from tasks.media.signals import Signals
 
 AFTER = 10
 """The number of the shot's own frames that are fitted together with a ramp."""

@@ -12,7 +12,7 @@ from scenedetect import AdaptiveDetector, ContentDetector, FrameTimecode
 from scenedetect.detector import SceneDetector
 
 from tasks.detectors.boundary import LUMA, Boundary
-from tasks.signals import THUMBNAIL_SIZES, Signals
+from tasks.media.signals import THUMBNAIL_SIZES, Signals
 
 
 class LibrarySettings(BaseModel):
@@ -59,12 +59,17 @@ def find_content(signals: Signals, settings: LibrarySettings) -> list[Boundary]:
     return _run(detector, signals)
 
 
+BT709_TO_BGR = np.array([[1, 1.8556, 0], [1, -0.1873, -0.4681], [1, 0, 1.5748]])
+"""Blue, green and red of luma and the chroma of blue and red (ITU-R BT.709)."""
+
+
 def make_picture(thumbnail: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return a thumbnail as an image, uint8 BGR [height, width, 3]."""
+    """Return a thumbnail as an image, uint8 BGR [height, width, 3], its planes read as BT.709 of full range."""
     width, height = THUMBNAIL_SIZES[0]
     chroma = thumbnail[LUMA:].reshape(2, *THUMBNAIL_SIZES[1][::-1])
-    planes = [thumbnail[:LUMA].reshape(height, width), *(cv2.resize(p, (width, height)) for p in chroma[::-1])]
-    return cv2.cvtColor(cv2.merge(planes), cv2.COLOR_YCrCb2BGR).astype(np.uint8, copy=False)
+    planes = [thumbnail[:LUMA].reshape(height, width), *(cv2.resize(p, (width, height)) for p in chroma)]
+    shifted = cv2.merge(planes).astype(np.float32) - (0, 128, 128)
+    return np.clip(np.rint(cv2.transform(shifted, BT709_TO_BGR)), 0, 255).astype(np.uint8)
 
 
 def _run(detector: SceneDetector, signals: Signals) -> list[Boundary]:

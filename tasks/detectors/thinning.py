@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.detectors.boundary import Boundary, choose_frames
-from tasks.signals import Signals
+from tasks.media.signals import Signals
 
 RATE = 30.5
 """Frames per second, at most: 30 and NTSC's 29.97 are left as they are, with the rounding of their times."""

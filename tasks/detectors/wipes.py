@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.detectors.boundary import LUMA, Boundary, Floats, FrameSpan, choose_frames, drop_overlaps, list_spans_between
-from tasks.signals import THUMBNAIL_SIZES, Signals
+from tasks.media.signals import THUMBNAIL_SIZES, Signals
 
 
 class WipeSettings(BaseModel):

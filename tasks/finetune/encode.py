@@ -33,13 +33,13 @@ from models.svd.autoencoder import encode_frames
 from models.svd.model import VideoModel, digest_encoders, embed_pictures
 from tasks.attempts import tried
 from tasks.caching import Step, find_or_compute
-from tasks.canonical_picture import COMBED
 from tasks.child_process import run_in_child
 from tasks.finetune.windows import SEEN_WHOLE, Seen, WindowShape, place_windows, read_windows
 from tasks.ledger import list_ours, remove
 from tasks.manifest import ERROR_FIELDS, ManifestRef, make_table, publish, read_rows
+from tasks.media.canonical_picture import COMBED
+from tasks.media.video import name_clip, name_demuxer
 from tasks.source_files import read_as
-from tasks.video import name_clip, name_demuxer
 
 VERSION = 3
 

@@ -24,7 +24,7 @@ from tasks.child_process import run_in_child
 from tasks.item_lists import locate
 from tasks.ledger import remove
 from tasks.manifest import ERROR_FIELDS, ManifestRef, make_table, read_manifest, read_rows, write_manifest
-from tasks.probe import probe
+from tasks.media.probe import probe
 from tasks.source_files import digest_source, read_as
 from tasks.table_files import TableRow, read_table, rename_columns
 

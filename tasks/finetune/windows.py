@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from models.errors import BadMedia
 from models.pictures import Frames
-from tasks.canonical_picture import COMBED, make_picture, measure_combing, read_pixel_aspect
-from tasks.video import decode_span, open_video
+from tasks.media.canonical_picture import COMBED, make_picture, measure_combing, read_pixel_aspect
+from tasks.media.video import decode_span, open_video
 
 GRACE_S = 1e-6
 """A start in float seconds may round to just before the frame it names."""

@@ -15,9 +15,9 @@ from PIL.PngImagePlugin import PngInfo
 
 from models.errors import BadMedia
 from models.pictures import Frames, open_picture
-from tasks.canonical_picture import make_picture
 from tasks.manifest import digest_file
-from tasks.video import open_video, read_frames
+from tasks.media.canonical_picture import make_picture
+from tasks.media.video import open_video, read_frames
 
 TAG = "reelmill"
 """The name under which a clip holds its provenance as JSON, where the format has names."""

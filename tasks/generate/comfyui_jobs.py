@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import BadInput
-from tasks.generate.comfyui_graph import WIDGETS, read_graph
-from tasks.generate.comfyui_nodes import Graph, Link, Node
-from tasks.generate.comfyui_wishes import list_unmet
+from tasks.comfyui.graph import WIDGETS, read_graph
+from tasks.comfyui.nodes import Graph, Link, Node
+from tasks.comfyui.wishes import list_unmet
 from tasks.generate.job_columns import inputs_of
 
 Values = dict[str, Any]

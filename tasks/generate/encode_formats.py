@@ -23,8 +23,8 @@ from models.errors import BadInput
 from models.pictures import Frames
 from tasks.generate.clip_tags import TAG, write_tag
 from tasks.manifest import publish, publish_folder
-from tasks.video import compile_command, find_ffmpeg, make_frame_input, make_mp4_options, run_ffmpeg
-from tasks.written_colours import make_film_pictures, make_webp_pictures
+from tasks.media.video import compile_command, find_ffmpeg, make_frame_input, make_mp4_options, run_ffmpeg
+from tasks.media.written_colours import make_film_pictures, make_webp_pictures
 
 Format = Literal["h264", "hevc", "av1", "webp", "gif", "png"]
 

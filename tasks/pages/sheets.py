@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from models.pictures import Frames
 from tasks.attempts import caught
-from tasks.frame_store import load_frames, read_frame_times
+from tasks.media.frame_store import load_frames, read_frame_times
 from tasks.pages.dataset import Dataset
 from tasks.pages.page import make_data_uri
 

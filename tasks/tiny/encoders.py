@@ -33,7 +33,7 @@ from models.svd.model import ModelFacts, VideoModel, save_model
 from models.svd.regions import SLIDING
 from tasks.caching import Step, find_or_compute
 from tasks.manifest import ManifestRef, make_table, publish_folder, read_rows
-from tasks.video import read_frames
+from tasks.media.video import read_frames
 
 VERSION = 1
 

@@ -18,7 +18,7 @@ from models.pictures import Frames
 from tasks.caching import Step, find_or_compute
 from tasks.footage import OPPOSITE, Camera, Motion, Scene, compute_mean_flow, render_shot
 from tasks.manifest import Lineage, ManifestRef, digest_file, make_table, read_manifest, write_manifest
-from tasks.video import write_video
+from tasks.media.video import write_video
 
 VERSION = 2
 

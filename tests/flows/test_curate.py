@@ -22,7 +22,7 @@ from tasks.curate.clips import TABLE, ClipsConfig
 from tasks.curate.split import SplitConfig
 from tasks.footage import Camera, Scene, render_shot
 from tasks.manifest import Lineage, make_table, read_rows, write_manifest
-from tasks.video import SourceVideo, write_video
+from tasks.media.video import SourceVideo, write_video
 from tests.declared import declared
 
 SIZE, FPS = (160, 96), 12.0

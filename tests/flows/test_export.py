@@ -20,7 +20,7 @@ from models.errors import BadInput
 from tasks.curate.clips import ClipsConfig
 from tasks.footage import Camera, Scene, render_shot
 from tasks.manifest import read_rows
-from tasks.video import read_frames, write_video
+from tasks.media.video import read_frames, write_video
 from tests.declared import declared
 
 SIZE, FPS, FILMS = (96, 64), 12.0, 4

@@ -24,8 +24,8 @@ from tasks.finetune.train import TrainConfig
 from tasks.footage import Camera, Motion, Scene, render_shot
 from tasks.ledger import mark, record
 from tasks.manifest import Lineage, digest_file, make_table, read_manifest_ref, read_rows, write_manifest
+from tasks.media.video import write_video
 from tasks.tiny.render import SCHEMA
-from tasks.video import write_video
 from tests.declared import declared
 
 torch.set_num_threads(1)

@@ -16,7 +16,7 @@ from tasks.finetune.train import TrainConfig
 from tasks.footage import Camera, Scene, render_shot
 from tasks.generate.jobs import JobsConfig
 from tasks.manifest import digest_file, read_manifest_ref, read_rows
-from tasks.video import write_video
+from tasks.media.video import write_video
 from tests.declared import declared
 
 cv2.setNumThreads(1)

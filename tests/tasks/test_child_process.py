@@ -15,7 +15,7 @@ import pytest
 from models.errors import BadMedia, DecodeCrash, DecodeLimit, DecodeTimeout
 from tasks.child_process import Child, run_in_child
 from tasks.limits import Limits, set_limits
-from tasks.probe import probe
+from tasks.media.probe import probe
 
 UNGUARDED = """
 import os, threading

@@ -11,7 +11,7 @@ from models.file_kinds import READS_HEIC
 from models.pictures import PICTURE_SUFFIXES, prepare_picture
 from tasks.item_lists import read_listing
 from tasks.left_out import describe_left_out, list_pictures
-from tasks.video import find_ffmpeg, run_ffmpeg
+from tasks.media.video import find_ffmpeg, run_ffmpeg
 
 
 def listed(path: Path) -> list[str]:

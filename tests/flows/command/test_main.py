@@ -24,7 +24,7 @@ from flows.command.write_help import describe_command
 from flows.running.config import Outcome
 from models.errors import BadInput
 from tasks.generate.job_settings import COLUMNS
-from tasks.video import write_video
+from tasks.media.video import write_video
 
 
 def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -353,7 +353,7 @@ def test_a_command_is_found_by_its_name():
 
 def test_a_run_stopped_by_the_keyboard_says_that_it_can_go_on(tmp_path: Path, repository: Path, prefect_server: str):
     from tasks.footage import Camera, Scene, render_shot
-    from tasks.video import write_video
+    from tasks.media.video import write_video
 
     for seed in range(6):
         write_video(tmp_path / "in" / f"{seed}.mp4", render_shot(Scene(seed), Camera(), 24, 12.0, (96, 64)), 12.0)

@@ -3,7 +3,7 @@
 import logging
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from flows.command.main import main
@@ -15,6 +15,7 @@ ODD = st.sampled_from(
 )
 
 
+@example("``" + "x" * 500)
 @given(st.lists(ODD | st.text(max_size=30) | st.text("x", min_size=500, max_size=600), max_size=8).map("".join))
 def test_no_message_has_control_characters_or_more_than_a_few_hundred(text: str):
     shown = make_line(text)
@@ -36,10 +37,10 @@ def test_what_is_escaped_and_what_is_left_out_can_be_told():
 
 
 def test_a_command_to_copy_stays_whole_within_reason():
-    command = f"no such file; `curl -o {'x' * 1500}` downloads it."
+    command = f"no such file; `hf download {'x' * 1500}` downloads it."
     assert make_line(command) == command
-    assert make_line(f"`{'x' * 9999}`") == f"`{'x' * 1846} … {'x' * 149}`"
-    assert len(make_line(f"`{'x' * 9999}")) == LONGEST
+    assert make_line(f"`hf {'x' * 9999}`") == f"`hf {'x' * 1843} … {'x' * 149}`"
+    assert len(make_line(f"`{'x' * 9999}`")) == len(make_line(f"`hf {'x' * 9999}")) == LONGEST
 
 
 def test_an_error_and_a_log_line_with_an_odd_name_cannot_move_the_cursor(

@@ -12,8 +12,8 @@ from models.file_kinds import find_kind, is_film, is_picture, read_kind
 from tasks.curate.ingest import IngestConfig, ingest_sources
 from tasks.curate.source_list import expand_sources
 from tasks.manifest import read_rows
-from tasks.probe import probe
-from tasks.video import find_ffmpeg, run_ffmpeg
+from tasks.media.probe import probe
+from tasks.media.video import find_ffmpeg, run_ffmpeg
 
 FILM = ("-f", "lavfi", "-i", "testsrc=size=176x144:rate=25:duration=0.4", "-pix_fmt", "yuv420p")
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from models.errors import BadMedia
-from tasks.canonical_picture import make_picture
 from tasks.curate import clips
 from tasks.curate.clip_cutting import Packet, choose_packets, inspect_clip
 from tasks.curate.clips import (
@@ -26,7 +25,8 @@ from tasks.curate.clips import (
     list_spans,
 )
 from tasks.manifest import digest_file, read_rows
-from tasks.video import SourceVideo, find_ffmpeg, open_video, read_frames, run_ffmpeg, write_video
+from tasks.media.canonical_picture import make_picture
+from tasks.media.video import SourceVideo, find_ffmpeg, open_video, read_frames, run_ffmpeg, write_video
 from tests.declared import declared
 
 FRAMES, KEYFRAMES_EVERY, FPS = 144, 12, 24

@@ -10,7 +10,7 @@ from tasks.curate.ingest import SCHEMA, STEP, IngestConfig, ingest_videos, list_
 from tasks.curate.source_list import Entry, expand_sources
 from tasks.footage import Camera, Scene, render_shot
 from tasks.manifest import ManifestRef, read_rows
-from tasks.video import write_video
+from tasks.media.video import write_video
 from tests.declared import declared
 
 HARD_NAMES = ("two words.mp4", 'it\'s "quoted".mp4', "film 🎬 é.mp4", "[1]*.mp4")

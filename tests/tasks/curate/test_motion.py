@@ -12,7 +12,7 @@ from tasks.curate.scan import Sampling, scan_file
 from tasks.curate.video_manifests import VideoManifests
 from tasks.footage import Camera, Scene, render_shot
 from tasks.manifest import read_manifest, read_rows
-from tasks.video import write_video
+from tasks.media.video import write_video
 from tests.declared import declared
 from tests.small_models import save_raft
 
@@ -174,7 +174,8 @@ def film(folder: Path, camera: Camera, seed: int = 91) -> tuple[Path, dict[str, 
     path, store = folder / "film.mp4", folder / "frames.parquet"
     write_video(path, render_shot(Scene(seed), camera, 45, 30, (320, 180)), 30)
     scan = scan_file(path, store, Sampling())
-    return store, {"clip_id": "c", "start_pts": int(scan["pts"][0]), "end_pts": scan["end_pts"]}
+    known = {"width": 320, "height": 180, "bar_top": 0, "bar_bottom": 0, "bar_left": 0, "bar_right": 0}
+    return store, known | {"clip_id": "c", "start_pts": int(scan["pts"][0]), "end_pts": scan["end_pts"]}
 
 
 @pytest.mark.parametrize(

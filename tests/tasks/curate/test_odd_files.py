@@ -19,7 +19,7 @@ from tasks.curate.scan import ScanConfig, scan_video
 from tasks.curate.split import SplitConfig, split_video
 from tasks.footage import Camera, Scene, render_shot
 from tasks.manifest import read_rows
-from tasks.video import find_ffmpeg, run_ffmpeg, write_video
+from tasks.media.video import find_ffmpeg, run_ffmpeg, write_video
 
 HALF, FPS = 24, 24.0
 
@@ -195,13 +195,15 @@ def test_a_raw_stream_says_that_its_frames_have_no_times(film: Path, data: Path)
     assert "48 without a time). Times are missing or decrease; convert it to mp4." in found.scan["error_message"]
 
 
-def test_two_streams_joined_end_to_end_say_that_their_times_run_back(film: Path, data: Path, tmp_path: Path):
+def test_two_streams_joined_end_to_end_say_so_and_lose_no_frame(film: Path, data: Path, tmp_path: Path):
     part = convert(film, "part.ts", "-c", "copy").read_bytes()
     (tmp_path / "joined.ts").write_bytes(part + part)
     found = one(data, tmp_path / "joined.ts")
     assert "timestamps_run_back" in found.file["anomalies"]
     assert found.scan
-    assert "Times are missing or decrease; convert it to mp4." in found.scan["error_message"]
+    assert (found.scan["error_message"], found.scan["dropped"]) == (None, 0)
+    assert [join["kind"] for join in found.scan["joins"]] == ["clock"]
+    assert found.scan["joins"][0]["frame"] == found.scan["frames"] // 2
 
 
 def test_a_picture_named_like_a_film_is_a_clip_of_one_frame(film: Path, data: Path):

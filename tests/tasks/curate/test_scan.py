@@ -7,10 +7,10 @@ import pytest
 
 from tasks.curate.scan import SCHEMA, STEP, Sampling, ScanConfig, is_peak, scan_videos
 from tasks.footage import Camera, Scene, render_shot
-from tasks.frame_store import load_frames, read_frame_times
 from tasks.manifest import ManifestRef, digest_file, read_lineage, read_rows
-from tasks.signals import THUMBNAIL_BYTES
-from tasks.video import SourceVideo, find_ffmpeg, run_ffmpeg, write_video
+from tasks.media.frame_store import load_frames, read_frame_times
+from tasks.media.signals import THUMBNAIL_BYTES
+from tasks.media.video import SourceVideo, find_ffmpeg, run_ffmpeg, write_video
 from tests.declared import declared
 
 TICKS = 512

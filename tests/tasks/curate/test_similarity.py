@@ -19,8 +19,8 @@ from tasks.curate.similarity import (
     measure_similarity,
 )
 from tasks.curate.video_manifests import VideoManifests
-from tasks.frame_store import load_first_middle_last
 from tasks.manifest import make_table, read_lineage, read_manifest, read_rows, write_manifest
+from tasks.media.frame_store import load_first_middle_last
 from tests.declared import declared
 from tests.small_models import save_clip, save_head
 

@@ -15,8 +15,8 @@ from tasks.curate.video_manifests import VideoManifests, read_clips
 from tasks.detectors.boundary import Boundary
 from tasks.footage import Camera, Scene, dissolve, render_shot
 from tasks.manifest import ManifestRef, digest_file, make_table, read_rows, write_manifest
-from tasks.signals import THUMBNAIL_BYTES
-from tasks.video import SourceVideo, write_video
+from tasks.media.signals import THUMBNAIL_BYTES
+from tasks.media.video import SourceVideo, write_video
 from tests.declared import declared
 
 CONFIG = SplitConfig()

@@ -26,7 +26,7 @@ from tasks.demo.footage import (
 )
 from tasks.ledger import mark
 from tasks.manifest import digest_file, publish_text, read_rows
-from tasks.video import open_video, read_frames
+from tasks.media.video import open_video, read_frames
 from tests.declared import declared
 
 SMALL = FootageConfig(width=96, height=72, fps=12)

@@ -9,7 +9,7 @@ from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
 from tasks.footage import Camera, Motion, Scene, render_shot
-from tasks.signals import Recorder, Signals, make_signals, shrink_frame
+from tasks.media.signals import Recorder, Signals, make_signals, shrink_frame
 
 Frames = NDArray[np.uint8]
 

@@ -13,7 +13,7 @@ from tasks.detectors.fades import FadeSettings, find_flat_runs, measure_misfit
 from tasks.detectors.pyscenedetect import LibrarySettings, make_picture
 from tasks.detectors.wipes import WipeSettings, fit_wipe_time
 from tasks.footage import Motion, dissolve, fade_through
-from tasks.signals import THUMBNAIL_BYTES, Signals
+from tasks.media.signals import THUMBNAIL_BYTES, Signals
 from tests.declared import declared
 
 Film = Callable[..., np.ndarray]
@@ -87,7 +87,7 @@ def test_black_between_two_cuts_is_no_fade(film: Film, measured: Measured):
 @pytest.mark.parametrize("motion", ["static", "pan_left", "pan_right", "tilt_up", "zoom_in", "zoom_out", "roll"])
 @pytest.mark.parametrize("speed", [0.2, 1.0, 2.0])
 def test_a_moving_camera_alone_gives_no_boundary(film: Film, measured: Measured, motion: Motion, speed: float):
-    assert found_in(measured(film(8, motion, 90 if speed < 2 else 30, speed))) == []
+    assert found_in(measured(film(8, motion, {0.2: 90, 1.0: 60, 2.0: 30}[speed], speed))) == []
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -7,7 +7,7 @@ import pytest
 
 from tasks.detectors.cuts import CutSettings, find_cuts
 from tasks.footage import Motion, dissolve, fade_through
-from tasks.signals import THUMBNAIL_BYTES, Signals
+from tasks.media.signals import THUMBNAIL_BYTES, Signals
 from tests.declared import declared
 
 Film = Callable[..., np.ndarray]

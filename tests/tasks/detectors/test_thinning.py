@@ -11,7 +11,7 @@ from tasks.detectors.boundary import Boundary
 from tasks.detectors.cascade import DetectorSettings, find_boundaries
 from tasks.detectors.thinning import choose_thinned, take_frames, thin_boundaries, widen_boundary
 from tasks.footage import dissolve, fade_through
-from tasks.signals import THUMBNAIL_BYTES, Signals
+from tasks.media.signals import THUMBNAIL_BYTES, Signals
 
 Film = Callable[..., np.ndarray]
 Measured = Callable[..., Signals]

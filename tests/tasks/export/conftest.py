@@ -13,7 +13,7 @@ from tasks.curate import select
 from tasks.curate.join import SCHEMA as CLIPS
 from tasks.export.samples import HoldOutConfig, collect_samples
 from tasks.manifest import ManifestRef, digest_file, make_table, write_manifest
-from tasks.video import write_video
+from tasks.media.video import write_video
 
 
 class Films:

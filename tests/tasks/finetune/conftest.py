@@ -11,8 +11,8 @@ import torch
 from tasks.finetune.encode import ClipSpan, LatentsConfig, SourceClips, encode_source
 from tasks.footage import Camera, Motion, Scene, compute_mean_flow, render_shot
 from tasks.manifest import Lineage, ManifestRef, digest_file, make_table, write_manifest
+from tasks.media.video import write_video
 from tasks.tiny.render import SCHEMA
-from tasks.video import write_video
 
 cv2.setNumThreads(1)
 torch.set_num_threads(1)

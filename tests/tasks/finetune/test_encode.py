@@ -34,7 +34,7 @@ from tasks.finetune.windows import cover, pick_shown, place_windows
 from tasks.footage import Camera, Scene, compute_mean_flow, render_shot
 from tasks.ledger import mark
 from tasks.manifest import ManifestRef, digest_file, publish, read_manifest, read_rows
-from tasks.video import write_video
+from tasks.media.video import write_video
 from tests.declared import declared
 
 CONFIG = LatentsConfig()

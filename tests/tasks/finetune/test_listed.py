@@ -10,7 +10,7 @@ from models.errors import BadInput
 from tasks.finetune.listed import ListedConfig, list_clips
 from tasks.footage import Camera, Scene, render_shot
 from tasks.manifest import read_rows
-from tasks.video import find_ffmpeg, run_ffmpeg, write_video
+from tasks.media.video import find_ffmpeg, run_ffmpeg, write_video
 from tests.declared import declared
 
 

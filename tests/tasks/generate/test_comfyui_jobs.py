@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from models.errors import BadInput
-from tasks.generate.comfyui_graph import read_graph
+from tasks.comfyui.graph import read_graph
 from tasks.generate.comfyui_jobs import make_workflow, read_workflow
 from tests.workflows import IMAGES, MODEL, PICTURE, VALUES, api, editor, node, written
 

@@ -14,7 +14,6 @@ import pytest
 import torch
 from PIL import Image
 
-from tasks import video
 from tasks.caching import set_aside
 from tasks.generate import encode as step
 from tasks.generate.clip_frames import locate_parked, open_parked
@@ -35,6 +34,7 @@ from tasks.generate.jobs import read_jobs
 from tasks.generate.outputs import make_output_rows
 from tasks.generate.sample import SampleConfig, plan_all_batches, sample_jobs
 from tasks.manifest import read_manifest, read_rows
+from tasks.media import video
 from tests.declared import declared
 from tests.job_tables import table
 

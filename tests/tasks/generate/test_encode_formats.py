@@ -13,7 +13,6 @@ from PIL import Image, ImageSequence
 
 from models.errors import BadInput, EncoderOutOfMemory
 from models.pictures import Frames
-from tasks import video
 from tasks.generate import encode_formats
 from tasks.generate.clip_tags import list_pictures, read_clip, read_tag
 from tasks.generate.encode_formats import (
@@ -26,7 +25,8 @@ from tasks.generate.encode_formats import (
     make_look,
     write_clip,
 )
-from tasks.video import find_ffmpeg, read_frames, run_ffmpeg
+from tasks.media import video
+from tasks.media.video import find_ffmpeg, read_frames, run_ffmpeg
 
 COLOURS = [(200, 30, 30), (30, 200, 30), (30, 30, 200), (220, 220, 40), (128, 128, 128)]
 

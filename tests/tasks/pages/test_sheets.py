@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from tasks.frame_store import load_frames
+from tasks.media.frame_store import load_frames
 from tasks.pages.dataset import read_dataset
 from tasks.pages.sheets import (
     Reel,

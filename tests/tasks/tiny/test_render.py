@@ -9,8 +9,8 @@ import pytest
 from models.measures.camera import measure_motion
 from tasks.footage import OPPOSITE, compute_mean_flow
 from tasks.manifest import digest_file, read_manifest, read_rows
+from tasks.media.video import read_frames
 from tasks.tiny.render import SCHEMA, SHARES, STEP, RenderConfig, film_scene, render_files, write_dataset
-from tasks.video import read_frames
 from tests.declared import declared
 
 cv2.setNumThreads(1)

@@ -28,10 +28,10 @@ from pydantic import BaseModel, ConfigDict
 from models.errors import BadInput, BadMedia, DecodeLimit, EncoderOutOfMemory
 from models.pictures import Frames
 from tasks.child_process import run_program
-from tasks.clocks import GuessedClock, SteadyClock, can_be_set_back
 from tasks.limits import LONGEST_LIMIT_S, Limits, get_limits
 from tasks.manifest import publish
-from tasks.written_colours import make_film_pictures
+from tasks.media.clocks import GuessedClock, SteadyClock, can_be_set_back
+from tasks.media.written_colours import make_film_pictures
 
 ENCODE_LIMIT_S = 600.0
 
@@ -295,9 +295,10 @@ def decode_span(
     if not from_start:
         container.seek(int(start_s / time_base), stream=stream)
     clock, steady = GuessedClock(), SteadyClock(time_base)
+    may_be_set_back = from_start and can_be_set_back(container.format.name)
     for frame in container.decode(stream):
         pts = clock.set_time(frame)
-        if pts is not None and from_start:
+        if pts is not None and may_be_set_back:
             pts, _ = steady.set_time(pts)
         if pts is None:
             continue

@@ -70,6 +70,10 @@ _GAMUTS: dict[int, Gamut] = {9: "bt2020", 11: "p3", 12: "p3"}
 
 _EXACTLY = Interpolation.AREA | Interpolation.ACCURATE_RND
 
+_SHOWN = _EXACTLY | Interpolation.FULL_CHR_H_INT
+"""For RGB of 8 bits: exact rounding alone makes every colour up to 4 levels darker, with chroma of the full width it is
+at most 1 off. For 16 bits that chroma makes false colours."""
+
 BT709, LIMITED = 1, 1
 """ITU-T H.273's number of BT.709's primaries, transfer and matrix, and libav's of the limited range."""
 
@@ -175,7 +179,7 @@ def _reformat(frame: VideoFrame, kind: PictureKind, size: tuple[int, int], name:
         width=width,
         height=height,
         format=name,
-        interpolation=_EXACTLY,
+        interpolation=_SHOWN if name == "rgb24" else _EXACTLY,
         src_colorspace=kind.matrix,
         src_color_range="JPEG" if kind.full_range else "MPEG",
         threads=1,

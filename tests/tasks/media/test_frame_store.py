@@ -8,9 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from models.errors import BadManifest
-from tasks import frame_store
 from tasks.footage import Camera, Scene, render_shot
-from tasks.frame_store import (
+from tasks.ledger import mark
+from tasks.media import frame_store
+from tasks.media.frame_store import (
     ROWS_PER_GROUP,
     SCHEMA,
     Frames,
@@ -20,7 +21,6 @@ from tasks.frame_store import (
     read_frame_times,
     read_lumas,
 )
-from tasks.ledger import mark
 from tests.frame_stores import write_frames
 
 PTS = [0, 512, 1000, 2048, 4096]

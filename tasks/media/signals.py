@@ -20,7 +20,7 @@ import numpy as np
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
-from tasks.canonical_picture import PictureKind, convert_colours, read_kind
+from tasks.media.canonical_picture import PictureKind, convert_colours, read_kind
 
 Planes = list[NDArray[np.float32]]
 

@@ -1,7 +1,7 @@
 """ComfyUI workflow files, in the editor's format and the API's, read into one graph of nodes.
 
 The editor's file lists nodes, links and, without their names, the values of each node's widgets; the API's has named
-inputs. What only routes, decorates or stands for a value is taken out (tasks/generate/comfyui_editor.py).
+inputs. What only routes, decorates or stands for a value is taken out (tasks/comfyui/editor.py).
 """
 
 from collections.abc import Mapping
@@ -10,8 +10,8 @@ from typing import Any
 
 from models.errors import BadInput
 from models.given_files import read_json
-from tasks.generate.comfyui_editor import check_size, read_editor
-from tasks.generate.comfyui_nodes import Graph, Link, Node, TooLarge, find_constant
+from tasks.comfyui.editor import check_size, read_editor
+from tasks.comfyui.nodes import Graph, Link, Node, TooLarge, find_constant
 
 WIDGETS: dict[str, tuple[str, ...]] = {
     "ImageOnlyCheckpointLoader": ("ckpt_name",),

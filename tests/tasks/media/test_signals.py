@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tasks.footage import Camera, Scene, render_shot
-from tasks.signals import (
+from tasks.media.signals import (
     THUMBNAIL_BYTES,
     Recorder,
     find_neighbours,

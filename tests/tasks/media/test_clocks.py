@@ -4,9 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tasks.clocks import SteadyClock, can_be_set_back
 from tasks.footage import Camera, Scene, render_shot
-from tasks.video import find_ffmpeg, is_set_back, open_video, read_frames, run_ffmpeg, write_video
+from tasks.media.clocks import SteadyClock, can_be_set_back
+from tasks.media.video import find_ffmpeg, is_set_back, open_video, read_frames, run_ffmpeg, write_video
 
 FPS = 25
 

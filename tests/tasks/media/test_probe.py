@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from models.errors import BadMedia
-from tasks import probe as module
 from tasks.footage import Camera, Scene, render_shot
-from tasks.probe import VideoFacts, probe
-from tasks.video import find_ffmpeg, run_ffmpeg, write_video
+from tasks.media import probe as module
+from tasks.media.probe import VideoFacts, probe
+from tasks.media.video import find_ffmpeg, run_ffmpeg, write_video
 
 FACTS = VideoFacts(
     container="mov,mp4,m4a,3gp,3g2,mj2",

@@ -19,7 +19,7 @@ from tasks.ledger import is_whole
 from tasks.manifest import publish
 
 SCHEMA = pa.schema([("pts", pa.int64()), ("time_s", pa.float64()), ("combing", pa.float32()), ("jpeg", pa.binary())])
-"""`combing` is that of tasks/canonical_picture.py at this frame; null where too little moves to say."""
+"""`combing` is that of tasks/media/canonical_picture.py at this frame; null where too little moves to say."""
 
 JPEG_QUALITY = 90
 

@@ -25,7 +25,7 @@ from benchmarks.colour import (
 )
 from tasks.generate.clip_tags import read_clip
 from tasks.generate.encode_formats import Format
-from tasks.video import write_video
+from tasks.media.video import write_video
 
 FORMATS: tuple[Format, ...] = tuple(name for name in get_args(Format) if name != "gif")
 

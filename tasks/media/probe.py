@@ -20,8 +20,8 @@ from av.video.stream import VideoStream
 
 from models.errors import BadMedia
 from models.file_kinds import find_encryption, read_kind
-from tasks.canonical_picture import read_pixel_aspect, read_shown_size
-from tasks.video import open_video
+from tasks.media.canonical_picture import read_pixel_aspect, read_shown_size
+from tasks.media.video import open_video
 
 PROBE_PACKETS = 400
 """The number of packets that are read to see whether the rate varies; the first frame must be among them."""

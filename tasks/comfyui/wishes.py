@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from tasks.generate.comfyui_nodes import Link, Node
+from tasks.comfyui.nodes import Link, Node
 
 AS_WRITTEN = {
     "SaveVideo": {"format": ("auto", "mp4"), "codec": ("auto", "h264")},

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tasks.generate.comfyui_nodes import (
+from tasks.comfyui.nodes import (
     MOST_INPUTS,
     MOST_LEVELS,
     MOST_NODES,

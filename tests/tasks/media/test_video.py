@@ -10,11 +10,11 @@ import pytest
 from av.error import InvalidDataError
 
 from models.errors import BadInput, BadMedia, DecodeLimit
-from tasks.canonical_picture import make_picture, read_shown_size
 from tasks.footage import Camera, Scene, render_shot
 from tasks.limits import Limits, set_limits
-from tasks.probe import probe
-from tasks.video import (
+from tasks.media.canonical_picture import make_picture, read_shown_size
+from tasks.media.probe import probe
+from tasks.media.video import (
     FullPass,
     compile_command,
     count_decoders,

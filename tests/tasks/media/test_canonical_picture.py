@@ -12,7 +12,11 @@ import pytest
 from av.video.frame import VideoFrame
 
 from models.measures.quality import find_bars, measure_range
-from tasks.canonical_picture import (
+from tasks.curate.clip_encoding import PictureSource, encode_span
+from tasks.curate.scan import Sampling, scan_file
+from tasks.finetune.windows import Seen, WindowShape, read_windows
+from tasks.footage import Camera, Motion, Scene, render_shot
+from tasks.media.canonical_picture import (
     COMBED,
     make_picture,
     make_video_frame,
@@ -21,12 +25,8 @@ from tasks.canonical_picture import (
     read_pixel_aspect,
     remove_combs,
 )
-from tasks.curate.clip_encoding import PictureSource, encode_span
-from tasks.curate.scan import Sampling, scan_file
-from tasks.finetune.windows import Seen, WindowShape, read_windows
-from tasks.footage import Camera, Motion, Scene, render_shot
-from tasks.frame_store import load_frames, read_combing, read_frame_times, read_lumas
-from tasks.video import find_ffmpeg, open_video, read_frames, run_ffmpeg
+from tasks.media.frame_store import load_frames, read_combing, read_frame_times, read_lumas
+from tasks.media.video import find_ffmpeg, open_video, read_frames, run_ffmpeg
 from tests.models.test_tone_curve import BT2087, code_hlg, code_pq
 
 COLOURS = np.array([[200, 35, 40], [65, 150, 65], [45, 80, 190], [150, 150, 150]], np.uint8)
@@ -194,7 +194,7 @@ def test_everything_sees_the_canonical_picture(name: str, tmp_path: Path):
         assert (int(frame.color_range), read_pixel_aspect(stream), frame.rotation) == (1, 1, 0)
 
     shape = WindowShape(2, 4.0, film.shown[0], film.shown[1] - film.bars[0] - film.bars[1])
-    ((_, window),) = read_windows(path, (0.0, 1.0), "clip", shape, 1, seen=Seen(bars=film.bars))
+    (window,) = read_windows(path, (0.25,), (0.0, 1.0), "clip", shape, seen=Seen(bars=film.bars))
     check_colours(window[0], film, (0, 0, 0, 0), 5)
     assert window[0].max(axis=2).min() > 60, "no line of the bars is left"
 
@@ -296,7 +296,7 @@ def test_an_exact_clip_and_training_have_no_combs(tmp_path: Path):
     frames = [frame for _, frame in read_frames(clip)]
     assert len(frames) == 48
     assert np.quantile([measure_combing(a, b) or 0 for a, b in pairwise(frames)], 0.75) < COMBED
-    ((_, window),) = read_windows(path, (0.5, 0.7), "clip", WindowShape(4, 24.0, 360, 288), 1)
+    (window,) = read_windows(path, (0.5 + 1 / 60,), (0.5, 0.7), "clip", WindowShape(4, 24.0, 360, 288))
     woven = [make_picture(frame) for _, frame in read_frames(path)][13]
     assert psnr(window[1], make_picture(frames[13])) > psnr(window[1], woven) + 3, "it looks for combs where nobody did"
 
