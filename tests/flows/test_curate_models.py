@@ -125,7 +125,8 @@ def test_with_its_models_every_column_is_filled(weights: Path, film: Path, tmp_p
     assert empty <= notes | lost, "the small RAFT's flow is of another film, so the camera is lost"
     assert row["camera_motion"] == "unknown"
     assert (row["caption"], row["caption_image"].split()[0]) == ("the camera pans left", "dog")
-    assert row["motion_score"] == pytest.approx(np.hypot(9.6, 4.8) / 128 / 0.5, rel=0.3)
+    flow = np.hypot(9.6, 4.8) / 128  # Of any two frames: half a second apart, or those stored soon after one.
+    assert 0.9 * flow / 0.5 < row["motion_score"] < 1.1 * flow / 0.1
     assert -1 <= row["clip_similarity"] <= 1
     assert "weights" not in str({name: row[name] for name in row if name.endswith("_model")})
     assert read_rows(dataset / "videos.parquet", ("decodes",)) == [{"decodes": 1}]
