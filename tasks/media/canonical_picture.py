@@ -78,7 +78,7 @@ BT709, LIMITED = 1, 1
 """ITU-T H.273's number of BT.709's primaries, transfer and matrix, and libav's of the limited range."""
 
 
-class PictureKind(NamedTuple):
+class FrameKind(NamedTuple):
     """What stands between a frame as it is coded and the canonical picture; `matrix` is None for RGB and gray."""
 
     rotation: int
@@ -100,7 +100,7 @@ def read_pixel_aspect(stream: VideoStream) -> Fraction:
     return Fraction(aspect) if aspect and aspect > 0 else Fraction(1)
 
 
-def read_kind(frame: VideoFrame, pixel_aspect: Fraction = Fraction(1)) -> PictureKind:
+def read_frame_kind(frame: VideoFrame, pixel_aspect: Fraction = Fraction(1)) -> FrameKind:
     """Read what a frame is; `pixel_aspect` is that of its stream."""
     name, stated = frame.format.name, (int(frame.colorspace), int(frame.color_trc), int(frame.color_primaries))
     turns, coded_range = round(frame.rotation / 90) % 4, int(frame.color_range)
@@ -110,12 +110,12 @@ def read_kind(frame: VideoFrame, pixel_aspect: Fraction = Fraction(1)) -> Pictur
 @cache
 def _make_kind(
     name: str, lines: int, turns: int, pixel_aspect: Fraction, coded_range: int, matrix: int, trc: int, primaries: int
-) -> PictureKind:
+) -> FrameKind:
     has_matrix = name.startswith(("yuv", "nv", "p0", "p2", "p4", "uyvy", "yuyv", "y2", "xv", "v30", "vuy", "ayuv"))
     usual = Colorspace.ITU709 if lines >= HD_LINES else Colorspace.ITU601
     if matrix in _UNSTATED:
         usual = Colorspace.BT2020 if primaries == 9 else usual
-    return PictureKind(
+    return FrameKind(
         rotation=turns * 90,
         pixel_aspect=pixel_aspect,
         matrix=_MATRICES.get(matrix, usual) if has_matrix else None,
@@ -136,7 +136,7 @@ def make_picture(
 ) -> Frames:
     """Return the canonical picture of a frame, uint8 RGB [height, width, 3], shrunk when its short side is longer than
     `short_side` pixels. A `combed` one is freed of combs first."""
-    kind = read_kind(frame, pixel_aspect)
+    kind = read_frame_kind(frame, pixel_aspect)
     wide = frame.width * pixel_aspect
     scale = min(Fraction(1), Fraction(short_side or 1 << 30) / min(wide, frame.height))
     size = max(1, round(wide * scale)), max(1, round(frame.height * scale))
@@ -144,7 +144,7 @@ def make_picture(
     return np.ascontiguousarray(np.rot90(picture, kind.rotation // 90), dtype=np.uint8)
 
 
-def convert_colours(frame: VideoFrame, kind: PictureKind, size: tuple[int, int]) -> Frames:
+def convert_colours(frame: VideoFrame, kind: FrameKind, size: tuple[int, int]) -> Frames:
     """Return a frame of that kind as BT.709, uint8 RGB [height, width, 3], of this size (width, height), not turned."""
     if kind.is_bright_or_wide:
         deep = _reformat(frame, kind, size, "rgb48le").to_ndarray().astype(np.uint16, copy=False)
@@ -155,7 +155,7 @@ def convert_colours(frame: VideoFrame, kind: PictureKind, size: tuple[int, int])
 def make_video_frame(frame: VideoFrame, pixel_aspect: Fraction = Fraction(1), combed: bool = False) -> VideoFrame:
     """Return the canonical picture of a frame as encoders take it: yuv420p in limited range, tagged BT.709, with even
     sides, for which an odd last line is repeated. Planes that are so already are not computed again."""
-    kind, whole = read_kind(frame, pixel_aspect), remove_combs(frame) if combed else frame
+    kind, whole = read_frame_kind(frame, pixel_aspect), remove_combs(frame) if combed else frame
     size = max(1, round(frame.width * pixel_aspect)), frame.height
     if kind.is_bright_or_wide or kind.rotation or size[0] % 2 or size[1] % 2:
         picture = np.rot90(convert_colours(whole, kind, size), kind.rotation // 90)
@@ -173,7 +173,7 @@ def make_video_frame(frame: VideoFrame, pixel_aspect: Fraction = Fraction(1), co
 _TO_BT709: dict[str, Any] = {"dst_colorspace": Colorspace.ITU709, "dst_color_range": "MPEG"}
 
 
-def _reformat(frame: VideoFrame, kind: PictureKind, size: tuple[int, int], name: str, **target: Any) -> VideoFrame:
+def _reformat(frame: VideoFrame, kind: FrameKind, size: tuple[int, int], name: str, **target: Any) -> VideoFrame:
     width, height = size
     return frame.reformat(
         width=width,

@@ -20,7 +20,7 @@ import numpy as np
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
-from tasks.media.canonical_picture import PictureKind, convert_colours, read_kind
+from tasks.media.canonical_picture import FrameKind, convert_colours, read_frame_kind
 
 Planes = list[NDArray[np.float32]]
 
@@ -131,7 +131,7 @@ def measure_detail(luma: NDArray[np.float32]) -> float:
 def shrink_frame(frame: VideoFrame) -> Planes:
     """Return the frame's Y, U and V shrunk to short sides of at least 64, 32 and 32 pixels, in this module's units; of
     light or colours that BT.709 has not, those of the canonical picture."""
-    kind = read_kind(frame)
+    kind = read_frame_kind(frame)
     if kind.is_bright_or_wide:
         return _shrink_light(frame, kind)
     if frame.format.name not in PLANES_OF_8_BITS or frame.planes[0].line_size <= 0:
@@ -197,7 +197,7 @@ def _choose_size(frame: VideoFrame) -> tuple[int, int]:
     return max(2, frame.width // factor), max(2, frame.height // factor)
 
 
-def _shrink_light(frame: VideoFrame, kind: PictureKind) -> Planes:
+def _shrink_light(frame: VideoFrame, kind: FrameKind) -> Planes:
     picture = convert_colours(frame, kind, _choose_size(frame)).astype(np.float32)
     luma = picture @ np.array(BT709_LUMA, np.float32)
     u, v = ((picture[..., channel] - luma) / (2 - 2 * BT709_LUMA[channel]) for channel in (2, 0))

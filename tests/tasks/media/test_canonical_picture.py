@@ -21,7 +21,7 @@ from tasks.media.canonical_picture import (
     make_picture,
     make_video_frame,
     measure_combing,
-    read_kind,
+    read_frame_kind,
     read_pixel_aspect,
     remove_combs,
 )
@@ -312,7 +312,7 @@ def test_a_frame_that_needs_nothing_is_not_computed_again(tmp_path: Path):
     path = make(tmp_path, FILMS["matrix of hd, tagged on sd"])
     _, frame = next(read_frames(path))
     assert make_video_frame(frame) is frame
-    assert not read_kind(frame).is_bright_or_wide
+    assert not read_frame_kind(frame).is_bright_or_wide
 
 
 def test_the_aspect_of_the_container_wins(tmp_path: Path):
