@@ -83,7 +83,7 @@ def test_a_cascade_has_several_rates_and_the_slow_ones_find_what_the_fast_one_ca
     found = find_boundaries(recorded, DetectorSettings())
     assert [boundary.kind for boundary in found] == ["dissolve"]
     assert find_boundaries(recorded, DetectorSettings(detector="adaptive")) == []
-    fast_only = DetectorSettings(middle_threshold=1e9, low_threshold=1e9)
+    fast_only = DetectorSettings(middle_threshold=1e9, low_threshold=1e9, slow_threshold=1e9)
     assert find_boundaries(recorded, fast_only) == []
 
 

@@ -184,6 +184,6 @@ def test_what_a_child_logs_is_logged_here_with_its_traceback(caplog):
 
 def test_a_child_that_reads_films_loads_no_torch():
     """Loading it costs seconds of processor time for every film."""
-    for step in ("probe", "curate.scan", "curate.motion", "curate.clip_cutting", "finetune.windows"):
+    for step in ("media.probe", "curate.scan", "curate.motion", "curate.clip_encoding", "finetune.windows"):
         done = f"import sys, tasks.{step}; sys.exit('torch' in sys.modules)"
         assert subprocess.run([sys.executable, "-c", done], check=False).returncode == 0, step

@@ -13,6 +13,7 @@ import pytest
 from models.errors import BadMedia
 from tasks.curate import clips
 from tasks.curate.clip_cutting import Packet, choose_packets, inspect_clip
+from tasks.curate.clip_encoding import encode_span
 from tasks.curate.clips import (
     SCHEMA,
     STEP,
@@ -261,14 +262,15 @@ def test_a_source_that_changes_is_a_row_for_each_clip_and_leaves_no_file(
     film = tmp_path / "film.mp4"
     film.write_bytes(source.read_bytes())
     given = replace(shots(source), video=shots(source).video.model_copy(update={"path": film}))
-    run = clips.run_ffmpeg
+    run = clips.run_in_child
 
-    def change(*arguments: Any) -> bytes:
-        film.write_bytes(source.read_bytes() + b"0")
-        return run(*arguments)
+    def change(function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+        if function is encode_span:
+            film.write_bytes(source.read_bytes() + b"0")
+        return run(function, *arguments, **named)
 
     if when == "within":
-        monkeypatch.setattr(clips, "run_ffmpeg", change)
+        monkeypatch.setattr(clips, "run_in_child", change)
     else:
         film.write_bytes(source.read_bytes() + b"0")
     rows = cut(tmp_path / "out", given, "exact")
