@@ -184,6 +184,11 @@ def list_figures(
     ]
 
 
+def has_held_out(log: ManifestRef) -> bool:
+    """Return whether sources were held out of a training: its log has the errors on them."""
+    return any(row["right_8"] is not None for row in read_rows(log, ("right_8",)))
+
+
 def list_training_figures(log: ManifestRef, lineage: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Return the headline figures of the training; figures that its settings do not have are left out."""
     losses = read_manifest(log, ("loss",))["loss"].to_pylist()
@@ -192,14 +197,15 @@ def list_training_figures(log: ManifestRef, lineage: Mapping[str, Any]) -> list[
     return [*known, ("loss at the end", f"{losses[-1]:.3f}", f"from {losses[0]:.3f}")] if losses else known
 
 
-def describe_training(dataset: Dataset, lineage: Mapping[str, Any]) -> str:
-    """Describe the clips that the LoRA was trained on: "13 clips that curation labelled pan right"."""
+def describe_training(dataset: Dataset, lineage: Mapping[str, Any], held_out: bool = False) -> str:
+    """Describe the clips that the LoRA was trained on: "13 clips that curation labelled pan right"; `held_out`: but for
+    those of whole sources that it was measured on."""
     motions = lineage.get("motions") or ()
     labels = dataset.clips["camera_motion"].to_pylist()
     used = sum(keep and (not motions or label in motions) for keep, label in zip(dataset.keep, labels, strict=True))
-    return format_count(used, "clip") + (
-        f" that curation labelled {' or '.join(map(format_words, motions))}" if motions else ""
-    )
+    labelled = f" that curation labelled {' or '.join(map(format_words, motions))}" if motions else ""
+    rest = " (but for those of one source in twenty, at least one, by which it was measured)" if held_out else ""
+    return format_count(used, "clip") + labelled + rest
 
 
 def list_links(out: Path, clips: ManifestRef, trials: Sequence[Trial]) -> list[tuple[str, str]]:
@@ -229,7 +235,7 @@ def render_page(
         decoding=describe_decoding(dataset),
         funnel=funnel,
         kept=make_kept_sheets(Reel(dataset), CLIPS_PER_MOTION),
-        trained_on=describe_training(dataset, lineage),
+        trained_on=describe_training(dataset, lineage, has_held_out(train_log)),
         training=list_training_figures(train_log, lineage),
         loss=draw_loss(train_log),
         trials=[trial.name for trial in trials],

@@ -194,6 +194,8 @@ def test_a_training_on_everything_counts_all_kept_clips(curated):
         describe_training(dataset, {"motions": ["roll", "pan_left"]})
         == "1 clip that curation labelled roll or pan left"
     )
+    said = describe_training(dataset, {"motions": None}, held_out=True)
+    assert said == "2 clips (but for those of one source in twenty, at least one, by which it was measured)"
 
 
 def test_the_copys_perfect_first_frame_does_not_squeeze_the_chart():
