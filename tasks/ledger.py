@@ -122,13 +122,14 @@ def move(path: Path, target: Path) -> Path:
 
 
 def list_ours(folder: Path) -> list[Path]:
-    """Return the files below `folder`, which lies in a marked folder, that the ledger names."""
+    """Return the files below `folder`, which lies in a marked folder, that the ledger names; by paths that begin as
+    `folder` does, relative or absolute."""
     root = find_root(folder / "any")
     if root is None:
         return []
     inside = folder.absolute().relative_to(root).as_posix()
     prefix = "" if inside == "." else f"{inside}/"
-    return [root / name for name in sorted(read_ledger(root)) if name.startswith(prefix)]
+    return [folder / name.removeprefix(prefix) for name in sorted(read_ledger(root)) if name.startswith(prefix)]
 
 
 def digest_path(path: Path) -> Entry:

@@ -307,3 +307,16 @@ def test_a_table_names_no_file_outside_of_its_folder(tmp_path: Path, name: str):
         resolve_inside(root, name)
     for inside in ("a/b.mp4", "inner/b.mp4", "a"):
         assert resolve_inside(root, inside) == root / inside
+
+
+def test_files_are_listed_by_paths_that_begin_as_the_folder_that_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "out/pictures").mkdir(parents=True)
+    mark(tmp_path / "out", "demo", "1")
+    (tmp_path / "out/pictures/a.png").write_text("a")
+    record(tmp_path / "out/pictures/a.png", tmp_path / "out/pictures/a.png")
+    monkeypatch.chdir(tmp_path)
+    for folder in (tmp_path / "out/pictures", Path("out/pictures")):
+        assert list_ours(folder) == [folder / "a.png"]
+    assert list_ours(Path("out")) == [Path("out/.reelmill.json"), Path("out/pictures/a.png")]
