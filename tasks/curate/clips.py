@@ -141,11 +141,11 @@ def cut_clip(video: SourceVideo, index: PacketIndex, span: CutSpan, config: Clip
         cut, start, end, shown = None, span.start_pts, span.end_pts, span.frames
     seconds = float((end - start) * index.time_base)
     if not _is_whole(root / name, item, shown, seconds, limit_s):
-        with publish(root / name) as aside, read_as(root, video.path, video.digest):
+        with publish(root / name) as aside, read_as(root, video.path, video.digest) as path:
             if cut:
-                _copy(make_copy_command(video.path, index, cut, aside), item, limit_s)
+                _copy(make_copy_command(path, index, cut, aside), item, limit_s)
             else:
-                picture = PictureSource(video.path, name_demuxer(video.container), video.stream, span.combed)
+                picture = PictureSource(path, name_demuxer(video.container), video.stream, span.combed)
                 run_in_child(encode_span, picture, start, end, config.crf, aside, item, limit_s=limit_s, item=item)
             _check(aside, item, shown, seconds, limit_s)
     return {
@@ -206,8 +206,8 @@ def cut_source(root: Path, source: SourceSpans, config: ClipsConfig) -> pa.Table
         )
 
     def cut_all() -> list[dict[str, Any]]:
-        with read_as(root, video.path, video.digest):
-            index = run_in_child(read_index, video.path, name_demuxer(video.container), video.stream, limit_s=limit_s)
+        with read_as(root, video.path, video.digest) as path:
+            index = run_in_child(read_index, path, name_demuxer(video.container), video.stream, limit_s=limit_s)
         return [cut(index, span) for span in source.spans]
 
     rows = tried(

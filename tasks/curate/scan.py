@@ -307,10 +307,8 @@ def _scan(video: SourceVideo, root: Path, store: Path, sampling: Sampling, limit
     """Scan a video in a child process; return its columns."""
     try:
         demuxer = name_demuxer(video.container)
-        with read_as(root, video.path, video.digest):
-            measured = run_in_child(
-                scan_file, video.path, root / store, sampling, demuxer, video.stream, limit_s=limit_s
-            )
+        with read_as(root, video.path, video.digest) as path:
+            measured = run_in_child(scan_file, path, root / store, sampling, demuxer, video.stream, limit_s=limit_s)
     finally:
         remove_asides(root / store)
     if measured["lost"] or measured["dropped"] or measured["damaged"].any():

@@ -196,9 +196,9 @@ def _read_windows(
     end_s = min(clip.end_s, starts[-1] + shape.frames / shape.fps)
     span, limit_s = (max(clip.start_s, starts[0] - margin), end_s), LIMIT_S + LIMIT_FACTOR * (clip.end_s - clip.start_s)
     demuxer = name_demuxer(group.container)
-    with read_as(root, group.source, group.digest):
+    with read_as(root, group.source, group.digest) as path:
         return run_in_child(
-            read_windows, group.source, starts, span, item, shape, demuxer, clip.seen, limit_s=limit_s, item=item
+            read_windows, path, starts, span, item, shape, demuxer, clip.seen, limit_s=limit_s, item=item
         )
 
 
