@@ -38,6 +38,7 @@ def test_sources_become_the_files_that_were_curated(tmp_path: Path):
     "row",
     [
         {"digest": hashlib.sha256(b"B").hexdigest()},
+        {"source": "https://there/a.mp4"},
         {"source": "https://there/a.mp4", "path": "sources/a.mp4"},
         {"path": "/nowhere/a.mp4"},
         {"path": None},
