@@ -32,6 +32,7 @@ from tasks.curate.clip_cutting import (
     read_index,
 )
 from tasks.curate.clip_encoding import PictureSource, encode_span
+from tasks.ledger import resolve_inside
 from tasks.limits import get_limits
 from tasks.manifest import ERROR_FIELDS, ManifestRef, digest_file, make_table, publish, read_manifest, write_manifest
 from tasks.media.canonical_picture import COMBED
@@ -132,6 +133,7 @@ def cut_clip(video: SourceVideo, index: PacketIndex, span: CutSpan, config: Clip
     """Cut one clip below `root` and return its columns. A complete file that is already there is only measured."""
     limit_s, item = max(config.limit_floor_s, config.limit_factor * span.seconds()), _name(video, span)
     name = f"clips/{span.clip_id}.{_make_key(video, span, config)}.mp4"
+    resolve_inside(root, name)
     if config.mode == "copy" and index.set_back:
         raise NoKeyframes(f"{item}: its film's clock is set back, so it cannot be copied. Use --clips.mode exact.")
     if config.mode == "copy":

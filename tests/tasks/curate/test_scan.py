@@ -243,6 +243,14 @@ def test_a_video_that_is_gone_is_an_error_row(tmp_path: Path, footage: Path):
     assert "gone.mp4" in read_rows(ref)[0]["error_message"]
 
 
+def test_a_video_whose_id_leads_out_of_its_dataset_is_a_row_and_writes_nothing(tmp_path: Path, footage: Path):
+    video = source(footage).model_copy(update={"video_id": "../../elsewhere/x"})
+    (ref,) = scan_videos.fn(tmp_path / "data", ScanConfig(), [video])
+    (row,) = read_rows(ref)
+    assert (row["error_code"], row["frame_store"]) == ("bad_manifest", None)
+    assert not (tmp_path / "elsewhere").exists()
+
+
 def test_hard_names_are_scanned(tmp_path: Path, footage: Path):
     path = shutil.copy(footage, tmp_path / 'it\'s "a" 🎬 %d.mp4')
     assert row_of(tmp_path / "data", Path(path))["frames"] == 70
