@@ -218,6 +218,14 @@ def test_what_a_killed_retry_had_set_aside_is_still_to_be_retried(night: Path, p
         retry(ResultsConfig(path=night))
 
 
+def test_a_retry_after_a_killed_one_knows_what_failed(dataset: Path):
+    for manifest in list_failed_manifests(dataset):
+        set_aside(manifest)
+    with pytest.raises(BadInput, match="SOURCE is missing"):
+        retry(ResultsConfig(path=dataset))
+    assert list_failed_manifests(dataset) == [dataset / "manifests/scan/k2.parquet"]
+
+
 @pytest.mark.parametrize("killed", [1, 2])
 def test_a_killed_retry_leaves_what_failed_to_the_next(dataset: Path, killed: int):
     k2 = dataset / "manifests/scan/k2.parquet"

@@ -6,6 +6,7 @@ from typing import Any
 import fsspec
 import pytest
 
+from tasks.curate import ingest as step
 from tasks.curate.ingest import SCHEMA, STEP, IngestConfig, ingest_videos, list_unreadable, list_videos
 from tasks.curate.source_list import Entry, expand_sources
 from tasks.footage import Camera, Scene, render_shot
@@ -178,6 +179,21 @@ def test_a_pipe_named_like_a_film_is_a_row_and_not_waited_for(tmp_path: Path, fo
     row = by_name(ingest(tmp_path / "data", folder))["pipe.mp4"]
     assert (row["status"], row["path"]) == ("unreadable", None)
     assert "not a regular file" in row["error_message"]
+
+
+def test_a_file_that_changes_while_it_is_probed_is_a_row_that_says_so(
+    tmp_path: Path, folder: Path, clip: bytes, monkeypatch: pytest.MonkeyPatch
+):
+    run = step.run_in_child
+
+    def change(function: Any, path: Path, *arguments: Any, **named: Any) -> Any:
+        found = run(function, path, *arguments, **named)
+        path.write_bytes(clip + b"\0\0\0\x09free\0")
+        return found
+
+    monkeypatch.setattr(step, "run_in_child", change)
+    row = by_name(ingest(tmp_path / "data", folder / "good.mp4"))["good.mp4"]
+    assert (row["status"], row["error_code"], row["codec"]) == ("unreadable", "source_changed", None)
 
 
 def test_a_probe_that_hangs_is_a_row(tmp_path: Path, folder: Path):

@@ -160,6 +160,21 @@ def test_a_picture_that_kills_its_reader_is_a_row_and_the_next_ones_are_read(tmp
     )  # fmt: skip
 
 
+def test_a_picture_that_changes_while_it_is_read_is_a_row_that_says_so(tmp_path, pictures, model, monkeypatch):
+    home = pictures("a.png", "b.png")
+
+    class Slow(Child):
+        def run(self, function, *args, **limits):
+            made = super().run(function, *args, **limits)
+            if args[0].name == "b.png":
+                (home / "b.png").write_bytes((home / "a.png").read_bytes())
+            return made
+
+    monkeypatch.setattr(jobs, "Child", Slow)
+    good, bad = jobs_of(tmp_path / "out", home, model)
+    assert (good["status"], bad["status"], bad["error_code"]) == ("ready", "failed", "source_changed")
+
+
 def test_postscript_named_as_a_picture_runs_no_ghostscript(tmp_path, pictures, model):
     home = pictures("a.png")
     (home / "b.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
