@@ -71,6 +71,23 @@ def test_a_source_that_changes_is_a_row_for_each_clip_and_leaves_no_file(
     assert not list(tmp_path.rglob("clips/*.mp4"))
 
 
+@pytest.mark.parametrize("mode", ["copy", "exact"])
+def test_a_clip_whose_id_leads_out_of_its_dataset_is_a_row_and_writes_nothing(source: Path, tmp_path: Path, mode: str):
+    given = shots(source, (0, 48))
+    given = replace(given, spans=(replace(given.spans[0], clip_id="../../elsewhere/x"),))
+    (row,) = cut(tmp_path / "out", given, mode)
+    assert (row["error_code"], row["cut_path"]) == ("bad_manifest", None)
+    assert "is outside of" in row["error_message"]
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_an_exact_clip_is_read_by_the_demuxer_that_the_films_probe_found(source: Path, tmp_path: Path):
+    given = shots(source, (0, 48))
+    other = replace(given, video=given.video.model_copy(update={"container": "matroska,webm"}))
+    (row,) = cut(tmp_path / "out", other, "exact")
+    assert "cannot be read as a video" in row["error_message"]
+
+
 def test_a_source_that_is_gone_is_a_row_for_each_clip(source: Path, tmp_path: Path):
     video = shots(source).video.model_copy(update={"path": tmp_path / "gone.mp4"})
     rows = cut(tmp_path, replace(shots(source), video=video), "exact")

@@ -16,6 +16,7 @@ from models.generation.model_cache import get_model
 from models.noise import draw_item_noise
 from models.svd.model import load_model
 from tasks.generate import sample_batch
+from tasks.generate.jobs import SCHEMA as JOBS
 from tasks.generate.sample import (
     SCHEMA,
     STEP,
@@ -24,8 +25,9 @@ from tasks.generate.sample import (
     plan_all_batches,
     sample_jobs,
 )
-from tasks.manifest import ManifestRef, read_lineage, read_manifest, read_rows
+from tasks.manifest import Lineage, ManifestRef, make_table, read_lineage, read_manifest, read_rows, write_manifest
 from tests.declared import declared
+from tests.job_tables import table
 from tests.sampled_jobs import NAMES, latents_of, read, rows_of, run
 
 
@@ -52,6 +54,18 @@ def test_every_job_gets_its_latents_with_their_digest_and_their_settings(tmp_pat
     lineage = read_lineage(manifests[0].path)
     assert lineage.parameters["steps"] == 2
     assert lineage.model_revision == load_model(model).revision
+
+
+def test_a_picture_that_a_table_of_jobs_names_outside_of_its_folder_is_not_read(tmp_path, pictures, model):
+    root = tmp_path / "out"
+    jobs = read(root, pictures("a.png"), model)
+    rows = read_rows(jobs)
+    shutil.copy(root / rows[0]["picture"], tmp_path / "secret.png")
+    rows[0] |= {"picture": "../secret.png"}
+    tampered = write_manifest(root / "tampered.parquet", make_table(rows, JOBS), Lineage(step="jobs", version=1))
+    (row,) = rows_of(run(root, tampered, 1)).values()
+    assert (row["latents"], row["error_code"]) == (None, "bad_manifest")
+    assert "'../secret.png': is outside of" in row["error_message"]
 
 
 @pytest.mark.slow
@@ -127,6 +141,15 @@ def test_a_word_and_a_lora_change_the_clip_and_leave_the_model_as_it_was(tmp_pat
     assert torch.allclose(plain, weak, atol=1e-5), "a LoRA of no strength does nothing"
     again = latents_of(tmp_path / "again", run(tmp_path / "again", read(tmp_path / "again", home, model), 1))
     assert torch.equal(next(iter(again.values())), plain)
+
+
+def test_a_lora_that_changed_since_its_job_was_read_is_a_row_that_says_so(tmp_path, pictures, model, lora):
+    own = tmp_path / "own.safetensors"
+    shutil.copy(lora, own)
+    jobs = read(tmp_path / "out", table(pictures("a.png"), {"image": "a.png", "lora": str(own)}), model)
+    own.write_bytes(lora.read_bytes()[:-4] + bytes(4))
+    (row,) = rows_of(run(tmp_path / "out", jobs, 1)).values()
+    assert (row["error_code"], row["latents"]) == ("source_changed", None)
 
 
 @pytest.mark.slow
