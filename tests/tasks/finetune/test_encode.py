@@ -223,6 +223,11 @@ def test_a_film_that_cannot_be_read_is_rows_with_the_reason_and_stops_no_other(t
     assert [row["error_code"] for row in read_rows(made)] == [None] * 3
 
 
+def test_a_film_is_read_by_the_demuxer_that_its_probe_found(tmp_path: Path, films):
+    (made,) = encode(tmp_path, replace(films(tmp_path), container="matroska,webm"))
+    assert {"cannot be read as a video" in row["error_message"] for row in read_rows(made)} == {True}
+
+
 def test_a_film_that_changed_since_its_digest_was_taken_is_rows_that_say_so(tmp_path: Path, films):
     source = films(tmp_path)
     source.source.write_bytes(source.source.read_bytes() + b"0")

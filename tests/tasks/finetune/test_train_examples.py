@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from models.errors import BadInput
+from models.errors import BadInput, BadManifest
 from tasks.finetune.encode import SCHEMA as ENCODED
 from tasks.finetune.train_examples import Example, ExampleChoice, Examples, gather_examples, hold_out
 from tasks.manifest import Lineage, ManifestRef, make_table, write_manifest
@@ -58,6 +58,14 @@ def test_windows_are_gathered_with_what_their_clips_measured_or_else_they_themse
         ("b", "of b", 2, 7.0, "static", 0), ("b", "of b", 3, 7.0, "static", 0), ("d", "of d", 5, 7.0, "", 17),
     ]  # fmt: skip
     assert {e.latents for e in found} == {tmp_path / "latents/x.safetensors"}
+
+
+def test_latents_that_a_table_names_outside_of_its_dataset_are_not_read(tmp_path: Path):
+    _, clips = dataset(tmp_path)
+    row = {"clip_id": "a", "row": 0, "latents": "../x.safetensors", "fps": 7.0, "motion_score": 0.1}
+    tampered = write_manifest(tmp_path / "tampered.parquet", make_table([row], ENCODED), MADE)
+    with pytest.raises(BadManifest, match=r"'\.\./x\.safetensors': is outside of"):
+        gather_examples(tmp_path, [tampered], clips, ExampleChoice())
 
 
 def test_nothing_to_train_on_is_said_in_a_sentence(tmp_path: Path):
