@@ -134,8 +134,8 @@ def examine(root: Path, file: dict[str, Any], config: IngestConfig) -> dict[str,
     path = root / file["path"]
 
     def probe_file() -> dict[str, Any]:
-        with read_as(root, path, file["digest"]):
-            facts = _probe(path, config)
+        with read_as(root, path, file["digest"]) as held:
+            facts = _probe(held, config)
         if "extra_video_streams" in facts.anomalies:
             _say_which_stream(file["source"], facts)
         return file | _make_columns(facts) | {"status": "ok"}

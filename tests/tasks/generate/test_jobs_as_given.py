@@ -147,7 +147,7 @@ def test_damaged_pictures_are_rows_and_leave_the_others(tmp_path, pictures, mode
 def test_a_picture_that_kills_its_reader_is_a_row_and_the_next_ones_are_read(tmp_path, pictures, model, monkeypatch):
     class Deadly(Child):
         def run(self, function, *args, **limits):
-            if args[0].name == "b.png":
+            if limits["item"] == "b.png":
                 return super().run(signal.raise_signal, signal.SIGSEGV, **limits)
             return super().run(function, *args, **limits)
 
@@ -166,7 +166,7 @@ def test_a_picture_that_changes_while_it_is_read_is_a_row_that_says_so(tmp_path,
     class Slow(Child):
         def run(self, function, *args, **limits):
             made = super().run(function, *args, **limits)
-            if args[0].name == "b.png":
+            if limits["item"] == "b.png":
                 (home / "b.png").write_bytes((home / "a.png").read_bytes())
             return made
 
