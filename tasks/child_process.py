@@ -312,12 +312,14 @@ def start_server(module: str, port: socket.socket, environment: Mapping[str, str
     )
 
 
-def end_with_parent() -> None:
-    """End this process, which `start_server` started, when its standard input closes: at the latest with its parent."""
+def end_with_parent(by: int = signal.SIGTERM) -> None:
+    """End this process, which `start_server` or `follow` started, by a signal when its standard input closes: at the
+    latest with its parent."""
 
     def wait() -> None:
-        sys.stdin.buffer.read()
-        os.kill(os.getpid(), signal.SIGTERM)
+        while os.read(0, 1024):
+            pass
+        os.kill(os.getpid(), by)
 
     threading.Thread(target=wait, daemon=True).start()
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from models.errors import BadInput
-from models.svd.training import TrainingState, new_state
+from models.svd.training_state import TrainingState, new_state
 from tasks.finetune.train_checkpoints import TrainingLog, forget, forget_others, keep, resume
 
 MADE_WITH = {"steps": 10, "seed": 1}
@@ -23,6 +23,8 @@ def trained(steps: int) -> tuple[TrainingState, TrainingLog]:
 def go_on(state: TrainingState, log: TrainingLog, steps: int) -> None:
     while state.step < steps:
         loss = ((state.parameters["w"] - 1) ** 2).sum()
+        state.begin()
+        loss.backward()
         state.apply(loss, 0.1)
         log.losses.append(loss.item())
         if state.step % 3 == 0:

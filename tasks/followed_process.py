@@ -1,0 +1,130 @@
+"""A long program of ours that says how far it is: it is followed while it works, and asked to stop with its run.
+
+It writes lines of JSON to its standard output. A line that names its `pid` says who takes SIGTERM as the wish to finish
+its step, save and end; before that line there is nothing to save. A line within `quiet_s` is its sign of life.
+"""
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import threading
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import IO, Any
+
+from models.errors import ProcessDied
+from tasks.stopping import is_asked_to_stop
+
+POLL_S = 0.2
+
+LAST_LINES = 20
+"""Lines of its standard error that are shown when it dies."""
+
+END_LIMIT_S = 30.0
+"""The longest time that it may take to end after its last line."""
+
+_telling = threading.Lock()
+
+
+def tell_parent(**facts: Any) -> None:
+    """Say something to the process that follows this one."""
+    with _telling:
+        print(json.dumps(facts), flush=True)
+
+
+def follow(
+    command: Sequence[str], environment: Mapping[str, str], quiet_s: float, item: str
+) -> Iterator[dict[str, Any]]:
+    """Run a program to its end and yield what it says. Raises ProcessDied when it ends otherwise than with exit code 0,
+    or says nothing for `quiet_s` seconds. It is killed, with what it started, where the caller stops reading."""
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
+        start_new_session=True,
+    )
+    assert process.stdout
+    assert process.stderr
+    lines: queue.Queue[str | None] = queue.Queue()
+    last: deque[str] = deque(maxlen=LAST_LINES)
+    threads = [
+        threading.Thread(target=_read_lines, args=(process.stdout, lines), daemon=True),
+        threading.Thread(target=last.extend, args=(process.stderr,), daemon=True),
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        yield from _listen(process, lines, quiet_s, item)
+        code = process.wait(END_LIMIT_S)
+    except subprocess.TimeoutExpired:
+        code = 0  # It has said all.
+    finally:
+        _kill_all(process)
+    threads[1].join(END_LIMIT_S)
+    if code:
+        raise ProcessDied(f"{item}: its process died ({_describe_end(code)}).{_quote(last)}")
+
+
+def _listen(
+    process: subprocess.Popen[str], lines: "queue.Queue[str | None]", quiet_s: float, item: str
+) -> Iterator[dict[str, Any]]:
+    pid, asked, quiet = None, False, 0.0
+    while True:
+        if is_asked_to_stop() and not asked:
+            asked = True
+            if pid is None:
+                raise KeyboardInterrupt
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+        try:
+            line = lines.get(timeout=POLL_S)
+        except queue.Empty:
+            quiet += POLL_S
+            if quiet > quiet_s:
+                raise ProcessDied(f"{item}: its process gave no sign of life for {quiet_s:g} s.") from None
+            continue
+        if line is None:
+            return
+        quiet = 0.0
+        said = _parse(line)
+        pid = said.get("pid", pid)
+        yield said
+
+
+def _read_lines(stream: IO[str], lines: "queue.Queue[str | None]") -> None:
+    for line in stream:
+        lines.put(line)
+    lines.put(None)
+
+
+def _parse(line: str) -> dict[str, Any]:
+    """Return what a line says; one that is not ours, as a library prints it, says nothing."""
+    try:
+        said = json.loads(line)
+    except ValueError:
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+def _kill_all(process: subprocess.Popen[str]) -> None:
+    """Kill the program and what it started, and close its pipes."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    if process.stdin:
+        process.stdin.close()
+
+
+def _describe_end(code: int) -> str:
+    return signal.strsignal(-code) or f"signal {-code}" if code < 0 else f"exit code {code}"
+
+
+def _quote(lines: Sequence[str]) -> str:
+    said = [line.strip() for line in lines if line.strip()]
+    return f" It said: {said[-1]}" if said else ""
