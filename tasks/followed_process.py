@@ -66,7 +66,9 @@ def follow(
         code = 0  # It has said all.
     finally:
         _kill_all(process)
-    threads[1].join(END_LIMIT_S)
+        for thread, pipe in zip(threads, (process.stdout, process.stderr), strict=True):
+            thread.join()
+            pipe.close()
     if code:
         raise ProcessDied(f"{item}: its process died ({_describe_end(code)}).{_quote(last)}")
 

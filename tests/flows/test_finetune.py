@@ -1,9 +1,12 @@
 """Finetuning end to end: a dataset in, weights that know it out, and one sentence for whatever cannot be trained."""
 
+import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +69,7 @@ def test_a_dataset_becomes_a_lora_that_generates_and_a_run_that_names_the_datase
     root = dataset(tmp_path / "films")
     outcome = run_flow(finetune, config(root, tmp_path / "run", model))
     assert (outcome.failed, outcome.weights) == (0, tmp_path / "run/lora.safetensors")
-    assert [row["step"] for row in read_rows(outcome.log)] == [2]
+    assert [row["step"] for row in read_rows(outcome.log)] == [0, 2]
     digest = read_manifest_ref(root / "clips.parquet").digest
     described = json.loads((tmp_path / "run/run.json").read_text())
     assert (described["dataset"], described["dataset_digest"]) == ("films", digest)
@@ -154,6 +157,40 @@ def test_a_training_that_is_asked_to_stop_saves_its_step_and_says_how_it_ended(
         assert not list(out.rglob(".*-????????"))
 
 
+@pytest.mark.slow
+def test_a_training_that_was_killed_is_resumed_by_prefects_retry(tmp_path, model, prefect_server, repository):
+    """Shown in the UI as a task that awaited its retry and then completed."""
+    root, out = dataset(tmp_path / "films"), tmp_path / "run"
+    asked = flags(root, out, model, "--steps", "40", "--train.checkpoint-every", "5", "--train.judge-every", "40")
+    command = [sys.executable, "-m", "flows.command.main", *asked]
+    with subprocess.Popen(command, cwd=repository, stderr=subprocess.PIPE, text=True) as process:
+        until = time.monotonic() + 300
+        while not list(out.glob("checkpoints/[!.]*.safetensors")):
+            assert process.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        (trainer,) = find_children(process.pid, "tasks.finetune.train_process")
+        os.kill(trainer, signal.SIGKILL)
+        assert process.stderr is not None
+        said = process.stderr.read()
+    assert process.returncode == 0, said
+    assert "its process died (Killed)" in said
+    assert "train: goes on from step" in said
+    assert load_lora(out / "lora.safetensors")[1].lineage["clips"] == ["pan_left", "static"]
+
+
+def find_children(parent: int, word: str) -> list[int]:
+    """The processes below another one whose command has a word."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError, IndexError):
+            pid, above = int(stat.parent.name), int(stat.read_text().rsplit(")", 1)[1].split()[1])
+            if above == parent:
+                named = word in (stat.parent / "cmdline").read_text()
+                found += [pid] if named else find_children(pid, word)
+    return found
+
+
 def test_an_unknown_recipe_is_named_with_those_there_are(tmp_path, model, capsys):
     assert main(flags(tmp_path, tmp_path / "run", model, "--recipe", "camera", "--dry-run")) == 2
     (said,) = capsys.readouterr().err.splitlines()
@@ -194,6 +231,7 @@ def test_the_settings_have_these_defaults_and_bounds():
         "encode": "LatentsConfig()",
         "listed": "ListedConfig()",
         "train": "TrainConfig()",
+        "hardware": "HardwareConfig()",
     }
 
 
