@@ -11,6 +11,7 @@ from flows.running.config import FlowConfig, Outcome
 from flows.running.run import Run, running
 from models.errors import BadInput
 from models.weights.names import MODEL_HELP, find_model_folder
+from tasks.finetune.compare import write_comparison
 from tasks.finetune.encode import NEEDS as CLIP_NEEDS
 from tasks.finetune.encode import (
     PICTURE_NEEDS,
@@ -82,6 +83,7 @@ def finetune(config: FinetuneConfig) -> FinetuneOutcome:
         clips = read_manifest_ref(dataset / "clips.parquet")
         encoded = encode(run, config, dataset, read_kept_clips(config, dataset))
         log = run.whole(train_model, config.train, config.hardware, dataset, config.base, encoded, clips)
+        run.whole(write_comparison, log)
         listed = [clips] if dataset != config.dataset else []
         return FinetuneOutcome(
             failed=count_failures([*listed, *encoded]), weights=publish_weights(config, log, clips), log=log.path

@@ -1,6 +1,6 @@
 """Child processes: functions that run in one with limits of time, memory and processor time, so that a file that
 crashes or hangs the decoder, or makes it take too much, fails alone; programs; and servers that end with their parent.
-No other module starts a process or asks about one.
+No other module but followed_process.py starts a process or asks about one.
 
 A child is made by a fork server with the heavy libraries loaded, in about 20 ms, however many threads the caller has;
 or started afresh, where one child serves many calls that need few libraries.

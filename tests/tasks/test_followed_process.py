@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -79,6 +80,11 @@ def test_a_program_ends_where_nobody_follows_it_any_more():
     assert not is_alive(pid)
 
 
+def read_status(pid: int) -> list[str]:
+    """The state of a process, and its parent."""
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+
+
 def test_a_program_ends_with_its_parent_however_that_ended():
     body = "end_with_parent(signal.SIGKILL); tell_parent(mine=os.getpid()); time.sleep(600)"
     parent = f"""
@@ -90,10 +96,9 @@ for each in follow([sys.executable, "-c", {PRELUDE + body!r}], {{}}, 120, "it"):
     following = follow([sys.executable, "-c", parent], {}, 120, "the parent")
     pid = next(each for each in following if "mine" in each)["mine"]
     os.kill(os.getpgid(pid), 0)
-    parents = int(open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[1])
-    os.kill(parents, signal.SIGKILL)
+    os.kill(int(read_status(pid)[1]), signal.SIGKILL)
     until = time.monotonic() + 120
-    while is_alive(pid) and open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[0] != "Z":
+    while is_alive(pid) and read_status(pid)[0] != "Z":
         assert time.monotonic() < until
         time.sleep(0.01)
     following.close()  # pyright: ignore[reportAttributeAccessIssue]
