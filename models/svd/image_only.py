@@ -11,6 +11,8 @@ import torch
 from diffusers.models.resnet import AlphaBlender
 from torch import nn
 
+INDICATOR = "image_only_indicator"
+
 
 class ImageOnly:
     """While it is `on`, the UNet takes every frame as a picture. It is set before a forward pass, and must not change
@@ -23,7 +25,9 @@ class ImageOnly:
                 module.register_forward_pre_hook(self._indicate, with_kwargs=True)
 
     def _indicate(self, _: nn.Module, args: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
-        indicator = named.get("image_only_indicator")
-        if not self.on or indicator is None:
+        """Set the indicator of a mixer's call (spatial, temporal, indicator), wherever it is among the arguments."""
+        if not self.on:
             return None
-        return args, named | {"image_only_indicator": torch.ones_like(indicator)}
+        if INDICATOR in named:
+            return args, named | {INDICATOR: torch.ones_like(named[INDICATOR])}
+        return (*args[:2], torch.ones_like(args[2])), named

@@ -12,16 +12,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import StableVideoDiffusionPipeline
 from PIL import Image
 from safetensors.torch import load_file
 
 from flows.command.main import main
-from flows.finetune import FinetuneConfig, check, finetune
+from flows.finetune import RECIPES, FinetuneConfig, check, finetune
 from flows.generate import GenerateConfig, generate
 from flows.running.lock import exclusive
 from flows.running.run import run_flow
 from models.errors import BadManifest
 from models.svd.lora import load_lora
+from models.svd.model import load_model
 from tasks.finetune.encode import LatentsConfig
 from tasks.finetune.train import TrainConfig
 from tasks.footage import Camera, Motion, Scene, render_shot
@@ -88,6 +90,34 @@ def test_a_dataset_becomes_a_lora_that_generates_and_a_run_that_names_the_datase
     again = run_flow(finetune, config(root, tmp_path / "run", model))
     assert again == outcome
     assert {path: path.stat().st_mtime_ns for path in root.rglob("latents/*")} == encoded
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_image_to_video_trains_all_of_a_model_that_generate_and_diffusers_load(tmp_path: Path, model: str):
+    root = dataset(tmp_path / "films")
+    recipe = TrainConfig(**(RECIPES["image-to-video"]()["train"] | {"steps": 2, "batch": 2, "samples": 1}))
+    asked = config(root, tmp_path / "run", model).model_copy(update={"train": recipe})
+    outcome = run_flow(finetune, asked)
+    assert outcome.weights == tmp_path / "run/model"
+    report = (tmp_path / "run/report/index.html").read_text()
+    assert "All of the network was trained" in report
+    assert report.count("data:video/mp4;base64,") == 3
+
+    (tmp_path / "pictures").mkdir()
+    Image.fromarray(np.full((36, 48, 3), 90, np.uint8)).save(tmp_path / "pictures/a.png")
+    made = run_flow(
+        generate, GenerateConfig(jobs=tmp_path / "pictures", out=tmp_path / "out", model=str(outcome.weights), steps=1)
+    )
+    assert [row["status"] for row in read_rows(made.outputs)] == ["ok"]
+    pipeline = StableVideoDiffusionPipeline.from_pretrained(outcome.weights, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    frames = pipeline(
+        Image.new("RGB", (32, 32)), 32, 32, num_frames=4, num_inference_steps=1, output_type="np", decode_chunk_size=4
+    ).frames  # pyright: ignore[reportAttributeAccessIssue]
+    assert np.isfinite(frames).all()
+    with torch.no_grad():
+        before = load_model(model).unet.conv_in.weight
+        assert not torch.equal(pipeline.unet.conv_in.weight, before)
 
 
 def test_a_clip_that_is_too_short_is_counted_and_the_others_train(tmp_path, model, capsys, prefect_server):
