@@ -7,6 +7,7 @@ its step, save and end; before that line there is nothing to save. A line within
 import json
 import os
 import queue
+import re
 import signal
 import subprocess
 import threading
@@ -20,8 +21,10 @@ from tasks.stopping import is_asked_to_stop
 
 POLL_S = 0.2
 
-LAST_LINES = 20
-"""Lines of its standard error that are shown when it dies."""
+LAST_LINES = 200
+"""Lines of its standard error in which the reason of its death is looked for."""
+
+EXCEPTION = re.compile(r"(\[\w+\]: ?)?[\w.]+(Error|Exception|Died): ")
 
 END_LIMIT_S = 30.0
 """The longest time that it may take to end after its last line."""
@@ -128,5 +131,7 @@ def _describe_end(code: int) -> str:
 
 
 def _quote(lines: Sequence[str]) -> str:
+    """Return what its standard error says of its death: the last exception, or else the last line."""
     said = [line.strip() for line in lines if line.strip()]
-    return f" It said: {said[-1]}" if said else ""
+    raised = [line for line in said if EXCEPTION.match(line)]
+    return f" It said: {(raised or said)[-1]}" if said else ""

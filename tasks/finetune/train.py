@@ -110,6 +110,9 @@ def train_apart(job: Job) -> list[dict[str, Any]]:
             if "rows" in said:
                 return said["rows"]
             _heed(said, shown)
+    except ProcessDied as error:
+        log.warning("%s", error)
+        raise
     finally:
         remove(path)
     raise ProcessDied(f"{job.run}: the training's process ended without a result.")

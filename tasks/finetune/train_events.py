@@ -13,7 +13,7 @@ class Events:
     makes again, are hidden."""
 
     def __init__(self, folder: Path, first: int) -> None:
-        self._writer = SummaryWriter(str(folder), purge_step=first, flush_secs=10)
+        self._writer = SummaryWriter(str(folder), purge_step=first, flush_secs=10, filename_suffix=f".{first}")
 
     def add(self, step: int, numbers: Mapping[str, Any]) -> None:
         """Add what are numbers, by name."""

@@ -264,8 +264,8 @@ class Training:
 
 def make_accelerator(config: TrainConfig, hardware: HardwareConfig) -> Accelerator:
     """Return accelerate's view of this process: the device, the precision of the passes, and the other processes."""
-    # In a batch without its words, those that are learned have no gradient.
-    unused = DistributedDataParallelKwargs(find_unused_parameters=config.words)
+    # Words have no gradient in a batch without them, nor have queries and keys where there is one token to attend to.
+    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
     return Accelerator(
         cpu=hardware.device == "cpu",
         mixed_precision="bf16" if config.precision == "bfloat16" else "no",

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -92,8 +93,9 @@ def test_a_dataset_becomes_a_lora_that_generates_and_a_run_that_names_the_datase
     assert {path: path.stat().st_mtime_ns for path in root.rglob("latents/*")} == encoded
 
 
-@pytest.mark.usefixtures("prefect_server")
-def test_image_to_video_trains_all_of_a_model_that_generate_and_diffusers_load(tmp_path: Path, model: str):
+def test_image_to_video_trains_all_of_a_model_that_generate_and_diffusers_load(
+    tmp_path: Path, model: str, prefect_server: str
+):
     root = dataset(tmp_path / "films")
     recipe = TrainConfig(**(RECIPES["image-to-video"]()["train"] | {"steps": 2, "batch": 2, "samples": 1}))
     asked = config(root, tmp_path / "run", model).model_copy(update={"train": recipe})
@@ -102,6 +104,10 @@ def test_image_to_video_trains_all_of_a_model_that_generate_and_diffusers_load(t
     report = (tmp_path / "run/report/index.html").read_text()
     assert "All of the network was trained" in report
     assert report.count("data:video/mp4;base64,") == 3
+    shown = httpx.post(f"{prefect_server}/artifacts/filter", json={}, timeout=60).json()
+    assert any(each["type"] == "progress" and each["data"] == 100 for each in shown)
+    assert any(each["type"] == "markdown" and "| step |" in each["data"] for each in shown)
+    assert list((tmp_path / "run/events").glob("*/events.out.tfevents.*"))
 
     (tmp_path / "pictures").mkdir()
     Image.fromarray(np.full((36, 48, 3), 90, np.uint8)).save(tmp_path / "pictures/a.png")
