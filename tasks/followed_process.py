@@ -5,18 +5,15 @@ its step, save and end; before that line there is nothing to save. A line within
 """
 
 import json
-import os
 import queue
 import re
-import signal
-import subprocess
 import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from typing import IO, Any
 
 from models.errors import ProcessDied
+from tasks.child_process import ask_to_end, describe_end, end_at_once, start_speaker, wait_for_end
 from tasks.stopping import is_asked_to_stop
 
 POLL_S = 0.2
@@ -43,15 +40,7 @@ def follow(
 ) -> Iterator[dict[str, Any]]:
     """Run a program to its end and yield what it says. Raises ProcessDied when it ends otherwise than with exit code 0,
     or says nothing for `quiet_s` seconds. It is killed, with what it started, where the caller stops reading."""
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **environment},
-        start_new_session=True,
-    )
+    process = start_speaker(command, environment)
     assert process.stdout
     assert process.stderr
     lines: queue.Queue[str | None] = queue.Queue()
@@ -63,30 +52,25 @@ def follow(
     for thread in threads:
         thread.start()
     try:
-        yield from _listen(process, lines, quiet_s, item)
-        code = process.wait(END_LIMIT_S)
-    except subprocess.TimeoutExpired:
-        code = 0  # It has said all.
+        yield from _listen(lines, quiet_s, item)
+        code = wait_for_end(process, END_LIMIT_S)
     finally:
-        _kill_all(process)
+        end_at_once(process)
         for thread, pipe in zip(threads, (process.stdout, process.stderr), strict=True):
             thread.join()
             pipe.close()
     if code:
-        raise ProcessDied(f"{item}: its process died ({_describe_end(code)}).{_quote(last)}")
+        raise ProcessDied(f"{item}: its process died ({describe_end(code)}).{_quote(last)}")
 
 
-def _listen(
-    process: subprocess.Popen[str], lines: "queue.Queue[str | None]", quiet_s: float, item: str
-) -> Iterator[dict[str, Any]]:
+def _listen(lines: "queue.Queue[str | None]", quiet_s: float, item: str) -> Iterator[dict[str, Any]]:
     pid, asked, quiet = None, False, 0.0
     while True:
         if is_asked_to_stop() and not asked:
             asked = True
             if pid is None:
                 raise KeyboardInterrupt
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
+            ask_to_end(pid)
         try:
             line = lines.get(timeout=POLL_S)
         except queue.Empty:
@@ -115,19 +99,6 @@ def _parse(line: str) -> dict[str, Any]:
     except ValueError:
         return {}
     return said if isinstance(said, dict) else {}
-
-
-def _kill_all(process: subprocess.Popen[str]) -> None:
-    """Kill the program and what it started, and close its pipes."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    if process.stdin:
-        process.stdin.close()
-
-
-def _describe_end(code: int) -> str:
-    return signal.strsignal(-code) or f"signal {-code}" if code < 0 else f"exit code {code}"
 
 
 def _quote(lines: Sequence[str]) -> str:

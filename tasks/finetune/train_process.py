@@ -156,7 +156,7 @@ def _beat() -> None:
 def _listen(first: bool) -> None:
     """Speak to the parent where this is the first process, and heed SIGTERM."""
     signal.signal(signal.SIGTERM, lambda *_: ask_to_stop())
-    end_with_parent(signal.SIGKILL)
+    end_with_parent(at_once=True)
     log.propagate = False
     if not first:
         return

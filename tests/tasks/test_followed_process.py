@@ -86,7 +86,7 @@ def read_status(pid: int) -> list[str]:
 
 
 def test_a_program_ends_with_its_parent_however_that_ended():
-    body = "end_with_parent(signal.SIGKILL); tell_parent(mine=os.getpid()); time.sleep(600)"
+    body = "end_with_parent(at_once=True); tell_parent(mine=os.getpid()); time.sleep(600)"
     parent = f"""
 import sys
 from tasks.followed_process import follow, tell_parent
