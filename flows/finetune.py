@@ -11,6 +11,7 @@ from flows.running.config import FlowConfig, Outcome
 from flows.running.run import Run, running
 from models.errors import BadInput
 from models.weights.names import MODEL_HELP, find_model_folder
+from tasks.finetune.compare import write_comparison
 from tasks.finetune.encode import NEEDS as CLIP_NEEDS
 from tasks.finetune.encode import (
     PICTURE_NEEDS,
@@ -18,10 +19,12 @@ from tasks.finetune.encode import (
     LatentsConfig,
     SourceClips,
     encode_clips,
+    find_size,
+    make_seen,
     remove_orphans,
 )
 from tasks.finetune.listed import ListedConfig, list_clips, read_clip_rows
-from tasks.finetune.train import TrainConfig, train_model
+from tasks.finetune.train import HardwareConfig, TrainConfig, train_model
 from tasks.finetune.train_examples import ExampleChoice, make_too_few_error
 from tasks.ledger import check_whole, drop_damaged, resolve_inside
 from tasks.manifest import ManifestRef, publish_json, publish_link, read_column_names, read_manifest_ref, read_rows
@@ -46,6 +49,7 @@ class FinetuneConfig(FlowConfig):
     encode: LatentsConfig = Field(default=LatentsConfig(), description="How clips become latents")
     listed: ListedConfig = Field(default=ListedConfig(), description="How a table of clips is read")
     train: TrainConfig = Field(default=TrainConfig(), description="What trains, and how long")
+    hardware: HardwareConfig = Field(default=HardwareConfig(), description="What the training runs on")
 
 
 class FinetuneOutcome(Outcome):
@@ -78,7 +82,8 @@ def finetune(config: FinetuneConfig) -> FinetuneOutcome:
         drop_damaged(dataset / "latents")
         clips = read_manifest_ref(dataset / "clips.parquet")
         encoded = encode(run, config, dataset, read_kept_clips(config, dataset))
-        log = run.whole(train_model, config.train, dataset, config.base, encoded, clips)
+        log = run.whole(train_model, config.train, config.hardware, dataset, config.base, encoded, clips)
+        run.whole(write_comparison, log)
         listed = [clips] if dataset != config.dataset else []
         return FinetuneOutcome(
             failed=count_failures([*listed, *encoded]), weights=publish_weights(config, log, clips), log=log.path
@@ -139,9 +144,10 @@ def read_kept_clips(config: FinetuneConfig, dataset: Path) -> list[SourceClips]:
         raise make_too_few_error(dataset, choice)
     spans: dict[str, list[ClipSpan]] = {}
     for row in asked:
-        spans.setdefault(row["video_id"], []).append(
-            ClipSpan(row["clip_id"], row["start_s"], row["end_s"], videos[row["video_id"]].get("fps"))
-        )
+        video = videos[row["video_id"]]
+        seen = make_seen(row, video)
+        span = (row["clip_id"], row["start_s"], row["end_s"], video.get("fps"))
+        spans.setdefault(row["video_id"], []).append(ClipSpan(*span, seen, find_size(row, seen)))
     return [
         SourceClips(
             find_source(dataset, locate_file(videos[video]), videos[video]["digest"], config.sources),
