@@ -11,6 +11,7 @@ alike, and so do diffusers' and our own ways of loading and saving.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -22,10 +23,9 @@ from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from models.errors import BadInput
-from models.svd.in_chunks import Work, apply_in_chunks, measure_moments
+from models.svd.in_chunks import Work, apply_in_chunks, measure_moments, recompute_inputs
 
 MIB = 2**20
 
@@ -110,11 +110,11 @@ def _make_residual(block: SpatioTemporalResBlock, chunks: Chunks) -> Callable[..
             return _unstack(mixer(clip[..., None], moved[..., None], image_only_indicator)[..., 0])
 
         ended = [temporal.norm2, temporal.conv2, mixer]
-        made = _over_positions(end, ((flat, 2), (hidden, 2), *_whole(second)), 2, ended, IN_RESIDUAL, chunks)
+        made = _over_positions(end, ((flat, 2), (hidden, 2), *_whole(second)), 2, ended, IN_RESIDUAL, chunks, flat)
         return made.view_as(still)
 
     _check_temporal(temporal)
-    return _recomputed(forward) if chunks.blocks else forward
+    return partial(recompute_inputs, forward) if chunks.blocks else forward
 
 
 def _check_temporal(temporal: TemporalResnetBlock) -> None:
@@ -133,7 +133,7 @@ def _make_transformer(whole: TransformerSpatioTemporalModel, chunks: Chunks) -> 
         # Like diffusers: layers over time see the context of their clip's first frame.
         context = encoder_hidden_states.unflatten(0, (clips, frames))[:, 0]
         places = _embed_places(whole, clips, frames, hidden_states)
-        tokens = hidden_states
+        tokens, before = hidden_states, hidden_states.flatten(2)
 
         for number, (spatial, temporal) in enumerate(blocks):
             first, last = number == 0, number == len(blocks) - 1
@@ -159,11 +159,11 @@ def _make_transformer(whole: TransformerSpatioTemporalModel, chunks: Chunks) -> 
             looking = [spatial, *([whole.norm, whole.proj_in] if first else [])]
             tokens = _over_frames(look, (tokens, encoder_hidden_states), looking, IN_TRANSFORMER, chunks)
             moving = [temporal, whole.time_mixer, *([whole.proj_out] if last else [])]
-            inputs = ((tokens, 1), (hidden_states.flatten(2), 2), (places, None), (context, None))
-            tokens = _over_positions(move, inputs, 2 if last else 1, moving, IN_TRANSFORMER, chunks)
+            inputs = ((tokens, 1), (before, 2), (places, None), (context, None))
+            tokens = _over_positions(move, inputs, 2 if last else 1, moving, IN_TRANSFORMER, chunks, before if last else None)
         return tokens.unflatten(2, (height, width))
 
-    inner = _recomputed(forward) if chunks.blocks else forward
+    inner = partial(recompute_inputs, forward) if chunks.blocks else forward
 
     def answer(
         hidden_states: Tensor, encoder_hidden_states: Tensor, image_only_indicator: Tensor, **_: object
@@ -215,14 +215,16 @@ def _over_positions(
     modules: Sequence[nn.Module],
     numbers: int,
     chunks: Chunks,
+    ends_like: Tensor | None = None,
 ) -> Tensor:
-    """Apply a layer over time: each input with its axis of positions, or None where it has none."""
+    """Apply a layer over time: each input with its axis of positions, or None where it has none. `ends_like`: the
+    result's shape, where the layer ends a block."""
     clip, axis = inputs[0]
     position = clip.numel() // clip.shape[cast(int, axis)]
     work = Work(
         run, tuple(axis for _, axis in inputs), out_axis, _fit(position * clip.itemsize * numbers, chunks)
     )  # fmt: skip
-    return apply_in_chunks(work, [x for x, _ in inputs], modules)
+    return apply_in_chunks(work, [x for x, _ in inputs], modules, ends_like)
 
 
 def _fit(each: int, chunks: Chunks) -> int:
@@ -252,17 +254,6 @@ def _activate(norm: nn.GroupNorm, clip: Tensor, moments: Sequence[Tensor]) -> Te
 
 def _convolve(layer: nn.Conv3d, clip: Tensor) -> Tensor:
     return layer(clip[..., None])[..., 0]
-
-
-def _recomputed(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Keep the inputs of a block alone, and compute it once more in the backward pass."""
-
-    def again(*arguments: Tensor, **named: Tensor) -> Tensor:
-        return cast(
-            Tensor, checkpoint(forward, *arguments, **named, use_reentrant=False, preserve_rng_state=False)
-        )
-
-    return again
 
 
 @contextmanager

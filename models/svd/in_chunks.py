@@ -7,14 +7,16 @@ independent along its axis: frames for layers over the picture, positions for la
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
 
 
 @dataclass(frozen=True)
@@ -41,26 +43,58 @@ class Work:
         return [x if axis is None else x.narrow(axis, *span) for x, axis in zip(inputs, self.axes, strict=True)]
 
 
-def apply_in_chunks(work: Work, inputs: Sequence[Tensor], modules: Sequence[nn.Module]) -> Tensor:
-    """Return `work.run(*inputs)`, computed in chunks; `modules` are those whose parameters it uses."""
+def apply_in_chunks(
+    work: Work, inputs: Sequence[Tensor], modules: Sequence[nn.Module], ends_like: Tensor | None = None
+) -> Tensor:
+    """Return `work.run(*inputs)`, computed in chunks; `modules` are those whose parameters it uses.
+
+    `ends_like`: where this ends what `recompute_inputs` computes again, a tensor of the result's shape.
+    """
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-    return _InChunks.apply(work, len(inputs), *inputs, *parameters)
+    return _InChunks.apply(work, ends_like if _again.get() else None, len(inputs), *inputs, *parameters)
+
+
+_again: ContextVar[bool] = ContextVar("again", default=False)
+
+
+def recompute_inputs(forward: Callable[..., Tensor], *arguments: Tensor, **named: Tensor) -> Tensor:
+    """Return `forward(*arguments, **named)`, and keep its arguments alone for the backward pass.
+
+    There it is computed again, up to what its last part sees: the result itself is known to nobody by then, and that
+    part leaves it empty.
+    """
+    return cast(
+        Tensor,
+        checkpoint(
+            forward, *arguments, **named, use_reentrant=False, preserve_rng_state=False,
+            context_fn=lambda: (nullcontext(), _computing_again()),
+        ),
+    )  # fmt: skip
+
+
+@contextmanager
+def _computing_again() -> Iterator[None]:
+    token = _again.set(True)
+    try:
+        yield
+    finally:
+        _again.reset(token)
 
 
 class _InChunks(Function):
     @staticmethod
-    def forward(ctx: Any, work: Work, number: int, *tensors: Tensor) -> Tensor:
+    def forward(ctx: Any, work: Work, unseen: Tensor | None, number: int, *tensors: Tensor) -> Tensor:
         inputs = tensors[:number]
         ctx.work, ctx.parameters = work, tensors[number:]
         ctx.autocast = _read_autocast(inputs[0].device.type)
         ctx.save_for_backward(*inputs)
-        return _join(work, inputs)
+        return _join(work, inputs) if unseen is None else torch.empty_like(unseen)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         work, inputs, (gradient,) = ctx.work, ctx.saved_tensors, gradients
-        needed = ctx.needs_input_grad[2:]
+        needed = ctx.needs_input_grad[3:]
         sums = [_Sum(x, axis) for x, axis in zip(inputs, work.axes, strict=True)]
         sums += [_Sum(parameter, None) for parameter in ctx.parameters]
         for span in work.cut(inputs):
@@ -73,7 +107,7 @@ class _InChunks(Function):
             found = torch.autograd.grad(made, asked, gradient.narrow(work.out_axis, *span), allow_unused=True)
             for total, each in zip((s for s, need in zip(sums, needed, strict=True) if need), found, strict=True):
                 total.add(each, span)
-        return None, None, *(total.total() if need else None for total, need in zip(sums, needed, strict=True))
+        return None, None, None, *(total.total() if need else None for total, need in zip(sums, needed, strict=True))
 
 
 def _join(work: Work, inputs: Sequence[Tensor]) -> Tensor:
