@@ -13,13 +13,12 @@ process's resident memory, weights and libraries included. `--large` adds 25 fra
 
 import argparse
 import json
-import os
 import resource
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,6 @@ from typing import Any
 import torch
 from diffusers import UNetSpatioTemporalConditionModel
 from diffusers.training_utils import cast_training_params
-from torch import Tensor
 
 from models.device import CPU
 from models.svd.chunked_training import Chunks, train_in_chunks
@@ -98,7 +96,9 @@ def random_unet(settings: dict[str, Any], dtype: torch.dtype, device: torch.devi
             weight.data.view(-1).copy_(pool.repeat(-(-weight.numel() // len(pool)))[: weight.numel()])
             weight.data.mul_(weight[0].numel() ** -0.5)
         else:
-            weight.data.fill_(0.5 if name.endswith("mix_factor") else 1.0 if "norm" in name and "weight" in name else 0.0)
+            weight.data.fill_(
+                0.5 if name.endswith("mix_factor") else 1.0 if "norm" in name and "weight" in name else 0.0
+            )
     attend_to_one_token(unet)
     return unet.eval()
 

@@ -9,7 +9,6 @@ those in host memory; smaller chunks.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from diffusers import UNetSpatioTemporalConditionModel
 
 from models.device import CPU, measure_free_memory
@@ -26,7 +25,7 @@ LADDER: Mapping[str, Chunks | None] = {
 }
 """The plans by name, from the most memory to the least. What is parked is where it was on the CPU."""
 
-KEPT_WHOLE, KEPT_OF_PARTS, KEPT_OF_BLOCKS, KEPT_OF_PARKED = 85.0, 6.5, 4.0, 1.0
+KEPT_WHOLE, KEPT_OF_PARTS, KEPT_OF_BLOCKS, KEPT_OF_PARKED = 75.0, 7.0, 4.0, 0.5
 """Numbers kept for the backward pass, by cell and channel of every block that has the UNet's full number of layers:
 residual block and transformer together. A test counts them."""
 
@@ -91,9 +90,15 @@ def choose_training_plan(needs: TrainingNeeds, free: int, on_gpu: bool = False) 
     return next((name for name in names if needs.step(LADDER[name]) <= USABLE * free), names[-1])
 
 
-def plan_training(unet: UNetSpatioTemporalConditionModel, batch: int, shape: LatentShape) -> str:
+def plan_training(unet: UNetSpatioTemporalConditionModel, batch: int, shape: LatentShape, before: str = "whole") -> str:
     """Return the name of the plan that trains `unet` on batches of clips of latents `shape` in what is free now where
-    it is."""
+    it is.
+
+    A training that is resumed keeps the plan that it had `before`, or else its last bits would be others; only where
+    that does not fit any more it goes down the ladder.
+    """
     device = next(unet.parameters()).device
     needs = find_training_needs(unet, batch, shape)
-    return choose_training_plan(needs, measure_free_memory(device), device.type != CPU.type)
+    names = list(LADDER)
+    fits = choose_training_plan(needs, measure_free_memory(device), device.type != CPU.type)
+    return names[max(names.index(fits), names.index(before) if before in names else 0)]

@@ -9,7 +9,7 @@ alike, and so do diffusers' and our own ways of loading and saving.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -160,7 +160,9 @@ def _make_transformer(whole: TransformerSpatioTemporalModel, chunks: Chunks) -> 
             tokens = _over_frames(look, (tokens, encoder_hidden_states), looking, IN_TRANSFORMER, chunks)
             moving = [temporal, whole.time_mixer, *([whole.proj_out] if last else [])]
             inputs = ((tokens, 1), (before, 2), (places, None), (context, None))
-            tokens = _over_positions(move, inputs, 2 if last else 1, moving, IN_TRANSFORMER, chunks, before if last else None)
+            tokens = _over_positions(
+                move, inputs, 2 if last else 1, moving, IN_TRANSFORMER, chunks, before if last else None
+            )
         return tokens.unflatten(2, (height, width))
 
     inner = partial(recompute_inputs, forward) if chunks.blocks else forward
@@ -275,11 +277,11 @@ def _parking(unet: nn.Module, parked: bool) -> Iterator[None]:
         vars(unet).pop("forward", None)
 
 
-def _on_host(unet: nn.Module) -> AbstractContextManager[None]:
+def _on_host(unet: nn.Module) -> saved_tensors_hooks:
     weights = {weight.data_ptr() for weight in unet.parameters()}
 
     def pack(kept: Tensor) -> Tensor | tuple[torch.device, Tensor]:
-        if kept.device.type == "cpu" or kept.nbytes < PARKED_FROM or kept.data_ptr() in weights:
+        if kept.nbytes < PARKED_FROM or kept.data_ptr() in weights:
             return kept
         waiting = torch.empty(kept.shape, dtype=kept.dtype, pin_memory=kept.is_cuda)
         waiting.copy_(kept)
@@ -288,4 +290,4 @@ def _on_host(unet: nn.Module) -> AbstractContextManager[None]:
     def unpack(kept: Tensor | tuple[torch.device, Tensor]) -> Tensor:
         return kept if isinstance(kept, Tensor) else kept[1].to(kept[0], non_blocking=True)
 
-    return cast(AbstractContextManager[None], saved_tensors_hooks(pack, unpack)) if weights else nullcontext()
+    return saved_tensors_hooks(pack, unpack)

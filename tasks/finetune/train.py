@@ -23,6 +23,8 @@ from torch import nn
 
 from models.errors import BadInput, TrainingDiverged
 from models.generation.model_cache import find_svd_folder
+from models.memory.training_plan import LADDER, plan_training
+from models.svd.chunked_training import train_in_chunks
 from models.svd.lora import LoraFacts, add_lora, read_lora_weights, remove_lora, save_lora
 from models.svd.model import ModelFacts, VideoModel, load_facts, load_model, read_setting, save_model
 from models.svd.training import (
@@ -200,16 +202,30 @@ class Training:
         so_far = train_checkpoints.resume(checkpoint, self.state, made_with)
         if so_far.losses:
             log.info("train: goes on from step %d", self.state.step)
-        while self.state.step < self.config.steps:
-            if is_asked_to_stop():
-                train_checkpoints.keep(checkpoint, self.state, so_far)
-                raise KeyboardInterrupt
-            self._advance(checkpoint, so_far)
+        so_far.plan = self._plan(so_far.plan)
+        with train_in_chunks(self.model.unet, LADDER[so_far.plan]):
+            self._go_on(checkpoint, so_far)
         so_far.ended = True
         train_checkpoints.keep(checkpoint, self.state, so_far)
         train_checkpoints.forget_others(checkpoint)
         self.state.load_average()
         return so_far.rows
+
+    def _plan(self, before: str) -> str:
+        """Return the name of the memory plan; that `before`, of a training that is resumed, where it fits still."""
+        _, frames, channels, *sides = self.examples.batch([0], draw=0).latents.shape
+        height, width = (min(side, self.config.crop or side) for side in sides)
+        plan = plan_training(self.model.unet, self.config.batch, (frames, channels, height, width), before)
+        if LADDER[plan]:
+            log.info("train: in %s, as memory allows", plan)
+        return plan
+
+    def _go_on(self, checkpoint: Path, so_far: TrainingLog) -> None:
+        while self.state.step < self.config.steps:
+            if is_asked_to_stop():
+                train_checkpoints.keep(checkpoint, self.state, so_far)
+                raise KeyboardInterrupt
+            self._advance(checkpoint, so_far)
 
     def _advance(self, checkpoint: Path, so_far: TrainingLog) -> None:
         """Make one step, and log and save what is due."""
