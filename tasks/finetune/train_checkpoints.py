@@ -23,12 +23,14 @@ from tasks.manifest import publish, publish_text
 
 class TrainingLog(BaseModel):
     """The loss of every step, and the rows that summarise them; each row names the `step` after which it was written.
-    `made_with` says what the training depends on, by name; `ended`, that nothing is left to resume."""
+    `made_with` says what the training depends on, by name; `ended`, that nothing is left to resume; `plan`, how memory
+    was used (models/memory/training_plan.py), which last bits depend on."""
 
     losses: list[float] = Field(default_factory=list)
     rows: list[dict[str, Any]] = Field(default_factory=list)
     made_with: dict[str, Any] = Field(default_factory=dict)
     ended: bool = False
+    plan: str = ""
 
     def add_row(self, facts: dict[str, Any]) -> dict[str, Any]:
         """Add a row after the latest step: its number, the mean loss since the row before (none before the first

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from statistics import median
 from typing import Any, NoReturn, Protocol
@@ -19,6 +20,8 @@ from accelerate.utils import DistributedType
 from torch import Tensor
 
 from models.errors import BadInput, TrainingDiverged
+from models.memory.training_plan import LADDER, plan_training
+from models.svd.chunked_training import train_in_chunks
 from models.svd.model import VideoModel
 from models.svd.training import Network, StepSettings, clip_losses, draw_step, make_schedule, step_generator
 from models.svd.training_state import TrainingState, make_optimiser
@@ -137,7 +140,7 @@ class Training:
         """Return this process' parts of a batch, whether each counts, and whether it is the last. Every process has as
         many: one that has no clip left takes the first again, and it does not count."""
         processes, own = self.accelerator.num_processes, self.accelerator.process_index
-        size = -(-self.config.batch // (processes * self.accumulation))
+        size = self._part_size
         rounds = -(-clips // (size * processes))
         for number in range(rounds):
             start = (number * processes + own) * size
@@ -177,7 +180,30 @@ class Training:
         is asked to stop, and TrainingDiverged.
         """
         so_far = train_checkpoints.resume(places.checkpoint, self.state, made_with)
+        so_far.plan = self._plan(so_far.plan)
         self._say_start(so_far)
+        with train_in_chunks(self.raw.unet, LADDER[so_far.plan]):
+            self._go_on(places, so_far, watcher)
+        so_far.ended = True
+        self._keep(places, so_far)
+        return so_far
+
+    def _plan(self, before: str) -> str:
+        """Return the name of the memory plan for the largest bucket; that `before`, of a training that is resumed, where
+        it fits still. accelerate has FSDP's own ways."""
+        if self.accelerator.distributed_type == DistributedType.FSDP:
+            return "whole"
+        shapes = (self.examples.latent_shape(next(iter(clips.values()))[0]) for clips in self.batches.clips.values())
+        frames, channels, *sides = max(shapes, key=prod)
+        height, width = (min(side, self.config.crop or side) for side in sides)
+        return plan_training(self.raw.unet, self._part_size, (frames, channels, height, width), before)
+
+    @property
+    def _part_size(self) -> int:
+        """Return the most clips of a part of a batch, which are in memory together."""
+        return -(-self.config.batch // (self.accelerator.num_processes * self.accumulation))
+
+    def _go_on(self, places: Places, so_far: TrainingLog, watcher: Watcher | None) -> None:
         if not so_far.rows:
             self._judge(places, so_far, {}, watcher)
         while self.state.step < self.config.steps:
@@ -185,15 +211,14 @@ class Training:
                 self._keep(places, so_far)
                 raise KeyboardInterrupt
             self._advance(places, so_far, watcher)
-        so_far.ended = True
-        self._keep(places, so_far)
-        return so_far
 
     def _say_start(self, so_far: TrainingLog) -> None:
         if so_far.losses:
             log.info("train: goes on from step %d", self.state.step)
         said = describe_buckets(self.batches)
         log.info("train: %d batches an epoch; clips: %s", self.batches.per_epoch, said)
+        if LADDER[so_far.plan]:
+            log.info("train: in %s, as memory allows", so_far.plan)
 
     def _must_stop(self) -> bool:
         return bool(self._add_up(torch.tensor(float(is_asked_to_stop()), device=self.accelerator.device)))
