@@ -1,7 +1,7 @@
 """The state of a training: the parameters that train, their moving average and the optimiser, at a step.
 
 It is saved as safetensors and restored bit for bit. What is drawn at random, the order of the data and the learning
-rate are functions of the step (models/svd/training.py, tasks/finetune/batches.py), so nothing else is needed to go on.
+rate are functions of the step (models/svd/training.py, tasks/finetune/buckets.py), so nothing else is needed to go on.
 Parameters that are sharded over processes are saved whole.
 """
 

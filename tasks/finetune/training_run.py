@@ -189,8 +189,8 @@ class Training:
         return so_far
 
     def _plan(self, before: str) -> str:
-        """Return the name of the memory plan for the largest bucket; that `before`, of a training that is resumed, where
-        it fits still. accelerate has FSDP's own ways."""
+        """Return the name of the memory plan for the largest bucket; that `before`, of a training that is resumed,
+        where it fits still. Sharded parameters are trained as they are."""
         if self.accelerator.distributed_type == DistributedType.FSDP:
             return "whole"
         shapes = (self.examples.latent_shape(next(iter(clips.values()))[0]) for clips in self.batches.clips.values())
