@@ -259,9 +259,11 @@ def main() -> None:
         data = make_data(home / "data")
         lines = [HEAD]
         parts = (
-            compare_steps(data), compare_resumes(data, home, kills), compare_processes(data, home),
+            compare_steps(data),
             compare_encoding(data),
-        )  # fmt: skip
+            compare_processes(data, home),
+            compare_resumes(data, home, kills),
+        )
         for part in parts:
             for line in part:
                 print(line, flush=True)

@@ -35,20 +35,24 @@ PIECE_BYTES = 4 * 2**20
 
 @contextmanager
 def work_in_place(unet: UNetSpatioTemporalConditionModel) -> Iterator[None]:
-    """Have `unet` work in place, without gradients, for the length of a block; afterwards it is what it was before."""
+    """Have `unet` work in place, without gradients, for the length of a block; afterwards it is what it was before,
+    also where that is in chunks (chunked_training.py)."""
     makers: dict[type[nn.Module], Callable[[Any], Callable[..., Any]]] = {
         TransformerSpatioTemporalModel: _make_transformer,
         SpatioTemporalResBlock: _make_residual,
         GEGLU: _make_gate,
     }
     changed = [(module, makers[type(module)](module)) for module in unet.modules() if type(module) in makers]
+    before = [vars(module).get("forward") for module, _ in changed]
     try:
         for module, forward in changed:
             module.forward = forward
         yield
     finally:
-        for module, _ in changed:
+        for (module, _), own in zip(changed, before, strict=True):
             vars(module).pop("forward", None)
+            if own is not None:
+                module.forward = own
 
 
 def _make_transformer(whole: TransformerSpatioTemporalModel) -> Callable[..., tuple[Tensor]]:

@@ -5,7 +5,8 @@ differ by the weights alone. Clips are generated from the pictures of held-out c
 those of `reelmill generate` are (models/measures/meters.py), beside the motion of the true clip.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -121,7 +122,11 @@ def _make_conditions(network: Network, batch: TrainingBatch, told: bool, device:
     return Conditions(context.to(device), batch.pictures.to(device), batch.ids.to(device))
 
 
-def place_for_judging(model: VideoModel, device: torch.device) -> VideoModel:
-    """Return the model as it samples and decodes on a device that its UNet is on already."""
+@contextmanager
+def placed_for_judging(model: VideoModel, device: torch.device) -> Iterator[VideoModel]:
+    """Lend the model as it samples and decodes on a device that its UNet is on already, for the length of a block."""
     model.vae.to(device)  # pyright: ignore[reportArgumentType]
-    return replace(model, device=device)
+    try:
+        yield replace(model, device=device)
+    finally:
+        model.vae.to(CPU)  # pyright: ignore[reportArgumentType]

@@ -19,6 +19,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import DistributedType
 from torch import Tensor
 
+from models.device import find_device
 from models.errors import BadInput, TrainingDiverged
 from models.memory.training_plan import LADDER, plan_training
 from models.svd.chunked_training import train_in_chunks
@@ -30,7 +31,7 @@ from tasks.finetune.buckets import Batches, describe_buckets
 from tasks.finetune.train_checkpoints import TrainingLog
 from tasks.finetune.train_config import HardwareConfig, TrainConfig
 from tasks.finetune.train_examples import Examples, hold_out
-from tasks.finetune.train_judging import Judge, place_for_judging
+from tasks.finetune.train_judging import Judge, placed_for_judging
 from tasks.finetune.trained_parts import make_network
 from tasks.stopping import is_asked_to_stop
 
@@ -168,9 +169,9 @@ class Training:
         if sharded or not self.config.samples or not self.accelerator.is_main_process:
             return {}
         self.raw.images.on = False
-        model = place_for_judging(self.model, self.accelerator.device)
         folder = places.samples / f"step-{self.state.step:06d}"
-        made = self.judge.sample(model, self.raw, self.told, self.config.samples, folder)
+        with placed_for_judging(self.model, self.accelerator.device) as model:
+            made = self.judge.sample(model, self.raw, self.told, self.config.samples, folder)
         return made | {"samples": folder.name} if made else {}
 
     def run(self, places: Places, made_with: Mapping[str, Any], watcher: Watcher | None = None) -> TrainingLog:
@@ -291,8 +292,10 @@ def make_accelerator(config: TrainConfig, hardware: HardwareConfig) -> Accelerat
     """Return accelerate's view of this process: the device, the precision of the passes, and the other processes."""
     # Words have no gradient in a batch without them, nor have queries and keys where there is one token to attend to.
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+    # A GPU that was asked for by its number is the only one that this process sees.
+    kind = hardware.device.partition(":")[0]
     return Accelerator(
-        cpu=hardware.device == "cpu",
+        cpu=find_device(kind).type == "cpu",
         mixed_precision="bf16" if config.precision == "bfloat16" else "no",
         kwargs_handlers=[unused],
     )

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from models.errors import BadInput
 from models.svd import chunked_training as module
 from models.svd.chunked_training import Chunks, train_in_chunks
+from models.svd.inference_unet import work_in_place
 from models.svd.lora import add_lora
 from models.svd.one_token_attention import attend_to_one_token
 
@@ -163,6 +164,16 @@ def probe(unet: UNetSpatioTemporalConditionModel, chunks: Chunks | None) -> Tens
     seen, context = torch.randn(1, 3, 8, 6, 8, generator=generator), torch.randn(1, 1, 32, generator=generator)
     with train_in_chunks(unet, chunks):
         return unet(seen, torch.tensor([0.5]), context, torch.tensor([[6.0, 127.0, 0.02]]), return_dict=False)[0]
+
+
+def test_a_clip_that_is_sampled_between_two_steps_leaves_the_chunks(make_unet):
+    unet = make_unet()
+    with train_in_chunks(unet, Chunks(0.01)):
+        inside = [vars(module).get("forward") for module in unet.modules()]
+        with work_in_place(unet):
+            assert [vars(module).get("forward") for module in unet.modules()] != inside
+        assert [vars(module).get("forward") for module in unet.modules()] == inside
+    assert not any("forward" in vars(module) for module in unet.modules())
 
 
 def test_dropout_is_refused_because_it_would_draw_by_chunk(make_unet):
