@@ -1,4 +1,5 @@
-"""Full-size Stable Video Diffusion XT on a GPU: memory and time of each plan, beside diffusers' own pipeline.
+"""Full-size Stable Video Diffusion XT on a GPU: memory and time of each plan, beside diffusers' own pipeline; and those
+of a step of training.
 
     .venv/bin/python -m benchmarks.gpu          (make gpu-check)
     .venv/bin/python -m benchmarks.gpu --device cpu --size tiny --out /tmp/gpu.md
@@ -7,10 +8,11 @@
 model has learned, so nothing is downloaded. The UNet and the image encoder are in float16, the autoencoder in float32
 where it is ours, in float16 where diffusers' pipeline has it so. Peaks are of what torch allocated on the GPU, weights
 included (on the CPU: how far the process's own peak rose, which only the first and largest row shows). Seconds of
-sampling are for one step, the encoders included in the first; those of decoding for a whole clip.
+sampling are for one step, the encoders included in the first; those of decoding for a whole clip. Training is one step
+of a LoRA of rank 16 on all temporal attentions, in bfloat16 (benchmarks/train_memory.py has the same on the CPU).
 
-It needs torch, diffusers, transformers, accelerate, safetensors, numpy, pillow and pydantic, and of this project the
-package `models` alone. Without a GPU it says so and ends with exit code 2.
+It needs torch, diffusers, transformers, accelerate, peft, safetensors, numpy, pillow and pydantic, and of this project
+the package `models` and benchmarks/train_memory.py alone. Without a GPU it says so and ends with exit code 2.
 """
 
 import argparse
@@ -36,10 +38,13 @@ from PIL import Image
 from torch import nn
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
+from benchmarks import train_memory
+from benchmarks.train_memory import PLAIN, Clip
 from models.device import CPU, empty_cache, find_device, format_device, watch_costs
 from models.errors import BadInput, is_out_of_memory
 from models.memory.placement import feed_forward_in_pieces, move, place_for_decoding, place_for_sampling
 from models.memory.plan import MIB, Plan
+from models.memory.training_plan import LADDER
 from models.svd.exact_decode import Room
 from models.svd.model import ModelFacts, VideoModel
 from models.svd.one_token_attention import attend_to_one_token
@@ -254,11 +259,32 @@ def their_rows(model: VideoModel, size: Size, device: torch.device, steps: int) 
     return sampled, [measure(f"diffusers: decode_chunk_size={n}", device, lambda n=n: decode(n)) for n in chunks]
 
 
+def training(model: VideoModel, size: Size, device: torch.device, half: torch.dtype) -> Iterator[Row]:
+    """A row for plain checkpointing and for each plan, from the least memory to the most; gradients are compared with
+    those of the first that fits."""
+    move((model.image_encoder, model.vae), CPU)
+    unet = cast(Any, nn.Module.to(model.unet, device, half))
+    state = train_memory.put_lora(unet)
+    step = train_memory.random_step(unet, Clip(size.frames, size.width, size.height), device)
+    first: list[torch.Tensor] = []
+
+    def train(way: str) -> str:
+        made = train_memory.train_once(unet, state, step, way)
+        state.optimiser.zero_grad(set_to_none=True)
+        first.extend([] if first else made)
+        return f"gradients within {train_memory.apart(made, first):.0e} of the first's"
+
+    for way in (*reversed(LADDER), PLAIN):
+        yield measure(way if way == PLAIN else f"ours: {way}", device, lambda way=way: train(way))
+    move((unet,), CPU)
+
+
 def report(size: Size, device: torch.device, steps: int, half: torch.dtype) -> str:
     """All rows as a Markdown page."""
     model = random_model(size, device, half)
     sampling, decoding = [*our_sampling(model, size, device, steps)], [*our_decoding(model, size, device)]
     theirs = their_rows(model, size, device, steps)
+    trained = [*training(model, size, device, torch.float32 if device.type == "cpu" else torch.bfloat16)]
     head = ["# On a GPU", "", *(__doc__ or "").strip().splitlines(), ""]
     clip = f"{size.frames} frames of {size.width}x{size.height}"
     head += [f"{format_device(device)}, torch {torch.__version__}, {clip}, {steps} steps, {half}.", ""]
@@ -268,6 +294,7 @@ def report(size: Size, device: torch.device, steps: int, half: torch.dtype) -> s
             *head,
             *("| sampling | peak, MiB | s a step | |", bars, *map(str, sampling + theirs[0]), ""),
             *("| decoding | peak, MiB | s a clip | |", bars, *map(str, decoding + theirs[1]), ""),
+            *("| training | peak, MiB | s a step | |", bars, *map(str, trained), ""),
         ]
     )
 
