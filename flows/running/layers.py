@@ -1,8 +1,8 @@
 """Settings in layers, the same for the command line, a file, Prefect's form and Python.
 
 Lowest first: the defaults; what the config itself puts below, as a preset or what a folder was last run with; what is
-given. A group of which a part is given keeps its own defaults for the rest. In Prefect's form, a setting that lies over such a
-layer has no default: a form sends its defaults, and they would hide the layer.
+given. A group of which a part is given keeps its own defaults for the rest. In Prefect's form, a setting that lies over
+such a layer has no default: a form sends its defaults, and they would hide the layer.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -1,7 +1,8 @@
-"""The form is the command: what Prefect's form sends untouched, the quick run, a file and no flags are the same settings."""
+"""The form is the command: Prefect's form untouched, the quick run and no flags are the same settings."""
 
 import importlib
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ def config_of(name: str) -> type[BaseModel]:
     return make_interface(command, importlib.import_module(command.module)).config
 
 
+@cache
 def form(name: str) -> dict[str, Any]:
     """The schema of a flow's form, with every reference in its place."""
     schema = parameter_schema(find_flow(name)).model_dump()
@@ -71,9 +73,8 @@ def form(name: str) -> dict[str, Any]:
             return part
         found = part
         if "$ref" in part:
-            found = schema["definitions"][part["$ref"].rpartition("/")[2]] | {
-                k: v for k, v in part.items() if k != "$ref"
-            }
+            own = {key: value for key, value in part.items() if key != "$ref"}
+            found = schema["definitions"][part["$ref"].rpartition("/")[2]] | own
         return {key: resolve(value) for key, value in found.items()}
 
     return resolve(schema["properties"]["config"])
@@ -91,9 +92,10 @@ def list_defaults(shown: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iter
 def nest(sent: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
     nested: list[dict[str, Any]] = []
     for place, value in sent.items():
+        inner = value
         for name in reversed(place):
-            value = {name: value}
-        nested.append(value)
+            inner = {name: inner}
+        nested.append(inner)
     return merge_layers(nested)
 
 
@@ -116,7 +118,7 @@ def test_every_flow_of_the_table_is_looked_at():
 
 
 @pytest.mark.parametrize("name", NEEDED)
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_sending_any_default_changes_nothing(name: str, data: st.DataObject):
     config, defaults = config_of(name), dict(list_defaults(form(name)))

@@ -46,7 +46,7 @@ class Config(FlowConfig):
     train: Train = Train()
     limit_s: float | None = Field(default=10.0, description="Time limit.")
     keep: bool = Field(default=False, description="Keep what was made on the way.")
-    preset: Literal["strict"] | None = Field(default=None, description="Named settings.")
+    preset: Literal["strict"] | None = Field(default=None, description="Named settings to start from: strict.")
 
     @classmethod
     def list_layers(cls, given: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
