@@ -1,7 +1,7 @@
 """From a flow's config class to its command line: flags and a file of settings, for the same fields.
 
-Precedence, lowest first: the layers of flows/running/layers.py, a file, flags. pydantic-settings makes the flags, dotted
-and in kebab case, one for each field (`--split.min-clip-s 1.5`). Every mistake raises BadInput with one sentence.
+Precedence, lowest first: the layers of flows/running/layers.py, a file, flags. pydantic-settings makes the flags, each
+dotted and in kebab case, one for a field (`--split.min-clip-s 1.5`). Every mistake raises BadInput with one sentence.
 """
 
 import difflib
