@@ -67,6 +67,11 @@ class FinetuneConfig(FlowConfig):
     listed: ListedConfig = Field(default=ListedConfig(), description="How a table of clips is read")
     train: TrainConfig = Field(default=TrainConfig(), description="What trains, and how long")
 
+    @property
+    def works_on(self) -> str | None:
+        """Return the name of the device that the model is trained on."""
+        return "auto"
+
     @classmethod
     def list_layers(cls, given: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
         """Return the recipe's settings."""

@@ -33,6 +33,11 @@ class PipelineConfig(FlowConfig):
     train: TrainConfig = Field(default=TrainConfig(), description="What trains, and how long")
     generate: JobsConfig = Field(default_factory=JobsConfig, description="What clips are made with")
 
+    @property
+    def works_on(self) -> str | None:
+        """Return the name of the device that its flows work on."""
+        return "auto"
+
     @classmethod
     def list_layers(cls, given: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
         """Return the recipe's settings, above one shortest length for split and select."""

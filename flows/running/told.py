@@ -12,15 +12,20 @@ from prefect import Flow
 from prefect.context import FlowRunContext
 from prefect.results import ResultRecord
 from prefect.states import Completed, Failed, State
+from pydantic import BaseModel
 
 from flows.running.config import Outcome
+from flows.running.gpu_limit import hold_gpu
 from flows.running.messages import make_line
+from flows.running.run_log import SaidInASentence, settle_run_log
+from flows.running.runners import on_its_runner
+from flows.running.scheduled import find_later_firing
 
 P = ParamSpec("P")
 R = TypeVar("R", bound=Outcome)
 
 
-class NothingMade(Exception):
+class NothingMade(SaidInASentence):
     """Every item of a run failed; what Prefect asks of a Failed state."""
 
     def __init__(self, outcome: Outcome, said: str) -> None:
@@ -71,7 +76,12 @@ def _tell(function: Callable[P, R]) -> Callable[P, R | State[Any]]:
 
     @wraps(function)
     def call(*args: P.args, **named: P.kwargs) -> R | State[Any]:
-        outcome = function(*args, **named)
+        settle_run_log()
+        if later := find_later_firing():
+            return Completed(name="Missed", message=f"The firing of {later:%Y-%m-%d %H:%M} stands for this one.")
+        config = next((each for each in (*args, *named.values()) if isinstance(each, BaseModel)), None)
+        with on_its_runner(config), hold_gpu(getattr(config, "gpu", None)):
+            outcome = function(*args, **named)
         return (FlowRunContext.get() and make_state(outcome)) or outcome
 
     return call
