@@ -69,7 +69,12 @@ class Served:
         self.home.mkdir(parents=True, exist_ok=True)
         with (self.home / log).open("ab") as file:
             return subprocess.Popen(
-                command, cwd=self.home, env=self.environment | more, stdout=file, stderr=file, start_new_session=True
+                command,
+                cwd=self.home,
+                env={**self.environment, **more},
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
             )
 
     def is_up(self) -> bool:

@@ -1,4 +1,4 @@
-"""The log of a deployment's run, as Prefect's page shows it: our lines, and what went wrong once, without a traceback."""
+"""The log of a deployment's run, as Prefect's page shows it: our lines, and what went wrong, without a traceback."""
 
 import logging
 
