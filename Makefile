@@ -36,6 +36,8 @@ test: install
 
 # Also what waits for minutes, or needs a database server, a cluster or a store.
 test-ops: install
+	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || { echo "PostgreSQL is missing: installing Debian's package"; \
+		apt-get update && apt-get install --yes --no-install-recommends postgresql; }
 	$(PYTEST)
 
 check: install
