@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 import torch
+from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 from prefect.concurrency.sync import concurrency
 from prefect.context import FlowRunContext
-from prefect.exceptions import PrefectException
 
 from models.errors import BadInput
 
@@ -59,7 +59,7 @@ def _place(name: str, strict: bool) -> Iterator[None]:
     held = concurrency(name, occupy=1, strict=strict, raise_on_lease_renewal_failure=False)
     try:
         held.__enter__()
-    except PrefectException as error:
+    except ConcurrencySlotAcquisitionError as error:
         raise BadInput(
             f"{name}: the server has no limit for this GPU, so that two runs could use it. Run `reelmill up` again, or "
             f"`prefect gcl create {name} --limit 1`."

@@ -53,19 +53,12 @@ def _list_due(run: FlowRun) -> list[datetime]:
     assert run.created_by
     of = DeploymentFilter(id=DeploymentFilterId(any_=[run.deployment_id]))
     now = datetime.now().astimezone()
-    waiting = FlowRunFilter.model_validate({"next_scheduled_start_time": {"before_": now}})
-    begun = FlowRunFilter.model_validate({"start_time": {"after_": run.expected_start_time}})
+    since = {"after_": run.expected_start_time, "before_": now}
+    due = FlowRunFilter.model_validate({"expected_start_time": since})
     with get_client(sync_client=True) as client:
-        found = [
-            each
-            for which in (waiting, begun)
-            for each in client.read_flow_runs(
-                flow_run_filter=which,
-                deployment_filter=of,
-                sort=FlowRunSort.EXPECTED_START_TIME_DESC,
-                limit=MOST,
-            )
-        ]
+        found = client.read_flow_runs(
+            flow_run_filter=due, deployment_filter=of, sort=FlowRunSort.EXPECTED_START_TIME_DESC, limit=MOST
+        )
     return [
         each.expected_start_time
         for each in found

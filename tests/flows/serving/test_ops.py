@@ -1,7 +1,9 @@
 """What happens in weeks: schedules that fire, nights that are missed, servers that restart, machines that are lost."""
 
 import os
+import resource
 import signal
+import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -150,3 +152,33 @@ def test_a_database_that_is_away_for_a_minute_ends_no_run(
     database.start()
     assert served.wait_for_end(run, 3600)[:2] == ("COMPLETED", "Completed")
     assert len(list(out.glob("videos/*.mp4"))) == 300
+
+
+@pytest.mark.waiting
+def test_a_locked_sqlite_ends_no_run(own: Served, pictures: Path, tmp_path: Path):
+    own.start_worker()
+    out = tmp_path / "out"
+    run = own.run("generate/generate", LONG | {"jobs": str(pictures), "out": str(out), "takes": 30})
+    wait_for(lambda: len(list(out.glob("latents/*.safetensors"))) > 2, "work")
+    with sqlite3.connect(own.home / "prefect.db", timeout=60) as database:
+        database.execute("BEGIN EXCLUSIVE")
+        time.sleep(60)
+    assert own.wait_for_end(run, 3600)[:2] == ("COMPLETED", "Completed")
+    assert len(list(out.glob("videos/*.mp4"))) == 90
+
+
+@pytest.mark.waiting
+def test_a_server_whose_disk_is_full_ends_no_run_once_there_is_room(own: Served, pictures: Path, tmp_path: Path):
+    own.start_worker()
+    out = tmp_path / "out"
+    run = own.run("generate/generate", LONG | {"jobs": str(pictures), "out": str(out), "takes": 30})
+    wait_for(lambda: len(list(out.glob("latents/*.safetensors"))) > 2, "work")
+    assert own.server
+    servers = [psutil.Process(own.server.pid), *psutil.Process(own.server.pid).children(recursive=True)]
+    for each in servers:
+        resource.prlimit(each.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+    time.sleep(60)
+    for each in servers:
+        resource.prlimit(each.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert own.wait_for_end(run, 3600)[:2] == ("COMPLETED", "Completed")
+    assert len(list(out.glob("videos/*.mp4"))) == 90
