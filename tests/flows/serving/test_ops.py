@@ -83,15 +83,16 @@ def runs_of(served: Served, *names: str) -> list[dict[str, Any]]:
 @pytest.mark.waiting
 def test_schedules_fire_and_of_missed_firings_one_runs(either: Served, pictures: Path, tmp_path: Path):
     out = tmp_path / "out"
-    schedule_each_minute(either, SMALL | {"jobs": str(pictures), "out": str(out)})
+    schedule = schedule_each_minute(either, SMALL | {"jobs": str(pictures), "out": str(out)})
     wait_for(lambda: runs_of(either, "Scheduled"), "the scheduler", 180)
-    wait_for(lambda: len(runs_of(either, "Late")) >= 3, "three missed firings", 360)
-    missed = {run["id"] for run in runs_of(either, "Late")}
+    wait_for(lambda: len(runs_of(either, "Late")) >= 2, "missed firings", 360)
+    # No firing comes while those are looked at, however long that takes here.
+    deployment = either.find_deployment("generate/generate")["id"]
+    either.ask("PATCH", f"/deployments/{deployment}/schedules/{schedule}", {"active": False})
+    missed = [run["id"] for run in sorted(runs_of(either, "Late"), key=lambda run: run["expected_start_time"])]
     either.start_worker()
     wait_for(lambda: all(either.state(run)["type"] == "COMPLETED" for run in missed), "the missed firings")
-    names = [either.state(run)["name"] for run in missed]
-    assert names.count("Missed") >= len(missed) - 1, "at most the last of them ran"
-    wait_for(lambda: runs_of(either, "Completed"), "a firing")
+    assert [either.state(run)["name"] for run in missed] == ["Missed"] * (len(missed) - 1) + ["Completed"]
     assert len(list(out.glob("videos/*.mp4"))) == 3, "each clip once"
 
 
