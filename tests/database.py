@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from tests.serving import free_port, wait_for
 
@@ -53,13 +54,15 @@ class Database:
 
 
 @contextmanager
-def running_database(folder: Path) -> Iterator[Database]:
-    """A database that has started; it ends with the block."""
-    database = Database(folder)
-    database.start()
-    wait_for(database.is_up, "PostgreSQL")
-    try:
-        yield database
-    finally:
-        if database.is_up():
-            database.stop()
+def running_database() -> Iterator[Database]:
+    """A database that has started, in a folder that its user reaches; it ends with the block."""
+    with TemporaryDirectory(prefix="reelmill-database-", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o755)
+        database = Database(Path(folder) / "cluster")
+        database.start()
+        wait_for(database.is_up, "PostgreSQL")
+        try:
+            yield database
+        finally:
+            if database.is_up():
+                database.stop()
