@@ -2,16 +2,16 @@
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from prefect import flow
 from pydantic import Field
 
 from flows.curate import cut
-from flows.running.config import FlowConfig, Outcome, read_written_settings
+from flows.running.config import FlowConfig, Outcome, Tally, read_written_settings
 from flows.running.run import Run, running
+from flows.running.told import told_flow
 from models.errors import BadInput
 from tasks.curate.clips import ClipsConfig
 from tasks.curate.ingest import list_videos
@@ -40,6 +40,16 @@ class ExportConfig(FlowConfig):
     clips: ClipsConfig = Field(default=ClipsConfig(mode="exact"), description="How clips that are not cut yet are cut.")
     shards: ShardsConfig = Field(default_factory=ShardsConfig, description="How large WebDataset's shards are.")
 
+    @classmethod
+    def list_layers(cls, given: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+        """Return how the dataset's clips were cut, if they were: those files are used."""
+        return [read_cut_mode(given["dataset"])] if isinstance(given.get("dataset"), str | Path) else []
+
+    @classmethod
+    def list_layered(cls) -> set[str]:
+        """Return what the dataset may say."""
+        return {f"clips.{name}" for name in ClipsConfig.model_fields}
+
 
 class ExportOutcome(Outcome):
     """How many clips went to each split, how many were left out, and where they are."""
@@ -55,14 +65,14 @@ class ExportOutcome(Outcome):
         return "\n".join([f"clips: {splits}", *rest, f"out: {self.out}"])
 
 
-def read_cut_mode(dataset: str) -> Mapping[str, Any]:
+def read_cut_mode(dataset: str | Path) -> Mapping[str, Any]:
     """Return how the dataset's clips were cut, if they were: those files are used."""
     path = Path(dataset) / "curate.yaml"
     clips = read_written_settings(path).get("clips", {}) if path.is_file() else {}
     return {"clips": clips} if clips.get("mode", "off") != "off" else {}
 
 
-@flow(name="export")
+@told_flow(name="export")
 def export(config: ExportConfig) -> ExportOutcome:
     """Cut what is not cut yet, assign the clips to splits, and write them."""
     clips = read_kept_clips(config)
@@ -120,8 +130,10 @@ def summarise(config: ExportConfig, samples: ManifestRef, written: ManifestRef) 
         log.warning("%s", row["error_message"])
     splits = Counter(row["side"] for row in rows if row["side"])
     splits.subtract(row["side"] for row in unwritten)
+    failed, done = sum(row["error_code"] is not None for row in rows) + len(unwritten), sum(splits.values())
     return ExportOutcome(
-        failed=sum(row["error_code"] is not None for row in rows) + len(unwritten),
+        failed=failed,
+        tally=Tally(items=done + failed, done=done),
         samples={split: splits[split] for split in ("train", "validation", "test") if splits[split]},
         left_out=sum(row["left_out"] is not None for row in rows),
         out=config.out,

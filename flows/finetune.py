@@ -1,14 +1,15 @@
 """Finetune a model on a dataset: encode the kept clips once, train, and keep weights that know their origin."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from prefect import flow
 from pydantic import Field
 
-from flows.running.config import FlowConfig, Outcome
+from flows.running.config import FlowConfig, Outcome, Tally
+from flows.running.layers import Preset, find_preset, list_preset_leaves
 from flows.running.run import Run, running
+from flows.running.told import told_flow
 from models.errors import BadInput
 from models.weights.names import MODEL_HELP, find_model_folder
 from tasks.finetune.compare import write_comparison
@@ -37,28 +38,6 @@ ENCODE_SHARE = 0.4
 """Seconds on one core to decode and encode one clip for the embedded model."""
 
 
-class FinetuneConfig(FlowConfig):
-    """Everything a finetuning depends on."""
-
-    dataset: Path = Field(description="Folder of a curated dataset, or a CSV of clips: file_name, caption")
-    out: Path = Field(description="Folder of the run")
-    base: str = Field(default="tiny", description=f"The model to start from: {MODEL_HELP}")
-    sources: Path | None = Field(
-        default=None, description="Folder of the source files, if they moved: found by name and content"
-    )
-    encode: LatentsConfig = Field(default=LatentsConfig(), description="How clips become latents")
-    listed: ListedConfig = Field(default=ListedConfig(), description="How a table of clips is read")
-    train: TrainConfig = Field(default=TrainConfig(), description="What trains, and how long")
-    hardware: HardwareConfig = Field(default=HardwareConfig(), description="What the training runs on")
-
-
-class FinetuneOutcome(Outcome):
-    """Where the weights and the training's log are."""
-
-    weights: Path
-    log: Path
-
-
 def motion_lora() -> dict[str, Any]:
     """Return the settings of a camera-motion LoRA on temporal attention (SVD, section 4.4); --train.motions names the
     motion."""
@@ -70,10 +49,52 @@ def image_to_video() -> dict[str, Any]:
     return {"train": {"parameters": "all", "steps": 400, "ema": 0.998}}
 
 
-RECIPES = {"motion-lora": motion_lora, "image-to-video": image_to_video}
+RECIPES: Mapping[str, Preset] = {"motion-lora": motion_lora, "image-to-video": image_to_video}
+
+Recipe = Literal["motion-lora", "image-to-video"]
+
+RECIPE_HELP = f"Named settings to start from: {', '.join(RECIPES)}"
 
 
-@flow(name="finetune")
+class FinetuneConfig(FlowConfig):
+    """Everything a finetuning depends on."""
+
+    dataset: Path = Field(description="Folder of a curated dataset, or a CSV of clips: file_name, caption")
+    out: Path = Field(description="Folder of the run")
+    recipe: Recipe = Field(default="motion-lora", description=RECIPE_HELP)
+    base: str = Field(default="tiny", description=f"The model to start from: {MODEL_HELP}")
+    sources: Path | None = Field(
+        default=None, description="Folder of the source files, if they moved: found by name and content"
+    )
+    encode: LatentsConfig = Field(default=LatentsConfig(), description="How clips become latents")
+    listed: ListedConfig = Field(default=ListedConfig(), description="How a table of clips is read")
+    train: TrainConfig = Field(default=TrainConfig(), description="What trains, and how long")
+    hardware: HardwareConfig = Field(default=HardwareConfig(), description="What the training runs on")
+
+    @property
+    def works_on(self) -> str | None:
+        """Return the name of the device that the model is trained on."""
+        return self.hardware.device
+
+    @classmethod
+    def list_layers(cls, given: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+        """Return the recipe's settings."""
+        return [find_preset(RECIPES, given.get("recipe", "motion-lora"))]
+
+    @classmethod
+    def list_layered(cls) -> set[str]:
+        """Return what a recipe may set."""
+        return list_preset_leaves(RECIPES)
+
+
+class FinetuneOutcome(Outcome):
+    """Where the weights and the training's log are."""
+
+    weights: Path
+    log: Path
+
+
+@told_flow(name="finetune")
 def finetune(config: FinetuneConfig) -> FinetuneOutcome:
     """Encode a dataset's kept clips once, and train on them."""
     check(config)
@@ -84,10 +105,11 @@ def finetune(config: FinetuneConfig) -> FinetuneOutcome:
         encoded = encode(run, config, dataset, read_kept_clips(config, dataset))
         log = run.whole(train_model, config.train, config.hardware, dataset, config.base, encoded, clips)
         run.whole(write_comparison, log)
-        listed = [clips] if dataset != config.dataset else []
-        return FinetuneOutcome(
-            failed=count_failures([*listed, *encoded]), weights=publish_weights(config, log, clips), log=log.path
-        )
+        errors = read_errors([*([clips] if dataset != config.dataset else []), *encoded])
+        failures = [error for error in errors if error]
+        tally = Tally(items=len(errors), done=len(errors) - len(failures), said=next(iter(failures), None))
+        weights = publish_weights(config, log, clips)
+        return FinetuneOutcome(failed=len(failures), tally=tally, weights=weights, log=log.path)
 
 
 def check(config: FinetuneConfig) -> list[str]:
@@ -165,9 +187,11 @@ def locate_file(video: Mapping[str, Any]) -> str:
     return video.get("path") or video["source"]
 
 
-def count_failures(encoded: list[ManifestRef]) -> int:
-    """Count the clips that could not be read or encoded."""
-    return sum(row["error_code"] is not None for manifest in encoded for row in read_rows(manifest, ("error_code",)))
+def read_errors(encoded: list[ManifestRef]) -> list[str | None]:
+    """Return why clips could not be read or encoded; None for each that could."""
+    columns = ("error_code", "error_message")
+    rows = [row for manifest in encoded for row in read_rows(manifest, columns)]
+    return [row["error_message"] or row["error_code"] for row in rows]
 
 
 def publish_weights(config: FinetuneConfig, log: ManifestRef, clips: ManifestRef) -> Path:

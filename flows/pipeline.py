@@ -1,16 +1,18 @@
 """The whole method, and the file to read first: footage to clips, clips to a model, pictures to videos."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from prefect import flow
 from pydantic import Field
 
-from flows.curate import CurateConfig, CurateOutcome, Source, curate
+from flows.curate import CurateConfig, CurateOutcome, Source, curate, follow_split
 from flows.curate import check as check_curation
-from flows.finetune import FinetuneConfig, FinetuneOutcome, finetune, motion_lora
+from flows.finetune import RECIPE_HELP, RECIPES, FinetuneConfig, FinetuneOutcome, Recipe, finetune
 from flows.generate import GenerateConfig, GenerateOutcome, generate
-from flows.running.config import FlowConfig, Outcome
+from flows.running.config import FlowConfig, Outcome, Tally
+from flows.running.layers import find_preset, list_preset_leaves
+from flows.running.told import told_flow
 from models.weights.names import MODEL_HELP, find_model_folder
 from tasks.curate.split import SplitConfig
 from tasks.finetune.train import TrainConfig
@@ -27,10 +29,24 @@ class PipelineConfig(FlowConfig):
     base: str = Field(default="tiny", description=f"The model to start from: {MODEL_HELP}")
     split: SplitConfig = Field(default_factory=SplitConfig, description="Where shots end, how long clips are")
     select: SelectConfig = Field(default_factory=SelectConfig, description="Which clips are kept")
-    train: TrainConfig = Field(
-        default_factory=lambda: TrainConfig(**motion_lora()["train"]), description="What trains, and how long"
-    )
+    recipe: Recipe = Field(default="motion-lora", description=RECIPE_HELP)
+    train: TrainConfig = Field(default=TrainConfig(), description="What trains, and how long")
     generate: JobsConfig = Field(default_factory=JobsConfig, description="What clips are made with")
+
+    @property
+    def works_on(self) -> str | None:
+        """Return the name of the device that its flows work on."""
+        return "auto"
+
+    @classmethod
+    def list_layers(cls, given: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+        """Return the recipe's settings, above one shortest length for split and select."""
+        return [follow_split(given), find_preset(RECIPES, given.get("recipe", "motion-lora"))]
+
+    @classmethod
+    def list_layered(cls) -> set[str]:
+        """Return what a recipe may set, and what follows another setting."""
+        return {*list_preset_leaves(RECIPES), "select.min_clip_s"}
 
 
 class PipelineOutcome(Outcome):
@@ -41,15 +57,25 @@ class PipelineOutcome(Outcome):
     made: GenerateOutcome
 
 
-@flow(name="pipeline")
+@told_flow(name="pipeline")
 def pipeline(config: PipelineConfig) -> PipelineOutcome:
     """Curate the footage, finetune on the clips it keeps, generate with what was learned."""
     check(config)
     curated = curate(make_curate_config(config))
     tuned = finetune(make_finetune_config(config))
     made = generate(make_generate_config(config, tuned.weights))
-    failed = curated.failed + tuned.failed + made.failed
-    return PipelineOutcome(failed=failed, curated=curated, tuned=tuned, made=made)
+    parts = [curated, tuned, made]
+    failed = sum(part.failed for part in parts)
+    return PipelineOutcome(failed=failed, tally=add_tallies(parts), curated=curated, tuned=tuned, made=made)
+
+
+def add_tallies(parts: Sequence[Outcome]) -> Tally:
+    """Return what the parts count together; where one of them made nothing, nothing is done."""
+    tallies = [part.tally for part in parts if part.tally]
+    done = 0 if any(part.is_nothing_made for part in parts) else sum(each.done for each in tallies)
+    said = next((each.said for each in tallies if each.said), None)
+    items, waiting = sum(each.items for each in tallies), sum(each.waiting for each in tallies)
+    return Tally(items=items, done=done, waiting=waiting, said=said)
 
 
 def check(config: PipelineConfig) -> list[str]:
@@ -78,6 +104,7 @@ def make_finetune_config(config: PipelineConfig) -> FinetuneConfig:
         dataset=config.out / "dataset",
         out=config.out / "run",
         base=config.base,
+        recipe=config.recipe,
         train=config.train,
         workers=config.workers,
         runner=config.runner,

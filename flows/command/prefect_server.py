@@ -12,14 +12,8 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
+from flows.serving.settings import SILENT
 from tasks.child_process import Server, end_with_parent, start_server
-
-SILENT: Mapping[str, str] = {
-    "DO_NOT_TRACK": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-}
-"""What keeps libraries, and every Prefect server that is started here, from calling home, whatever was set before."""
 
 QUIET: Mapping[str, str] = {
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",

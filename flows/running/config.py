@@ -3,21 +3,19 @@
 import logging
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
+from flows.running.layers import LayeredConfig, Settings
 from models.errors import BadInput
 from models.given_files import DEEPEST, LARGEST_BYTES, Unreadable, check_depth, read_text
 from tasks.ledger import is_whole
 from tasks.limits import Limits
 
 log = logging.getLogger("reelmill")
-
-Settings = dict[str, Any]
 
 CALLED_FROM = "# called from "
 """The start of the first line of the settings that a run keeps."""
@@ -36,10 +34,11 @@ _PART = r"""(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')"""
 _LONG_KEY = re.compile(rf"(?<![\w-]){_PART}(?:[ \t]*+\.[ \t]*+{_PART}){{{MOST_PARTS}}}")
 
 
-class FlowConfig(BaseModel):
+class FlowConfig(LayeredConfig):
     """The base of every flow's config: it is frozen, refuses unknown fields, and says where the work runs."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    last: ClassVar[tuple[str, ...]] = ("workers", "runner", "limits")
 
     workers: int | None = Field(
         default=None, ge=1, description="Chunks that run at the same time; by default one for each core."
@@ -49,6 +48,33 @@ class FlowConfig(BaseModel):
     )
     limits: Limits = Field(default_factory=Limits, description="What reading a film or a picture may take.")
 
+    @property
+    def gpu(self) -> int | None:
+        """Return the number of the GPU that the run works on; None where it works on none."""
+        name = self.works_on
+        if name is None:
+            return None
+        from models.device import find_gpu
+
+        return find_gpu(name)
+
+    @property
+    def works_on(self) -> str | None:
+        """Return the name of the device that the run's networks work on; None where it has none."""
+        return getattr(self, "device", None)
+
+
+class Tally(BaseModel):
+    """How many items a run was asked for, and how many of them are done and wait; `said`: why those that are not done
+    are not, in a sentence."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    items: int
+    done: int
+    waiting: int = 0
+    said: str | None = None
+
 
 class Outcome(BaseModel):
     """The result of a flow: what it made, and how many items failed; printed as one line for each field."""
@@ -56,10 +82,31 @@ class Outcome(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     failed: int = 0
+    tally: Tally | None = Field(default=None, repr=False)
+
+    @property
+    def ending(self) -> str | None:
+        """Return how the run ended, where not all is done: "27 of 30, 3 failed", or "Waiting, 9 of 24"."""
+        if not self.failed:
+            return None
+        waiting = self.tally.waiting if self.tally else 0
+        parts = [f"{self.tally.done} of {self.tally.items}"] if self.tally else []
+        parts += [f"{self.failed - waiting} failed"] if self.failed > waiting else []
+        return ", ".join(["Waiting", *parts] if waiting else parts)
+
+    @property
+    def is_nothing_made(self) -> bool:
+        """Say whether items failed and none is done."""
+        return self.tally is not None and not self.tally.done and self.failed > self.tally.waiting
+
+    @property
+    def exit_code(self) -> int:
+        """Return the exit code of the command: 0 all done, 1 some items failed or wait."""
+        return int(self.ending is not None)
 
     def __str__(self) -> str:
-        fields = [(name, value) for name, value in self if name != "failed" or value]
-        return "\n".join(f"{name.replace('_', ' ')}: {value}" for name, value in fields)
+        shown = [(name, value) for name, value in self if name != "tally" and (name != "failed" or value)]
+        return "\n".join(f"{name.replace('_', ' ')}: {value}" for name, value in shown)
 
 
 class Checked(Outcome):
@@ -158,15 +205,3 @@ def read_calling_folder(file: Path) -> Path:
 def order_fields(config: type[BaseModel]) -> list[str]:
     """List a config's own fields, then those that every flow has."""
     return sorted(config.model_fields, key=lambda name: name in FlowConfig.model_fields)
-
-
-def merge_layers(layers: Iterable[Mapping[str, Any]]) -> Settings:
-    """Merge settings: later layers replace earlier ones, and nested groups are merged."""
-    result: Settings = {}
-    for layer in layers:
-        for name, value in layer.items():
-            above = value.model_dump(exclude_unset=True) if isinstance(value, BaseModel) else value
-            below = result.get(name)
-            both = isinstance(above, Mapping) and isinstance(below, Mapping)
-            result[name] = merge_layers([cast(Settings, below), cast(Settings, above)]) if both else above
-    return result

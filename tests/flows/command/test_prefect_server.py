@@ -10,7 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from flows.command.prefect_server import QUIET, SERVER, SILENT, find_configured_api, settle_environment
+from flows.command.prefect_server import QUIET, SERVER, find_configured_api, settle_environment
+from flows.serving.settings import SILENT
 
 PROFILES = """
 active = "studio"
