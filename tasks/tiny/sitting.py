@@ -10,6 +10,7 @@ import copy
 import json
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -38,6 +39,9 @@ RISE = 50
 
 EMA_AT_THE_END = 0.98
 """Decay of the moving average while the learning rate falls."""
+
+PACED_BY = 20
+"""Moments between steps that the pace is taken from."""
 
 log = logging.getLogger("reelmill")
 
@@ -89,6 +93,7 @@ class Sitting:
         self.state = new_state(parameters | {f"word.{name}": word for name, word in self.words.items()}, config.ema)
         self.state.step = curve.rows[-1]["step"] if curve.rows else 0
         self._losses: list[float] = []
+        self._times: deque[float] = deque(maxlen=PACED_BY)
         self._falls_from: int | None = None
 
     def run(self, folder: Path, measure: Measure) -> None:
@@ -96,11 +101,13 @@ class Sitting:
         KeyboardInterrupt, with the state saved, where work is asked to stop."""
         self._resume(folder)
         first, began = self.state.step, time.monotonic()
+        self._times.append(began)
         used, before = time.process_time(), self.curve.hours
         while self.state.step < self._end():
             self._losses.append(self.step(first))
             self.curve.hours = before + (time.process_time() - used) / 3600
-            self._plan_the_fall(first, time.monotonic() - began)
+            self._times.append(time.monotonic())
+            self._plan_the_fall(self._times[-1] - began)
             self._log_and_save(folder, measure)
 
     def step(self, first: int = 0) -> float:
@@ -140,11 +147,11 @@ class Sitting:
         falls_until = self.config.steps if self._falls_from is None else self._falls_from + self.config.fall
         return min(self.config.steps, falls_until)
 
-    def _plan_the_fall(self, first: int, seconds: float) -> None:
-        """Begin the fall where no more time is left than it takes at the pace so far."""
-        if self.config.hours is None or self._falls_from is not None:
+    def _plan_the_fall(self, seconds: float) -> None:
+        """Begin the fall where no more time is left than it takes at the pace of the last steps."""
+        if self.config.hours is None or self._falls_from is not None or len(self._times) < PACED_BY:
             return
-        pace = seconds / (self.state.step - first)
+        pace = (self._times[-1] - self._times[0]) / (len(self._times) - 1)
         if self.config.hours * 3600 - seconds <= self.config.fall * pace:
             self._falls_from = self.state.step
 
