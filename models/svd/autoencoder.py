@@ -61,6 +61,9 @@ def train_autoencoder(
     """Fit `vae`, or those of its parameters that are `trained`, to clips, float32 [batch, frames, 3, height, width] in
     -1..1; return the moving average of its weights."""
     chosen = list(vae.parameters() if trained is None else trained)
+    vae.requires_grad_(False)
+    for parameter in chosen:
+        parameter.requires_grad_(True)
     optimiser = torch.optim.AdamW(chosen, lr=learning_rate, betas=(0.9, 0.98), weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, partial(rise_stay_fall, steps=steps))
     average = torch.optim.swa_utils.AveragedModel(
@@ -78,7 +81,7 @@ def train_autoencoder(
         average.update_parameters(vae)
         if progress:
             progress(step, facts)
-    return cast(AutoencoderKLTemporalDecoder, average.module).eval()
+    return cast(AutoencoderKLTemporalDecoder, average.module).eval().requires_grad_(True)
 
 
 def rise_stay_fall(step: int, steps: int, rise: int = 50, fall: float = 0.2) -> float:

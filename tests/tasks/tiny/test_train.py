@@ -35,7 +35,7 @@ def _quick_figures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_files_are_read_when_they_are_asked_for(latents):
     root, manifests = latents
-    files = read_files(root, [manifests[0], ManifestRef(path=root / "gone.parquet", digest="")])
+    files = read_files(root, [manifests[0], manifests[0].model_copy(update={"path": root / "gone.parquet"})])
     rows = read_rows(manifests[0])
     assert len(next(files)) == sum(row[way] is not None for row in rows for way in ("forwards", "backwards"))
 
