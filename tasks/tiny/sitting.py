@@ -91,7 +91,7 @@ class Sitting:
         model.unet.requires_grad_(True).train()
         parameters = dict(model.unet.named_parameters())
         self.state = new_state(parameters | {f"word.{name}": word for name, word in self.words.items()}, config.ema)
-        self.state.step = curve.rows[-1]["step"] if curve.rows else 0
+        self.state.step = self._first = curve.rows[-1]["step"] if curve.rows else 0
         self._losses: list[float] = []
         self._times: deque[float] = deque(maxlen=PACED_BY)
         self._falls_from: int | None = None
@@ -100,18 +100,18 @@ class Sitting:
         """Train to the sitting's end, from the state in `folder` where there is one, which is kept there. Raises
         KeyboardInterrupt, with the state saved, where work is asked to stop."""
         self._resume(folder)
-        first, began = self.state.step, time.monotonic()
+        began = time.monotonic()
         self._times.append(began)
         used, before = time.process_time(), self.curve.hours
         while self.state.step < self._end():
-            self._losses.append(self.step(first))
+            self._losses.append(self.step())
             self.curve.hours = before + (time.process_time() - used) / 3600
             self._times.append(time.monotonic())
             self._plan_the_fall(self._times[-1] - began)
             self._log_and_save(folder, measure)
 
-    def step(self, first: int = 0) -> float:
-        """Make one step of a sitting that began at step `first`; return its loss."""
+    def step(self) -> float:
+        """Make one step; return its loss."""
         number, config = self.state.step, self.config
         generator = step_generator(config.seed, number)
         pool = self._open_pool(number)
@@ -120,8 +120,9 @@ class Sitting:
             loss = diffusion_loss(
                 self.model.unet, self.words, make_batch(pool[i] for i in picks), self._settings(), generator
             )
-        share = self._choose_share(number, first)
-        self.state.ema_decay = config.ema if share == 1 or number - first < RISE else min(config.ema, EMA_AT_THE_END)
+        share = self._choose_share(number)
+        falling = share < 1 and number - self._first >= RISE
+        self.state.ema_decay = min(config.ema, EMA_AT_THE_END) if falling else config.ema
         self.state.apply(loss, config.learning_rate * share)
         return loss.item()
 
@@ -155,9 +156,9 @@ class Sitting:
         if self.config.hours * 3600 - seconds <= self.config.fall * pace:
             self._falls_from = self.state.step
 
-    def _choose_share(self, number: int, first: int) -> float:
+    def _choose_share(self, number: int) -> float:
         """Return the share of the learning rate: its rise, 1, or its fall to a fiftieth."""
-        return min(1.0, (number + 1 - first) / RISE, max(0.02, (self._end() - number) / self.config.fall))
+        return min(1.0, (number + 1 - self._first) / RISE, max(0.02, (self._end() - number) / self.config.fall))
 
     def _log_and_save(self, folder: Path, measure: Measure) -> None:
         step, ended = self.state.step, self.state.step == self._end()
@@ -168,15 +169,15 @@ class Sitting:
             log.info("train: %s", ", ".join(f"{name} {value:.4g}" for name, value in self.curve.rows[-1].items()))
         stopped = is_asked_to_stop()
         if ended or stopped or step % self.config.save_every == 0:
-            self._save(folder)
+            self._save(folder, ended)
         if stopped:
             raise KeyboardInterrupt
 
-    def _save(self, folder: Path) -> None:
+    def _save(self, folder: Path, ended: bool) -> None:
         with publish(folder / STATE) as aside:
             self.state.save(aside)
-        told = {"encoders": self._encoders, "hours": self.curve.hours, "rows": self.curve.rows, "losses": self._losses}
-        publish_json(folder / CURVE, told)
+        told = {"encoders": self._encoders, "first": None if ended else self._first, "losses": self._losses}
+        publish_json(folder / CURVE, told | {"hours": self.curve.hours, "rows": self.curve.rows})
 
     def _resume(self, folder: Path) -> None:
         if not (folder / STATE).is_file():
@@ -186,6 +187,8 @@ class Sitting:
             raise BadInput(f"{folder}: this training's latents are of another autoencoder. Choose another --state.")
         self.state.load(folder / STATE)
         self.curve, self._losses = Curve(told["rows"], told["hours"]), told["losses"]
+        # A sitting that was stopped goes on; after one that ended another begins.
+        self._first = self.state.step if told["first"] is None else told["first"]
         log.info("train: goes on from step %d", self.state.step)
 
 
