@@ -330,7 +330,6 @@ FIGURE_WORDS = {
     "last_frame_psnr_db": "last frame of a moving camera",
     "still_psnr_db": "last frame of a still one",
     "obeyed": "motion asked = motion measured",
-    "least_obeyed": "the same, of the worst motion",
     "speed_share": "speed, of that asked",
 }
 

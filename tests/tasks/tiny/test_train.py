@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from models.svd.model import load_model
-from models.weights.names import TINY
 from tasks.manifest import ManifestRef, read_rows
 from tasks.tiny import train
 from tasks.tiny.latents import FootageConfig, encode_files
@@ -77,11 +76,6 @@ def test_the_curve_is_measured_on_pictures_without_movers(model: str, monkeypatc
 
 def test_a_model_that_had_no_sitting_has_had_no_steps(tmp_path: Path, model: str):
     assert count_steps(Path(model), tmp_path) == 0
-
-
-def test_the_embedded_model_says_how_it_was_trained():
-    lineage = load_model(str(TINY)).facts.lineage
-    assert lineage["curve"][-1]["step"] == count_steps(TINY, Path("nowhere"))
 
 
 def test_the_step_goes_by_its_name_and_answers_for_the_files_it_writes():
