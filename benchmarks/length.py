@@ -30,7 +30,7 @@ from models.noise import Noise, draw_item_noise
 from models.svd.model import VideoModel, load_model, motion_bucket
 from models.svd.sampling import decode_latents, sample_latents
 from tasks.footage import Camera, Motion, Scene, render_shot
-from tasks.tiny.evaluate import HELD_OUT
+from tasks.tiny.held_out import HELD_OUT
 
 TIMES, SPEED, FIRST_SCENE = 4, 0.25, 400
 

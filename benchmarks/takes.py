@@ -34,7 +34,7 @@ from tasks.generate.calibrate import measure_own_speed
 from tasks.generate.choose import GateConfig, Take, choose
 from tasks.generate.job_resolver import FLOW_PER_STRENGTH
 from tasks.manifest import publish
-from tasks.tiny.evaluate import render_truth
+from tasks.tiny.held_out import render_truth
 
 MOTIONS: tuple[Motion, ...] = get_args(Motion)
 

@@ -11,7 +11,8 @@ from flows.running.told import told_flow
 from models.device import DEVICE_HELP, DeviceName, find_device
 from models.weights.names import MODEL_HELP, find_model_folder
 from tasks.manifest import publish_json
-from tasks.tiny.evaluate import EvaluateConfig, evaluate_model, format_figures, read_figures
+from tasks.tiny.evaluate import EvaluateConfig, evaluate_model
+from tasks.tiny.figures import format_figures, read_figures
 
 
 class EvaluationConfig(FlowConfig, EvaluateConfig):
@@ -29,7 +30,7 @@ class EvaluationConfig(FlowConfig, EvaluateConfig):
 
 
 class EvaluationOutcome(Outcome):
-    """The figures of tasks.tiny.evaluate.figures."""
+    """The figures of tasks/tiny/figures.py."""
 
     found: dict[str, Any]
 

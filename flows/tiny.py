@@ -1,71 +1,46 @@
-"""Make the embedded model from nothing: render footage, train its encoders, then its UNet in stages.
+"""Make the embedded model from nothing: render footage, train its encoders, then its UNet in sittings.
 
-The stages widen what is learned: one pair of motions at high noise, where direction is decided; then all directions and
-speeds; then whole pictures with zooms at lower noise, where sharpness is decided.
+A sitting goes on from the state that the one before left, or from a model that was trained elsewhere, and ends in a
+usable model.
 """
 
 from pathlib import Path
 
 from pydantic import Field
 
-from flows.finetune import FinetuneConfig, finetune
 from flows.running.config import FlowConfig, Outcome
-from flows.running.run import running
+from flows.running.run import Run, running
 from flows.running.told import told_flow
 from models.errors import BadInput
 from models.svd.model import FACTS_FILE, FIGURES_FILE, load_model, save_model
-from tasks.finetune.encode import LatentsConfig
-from tasks.finetune.train import TrainConfig
-from tasks.manifest import publish_folder, read_rows
+from models.weights.names import find_model_folder
+from tasks.manifest import ManifestRef, publish_folder, read_rows
 from tasks.tiny.encoders import EncodersConfig, train_encoders
-from tasks.tiny.render import RenderConfig, render_files, write_dataset
+from tasks.tiny.latents import FootageConfig, encode_files
+from tasks.tiny.render import RenderConfig
+from tasks.tiny.sitting import SittingConfig, count_files
+from tasks.tiny.train import count_steps, train_unet
 
-RENDER_SECONDS = 3.0
-"""On one core, for one file of forty scenes."""
-
-
-def first_pair() -> TrainConfig:
-    """Return the first stage: one pair of opposite motions, on squares of the latents, at noise where only the
-    direction shows."""
-    return TrainConfig(
-        parameters="all",
-        words=True,
-        motions=("pan_left", "pan_right"),
-        steps=500,
-        batch=16,
-        crop=8,
-        log_sigma_mean=2.0,
-        log_sigma_deviation=1.2,
-        ema=0.998,
-    )
-
-
-def all_directions() -> TrainConfig:
-    """Return the second stage: the still camera, both pans and both tilts."""
-    motions = ("static", "pan_left", "pan_right", "tilt_down", "tilt_up")
-    return first_pair().model_copy(update={"motions": motions, "steps": 1300})
-
-
-def whole_pictures() -> TrainConfig:
-    """Return the last stage: every motion, zooms included, on whole latents and at the lower noise where detail is
-    decided."""
-    changes = {"motions": None, "steps": 600, "batch": 8, "crop": None, "learning_rate": 1e-3}
-    return first_pair().model_copy(update=changes | {"log_sigma_mean": 1.3, "log_sigma_deviation": 1.5})
+FILE_SECONDS = 25.0
+"""On one core, for the clips of one file."""
 
 
 class TinyConfig(FlowConfig):
     """Everything the embedded model is made of."""
 
-    out: Path = Field(default=Path("out/tiny-model"), description="Folder of the footage, the runs and the model")
+    out: Path = Field(default=Path("out/tiny-model"), description="Folder of the footage, the encoders and the models")
     install: Path | None = Field(default=None, description="Folder the finished model is written to, in float16")
-    render: RenderConfig = Field(default=RenderConfig(), description="The footage")
+    base: Path | None = Field(
+        default=None,
+        description="Folder of a model to go on from where there is no state: its encoders, UNet and steps",
+    )
+    state: Path | None = Field(
+        default=None,
+        description="Folder of the training's state, which the next sitting goes on from; by default in OUT",
+    )
+    footage: FootageConfig = Field(default=FootageConfig(), description="The scenes, and how they are filmed")
     encoders: EncodersConfig = Field(default=EncodersConfig(), description="Autoencoder and image encoder")
-    encode: LatentsConfig = Field(
-        default=LatentsConfig(windows_per_clip=1, condition_draws=2), description="How clips become latents"
-    )
-    stages: tuple[TrainConfig, ...] = Field(
-        default=(first_pair(), all_directions(), whole_pictures()), description="The UNet's trainings, in order"
-    )
+    train: SittingConfig = Field(default=SittingConfig(), description="The UNet's training, and this sitting's end")
 
 
 class TinyOutcome(Outcome):
@@ -76,37 +51,38 @@ class TinyOutcome(Outcome):
 
 @told_flow(name="tiny")
 def tiny(config: TinyConfig) -> TinyOutcome:
-    """Render footage, train the encoders on it, then the UNet stage by stage."""
-    check_install(config.install)
-    footage, render = config.out / "footage", config.render
+    """Train the encoders on rendered scenes, film and encode what the UNet learns from, and hold a sitting."""
+    check(config)
     with running(config.out, "tiny", config) as run:
-        firsts = list(range(0, render.scenes, render.scenes_per_file))
-        files = run.at(footage).chunks(render_files, render, firsts, [RENDER_SECONDS] * len(firsts))
-        clips = write_dataset(footage, files)
-        encoders = run.whole(train_encoders, config.encoders, footage, clips)
-        model = (config.out / read_rows(encoders, ("model",))[0]["model"]).parent
-    for number, stage in enumerate(config.stages, start=1):
-        model = train_stage(config, number, stage, model)
-    return TinyOutcome(model=install(config, model))
+        base = config.base or make_base(run, config)
+        latents = film(run, config, base)
+        state = config.state or config.out / "state"
+        curve = run.whole(train_unet, config.train, base, latents, state, count_steps(base, state))
+        model = config.out / read_rows(curve, ("model",))[-1]["model"]
+        return TinyOutcome(model=install(config, model.parent))
 
 
-def check(_: TinyConfig) -> list[str]:
-    """Return nothing: everything is rendered."""
+def check(config: TinyConfig) -> list[str]:
+    """Return nothing: everything is rendered. Raises BadInput or BadModel where the base is no model, or others' files
+    are where the finished one goes."""
+    check_install(config.install)
+    if config.base:
+        find_model_folder(str(config.base))
     return []
 
 
-def train_stage(config: TinyConfig, number: int, stage: TrainConfig, base: Path) -> Path:
-    """Train the UNet from `base` for one stage; return the folder of the model that results."""
-    return finetune(
-        FinetuneConfig(
-            dataset=config.out / "footage",
-            out=config.out / f"stage-{number}",
-            base=str(base),
-            encode=config.encode,
-            train=stage,
-            workers=config.workers,
-        )
-    ).weights.resolve()
+def make_base(run: Run, config: TinyConfig) -> Path:
+    """Return the folder of a model with trained encoders and an untrained UNet."""
+    render = RenderConfig(**{name: getattr(config.footage, name) for name in RenderConfig.model_fields})
+    encoders = run.whole(train_encoders, config.encoders, render)
+    return (config.out / read_rows(encoders, ("model",))[0]["model"]).parent
+
+
+def film(run: Run, config: TinyConfig, base: Path) -> list[ManifestRef]:
+    """Film and encode as many files of clips as the training draws from."""
+    firsts = range(0, config.footage.scenes, config.footage.scenes_per_file)
+    wanted = [(base, first) for first in firsts][: count_files(config.train.steps, config.train)]
+    return run.chunks(encode_files, config.footage, wanted, [FILE_SECONDS] * len(wanted))
 
 
 def install(config: TinyConfig, model: Path) -> Path:

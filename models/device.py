@@ -51,6 +51,12 @@ DTYPE_HELP = (
 )
 
 
+def has_half_arithmetic() -> bool:
+    """Return whether this processor multiplies in bfloat16 by itself; elsewhere that is slower than float32."""
+    can = torch.cpu.get_capabilities()
+    return bool(can.get("avx512_bf16") or can.get("amx_bf16"))
+
+
 def find_device(name: str) -> torch.device:
     """Return the device of a name, with its number; raises BadInput when this machine or its torch lacks it."""
     there = {"cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0, "mps": torch.mps.device_count()}

@@ -71,10 +71,14 @@ def compute_mean_flow(motion: Motion, speed: float) -> float:
 
 @dataclass(frozen=True)
 class Scene:
-    """A world to film: its seed fixes the texture, the colours and the `movers` shapes that move in it."""
+    """A world to film: its seed fixes the texture, the colours and the `movers` shapes that move in it.
+
+    `start` is where the camera begins, in short sides from the world's left and top; by default the seed fixes it too.
+    """
 
     seed: int
     movers: int = 2
+    start: tuple[float, float] | None = None
 
 
 def render_shot(
@@ -84,6 +88,17 @@ def render_shot(
     if frames < 1:
         raise ValueError(f"A shot needs at least one frame, not {frames}.")
     return np.stack(list(_film(scene, camera, frames, fps, size)))
+
+
+def trace_view(camera: Camera, seconds: float, size: tuple[int, int]) -> NDArray[np.float32]:
+    """Return where each pixel of a frame is in the frame `seconds` earlier, of a world that does not move itself:
+    [height, width, 2], x and y in pixels. It is in view in both where that is inside the picture."""
+    centre = np.array([camera.pan, -camera.tilt]) * seconds * min(size) * OVERSAMPLING
+    before = _make_view(np.zeros(2), OVERSAMPLING, 0.0, size)
+    now = _make_view(centre, np.exp(-camera.zoom * seconds) * OVERSAMPLING, -np.deg2rad(camera.roll * seconds), size)
+    there = np.linalg.inv(np.vstack([before, [0, 0, 1]])) @ np.vstack([now, [0, 0, 1]])
+    y, x = np.mgrid[: size[1], : size[0]]
+    return np.tensordot(np.stack([x, y, np.ones_like(x)], axis=-1), there[:2], axes=(2, 1)).astype(np.float32)
 
 
 def dissolve(before: Frames, after: Frames, length: int) -> Frames:
@@ -128,7 +143,7 @@ def _film(scene: Scene, camera: Camera, frames: int, fps: float, size: tuple[int
     unit = min(width, height) * OVERSAMPLING
     world = _draw_canvas(scene.seed, round(unit * CANVAS_SIDES))
     movers = _make_movers(scene)
-    start = np.random.default_rng([scene.seed, 1]).uniform(0.4, 0.6, 2) * CANVAS_SIDES
+    start = _choose_start(scene)
     for index in range(frames):
         t = index / fps
         canvas = _draw_movers(world, movers, t, unit)
@@ -137,6 +152,12 @@ def _film(scene: Scene, camera: Camera, frames: int, fps: float, size: tuple[int
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         shown = cv2.warpAffine(canvas, to_canvas, size, flags=flags, borderMode=cv2.BORDER_REFLECT)
         yield shown.astype(np.uint8, copy=False)
+
+
+def _choose_start(scene: Scene) -> NDArray:
+    if scene.start is not None:
+        return np.array(scene.start)
+    return np.random.default_rng([scene.seed, 1]).uniform(0.4, 0.6, 2) * CANVAS_SIDES
 
 
 def _make_view(centre: NDArray, scale: float, angle: float, size: tuple[int, int]) -> NDArray:

@@ -66,13 +66,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     from models.svd.autoencoder import new_autoencoder
     from models.svd.image_encoder import new_feature_extractor, new_image_encoder
     from models.svd.model import ModelFacts, VideoModel, save_model
-    from tasks.tiny.encoders import make_scheduler, make_unet
+    from tasks.tiny.encoders import make_scheduler
+    from tests.small_svd import make_small_unet
 
     folder = tmp_path_factory.mktemp("models") / "small"
     with torch.random.fork_rng():
         torch.manual_seed(0)
         made = VideoModel(
-            unet=make_unet(),
+            unet=make_small_unet(),
             vae=new_autoencoder((32, 32, 32)),
             image_encoder=new_image_encoder(),
             feature_extractor=new_feature_extractor(),

@@ -33,7 +33,7 @@ from tasks.finetune.train_examples import ExampleChoice, Examples, gather_exampl
 from tasks.footage import Camera, Scene, dissolve, render_shot
 from tasks.manifest import Lineage, make_table, write_manifest
 from tasks.media.signals import Recorder, Signals, make_signals, shrink_frame
-from tasks.tiny.render import SCHEMA as CLIPS
+from tests.small_svd import CLIPS
 
 HALF_SECONDS = [0.5 * i for i in range(9)]
 

@@ -53,7 +53,7 @@ def test_a_changed_helper_changes_the_digest_of_the_steps_that_reach_it_and_of_n
     replace(copy / "models/measures/flow.py", "def farneback(", "def farneback(unused=None, *")
     changed = changed_steps(before, copy)
     assert "tasks.curate.motion" in changed
-    assert not {"tasks.curate.split", "tasks.curate.text", "tasks.tiny.render"} & changed
+    assert not {"tasks.curate.split", "tasks.curate.text", "tasks.tiny.encoders"} & changed
 
 
 @pytest.mark.slow

@@ -5,14 +5,16 @@ outputs one colour for hundreds of steps, so every residual branch begins near z
 begins as the identity.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, cast
 
 import torch
 from diffusers import AutoencoderKLTemporalDecoder
 from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
-from diffusers.models.resnet import ResnetBlock2D, TemporalResnetBlock
+from diffusers.models.resnet import ResnetBlock2D, SpatioTemporalResBlock, TemporalResnetBlock
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -54,11 +56,16 @@ def train_autoencoder(
     kl_weight: float = 1e-5,
     ema_decay: float = 0.995,
     progress: Progress | None = None,
+    trained: Iterable[nn.Parameter] | None = None,
 ) -> AutoencoderKLTemporalDecoder:
-    """Fit `vae` to clips, float32 [batch, frames, 3, height, width] in -1..1; return the moving average of its
-    weights."""
-    optimiser = torch.optim.AdamW(vae.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, total_steps=steps, pct_start=0.05)
+    """Fit `vae`, or those of its parameters that are `trained`, to clips, float32 [batch, frames, 3, height, width] in
+    -1..1; return the moving average of its weights."""
+    chosen = list(vae.parameters() if trained is None else trained)
+    vae.requires_grad_(False)
+    for parameter in chosen:
+        parameter.requires_grad_(True)
+    optimiser = torch.optim.AdamW(chosen, lr=learning_rate, betas=(0.9, 0.98), weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, partial(rise_stay_fall, steps=steps))
     average = torch.optim.swa_utils.AveragedModel(
         vae, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(ema_decay)
     )
@@ -68,13 +75,37 @@ def train_autoencoder(
             loss, facts = _measure_loss(vae, next(clips), kl_weight)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(chosen, 1.0)
         optimiser.step()
         schedule.step()
         average.update_parameters(vae)
         if progress:
             progress(step, facts)
-    return cast(AutoencoderKLTemporalDecoder, average.module).eval()
+    return cast(AutoencoderKLTemporalDecoder, average.module).eval().requires_grad_(True)
+
+
+def rise_stay_fall(step: int, steps: int, rise: int = 50, fall: float = 0.2) -> float:
+    """Return the share of the learning rate at a step: a linear rise, then all of it, then a linear fall over the last
+    share `fall` of the steps, down to a fiftieth."""
+    return min(1.0, (step + 1) / rise, max(0.02, (steps - step) / (fall * steps)))
+
+
+@contextmanager
+def leave_out_time(vae: AutoencoderKLTemporalDecoder) -> Iterator[None]:
+    """Have the decoder work without its temporal branches for the length of a block: what single frames learn needs
+    none, and a third of the time is saved."""
+    blocks = [block for block in vae.decoder.modules() if isinstance(block, SpatioTemporalResBlock)]
+    try:
+        for block in blocks:
+            vars(block)["forward"] = partial(_run_spatial_branch, block)
+        yield
+    finally:
+        for block in blocks:
+            vars(block).pop("forward", None)
+
+
+def _run_spatial_branch(block: SpatioTemporalResBlock, hidden_states: Tensor, **_: object) -> Tensor:
+    return block.spatial_res_block(hidden_states, None)
 
 
 def normalise_latents(vae: AutoencoderKLTemporalDecoder, clips: list[Tensor]) -> None:

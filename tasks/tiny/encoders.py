@@ -1,14 +1,15 @@
 """The embedded model's autoencoder and image encoder, trained from scratch on the rendered footage.
 
-The autoencoder learns on single frames, then its latents are brought to unit deviation, then it learns on whole clips,
-so that its temporal layers see motion. The image encoder learns to distinguish the shots.
+The autoencoder halves each side three times: content that moves then crosses few cells, and the UNet's attention can
+carry it. It learns on single frames, then its latents are brought to unit deviation and its encoder stays as it is;
+then the decoder learns on whole clips, so that its temporal layers see motion. The image encoder learns to distinguish
+the shots.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pyarrow as pa
 import torch
@@ -17,6 +18,7 @@ from prefect import task
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.nn import functional as F
+from transformers import CLIPVisionModelWithProjection
 
 from models.measures.psnr import psnr
 from models.pictures import from_pixels
@@ -24,21 +26,24 @@ from models.svd.autoencoder import (
     Progress,
     decode_clips,
     encode_frames,
+    leave_out_time,
     new_autoencoder,
     normalise_latents,
     train_autoencoder,
 )
 from models.svd.image_encoder import new_feature_extractor, new_image_encoder, train_image_encoder
 from models.svd.model import ModelFacts, VideoModel, save_model
-from models.svd.regions import SLIDING
 from tasks.caching import Step, find_or_compute
-from tasks.manifest import ManifestRef, make_table, publish_folder, read_rows
-from tasks.media.video import read_frames
+from tasks.manifest import ManifestRef, make_table, publish_folder
+from tasks.tiny.render import FPS, FRAMES, SIDE, RenderConfig, film_scene
 
-VERSION = 1
+VERSION = 2
 
-SIDE, FRAMES, FPS = 64, 8, 7.0
-"""The embedded model's picture, clip and rate."""
+WIDTHS, LATENT_CHANNELS = (64, 64, 64), 8
+"""The autoencoder's widths, from whole pictures to cells of 8 x 8 pixels, and the numbers in a cell."""
+
+HELD, HELD_SCENES = 9_000_000, 8
+"""Scenes that the autoencoder is measured on."""
 
 SCHEMA = pa.schema(
     [
@@ -59,24 +64,28 @@ class EncodersConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    clips: int = Field(default=1000, ge=8, description="Clips kept in memory to learn from")
-    frame_steps: int = Field(default=1800, ge=1, description="Steps of the autoencoder on single frames")
-    clip_steps: int = Field(default=400, ge=1, description="Steps of the autoencoder on whole clips")
-    crop: int = Field(default=32, ge=16, description="Side of the random squares it learns on, in pixels")
+    scenes: int = Field(default=250, ge=2, description="Scenes kept in memory to learn from")
+    frame_steps: int = Field(default=4000, ge=1, description="Steps of the autoencoder on single frames")
+    frame_batch: int = Field(default=4, ge=1, description="Frames of a step")
+    clip_steps: int = Field(default=1000, ge=1, description="Steps of its decoder on whole clips")
+    clip_batch: int = Field(default=2, ge=1, description="Clips of such a step")
     match_steps: int = Field(default=200, ge=1, description="Steps of the image encoder")
     seed: int = Field(default=0, ge=0, description="Seed of initial weights and batches")
 
 
 def make_unet() -> UNetSpatioTemporalConditionModel:
-    """Return the embedded model's untrained UNet, with attention at every level, because only the temporal transformers
-    know which frame is which."""
+    """Return the embedded model's untrained UNet. Content moves by attention, and only among few large cells does it
+    get far, so attention begins where the latents are halved once; only the temporal transformers know which frame is
+    which."""
     return UNetSpatioTemporalConditionModel(
-        sample_size=SIDE // 4,
-        block_out_channels=(32, 64),
-        num_attention_heads=(1, 2),
+        sample_size=SIDE // 2 ** (len(WIDTHS) - 1),
+        in_channels=2 * LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        block_out_channels=(32, 64, 64),
+        num_attention_heads=(1, 2, 2),
         layers_per_block=1,
-        down_block_types=("CrossAttnDownBlockSpatioTemporal",) * 2,
-        up_block_types=("CrossAttnUpBlockSpatioTemporal",) * 2,
+        down_block_types=("DownBlockSpatioTemporal", *("CrossAttnDownBlockSpatioTemporal",) * 2),
+        up_block_types=(*("CrossAttnUpBlockSpatioTemporal",) * 2, "UpBlockSpatioTemporal"),
         cross_attention_dim=64,
         addition_time_embed_dim=32,
         projection_class_embeddings_input_dim=96,
@@ -96,35 +105,34 @@ def make_scheduler() -> EulerDiscreteScheduler:
     )
 
 
-def load_clips(dataset: Path, limit: int) -> Tensor:
-    """Load shots of the rendered dataset, evenly spread, in order: uint8 [clips, frames, 3, SIDE, SIDE]."""
-    wanted: dict[str, list[tuple[float, float]]] = {}
-    rows = read_rows(dataset / "clips.parquet", ("source", "start_s", "end_s"))
-    for row in rows[:: max(1, len(rows) // limit)][:limit]:
-        wanted.setdefault(row["source"], []).append((row["start_s"], row["end_s"]))
-    clips = [clip for source, spans in wanted.items() for clip in _read_shots(dataset / source, spans)]
+def film_clips(scenes: Iterable[int], config: RenderConfig) -> Tensor:
+    """Film scenes: uint8 [clips, frames, 3, SIDE, SIDE], the shots of a scene one after the other."""
+    clips = [shot.frames for number in scenes for shot in film_scene(number, config)]
     return torch.from_numpy(np.stack(clips)).permute(0, 1, 4, 2, 3)
 
 
-def _read_shots(path: Path, spans: list[tuple[float, float]]) -> Iterator[np.ndarray]:
-    def small(frame: np.ndarray) -> np.ndarray:
-        return cv2.resize(frame, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
-
-    frames = [(float(time), small(frame.to_ndarray(format="rgb24"))) for time, frame in read_frames(path)]
-    for start, end in spans:
-        yield np.stack([f for t, f in frames if start - 1e-6 <= t < end - 1e-6])
-
-
-def draw_squares(clips: Tensor, config: EncodersConfig, batch: int, length: int) -> Iterator[Tensor]:
-    """Yield random squares without end, float [batch, length, 3, crop, crop] in -1..1, of `length` consecutive
+def draw_clips(clips: Tensor, batch: int, length: int, seed: int) -> Iterator[Tensor]:
+    """Yield batches of clips without end, float [batch, length, 3, SIDE, SIDE] in -1..1, of `length` consecutive
     frames."""
-    generator = torch.Generator().manual_seed(config.seed)
+    generator = torch.Generator().manual_seed(seed)
     while True:
         picks = torch.randint(len(clips), (batch,), generator=generator)
-        first = int(torch.randint(0, FRAMES - length + 1, (), generator=generator))
-        top, left = torch.randint(0, SIDE - config.crop + 1, (2,), generator=generator).tolist()
-        square = clips[picks, first : first + length, :, top : top + config.crop, left : left + config.crop]
-        yield from_pixels(square)
+        firsts = torch.randint(0, FRAMES - length + 1, (batch,), generator=generator)
+        chosen = [clips[i, first : first + length] for i, first in zip(picks, firsts.tolist(), strict=True)]
+        yield from_pixels(torch.stack(chosen))
+
+
+def train_on_frames(
+    clips: Tensor, config: EncodersConfig, progress: Progress | None = None
+) -> AutoencoderKLTemporalDecoder:
+    """Return an autoencoder that learned on single frames of clips; its latents have zero mean and unit deviation."""
+    torch.manual_seed(config.seed)
+    vae = new_autoencoder(WIDTHS, LATENT_CHANNELS)
+    with leave_out_time(vae):
+        frames = draw_clips(clips, config.frame_batch, 1, config.seed)
+        vae = train_autoencoder(vae, frames, config.frame_steps, progress=progress)
+    normalise_latents(vae, [from_pixels(clip[None]) for clip in clips[:: max(1, len(clips) // 64)]])
+    return vae
 
 
 def draw_frame_pairs(clips: Tensor, batch: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -162,53 +170,61 @@ def _make_reporter(name: str, every: int, kept: list[float] | None = None) -> Pr
     return say
 
 
-def build_base(dataset: Path, run: Path, key: str, config: EncodersConfig) -> pa.Table:
-    """Train both encoders on the dataset and write them, with an untrained UNet, as a model folder below
-    `run`."""
-    torch.manual_seed(config.seed)
-    clips = load_clips(dataset, config.clips)
-    learn, held = clips[: -len(clips) // 20], clips[-len(clips) // 20 :]
-    losses: list[float] = []
-    say = _make_reporter("autoencoder", 100, losses)
-    vae = train_autoencoder(new_autoencoder(), draw_squares(learn, config, 8, 1), config.frame_steps, progress=say)
-    normalise_latents(vae, [from_pixels(clip[None]) for clip in learn[:32]])
-    batches = draw_squares(learn, config, 2, FRAMES)
-    vae = train_autoencoder(vae, batches, config.clip_steps, learning_rate=6e-4, progress=say)
+def train_decoder(
+    vae: AutoencoderKLTemporalDecoder, clips: Tensor, config: EncodersConfig, progress: Progress | None = None
+) -> AutoencoderKLTemporalDecoder:
+    """Return an autoencoder whose decoder also learned on whole clips; its encoder is as it was."""
+    batches = draw_clips(clips, config.clip_batch, FRAMES, config.seed + 1)
+    trained = list(vae.decoder.parameters())
+    return train_autoencoder(vae, batches, config.clip_steps, 6e-4, progress=progress, trained=trained)
+
+
+def train_image_side(clips: Tensor, config: EncodersConfig) -> tuple[CLIPVisionModelWithProjection, float]:
+    """Return an image encoder that learned to tell shots apart, and the share of pairs that it matched at the end."""
     matched: list[float] = []
 
     def keep_matched(step: int, facts: dict[str, float]) -> None:
         matched.append(facts["matched"])
 
-    encoder = train_image_encoder(
-        new_image_encoder(), draw_frame_pairs(learn, 32, config.seed), config.match_steps, progress=keep_matched
+    torch.manual_seed(config.seed)
+    pairs = draw_frame_pairs(clips, 32, config.seed)
+    encoder = train_image_encoder(new_image_encoder(), pairs, config.match_steps, progress=keep_matched)
+    return encoder, float(np.mean(matched[-10:]))
+
+
+def make_facts() -> ModelFacts:
+    """Return the embedded model's native numbers."""
+    return ModelFacts(
+        frames=FRAMES, width=SIDE, height=SIDE, fps=FPS, motion_bucket=85, noise_aug=0.02, guidance=(1.0, 1.0)
     )
-    facts = ModelFacts(
-        frames=FRAMES,
-        width=SIDE,
-        height=SIDE,
-        fps=FPS,
-        motion_bucket=85,
-        noise_aug=0.02,
-        guidance=(1.0, 1.0),
-        by_regions=tuple(SLIDING),
-    )
+
+
+def build_base(run: Path, key: str, config: EncodersConfig, render: RenderConfig) -> pa.Table:
+    """Train both encoders on rendered scenes and write them, with an untrained UNet, as a model folder below `run`."""
+    learn, held = film_clips(range(config.scenes), render), film_clips(range(HELD, HELD + HELD_SCENES), render)
+    losses: list[float] = []
+    say = _make_reporter("autoencoder", 100, losses)
+    vae = train_decoder(train_on_frames(learn, config, say), learn, config, say)
+    encoder, matched = train_image_side(learn, config)
+    torch.manual_seed(config.seed)
     name = f"base/{key}"
     with publish_folder(run / name) as aside:
         model = VideoModel(
-            make_unet(), vae, encoder, new_feature_extractor(), make_scheduler(), words={}, facts=facts, revision=""
+            make_unet(), vae, encoder, new_feature_extractor(), make_scheduler(), {}, make_facts(), revision=""
         )
         save_model(model, aside)
     row = {
         "model": f"{name}/model_index.json",
         "autoencoder_psnr_db": measure_reconstruction(vae, held),
         "autoencoder_loss": losses,
-        "image_encoder_matched": float(np.mean(matched[-10:])),
+        "image_encoder_matched": matched,
     }
     log.info("autoencoder: %.2f dB on held-out clips", row["autoencoder_psnr_db"])
     return make_table([row], SCHEMA)
 
 
 @task(name="encoders")
-def train_encoders(run: Path, config: EncodersConfig, dataset: Path, clips: ManifestRef) -> ManifestRef:
-    """Make the base model below `run`: encoders trained on the dataset, and an untrained UNet."""
-    return find_or_compute(STEP, run, config, [clips], lambda key: build_base(dataset, run, key, config))
+def train_encoders(run: Path, config: EncodersConfig, render: RenderConfig) -> ManifestRef:
+    """Make the base model below `run`: encoders trained on rendered scenes, and an untrained UNet."""
+    inputs = [f"filmed {render.model_dump_json()}"]
+    return find_or_compute(STEP, run, config, inputs, lambda key: build_base(run, key, config, render))

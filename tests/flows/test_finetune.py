@@ -31,8 +31,8 @@ from tasks.footage import Camera, Motion, Scene, render_shot
 from tasks.ledger import mark, record
 from tasks.manifest import Lineage, digest_file, make_table, read_manifest_ref, read_rows, write_manifest
 from tasks.media.video import write_video
-from tasks.tiny.render import SCHEMA
 from tests.declared import declared
+from tests.small_svd import CLIPS
 
 torch.set_num_threads(1)
 
@@ -51,8 +51,8 @@ def dataset(root: Path, keep: bool = True, end_s: float = 1.0) -> Path:
         digest = digest_file(path)
         clip = {"clip_id": motion, "video_id": digest[:16], "digest": digest, "source": str(path), "keep": keep}
         rows.append(clip | {"start_s": 0.0, "end_s": end, "camera_motion": motion, "motion_score": 0.4})
-    write_manifest(root / "clips.parquet", make_table(rows, SCHEMA), MADE)
-    write_manifest(root / "videos.parquet", make_table(rows, SCHEMA), MADE)
+    write_manifest(root / "clips.parquet", make_table(rows, CLIPS), MADE)
+    write_manifest(root / "videos.parquet", make_table(rows, CLIPS), MADE)
     return root
 
 

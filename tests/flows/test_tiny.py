@@ -1,70 +1,87 @@
-"""The embedded model is made from nothing by one flow, at the smallest size here; what it ends in is a model."""
+"""The embedded model is made from nothing by one flow, at the smallest size here, and goes on from where it ended."""
 
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 
+from flows.command.main import main
 from flows.running.run import run_flow
-from flows.tiny import TinyConfig, tiny
+from flows.tiny import TinyConfig, film, tiny
 from models.errors import BadInput
 from models.svd.model import load_model
-from tasks.finetune.encode import LatentsConfig
-from tasks.finetune.train import TrainConfig
+from tasks.tiny import encoders, train
 from tasks.tiny.encoders import EncodersConfig
-from tasks.tiny.render import RenderConfig
+from tasks.tiny.latents import FootageConfig
+from tasks.tiny.sitting import SittingConfig
 from tests.declared import declared
 
 torch.set_num_threads(1)
 
-STAGE = TrainConfig(parameters="all", words=True, steps=1, batch=1, crop=8)
 
-
-def smallest(out: Path, stages: tuple[TrainConfig, ...]) -> TinyConfig:
+def smallest(out: Path, **changes: object) -> TinyConfig:
     return TinyConfig(
         out=out,
         install=out / "installed",
-        render=RenderConfig(scenes=4, scenes_per_file=4, side=64),
-        encoders=EncodersConfig(clips=8, frame_steps=1, clip_steps=1, crop=16, match_steps=1),
-        encode=LatentsConfig(windows_per_clip=1, condition_draws=1),
-        stages=stages,
+        footage=FootageConfig(scenes=3, scenes_per_file=1, shots=1),
+        encoders=EncodersConfig(scenes=2, frame_steps=1, frame_batch=1, clip_steps=1, clip_batch=1, match_steps=1),
+        train=SittingConfig(steps=2, batch=1, fall=1, widen_every=1),
         workers=1,
-    )
+    ).model_copy(update=changes)
 
 
 @pytest.mark.usefixtures("prefect_server")
-def test_a_model_is_made_stage_by_stage_and_made_once(tmp_path: Path):
-    first = run_flow(tiny, smallest(tmp_path, (STAGE,)))
-    assert first.model == tmp_path / "installed"
+def test_a_model_is_made_goes_on_from_its_state_and_from_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(train, "measure", lambda _: {"obeyed": 0.5})
+    monkeypatch.setattr(encoders, "HELD_SCENES", 1)
+    out = tmp_path / "out"
+    first = run_flow(tiny, smallest(out))
+    assert first.model == out / "installed"
     one = load_model(str(first.model))
-    assert one.facts.lineage["dataset"] == "footage"
-    assert len(one.facts.lineage["clips"]) == 8
-    assert set(one.words) >= {"pan_left", "pan_right"} or set(one.words) >= {"tilt_up", "tilt_down"}
+    assert one.facts.lineage["curve"][-1]["step"] == 2
+    assert "roll" in one.words
+    assert len(list((out / "latents").glob("*.safetensors"))) == 2, "as many files as two steps draw from"
 
-    stage_1 = {p: p.stat().st_mtime_ns for p in (tmp_path / "stage-1/weights").rglob("*") if p.is_file()}
-    second = run_flow(tiny, smallest(tmp_path, (STAGE, STAGE.model_copy(update={"seed": 1}))))
-    assert {p: p.stat().st_mtime_ns for p in stage_1} == stage_1
-    assert len(list((tmp_path / "base").iterdir())) == 1
-    two = load_model(str(second.model))
-    assert two.facts.lineage["base_revision"] != one.facts.lineage["base_revision"]
-    assert not torch.equal(two.unet.conv_in.weight, one.unet.conv_in.weight)
-    assert torch.equal(two.vae.quant_conv.weight, one.vae.quant_conv.weight)
+    more = SittingConfig(steps=3, batch=1, fall=1, widen_every=1)
+    second = load_model(str(run_flow(tiny, smallest(out, train=more)).model))
+    assert [row["step"] for row in second.facts.lineage["curve"]] == [2, 3]
+    assert len(list((out / "base").iterdir())) == 1
+    assert torch.equal(second.vae.quant_conv.weight, one.vae.quant_conv.weight)
+    assert not torch.equal(second.unet.conv_in.weight, one.unet.conv_in.weight)
+
+    last = SittingConfig(steps=4, batch=1, fall=1, widen_every=1)
+    moved = smallest(tmp_path / "other", base=first.model, train=last, state=tmp_path / "kept")
+    third = load_model(str(run_flow(tiny, moved).model))
+    assert [row["step"] for row in third.facts.lineage["curve"]] == [2, 3, 4]
+    assert (tmp_path / "kept" / "state.safetensors").is_file()
 
 
 def test_a_folder_with_files_of_others_is_no_place_to_install_a_model(tmp_path: Path):
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(BadInput, match=r"has files that Reelmill did not write\. Choose another folder for --install"):
-        tiny.fn(smallest(tmp_path / "out", ()).model_copy(update={"install": tmp_path}))
+        tiny.fn(smallest(tmp_path / "out").model_copy(update={"install": tmp_path}))
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_each_stage_learns_words_and_the_last_sees_whole_pictures_and_every_motion():
-    stages = TinyConfig().stages
-    assert all(stage.words and stage.parameters == "all" for stage in stages)
-    assert (stages[-1].crop, stages[-1].motions) == (None, None)
-    known = [set(stage.motions) for stage in stages if stage.motions]
-    assert all(earlier < later for earlier, later in pairwise(known))
+def test_no_files_of_others_are_replaced_and_a_base_has_to_be_a_model(tmp_path: Path, capsys: pytest.CaptureFixture):
+    (tmp_path / "note.txt").write_text("mine")
+    assert main(["tiny", "--out", str(tmp_path / "out"), "--install", str(tmp_path), "--dry-run"]) == 2
+    assert "has files that Reelmill did not write" in capsys.readouterr().err
+    assert main(["tiny", "--out", str(tmp_path / "out"), "--base", str(tmp_path / "gone"), "--dry-run"]) == 2
+    assert "no model there" in capsys.readouterr().err
+
+
+def test_only_the_files_that_the_steps_draw_from_are_filmed(tmp_path: Path):
+    class Asked:
+        items: list[tuple[Path, int]]
+
+        def chunks(self, step: object, config: object, items: list[tuple[Path, int]], seconds: list[float]) -> list:
+            self.items = items
+            return [None] * len(seconds)
+
+    asked, config = Asked(), TinyConfig(train=SittingConfig(steps=81, widen_every=40))
+    assert film(asked, config, tmp_path) == [None] * 3  # pyright: ignore[reportArgumentType]
+    assert asked.items == [(tmp_path, 0), (tmp_path, 25), (tmp_path, 50)]
 
 
 def test_the_settings_have_these_defaults_and_bounds():
@@ -72,18 +89,11 @@ def test_the_settings_have_these_defaults_and_bounds():
         "": "frozen=True, extra='forbid'",
         "out": "out/tiny-model",
         "install": "None",
-        "render": "RenderConfig()",
+        "base": "None",
+        "state": "None",
+        "footage": "FootageConfig()",
         "encoders": "EncodersConfig()",
-        "encode": "LatentsConfig(windows_per_clip=1, condition_draws=2)",
-        "stages": (
-            "(TrainConfig(parameters='all', motions=('pan_left', 'pan_right'), steps=500, batch=16, "
-            "log_sigma_mean=2.0, log_sigma_deviation=1.2, words=True, crop=8, ema=0.998), "
-            "TrainConfig(parameters='all', motions=('static', 'pan_left', 'pan_right', 'tilt_down', "
-            "'tilt_up'), steps=1300, batch=16, log_sigma_mean=2.0, log_sigma_deviation=1.2, words=True, "
-            "crop=8, ema=0.998), "
-            "TrainConfig(parameters='all', motions=None, steps=600, batch=8, learning_rate=0.001, "
-            "log_sigma_mean=1.3, log_sigma_deviation=1.5, words=True, crop=None, ema=0.998))"
-        ),
+        "train": "SittingConfig()",
     }
 
 

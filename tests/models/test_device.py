@@ -30,7 +30,8 @@ from models.svd.exact_decode import Room, decode_exactly
 from models.svd.image_encoder import new_feature_extractor, new_image_encoder
 from models.svd.model import ModelFacts, VideoModel
 from models.svd.sampling import sample_latents
-from tasks.tiny.encoders import make_scheduler, make_unet
+from tasks.tiny.encoders import make_scheduler
+from tests.small_svd import make_small_unet
 
 GPU = torch.device("cuda", 0)
 
@@ -49,7 +50,7 @@ def made_on_a_gpu(half: torch.dtype) -> VideoModel:
     try:
         torch.set_default_dtype(half)
         with GPU:
-            unet, encoder = make_unet(), new_image_encoder()
+            unet, encoder = make_small_unet(), new_image_encoder()
         torch.set_default_dtype(torch.float32)
         with GPU:
             vae = new_autoencoder((32, 32, 32))

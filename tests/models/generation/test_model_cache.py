@@ -26,15 +26,16 @@ from models.svd.lora import LoraFacts, add_lora, read_lora_weights, save_lora
 from models.svd.model import ModelFacts, VideoModel, load_model, save_model
 from models.weights import names
 from models.weights.names import compute_weights_digest, find_model_folder
-from tasks.tiny.encoders import make_scheduler, make_unet
+from tasks.tiny.encoders import make_scheduler
 from tests.hub_cache import COMMIT, cached
 from tests.small_families import drawing_pipeline, ltx_parts, save
+from tests.small_svd import make_small_unet
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
-    parts = {"vae": new_autoencoder((32, 32)), "unet": make_unet(), "image_encoder": new_image_encoder()}
+    parts = {"vae": new_autoencoder((32, 32)), "unet": make_small_unet(), "image_encoder": new_image_encoder()}
     facts = ModelFacts.model_validate({"frames": 4, "width": 32, "height": 32})
     rest = {"feature_extractor": new_feature_extractor(), "scheduler": make_scheduler(), "words": {}, "revision": ""}
     save_model(VideoModel(**parts, facts=facts, **rest), folder)

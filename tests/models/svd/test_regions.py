@@ -16,7 +16,7 @@ from models.svd.regions import PARTS, SLIDING, choose_word, compute_shares, list
 from models.svd.sampling import decode_latents, sample_latents
 from models.weights.names import TINY
 from tasks.footage import Camera, Scene, render_shot
-from tasks.tiny.evaluate import render_truth
+from tasks.tiny.held_out import render_truth
 
 
 @pytest.fixture

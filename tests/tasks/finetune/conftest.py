@@ -12,7 +12,7 @@ from tasks.finetune.encode import ClipSpan, LatentsConfig, SourceClips, encode_s
 from tasks.footage import Camera, Motion, Scene, compute_mean_flow, render_shot
 from tasks.manifest import Lineage, ManifestRef, digest_file, make_table, write_manifest
 from tasks.media.video import write_video
-from tasks.tiny.render import SCHEMA
+from tests.small_svd import CLIPS
 
 cv2.setNumThreads(1)
 torch.set_num_threads(1)
@@ -66,5 +66,5 @@ def trainable(tmp_path_factory: pytest.TempPathFactory, films: Films, model: str
         for source, motion in zip(sources, motions, strict=True)
         for clip in source.clips
     ]
-    clips = write_manifest(root / "clips.parquet", make_table(rows, SCHEMA), Lineage(step="select", version=1))
+    clips = write_manifest(root / "clips.parquet", make_table(rows, CLIPS), Lineage(step="select", version=1))
     return Trainable(root, encoded, clips, model)

@@ -26,9 +26,9 @@ from tasks.finetune.train_process import train as train_here
 from tasks.finetune.training_run import Places, Training, has_grown
 from tasks.manifest import Lineage, ManifestRef, make_table, read_manifest, read_rows, write_manifest
 from tasks.stopping import ask_to_stop, forget_to_stop
-from tasks.tiny.render import SCHEMA as CLIPS
 from tests.declared import declared
 from tests.hub_cache import COMMIT, cached
+from tests.small_svd import CLIPS
 
 CONFIG = TrainConfig(steps=11, batch=1, rank=2, checkpoint_every=3, ema=0.9, samples=0)
 

@@ -14,7 +14,7 @@ from tasks.finetune.buckets import Bucket
 from tasks.finetune.encode import SCHEMA as ENCODED
 from tasks.finetune.train_examples import Example, ExampleChoice, Examples, gather_examples, hold_out
 from tasks.manifest import Lineage, ManifestRef, make_table, write_manifest
-from tasks.tiny.render import SCHEMA as CLIPS
+from tests.small_svd import CLIPS
 
 MADE = Lineage(step="made", version=1)
 

@@ -12,77 +12,52 @@ from models.pictures import from_pixels
 from models.svd.autoencoder import decode_clips, encode_frames, new_autoencoder
 from models.svd.model import load_model
 from models.weights.names import TINY
-from tasks.manifest import ManifestRef, read_rows
+from tasks.manifest import read_rows
 from tasks.tiny import encoders
 from tasks.tiny.encoders import (
-    FRAMES,
-    SIDE,
     STEP,
     EncodersConfig,
+    draw_clips,
     draw_frame_pairs,
-    draw_squares,
-    load_clips,
+    film_clips,
     make_scheduler,
     make_unet,
     measure_reconstruction,
+    train_decoder,
     train_encoders,
+    train_on_frames,
 )
-from tasks.tiny.render import RenderConfig, film_scene, render_files, write_dataset
+from tasks.tiny.render import FRAMES, SIDE, RenderConfig, film_scene
 from tests.declared import declared
 
 torch.set_num_threads(1)
 
-RENDER = RenderConfig(scenes=6, scenes_per_file=4, side=64)
-CONFIG = EncodersConfig(clips=12, frame_steps=11, clip_steps=2, crop=16, match_steps=2)
+RENDER = RenderConfig(shots=2)
+CONFIG = EncodersConfig(scenes=2, frame_steps=11, frame_batch=1, clip_steps=1, clip_batch=1, match_steps=2)
 
 
-@pytest.fixture(scope="module")
-def footage(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ManifestRef]:
-    root = tmp_path_factory.mktemp("footage")
-    return root, write_dataset.fn(root, render_files.fn(root, RENDER, [0, 4]))
+@pytest.fixture(autouse=True)
+def _small_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoders, "WIDTHS", (32, 32))
+    monkeypatch.setattr(encoders, "HELD_SCENES", 1)
 
 
-def test_clips_are_the_shots_of_the_dataset_in_order(footage):
-    clips = load_clips(footage[0], 12)
-    assert (clips.shape, clips.dtype) == ((12, FRAMES, 3, SIDE, SIDE), torch.uint8)
-    for scene in range(6):
-        true = torch.from_numpy(film_scene(scene, RENDER)[2]).permute(0, 3, 1, 2).float()
-        for shown, index in ((true, 2 * scene), (true.flip(0), 2 * scene + 1)):
-            away = (clips - shown).abs().mean((1, 2, 3, 4))
-            assert away.argmin() == index
-            assert away[index] < 8
+def test_clips_are_the_shots_of_the_scenes_in_order():
+    clips = film_clips(range(3, 5), RENDER)
+    assert (clips.shape, clips.dtype) == ((4, FRAMES, 3, SIDE, SIDE), torch.uint8)
+    shots = [shot.frames for number in (3, 4) for shot in film_scene(number, RENDER)]
+    assert all(torch.equal(clip, torch.from_numpy(s).permute(0, 3, 1, 2)) for clip, s in zip(clips, shots, strict=True))
 
 
-def test_fewer_clips_are_spread_over_the_dataset(footage):
-    every = load_clips(footage[0], 12)
-    assert torch.equal(load_clips(footage[0], 4), every[::3])
-
-
-def test_a_square_is_a_part_of_a_clip_and_the_same_in_each_of_its_frames():
-    # Each pixel says where it is: 32 columns of red, 32 rows of green, and the clip with its frame in blue.
-    across = torch.arange(SIDE)
-    clips = torch.zeros(3, FRAMES, 3, SIDE, SIDE, dtype=torch.uint8)
-    clips[:, :, 0] = across[None, None, None, :]
-    clips[:, :, 1] = across[None, None, :, None]
-    clips[:, :, 2] = (torch.arange(3)[:, None] * 10 + torch.arange(FRAMES))[:, :, None, None]
-    for batch in islice(draw_squares(clips, CONFIG, batch=5, length=3), 20):
-        assert batch.shape == (5, 3, 3, 16, 16)
-        places = ((batch + 1) * 127.5).round().int()
-        assert (places[:, :, 0].diff(dim=-1) == 1).all()
-        assert (places[:, :, 1].diff(dim=-2) == 1).all()
-        assert (places[:, :, 2, 0, 0].diff(dim=1) == 1).all()
-        assert (places[:, :, :2] == places[:1, :1, :2]).all()
-
-
-def test_batches_are_the_same_for_the_same_seed():
-    clips = torch.randint(
-        256, (8, FRAMES, 3, SIDE, SIDE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
-    )
-    first, again, other = (
-        next(draw_squares(clips, CONFIG.model_copy(update={"seed": seed}), 2, FRAMES)) for seed in (1, 1, 2)
-    )
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
+def test_a_batch_is_of_consecutive_frames_and_the_same_for_the_same_seed():
+    clips = (torch.arange(3)[:, None] * 40 + torch.arange(FRAMES)).to(torch.uint8)
+    clips = clips[:, :, None, None, None].expand(3, FRAMES, 3, 2, 2)
+    first, again, other = (list(islice(draw_clips(clips, 5, 3, seed), 4)) for seed in (1, 1, 2))
+    assert torch.equal(torch.stack(first), torch.stack(again))
+    assert not torch.equal(torch.stack(first), torch.stack(other))
+    for batch in first:
+        assert batch.shape == (5, 3, 3, 2, 2)
+        assert (((batch + 1) * 127.5).round()[:, :, 0, 0, 0].diff(dim=1) == 1).all()
 
 
 def test_a_pair_of_frames_is_of_the_same_shots():
@@ -110,18 +85,37 @@ def test_reconstruction_is_measured_against_the_clips():
     assert measure_reconstruction(vae, flat.expand(3, -1, -1, -1, -1)) == pytest.approx(untrained, abs=1e-3)
 
 
-def test_the_embedded_model_is_of_the_shape_and_the_noise_levels_that_are_made_here():
-    for made, file in ((make_unet(), "unet/config.json"), (make_scheduler(), "scheduler/scheduler_config.json")):
-        own = {name: value for name, value in made.config.items() if not name.startswith("_")}
-        told = {name: value for name, value in json.loads((TINY / file).read_text()).items() if name[0] != "_"}
-        assert json.loads(json.dumps(own)) == told
+@pytest.mark.training
+def test_latents_are_normal_and_clips_teach_the_decoder_alone():
+    clips = film_clips(range(1), RENDER)
+    vae = train_on_frames(clips, CONFIG)
+    latents = encode_frames(vae, from_pixels(clips.flatten(0, 1)))
+    assert latents.std((0, 2, 3)).sub(1).abs().max() < 0.2
+    assert latents.mean((0, 2, 3)).abs().max() < 0.2
+    before = {name: p.detach().clone() for name, p in vae.named_parameters()}
+    after = dict(train_decoder(vae, clips, CONFIG).named_parameters())
+    changed = {name.split(".")[0] for name, p in before.items() if not torch.equal(p, after[name])}
+    assert changed == {"decoder"}
+
+
+def test_the_embedded_model_has_the_noise_levels_that_are_made_here():
+    own = {name: value for name, value in make_scheduler().config.items() if not name.startswith("_")}
+    told = json.loads((TINY / "scheduler/scheduler_config.json").read_text())
+    assert json.loads(json.dumps(own)) == {name: value for name, value in told.items() if name[0] != "_"}
+
+
+def test_the_unet_is_as_large_as_it_may_be_and_takes_the_autoencoders_latents(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.undo()
+    unet = make_unet()
+    assert unet.config["in_channels"] == 2 * encoders.LATENT_CHANNELS
+    assert unet.config["sample_size"] * 2 ** (len(encoders.WIDTHS) - 1) == SIDE
+    weights = sum(p.numel() for p in [*unet.parameters(), *new_autoencoder(encoders.WIDTHS, 8).parameters()])
+    assert 2 * weights < 11e6, "bytes in float16; the image encoder's are half a megabyte"
 
 
 @pytest.mark.training
-def test_the_encoders_end_in_a_model_folder_that_loads_and_is_found_again(footage, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(encoders, "new_autoencoder", lambda: new_autoencoder((32, 32, 32)))
-    root, clips = footage
-    made = train_encoders.fn(tmp_path, CONFIG, root, clips)
+def test_the_encoders_end_in_a_model_folder_that_loads_and_is_found_again(tmp_path: Path):
+    made = train_encoders.fn(tmp_path, CONFIG, RENDER)
     (row,) = read_rows(made)
     assert len(row["autoencoder_loss"]) == 3
     assert row["autoencoder_loss"][1] < row["autoencoder_loss"][0]
@@ -130,18 +124,20 @@ def test_the_encoders_end_in_a_model_folder_that_loads_and_is_found_again(footag
     model = load_model(str((tmp_path / row["model"]).parent))
     assert (model.facts.frames, model.facts.width, model.facts.height, model.facts.fps) == (FRAMES, SIDE, SIDE, 7.0)
     assert model.words == {}
-    assert model.facts.by_regions == ("zoom_in", "zoom_out", "roll")
-    assert sum(p.numel() for p in model.unet.parameters()) < 3e6
-    assert train_encoders.fn(tmp_path, CONFIG, root, clips).cached
+    assert model.facts.by_regions == ()
+    assert sum(p.numel() for p in model.unet.parameters()) < 3.5e6
+    assert train_encoders.fn(tmp_path, CONFIG, RENDER).cached
+    assert not train_encoders.fn(tmp_path, CONFIG, RENDER.model_copy(update={"seed": 1})).cached
 
 
 def test_the_settings_have_these_defaults_and_bounds():
     assert declared(EncodersConfig) == {
         "": "frozen=True, extra='forbid'",
-        "clips": "1000, ge=8",
-        "frame_steps": "1800, ge=1",
-        "clip_steps": "400, ge=1",
-        "crop": "32, ge=16",
+        "scenes": "250, ge=2",
+        "frame_steps": "4000, ge=1",
+        "frame_batch": "4, ge=1",
+        "clip_steps": "1000, ge=1",
+        "clip_batch": "2, ge=1",
         "match_steps": "200, ge=1",
         "seed": "0, ge=0",
     }
