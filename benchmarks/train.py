@@ -21,6 +21,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+import pyarrow as pa
 import torch
 from safetensors.torch import load_file
 
@@ -33,9 +34,8 @@ from tasks.finetune.train_process import Job
 from tasks.finetune.train_process import train as train_here
 from tasks.followed_process import follow
 from tasks.footage import Camera, Motion, Scene, compute_mean_flow, render_shot
-from tasks.manifest import Lineage, ManifestRef, digest_file, make_table, read_rows, write_manifest
+from tasks.manifest import Lineage, ManifestRef, digest_file, read_rows, write_manifest
 from tasks.media.video import write_video
-from tasks.tiny.render import SCHEMA as CLIPS
 
 FPS, SIZE = 12.0, (256, 144)
 
@@ -86,7 +86,7 @@ def make_data(root: Path) -> Data:
          "motion_score": compute_mean_flow("pan_right", 0.4), "keep": True}
         for source in sources for clip in source.clips
     ]  # fmt: skip
-    clips = write_manifest(root / "clips.parquet", make_table(rows, CLIPS), Lineage(step="select", version=1))
+    clips = write_manifest(root / "clips.parquet", pa.Table.from_pylist(rows), Lineage(step="select", version=1))
     return Data(root, sources, encoded, clips)
 
 

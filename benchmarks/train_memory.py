@@ -36,7 +36,7 @@ from models.svd.edm import broadcast, loss_weight
 from models.svd.lora import add_lora
 from models.svd.model import Conditions, denoise
 from models.svd.one_token_attention import attend_to_one_token
-from models.svd.training import TrainingState, new_state
+from models.svd.training_state import TrainingState, new_state
 
 RANK, SIGMA = 16, 2.0
 
@@ -148,7 +148,10 @@ def train_once(unet: UNetSpatioTemporalConditionModel, state: TrainingState, ste
     unet.train()
     (unet.enable_gradient_checkpointing if way == PLAIN else unet.disable_gradient_checkpointing)()
     with train_in_chunks(unet, LADDER.get(way)):
-        state.apply(find_loss(unet, step), 0.0)
+        state.begin()
+        loss = find_loss(unet, step)
+        loss.backward()
+        state.apply(loss.detach(), 0.0)
     return [weight.grad.cpu() for weight in state.parameters.values() if weight.grad is not None]
 
 

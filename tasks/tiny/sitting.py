@@ -24,7 +24,8 @@ from models.device import has_half_arithmetic
 from models.errors import BadInput
 from models.svd.model import VideoModel, digest_encoders, read_setting
 from models.svd.plain_attention import attend_plainly
-from models.svd.training import StepSettings, diffusion_loss, new_state, step_generator
+from models.svd.training import Network, StepSettings, diffusion_loss, step_generator
+from models.svd.training_state import new_state
 from tasks.manifest import publish, publish_json
 from tasks.stopping import is_asked_to_stop
 from tasks.tiny.shots import Item, make_batch
@@ -90,6 +91,7 @@ class Sitting:
         attend_plainly(model.unet)
         model.unet.requires_grad_(True).train()
         parameters = dict(model.unet.named_parameters())
+        self.network = Network(model.unet, self.words)
         self.state = new_state(parameters | {f"word.{name}": word for name, word in self.words.items()}, config.ema)
         self.state.step = self._first = curve.rows[-1]["step"] if curve.rows else 0
         self._losses: list[float] = []
@@ -116,14 +118,14 @@ class Sitting:
         generator = step_generator(config.seed, number)
         pool = self._open_pool(number)
         picks = torch.randint(len(pool), (config.batch,), generator=generator).tolist()
+        self.state.begin()
         with torch.autocast("cpu", torch.bfloat16, enabled=has_half_arithmetic()):
-            loss = diffusion_loss(
-                self.model.unet, self.words, make_batch(pool[i] for i in picks), self._settings(), generator
-            )
+            loss = diffusion_loss(self.network, make_batch(pool[i] for i in picks), self._settings(), generator)
+        loss.backward()
         share = self._choose_share(number)
         falling = share < 1 and number - self._first >= RISE
         self.state.ema_decay = min(config.ema, EMA_AT_THE_END) if falling else config.ema
-        self.state.apply(loss, config.learning_rate * share)
+        self.state.apply(loss.detach(), config.learning_rate * share)
         return loss.item()
 
     def average(self) -> VideoModel:
