@@ -97,9 +97,10 @@ bench-generate: install
 	$(BIN)/python -m benchmarks.nights
 	$(BIN)/python -m benchmarks.decode --large
 
-# Training: cached steps, resume, two processes, what is encoded again; about half an hour on two cores.
+# Training: cached steps, resume, two processes, what is encoded again, memory; about an hour and a half on two cores.
 bench-train: install
 	$(BIN)/python -m benchmarks.train
+	$(BIN)/python -m benchmarks.train_memory --large
 
 # Hostile inputs, commands that are killed, and flipped bytes; about an hour on two cores.
 bench-trust: install
@@ -107,7 +108,7 @@ bench-trust: install
 	$(BIN)/python -m benchmarks.kills
 	$(BIN)/python -m benchmarks.flips
 
-# Full-size sampling and decoding on a CUDA GPU, beside diffusers; needs the GPU and downloads nothing.
+# Full-size sampling, decoding and training on a CUDA GPU, beside diffusers; needs the GPU and downloads nothing.
 gpu-check: install
 	$(BIN)/python -m benchmarks.gpu
 
