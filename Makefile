@@ -11,7 +11,7 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 FAST := not (server or browser or training or slow or waiting or database or cluster or store)
 HERE := not (waiting or database or cluster or store)
 
-.PHONY: install demo test-fast test test-ops check format pin help-table licences tiny-model tiny-eval bench-curate bench-generate bench-trust gpu-check \
+.PHONY: install demo test-fast test test-ops check format pin help-table licences tiny-model tiny-eval bench-curate bench-generate bench-train bench-trust gpu-check \
 	lock clean
 
 install: $(INSTALLED)
@@ -91,6 +91,10 @@ bench-generate: install
 	$(BIN)/python -m benchmarks.colour
 	$(BIN)/python -m benchmarks.nights
 	$(BIN)/python -m benchmarks.decode --large
+
+# Training: cached steps, resume, two processes, what is encoded again; about half an hour on two cores.
+bench-train: install
+	$(BIN)/python -m benchmarks.train
 
 # Hostile inputs, commands that are killed, and flipped bytes; about an hour on two cores.
 bench-trust: install

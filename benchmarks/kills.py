@@ -29,6 +29,9 @@ from tasks.ledger import LEDGER, MARKER
 
 COMMAND = [sys.executable, "-m", "flows.command.main"]
 
+EVENTS = "events"
+"""The folder of what TensorBoard reads, which carries clocks."""
+
 SETTLED = {LOCK, LEDGER, MARKER}
 
 STRANGERS = (
@@ -148,7 +151,8 @@ def read_content(world: Path, planted: dict[Path, bytes]) -> dict[str, bytes]:
     """Everything that a world holds, but for what is settled anew in each and what a stranger put there."""
     found: dict[str, bytes] = {}
     for path in world.rglob("*"):
-        if path.name not in SETTLED and path not in planted and (path.is_symlink() or path.is_file()):
+        logged = EVENTS in path.relative_to(world).parts
+        if path.name not in SETTLED and not logged and path not in planted and (path.is_symlink() or path.is_file()):
             name = str(path.relative_to(world))
             found[name] = os.fsencode(path.readlink()) if path.is_symlink() else path.read_bytes()
     return found

@@ -88,7 +88,7 @@ def render(folder: Path) -> list[Path]:
     return films
 
 
-def peak_mb(process: int) -> float:
+def peak_mb(process: int | str) -> float:
     """The most memory that a process has held so far (VmHWM: what it was started from does not count), in MB."""
     for line in Path(f"/proc/{process}/status").read_text(encoding="utf-8").splitlines():
         if line.startswith("VmHWM:"):

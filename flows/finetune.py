@@ -12,6 +12,7 @@ from flows.running.run import Run, running
 from flows.running.told import told_flow
 from models.errors import BadInput
 from models.weights.names import MODEL_HELP, find_model_folder
+from tasks.finetune.compare import write_comparison
 from tasks.finetune.encode import NEEDS as CLIP_NEEDS
 from tasks.finetune.encode import (
     PICTURE_NEEDS,
@@ -19,10 +20,12 @@ from tasks.finetune.encode import (
     LatentsConfig,
     SourceClips,
     encode_clips,
+    find_size,
+    make_seen,
     remove_orphans,
 )
 from tasks.finetune.listed import ListedConfig, list_clips, read_clip_rows
-from tasks.finetune.train import TrainConfig, train_model
+from tasks.finetune.train import HardwareConfig, TrainConfig, train_model
 from tasks.finetune.train_examples import ExampleChoice, make_too_few_error
 from tasks.ledger import check_whole, drop_damaged, resolve_inside
 from tasks.manifest import ManifestRef, publish_json, publish_link, read_column_names, read_manifest_ref, read_rows
@@ -66,11 +69,12 @@ class FinetuneConfig(FlowConfig):
     encode: LatentsConfig = Field(default=LatentsConfig(), description="How clips become latents")
     listed: ListedConfig = Field(default=ListedConfig(), description="How a table of clips is read")
     train: TrainConfig = Field(default=TrainConfig(), description="What trains, and how long")
+    hardware: HardwareConfig = Field(default=HardwareConfig(), description="What the training runs on")
 
     @property
     def works_on(self) -> str | None:
         """Return the name of the device that the model is trained on."""
-        return "auto"
+        return self.hardware.device
 
     @classmethod
     def list_layers(cls, given: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
@@ -99,7 +103,8 @@ def finetune(config: FinetuneConfig) -> FinetuneOutcome:
         drop_damaged(dataset / "latents")
         clips = read_manifest_ref(dataset / "clips.parquet")
         encoded = encode(run, config, dataset, read_kept_clips(config, dataset))
-        log = run.whole(train_model, config.train, dataset, config.base, encoded, clips)
+        log = run.whole(train_model, config.train, config.hardware, dataset, config.base, encoded, clips)
+        run.whole(write_comparison, log)
         errors = read_errors([*([clips] if dataset != config.dataset else []), *encoded])
         failures = [error for error in errors if error]
         tally = Tally(items=len(errors), done=len(errors) - len(failures), said=next(iter(failures), None))
@@ -161,9 +166,10 @@ def read_kept_clips(config: FinetuneConfig, dataset: Path) -> list[SourceClips]:
         raise make_too_few_error(dataset, choice)
     spans: dict[str, list[ClipSpan]] = {}
     for row in asked:
-        spans.setdefault(row["video_id"], []).append(
-            ClipSpan(row["clip_id"], row["start_s"], row["end_s"], videos[row["video_id"]].get("fps"))
-        )
+        video = videos[row["video_id"]]
+        seen = make_seen(row, video)
+        span = (row["clip_id"], row["start_s"], row["end_s"], video.get("fps"))
+        spans.setdefault(row["video_id"], []).append(ClipSpan(*span, seen, find_size(row, seen)))
     return [
         SourceClips(
             find_source(dataset, locate_file(videos[video]), videos[video]["digest"], config.sources),

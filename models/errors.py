@@ -13,6 +13,7 @@ ReelmillError
 │   └── EncoderOutOfMemory  ffmpeg was killed, or failed, for lack of memory; also a MemoryError
 ├── BadModel          weights or configuration of a model are missing or do not fit
 ├── TrainingDiverged  a training's loss is not a number, or grew past use
+├── ProcessDied       a program of ours died at its work, or gave no sign of life; the same may work again
 ├── EndpointFailed    a model server did not give a usable answer
 └── BadManifest       a manifest does not have the columns its step declares
 """
@@ -81,6 +82,10 @@ class EncoderOutOfMemory(BadMedia, MemoryError):
 
 class BadModel(ReelmillError):
     code = "bad_model"
+
+
+class ProcessDied(ReelmillError):
+    code = "process_died"
 
 
 class TrainingDiverged(ReelmillError):

@@ -129,7 +129,7 @@ def _forget_older_attempts(path: Path) -> None:
     last = _name_aside(path, count_attempts(path))
     for aside in _list_asides(path):
         if aside != last:
-            aside.unlink(missing_ok=True)
+            remove(aside)
 
 
 def _name_aside(path: Path, attempt: int) -> Path:

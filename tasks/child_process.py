@@ -45,6 +45,9 @@ T = TypeVar("T")
 Server = subprocess.Popen[bytes]
 """A server's process; the server ends when this is no longer referred to, since its standard input closes then."""
 
+Speaker = subprocess.Popen[str]
+"""A program that says something while it runs."""
+
 log = logging.getLogger("reelmill")
 
 _fork_server = multiprocessing.get_context("forkserver")
@@ -133,7 +136,7 @@ class Child:
             return DecodeLimit(
                 f"{item}: takes more than {most:g} s of processor time. If it should, raise --limits.processor-share."
             )
-        return DecodeCrash(f"{item}: its process died ({_describe_end(code)}). The file may be damaged.")
+        return DecodeCrash(f"{item}: its process died ({describe_end(code)}). The file may be damaged.")
 
     def _kill(self) -> None:
         if self._pipe:
@@ -170,7 +173,8 @@ def _read_answer(word: str, value: Any, item: str) -> Any:
     raise unexpected
 
 
-def _describe_end(exitcode: int | None) -> str:
+def describe_end(exitcode: int | None) -> str:
+    """Return how a process ended, for people."""
     if exitcode is not None and exitcode < 0:
         return signal.strsignal(-exitcode) or f"signal {-exitcode}"
     return f"exit code {exitcode}"
@@ -312,14 +316,46 @@ def start_server(module: str, port: socket.socket, environment: Mapping[str, str
     )
 
 
-def end_with_parent() -> None:
-    """End this process, which `start_server` started, when its standard input closes: at the latest with its parent."""
+def end_with_parent(at_once: bool = False) -> None:
+    """End this process, which `start_server` or `start_speaker` started, when its standard input closes: at the latest
+    with its parent. It may end in its own way, unless `at_once`."""
 
     def wait() -> None:
-        sys.stdin.buffer.read()
-        os.kill(os.getpid(), signal.SIGTERM)
+        while os.read(0, 1024):
+            pass
+        os.kill(os.getpid(), signal.SIGKILL if at_once else signal.SIGTERM)
 
     threading.Thread(target=wait, daemon=True).start()
+
+
+def start_speaker(command: Sequence[str], environment: Mapping[str, str]) -> Speaker:
+    """Start a program whose output is read as text while it runs, in a group of its own, which Ctrl-C does not reach;
+    `environment` is added to this process's."""
+    pipe, added = subprocess.PIPE, {**os.environ, **environment}
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=added, start_new_session=True)
+
+
+def wait_for_end(program: Speaker, limit_s: float) -> int | None:
+    """Return a program's exit code; None where it has not ended after `limit_s`."""
+    try:
+        return program.wait(limit_s)
+    except subprocess.TimeoutExpired:
+        return None
+
+
+def ask_to_end(pid: int) -> None:
+    """Send SIGTERM to a process, if there is one of this number."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+
+
+def end_at_once(program: Speaker) -> None:
+    """Kill a program that `start_speaker` started, and what it started itself."""
+    with suppress(ProcessLookupError):
+        os.killpg(program.pid, signal.SIGKILL)
+    program.wait()
+    if program.stdin:
+        program.stdin.close()
 
 
 def is_alive(pid: int) -> bool:

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
-from models.errors import BadMedia, SourceChanged
+from models.errors import BadMedia, ReelmillError, SourceChanged
 from models.file_identity import Identity, identify
 from tasks.ledger import read_marker, resolve_inside
 from tasks.user_state import locate_state
@@ -27,19 +27,22 @@ COARSEST_NS = 2_000_000_000
 
 
 @contextmanager
-def read_as(root: Path, path: Path, digest: str) -> Iterator[None]:
-    """Check that a file has the bytes of `digest` (SHA-256) when a block begins to read it and when it ends.
+def read_as(root: Path, path: Path, digest: str) -> Iterator[Path]:
+    """Check that a file has the bytes of `digest` (SHA-256) when a block begins to read it and when it ends; yield a
+    name of the very file that was checked, whatever takes its place meanwhile.
 
     `root` is the output folder that the file is read for. Raises SourceChanged where it has others, also instead of the
     error that reading a changing file ended with; BadMedia where it is not there.
     """
     before = _check_content(root, path, digest)
-    try:
-        yield
-    except Exception:
-        _check_again(root, path, digest, before)
-        raise
-    _check_again(root, path, digest, before)
+    with _hold(path, before) as held:
+        try:
+            yield held
+        except Exception as error:
+            _name_as_given(error, held, path)
+            _check_again(root, path, held, digest, before)
+            raise
+        _check_again(root, path, held, digest, before)
 
 
 def digest_source(root: Path, path: Path) -> tuple[int, str]:
@@ -86,16 +89,41 @@ def _check_content(root: Path, path: Path, digest: str) -> Identity:
     """Return the identity of a file, with the bytes of `digest`."""
     identity = _identify(path)
     if digest_source(root, path)[1] != digest:
-        raise SourceChanged(
-            f"{path}: its content changed since it was listed. Run the command that listed it again (for a dataset, "
-            "`reelmill curate`)."
-        )
+        raise _say_changed(path)
     return identity
 
 
-def _check_again(root: Path, path: Path, digest: str, before: Identity) -> None:
+def _check_again(root: Path, path: Path, held: Path, digest: str, before: Identity) -> None:
     if _identify(path) != before:
         _check_content(root, path, digest)
+    if _identify(held) != before and _hash(held) != digest:
+        raise _say_changed(path)
+
+
+def _name_as_given(error: Exception, held: Path, path: Path) -> None:
+    if isinstance(error, ReelmillError):
+        said = str(error).replace(str(held), str(path))
+        error.args = (path.name + said.removeprefix(held.name) if said.startswith(f"{held.name}: ") else said,)
+
+
+def _say_changed(path: Path) -> SourceChanged:
+    return SourceChanged(
+        f"{path}: its content changed since it was listed. Run the command that listed it again (for a dataset, "
+        "`reelmill curate`)."
+    )
+
+
+@contextmanager
+def _hold(path: Path, checked: Identity) -> Iterator[Path]:
+    """Open a file that was checked and yield the name by which this process and its children open it again."""
+    with path.open("rb") as file:
+        held = Path(f"/proc/{os.getpid()}/fd/{file.fileno()}")
+        if not held.exists():  # A platform without /proc.
+            yield path
+        elif _identify(held) != checked:
+            raise _say_changed(path)
+        else:
+            yield held
 
 
 def _identify(path: Path) -> Identity:

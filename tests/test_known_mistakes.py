@@ -25,7 +25,7 @@ from models.noise import draw_item_noise, stack_noise
 from models.pictures import Frames, prepare_picture
 from models.svd.model import load_model, motion_bucket
 from models.svd.sampling import sample_latents
-from models.svd.training import TrainingBatch, probe_error
+from models.svd.training import Network, TrainingBatch, measure_errors
 from tasks.detectors.cascade import DetectorSettings, find_boundaries
 from tasks.finetune.encode import SCHEMA as ENCODED
 from tasks.finetune.encode import LatentsConfig, add_noise
@@ -143,7 +143,8 @@ def test_the_motion_bucket_told_in_training_is_the_clips_own_and_not_fixed(tmp_p
     clips = [{"clip_id": n, "camera_motion": "pan_left", "motion_score": speed} for n, speed in speeds.items()]
     made = Lineage(step="made", version=1)
     table = write_manifest(tmp_path / "clips.parquet", make_table(clips, CLIPS), made)
-    windows = [{"clip_id": n, "latents": "x.safetensors", "row": row, "fps": 7.0} for row, n in enumerate(speeds)]
+    shape = {"fps": 7.0, "frames": 4, "width": 32, "height": 32, "latents": "x.safetensors"}
+    windows = [shape | {"clip_id": n, "row": row} for row, n in enumerate(speeds)]
     encoded = write_manifest(tmp_path / "encoded.parquet", make_table(windows, ENCODED), made)
     save_file(
         {
@@ -180,7 +181,7 @@ def test_a_validation_is_the_same_number_whatever_was_drawn_before():
 
     def validated(global_seed: int) -> float:
         torch.manual_seed(global_seed)
-        return probe_error(model.unet, {}, batch, [], sigma=2.0)
+        return measure_errors(Network(model.unet, {}), batch, torch.ones_like(latents), 2.0, None).item()
 
     assert validated(1) == validated(2)
 

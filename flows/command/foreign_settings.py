@@ -18,12 +18,11 @@ from tasks.source_files import digest_source
 def take_as_data(folder: Path, flow: str, settings: BaseModel) -> BaseModel:
     """Return the settings that stand in a folder, with the sources that were curated where they name any that this user
     did not give. Raises BadInput where they name anything else that was not given, or a source has other bytes now."""
-    sources = getattr(settings, "sources", None)
-    named = {*map(str, sources)} if isinstance(sources, tuple) else set[str]()
-    not_given = list_not_given(folder, flow, settings)
-    if others := [place for place in not_given if place not in named]:
-        raise _refuse(folder, flow, f"name {others[0]}")
-    if not not_given:
+    has_sources = isinstance(getattr(settings, "sources", None), tuple)
+    others = settings.model_copy(update={"sources": ()}) if has_sources else settings
+    if not_given := list_not_given(folder, flow, others):
+        raise _refuse(folder, flow, f"name {not_given[0]}")
+    if not list_not_given(folder, flow, settings):
         return settings
     return settings.model_copy(update={"sources": tuple(_list_recorded_sources(folder, flow))})
 

@@ -32,6 +32,7 @@ from flows.running.progress import progress
 from flows.running.runners import count_cores, make_runner, make_thread_pool
 from flows.running.told import read_outcome
 from tasks.limits import get_limits, set_limits
+from tasks.live import listening
 from tasks.manifest import ManifestRef, publish_text, remove_asides
 from tasks.stopping import ask_to_stop, check_stopped
 
@@ -125,7 +126,8 @@ class Run:
     def whole(self, step: Task[..., T], *arguments: Any) -> T:
         """Run a step that takes everything at once, on this run's folder and `arguments`."""
         started, bar = time.monotonic(), self.bars.add_task(step.name, total=None)
-        made = self.submit(step, *arguments).result()
+        with listening(step.name, lambda done, total: self.bars.update(bar, total=total, completed=done)):
+            made = self.submit(step, *arguments).result()
         self.bars.update(bar, total=1, completed=1)
         say(step.name, _list_manifests(made), started)
         return made

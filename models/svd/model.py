@@ -46,6 +46,10 @@ BUCKETS_PER_SPEED = 170.0
 """Motion buckets for one short side per second of mean optical flow: SVD's usual bucket, 127, is 0.75 sides/s."""
 
 
+_ENCODERS: dict[str, str] = {}
+"""Digests of encoders, by the revisions of their models."""
+
+
 class ModelFacts(BaseModel):
     """A model's native numbers: what it was trained at, and what generation uses unless a setting says otherwise."""
 
@@ -201,7 +205,15 @@ def load_words(folder: Path) -> dict[str, Tensor]:
 
 def digest_encoders(model: VideoModel) -> str:
     """Return the SHA-256 of the weights of the autoencoder and the image encoder: what latents and embeddings depend
-    on."""
+    on. It is computed once for a model's revision."""
+    if not model.revision:
+        return _digest_encoders(model)
+    if model.revision not in _ENCODERS:
+        _ENCODERS[model.revision] = _digest_encoders(model)
+    return _ENCODERS[model.revision]
+
+
+def _digest_encoders(model: VideoModel) -> str:
     digest = hashlib.sha256()
     for part in (model.vae, model.image_encoder):
         for name, weight in sorted(part.state_dict().items()):

@@ -61,11 +61,25 @@ def sample_latents(
         ids=torch.tensor([[(fps or facts.fps) - 1, bucket, aug] for bucket in buckets]).to(model.device),
         regions=regions,
     )
+    return sample_conditioned(model, conditions, noise, steps, guidance, guidance_together)
+
+
+@torch.no_grad()
+def sample_conditioned(
+    model: VideoModel,
+    conditions: Conditions,
+    noise: Tensor,
+    steps: int,
+    guidance: tuple[float, float] | None = None,
+    together: bool = False,
+) -> Tensor:
+    """Sample latents [batch, frames, channels, h, w] under conditions that are on the model's device; `noise` and the
+    result are on the CPU, as those of `sample_latents`."""
     sigmas = karras_sigmas(
         steps, read_setting(model.scheduler, "sigma_min"), read_setting(model.scheduler, "sigma_max")
     )
     sigmas = sigmas.to(model.device)
-    denoiser, native = guide(model, conditions, guidance or facts.guidance, guidance_together), facts.frames
+    denoiser, native = guide(model, conditions, guidance or model.facts.guidance, together), model.facts.frames
     if noise.shape[1] > native:
         denoiser = denoise_in_windows(denoiser, native, overlap=native // 2)
     # The noisiest latent is the noise itself, at the deviation of signal and noise together.

@@ -1,31 +1,43 @@
-"""One training step of a video-diffusion UNet, and the state from which a stopped training resumes.
+"""One training step of a video-diffusion UNet: what is drawn for a batch, and the loss of each of its clips.
 
-Everything random in a step comes from its seed and its number, so that a resumed training equals an uninterrupted one.
+Everything random in a step comes from its seed and its number, and is drawn for the whole batch at once, on the CPU. So
+a resumed training equals an uninterrupted one, and a batch that is cut into parts, or spread over processes, has the
+losses that it has as a whole.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 from diffusers import UNetSpatioTemporalConditionModel
-from safetensors.torch import load_file, save_file
+from diffusers.optimization import get_scheduler
 from torch import Tensor, nn
 
 from models.svd.edm import broadcast, draw_sigma, loss_weight
+from models.svd.image_only import ImageOnly
 from models.svd.model import Conditions, denoise
+
+Schedule = Literal["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"]
+"""How the learning rate goes, by the names of diffusers."""
 
 
 @dataclass(frozen=True)
 class TrainingBatch:
     """Encoded clips: latents [batch, frames, channels, h, w], the picture's latent with augmentation noise
-    [batch, channels, h, w], image embeddings [batch, width], micro-conditions [batch, 3], camera motions by name."""
+    [batch, channels, h, w], image embeddings [batch, width], micro-conditions [batch, 3], camera motions by name, and
+    captions. Clips of one frame are pictures."""
 
     latents: Tensor
     pictures: Tensor
     embeddings: Tensor
     ids: Tensor
     motions: list[str]
+    captions: list[str] = field(default_factory=list)
+
+    def part(self, clips: slice) -> "TrainingBatch":
+        """Return some of the clips."""
+        return TrainingBatch(**{name: value[clips] for name, value in vars(self).items()})
 
 
 @dataclass(frozen=True)
@@ -69,140 +81,123 @@ def step_generator(seed: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed * 1_000_003 + step)
 
 
-def diffusion_loss(
-    unet: UNetSpatioTemporalConditionModel,
-    words: Mapping[str, Tensor],
-    batch: TrainingBatch,
-    settings: StepSettings,
-    generator: torch.Generator,
-) -> Tensor:
-    """Return the weighted squared error of the denoised latents, a scalar.
+class Network(nn.Module):
+    """What is trained, as one module that can be spread over processes: the UNet, and the motion words.
+
+    `words` are context tokens [width] by camera motion; those that are parameters are learned.
+    """
+
+    def __init__(self, unet: UNetSpatioTemporalConditionModel, words: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.unet = unet
+        self.images = ImageOnly(unet)
+        parameters = {name: _as_parameter(word) for name, word in words.items()}
+        self.words = nn.ParameterDict(parameters)
+
+    def forward(
+        self, noisy: Tensor, sigma: Tensor, batch: TrainingBatch, motions: Sequence[str] | None = None
+    ) -> Tensor:
+        """Return the denoised latents of a batch, with the conditions it has and the words of `motions`, if any."""
+        words = {} if motions is None else dict(self.words.items())
+        context = make_context(batch.embeddings, words, motions or [])
+        self.images.on = noisy.shape[1] == 1
+        return denoise(self.unet, noisy, sigma, Conditions(context, batch.pictures, batch.ids))
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What a step draws for each clip of a batch: noise levels [batch], noise like the latents, which clips keep their
+    picture [batch]; whether the batch is told its motion words; and the square that it is cropped to."""
+
+    sigma: Tensor
+    noise: Tensor
+    kept: Tensor
+    with_word: bool
+    window: tuple[slice, slice]
+
+    def part(self, clips: slice) -> "Drawn":
+        """Return what was drawn for some of the clips."""
+        return replace(self, sigma=self.sigma[clips], noise=self.noise[clips], kept=self.kept[clips])
+
+
+def draw_step(shape: Sequence[int], settings: StepSettings, generator: torch.Generator) -> Drawn:
+    """Draw what a step needs for latents of a shape [batch, frames, channels, h, w].
 
     Conditions are dropped the way generation leaves them out: the picture per clip, the motion word for the whole
-    batch, since a context without a word is one token long.
+    batch, since a context without a word is one token long. A clip of one frame is trained without its picture, which
+    is the answer.
     """
-    latents, pictures = crop_randomly(batch.latents, batch.pictures, settings.crop, generator)
-    sigma = draw_sigma(len(latents), settings.log_sigma_mean, settings.log_sigma_deviation, generator)
-    noise = torch.randn(latents.shape, generator=generator)
-    kept = (torch.rand(len(latents), generator=generator) >= settings.drop_picture).float()
-    with_word = bool(words) and torch.rand((), generator=generator).item() >= settings.drop_word
-    conditions = Conditions(
-        context=_make_context(batch.embeddings * kept[:, None], words if with_word else {}, batch.motions),
-        picture=pictures * broadcast(kept, pictures),
-        ids=batch.ids,
+    clips, frames, channels, height, width = shape
+    window = crop_randomly(height, width, settings.crop, generator)
+    cells = [len(range(*each.indices(side))) for each, side in zip(window, (height, width), strict=True)]
+    return Drawn(
+        sigma=draw_sigma(clips, settings.log_sigma_mean, settings.log_sigma_deviation, generator),
+        noise=torch.randn((clips, frames, channels, *cells), generator=generator),
+        kept=(torch.rand(clips, generator=generator) >= settings.drop_picture).float() * (frames > 1),
+        with_word=torch.rand((), generator=generator).item() >= settings.drop_word,
+        window=window,
     )
-    denoised = denoise(unet, latents + broadcast(sigma, latents) * noise, sigma, conditions)
-    return (broadcast(loss_weight(sigma), latents) * (denoised - latents) ** 2).mean()
+
+
+def clip_losses(network: nn.Module, batch: TrainingBatch, drawn: Drawn, device: torch.device | None = None) -> Tensor:
+    """Return the weighted squared error of each clip's denoised latents, [batch], on the network's device."""
+    sigma, noise, kept = (each.to(device) for each in (drawn.sigma, drawn.noise, drawn.kept))
+    window = (..., *drawn.window)
+    latents, pictures = batch.latents[window].to(device), batch.pictures[window].to(device)
+    seen = replace(
+        batch,
+        pictures=pictures * broadcast(kept, pictures),
+        embeddings=batch.embeddings.to(device) * kept[:, None],
+        ids=batch.ids.to(device),
+    )
+    noisy = latents + broadcast(sigma, latents) * noise
+    denoised = network(noisy, sigma, seen, batch.motions if drawn.with_word else None)
+    return loss_weight(sigma) * ((denoised - latents) ** 2).flatten(1).mean(1)
+
+
+def diffusion_loss(
+    network: nn.Module, batch: TrainingBatch, settings: StepSettings, generator: torch.Generator
+) -> Tensor:
+    """Return the mean loss of a batch, a scalar."""
+    return clip_losses(network, batch, draw_step(batch.latents.shape, settings, generator)).mean()
 
 
 @torch.no_grad()
-def probe_error(
-    unet: UNetSpatioTemporalConditionModel,
-    words: Mapping[str, Tensor],
+def measure_errors(
+    network: nn.Module,
     batch: TrainingBatch,
-    motions: list[str],
+    noise: Tensor,
     sigma: float,
-) -> float:
-    """Return the mean squared error of the latents denoised from fixed noise at `sigma`, when `motions` are asked
-    for."""
-    noise = torch.randn(batch.latents.shape, generator=torch.Generator().manual_seed(0))
-    conditions = Conditions(_make_context(batch.embeddings, words, motions), batch.pictures, batch.ids)
-    level = torch.full((len(batch.latents),), sigma)
-    denoised = denoise(unet, batch.latents + sigma * noise, level, conditions)
-    return (denoised - batch.latents).square().mean().item()
+    motions: Sequence[str] | None,
+    device: torch.device | None = None,
+) -> Tensor:
+    """Return the squared error [batch] of latents denoised from `noise` at `sigma`, when `motions` are asked for."""
+    latents = batch.latents.to(device)
+    told = replace(batch, **{name: getattr(batch, name).to(device) for name in ("pictures", "embeddings", "ids")})
+    level = torch.full((len(latents),), sigma, device=device)
+    denoised = network(latents + sigma * noise.to(device), level, told, motions)
+    return (denoised - latents).square().flatten(1).mean(1).cpu()
 
 
-def crop_randomly(
-    latents: Tensor, pictures: Tensor, side: int | None, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Crop the same random square out of every latent and picture of a batch; return both unchanged when `side` is
-    None."""
+def crop_randomly(height: int, width: int, side: int | None, generator: torch.Generator) -> tuple[slice, slice]:
+    """Return a random square of `side` cells, as rows and columns; everything when `side` is None."""
     if side is None:
-        return latents, pictures
-    height, width = latents.shape[-2:]
+        return slice(None), slice(None)
     top = int(torch.randint(0, height - side + 1, (), generator=generator))
     left = int(torch.randint(0, width - side + 1, (), generator=generator))
-    window = (..., slice(top, top + side), slice(left, left + side))
-    return latents[window], pictures[window]
+    return slice(top, top + side), slice(left, left + side)
 
 
-@dataclass
-class TrainingState:
-    """What trains: named parameters, their moving average and the optimiser, at a step."""
-
-    parameters: dict[str, nn.Parameter]
-    optimiser: torch.optim.AdamW
-    ema_decay: float
-    step: int = 0
-    average: dict[str, Tensor] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.average = {name: p.detach().clone() for name, p in self.parameters.items()}
-
-    def apply(self, loss: Tensor, learning_rate: float) -> None:
-        """Make one optimiser step on `loss`, with gradients clipped to norm 1, and update the moving average. Raises
-        FloatingPointError, and changes nothing, where the loss or a gradient is not a number."""
-        for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(list(self.parameters.values()), 1.0)
-        if not (torch.isfinite(loss) and torch.isfinite(norm)):
-            raise FloatingPointError
-        self.optimiser.step()
-        self.step += 1
-        # Early on a short memory, so that the average does not carry the initial weights along.
-        decay = min(self.ema_decay, self.step / (self.step + 10))
-        for name, parameter in self.parameters.items():
-            self.average[name].lerp_(parameter.detach(), 1 - decay)
-
-    @torch.no_grad()
-    def load_average(self) -> None:
-        """Set the parameters to their moving average."""
-        for name, parameter in self.parameters.items():
-            parameter.copy_(self.average[name])
-
-    def save(self, path: Path) -> None:
-        """Write the whole state as safetensors."""
-        tensors = {"step": torch.tensor(self.step)}
-        for name, parameter in self.parameters.items():
-            tensors[f"parameter.{name}"] = parameter.detach().contiguous()
-            tensors[f"average.{name}"] = self.average[name]
-            for key, value in self.optimiser.state.get(parameter, {}).items():
-                tensors[f"optimiser.{key}.{name}"] = value
-        save_file({key: value.clone() for key, value in tensors.items()}, path)
-
-    @torch.no_grad()
-    def load(self, path: Path) -> None:
-        """Restore a saved state, bit for bit."""
-        tensors = load_file(path)
-        self.step = int(tensors["step"])
-        for name, parameter in self.parameters.items():
-            parameter.copy_(tensors[f"parameter.{name}"])
-            self.average[name] = tensors[f"average.{name}"].clone()
-            # The optimiser knows nothing of a parameter that no step has used yet, a word that was never asked for.
-            kept = {key: tensors.get(f"optimiser.{key}.{name}") for key in ("step", "exp_avg", "exp_avg_sq")}
-            known = {key: value.clone() for key, value in kept.items() if value is not None}
-            if known:
-                self.optimiser.state[parameter] = known
+def make_schedule(name: Schedule, peak: float, steps: int, warm_up: int = 30) -> Callable[[int], float]:
+    """Return the learning rate as a function of the step, by diffusers' schedule of that name: it rises over `warm_up`
+    steps, where the schedule warms up, and never is 0."""
+    optimiser = torch.optim.SGD([torch.zeros(1)], lr=peak)
+    schedule = get_scheduler(name, optimiser, num_warmup_steps=warm_up, num_training_steps=steps + 1)
+    share = schedule.lr_lambdas[0]
+    return lambda step: peak * share(step + 1)
 
 
-def new_state(parameters: Mapping[str, nn.Parameter], ema_decay: float, weight_decay: float = 1e-3) -> TrainingState:
-    """Return a fresh state over the parameters that train."""
-    chosen = dict(parameters)
-    optimiser = torch.optim.AdamW(chosen.values(), betas=(0.9, 0.98), weight_decay=weight_decay)
-    return TrainingState(chosen, optimiser, ema_decay)
-
-
-def learning_rate_at(step: int, steps: int, peak: float, warm_up: int = 30) -> float:
-    """Return the learning rate: a linear rise over `warm_up` steps, then half a cosine down to a twentieth of the
-    peak."""
-    rise = min(1.0, (step + 1) / warm_up)
-    fall = 0.5 * (1 + torch.cos(torch.tensor(torch.pi * step / max(steps, 1))).item())
-    return peak * rise * (0.05 + 0.95 * fall)
-
-
-def _make_context(embeddings: Tensor, words: Mapping[str, Tensor], motions: list[str]) -> Tensor:
+def make_context(embeddings: Tensor, words: Mapping[str, Tensor], motions: Sequence[str]) -> Tensor:
     """Return contexts [batch, tokens, width]: the picture's embedding, and where there are words, that of the motion.
 
     A clip whose motion has no word has its embedding twice, to which attention answers as to once.
@@ -211,3 +206,7 @@ def _make_context(embeddings: Tensor, words: Mapping[str, Tensor], motions: list
         return embeddings[:, None]
     told = [words.get(motion, own) for motion, own in zip(motions, embeddings, strict=True)]
     return torch.stack([embeddings, torch.stack(told)], dim=1)
+
+
+def _as_parameter(word: Tensor) -> nn.Parameter:
+    return word if isinstance(word, nn.Parameter) else nn.Parameter(word.detach().clone(), requires_grad=False)

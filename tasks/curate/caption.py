@@ -36,16 +36,16 @@ from tasks.curate.caption_writers import (
     merge,
     name_writers,
 )
-from tasks.curate.video_manifests import VideoManifests, list_frame_stores, read_clips
+from tasks.curate.video_manifests import VideoManifests, list_frame_stores, read_clips, see_inside_bars
 from tasks.manifest import ManifestRef, make_table
 from tasks.media.frame_store import NONE_STORED, load_frames, read_frame_times
 
-VERSION = 1
+VERSION = 2
 
 NEEDS = {
     "scan": ("frame_store",),
-    "split": ("clip_id", "start_s", "end_s", "start_pts", "end_pts"),
-    "look": ("clip_id", "brightness", "contrast", "colours"),
+    "split": ("clip_id", "start_s", "end_s", "start_pts", "end_pts", "width", "height"),
+    "look": ("clip_id", "bar_top", "bar_bottom", "bar_left", "bar_right", "brightness", "contrast", "colours"),
     "motion": ("clip_id", "camera_motion", "camera_strength", "camera_roll", "object_motion"),
     "text": ("clip_id", "text_area"),
 }
@@ -110,7 +110,8 @@ def _attempt(call: Callable[[], T]) -> T | ReelmillError:
 
 
 def load_clip_frames(store: Path, clip: Mapping[str, Any], number: int) -> Frames | ReelmillError:
-    """Load `number` frames of a clip, spread over its stored frames; a single one is the middle frame."""
+    """Load `number` frames of a clip, spread over its stored frames and without its black bars; a single one is the
+    middle frame."""
     return _attempt(lambda: _load_frames(store, clip, number))
 
 
@@ -118,7 +119,8 @@ def _load_frames(store: Path, clip: Mapping[str, Any], number: int) -> Frames:
     stored = [frame for frame in read_frame_times(store) if clip["start_pts"] <= frame[0] < clip["end_pts"]]
     if not stored:
         raise TooShort(NONE_STORED)
-    return load_frames(store, [stored[i][0] for i in spread_frames([time for _, time in stored], number)])
+    chosen = [stored[i][0] for i in spread_frames([time for _, time in stored], number)]
+    return see_inside_bars(clip, load_frames(store, chosen))
 
 
 def caption_batch(

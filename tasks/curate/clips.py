@@ -32,6 +32,7 @@ from tasks.curate.clip_cutting import (
     read_index,
 )
 from tasks.curate.clip_encoding import PictureSource, encode_span
+from tasks.ledger import resolve_inside
 from tasks.limits import get_limits
 from tasks.manifest import ERROR_FIELDS, ManifestRef, digest_file, make_table, publish, read_manifest, write_manifest
 from tasks.media.canonical_picture import COMBED
@@ -132,6 +133,7 @@ def cut_clip(video: SourceVideo, index: PacketIndex, span: CutSpan, config: Clip
     """Cut one clip below `root` and return its columns. A complete file that is already there is only measured."""
     limit_s, item = max(config.limit_floor_s, config.limit_factor * span.seconds()), _name(video, span)
     name = f"clips/{span.clip_id}.{_make_key(video, span, config)}.mp4"
+    resolve_inside(root, name)
     if config.mode == "copy" and index.set_back:
         raise NoKeyframes(f"{item}: its film's clock is set back, so it cannot be copied. Use --clips.mode exact.")
     if config.mode == "copy":
@@ -141,11 +143,11 @@ def cut_clip(video: SourceVideo, index: PacketIndex, span: CutSpan, config: Clip
         cut, start, end, shown = None, span.start_pts, span.end_pts, span.frames
     seconds = float((end - start) * index.time_base)
     if not _is_whole(root / name, item, shown, seconds, limit_s):
-        with publish(root / name) as aside, read_as(root, video.path, video.digest):
+        with publish(root / name) as aside, read_as(root, video.path, video.digest) as path:
             if cut:
-                _copy(make_copy_command(video.path, index, cut, aside), item, limit_s)
+                _copy(make_copy_command(path, index, cut, aside), item, limit_s)
             else:
-                picture = PictureSource(video.path, name_demuxer(video.container), video.stream, span.combed)
+                picture = PictureSource(path, name_demuxer(video.container), video.stream, span.combed)
                 run_in_child(encode_span, picture, start, end, config.crf, aside, item, limit_s=limit_s, item=item)
             _check(aside, item, shown, seconds, limit_s)
     return {
@@ -206,8 +208,8 @@ def cut_source(root: Path, source: SourceSpans, config: ClipsConfig) -> pa.Table
         )
 
     def cut_all() -> list[dict[str, Any]]:
-        with read_as(root, video.path, video.digest):
-            index = run_in_child(read_index, video.path, name_demuxer(video.container), video.stream, limit_s=limit_s)
+        with read_as(root, video.path, video.digest) as path:
+            index = run_in_child(read_index, path, name_demuxer(video.container), video.stream, limit_s=limit_s)
         return [cut(index, span) for span in source.spans]
 
     rows = tried(

@@ -134,14 +134,27 @@ def examine(root: Path, file: dict[str, Any], config: IngestConfig) -> dict[str,
     path = root / file["path"]
 
     def probe_file() -> dict[str, Any]:
-        with read_as(root, path, file["digest"]):
-            return file | _make_columns(_probe(path, config)) | {"status": "ok"}
+        with read_as(root, path, file["digest"]) as held:
+            facts = _probe(held, config)
+        if "extra_video_streams" in facts.anomalies:
+            _say_which_stream(file["source"], facts)
+        return file | _make_columns(facts) | {"status": "ok"}
 
     return tried(
         probe_file,
         lambda failure: file | {"status": "unreadable"} | failure,
         "probing",
         file["source"],
+    )
+
+
+def _say_which_stream(source: str, facts: VideoFacts) -> None:
+    log.warning(
+        "%s: has several video streams. Stream %d (%d x %d) is used; --ingest.stream chooses another.",
+        source,
+        facts.stream,
+        facts.width,
+        facts.height,
     )
 
 

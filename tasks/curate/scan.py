@@ -32,6 +32,7 @@ from models.measures.fineness import fineness
 from tasks.attempts import tried
 from tasks.caching import Step, find, find_or_compute, make_key, make_lineage, set_aside
 from tasks.child_process import run_in_child
+from tasks.ledger import resolve_inside
 from tasks.manifest import ERROR_FIELDS, ManifestRef, make_table, read_rows, remove_asides
 from tasks.media.canonical_picture import COMBED, make_picture, measure_combing, read_pixel_aspect, read_shown_size
 from tasks.media.frame_store import FrameWriter, frame_writer
@@ -305,12 +306,11 @@ def _estimate_duration(pts: Sequence[int], stream: VideoStream) -> int:
 
 def _scan(video: SourceVideo, root: Path, store: Path, sampling: Sampling, limit_s: float) -> dict[str, Any]:
     """Scan a video in a child process; return its columns."""
+    resolve_inside(root, store.as_posix())
     try:
         demuxer = name_demuxer(video.container)
-        with read_as(root, video.path, video.digest):
-            measured = run_in_child(
-                scan_file, video.path, root / store, sampling, demuxer, video.stream, limit_s=limit_s
-            )
+        with read_as(root, video.path, video.digest) as path:
+            measured = run_in_child(scan_file, path, root / store, sampling, demuxer, video.stream, limit_s=limit_s)
     finally:
         remove_asides(root / store)
     if measured["lost"] or measured["dropped"] or measured["damaged"].any():

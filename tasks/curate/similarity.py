@@ -1,12 +1,12 @@
 """Similarity: how well captions match a clip's pictures, and how pleasing these are, from one CLIP forward pass.
 
 `clip_similarity` is the mean cosine, -1 to 1, between the embedding of `caption` and those of the first, middle and
-last stored frame; `clip_similarity_image` and `clip_similarity_video` are those of the other two captions, and
-`clip_similarities` has the cosine of `caption` with each frame. `aesthetic` is the mean over these frames of LAION's
-score, about 1 to 10. `embedding` has the embeddings of the first, middle and last frame one after the other, each of
-length 1; the cosine of two clips' embeddings is the mean of their frames' cosines. Source: Stable Video Diffusion
-(arXiv 2311.15127, C.2 and C.5). All of these need weights: without them the columns are null, and `similarity_note`
-says so.
+last stored frame, inside the black bars; `clip_similarity_image` and `clip_similarity_video` are those of the other two
+captions, and `clip_similarities` has the cosine of `caption` with each frame. `aesthetic` is the mean over these frames
+of LAION's score, about 1 to 10. `embedding` has the embeddings of the first, middle and last frame one after the other,
+each of length 1; the cosine of two clips' embeddings is the mean of their frames' cosines. Source: Stable Video
+Diffusion (arXiv 2311.15127, C.2 and C.5). All of these need weights: without them the columns are null, and
+`similarity_note` says so.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,15 +23,16 @@ from models.measures.clip_similarity import load_clip, score_aesthetics
 from models.weights.hub_cache import ModelName, find_model
 from tasks import clip_measures
 from tasks.caching import Step, find_or_compute
-from tasks.curate.video_manifests import ClipRow, VideoManifests, make_clip_rows, measure_video
+from tasks.curate.video_manifests import ClipRow, VideoManifests, make_clip_rows, measure_video, see_inside_bars
 from tasks.manifest import ManifestRef, make_table, read_rows
 from tasks.media.frame_store import load_first_middle_last
 
-VERSION = 1
+VERSION = 2
 
 NEEDS = {
     "scan": ("frame_store",),
-    "split": ("clip_id", "start_pts", "end_pts"),
+    "split": ("clip_id", "start_pts", "end_pts", "width", "height"),
+    "look": ("clip_id", "bar_top", "bar_bottom", "bar_left", "bar_right"),
     "caption": ("clip_id", "caption", "caption_image", "caption_video"),
 }
 
@@ -101,7 +102,7 @@ def measure_clip(store: Path, clip: ClipRow, config: SimilarityConfig) -> dict[s
     """Measure one clip, from its frames in `store` and its captions; return its columns."""
     captions = {name: clip[name] for name in CAPTIONS if clip.get(name)}
     model = find_model(config.clip_model or "")
-    frames = load_first_middle_last(store, clip["start_pts"], clip["end_pts"])
+    frames = see_inside_bars(clip, load_first_middle_last(store, clip["start_pts"], clip["end_pts"]))
     seen, texts = load_clip(model.path).embed(list(frames), list(captions.values()))
     # A clip of one or two frames shows them as its first, middle and last all the same.
     embeddings = seen[[round(i * (len(seen) - 1) / 2) for i in range(3)]]

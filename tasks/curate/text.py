@@ -23,7 +23,7 @@ from models.pictures import Frames
 from models.weights.hub_cache import ModelName, find_model
 from tasks import clip_measures
 from tasks.caching import Step
-from tasks.curate.video_manifests import ClipRow, VideoManifests, make_clip_rows, measure_video, read_bars
+from tasks.curate.video_manifests import ClipRow, VideoManifests, make_clip_rows, measure_video, see_inside_bars
 from tasks.manifest import ManifestRef
 from tasks.media.frame_store import load_first_middle_last
 
@@ -136,9 +136,7 @@ def find_boxes(frames: Frames, config: TextConfig) -> list[Boxes]:
 
 def measure_clip(store: Path, clip: ClipRow, config: TextConfig) -> dict[str, Any]:
     """Measure one clip of the split, from its frames in `store`; return its columns."""
-    frames = load_first_middle_last(store, clip["start_pts"], clip["end_pts"])
-    bars, shown = read_bars(clip), (clip["width"], clip["height"])
-    frames = np.stack([np.ascontiguousarray(bars.cut(frame, shown)) for frame in frames])
+    frames = see_inside_bars(clip, load_first_middle_last(store, clip["start_pts"], clip["end_pts"]))
     return describe_text(find_boxes(frames, config), *frames.shape[1:3])
 
 

@@ -4,11 +4,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel
 
 from models.errors import TooShort
 from models.measures.quality import Bars
+from models.pictures import Frames
 from tasks.attempts import tried
 from tasks.caching import Step, find_or_compute
 from tasks.ledger import resolve_inside
@@ -68,6 +70,12 @@ def read_bars(clip: ClipRow) -> Bars:
     """Return the black bars of a clip as `look` measured them, in pixels of the picture as shown; none where it could
     not."""
     return Bars(*(clip.get(f"bar_{side}") or 0 for side in ("top", "bottom", "left", "right")))
+
+
+def see_inside_bars(clip: ClipRow, frames: Frames) -> Frames:
+    """Return pictures [frames, height, width, 3] of a clip, of any size, without the lines that its bars touch."""
+    bars, shown = read_bars(clip), (clip["width"], clip["height"])
+    return np.stack([np.ascontiguousarray(bars.cut(frame, shown)) for frame in frames])
 
 
 def measure_video(

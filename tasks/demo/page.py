@@ -151,7 +151,7 @@ def draw_loss(log: ManifestRef) -> Markup:
     """Draw the training's loss by step."""
     from tasks.pages.charts import draw_smoothed
 
-    table = read_manifest(log, ("step", "loss"))
+    table = read_manifest(log, ("step", "loss")).drop_null()
     steps, losses = (table[name].to_numpy().astype(float) for name in ("step", "loss"))
     return draw_smoothed("loss", steps, losses, "step", "loss")
 
@@ -191,7 +191,7 @@ def has_held_out(log: ManifestRef) -> bool:
 
 def list_training_figures(log: ManifestRef, lineage: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Return the headline figures of the training; figures that its settings do not have are left out."""
-    losses = read_manifest(log, ("loss",))["loss"].to_pylist()
+    losses = read_manifest(log, ("loss",))["loss"].drop_null().to_pylist()
     named = [("steps", "steps"), ("clips per step", "batch"), ("rank", "rank")]
     known = [(title, str(lineage[name]), "") for title, name in named if lineage.get(name) is not None]
     return [*known, ("loss at the end", f"{losses[-1]:.3f}", f"from {losses[0]:.3f}")] if losses else known

@@ -15,7 +15,8 @@ import pyarrow as pa
 from prefect import task
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from models.errors import BadInput
+from models.errors import BadInput, BadManifest
+from tasks.attempts import error_columns
 from tasks.caching import Step, find_or_compute
 from tasks.manifest import ERROR_FIELDS, ManifestRef, make_table, read_rows
 
@@ -110,6 +111,9 @@ def _make_row(
     clip: Mapping[str, Any], cut: Mapping[str, Any], split: str | None, left_out: str | None
 ) -> dict[str, Any]:
     row = {name: clip[name] for name in ("clip_id", "video_id", "caption")} | {"attempt": 1}
+    if Path(clip["clip_id"]).name != clip["clip_id"]:
+        wrong = f"{clip['clip_id']!r}: is no name of a clip, so no file is named by it. Make its table again."
+        return row | error_columns(BadManifest(wrong))
     if cut["error_message"]:
         return row | {"error_code": cut["error_code"], "error_message": cut["error_message"]}
     known = {name: value for name, value in {**clip, **cut}.items() if name not in LOCAL and value is not None}

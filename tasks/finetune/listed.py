@@ -1,9 +1,10 @@
 """Listed: a table of clips, one file each, as a dataset to train on. So what `reelmill export` or another tool wrote
 can be trained on like what `reelmill curate` made.
 
-The table has a column of files, relative to itself. The columns `caption`, `camera_motion` and `motion_score` (short
-sides per second) are used where they exist. A file that cannot be read is a row with its error; a clip is its whole
-file.
+The table has a column of files, relative to itself. The columns `caption`, `caption_image`, `caption_video`,
+`camera_motion` and `motion_score` (short sides per second) are used where they exist; `film`, the film that a clip was
+cut from, and `side`, its split (`train`, or another word for what is held out), too. A file that cannot be read is a
+row with its error; a clip is its whole file. A file may be a picture, which has no length.
 """
 
 import hashlib
@@ -28,7 +29,7 @@ from tasks.media.probe import probe
 from tasks.source_files import digest_source, read_as
 from tasks.table_files import TableRow, read_table, rename_columns
 
-VERSION = 3
+VERSION = 4
 
 SCHEMA = pa.schema(
     [
@@ -40,7 +41,13 @@ SCHEMA = pa.schema(
         ("container", pa.string()),
         ("start_s", pa.float64()),
         ("end_s", pa.float64()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("film", pa.string()),
+        ("side", pa.string()),
         ("caption", pa.string()),
+        ("caption_image", pa.string()),
+        ("caption_video", pa.string()),
         ("camera_motion", pa.string()),
         ("motion_score", pa.float64()),
         ("keep", pa.bool_()),
@@ -55,7 +62,12 @@ FILE_COLUMNS = ("file_name", "video", "file", "path")
 
 CAPTION_COLUMNS = ("caption", "text", "prompt")
 
-KNOWN_COLUMNS = (*FILE_COLUMNS, *CAPTION_COLUMNS, "camera_motion", "motion_score")
+TEXT_COLUMNS = ("film", "side", "caption_image", "caption_video")
+
+KNOWN_COLUMNS = (*FILE_COLUMNS, *CAPTION_COLUMNS, *TEXT_COLUMNS, "camera_motion", "motion_score")
+
+PICTURE = "_pipe"
+"""How the names of demuxers of pictures end."""
 
 
 class ListedConfig(BaseModel):
@@ -75,7 +87,8 @@ def describe_file(root: Path, folder: Path, row: TableRow, column: str, limit_s:
     _, digest = digest_source(root, path)
     with read_as(root, path, digest):
         facts = run_in_child(probe, path, limit_s=limit_s)
-    if facts.duration_s is None:
+    is_picture = facts.container.endswith(PICTURE)
+    if facts.duration_s is None and not is_picture:
         raise BadMedia(f"{path}: its length is unknown. Convert it to mp4.")
     return {
         "video_id": digest[:16],
@@ -83,7 +96,10 @@ def describe_file(root: Path, folder: Path, row: TableRow, column: str, limit_s:
         "digest": digest,
         "container": facts.container,
         "start_s": 0.0,
-        "end_s": facts.duration_s,
+        "end_s": 0.0 if is_picture else facts.duration_s,
+        "width": facts.width,
+        "height": facts.height,
+        **{name: str(row.values[name]) for name in TEXT_COLUMNS if row.values.get(name)},
         "caption": next((str(row.values[name]) for name in CAPTION_COLUMNS if name in row.values), None),
         "camera_motion": row.values.get("camera_motion"),
         "motion_score": _parse_number(row.values, "motion_score"),

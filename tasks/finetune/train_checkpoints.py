@@ -1,4 +1,4 @@
-"""What a stopped training resumes from: the state of what trains, and the log so far.
+"""What a stopped training resumes from: the state of what trains, the log so far, and the best weights so far.
 
 The log is beside the state and is written first, so that it reaches at least as far; rows beyond the state are dropped
 when both are read. So a resumed training ends with the weights and the log of an uninterrupted one. The state of a
@@ -12,28 +12,40 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from models.errors import BadInput
-from models.svd.training import TrainingState
+from models.svd.training_state import TrainingState
 from tasks.ledger import remove
 from tasks.manifest import publish, publish_text
 
 
 class TrainingLog(BaseModel):
     """The loss of every step, and the rows that summarise them; each row names the `step` after which it was written.
-    `made_with` says what the training depends on, by name; `ended`, that nothing is left to resume."""
+    `made_with` says what the training depends on, by name; `ended`, that nothing is left to resume; `plan`, how memory
+    was used (models/memory/training_plan.py), which last bits depend on."""
 
     losses: list[float] = Field(default_factory=list)
     rows: list[dict[str, Any]] = Field(default_factory=list)
     made_with: dict[str, Any] = Field(default_factory=dict)
     ended: bool = False
+    plan: str = ""
 
     def add_row(self, facts: dict[str, Any]) -> dict[str, Any]:
-        """Add a row after the latest step: its number, the mean loss since the row before, and `facts`."""
+        """Add a row after the latest step: its number, the mean loss since the row before (none before the first
+        step), and `facts`."""
         recent = self.losses[self.rows[-1]["step"] if self.rows else 0 :]
-        row = {"step": len(self.losses), "loss": sum(recent) / len(recent), **facts}
+        row = {"step": len(self.losses), "loss": sum(recent) / len(recent) if recent else None, **facts}
         self.rows.append(row)
         return row
+
+    @property
+    def best_step(self) -> int | None:
+        """Return the step whose weights have the least error on clips that were held out, the first of equals; None
+        where none are, or none was measured after a step."""
+        judged = [row for row in self.rows if row["step"] and row.get("held_out") is not None]
+        return min(judged, key=lambda row: row["held_out"])["step"] if judged else None
 
     def until(self, step: int) -> "TrainingLog":
         """Return the log up to `step`."""
@@ -46,6 +58,20 @@ def keep(path: Path, state: TrainingState, log: TrainingLog) -> None:
     publish_text(_locate_log(path), log.model_dump_json())
     with publish(path) as aside:
         state.save(aside)
+    for other in _list_best(path):
+        if other != _locate_best(path, log.best_step):
+            remove(other)
+
+
+def keep_best(path: Path, step: int, weights: Mapping[str, Tensor]) -> None:
+    """Write the weights of a step that are the best so far, by name, beside the checkpoint at `path`."""
+    with publish(_locate_best(path, step)) as aside:
+        save_file(dict(weights), aside)
+
+
+def read_best(path: Path, log: TrainingLog) -> dict[str, Tensor] | None:
+    """Return the best weights of the training whose checkpoint is at `path`, None where no step is the best."""
+    return load_file(_locate_best(path, log.best_step)) if log.best_step is not None else None
 
 
 def resume(path: Path, state: TrainingState, made_with: Mapping[str, Any]) -> TrainingLog:
@@ -60,6 +86,8 @@ def resume(path: Path, state: TrainingState, made_with: Mapping[str, Any]) -> Tr
     try:
         state.load(start)
         log = TrainingLog.model_validate_json(_locate_log(start).read_text(encoding="utf-8")).until(state.step)
+        if start != path and (weights := read_best(start, log)):
+            keep_best(path, log.best_step or 0, weights)
         return log.model_copy(update={"made_with": dict(made_with), "ended": False})
     except (OSError, SafetensorError, KeyError, ValidationError) as error:
         raise BadInput(f"{start}: the training's saved state cannot be read. Delete it to start again.") from error
@@ -105,7 +133,17 @@ def forget(path: Path) -> None:
     """Delete a checkpoint and its log."""
     remove(path)
     remove(_locate_log(path))
+    for best in _list_best(path):
+        remove(best)
 
 
 def _locate_log(path: Path) -> Path:
     return path.with_suffix(".json")
+
+
+def _locate_best(path: Path, step: int | None) -> Path:
+    return path.parent / "best" / f"{path.stem}-{step}{path.suffix}"
+
+
+def _list_best(path: Path) -> list[Path]:
+    return sorted(path.parent.glob(f"best/{path.stem}-*{path.suffix}"))

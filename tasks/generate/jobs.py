@@ -100,21 +100,21 @@ def _prepare(root: Path, row: Mapping[str, Any], fit: Fit, background: Backgroun
     content, path = _digest_content(root / name), Path(row["image"])
 
     def read(call: Callable[..., T], *arguments: Any) -> T:
-        with read_as(root, path, row["image_sha256"]):
-            return child.run(call, *arguments, limit_s=PICTURE_LIMIT_S, item=path.name)
+        with read_as(root, path, row["image_sha256"]) as held:
+            return child.run(call, held, *arguments, limit_s=PICTURE_LIMIT_S, item=path.name)
 
     if content is None:
         size = (row["width"], row["height"])
-        pixels, many = read(read_foreign_picture, path, *size, fit, background, get_limits().pixels)
+        pixels, many = read(read_foreign_picture, *size, fit, background, get_limits().pixels)
         with publish(root / name) as aside:
             Image.fromarray(pixels).save(aside, format="PNG")
         content = hashlib.sha256(pixels.tobytes()).hexdigest()
     else:
-        many = read(count_pictures, path)
+        many = read(count_pictures)
     said = [f"{row['name']}: all but the first of its {many} pictures."] if many > 1 else []
     ignored = [*(row["ignored"] or ()), *said] or None
     prepared = {"picture": name, "picture_sha256": content, "fit": fit, "background": background}
-    converted = read(describe_foreign_picture, path)
+    converted = read(describe_foreign_picture)
     return {**prepared, "ignored": ignored, "converted": [converted] if converted else None}
 
 

@@ -27,6 +27,7 @@ from models.svd.model import VideoModel
 from models.svd.regions import list_words
 from models.svd.sampling import sample_latents
 from tasks.generate.job_batches import Item
+from tasks.ledger import resolve_inside
 from tasks.source_files import read_as
 
 
@@ -86,7 +87,7 @@ def _sample(root: Path, items: Sequence[Item], plan: Plan, device: torch.device)
 
 def sample_alone(root: Path, item: Item, plan: Plan, device: torch.device = CPU) -> Tensor:
     """Sample latents [1, latent frames, channels, h, w] of an item of a family that has no batches."""
-    pixels = _read_pixels(root / item.picture) if item.picture else None
+    pixels = _read_pixels(resolve_inside(root, item.picture)) if item.picture else None
     request = make_request(item.settings.model_dump(), pixels, item.lora)
     return sample_by_family(item.model, item.model_revision, request, plan, item.settings.dtype, device)[None]
 
@@ -127,7 +128,7 @@ def _read_picture(root: Path, item: Item) -> Tensor:
 def _read_own_pixels(root: Path, item: Item) -> Picture:
     if item.picture is None:
         raise BadInput(f"{item.name}: needs a picture. Set image.")
-    return _read_pixels(root / item.picture)
+    return _read_pixels(resolve_inside(root, item.picture))
 
 
 def _read_pixels(path: Path) -> Picture:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from models.pictures import Frames
 from tasks.attempts import caught
+from tasks.ledger import resolve_inside
 from tasks.media.frame_store import load_frames, read_frame_times
 from tasks.pages.dataset import Dataset
 from tasks.pages.page import make_data_uri
@@ -87,7 +88,7 @@ class Reel:
         return strip
 
     def _strip(self, clip: Mapping[str, Any], name: str, frames: int, side: int) -> Strip | None:
-        store = self.dataset.root / name
+        store = resolve_inside(self.dataset.root, name)
         if name not in self._times:
             self._times[name] = read_frame_times(store)
         stored = [frame for frame in self._times[name] if clip["start_pts"] <= frame[0] < clip["end_pts"]]

@@ -1,24 +1,30 @@
 """Finetuning end to end: a dataset in, weights that know it out, and one sentence for whatever cannot be trained."""
 
+import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 import torch
+from diffusers import StableVideoDiffusionPipeline
 from PIL import Image
 from safetensors.torch import load_file
 
 from flows.command.main import main
-from flows.finetune import FinetuneConfig, check, finetune
+from flows.finetune import RECIPES, FinetuneConfig, check, finetune
 from flows.generate import GenerateConfig, generate
 from flows.running.lock import exclusive
 from flows.running.run import run_flow
 from models.errors import BadManifest
 from models.svd.lora import load_lora
+from models.svd.model import load_model
 from tasks.finetune.encode import LatentsConfig
 from tasks.finetune.train import TrainConfig
 from tasks.footage import Camera, Motion, Scene, render_shot
@@ -66,7 +72,7 @@ def test_a_dataset_becomes_a_lora_that_generates_and_a_run_that_names_the_datase
     root = dataset(tmp_path / "films")
     outcome = run_flow(finetune, config(root, tmp_path / "run", model))
     assert (outcome.failed, outcome.weights) == (0, tmp_path / "run/lora.safetensors")
-    assert [row["step"] for row in read_rows(outcome.log)] == [2]
+    assert [row["step"] for row in read_rows(outcome.log)] == [0, 2]
     digest = read_manifest_ref(root / "clips.parquet").digest
     described = json.loads((tmp_path / "run/run.json").read_text())
     assert (described["dataset"], described["dataset_digest"]) == ("films", digest)
@@ -85,6 +91,39 @@ def test_a_dataset_becomes_a_lora_that_generates_and_a_run_that_names_the_datase
     again = run_flow(finetune, config(root, tmp_path / "run", model))
     assert again == outcome
     assert {path: path.stat().st_mtime_ns for path in root.rglob("latents/*")} == encoded
+
+
+def test_image_to_video_trains_all_of_a_model_that_generate_and_diffusers_load(
+    tmp_path: Path, model: str, prefect_server: str
+):
+    root = dataset(tmp_path / "films")
+    recipe = TrainConfig(**(RECIPES["image-to-video"]()["train"] | {"steps": 2, "batch": 2, "samples": 1}))
+    asked = config(root, tmp_path / "run", model).model_copy(update={"train": recipe})
+    outcome = run_flow(finetune, asked)
+    assert outcome.weights == tmp_path / "run/model"
+    report = (tmp_path / "run/report/index.html").read_text()
+    assert "All of the network was trained" in report
+    assert report.count("data:video/mp4;base64,") == 3
+    shown = httpx.post(f"{prefect_server}/artifacts/filter", json={}, timeout=60).json()
+    assert any(each["type"] == "progress" and each["data"] == 100 for each in shown)
+    assert any(each["type"] == "markdown" and "| step |" in each["data"] for each in shown)
+    assert list((tmp_path / "run/events").glob("*/events.out.tfevents.*"))
+
+    (tmp_path / "pictures").mkdir()
+    Image.fromarray(np.full((36, 48, 3), 90, np.uint8)).save(tmp_path / "pictures/a.png")
+    made = run_flow(
+        generate, GenerateConfig(jobs=tmp_path / "pictures", out=tmp_path / "out", model=str(outcome.weights), steps=1)
+    )
+    assert [row["status"] for row in read_rows(made.outputs)] == ["ok"]
+    pipeline = StableVideoDiffusionPipeline.from_pretrained(outcome.weights, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    frames = pipeline(
+        Image.new("RGB", (32, 32)), 32, 32, num_frames=4, num_inference_steps=1, output_type="np", decode_chunk_size=4
+    ).frames  # pyright: ignore[reportAttributeAccessIssue]
+    assert np.isfinite(frames).all()
+    with torch.no_grad():
+        before = load_model(model).unet.conv_in.weight
+        assert not torch.equal(pipeline.unet.conv_in.weight, before)
 
 
 def test_a_clip_that_is_too_short_is_counted_and_the_others_train(tmp_path, model, capsys, prefect_server):
@@ -154,6 +193,40 @@ def test_a_training_that_is_asked_to_stop_saves_its_step_and_says_how_it_ended(
         assert not list(out.rglob(".*-????????"))
 
 
+@pytest.mark.slow
+def test_a_training_that_was_killed_is_resumed_by_prefects_retry(tmp_path, model, prefect_server, repository):
+    """Shown in the UI as a task that awaited its retry and then completed."""
+    root, out = dataset(tmp_path / "films"), tmp_path / "run"
+    asked = flags(root, out, model, "--steps", "40", "--train.checkpoint-every", "5", "--train.judge-every", "40")
+    command = [sys.executable, "-m", "flows.command.main", *asked]
+    with subprocess.Popen(command, cwd=repository, stderr=subprocess.PIPE, text=True) as process:
+        until = time.monotonic() + 300
+        while not list(out.glob("checkpoints/[!.]*.safetensors")):
+            assert process.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        (trainer,) = find_children(process.pid, "tasks.finetune.train_process")
+        os.kill(trainer, signal.SIGKILL)
+        assert process.stderr is not None
+        said = process.stderr.read()
+    assert process.returncode == 0, said
+    assert "its process died (Killed)" in said
+    assert "train: goes on from step" in said
+    assert load_lora(out / "lora.safetensors")[1].lineage["clips"] == ["pan_left", "static"]
+
+
+def find_children(parent: int, word: str) -> list[int]:
+    """The processes below another one whose command has a word."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError, IndexError):
+            pid, above = int(stat.parent.name), int(stat.read_text().rsplit(")", 1)[1].split()[1])
+            if above == parent:
+                named = word in (stat.parent / "cmdline").read_text()
+                found += [pid] if named else find_children(pid, word)
+    return found
+
+
 def test_an_unknown_recipe_is_named_with_those_there_are(tmp_path, model, capsys):
     assert main(flags(tmp_path, tmp_path / "run", model, "--recipe", "camera", "--dry-run")) == 2
     (said,) = capsys.readouterr().err.splitlines()
@@ -195,6 +268,7 @@ def test_the_settings_have_these_defaults_and_bounds():
         "encode": "LatentsConfig()",
         "listed": "ListedConfig()",
         "train": "TrainConfig()",
+        "hardware": "HardwareConfig()",
     }
 
 

@@ -8,6 +8,7 @@ import torch
 
 from flows.running.run import run_flow
 from flows.tiny import TinyConfig, tiny
+from models.errors import BadInput
 from models.svd.model import load_model
 from tasks.finetune.encode import LatentsConfig
 from tasks.finetune.train import TrainConfig
@@ -49,6 +50,13 @@ def test_a_model_is_made_stage_by_stage_and_made_once(tmp_path: Path):
     assert two.facts.lineage["base_revision"] != one.facts.lineage["base_revision"]
     assert not torch.equal(two.unet.conv_in.weight, one.unet.conv_in.weight)
     assert torch.equal(two.vae.quant_conv.weight, one.vae.quant_conv.weight)
+
+
+def test_a_folder_with_files_of_others_is_no_place_to_install_a_model(tmp_path: Path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(BadInput, match=r"has files that Reelmill did not write\. Choose another folder for --install"):
+        tiny.fn(smallest(tmp_path / "out", ()).model_copy(update={"install": tmp_path}))
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
 def test_each_stage_learns_words_and_the_last_sees_whole_pictures_and_every_motion():

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from models.errors import BadManifest
 from tasks.caching import Step, count_attempts, find, find_or_compute, make_key, make_lineage, set_aside, supersede
-from tasks.ledger import mark
+from tasks.ledger import mark, read_ledger
 from tasks.manifest import ERROR_FIELDS, Lineage, ManifestRef, digest_file, make_table, read_lineage, read_rows
 
 SCHEMA = pa.schema([("value", pa.string()), ("picture", pa.string()), ("attempt", pa.int32())])
@@ -270,6 +270,14 @@ def test_what_failed_counts_its_attempts_and_what_had_succeeded_keeps_its_own(tm
         set_aside(made.path)
     assert found == [[1, 1], [1, 2], [1, 3]]
     assert count_attempts(made.path) == 3
+
+
+def test_the_ledger_names_no_manifest_that_was_set_aside_and_forgotten(work: Counted, tmp_path: Path):
+    mark(tmp_path, "curate", "1")
+    for _ in range(3):
+        set_aside(run(work).path)
+    run(work)
+    assert [name for name in read_ledger(tmp_path) if not (tmp_path / name).exists()] == []
 
 
 def test_a_step_without_attempts_can_be_set_aside_too(tmp_path: Path):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from models.errors import BadMedia, DecodeCrash, DecodeLimit, DecodeTimeout
-from tasks.child_process import Child, run_in_child
+from tasks.child_process import Child, run_in_child, run_program
 from tasks.limits import Limits, set_limits
 from tasks.media.probe import probe
 
@@ -145,6 +145,16 @@ def test_a_child_that_wants_more_processor_time_than_it_may_have_is_an_error_tha
     limits(processor_share=0.01)
     with pytest.raises(DecodeLimit, match=r"film\.mp4: takes more than 1 s of processor.*--limits\.processor-share"):
         run_in_child(spin, limit_s=100, item="film.mp4")
+
+
+def test_a_program_has_the_limits_that_are_given():
+    """As ffmpeg has where it reads a film."""
+    taken = [sys.executable, "-c", "print(len(bytearray(1_500_000_000)))"]
+    assert run_program(taken, limit_s=100).output == b"1500000000\n"
+    ended = run_program(taken, limit_s=100, limits=Limits(memory_mb=1000))
+    assert (ended.code, b"MemoryError" in ended.messages) == (1, True)
+    spinning = [sys.executable, "-c", "while True: pass"]
+    assert run_program(spinning, limit_s=100, limits=Limits(processor_share=0.01)).code < 0
 
 
 @pytest.mark.parametrize("limit_s", [20.0 * 40 * 3600, 1e12])

@@ -2,11 +2,13 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from models.errors import BadManifest, BadMedia, SourceChanged
 from tasks import source_files
+from tasks.child_process import run_in_child
 from tasks.ledger import mark
 from tasks.source_files import digest_source, find_source, read_as
 
@@ -117,6 +119,48 @@ def test_an_edit_that_leaves_size_and_modification_time_equal_is_seen(root: Path
 def test_a_touched_file_of_the_same_bytes_is_the_same(root: Path, film: Path):
     with read_as(root, film, A):
         film.touch()
+
+
+def test_what_takes_the_place_of_a_file_for_a_while_is_not_read(root: Path, film: Path):
+    """Folders, links and names may be swapped and swapped back: the file that was checked is the one that is open."""
+    away, other = film.parent.with_name("away"), write_old(film.parent.with_name("other") / "a.mp4", "B")
+    with read_as(root, film, A) as held:
+        film.parent.rename(away)
+        other.parent.rename(film.parent)
+        assert film.read_text() == "B"
+        assert held.read_text() == "A"
+        assert run_in_child(Path.read_text, held, limit_s=60) == "A"
+        film.parent.rename(other.parent)
+        away.rename(film.parent)
+
+
+def test_an_edit_of_the_open_file_is_seen_where_its_name_leads_to_a_copy_of_what_it_was(root: Path, film: Path):
+    copy = write_old(film.with_name("copy"), "A")
+    with pytest.raises(SourceChanged, match=r"a\.mp4: its content changed"), read_as(root, film, A) as held:
+        held.write_text("B")
+        copy.rename(film)
+
+
+def test_a_file_that_is_replaced_between_check_and_opening_is_not_read(
+    root: Path, film: Path, monkeypatch: pytest.MonkeyPatch
+):
+    check = source_files._check_content
+
+    def replaced(*given: Any) -> Any:
+        before = check(*given)
+        write_old(film.with_name("other"), "B").rename(film)
+        return before
+
+    monkeypatch.setattr(source_files, "_check_content", replaced)
+    with pytest.raises(SourceChanged), read_as(root, film, A):
+        raise AssertionError
+
+
+@pytest.mark.parametrize("said", ["{held}: is damaged.", "{held.name}: is damaged."])
+def test_an_error_names_the_file_as_it_was_given(root: Path, film: Path, said: str):
+    with pytest.raises(BadMedia) as caught, read_as(root, film, A) as held:
+        raise BadMedia(said.format(held=held))
+    assert str(caught.value) in (f"{film}: is damaged.", "a.mp4: is damaged.")
 
 
 def test_what_reading_an_unchanged_file_raises_stays_what_it_is(root: Path, film: Path):

@@ -15,6 +15,7 @@ from flows.command.folders import (
     find_commands,
     list_failed_manifests,
     list_failures,
+    out_of_the_cache,
     report,
     restore_set_aside,
     retry,
@@ -216,6 +217,22 @@ def test_what_a_killed_retry_had_set_aside_is_still_to_be_retried(night: Path, p
     keep_given(night, "generate", GenerateConfig(jobs=Path("gone"), out=night))
     with pytest.raises(BadInput, match="gone: no such folder or file"):
         retry(ResultsConfig(path=night))
+
+
+def test_a_retry_after_a_killed_one_knows_what_failed(dataset: Path):
+    for manifest in list_failed_manifests(dataset):
+        set_aside(manifest)
+    with pytest.raises(BadInput, match="SOURCE is missing"):
+        retry(ResultsConfig(path=dataset))
+    assert list_failed_manifests(dataset) == [dataset / "manifests/scan/k2.parquet"]
+
+
+def test_what_an_interrupted_retry_set_aside_is_restored_at_once(dataset: Path):
+    failed = list_failed_manifests(dataset)
+    with pytest.raises(KeyboardInterrupt), out_of_the_cache(failed):
+        assert list_failed_manifests(dataset) == []
+        raise KeyboardInterrupt
+    assert list_failed_manifests(dataset) == failed
 
 
 @pytest.mark.parametrize("killed", [1, 2])

@@ -38,6 +38,7 @@ def test_sources_become_the_files_that_were_curated(tmp_path: Path):
     "row",
     [
         {"digest": hashlib.sha256(b"B").hexdigest()},
+        {"source": "https://there/a.mp4"},
         {"source": "https://there/a.mp4", "path": "sources/a.mp4"},
         {"path": "/nowhere/a.mp4"},
         {"path": None},
@@ -69,6 +70,19 @@ def test_servers_and_models_outside_are_refused(tmp_path: Path, caption: dict[st
     config = CurateConfig.model_validate({"sources": ("x",), "out": tmp_path / "out", "caption": caption})
     with pytest.raises(BadInput, match=f"they name (the server )?{named}"):
         take_as_data(tmp_path / "out", "curate", config)
+
+
+def test_what_a_setting_names_is_not_given_by_standing_among_the_sources(tmp_path: Path):
+    record(tmp_path / "out")
+    server = {"image_engine": "endpoint", "image_model": "m", "endpoint": {"base_url": "http://there", "key_env": "K"}}
+    network = {"image_engine": "transformers", "image_model": "/models/blip"}
+    for caption, sources in (
+        (server, ("the server http://there", "the server http://there/", "the key K")),
+        (network, ("/models/blip",)),
+    ):
+        config = CurateConfig.model_validate({"sources": sources, "out": tmp_path / "out", "caption": caption})
+        with pytest.raises(BadInput, match=r"they name (the server http|/models/blip)"):
+            take_as_data(tmp_path / "out", "curate", config)
 
 
 def test_pictures_and_datasets_outside_are_refused(tmp_path: Path):

@@ -14,7 +14,9 @@ from tasks.caching import make_lineage
 from tasks.curate import scan, split
 from tasks.curate.video_manifests import VideoManifests
 from tasks.manifest import ManifestRef, make_table, write_manifest
+from tasks.media.video import find_ffmpeg, run_ffmpeg, write_video
 from tests.frame_stores import write_frames
+from tests.numbered_films import FPS, FRAMES, Make, encoded, numbered
 
 cv2.setNumThreads(1)
 
@@ -96,3 +98,28 @@ def dataset(tmp_path: Path) -> Dataset:
 def flat() -> Callable[..., Frames]:
     """Frames of one colour, [frames, 48, 64, 3]."""
     return lambda count, level=0: np.full((count, 48, 64, 3), level, np.uint8)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("numbered") / "plain.mp4"
+    write_video(path, numbered(FRAMES), FPS, crf=4)
+    return path
+
+
+@pytest.fixture(scope="module")
+def make(plain: Path) -> Make:
+    """Another file of the same frames; `before` are ffmpeg's input options."""
+
+    def convert(name: str, *options: str, source: Path = plain, before: tuple[str, ...] = ()) -> Path:
+        target = plain.with_name(name)
+        command = [find_ffmpeg(), "-loglevel", "error", "-y", *before, "-i", str(source), *options, str(target)]
+        run_ffmpeg(command, None, name)
+        return target
+
+    return convert
+
+
+@pytest.fixture(scope="module")
+def source(make: Make) -> Path:
+    return encoded(make, "source.mp4")

@@ -3,15 +3,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from models.errors import BadModel
-from tasks.curate.caption import ask_all, caption_clips, spread_frames
+from tasks.curate.caption import NEEDS, ask_all, caption_clips, load_clip_frames, spread_frames
 from tasks.curate.caption_writers import CaptionConfig, EndpointConfig, find_missing_key, list_models
 from tasks.curate.look import LookConfig, measure_look
 from tasks.curate.motion import MotionConfig, measure_motion
 from tasks.curate.text import TextConfig, find_text
-from tasks.curate.video_manifests import add_manifests
+from tasks.curate.video_manifests import add_manifests, read_clips
 from tasks.footage import Camera, Scene, render_shot, render_title
 from tasks.manifest import read_rows
 from tests.chat_server import Server, said, serving
@@ -128,6 +129,18 @@ def test_a_clip_without_frames_is_its_own_error(dataset, flat, models: Path):
     broken, whole = (read_rows(ref)[0] for ref in caption(dataset, gone, fine, config=in_process(models)))
     assert (broken["caption"], broken["caption_image"], broken["error_code"]) == (None, None, "bad_manifest")
     assert whole["caption"] == "the camera pans left"
+
+
+def test_what_captioners_see_has_no_black_bars(dataset):
+    barred = np.zeros((9, 48, 96, 3), np.uint8)
+    barred[:, :, 16:80] = np.random.default_rng(0).integers(60, 255, (9, 48, 64, 3), dtype=np.uint8)
+    video = dataset.add("a", [barred])
+    (clip,) = read_clips(video._replace(look=measure_look.fn(dataset.root, LookConfig(), [video])[0]), NEEDS)
+    for number in (1, 4):
+        seen = load_clip_frames(dataset.root / "frames/a.parquet", clip, number)
+        assert isinstance(seen, np.ndarray)
+        assert seen.shape == (number, 48, 96 - clip["bar_left"] - clip["bar_right"], 3)
+        assert seen.mean(axis=(0, 1, 3)).min() > 100
 
 
 def test_the_middle_frame_is_described_and_the_video_by_frames_spread_over_it():

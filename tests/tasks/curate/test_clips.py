@@ -1,110 +1,28 @@
 """Cut clips show exactly the frames they should: each frame of the source carries its number as two grey levels."""
 
-from collections.abc import Callable
 from dataclasses import replace
-from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from models.errors import BadMedia
-from tasks.curate import clips
-from tasks.curate.clip_cutting import Packet, choose_packets, inspect_clip
-from tasks.curate.clip_encoding import encode_span
+from tasks.curate.clip_cutting import Packet, choose_packets
 from tasks.curate.clips import (
     SCHEMA,
     STEP,
     ClipsConfig,
     CutSpan,
     Cutting,
-    SourceSpans,
     cut_clips,
     gather_cuts,
     list_spans,
 )
 from tasks.manifest import digest_file, read_rows
 from tasks.media.canonical_picture import make_picture
-from tasks.media.video import SourceVideo, find_ffmpeg, open_video, read_frames, run_ffmpeg, write_video
+from tasks.media.video import read_frames
 from tests.declared import declared
-
-FRAMES, KEYFRAMES_EVERY, FPS = 144, 12, 24
-CUTS = (0, 40, 100, 144)
-"""The shots' first frames, none but the first at a keyframe, and the end."""
-
-X264 = ("-c:v", "libx264", "-crf", "10", "-bf", "3", "-pix_fmt", "yuv420p")
-
-Make = Callable[..., Path]
-
-
-def numbered(count: int) -> np.ndarray:
-    """Frames whose left half tells the low four bits of their number and whose right half the high four."""
-    frames = np.zeros((count, 64, 96, 3), np.uint8)
-    for number in range(count):
-        frames[number, :, :48], frames[number, :, 48:] = 15 * (number % 16) + 8, 15 * (number // 16) + 8
-    return frames
-
-
-def numbers(path: Path) -> list[int]:
-    """The numbers on all frames of a file, in the order in which they are shown."""
-    shown = [make_picture(frame) for _, frame in read_frames(path)]
-    halves = [(picture[8:56, 8:40].mean(), picture[8:56, 56:88].mean()) for picture in shown]
-    return [round((low - 8) / 15) + 16 * round((high - 8) / 15) for low, high in halves]
-
-
-@pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("numbered") / "plain.mp4"
-    write_video(path, numbered(FRAMES), FPS, crf=4)
-    return path
-
-
-@pytest.fixture(scope="module")
-def make(plain: Path) -> Make:
-    """Another file of the same frames; `before` are ffmpeg's input options."""
-
-    def convert(name: str, *options: str, source: Path = plain, before: tuple[str, ...] = ()) -> Path:
-        target = plain.with_name(name)
-        command = [find_ffmpeg(), "-loglevel", "error", "-y", *before, "-i", str(source), *options, str(target)]
-        run_ffmpeg(command, None, name)
-        return target
-
-    return convert
-
-
-def encoded(make: Make, name: str, *options: str, gop: str = "open-gop=0") -> Path:
-    keyed = f"keyint={KEYFRAMES_EVERY}:min-keyint={KEYFRAMES_EVERY}:scenecut=0:{gop}"
-    return make(name, *X264, "-x264-params", keyed, *options)
-
-
-@pytest.fixture(scope="module")
-def source(make: Make) -> Path:
-    return encoded(make, "source.mp4")
-
-
-def all_pts(path: Path) -> tuple[list[int], Fraction]:
-    with open_video(path) as (container, stream):
-        pts = [frame.pts or 0 for frame in container.decode(stream)]
-        return pts, stream.time_base or Fraction(1)
-
-
-def shots(path: Path, cuts: tuple[int, ...] = CUTS) -> SourceSpans:
-    """The shots of a file of numbered frames as clips to cut."""
-    pts, time_base = all_pts(path)
-    edges = [*pts, 2 * pts[-1] - pts[-2] if len(pts) > 1 else pts[-1] + 1]
-    spans = [
-        CutSpan(f"clip-{a}-{b}", f"{time_base.numerator}/{time_base.denominator}", edges[a], edges[b], b - a)
-        for a, b in pairwise(cuts)
-    ]
-    video = SourceVideo(video_id="v", path=path, digest=digest_file(path), duration_s=6.0, width=96, height=64)
-    return SourceSpans(video, tuple(spans))
-
-
-def cut(root: Path, source: SourceSpans, mode: str) -> list[dict[str, Any]]:
-    (ref,) = cut_clips.fn(root, ClipsConfig.model_validate({"mode": mode}), [source])
-    return read_rows(ref)
+from tests.numbered_films import KEYFRAMES_EVERY, Make, all_pts, cut, encoded, numbers, shots
 
 
 def test_a_copied_clip_goes_from_keyframe_to_keyframe_and_never_across_a_cut(source: Path, tmp_path: Path):
@@ -231,59 +149,6 @@ def test_a_turned_picture_stays_turned_in_a_copy_and_is_upright_in_a_new_encodin
         assert make_picture(frame).shape == make_picture(first).shape
 
 
-def test_a_shot_without_two_keyframes_is_a_row_with_the_reason(source: Path, tmp_path: Path):
-    rows = cut(tmp_path, shots(source, (0, 50, 58, 71, 144)), "copy")
-    assert [row["error_code"] for row in rows] == [None, "no_keyframes", "no_keyframes", None]
-    assert "no keyframe between its cuts" in rows[1]["error_message"]
-    assert "only one keyframe between its cuts" in rows[2]["error_message"]
-    assert [path.name for path in (tmp_path / "clips").iterdir() if "58" in path.name] == []
-
-
-def test_a_codec_that_mp4_does_not_hold_says_what_to_do_and_the_same_each_time(make: Make, tmp_path: Path):
-    film = shots(make("old.avi", "-c:v", "msmpeg4v2", "-g", "12"))
-    messages = {row["error_message"].partition(": ")[2] for root in "ab" for row in cut(tmp_path / root, film, "copy")}
-    (message,) = messages
-    assert "ffmpeg failed: Could not write header" in message
-    assert message.endswith("If mp4 cannot hold its codec, use --clips.mode exact.")
-    assert "0x" not in message
-
-
-def test_a_video_whose_packets_have_no_times_is_a_row_for_each_clip(make: Make, source: Path, tmp_path: Path):
-    raw = make("raw.h264", "-c", "copy", source=source)
-    video = shots(source).video.model_copy(update={"path": raw, "digest": digest_file(raw)})
-    rows = cut(tmp_path, replace(shots(source), video=video), "copy")
-    assert ["have no times" in row["error_message"] for row in rows] == [True] * 3
-
-
-@pytest.mark.parametrize("when", ["before", "within"])
-def test_a_source_that_changes_is_a_row_for_each_clip_and_leaves_no_file(
-    source: Path, tmp_path: Path, when: str, monkeypatch: pytest.MonkeyPatch
-):
-    film = tmp_path / "film.mp4"
-    film.write_bytes(source.read_bytes())
-    given = replace(shots(source), video=shots(source).video.model_copy(update={"path": film}))
-    run = clips.run_in_child
-
-    def change(function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
-        if function is encode_span:
-            film.write_bytes(source.read_bytes() + b"0")
-        return run(function, *arguments, **named)
-
-    if when == "within":
-        monkeypatch.setattr(clips, "run_in_child", change)
-    else:
-        film.write_bytes(source.read_bytes() + b"0")
-    rows = cut(tmp_path / "out", given, "exact")
-    assert [row["error_code"] for row in rows] == ["source_changed"] * 3
-    assert not list(tmp_path.rglob("clips/*.mp4"))
-
-
-def test_a_source_that_is_gone_is_a_row_for_each_clip(source: Path, tmp_path: Path):
-    video = shots(source).video.model_copy(update={"path": tmp_path / "gone.mp4"})
-    rows = cut(tmp_path, replace(shots(source), video=video), "exact")
-    assert [row["error_code"] for row in rows] == ["bad_media"] * 3
-
-
 def test_a_clip_that_is_there_already_is_not_cut_again(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     first = cut(tmp_path, shots(source), "copy")
     monkeypatch.setattr("tasks.curate.clips.run_ffmpeg", None)
@@ -297,14 +162,6 @@ def test_the_same_clip_has_the_same_bytes(source: Path, tmp_path: Path, mode: st
     one, two = (cut(tmp_path / folder, shots(source), mode) for folder in "ab")
     assert [row["cut_sha256"] for row in one] == [row["cut_sha256"] for row in two]
     assert one[0]["cut_sha256"] == digest_file(tmp_path / "a" / one[0]["cut_path"])
-
-
-def test_a_slow_cut_is_given_up_and_leaves_nothing(source: Path, tmp_path: Path):
-    config = ClipsConfig(mode="exact", limit_floor_s=2.0, limit_factor=1e-6)
-    hurried = config.model_copy(update={"limit_floor_s": 1e-3})
-    (ref,) = cut_clips.fn(tmp_path, hurried, [shots(source)])
-    assert {row["error_code"] for row in read_rows(ref)} <= {"bad_media", "decoder_timeout"}
-    assert list(tmp_path.rglob("*.mp4")) == []
 
 
 def test_only_kept_clips_are_cut_unless_all_are_asked_for(source: Path, tmp_path: Path):
@@ -342,12 +199,6 @@ def test_the_frames_before_an_ending_keyframe_that_need_it_are_left_out():
     assert (cut.end_pts, cut.shown) == (3, (0, 1, 2))
 
 
-def test_a_file_that_does_not_begin_with_a_keyframe_would_be_refused(make: Make, source: Path):
-    path = make("headless.mp4", "-c", "copy", "-bsf:v", "noise=drop='lt(n,3)'", "-copyinkf", source=source)
-    with pytest.raises(BadMedia, match="does not begin with a keyframe"):
-        inspect_clip(path, "clip")
-
-
 def test_a_cut_clip_that_was_deleted_or_cut_short_is_cut_again(source: Path, tmp_path: Path):
     def cut_again() -> tuple[bool, bytes]:
         (ref,) = cut_clips.fn(tmp_path, ClipsConfig(mode="exact"), [shots(source, (0, 12))])
@@ -361,26 +212,6 @@ def test_a_cut_clip_that_was_deleted_or_cut_short_is_cut_again(source: Path, tmp
     for left in (len(whole) - 1, len(whole) // 2, 0):
         path.write_bytes(whole[:left])
         assert cut_again() == (True, whole)
-
-
-def test_a_clip_with_more_or_fewer_frames_than_its_span_is_refused_and_leaves_no_file(source: Path, tmp_path: Path):
-    film = shots(source, (0, 40))
-    for frames in (39, 41):
-        wrong = replace(film, spans=(replace(film.spans[0], frames=frames),))
-        (row,) = cut(tmp_path, wrong, "exact")
-        assert row["error_message"] == (
-            f"source.mp4, 0.00 to 1.67 s: expected {frames} frames in 1.667 s, but the file has 40 from 0.000 to 1.625 "
-            "s. Convert the source to mp4."
-        )
-    assert list((tmp_path / "clips").iterdir()) == []
-
-
-def test_a_clip_that_begins_late_or_goes_on_past_its_span_is_refused(make: Make, plain: Path):
-    late = make("begins late.mp4", "-c", "copy", "-output_ts_offset", "0.5")
-    clips._check(plain, "clip", FRAMES, 6.0, 60.0)
-    for path, seconds in ((plain, 5.9), (late, 6.5)):
-        with pytest.raises(BadMedia, match=r"clip: expected 144 frames in .*, but the file has 144 from "):
-            clips._check(path, "clip", FRAMES, seconds, 60.0)
 
 
 def test_the_settings_have_these_defaults_and_bounds():

@@ -6,11 +6,12 @@ from typing import Any
 import fsspec
 import pytest
 
+from tasks.curate import ingest as step
 from tasks.curate.ingest import SCHEMA, STEP, IngestConfig, ingest_videos, list_unreadable, list_videos
 from tasks.curate.source_list import Entry, expand_sources
 from tasks.footage import Camera, Scene, render_shot
 from tasks.manifest import ManifestRef, read_rows
-from tasks.media.video import write_video
+from tasks.media.video import find_ffmpeg, run_ffmpeg, write_video
 from tests.declared import declared
 
 HARD_NAMES = ("two words.mp4", 'it\'s "quoted".mp4', "film 🎬 é.mp4", "[1]*.mp4")
@@ -178,6 +179,35 @@ def test_a_pipe_named_like_a_film_is_a_row_and_not_waited_for(tmp_path: Path, fo
     row = by_name(ingest(tmp_path / "data", folder))["pipe.mp4"]
     assert (row["status"], row["path"]) == ("unreadable", None)
     assert "not a regular file" in row["error_message"]
+
+
+def test_a_file_that_changes_while_it_is_probed_is_a_row_that_says_so(
+    tmp_path: Path, folder: Path, clip: bytes, monkeypatch: pytest.MonkeyPatch
+):
+    run = step.run_in_child
+
+    def change(function: Any, path: Path, *arguments: Any, **named: Any) -> Any:
+        found = run(function, path, *arguments, **named)
+        path.write_bytes(clip + b"\0\0\0\x09free\0")
+        return found
+
+    monkeypatch.setattr(step, "run_in_child", change)
+    row = by_name(ingest(tmp_path / "data", folder / "good.mp4"))["good.mp4"]
+    assert (row["status"], row["error_code"], row["codec"]) == ("unreadable", "source_changed", None)
+
+
+def test_of_several_video_streams_the_one_that_is_used_is_said(
+    tmp_path: Path, folder: Path, caplog: pytest.LogCaptureFixture
+):
+    two = ("-map", "0", "-map", "0", "-c:v", "libx264", "-filter:v:0", "scale=32:16", "-disposition:0", "0")
+    path = folder / "two.mp4"
+    command = [find_ffmpeg(), "-loglevel", "error", "-i", str(folder / "good.mp4"), *two, "-disposition:1", "default"]
+    run_ffmpeg([*command, str(path)], None, "two")
+    (row,) = read_rows(ingest(tmp_path / "data", path))
+    assert (row["stream"], row["streams"], row["status"]) == (1, 2, "ok")
+    said = f"two.mp4: has several video streams. Stream 1 ({row['width']} x {row['height']}) is used; --ingest.stream"
+    assert said in caplog.text
+    assert row["width"] > 32
 
 
 def test_a_probe_that_hangs_is_a_row(tmp_path: Path, folder: Path):

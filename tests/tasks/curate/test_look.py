@@ -110,6 +110,17 @@ def test_a_clips_bars_and_the_crop_that_removes_them_are_told(dataset):
     ]
 
 
+def test_light_and_colours_are_those_inside_the_bars(dataset):
+    picture = np.full((3, 96, 160, 3), 180, np.uint8)
+    picture[:, :, 80:] = 220
+    (ref,) = measure_look.fn(dataset.root, CONFIG, [dataset.add("a", [letterboxed(picture, 30)])])
+    (row,) = read_rows(ref)
+    assert (row["bar_top"], row["bar_bottom"]) == (30, 30)
+    assert row["brightness"] == pytest.approx(200, abs=3)
+    assert row["contrast"] == pytest.approx(20, abs=3)
+    assert "black" not in row["colours"]
+
+
 def test_all_stored_frames_decide_on_bars_and_not_three_of_them(dataset):
     frames = letterboxed(np.stack([scene(1)] * 9), 12)
     frames[2] = scene(1)

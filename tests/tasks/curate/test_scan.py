@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tasks.curate import scan as step
 from tasks.curate.scan import SCHEMA, STEP, Sampling, ScanConfig, is_peak, scan_videos
 from tasks.footage import Camera, Scene, render_shot
 from tasks.manifest import ManifestRef, digest_file, read_lineage, read_rows
@@ -241,6 +242,43 @@ def test_a_video_that_is_gone_is_an_error_row(tmp_path: Path, footage: Path):
     video = source(footage).model_copy(update={"path": tmp_path / "gone.mp4"})
     (ref,) = scan_videos.fn(tmp_path, ScanConfig(), [video])
     assert "gone.mp4" in read_rows(ref)[0]["error_message"]
+
+
+def test_a_film_that_changes_while_it_is_scanned_is_a_row_that_says_so(
+    tmp_path: Path, footage: Path, monkeypatch: pytest.MonkeyPatch
+):
+    film = Path(shutil.copy(footage, tmp_path / "a.mp4"))
+    given, run = source(film), step.run_in_child
+
+    def change(*arguments: Any, **named: Any) -> Any:
+        measured = run(*arguments, **named)
+        film.write_bytes(footage.read_bytes() + b"0")
+        return measured
+
+    monkeypatch.setattr(step, "run_in_child", change)
+    (ref,) = scan_videos.fn(tmp_path / "data", ScanConfig(), [given])
+    (row,) = read_rows(ref)
+    assert (row["error_code"], row["frame_store"], row["pts"]) == ("source_changed", None, None)
+    monkeypatch.undo()
+    assert row_of(tmp_path / "data", film)["frames"] == 70, "its new content has a key of its own"
+
+
+def test_a_film_is_scanned_by_the_demuxer_that_its_probe_found(tmp_path: Path, footage: Path):
+    mp4, matroska = (
+        source(footage).model_copy(update={"container": name}) for name in ("mov,mp4,m4a", "matroska,webm")
+    )
+    (ref,) = scan_videos.fn(tmp_path / "one", ScanConfig(), [mp4])
+    assert read_rows(ref)[0]["error_code"] is None
+    (ref,) = scan_videos.fn(tmp_path / "two", ScanConfig(), [matroska])
+    assert "cannot be read as a video" in read_rows(ref)[0]["error_message"]
+
+
+def test_a_video_whose_id_leads_out_of_its_dataset_is_a_row_and_writes_nothing(tmp_path: Path, footage: Path):
+    video = source(footage).model_copy(update={"video_id": "../../elsewhere/x"})
+    (ref,) = scan_videos.fn(tmp_path / "data", ScanConfig(), [video])
+    (row,) = read_rows(ref)
+    assert (row["error_code"], row["frame_store"]) == ("bad_manifest", None)
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_hard_names_are_scanned(tmp_path: Path, footage: Path):

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from models.measures.clip_similarity import load_clip
 from tasks.caching import make_lineage
 from tasks.curate import caption
+from tasks.curate.look import LookConfig, measure_look
 from tasks.curate.similarity import (
     NO_HEAD,
     OFF,
@@ -87,6 +88,21 @@ def test_a_clips_columns_are_what_the_network_says_of_its_frames_and_captions(da
     assert row["embedding"] == pytest.approx(images.ravel(), abs=1e-5)
     assert row["clip_model"].startswith(f"{clip.name}:")
     assert (row["similarity_note"], row["error_code"]) == (None, None)
+
+
+def test_black_bars_are_not_compared(dataset, clip, config):
+    """Of a film in bars, the network sees what it sees of the picture inside them."""
+    barred = np.zeros((9, 48, 96, 3), np.uint8)
+    barred[:, :, 16:80] = SCENE
+    video = captioned(dataset, dataset.add("a", [barred]), caption="a dog")
+    (look,) = measure_look.fn(dataset.root, LookConfig(), [video])
+    (ref,) = measure_similarity.fn(dataset.root, config, [video._replace(look=look)])
+    (row,) = read_rows(ref)
+    frames = load_first_middle_last(dataset.root / "frames/a.parquet", 0, 1000)
+    bars = [read_rows(look)[0][f"bar_{side}"] for side in ("left", "right")]
+    assert bars == pytest.approx([16, 16], abs=2)
+    images, _ = load_clip(clip).embed([frame[:, bars[0] : 96 - bars[1]] for frame in frames], ["a dog"])
+    assert row["embedding"] == pytest.approx(images.ravel(), abs=1e-5)
 
 
 def test_a_clip_of_one_frame_has_as_many_numbers_as_any_other(dataset, config):

@@ -5,6 +5,7 @@ import cv2
 import numpy as np
 import pytest
 
+from tasks.curate.look import LookConfig, measure_look
 from tasks.curate.text import (
     SCHEMA,
     TextConfig,
@@ -156,6 +157,15 @@ def test_a_card_is_mostly_text_and_a_scene_is_not(dataset):
     assert (second["text_area"], second["text_boxes"]) == (0, 0)
     assert third["text_area"] == pytest.approx(third["text_area_max"] / 3)
     assert {row["error_code"] for row in (first, second, third)} == {None}
+
+
+def test_text_is_a_share_of_the_picture_inside_the_bars(dataset):
+    card = render_title(["REELMILL", "NOBODY"], 3, SIZE)
+    barred = np.pad(card, ((0, 0), (48, 48), (0, 0), (0, 0)))
+    plain, boxed = dataset.add("a", [card]), dataset.add("b", [barred])
+    videos = [v._replace(look=measure_look.fn(dataset.root, LookConfig(), [v])[0]) for v in (plain, boxed)]
+    (row,), (found,) = (read_rows(ref) for ref in find_text.fn(dataset.root, CONFIG, videos))
+    assert found["text_area"] == pytest.approx(row["text_area"], rel=0.2)
 
 
 def test_a_clip_of_one_frame_is_measured(dataset, flat):

@@ -5,11 +5,19 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from models.errors import BadMedia, TooShort
+from models.errors import BadManifest, BadMedia, TooShort
 from tasks.caching import Step
 from tasks.curate.look import LookConfig
-from tasks.curate.video_manifests import VideoManifests, add_manifests, make_clip_rows, measure_video, read_clips
-from tasks.manifest import ERROR_FIELDS, ManifestRef, read_lineage, read_rows
+from tasks.curate.scan import SCHEMA as SCAN
+from tasks.curate.video_manifests import (
+    VideoManifests,
+    add_manifests,
+    list_frame_stores,
+    make_clip_rows,
+    measure_video,
+    read_clips,
+)
+from tasks.manifest import ERROR_FIELDS, Lineage, ManifestRef, make_table, read_lineage, read_rows, write_manifest
 
 STEP = Step("tried", 1, pa.schema([("clip_id", pa.string()), ("frames", pa.int64()), *ERROR_FIELDS]))
 
@@ -57,6 +65,15 @@ def test_a_clip_that_cannot_be_measured_is_a_row_that_says_why_beside_the_others
     assert (first["frames"], first["error_code"], first["error_message"]) == (None, "bad_media", "too short.")
     assert (second["frames"], second["error_code"], second["attempt"]) == (6, None, 1)
     assert read_lineage(made.path).inputs == (video.scan.digest, video.split.digest)
+
+
+def test_frames_that_a_table_names_outside_of_its_dataset_are_not_measured(dataset, flat):
+    video = dataset.add("v", [flat(4)])
+    (row,) = read_rows(video.scan)
+    table = make_table([row | {"frame_store": "../elsewhere.parquet"}], SCAN)
+    tampered = write_manifest(dataset.root / "tampered.parquet", table, Lineage(step="scan", version=1))
+    with pytest.raises(BadManifest, match=r"'\.\./elsewhere\.parquet': is outside of"):
+        list_frame_stores(dataset.root, video._replace(scan=tampered))
 
 
 @pytest.mark.parametrize(

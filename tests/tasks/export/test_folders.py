@@ -10,9 +10,10 @@ import pytest
 import yaml
 
 from tasks.export.folders import STEP, Layout, format_table, write_folders
+from tasks.export.samples import SCHEMA as SAMPLES
 from tasks.export.samples import HoldOutConfig
 from tasks.ledger import mark, record
-from tasks.manifest import read_rows
+from tasks.manifest import Lineage, digest_file, make_table, read_rows, write_manifest
 
 MANY = [{"caption": f'clip, "{number}"\nzwei 🎬'} for number in range(12)]
 HALVES = HoldOutConfig(validation=0.0, test=0.5)
@@ -143,6 +144,34 @@ def test_going_back_to_the_first_captions_writes_them_again(films, tmp_path: Pat
     write_folders.fn(out, Layout(to="csv"), films.root, films.samples(out, second, HALVES))
     assert not write_folders.fn(out, Layout(to="csv"), films.root, films.samples(out, first, HALVES)).cached
     assert contents(out) == before
+
+
+@pytest.mark.parametrize("to", ["hf", "csv"])
+def test_files_of_others_stay_though_their_names_are_those_of_an_exports_own(films, tmp_path: Path, to: str):
+    out = tmp_path / "out"
+    out.mkdir()
+    mark(out, "export", "1")
+    (out / "train").mkdir()
+    foreign = out / f"train/{0xABC:016x}-0-4.mp4"
+    foreign.write_bytes(b"mine")
+    write_folders.fn(out, Layout.model_validate({"to": to}), films.root, films.samples(out, MANY, HALVES))
+    assert len(list(out.glob("*/*.mp4"))) == 13
+    write_folders.fn(out, Layout.model_validate({"to": to}), films.root, films.samples(out, MANY[:6], HALVES))
+    assert len(list(out.glob("*/*.mp4"))) == 7, "its own go, that of another stays"
+    assert foreign.read_bytes() == b"mine"
+
+
+def test_a_clip_that_a_table_names_outside_of_its_dataset_is_not_handed_on(films, tmp_path: Path):
+    secret = tmp_path / "secret.mp4"
+    secret.write_bytes(b"secret")
+    samples = films.samples(tmp_path / "out", MANY[:2], HoldOutConfig(validation=0.0, test=0.0))
+    rows = read_rows(samples)
+    rows[0] |= {"video": "../secret.mp4", "bytes": 6, "sha256": digest_file(secret)}
+    tampered = write_manifest(tmp_path / "tampered.parquet", make_table(rows, SAMPLES), Lineage(step="x", version=1))
+    (failed, _) = read_rows(write_folders.fn(tmp_path / "out", Layout(to="csv"), films.root, tampered))
+    assert failed["error_code"] == "bad_manifest"
+    assert "'../secret.mp4': is outside of" in failed["error_message"]
+    assert b"secret" not in [path.read_bytes() for path in (tmp_path / "out").rglob("*.mp4")]
 
 
 def test_the_step_goes_by_its_name_and_answers_for_the_files_it_writes():

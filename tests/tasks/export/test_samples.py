@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from models.errors import BadInput
-from tasks.export.samples import HoldOutConfig, assign_splits, choose_split, collect_samples
+from tasks.export.samples import HoldOutConfig, assign_splits, choose_split, collect_samples, make_samples
 from tasks.manifest import read_lineage, read_rows
 from tests.declared import declared
 
@@ -95,6 +95,18 @@ def test_kept_clips_become_samples_with_all_that_is_known(films, tmp_path: Path)
     assert (broken["side"], broken["error_code"], broken["video"]) == (None, "bad_media", None)
     assert silent["caption"] is None
     assert read_lineage(ref.path).step == "samples"
+
+
+@pytest.mark.parametrize("name", ["../../x", "/x", "a/x"])
+def test_a_clip_whose_id_is_no_name_of_a_file_is_a_row_and_on_no_side(name: str):
+    """Files are named by it, in folders and in shards; a table from a stranger may hold any."""
+    clip = {"clip_id": "v-0-4", "video_id": "v", "caption": None, "dedup_group": None, "keep": True}
+    cut = {"error_message": None, "cut_path": "clips/v.mp4", "cut_bytes": 1, "cut_sha256": "0"}
+    every = HoldOutConfig(validation=0.0, test=0.0)
+    bad, good = make_samples([clip | {"clip_id": name}, clip], {name: cut, "v-0-4": cut}, every)
+    assert (bad["error_code"], bad.get("side"), bad.get("video")) == ("bad_manifest", None, None)
+    assert f"{name!r}: is no name of a clip" in bad["error_message"]
+    assert (good.get("error_code"), good["side"]) == (None, "train")
 
 
 def test_a_dataset_that_keeps_nothing_says_so(films, tmp_path: Path):

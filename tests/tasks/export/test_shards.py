@@ -11,6 +11,7 @@ from webdataset.compat import WebDataset
 
 from tasks.export.samples import HoldOutConfig
 from tasks.export.shards import STEP, ShardsConfig, group_into_shards, write_shards
+from tasks.ledger import mark
 from tasks.manifest import digest_file, read_rows
 from tests.declared import declared
 
@@ -112,6 +113,18 @@ def test_other_settings_replace_the_shards_and_going_back_makes_the_first_again(
     assert len(contents(out)) < len(before)
     assert not write_shards.fn(out, ShardsConfig(max_samples=2), films.root, samples).cached
     assert contents(out) == before
+
+
+def test_shards_of_others_stay_though_their_names_are_those_of_its_own(films, tmp_path: Path):
+    out = tmp_path / "out"
+    out.mkdir()
+    mark(out, "export", "1")
+    (out / "train-000777.tar").write_bytes(b"mine")
+    write_shards.fn(out, ShardsConfig(max_samples=2), films.root, films.samples(out, MANY))
+    many = len(list(out.glob("*.tar")))
+    write_shards.fn(out, ShardsConfig(max_samples=50), films.root, films.samples(out, MANY))
+    assert len(list(out.glob("*.tar"))) < many, "its own go, that of another stays"
+    assert (out / "train-000777.tar").read_bytes() == b"mine"
 
 
 def test_a_run_that_is_ended_while_writing_leaves_no_manifest_and_no_half_shard(

@@ -11,13 +11,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
 from models.generation.model_cache import get_model
+from models.svd import model as model_module
 from models.svd.autoencoder import encode_frames
 from models.svd.image_encoder import new_image_encoder
-from models.svd.model import VideoModel, embed_pictures, load_model, save_model
+from models.svd.model import VideoModel, digest_encoders, embed_pictures, load_model, save_model
 from tasks.finetune import encode as encode_step
 from tasks.finetune.encode import (
     SCHEMA,
@@ -205,9 +207,52 @@ def test_a_clip_shorter_than_the_models_frames_is_a_row_with_the_reason_and_stop
     (row,) = read_rows(short)
     assert (row["clip_id"], row["error_code"], row["latents"]) == ("pan_left-0-0", "bad_media", None)
     assert row["error_message"] == (
-        "pan_left-0.mp4, 0.00 to 0.20 s: 0.20 s is too short: the model needs at least 0.57 s."
+        "pan_left-0.mp4, 0.00 to 0.20 s: 0.20 s is too short: 4 frames take 0.57 s. --encode.frames asks for shorter "
+        "windows."
     )
     assert {row["error_code"] for row in read_rows(good)} == {None}
+
+
+def test_a_clip_has_the_longest_windows_that_fit_and_none_is_too_short_by_a_rounding(tmp_path: Path, films):
+    """diffusion-pipe 113: clips of exactly a window's length were dropped as too short."""
+    source = films(tmp_path, spans=((0.0, 4 / 7), (0.0, 0.5714), (0.7, 1.0), (0.0, 2.0)))
+    made = encode(tmp_path, source, config=LatentsConfig(frames=(2, 4, 9)))
+    assert [{row["frames"] for row in read_rows(one)} for one in made] == [{4}, {4}, {2}, {9}]
+    (latents,) = {row["latents"] for row in read_rows(made[2])}
+    assert load_file(tmp_path / latents)["latents"].shape[:2] == (1, 2)
+
+
+def test_a_portrait_film_goes_to_a_portrait_bucket_whole(tmp_path: Path, films):
+    source, path = films(tmp_path), tmp_path / "tall.mp4"
+    write_video(path, render_shot(Scene(5, movers=0), Camera.doing("pan_left"), 7, 7.0, (36, 60)), 7.0, crf=10)
+    tall = ClipSpan("tall", 0.0, 1.0, fps=7.0, size=(36, 60))
+    (made,) = encode(tmp_path, replace(source, source=path, digest=digest_file(path), clips=(tall,)))
+    (row,) = read_rows(made)
+    assert (row["width"], row["height"]) == (24, 40)
+    assert load_file(tmp_path / row["latents"])["latents"].shape[-2:] == (10, 6)
+
+
+def test_a_picture_is_a_window_of_one_frame_that_does_not_move(tmp_path: Path, films):
+    path = tmp_path / "picture.png"
+    Image.new("RGB", (64, 64), "teal").save(path)
+    picture = SourceClips(
+        path, digest_file(path), (ClipSpan("p", 0.0, 0.0, size=(64, 64)),), films(tmp_path).encoders, "png_pipe"
+    )
+    (made,) = encode(tmp_path, picture)
+    (row,) = read_rows(made)
+    assert (row["frames"], row["width"], row["motion_score"], row["error_code"]) == (1, 32, 0.0, None)
+    assert load_file(tmp_path / row["latents"])["latents"].shape == (1, 1, 4, 8, 8)
+
+
+def test_the_encoders_are_read_once_for_a_revision(monkeypatch, model):
+    loaded, asked = load_model(model), []
+    whole = model_module._digest_encoders
+    monkeypatch.setattr(model_module, "_ENCODERS", {})
+    monkeypatch.setattr(model_module, "_digest_encoders", lambda each: asked.append(each) or whole(each))
+    assert len({digest_encoders(loaded), digest_encoders(loaded)}) == 1
+    assert len(asked) == 1
+    digest_encoders(replace(loaded, revision="another"))
+    assert len(asked) == 2
 
 
 def test_a_film_that_cannot_be_read_is_rows_with_the_reason_and_stops_no_other(tmp_path: Path, films):
@@ -221,6 +266,11 @@ def test_a_film_that_cannot_be_read_is_rows_with_the_reason_and_stops_no_other(t
     assert (row["error_code"], row["latents"]) == ("bad_media", None)
     assert "bad.mp4" in row["error_message"]
     assert [row["error_code"] for row in read_rows(made)] == [None] * 3
+
+
+def test_a_film_is_read_by_the_demuxer_that_its_probe_found(tmp_path: Path, films):
+    (made,) = encode(tmp_path, replace(films(tmp_path), container="matroska,webm"))
+    assert {"cannot be read as a video" in row["error_message"] for row in read_rows(made)} == {True}
 
 
 def test_a_film_that_changed_since_its_digest_was_taken_is_rows_that_say_so(tmp_path: Path, films):
@@ -283,6 +333,7 @@ def test_the_settings_have_these_defaults_and_bounds():
     assert declared(LatentsConfig) == {
         "": "frozen=True, extra='forbid'",
         "windows_per_clip": "4, ge=1",
+        "frames": "None, min_length=1, ge=2",
         "condition_draws": "4, ge=1",
         "noise_log_mean": "-3.0",
         "noise_log_deviation": "0.5, ge=0",

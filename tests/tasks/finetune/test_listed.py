@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from PIL import Image
 
 from models.errors import BadInput
 from tasks.finetune.listed import ListedConfig, list_clips
@@ -58,6 +59,19 @@ def test_what_cannot_be_used_is_a_row_with_its_number_and_the_rest_is_kept(folde
     ):
         assert words in message
     assert "metadata.csv row 2: " in said[1]
+
+
+def test_what_a_table_says_of_film_split_and_captions_is_kept(folder: Path):
+    told = {"film": "f", "side": "validation", "caption_image": "a dog", "caption_video": "it runs"}
+    (row,) = listed(written(folder, {"file_name": "a.mp4"} | told))
+    assert {name: row[name] for name in told} == told
+    assert (row["width"], row["height"]) == (48, 32)
+
+
+def test_a_picture_is_a_clip_without_length(folder: Path):
+    Image.new("RGB", (40, 30), "teal").save(folder / "p.png")
+    (row,) = listed(written(folder, {"file_name": "p.png"}))
+    assert (row["error_message"], row["keep"], row["end_s"], row["width"]) == (None, True, 0.0, 40)
 
 
 def test_a_file_named_twice_is_one_clip(folder: Path):

@@ -17,28 +17,36 @@ from models.errors import BadInput, TrainingDiverged
 from models.svd.lora import load_lora, lora_applied
 from models.svd.model import ModelFacts, load_model, save_model
 from models.weights.names import compute_weights_digest
-from tasks.finetune import train as train_step
+from tasks.finetune import training_run
 from tasks.finetune.encode import LatentsConfig, encode_source
-from tasks.finetune.train import SCHEMA, STEP, TrainConfig, Training, has_grown, settle, train_model
+from tasks.finetune.train import SCHEMA, STEP, find_or_train, train_model
+from tasks.finetune.train_config import HardwareConfig, TrainConfig, settle
 from tasks.finetune.train_examples import ExampleChoice, Examples, gather_examples
+from tasks.finetune.train_process import train as train_here
+from tasks.finetune.training_run import Places, Training, has_grown
 from tasks.manifest import Lineage, ManifestRef, make_table, read_manifest, read_rows, write_manifest
 from tasks.stopping import ask_to_stop, forget_to_stop
 from tasks.tiny.render import SCHEMA as CLIPS
 from tests.declared import declared
 from tests.hub_cache import COMMIT, cached
 
-CONFIG = TrainConfig(steps=11, batch=1, rank=2, checkpoint_every=3, ema=0.9)
+CONFIG = TrainConfig(steps=11, batch=1, rank=2, checkpoint_every=3, ema=0.9, samples=0)
+
+CPU = HardwareConfig(device="cpu")
 
 SCRIPT = """
 import sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from tasks.finetune.train import TrainConfig, train_model
+from tasks.finetune.train import find_or_train
+from tasks.finetune.train_config import HardwareConfig, TrainConfig
+from tasks.finetune.train_process import train
 from tasks.manifest import ManifestRef
 run, config, root, base, clips, *encoded = sys.argv[1:]
 references = [ManifestRef.model_validate_json(each) for each in (clips, *encoded)]
-train_model.fn(Path(run), TrainConfig.model_validate_json(config), Path(root), base, references[1:], references[0])
+asked = TrainConfig.model_validate_json(config), HardwareConfig(device="cpu")
+find_or_train(Path(run), *asked, Path(root), base, references[1:], references[0], train)
 """
 
 Train = Callable[..., ManifestRef]
@@ -49,7 +57,8 @@ def train(trainable) -> Train:
     """Trains on the small dataset, below a folder."""
 
     def run(folder: Path, config: TrainConfig = CONFIG) -> ManifestRef:
-        return train_model.fn(folder, config, trainable.root, trainable.base, trainable.encoded, trainable.clips)
+        data = (trainable.root, trainable.base, trainable.encoded, trainable.clips)
+        return find_or_train(folder, config, CPU, *data, train_here)
 
     return run
 
@@ -74,7 +83,8 @@ def hidden(folder: Path) -> list[Path]:
 def test_a_base_of_the_hub_stands_in_the_lineage_by_its_commit(tmp_path, hub_cache, trainable):
     cached(hub_cache, Path(trainable.base), "org/svd")
     config = CONFIG.model_copy(update={"steps": 1})
-    log = train_model.fn(tmp_path / "run", config, trainable.root, "org/svd@main", trainable.encoded, trainable.clips)
+    data = (trainable.root, "org/svd@main", trainable.encoded, trainable.clips)
+    log = find_or_train(tmp_path / "run", config, CPU, *data, train_here)
     lineage = load_lora(weights_of(tmp_path / "run", log))[1].lineage
     assert (lineage["base"], lineage["base_revision"]) == (f"org/svd@{COMMIT}",) * 2
 
@@ -98,19 +108,22 @@ def test_a_lora_is_written_that_knows_its_origin_and_changes_the_model_it_is_put
     assert model.unet.state_dict().keys() == before
 
 
-def test_the_log_has_a_row_every_ten_steps_and_for_the_last(trained):
+def test_the_log_has_a_row_for_the_base_every_ten_steps_and_for_the_last(trained):
     _, log = trained
     rows = read_rows(log)
     assert read_manifest(log).schema == SCHEMA
-    assert [row["step"] for row in rows] == [10, 11]
-    assert all(row["loss"] > 0 and row["opposite_8"] is None for row in rows)
-    assert [row["right_8"] is None for row in rows] == [True, False], "a LoRA is measured on held-out sources too"
+    assert [row["step"] for row in rows] == [0, 10, 11]
+    assert [row["loss"] is None for row in rows] == [True, False, False]
+    assert all(row["opposite_8"] is None for row in rows)
+    assert [row["right_8"] is None for row in rows] == [False, True, False], "a LoRA is measured on held-out sources"
+    assert [row["kept"] for row in rows] == [False, False, True]
 
 
 def set_up(trainable, **changes) -> Training:
     chosen = gather_examples(trainable.root, trainable.encoded, trainable.clips, ExampleChoice())
     examples = Examples(chosen, 1.0)
-    return Training(load_model(trainable.base), examples, CONFIG.model_copy(update=changes))
+    model = load_model(trainable.base)
+    return Training(model, examples, settle(CONFIG.model_copy(update=changes), model.facts))
 
 
 @pytest.mark.training
@@ -120,12 +133,15 @@ def test_the_log_ends_with_the_errors_on_the_clips_that_were_held_out(tmp_path, 
         [i for i, example in enumerate(training.examples.all) if example.motion == motion]
         for motion in ("static", "pan_right")
     )
-    training.probe_on = still
-    (row,) = training.run(tmp_path / "checkpoint.safetensors", {"steps": 1})
-    assert all(row[f"right_{sigma}"] == row[f"opposite_{sigma}"] > 0 for sigma in (2, 8, 30)), "a still is its opposite"
-    training.probe_on = pan
-    moving = training.probe()
-    assert all(moving[f"right_{sigma}"] != moving[f"opposite_{sigma}"] for sigma in (2, 8, 30))
+    training.judge.held_out = still
+    so_far = training.run(Places(tmp_path / "checkpoint.safetensors", tmp_path / "samples"), {"steps": 1})
+    row = so_far.rows[-1]
+    sigmas = ("0.5", "2", "8", "30")
+    assert all(row[f"right_{sigma}"] == row[f"opposite_{sigma}"] > 0 for sigma in sigmas), "a still is its opposite"
+    training.judge.held_out = pan
+    places = Places(tmp_path / "checkpoint.safetensors", tmp_path / "samples")
+    moving = training.look(places)
+    assert all(moving[f"right_{sigma}"] != moving[f"opposite_{sigma}"] for sigma in sigmas)
     assert row["copy"] < 0.2 * moving["copy"], "a copy of the picture is right where nothing moves"
 
 
@@ -200,7 +216,7 @@ def test_more_steps_go_on_from_where_a_training_ended(tmp_path, train, trained, 
     with caplog.at_level("INFO", logger="reelmill"):
         more = train(folder, CONFIG.model_copy(update={"steps": 15}))
     assert "train: goes on from step 11" in caplog.text
-    assert [row["step"] for row in read_rows(more)] == [10, 11, 15]
+    assert [row["step"] for row in read_rows(more)] == [0, 10, 11, 15]
     (checkpoint,) = folder.glob("checkpoints/[!.]*.safetensors")
     assert int(load_file(checkpoint)["step"]) == 15
 
@@ -210,7 +226,7 @@ def test_a_stopped_training_is_not_begun_again_with_something_else_without_a_wor
         save(state, path)
         ask_to_stop()
 
-    from models.svd.training import TrainingState
+    from models.svd.training_state import TrainingState
 
     save = TrainingState.save
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -220,7 +236,7 @@ def test_a_stopped_training_is_not_begun_again_with_something_else_without_a_wor
     said = r"stopped here after 3 steps, and not the same is asked for now: learning_rate was 0\.004, is 0\.1\."
     with pytest.raises(BadInput, match=said):
         train(tmp_path, CONFIG.model_copy(update={"learning_rate": 0.1}))
-    assert [row["step"] for row in read_rows(train(tmp_path))] == [10, 11]
+    assert [row["step"] for row in read_rows(train(tmp_path))] == [0, 10, 11]
 
 
 def test_a_wish_to_stop_finishes_the_step_and_saves_it(tmp_path, train, monkeypatch):
@@ -237,29 +253,29 @@ def test_a_wish_to_stop_finishes_the_step_and_saves_it(tmp_path, train, monkeypa
         train(tmp_path / "stopped")
     monkeypatch.undo()
     forget_to_stop()
-    (checkpoint,) = tmp_path.rglob("*.safetensors")
+    (checkpoint,) = tmp_path.rglob("checkpoints/[!.]*.safetensors")
     assert int(load_file(checkpoint)["step"]) == 7
     assert train(tmp_path / "stopped").digest == train(tmp_path / "straight").digest
 
 
 def test_a_loss_that_is_not_a_number_ends_the_training_at_the_last_good_state(tmp_path, train, monkeypatch):
-    loss, seen = train_step.diffusion_loss, []
+    loss, seen = training_run.clip_losses, []
 
     def spoil_the_fifth(*arguments):
         seen.append(0)
         return loss(*arguments) * (float("nan") if len(seen) == 5 else 1.0)
 
-    monkeypatch.setattr(train_step, "diffusion_loss", spoil_the_fifth)
+    monkeypatch.setattr(training_run, "clip_losses", spoil_the_fifth)
     with pytest.raises(TrainingDiverged, match=r"at step 5 of 11 the loss is not a number.*rate, 0\.004: lower"):
         train(tmp_path)
     assert not list(tmp_path.glob("weights/*"))
-    (checkpoint,) = tmp_path.rglob("*.safetensors")
+    (checkpoint,) = tmp_path.rglob("checkpoints/[!.]*.safetensors")
     state = load_file(checkpoint)
     assert int(state["step"]) == 4
     assert all(torch.isfinite(tensor).all() for tensor in state.values())
     monkeypatch.undo()
     gentler = train(tmp_path, CONFIG.model_copy(update={"learning_rate": 1e-4}))
-    assert [row["step"] for row in read_rows(gentler)] == [10, 11], "what diverged is begun again"
+    assert [row["step"] for row in read_rows(gentler)] == [0, 10, 11], "what diverged is begun again"
 
 
 def test_a_loss_that_grows_to_many_times_what_it_was_has_diverged():
@@ -288,14 +304,15 @@ def test_two_models_that_are_the_same_function_have_the_same_loss_whatever_their
         encoded = encode_source(root, LatentsConfig(), source)
         row = {"clip_id": source.clips[0].clip_id, "video_id": "v", "camera_motion": "pan_left", "motion_score": 0.5}
         clips = write_manifest(root / "clips.parquet", make_table([row], CLIPS), Lineage(step="made", version=1))
-        log = train_model.fn(root, CONFIG.model_copy(update={"steps": 1}), root, base, encoded, clips)
-        losses.append(read_rows(log)[0]["loss"])
+        config = CONFIG.model_copy(update={"steps": 1})
+        log = find_or_train(root, config, CPU, root, base, encoded, clips, train_here)
+        losses.append(read_rows(log)[1]["loss"])
     assert losses[1] == pytest.approx(losses[0], rel=1e-2)
     assert losses[1] == pytest.approx(losses[0], abs=2e-3)
 
 
 def test_a_crop_larger_than_the_latents_is_a_sentence(tmp_path, train):
-    with pytest.raises(BadInput, match=r"--train.crop 9: this model's latents have 8 x 8 cells\. Ask for at most 8"):
+    with pytest.raises(BadInput, match=r"--train.crop 9: latents of 32x32 have 8 x 8 cells\. Ask for at most 8"):
         train(tmp_path, CONFIG.model_copy(update={"crop": 9}))
 
 
@@ -321,17 +338,17 @@ def test_a_stop_half_way_leaves_whole_checkpoints_alone(tmp_path, train, monkeyp
         if state.step > 3:
             raise Stopped
 
-    from models.svd.training import TrainingState
+    from models.svd.training_state import TrainingState
 
     save = TrainingState.save
     monkeypatch.setattr(TrainingState, "save", stop_at_a_later_write)
     with pytest.raises(Stopped):
         train(tmp_path)
     assert not hidden(tmp_path)
-    (checkpoint,) = tmp_path.rglob("*.safetensors")
+    (checkpoint,) = tmp_path.rglob("checkpoints/[!.]*.safetensors")
     assert int(load_file(checkpoint)["step"]) == 3
     monkeypatch.undo()
-    assert [row["step"] for row in read_rows(train(tmp_path))] == [10, 11]
+    assert [row["step"] for row in read_rows(train(tmp_path))] == [0, 10, 11]
 
 
 def test_all_of_a_model_and_its_words_are_trained_to_a_model_that_loads(tmp_path, train, trainable):
@@ -365,6 +382,11 @@ def test_the_settings_have_these_defaults_and_bounds():
         "steps": "200, ge=1",
         "batch": "8, ge=1",
         "learning_rate": "None, gt=0",
+        "schedule": "'cosine'",
+        "warm_up": "30, ge=0",
+        "optimiser": "'adamw'",
+        "clip_norm": "1.0, gt=0",
+        "precision": "'auto'",
         "log_sigma_mean": "None",
         "log_sigma_deviation": "None, ge=0",
         "drop_picture": "0.1, ge=0, le=1",
@@ -375,6 +397,8 @@ def test_the_settings_have_these_defaults_and_bounds():
         "alpha": "16.0, gt=0",
         "ema": "0.99, ge=0, lt=1",
         "checkpoint_every": "200, ge=1",
+        "judge_every": "100, ge=1",
+        "samples": "2, ge=0",
         "seed": "0, ge=0",
     }
 

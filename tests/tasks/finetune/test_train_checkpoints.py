@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from models.errors import BadInput
-from models.svd.training import TrainingState, new_state
-from tasks.finetune.train_checkpoints import TrainingLog, forget, forget_others, keep, resume
+from models.svd.training_state import TrainingState, new_state
+from tasks.finetune.train_checkpoints import TrainingLog, forget, forget_others, keep, keep_best, read_best, resume
 
 MADE_WITH = {"steps": 10, "seed": 1}
 
@@ -23,6 +23,8 @@ def trained(steps: int) -> tuple[TrainingState, TrainingLog]:
 def go_on(state: TrainingState, log: TrainingLog, steps: int) -> None:
     while state.step < steps:
         loss = ((state.parameters["w"] - 1) ** 2).sum()
+        state.begin()
+        loss.backward()
         state.apply(loss, 0.1)
         log.losses.append(loss.item())
         if state.step % 3 == 0:
@@ -99,6 +101,35 @@ def test_one_that_was_stopped_is_not_passed_over(tmp_path: Path):
         resume(tmp_path / "c.safetensors", trained(0)[0], MADE_WITH)
     forget_others(tmp_path / "c.safetensors")
     assert (tmp_path / "a.safetensors").is_file()
+
+
+def test_a_dataset_that_changed_is_named_where_a_training_would_be_resumed(tmp_path: Path):
+    """RL 2519: a training went on with another dataset without a word."""
+    state, log = trained(4)
+    keep(tmp_path / "a.safetensors", state, log.model_copy(update={"made_with": MADE_WITH | {"dataset": "d1"}}))
+    with pytest.raises(BadInput, match=r"not the same is asked for now: dataset was d1, is d2\. Ask for the same"):
+        resume(tmp_path / "c.safetensors", trained(0)[0], MADE_WITH | {"dataset": "d2"})
+
+
+def test_the_best_weights_are_those_of_the_least_error_and_stay_with_their_state(tmp_path: Path):
+    path = tmp_path / "a.safetensors"
+    state, log = trained(4)
+    for step, error in ((0, 0.1), (2, 0.5), (3, 0.25), (4, 0.25)):
+        log.rows.append({"step": step, "held_out": error})
+    assert log.best_step == 3, "the base is none that was trained, and of equals the first is the best"
+    assert log.until(2).best_step == 2
+    for step in (2, 3):
+        keep_best(path, step, {"w": torch.full((1,), float(step))})
+    keep(path, state, log)
+    assert [each.name for each in (tmp_path / "best").iterdir()] == ["a-3.safetensors"]
+    best = read_best(path, log)
+    assert best is not None
+    assert best["w"].item() == 3
+    assert read_best(path, TrainingLog(rows=[{"step": 0, "held_out": 0.1}, {"step": 5}])) is None
+    keep(path, state, log.model_copy(update={"ended": True, "made_with": MADE_WITH | {"steps": 4}}))
+    more = resume(tmp_path / "c.safetensors", trained(0)[0], MADE_WITH)
+    assert more.best_step == 3
+    assert read_best(tmp_path / "c.safetensors", more) == best
 
 
 def test_one_of_an_earlier_version_that_says_nothing_of_itself_is_passed_over(tmp_path: Path):

@@ -1,5 +1,6 @@
 """What training reads: the clips it asked for, a draw of noise for each batch, and clips kept apart to probe with."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from models.errors import BadInput
+from models.errors import BadInput, BadManifest
+from tasks.finetune.buckets import Bucket
 from tasks.finetune.encode import SCHEMA as ENCODED
 from tasks.finetune.train_examples import Example, ExampleChoice, Examples, gather_examples, hold_out
 from tasks.manifest import Lineage, ManifestRef, make_table, write_manifest
@@ -45,7 +47,8 @@ def dataset(root: Path) -> tuple[list[ManifestRef], ManifestRef]:
         for name, motion, speed in known
     ]
     table = write_manifest(root / "clips.parquet", make_table(clips, CLIPS), MADE)
-    window = {"latents": "latents/x.safetensors", "fps": 7.0, "motion_score": 0.1}
+    shape = {"frames": 4, "width": 32, "height": 32, "fps": 7.0}
+    window = shape | {"latents": "latents/x.safetensors", "motion_score": 0.1}
     rows = [window | {"clip_id": clip, "row": i} for i, clip in enumerate("aabbcd")]
     rows.append({"clip_id": "short", "error_code": "bad_media", "error_message": "short: too short."})
     return [write_manifest(root / "encoded.parquet", make_table(rows, ENCODED), MADE)], table
@@ -53,11 +56,19 @@ def dataset(root: Path) -> tuple[list[ManifestRef], ManifestRef]:
 
 def test_windows_are_gathered_with_what_their_clips_measured_or_else_they_themselves(tmp_path: Path):
     found = gather_examples(tmp_path, *dataset(tmp_path), ExampleChoice())
-    assert [(e.clip_id, e.video_id, e.row, e.fps, e.motion, e.bucket) for e in found] == [
+    assert [(e.clip_id, e.source, e.row, e.shape.fps, e.motion, e.motion_bucket) for e in found] == [
         ("a", "of a", 0, 7.0, "pan_left", 85), ("a", "of a", 1, 7.0, "pan_left", 85),
         ("b", "of b", 2, 7.0, "static", 0), ("b", "of b", 3, 7.0, "static", 0), ("d", "of d", 5, 7.0, "", 17),
     ]  # fmt: skip
     assert {e.latents for e in found} == {tmp_path / "latents/x.safetensors"}
+
+
+def test_latents_that_a_table_names_outside_of_its_dataset_are_not_read(tmp_path: Path):
+    _, clips = dataset(tmp_path)
+    row = {"clip_id": "a", "row": 0, "latents": "../x.safetensors", "fps": 7.0, "motion_score": 0.1}
+    tampered = write_manifest(tmp_path / "tampered.parquet", make_table([row], ENCODED), MADE)
+    with pytest.raises(BadManifest, match=r"'\.\./x\.safetensors': is outside of"):
+        gather_examples(tmp_path, [tampered], clips, ExampleChoice())
 
 
 def test_nothing_to_train_on_is_said_in_a_sentence(tmp_path: Path):
@@ -79,7 +90,7 @@ def test_a_batch_has_the_rows_asked_for_and_one_draw_of_the_noise(tmp_path: Path
     }
     save_file({name: tensor.half().contiguous() for name, tensor in parts.items()}, tmp_path / "x.safetensors")
     path = tmp_path / "x.safetensors"
-    windows = [Example(f"c{i}", "v", path, i, 7.0 - i, f"m{i}", 10 * i) for i in range(3)]
+    windows = [Example(f"c{i}", "v", path, i, Bucket(4, 5, 5, 7.0 - i), f"m{i}", 10 * i) for i in range(3)]
     examples = Examples(windows, scaling_factor=0.5)
     batch = examples.batch([2, 0], draw=3)
     assert (len(examples), batch.motions) == (3, ["m2", "m0"])
@@ -92,7 +103,8 @@ def test_a_batch_has_the_rows_asked_for_and_one_draw_of_the_noise(tmp_path: Path
 def examples(sources: int, windows: int = 1) -> list[Example]:
     """Windows of so many sources, each of two clips."""
     named = [(f"video-{i}", f"video-{i}-clip-{j}") for i in range(sources) for j in (0, 1)]
-    return [Example(clip, video, Path("x"), 0, 7.0, "static", 0) for video, clip in named for _ in range(windows)]
+    shape = Bucket(4, 32, 32, 7.0)
+    return [Example(clip, video, Path("x"), 0, shape, "static", 0) for video, clip in named for _ in range(windows)]
 
 
 def test_of_few_sources_none_is_held_out():
@@ -103,15 +115,32 @@ def test_of_four_sources_one_is_held_out_whole():
     every = examples(4)
     train, probe = hold_out(every)
     assert (len(train), len(probe)) == (6, 2)
-    assert len({every[i].video_id for i in probe}) == 1
+    assert len({every[i].source for i in probe}) == 1
+
+
+def split(*sides: tuple[str, str | None]) -> list[Example]:
+    """Windows of these sources, each with its side."""
+    return [replace(each, source=name, side=side) for each, (name, side) in zip(examples(9), sides, strict=False)]
+
+
+def test_a_dataset_that_has_a_split_keeps_it():
+    every = split(("a", "train"), ("b", "validation"), ("c", None), ("d", "test"), ("a", "train"))
+    assert hold_out(every) == ([0, 2, 4], [1, 3])
+
+
+def test_a_split_that_leaks_is_refused_by_its_source():
+    with pytest.raises(BadInput, match=r"^b: clips of this source are to be trained on and held out.*\(1 such"):
+        hold_out(split(("a", "train"), ("b", "train"), ("b", "validation")))
+    with pytest.raises(BadInput, match="Every clip is held out"):
+        hold_out(split(("a", "test"), ("b", "test")))
 
 
 @given(st.integers(4, 300), st.integers(1, 40))
 def test_a_source_is_trained_on_or_held_out_but_never_both(count: int, windows: int):
     every = examples(count, windows)
     train, probe = hold_out(every)
-    held = {every[i].video_id for i in probe}
-    assert not {every[i].video_id for i in train} & held
+    held = {every[i].source for i in probe}
+    assert not {every[i].source for i in train} & held
     assert 1 <= len(probe) <= 48
     assert len(held) == max(1, min(count // 20, -(-24 // windows)))
     assert len(train) == 2 * windows * (count - len(held))
@@ -119,7 +148,7 @@ def test_a_source_is_trained_on_or_held_out_but_never_both(count: int, windows: 
 
 def test_which_sources_are_held_out_depends_on_their_names_alone():
     every = examples(400)
-    held = {every[i].video_id for i in hold_out(every)[1]}
+    held = {every[i].source for i in hold_out(every)[1]}
     turned = every[::-1]
-    assert {turned[i].video_id for i in hold_out(turned)[1]} == held
+    assert {turned[i].source for i in hold_out(turned)[1]} == held
     assert len(held) == 20

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from models.errors import BadManifest
 from tasks.generate.gallery import (
     NEEDS,
     Embedder,
@@ -176,6 +177,16 @@ def test_a_clip_that_was_removed_since_is_said_to_be_gone(root, gone):
     page = render_gallery(root, [row(0), row(1, video="w.mp4", picture="q.png")])
     assert f"{gone}: is not there any more" in page
     assert len(Sources(page).loaded) == 2
+
+
+@pytest.mark.parametrize("column", ["video", "picture"])
+def test_a_file_that_a_table_names_outside_of_its_folder_is_not_shown(root, column):
+    out = root / "out"
+    out.mkdir()
+    for name in ("v.mp4", "p.png"):
+        (out / name).write_bytes((root / name).read_bytes())
+    with pytest.raises(BadManifest, match=r"is outside of .*/out, so it is not read"):
+        render_gallery(out, [row(0, **{column: "../v.mp4" if column == "video" else "../p.png"})])
 
 
 def test_a_page_without_any_clip_is_still_a_page(root):

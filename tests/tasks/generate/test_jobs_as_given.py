@@ -147,7 +147,7 @@ def test_damaged_pictures_are_rows_and_leave_the_others(tmp_path, pictures, mode
 def test_a_picture_that_kills_its_reader_is_a_row_and_the_next_ones_are_read(tmp_path, pictures, model, monkeypatch):
     class Deadly(Child):
         def run(self, function, *args, **limits):
-            if args[0].name == "b.png":
+            if limits["item"] == "b.png":
                 return super().run(signal.raise_signal, signal.SIGSEGV, **limits)
             return super().run(function, *args, **limits)
 
@@ -158,6 +158,21 @@ def test_a_picture_that_kills_its_reader_is_a_row_and_the_next_ones_are_read(tmp
     assert rows[1]["error_message"] == (
         "b.png: its process died (Segmentation fault). The file may be damaged."
     )  # fmt: skip
+
+
+def test_a_picture_that_changes_while_it_is_read_is_a_row_that_says_so(tmp_path, pictures, model, monkeypatch):
+    home = pictures("a.png", "b.png")
+
+    class Slow(Child):
+        def run(self, function, *args, **limits):
+            made = super().run(function, *args, **limits)
+            if limits["item"] == "b.png":
+                (home / "b.png").write_bytes((home / "a.png").read_bytes())
+            return made
+
+    monkeypatch.setattr(jobs, "Child", Slow)
+    good, bad = jobs_of(tmp_path / "out", home, model)
+    assert (good["status"], bad["status"], bad["error_code"]) == ("ready", "failed", "source_changed")
 
 
 def test_postscript_named_as_a_picture_runs_no_ghostscript(tmp_path, pictures, model):

@@ -107,6 +107,15 @@ def test_sound_is_mentioned(video: Path):
     assert facts.streams == 2
 
 
+def test_the_stream_that_is_asked_for_is_probed_and_another_is_refused(video: Path):
+    small = ("-i", str(video), "-map", "0", "-map", "1", "-c:v:0", "libx264", "-filter:v:1", "scale=32:32")
+    path = convert(video, "two.mkv", *small, "-disposition:0", "default", "-disposition:1", "0")
+    found = [probe(path, number) for number in (None, 0, 1)]
+    assert [(facts.stream, facts.width) for facts in found] == [(0, 96), (0, 96), (1, 32)]
+    with pytest.raises(BadMedia, match=r"its stream 7 is no video; 0 and 1 can be used.*--ingest\.stream"):
+        probe(path, 7)
+
+
 @pytest.mark.parametrize(
     ("name", "pix_fmt", "bits"),
     [("ten.mp4", "yuv420p10le", 10), ("wide.mov", "yuv422p", 8), ("deep.mkv", "gray12", 12)],

@@ -321,5 +321,6 @@ def test_a_film_of_more_pixels_than_are_allowed_is_an_error_that_names_the_setti
 @pytest.mark.parametrize("limits", [Limits(memory_mb=1000), Limits(processor_share=0.001)])
 def test_ffmpeg_has_the_limits_of_a_command_that_reads_a_film(limits: Limits):
     source = ffmpeg.input("testsrc2=s=16000x16000:d=600", f="lavfi").output("-", f="null")
-    with pytest.raises(BadMedia):
+    with pytest.raises(BadMedia) as caught:
         run_ffmpeg(compile_command(source), None, "film.mp4", 300, limits)
+    assert "did not finish" not in str(caught.value), "its time is not what ended it"

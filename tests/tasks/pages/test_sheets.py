@@ -77,6 +77,15 @@ def test_a_clip_whose_frames_are_gone_is_shown_without(curated, caplog):
     assert "a-0: shown without pictures" in caplog.text
 
 
+def test_frames_that_a_table_names_outside_of_its_dataset_are_not_shown(curated, caplog):
+    """The dataset may be a stranger's, and another one of this user lies beside it."""
+    dataset = read_dataset(curated([{}], files=[{"video_id": "a", "frame_store": "../others/frames.parquet"}]))
+    assert (dataset.root / "../others/frames.parquet").is_file()
+    with caplog.at_level(logging.WARNING, "reelmill"):
+        assert Reel(dataset).strip(dataset.clips.to_pylist()[0]) is None
+    assert "'../others/frames.parquet': is outside of" in caplog.text
+
+
 def test_a_clip_without_any_stored_frame_has_no_strip(curated):
     dataset = read_dataset(curated([{"start_pts": 90_000, "end_pts": 90_001}]))
     assert make_sheet(Reel(dataset), "", [0], 1).cards[0]["strip"] is None
