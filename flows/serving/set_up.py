@@ -30,7 +30,8 @@ POOL = "reelmill"
 
 LOST = "Reelmill: a machine is lost"
 
-DEPLOY_LIMIT_S = 600.0
+DEPLOY_LIMIT_S = 1800.0
+"""Seconds after which a deploy that hangs is given up."""
 
 
 def set_up(checkout: Path) -> None:

@@ -73,13 +73,12 @@ def test_a_gpu_is_named_by_host_and_by_its_own_number(monkeypatch: pytest.Monkey
 
 def test_every_flow_with_networks_says_which_device_they_work_on(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("models.device.find_gpu", {"auto": 0, "cuda:2": 2}.get)
-    facts = {"sources": ["a"], "dataset": "d", "jobs": "j", "out": "o"}
-
-    def gpu_of(config: type[FlowConfig], **more: str) -> int | None:
-        return config.model_validate({n: v for n, v in facts.items() if n in config.model_fields} | more).gpu
-
-    assert [gpu_of(config) for config in (FinetuneConfig, GenerateConfig, PipelineConfig)] == [0, 0, 0]
-    assert gpu_of(GenerateConfig, device="cuda:2") == 2
-    assert gpu_of(GenerateConfig, device="cpu") is None
-    assert gpu_of(CurateConfig) is None
-    assert gpu_of(CurateConfig, preset="svd") == 0
+    tuned = FinetuneConfig.model_validate({"dataset": "d", "out": "o"})
+    whole = PipelineConfig.model_validate({"sources": ["a"], "jobs": "j", "out": "o"})
+    made = {"jobs": "j", "out": "o"}
+    assert [each.gpu for each in (tuned, whole, GenerateConfig.model_validate(made))] == [0, 0, 0]
+    assert GenerateConfig.model_validate(made | {"device": "cuda:2"}).gpu == 2
+    assert GenerateConfig.model_validate(made | {"device": "cpu"}).gpu is None
+    curated = {"sources": ["a"], "out": "o"}
+    assert CurateConfig.model_validate(curated).gpu is None
+    assert CurateConfig.model_validate(curated | {"preset": "svd"}).gpu == 0
