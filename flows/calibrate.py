@@ -4,11 +4,11 @@ import json
 import logging
 from pathlib import Path
 
-from prefect import flow
 from pydantic import Field
 
-from flows.running.config import FlowConfig, Outcome
+from flows.running.config import FlowConfig, Outcome, Tally
 from flows.running.run import running
+from flows.running.told import told_flow
 from models.device import DEVICE_HELP, DeviceName, find_device
 from models.weights.names import MODEL_HELP, find_model_folder
 from tasks.generate.calibrate import FILE, CalibrateConfig, calibrate_model, format_table
@@ -41,18 +41,20 @@ class CalibrationOutcome(Outcome):
         return f"{self.text}\ntable: {self.table}"
 
 
-@flow(name="calibrate")
+@told_flow(name="calibrate")
 def calibrate(config: CalibrationConfig) -> CalibrationOutcome:
     """Generate clips over buckets and motions, measure them, and write the table."""
     check(config)
     with running(config.out, "calibrate", config) as run:
         measured = run.whole(calibrate_model, config.settings, config.model, config.device)
-        failures = [row["error_message"] for row in read_rows(measured, ("error_message",)) if row["error_message"]]
+        rows = read_rows(measured, ("error_message",))
+        failures = [row["error_message"] for row in rows if row["error_message"]]
         for failure in failures:
             log.warning("%s", failure)
         table = config.out / FILE
         text = format_table(json.loads(table.read_text())["responses"])
-        return CalibrationOutcome(failed=len(failures), text=text, table=table)
+        tally = Tally(items=len(rows), done=len(rows) - len(failures), said=next(iter(failures), None))
+        return CalibrationOutcome(failed=len(failures), tally=tally, text=text, table=table)
 
 
 def check(config: CalibrationConfig) -> list[str]:

@@ -10,11 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from prefect import flow, task
+from prefect import task
 from pydantic import AfterValidator, Field, model_validator
 
-from flows.running.config import FlowConfig, Outcome, merge_layers
+from flows.running.config import FlowConfig, Outcome, Tally, merge_layers
 from flows.running.run import Run, make_thread_pool, running
+from flows.running.told import told_flow
 from flows.selection import describe_funnel
 from models.errors import BadModel
 from models.weights.hub_cache import list_missing_models, locate_model
@@ -164,7 +165,7 @@ class CurateOutcome(Outcome):
         return f"videos: {self.videos}{failed}\n{describe_funnel(self.funnel)}\ntable: {self.clips}\npage: {self.page}"
 
 
-@flow(name="curate", task_runner=make_thread_pool())
+@told_flow(name="curate", task_runner=make_thread_pool())
 def curate(config: CurateConfig) -> CurateOutcome:
     """Find, scan, split, measure, compare and choose."""
     check(config)
@@ -256,6 +257,7 @@ def summarise(config: CurateConfig, selection: Selection, page: Path) -> CurateO
     videos = read_rows(dataset / "videos.parquet", ("error_message",))
     clips = read_rows(dataset / "clips.parquet", ("source", "start_s", "end_s", "error"))
     failures = [row["error_message"] for row in videos if row["error_message"]]
+    unread = len(failures)
     failures += [f"{name_clip(r['source'], r['start_s'], r['end_s'])}: {r['error']}" for r in clips if r["error"]]
     failures += list_uncut(config)
     for failure in failures[:SHOWN_FAILURES]:
@@ -265,5 +267,10 @@ def summarise(config: CurateConfig, selection: Selection, page: Path) -> CurateO
     for rest in selection.funnel.skipped:
         log.warning("%s.", rest)
     return CurateOutcome(
-        failed=len(failures), videos=len(videos), funnel=selection.funnel, clips=selection.clips.path, page=page
+        failed=len(failures),
+        tally=Tally(items=len(videos), done=len(videos) - unread, said=next(iter(failures), None)),
+        videos=len(videos),
+        funnel=selection.funnel,
+        clips=selection.clips.path,
+        page=page,
     )

@@ -9,13 +9,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from prefect import flow
 from pydantic import Field
 
 from flows.generate import GenerateConfig, generate
 from flows.pipeline import PipelineConfig, pipeline
 from flows.running.config import FlowConfig, Outcome
 from flows.running.run import running
+from flows.running.told import told_flow
 from models.errors import BadModel
 from models.svd.model import FIGURES_FILE
 from models.weights.names import TINY
@@ -50,7 +50,7 @@ class DemoOutcome(Outcome):
     page: Path
 
 
-@flow(name="demo")
+@told_flow(name="demo")
 def demo(config: DemoConfig) -> DemoOutcome:
     """Render, curate, finetune, generate three ways, and write one page."""
     check(config)

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from prefect import flow
 from pydantic import Field
 
 from flows.running.config import FlowConfig, Outcome
 from flows.running.run import running
+from flows.running.told import told_flow
 from models.device import DEVICE_HELP, DeviceName, find_device
 from models.weights.names import MODEL_HELP, find_model_folder
 from tasks.manifest import publish_json
@@ -38,7 +38,7 @@ class EvaluationOutcome(Outcome):
         return format_figures(self.found)
 
 
-@flow(name="evaluate")
+@told_flow(name="evaluate")
 def evaluate(config: EvaluationConfig) -> EvaluationOutcome:
     """Generate clips of held-out pictures, compare each with the true one, and sum up."""
     check(config)

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from prefect import flow
 from pydantic import Field
 
 from flows.curate import cut
-from flows.running.config import FlowConfig, Outcome, read_written_settings
+from flows.running.config import FlowConfig, Outcome, Tally, read_written_settings
 from flows.running.run import Run, running
+from flows.running.told import told_flow
 from models.errors import BadInput
 from tasks.curate.clips import ClipsConfig
 from tasks.curate.ingest import list_videos
@@ -62,7 +62,7 @@ def read_cut_mode(dataset: str) -> Mapping[str, Any]:
     return {"clips": clips} if clips.get("mode", "off") != "off" else {}
 
 
-@flow(name="export")
+@told_flow(name="export")
 def export(config: ExportConfig) -> ExportOutcome:
     """Cut what is not cut yet, assign the clips to splits, and write them."""
     clips = read_kept_clips(config)
@@ -120,8 +120,10 @@ def summarise(config: ExportConfig, samples: ManifestRef, written: ManifestRef) 
         log.warning("%s", row["error_message"])
     splits = Counter(row["side"] for row in rows if row["side"])
     splits.subtract(row["side"] for row in unwritten)
+    failed, done = sum(row["error_code"] is not None for row in rows) + len(unwritten), sum(splits.values())
     return ExportOutcome(
-        failed=sum(row["error_code"] is not None for row in rows) + len(unwritten),
+        failed=failed,
+        tally=Tally(items=done + failed, done=done),
         samples={split: splits[split] for split in ("train", "validation", "test") if splits[split]},
         left_out=sum(row["left_out"] is not None for row in rows),
         out=config.out,

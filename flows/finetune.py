@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from prefect import flow
 from pydantic import Field
 
-from flows.running.config import FlowConfig, Outcome
+from flows.running.config import FlowConfig, Outcome, Tally
 from flows.running.run import Run, running
+from flows.running.told import told_flow
 from models.errors import BadInput
 from models.weights.names import MODEL_HELP, find_model_folder
 from tasks.finetune.encode import NEEDS as CLIP_NEEDS
@@ -69,7 +69,7 @@ def image_to_video() -> dict[str, Any]:
 RECIPES = {"motion-lora": motion_lora, "image-to-video": image_to_video}
 
 
-@flow(name="finetune")
+@told_flow(name="finetune")
 def finetune(config: FinetuneConfig) -> FinetuneOutcome:
     """Encode a dataset's kept clips once, and train on them."""
     check(config)
@@ -79,10 +79,11 @@ def finetune(config: FinetuneConfig) -> FinetuneOutcome:
         clips = read_manifest_ref(dataset / "clips.parquet")
         encoded = encode(run, config, dataset, read_kept_clips(config, dataset))
         log = run.whole(train_model, config.train, dataset, config.base, encoded, clips)
-        listed = [clips] if dataset != config.dataset else []
-        return FinetuneOutcome(
-            failed=count_failures([*listed, *encoded]), weights=publish_weights(config, log, clips), log=log.path
-        )
+        errors = read_errors([*([clips] if dataset != config.dataset else []), *encoded])
+        failures = [error for error in errors if error]
+        tally = Tally(items=len(errors), done=len(errors) - len(failures), said=next(iter(failures), None))
+        weights = publish_weights(config, log, clips)
+        return FinetuneOutcome(failed=len(failures), tally=tally, weights=weights, log=log.path)
 
 
 def check(config: FinetuneConfig) -> list[str]:
@@ -159,9 +160,11 @@ def locate_file(video: Mapping[str, Any]) -> str:
     return video.get("path") or video["source"]
 
 
-def count_failures(encoded: list[ManifestRef]) -> int:
-    """Count the clips that could not be read or encoded."""
-    return sum(row["error_code"] is not None for manifest in encoded for row in read_rows(manifest, ("error_code",)))
+def read_errors(encoded: list[ManifestRef]) -> list[str | None]:
+    """Return why clips could not be read or encoded; None for each that could."""
+    columns = ("error_code", "error_message")
+    rows = [row for manifest in encoded for row in read_rows(manifest, columns)]
+    return [row["error_message"] or row["error_code"] for row in rows]
 
 
 def publish_weights(config: FinetuneConfig, log: ManifestRef, clips: ManifestRef) -> Path:

@@ -15,15 +15,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from prefect import flow
 from pydantic import Field
 
 from flows.generate_takes import Made, make_further_takes
-from flows.running.config import FlowConfig, Outcome
+from flows.running.config import FlowConfig, Outcome, Tally
 from flows.running.estimate import DECODE_SHARE, DRAWING_S, ENCODE_SHARE, Estimate, describe_plan, estimate
 from flows.running.guard import Guard, NightConfig, check_space, find_deadline, read_local_time
 from flows.running.run import Run, count_cores, make_chunks, running
 from flows.running.stages import Stage, run_stages
+from flows.running.told import told_flow
 from flows.running.watch_folder import WatchConfig, keep_watching, list_first_pictures
 from models.device import DEVICE_HELP, DeviceName, choose_precision, find_device
 from models.generation.by_family import is_sampled_in_batches
@@ -103,7 +103,7 @@ class GenerateOutcome(Outcome):
 
     def __str__(self) -> str:
         """Show one line for each field; what does not apply is left out. What waits did not fail."""
-        said = dict(self) | {"failed": self.failed - self.waiting}
+        said = {name: value for name, value in self if name != "tally"} | {"failed": self.failed - self.waiting}
         kept = {name: value for name, value in said.items() if value or name in ("clips", "duplicates")}
         return "\n".join(f"{name}: {value}" for name, value in kept.items())
 
@@ -122,17 +122,20 @@ class GeneratePlan(Outcome):
         return "\n".join([f"ready: {self.ready} clips in {self.batches} batches", *self.takes, *self.said])
 
 
-@flow(name="generate")
-def generate(
+@told_flow(name="generate")
+def generate(config: GenerateConfig) -> GenerateOutcome:
+    """Make a video of every job that can be made; the others are rows with a reason."""
+    make_look(config.format, config.crf)
+    return watch(config) if config.watch else make_videos(config)
+
+
+def make_videos(
     config: GenerateConfig, only: tuple[str, ...] | None = None, deadline: datetime | None = None
 ) -> GenerateOutcome:
-    """Make a video of every job that can be made; the others are rows with a reason.
+    """Make a video of every job that can be made.
 
     A round of a watched folder gets the names of the pictures that are complete, and when the watch ends.
     """
-    make_look(config.format, config.crf)
-    if config.watch:
-        return watch(config)
     with running(config.out, "generate", config) as run:
         clear(config.out)
         guard = Guard(config.out, config, deadline or find_deadline(config, read_local_time()))
@@ -157,7 +160,8 @@ def watch(config: GenerateConfig) -> GenerateOutcome:
     """Make the pictures that come into a folder, round after round; return the last round's outcome."""
     each = config.model_copy(update={"watch": False})
     guard = Guard(config.out, config, find_deadline(config, read_local_time()))
-    return keep_watching(config.images or config.jobs, config.out, config.poll_s, guard, partial(generate, each))
+    make = partial(told_flow(name="generate-round")(make_videos), each)
+    return keep_watching(config.images or config.jobs, config.out, config.poll_s, guard, make)
 
 
 def clear(out: Path) -> None:
@@ -235,9 +239,13 @@ def caution_about(config: GenerateConfig, jobs: ManifestRef) -> list[str]:
 
 def summarise(outputs: ManifestRef, page: Path, stopped: str | None) -> GenerateOutcome:
     """Count the clips of the table; a clip that waits counts as one that is not done."""
-    states = Counter(row["status"] for row in read_rows(outputs, ("status",)))
+    rows = read_rows(outputs, ("status", "error_message"))
+    states = Counter(row["status"] for row in rows)
+    failed = states["failed"] + states["waiting"]
+    said = stopped or next((row["error_message"] for row in rows if row["status"] == "failed"), None)
     return GenerateOutcome(
-        failed=states["failed"] + states["waiting"],
+        failed=failed,
+        tally=Tally(items=states["ok"] + failed, done=states["ok"], waiting=states["waiting"], said=said),
         clips=states["ok"],
         duplicates=states["duplicate"],
         waiting=states["waiting"],

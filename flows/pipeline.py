@@ -1,16 +1,17 @@
 """The whole method, and the file to read first: footage to clips, clips to a model, pictures to videos."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from prefect import flow
 from pydantic import Field
 
 from flows.curate import CurateConfig, CurateOutcome, Source, curate
 from flows.curate import check as check_curation
 from flows.finetune import FinetuneConfig, FinetuneOutcome, finetune, motion_lora
 from flows.generate import GenerateConfig, GenerateOutcome, generate
-from flows.running.config import FlowConfig, Outcome
+from flows.running.config import FlowConfig, Outcome, Tally
+from flows.running.told import told_flow
 from models.weights.names import MODEL_HELP, find_model_folder
 from tasks.curate.split import SplitConfig
 from tasks.finetune.train import TrainConfig
@@ -41,15 +42,25 @@ class PipelineOutcome(Outcome):
     made: GenerateOutcome
 
 
-@flow(name="pipeline")
+@told_flow(name="pipeline")
 def pipeline(config: PipelineConfig) -> PipelineOutcome:
     """Curate the footage, finetune on the clips it keeps, generate with what was learned."""
     check(config)
     curated = curate(make_curate_config(config))
     tuned = finetune(make_finetune_config(config))
     made = generate(make_generate_config(config, tuned.weights))
-    failed = curated.failed + tuned.failed + made.failed
-    return PipelineOutcome(failed=failed, curated=curated, tuned=tuned, made=made)
+    parts = [curated, tuned, made]
+    failed = sum(part.failed for part in parts)
+    return PipelineOutcome(failed=failed, tally=add_tallies(parts), curated=curated, tuned=tuned, made=made)
+
+
+def add_tallies(parts: Sequence[Outcome]) -> Tally:
+    """Return what the parts count together; where one of them made nothing, nothing is done."""
+    tallies = [part.tally for part in parts if part.tally]
+    done = 0 if any(part.is_nothing_made for part in parts) else sum(each.done for each in tallies)
+    said = next((each.said for each in tallies if each.said), None)
+    items, waiting = sum(each.items for each in tallies), sum(each.waiting for each in tallies)
+    return Tally(items=items, done=done, waiting=waiting, said=said)
 
 
 def check(config: PipelineConfig) -> list[str]:

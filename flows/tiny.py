@@ -6,12 +6,12 @@ speeds; then whole pictures with zooms at lower noise, where sharpness is decide
 
 from pathlib import Path
 
-from prefect import flow
 from pydantic import Field
 
 from flows.finetune import FinetuneConfig, finetune
 from flows.running.config import FlowConfig, Outcome
 from flows.running.run import running
+from flows.running.told import told_flow
 from models.errors import BadInput
 from models.svd.model import FACTS_FILE, FIGURES_FILE, load_model, save_model
 from tasks.finetune.encode import LatentsConfig
@@ -74,7 +74,7 @@ class TinyOutcome(Outcome):
     model: Path
 
 
-@flow(name="tiny")
+@told_flow(name="tiny")
 def tiny(config: TinyConfig) -> TinyOutcome:
     """Render footage, train the encoders on it, then the UNet stage by stage."""
     check_install(config.install)

@@ -317,7 +317,7 @@ def run(command: Command, arguments: Sequence[str]) -> int:
     show_log(asked.debug)
     result = (rehearse if asked.dry_run else call)(command, module, asked.config)
     show(make_lines(str(result).rstrip("\n")))
-    return SOME_FAILED if result.failed else DONE
+    return result.exit_code
 
 
 def make_interface(command: Command, module: ModuleType) -> "Interface":

@@ -50,16 +50,49 @@ class FlowConfig(BaseModel):
     limits: Limits = Field(default_factory=Limits, description="What reading a film or a picture may take.")
 
 
+class Tally(BaseModel):
+    """How many items a run was asked for, and how many of them are done and wait; `said`: why those that are not done
+    are not, in a sentence."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    items: int
+    done: int
+    waiting: int = 0
+    said: str | None = None
+
+
 class Outcome(BaseModel):
     """The result of a flow: what it made, and how many items failed; printed as one line for each field."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     failed: int = 0
+    tally: Tally | None = Field(default=None, repr=False)
+
+    @property
+    def ending(self) -> str | None:
+        """Return how the run ended, where not all is done: "27 of 30, 3 failed", or "Waiting, 9 of 24"."""
+        if not self.failed:
+            return None
+        waiting = self.tally.waiting if self.tally else 0
+        parts = [f"{self.tally.done} of {self.tally.items}"] if self.tally else []
+        parts += [f"{self.failed - waiting} failed"] if self.failed > waiting else []
+        return ", ".join(["Waiting", *parts] if waiting else parts)
+
+    @property
+    def is_nothing_made(self) -> bool:
+        """Say whether items failed and none is done."""
+        return self.tally is not None and not self.tally.done and self.failed > self.tally.waiting
+
+    @property
+    def exit_code(self) -> int:
+        """Return the exit code of the command: 0 all done, 1 some items failed or wait."""
+        return int(self.ending is not None)
 
     def __str__(self) -> str:
-        fields = [(name, value) for name, value in self if name != "failed" or value]
-        return "\n".join(f"{name.replace('_', ' ')}: {value}" for name, value in fields)
+        shown = [(name, value) for name, value in self if name != "tally" and (name != "failed" or value)]
+        return "\n".join(f"{name.replace('_', ' ')}: {value}" for name, value in shown)
 
 
 class Checked(Outcome):

@@ -31,6 +31,7 @@ from flows.running.given import keep_given
 from flows.running.interrupt import stoppable
 from flows.running.lock import exclusive
 from flows.running.progress import progress
+from flows.running.told import read_outcome
 from models.errors import BadInput
 from tasks.limits import get_limits, set_limits
 from tasks.manifest import ManifestRef, publish_text, remove_asides
@@ -62,7 +63,8 @@ def run_flow(flow: Flow[..., T], config: BaseModel) -> T:
     """Run a flow in this process, on the runner that its config names, without the heartbeat that delays its end."""
     runner = make_runner(config) if isinstance(config, FlowConfig) else make_thread_pool()
     with stoppable(), temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-        return flow.with_options(task_runner=runner)(config)
+        state: Any = flow.with_options(task_runner=runner)(config, return_state=True)
+        return read_outcome(state)
 
 
 def make_chunks(items: Sequence[T], seconds: Sequence[float], workers: int) -> list[list[T]]:
