@@ -1,19 +1,17 @@
 """Child processes: functions that run in one with limits of time, memory and processor time, so that a file that
-crashes or hangs the decoder, or makes it take too much, fails alone; programs; and servers that end with their parent.
-No other module starts a process or asks about one.
+crashes or hangs the decoder, or makes it take too much, fails alone; and programs. Beside tasks/services.py, no other
+module starts a process or asks about one.
 
 A child is made by a fork server with the heavy libraries loaded, in about 20 ms, however many threads the caller has;
 or started afresh, where one child serves many calls that need few libraries.
 """
 
-import ctypes
 import logging
 import math
 import multiprocessing
 import os
 import resource
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -41,13 +39,7 @@ END_LIMIT_S = 5.0
 ORPHAN_GRACE_S = 10.0
 """How long past its limit a child lives when its parent is gone."""
 
-_SET_CHILD_SUBREAPER = 36
-"""The number of Linux' PR_SET_CHILD_SUBREAPER."""
-
 T = TypeVar("T")
-
-Server = subprocess.Popen[bytes]
-"""A server's process; the server ends when this is no longer referred to, since its standard input closes then."""
 
 log = logging.getLogger("reelmill")
 
@@ -301,96 +293,6 @@ def _limit_program(pid: int, limit_s: float | None, limits: Limits) -> None:
     for kind, most in ((resource.RLIMIT_CPU, spend), (resource.RLIMIT_DATA, limits.memory_mb * 1_000_000)):
         with suppress(ProcessLookupError):
             resource.prlimit(pid, kind, (most, most))
-
-
-def start_server(module: str, port: socket.socket, environment: Mapping[str, str]) -> Server:
-    """Start `python -m module DESCRIPTOR`, which inherits an open port; it calls `end_with_parent`."""
-    return subprocess.Popen(
-        [sys.executable, "-m", module, str(port.fileno())],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        pass_fds=[port.fileno()],
-        env={**os.environ, **environment},
-        start_new_session=True,
-    )
-
-
-def start_service(
-    module: str, arguments: Sequence[str], environment: Mapping[str, str], log: Path, port: socket.socket | None = None
-) -> Server:
-    """Start `python -m module ARGUMENTS`, which writes what it says to the end of `log` and inherits an open port, if
-    there is one, whose number is then its last argument; it calls `end_with_parent`."""
-    with log.open("ab") as file:
-        return subprocess.Popen(
-            [sys.executable, "-m", module, *arguments, *([str(port.fileno())] if port else [])],
-            stdin=subprocess.PIPE,
-            stdout=file,
-            stderr=file,
-            pass_fds=[port.fileno()] if port else [],
-            env={**os.environ, **environment},
-            start_new_session=True,
-        )
-
-
-def start_detached(command: Sequence[str], log: Path) -> int:
-    """Start a program that goes on when this one has ended, and writes what it says to the end of `log`; return its
-    number."""
-    with log.open("ab") as file:
-        program = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True)
-    program.returncode = 0  # Nobody waits for it here, and Python warns of that.
-    return program.pid
-
-
-def end_service(service: Server, grace_s: float) -> None:
-    """End a service, and kill it where it has not ended after `grace_s` seconds."""
-    service.terminate()
-    try:
-        service.wait(grace_s)
-    except subprocess.TimeoutExpired:
-        service.kill()
-        service.wait()
-
-
-def adopt_orphans() -> None:
-    """Make this process the parent of what its services start and leave behind, so that `end_orphans` finds it."""
-    ctypes.CDLL(None, use_errno=True).prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-
-
-def end_orphans(grace_s: float) -> None:
-    """End every process that this one has as a child, and what that leaves; kill what has not ended after `grace_s`."""
-    until, asked = time.monotonic() + grace_s, set[int]()
-    while children := _list_children():
-        for pid in children:
-            with suppress(ProcessLookupError, ChildProcessError):
-                late = time.monotonic() > until
-                if late or pid not in asked:
-                    os.kill(pid, signal.SIGKILL if late else signal.SIGTERM)
-                asked.add(pid)
-                os.waitpid(pid, os.WNOHANG)
-        time.sleep(0.05)
-
-
-def _list_children() -> list[int]:
-    return [int(pid) for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text("ascii").split()]
-
-
-def ask_to_end(pid: int) -> None:
-    """Ask a process to end, if it is there."""
-    with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGTERM)
-
-
-def end_with_parent() -> None:
-    """End this process, which `start_server` started, when its standard input closes: at the latest with its parent."""
-
-    def wait() -> None:
-        # Not by sys.stdin: Python cannot end while a thread holds its lock.
-        while os.read(0, 1024):
-            continue
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 def is_alive(pid: int) -> bool:

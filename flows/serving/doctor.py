@@ -14,8 +14,8 @@ import httpx
 from packaging.requirements import Requirement
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.command.prefect_server import find_configured_api
 from flows.running.config import Outcome
+from flows.serving.chosen_api import find_configured_api
 from flows.serving.home import Home, find_home
 from models.errors import ReelmillError
 
@@ -69,6 +69,7 @@ class Diagnosis(Outcome):
 
 def doctor(config: DoctorConfig) -> Diagnosis:
     """Look at everything, and go on where one look fails."""
+    check(config)
     home = find_home(config.home)
     looks: list[tuple[str, Callable[[], Finding | list[Finding]]]] = [
         ("python", look_at_python),
@@ -84,7 +85,8 @@ def doctor(config: DoctorConfig) -> Diagnosis:
 
 
 def check(config: DoctorConfig) -> list[str]:
-    """Return nothing: looking changes nothing either."""
+    """Return nothing: looking changes nothing either. Raises BadInput where there is no such home."""
+    find_home(config.home).check_place()
     return []
 
 

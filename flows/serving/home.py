@@ -33,6 +33,11 @@ class Home:
         """Return the file that is there while all is up; it has the address."""
         return self.folder / "address"
 
+    def check_place(self) -> None:
+        """Raise BadInput where the home is a file."""
+        if self.folder.exists() and not self.folder.is_dir():
+            raise BadInput(f"--home {self.folder}: is a file. Choose a folder.")
+
     def prepare(self) -> None:
         """Make the folder, which only its user can read; raises BadInput where that cannot be."""
         try:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from flows.serving.gate import Gate
 from flows.serving.home import Home
-from tasks.child_process import end_with_parent
+from tasks.services import end_with_parent
 
 
 def serve(home: Home, hosts: frozenset[str], descriptor: int) -> None:

@@ -22,13 +22,13 @@ from flows.serving.home import Home, find_home
 from flows.serving.settings import RUNS, SERVER
 from flows.serving.unit import describe_unit
 from models.errors import BadInput
-from tasks.child_process import (
+from tasks.child_process import is_alive
+from tasks.services import (
     Server,
     adopt_orphans,
     ask_to_end,
     end_orphans,
     end_service,
-    is_alive,
     start_detached,
     start_service,
 )
@@ -98,6 +98,7 @@ def check(config: UpConfig) -> list[str]:
     if not config.folder.is_dir():
         raise BadInput(f"--folder {config.folder}: no such folder.")
     make_database_url(config.database)
+    find_home(config.home).check_place()
     if not config.unit:
         find_home(config.home).check_free()
     return []
@@ -125,6 +126,7 @@ def up(config: UpConfig) -> Said:
 
 def down(config: DownConfig) -> Said:
     """Ask a served Reelmill to end, and wait until it has."""
+    check_down(config)
     home = find_home(config.home)
     holder = home.find_holder()
     if holder is None:
@@ -139,7 +141,8 @@ def down(config: DownConfig) -> Said:
 
 
 def check_down(config: DownConfig) -> list[str]:
-    """Return nothing: there is always something to do, or nothing."""
+    """Return nothing; raises BadInput where there is no such home."""
+    find_home(config.home).check_place()
     return []
 
 

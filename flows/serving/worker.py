@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.serving.home import Home
-from tasks.child_process import end_with_parent
+from tasks.services import end_with_parent
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient

@@ -193,6 +193,9 @@ NOWHERE = (
     ("check", "{}/none"),
     ("retry", "{}/none"),
     ("report", "{}/none"),
+    ("up", "--folder", "{}/none"),
+    ("down", "--home", "{}/file"),
+    ("doctor", "--home", "{}/file"),
 )
 """Command lines that are refused, at least one of each command."""
 
