@@ -8,12 +8,13 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal
 
 from prefect import task
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field
 
-from flows.running.config import FlowConfig, Outcome, Tally, merge_layers
+from flows.running.config import FlowConfig, Outcome, Tally
+from flows.running.layers import Preset, find_preset, list_preset_leaves, merge_layers, read_given
 from flows.running.run import Run, make_thread_pool, running
 from flows.running.told import told_flow
 from flows.selection import describe_funnel
@@ -77,40 +78,6 @@ def _make_absolute(source: str) -> str:
 Source = Annotated[str, AfterValidator(_make_absolute)]
 
 
-class CurateConfig(FlowConfig):
-    """Footage in, a dataset of measured and chosen clips out."""
-
-    sources: tuple[Source, ...] = Field(
-        min_length=1, description="Video files, folders, globs, URLs, or lists of those."
-    )
-    out: Path = Field(description="Folder of the dataset.")
-    weights: Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())] = Field(
-        default=WEIGHTS,
-        validate_default=True,
-        description="Folder of the weights that a setting names without a folder.",
-    )
-    ingest: IngestConfig = Field(default_factory=IngestConfig, description="Which files count.")
-    scan: ScanConfig = Field(default_factory=ScanConfig, description="What the one decode keeps.")
-    split: SplitConfig = Field(default_factory=SplitConfig, description="Where shots end, how long clips are.")
-    look: LookConfig = Field(default_factory=LookConfig, description="What the picture is like.")
-    motion: MotionConfig = Field(default_factory=MotionConfig, description="How motion is measured.")
-    text: TextConfig = Field(default_factory=TextConfig, description="What counts as text.")
-    caption: CaptionConfig = Field(default_factory=CaptionConfig, description="Who writes captions.")
-    similarity: SimilarityConfig = Field(default_factory=SimilarityConfig, description="Which networks compare.")
-    dedup: DedupConfig = Field(default_factory=DedupConfig, description="What counts as a repetition.")
-    select: SelectConfig = Field(default_factory=SelectConfig, description="Which clips are kept.")
-    clips: ClipsConfig = Field(default_factory=ClipsConfig, description="Whether clips are cut to mp4 files, and how.")
-    report: ReportConfig = Field(default_factory=ReportConfig, description="How much the page shows.")
-
-    @model_validator(mode="after")
-    def _one_shortest_length(self) -> Self:
-        """Use split.min_clip_s as select.min_clip_s where the latter is not given."""
-        if "min_clip_s" not in self.select.model_fields_set:
-            chosen = self.select.model_copy(update={"min_clip_s": self.split.min_clip_s})
-            object.__setattr__(self, "select", chosen)
-        return self
-
-
 def offline() -> Mapping[str, Any]:
     """Return the settings of a fresh install: the defaults."""
     return {}
@@ -146,7 +113,53 @@ def svd() -> Mapping[str, Any]:
     return merge_layers([paper_offline(), engines])
 
 
-PRESETS = {"offline": offline, "paper-offline": paper_offline, "svd": svd}
+PRESETS: Mapping[str, Preset] = {"offline": offline, "paper-offline": paper_offline, "svd": svd}
+
+
+class CurateConfig(FlowConfig):
+    """Footage in, a dataset of measured and chosen clips out."""
+
+    sources: tuple[Source, ...] = Field(
+        min_length=1, description="Video files, folders, globs, URLs, or lists of those."
+    )
+    out: Path = Field(description="Folder of the dataset.")
+    preset: Literal["offline", "paper-offline", "svd"] = Field(
+        default="offline", description=f"Named settings to start from: {', '.join(PRESETS)}."
+    )
+    weights: Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())] = Field(
+        default=WEIGHTS,
+        validate_default=True,
+        description="Folder of the weights that a setting names without a folder.",
+    )
+    ingest: IngestConfig = Field(default_factory=IngestConfig, description="Which files count.")
+    scan: ScanConfig = Field(default_factory=ScanConfig, description="What the one decode keeps.")
+    split: SplitConfig = Field(default_factory=SplitConfig, description="Where shots end, how long clips are.")
+    look: LookConfig = Field(default_factory=LookConfig, description="What the picture is like.")
+    motion: MotionConfig = Field(default_factory=MotionConfig, description="How motion is measured.")
+    text: TextConfig = Field(default_factory=TextConfig, description="What counts as text.")
+    caption: CaptionConfig = Field(default_factory=CaptionConfig, description="Who writes captions.")
+    similarity: SimilarityConfig = Field(default_factory=SimilarityConfig, description="Which networks compare.")
+    dedup: DedupConfig = Field(default_factory=DedupConfig, description="What counts as a repetition.")
+    select: SelectConfig = Field(default_factory=SelectConfig, description="Which clips are kept.")
+    clips: ClipsConfig = Field(default_factory=ClipsConfig, description="Whether clips are cut to mp4 files, and how.")
+    report: ReportConfig = Field(default_factory=ReportConfig, description="How much the page shows.")
+
+    @classmethod
+    def list_layers(cls, given: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+        """Return the preset's settings, above one shortest length for split and select."""
+        return [follow_split(given), find_preset(PRESETS, given.get("preset", "offline"))]
+
+    @classmethod
+    def list_layered(cls) -> set[str]:
+        """Return what a preset may set, and what follows another setting."""
+        return {*list_preset_leaves(PRESETS), "select.min_clip_s"}
+
+
+def follow_split(given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return split.min_clip_s as select.min_clip_s, where it is given."""
+    shortest = read_given(given, "split", "min_clip_s")
+    return {} if shortest is None else {"select": {"min_clip_s": shortest}}
+
 
 select_clips = task(name="select")(select.select_clips)
 """Made here and not beside its function, which `reelmill select` calls without Prefect."""

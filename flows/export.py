@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,6 +40,16 @@ class ExportConfig(FlowConfig):
     clips: ClipsConfig = Field(default=ClipsConfig(mode="exact"), description="How clips that are not cut yet are cut.")
     shards: ShardsConfig = Field(default_factory=ShardsConfig, description="How large WebDataset's shards are.")
 
+    @classmethod
+    def list_layers(cls, given: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+        """Return how the dataset's clips were cut, if they were: those files are used."""
+        return [read_cut_mode(given["dataset"])] if isinstance(given.get("dataset"), str | Path) else []
+
+    @classmethod
+    def list_layered(cls) -> set[str]:
+        """Return what the dataset may say."""
+        return {f"clips.{name}" for name in ClipsConfig.model_fields}
+
 
 class ExportOutcome(Outcome):
     """How many clips went to each split, how many were left out, and where they are."""
@@ -55,7 +65,7 @@ class ExportOutcome(Outcome):
         return "\n".join([f"clips: {splits}", *rest, f"out: {self.out}"])
 
 
-def read_cut_mode(dataset: str) -> Mapping[str, Any]:
+def read_cut_mode(dataset: str | Path) -> Mapping[str, Any]:
     """Return how the dataset's clips were cut, if they were: those files are used."""
     path = Path(dataset) / "curate.yaml"
     clips = read_written_settings(path).get("clips", {}) if path.is_file() else {}

@@ -1,12 +1,13 @@
 """Finetune a model on a dataset: encode the kept clips once, train, and keep weights that know their origin."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
 from flows.running.config import FlowConfig, Outcome, Tally
+from flows.running.layers import Preset, find_preset, list_preset_leaves
 from flows.running.run import Run, running
 from flows.running.told import told_flow
 from models.errors import BadInput
@@ -34,27 +35,6 @@ ENCODE_SHARE = 0.4
 """Seconds on one core to decode and encode one clip for the embedded model."""
 
 
-class FinetuneConfig(FlowConfig):
-    """Everything a finetuning depends on."""
-
-    dataset: Path = Field(description="Folder of a curated dataset, or a CSV of clips: file_name, caption")
-    out: Path = Field(description="Folder of the run")
-    base: str = Field(default="tiny", description=f"The model to start from: {MODEL_HELP}")
-    sources: Path | None = Field(
-        default=None, description="Folder of the source files, if they moved: found by name and content"
-    )
-    encode: LatentsConfig = Field(default=LatentsConfig(), description="How clips become latents")
-    listed: ListedConfig = Field(default=ListedConfig(), description="How a table of clips is read")
-    train: TrainConfig = Field(default=TrainConfig(), description="What trains, and how long")
-
-
-class FinetuneOutcome(Outcome):
-    """Where the weights and the training's log are."""
-
-    weights: Path
-    log: Path
-
-
 def motion_lora() -> dict[str, Any]:
     """Return the settings of a camera-motion LoRA on temporal attention (SVD, section 4.4); --train.motions names the
     motion."""
@@ -66,7 +46,43 @@ def image_to_video() -> dict[str, Any]:
     return {"train": {"parameters": "all", "steps": 400, "ema": 0.998}}
 
 
-RECIPES = {"motion-lora": motion_lora, "image-to-video": image_to_video}
+RECIPES: Mapping[str, Preset] = {"motion-lora": motion_lora, "image-to-video": image_to_video}
+
+Recipe = Literal["motion-lora", "image-to-video"]
+
+RECIPE_HELP = f"Named settings to start from: {', '.join(RECIPES)}"
+
+
+class FinetuneConfig(FlowConfig):
+    """Everything a finetuning depends on."""
+
+    dataset: Path = Field(description="Folder of a curated dataset, or a CSV of clips: file_name, caption")
+    out: Path = Field(description="Folder of the run")
+    recipe: Recipe = Field(default="motion-lora", description=RECIPE_HELP)
+    base: str = Field(default="tiny", description=f"The model to start from: {MODEL_HELP}")
+    sources: Path | None = Field(
+        default=None, description="Folder of the source files, if they moved: found by name and content"
+    )
+    encode: LatentsConfig = Field(default=LatentsConfig(), description="How clips become latents")
+    listed: ListedConfig = Field(default=ListedConfig(), description="How a table of clips is read")
+    train: TrainConfig = Field(default=TrainConfig(), description="What trains, and how long")
+
+    @classmethod
+    def list_layers(cls, given: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+        """Return the recipe's settings."""
+        return [find_preset(RECIPES, given.get("recipe", "motion-lora"))]
+
+    @classmethod
+    def list_layered(cls) -> set[str]:
+        """Return what a recipe may set."""
+        return list_preset_leaves(RECIPES)
+
+
+class FinetuneOutcome(Outcome):
+    """Where the weights and the training's log are."""
+
+    weights: Path
+    log: Path
 
 
 @told_flow(name="finetune")

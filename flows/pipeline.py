@@ -1,16 +1,17 @@
 """The whole method, and the file to read first: footage to clips, clips to a model, pictures to videos."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
-from flows.curate import CurateConfig, CurateOutcome, Source, curate
+from flows.curate import CurateConfig, CurateOutcome, Source, curate, follow_split
 from flows.curate import check as check_curation
-from flows.finetune import FinetuneConfig, FinetuneOutcome, finetune, motion_lora
+from flows.finetune import RECIPE_HELP, RECIPES, FinetuneConfig, FinetuneOutcome, Recipe, finetune
 from flows.generate import GenerateConfig, GenerateOutcome, generate
 from flows.running.config import FlowConfig, Outcome, Tally
+from flows.running.layers import find_preset, list_preset_leaves
 from flows.running.told import told_flow
 from models.weights.names import MODEL_HELP, find_model_folder
 from tasks.curate.split import SplitConfig
@@ -28,10 +29,19 @@ class PipelineConfig(FlowConfig):
     base: str = Field(default="tiny", description=f"The model to start from: {MODEL_HELP}")
     split: SplitConfig = Field(default_factory=SplitConfig, description="Where shots end, how long clips are")
     select: SelectConfig = Field(default_factory=SelectConfig, description="Which clips are kept")
-    train: TrainConfig = Field(
-        default_factory=lambda: TrainConfig(**motion_lora()["train"]), description="What trains, and how long"
-    )
+    recipe: Recipe = Field(default="motion-lora", description=RECIPE_HELP)
+    train: TrainConfig = Field(default=TrainConfig(), description="What trains, and how long")
     generate: JobsConfig = Field(default_factory=JobsConfig, description="What clips are made with")
+
+    @classmethod
+    def list_layers(cls, given: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+        """Return the recipe's settings, above one shortest length for split and select."""
+        return [follow_split(given), find_preset(RECIPES, given.get("recipe", "motion-lora"))]
+
+    @classmethod
+    def list_layered(cls) -> set[str]:
+        """Return what a recipe may set, and what follows another setting."""
+        return {*list_preset_leaves(RECIPES), "select.min_clip_s"}
 
 
 class PipelineOutcome(Outcome):
@@ -89,6 +99,7 @@ def make_finetune_config(config: PipelineConfig) -> FinetuneConfig:
         dataset=config.out / "dataset",
         out=config.out / "run",
         base=config.base,
+        recipe=config.recipe,
         train=config.train,
         workers=config.workers,
         runner=config.runner,

@@ -4,14 +4,15 @@
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import Field
 
 from flows.running.config import Outcome, read_settings, read_written_settings
+from flows.running.layers import LayeredConfig, Preset, find_preset
 from flows.running.lock import exclusive
 from models.errors import BadInput
 from tasks import keep_rules
@@ -23,10 +24,33 @@ from tasks.manifest import publish_text
 log = logging.getLogger("reelmill")
 
 
-class ReselectConfig(SelectConfig):
+def _complete(preset: Callable[[], SelectConfig]) -> Preset:
+    """Return a preset that sets every threshold, so that none of those last used remains."""
+    return lambda: preset().model_dump()
+
+
+PRESETS: Mapping[str, Preset] = {name: _complete(preset) for name, preset in keep_rules.PRESETS.items()}
+
+
+class ReselectConfig(LayeredConfig, SelectConfig):
     """The dataset and the thresholds; what is not given stays as it was."""
 
     dataset: Path = Field(description="Folder of the dataset.")
+    preset: Literal["default", "keep-all", "training", "paper", "worst-12.5", "worst-25", "worst-50"] | None = Field(
+        default=None,
+        description=f"Named settings to start from, instead of those last used: {', '.join(PRESETS)}.",
+    )
+
+    @classmethod
+    def list_layers(cls, given: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+        """Return the thresholds that the dataset was last decided with, below those of the preset."""
+        stored = read_thresholds(given["dataset"]) if isinstance(given.get("dataset"), str | Path) else {}
+        return [stored, find_preset(PRESETS, given.get("preset"))]
+
+    @classmethod
+    def list_layered(cls) -> set[str]:
+        """Return every threshold: each may have been set before."""
+        return set(SelectConfig.model_fields)
 
 
 class SelectOutcome(Outcome):
@@ -39,15 +63,7 @@ class SelectOutcome(Outcome):
         return f"{describe_funnel(self.funnel)}\ntable: {self.clips}"
 
 
-def _complete(preset: Callable[[], SelectConfig]) -> Callable[[], Mapping[str, Any]]:
-    """Return a preset that sets every threshold, so that none of those last used remains."""
-    return lambda: preset().model_dump()
-
-
-PRESETS = {name: _complete(preset) for name, preset in keep_rules.PRESETS.items()}
-
-
-def read_thresholds(dataset: str) -> Mapping[str, Any]:
+def read_thresholds(dataset: str | Path) -> Mapping[str, Any]:
     """Return the thresholds that a dataset was last decided with."""
     path = Path(dataset) / "curate.yaml"
     return read_written_settings(path).get("select", {}) if path.is_file() else {}
@@ -56,7 +72,7 @@ def read_thresholds(dataset: str) -> Mapping[str, Any]:
 def decide_again(config: ReselectConfig) -> SelectOutcome:
     """Apply the thresholds to every clip and write the verdicts into clips.parquet; raises BadInput, BadManifest."""
     check(config)
-    thresholds = SelectConfig(**config.model_dump(exclude={"dataset"}))
+    thresholds = SelectConfig(**config.model_dump(exclude={"dataset", "preset"}))
     with exclusive(config.dataset):
         selection = reselect(config.dataset, thresholds)
         remember(config.dataset, thresholds)

@@ -19,7 +19,7 @@ def show_state(out: Path) -> tuple[str, str, str]:
     """The type, the name and the message of the latest run's state with this output folder."""
     state = list_runs(out)[0].state
     assert state
-    return state.type.value, state.name, state.message or ""
+    return state.type.value, state.name or "", state.message or ""
 
 
 def read_logs(run: FlowRun) -> list[str]:

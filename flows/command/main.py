@@ -35,7 +35,7 @@ class Command:
     `flow` is a Prefect flow or a function of one config object, whose class is `config`; `positional` is its field
     that is given without a flag. A command that is `watched` runs as a Prefect flow; the others are short and
     are called directly. One that `claims` writes into --out itself, and not into other commands' folders inside.
-    `presets`, `stored` and `shortcuts`: see flows.command.flags.Interface. For `--dry-run`, `check` raises what the run
+    `shortcuts`: see flows.command.flags.Interface. For `--dry-run`, `check` raises what the run
     would be refused for and returns a sentence for each item that would fail; `plan`, where there is one, is called
     instead and says more. Neither writes anything.
     """
@@ -49,9 +49,6 @@ class Command:
     positional: str | None = None
     watched: bool = True
     claims: bool = True
-    presets: str | None = None
-    preset_flag: str = "preset"
-    stored: str | None = None
     plan: str | None = None
     shortcuts: Mapping[str, str] = field(default_factory=dict)
 
@@ -64,7 +61,6 @@ COMMANDS = (
         config="CurateConfig",
         help="footage in, a dataset of measured and chosen clips out",
         positional="sources",
-        presets="PRESETS",
     ),
     Command(
         name="select",
@@ -74,8 +70,6 @@ COMMANDS = (
         help="choose again which clips a dataset keeps, without measuring them again",
         positional="dataset",
         watched=False,
-        presets="PRESETS",
-        stored="read_thresholds",
     ),
     Command(
         name="export",
@@ -84,7 +78,6 @@ COMMANDS = (
         config="ExportConfig",
         help="a dataset's kept clips as WebDataset shards, a Hugging Face folder or CSV",
         positional="dataset",
-        stored="read_cut_mode",
     ),
     Command(
         name="finetune",
@@ -93,8 +86,6 @@ COMMANDS = (
         config="FinetuneConfig",
         help="train a model, or a LoRA on one, on a dataset's kept clips",
         positional="dataset",
-        presets="RECIPES",
-        preset_flag="recipe",
         shortcuts={"train.steps": "steps", "train.seed": "seed"},
     ),
     Command(
@@ -329,9 +320,6 @@ def make_interface(command: Command, module: ModuleType) -> "Interface":
         config=getattr(module, command.config),
         positional=command.positional,
         shortcuts=command.shortcuts,
-        presets=getattr(module, command.presets) if command.presets else {},
-        preset_flag=command.preset_flag,
-        stored=getattr(module, command.stored) if command.stored else None,
     )
 
 

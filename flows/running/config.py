@@ -3,21 +3,19 @@
 import logging
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
+from flows.running.layers import LayeredConfig, Settings
 from models.errors import BadInput
 from models.given_files import DEEPEST, LARGEST_BYTES, Unreadable, check_depth, read_text
 from tasks.ledger import is_whole
 from tasks.limits import Limits
 
 log = logging.getLogger("reelmill")
-
-Settings = dict[str, Any]
 
 CALLED_FROM = "# called from "
 """The start of the first line of the settings that a run keeps."""
@@ -36,10 +34,11 @@ _PART = r"""(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')"""
 _LONG_KEY = re.compile(rf"(?<![\w-]){_PART}(?:[ \t]*+\.[ \t]*+{_PART}){{{MOST_PARTS}}}")
 
 
-class FlowConfig(BaseModel):
+class FlowConfig(LayeredConfig):
     """The base of every flow's config: it is frozen, refuses unknown fields, and says where the work runs."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    last: ClassVar[tuple[str, ...]] = ("workers", "runner", "limits")
 
     workers: int | None = Field(
         default=None, ge=1, description="Chunks that run at the same time; by default one for each core."
@@ -191,15 +190,3 @@ def read_calling_folder(file: Path) -> Path:
 def order_fields(config: type[BaseModel]) -> list[str]:
     """List a config's own fields, then those that every flow has."""
     return sorted(config.model_fields, key=lambda name: name in FlowConfig.model_fields)
-
-
-def merge_layers(layers: Iterable[Mapping[str, Any]]) -> Settings:
-    """Merge settings: later layers replace earlier ones, and nested groups are merged."""
-    result: Settings = {}
-    for layer in layers:
-        for name, value in layer.items():
-            above = value.model_dump(exclude_unset=True) if isinstance(value, BaseModel) else value
-            below = result.get(name)
-            both = isinstance(above, Mapping) and isinstance(below, Mapping)
-            result[name] = merge_layers([cast(Settings, below), cast(Settings, above)]) if both else above
-    return result

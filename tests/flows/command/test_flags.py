@@ -1,7 +1,7 @@
 """Flags, files, presets: what wins, what is understood, and what a mistake says."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from flows.command.flags import Interface, find_nearest, list_options, parse_command_line
 from flows.curate import CurateConfig
 from flows.running.config import FlowConfig, dump
+from flows.running.layers import find_preset
 from models.errors import BadInput
 
 
@@ -45,13 +46,27 @@ class Config(FlowConfig):
     train: Train = Train()
     limit_s: float | None = Field(default=10.0, description="Time limit.")
     keep: bool = Field(default=False, description="Keep what was made on the way.")
+    preset: Literal["strict"] | None = Field(default=None, description="Named settings to start from: strict.")
+
+    @classmethod
+    def list_layers(cls, given: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+        return [find_preset({"strict": strict}, given.get("preset"))]
 
 
 def strict() -> Mapping[str, Any]:
     return {"split": Split(min_clip_s=4.0, words=("tilt", "roll")), "limit_s": 5.0}
 
 
-INTERFACE = Interface("reelmill cut", Config, "sources", shortcuts={"train.steps": "steps"}, presets={"strict": strict})
+class Stored(Config):
+    """With settings that the first source has."""
+
+    @classmethod
+    def list_layers(cls, given: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+        stored = {"split": {"min_clip_s": 9, "detector": "adaptive"}, "out": f"of {given['sources'][0]}"}
+        return [stored, *super().list_layers(given)]
+
+
+INTERFACE = Interface("reelmill cut", Config, "sources", shortcuts={"train.steps": "steps"})
 
 
 def parse(*argv: str, interface: Interface = INTERFACE) -> Config:
@@ -102,13 +117,7 @@ def test_a_shortcut_is_the_dotted_flag_by_a_short_name():
 def test_flags_win_over_the_file_which_wins_over_the_preset_which_wins_over_stored_settings(tmp_path: Path):
     file = tmp_path / "settings.yaml"
     file.write_text("split: {min_clip_s: 3, threshold: 9}\nlimit_s: 6\n")
-    stored = Interface(
-        "reelmill cut",
-        Config,
-        "sources",
-        presets={"strict": strict},
-        stored=lambda sources: {"split": {"min_clip_s": 9, "detector": "adaptive"}, "out": f"of {sources[0]}"},
-    )
+    stored = Interface("reelmill cut", Stored, "sources")
     config = parse("a", "--preset", "strict", "--config", str(file), "--split.threshold", "1", interface=stored)
     assert config.split == Split(min_clip_s=3, threshold=1, words=("tilt", "roll"), detector="adaptive")
     assert (config.limit_s, config.out) == (6, Path("of a"))

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flows.running.config import FlowConfig, Outcome, dump, merge_layers, order_fields, read_settings
+from flows.running.config import FlowConfig, Outcome, dump, order_fields, read_settings
+from flows.running.layers import merge_layers
 from models.errors import BadInput
 from tests.declared import declared
 
