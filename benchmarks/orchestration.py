@@ -44,18 +44,19 @@ def bare(workers: int) -> Any:
     """In place of flows.running.run.running: runs whose steps are called as plain functions, on threads."""
     from flows.running.progress import progress
     from flows.running.run import Run
+    from flows.running.story import Story
 
     with_threads = ThreadPoolExecutor(workers)
 
     class BareRun(Run):
-        def submit(self, step: Any, *arguments: Any) -> Any:
+        def submit(self, step: Any, *arguments: Any, named: str | None = None) -> Any:
             return with_threads.submit(step.fn, self.folder, *arguments)
 
     @contextmanager
     def running(folder: Path, flow: str, config: Any) -> Iterator[BareRun]:
         folder.mkdir(parents=True)
         with progress() as bars, with_threads:
-            yield BareRun(folder, workers, bars)
+            yield BareRun(folder, workers, bars, Story(flow, folder, None))
 
     return running
 

@@ -29,6 +29,9 @@ QUIET: Mapping[str, str] = {
 our log lines in its UI, and silent model loaders. OpenMP's threads sleep while they wait: with spinning threads, two
 busy processes slow each other down fivefold."""
 
+UNSEEN = "REELMILL_UNSEEN"
+"""Set where the server is one command's own and has no UI; runs then tell nobody (flows/running/story.py)."""
+
 SERVER: Mapping[str, str] = {
     **SILENT,
     "PREFECT_UI_ENABLED": "0",
@@ -56,6 +59,7 @@ def ensure_server() -> None:
         return
     with socket.create_server(("127.0.0.1", 0)) as port:
         os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port.getsockname()[1]}/api"
+        os.environ[UNSEEN] = "1"
         start(port)
 
 

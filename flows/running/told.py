@@ -12,9 +12,11 @@ from prefect import Flow
 from prefect.context import FlowRunContext
 from prefect.results import ResultRecord
 from prefect.states import Completed, Failed, State
+from pydantic import BaseModel
 
 from flows.running.config import Outcome
 from flows.running.messages import make_line
+from flows.running.summary import tell_summary
 
 P = ParamSpec("P")
 R = TypeVar("R", bound=Outcome)
@@ -72,6 +74,7 @@ def _tell(function: Callable[P, R]) -> Callable[P, R | State[Any]]:
     @wraps(function)
     def call(*args: P.args, **named: P.kwargs) -> R | State[Any]:
         outcome = function(*args, **named)
+        tell_summary(next((each for each in (*args, *named.values()) if isinstance(each, BaseModel)), None), outcome)
         return (FlowRunContext.get() and make_state(outcome)) or outcome
 
     return call

@@ -87,5 +87,8 @@ def _split_limit(limit: Any) -> dict[str, Any]:
 def _make_schedule(told: Mapping[str, Any]) -> DeploymentScheduleCreate:
     own = {name: value for name, value in told.items() if name not in ("active", "parameters", "slug")}
     return DeploymentScheduleCreate(
-        schedule=construct_schedule(**own), active=told["active"], parameters=told.get("parameters", {})
+        schedule=construct_schedule(**own),
+        active=told["active"],
+        parameters=told.get("parameters", {}),
+        slug=told.get("slug"),
     )
