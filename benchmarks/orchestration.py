@@ -44,7 +44,6 @@ def bare(workers: int) -> Any:
     """In place of flows.running.run.running: runs whose steps are called as plain functions, on threads."""
     from flows.running.progress import progress
     from flows.running.run import Run
-    from flows.running.story import Story
 
     with_threads = ThreadPoolExecutor(workers)
 
@@ -56,7 +55,7 @@ def bare(workers: int) -> Any:
     def running(folder: Path, flow: str, config: Any) -> Iterator[BareRun]:
         folder.mkdir(parents=True)
         with progress() as bars, with_threads:
-            yield BareRun(folder, workers, bars, Story(flow, folder, None))
+            yield BareRun(folder, workers, bars)
 
     return running
 

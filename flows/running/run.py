@@ -104,7 +104,7 @@ def running(folder: Path, flow: str, config: FlowConfig) -> Iterator["Run"]:
         publish_text(folder / f"{flow}.yaml", dump_kept(config))
         keep_given(folder, flow, config)
         story = begin_story(flow, folder)
-        run = Run(folder, config.workers or count_cores(), bars, story, here=config.runner == "threads")
+        run = Run(folder, config.workers or count_cores(), bars, here=config.runner == "threads", story=story)
         try:
             yield run
             story.end()
@@ -126,17 +126,18 @@ class Run:
         folder: Path,
         workers: int,
         bars: Progress,
-        story: Story,
         begun: list[PrefectFuture[Any]] | None = None,
         here: bool = True,
+        story: Story | None = None,
     ) -> None:
-        self.folder, self.workers, self.bars, self.story, self.here = folder, workers, bars, story, here
+        self.folder, self.workers, self.bars, self.here = folder, workers, bars, here
+        self.story = story or Story("", folder, None)
         self._begun: list[PrefectFuture[Any]] = [] if begun is None else begun
 
     def at(self, folder: Path) -> "Run":
         """Return the same run in another folder, after removing the unfinished files that killed runs left there."""
         remove_asides(folder)
-        return Run(folder, self.workers, self.bars, self.story, self._begun, self.here)
+        return Run(folder, self.workers, self.bars, self._begun, self.here, self.story)
 
     def whole(self, step: Task[..., T], *arguments: Any) -> T:
         """Run a step that takes everything at once, on this run's folder and `arguments`."""

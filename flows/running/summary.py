@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from flows.running.config import Outcome
 from flows.running.contact_sheet import draw_contact_sheet
 from flows.running.failures import Failure, list_failures, list_tables
-from flows.running.markdown import escape_markdown, make_link, make_table
+from flows.running.markdown import escape_markdown, make_table
 from flows.running.story import UNSEEN, tell
 from tasks.keep_verdicts import Funnel
 from tasks.ledger import read_marker
@@ -69,7 +69,7 @@ def _describe_outcome(outcome: Outcome) -> Iterator[str]:
     """Yield the outcome's numbers, and its funnel or its yield."""
     numbers = {name: value for name, value in outcome if isinstance(value, int) and not isinstance(value, bool)}
     if numbers:
-        yield make_table(("", ""), [(name.replace("_", " "), value) for name, value in numbers.items()])
+        yield make_table(("what", "how many"), [(name.replace("_", " "), value) for name, value in numbers.items()])
     stopped = getattr(outcome, "stopped", None)
     if stopped:
         yield f"It stopped early: {escape_markdown(stopped, 400)}."
@@ -91,7 +91,7 @@ def _link_pages(folder: Path) -> Iterator[str]:
     for page in PAGES:
         if (folder / page).is_file():
             if address:
-                yield make_link(f"The page of {folder.name}", f"{address}/{quote(page)}")
+                yield f"[The page, with everything]({address}/{quote(page)})"
             else:
                 yield f"The page: {escape_markdown(str((folder / page).resolve()), 400)}"
 

@@ -1,12 +1,14 @@
 """Strings from outside in Markdown: whatever they are, they stay text in their place."""
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from flows.running.markdown import escape_markdown, make_link, make_table
+from flows.running.markdown import escape_markdown, make_table
 from flows.running.messages import escape
 
 READER = MarkdownIt("commonmark").enable(["table", "strikethrough"])
@@ -58,14 +60,7 @@ def test_any_text_stays_in_its_cell_and_is_shown_as_it_is(text: str):
 @pytest.mark.parametrize("text", HOSTILE)
 def test_known_tricks_stay_text(text: str):
     check_cell(text)
-    assert not set("<>[]()`*_|!@:./&\\") & set(escape_markdown(text).replace("&#", "").replace(";", ""))
-
-
-@given(SIGNS.filter(lambda text: bool(shown(text))))
-def test_the_text_of_a_link_leads_nowhere_else(text: str):
-    inline = read_inline(READER.parse(make_link(text, "http://127.0.0.1:4200/pages/a/index.html")))
-    assert [kind for kind, _ in inline if "link" in kind] == ["link_open", "link_close"]
-    assert not any(kind in ("image", "html_inline", "code_inline") for kind, _ in inline)
+    assert not re.search(r"(?<!\\)(?:\\\\)*[<>\[\]()`*_|!@:./&]", escape_markdown(text))
 
 
 def test_a_long_text_loses_its_middle():
