@@ -8,8 +8,8 @@ PIP_COMPILE := pip compile pyproject.toml --extra dev --universal --generate-has
 
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 # What a test may need is a mark of pyproject.toml; each tier is part of the next.
-FAST := not (server or browser or training or slow or database or cluster or store or ops)
-HERE := not (database or cluster or store or ops)
+FAST := not (server or browser or training or slow or waiting or database or cluster or store or ops)
+HERE := not (waiting or database or cluster or store or ops)
 
 .PHONY: install demo test-fast test test-ops check format pin help-table licences tiny-model tiny-eval bench-curate bench-generate bench-trust gpu-check \
 	lock clean
@@ -34,8 +34,10 @@ test-fast: install
 test: install
 	$(PYTEST) -m "$(HERE)"
 
-# Also what needs a database server, a cluster or a store.
+# Also what waits for minutes, or needs a database server, a cluster or a store.
 test-ops: install
+	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || { echo "PostgreSQL is missing: installing Debian's package"; \
+		apt-get update && apt-get install --yes --no-install-recommends postgresql; }
 	$(PYTEST)
 
 check: install

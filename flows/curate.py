@@ -144,6 +144,11 @@ class CurateConfig(FlowConfig):
     clips: ClipsConfig = Field(default_factory=ClipsConfig, description="Whether clips are cut to mp4 files, and how.")
     report: ReportConfig = Field(default_factory=ReportConfig, description="How much the page shows.")
 
+    @property
+    def works_on(self) -> str | None:
+        """Return the name of the device that the networks work on, if its settings ask for any."""
+        return "auto" if any(MODELS[group](getattr(self, group)) for group in MODELS) else None
+
     @classmethod
     def list_layers(cls, given: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
         """Return the preset's settings, above one shortest length for split and select."""

@@ -22,6 +22,7 @@ from flows.running.config import FlowConfig, Outcome, Tally
 from flows.running.estimate import DECODE_SHARE, DRAWING_S, ENCODE_SHARE, Estimate, describe_plan, estimate
 from flows.running.guard import Guard, NightConfig, check_space, find_deadline, read_local_time
 from flows.running.run import Run, count_cores, make_chunks, running
+from flows.running.scheduled import find_scheduled_time
 from flows.running.stages import Stage, run_stages
 from flows.running.told import told_flow
 from flows.running.watch_folder import WatchConfig, keep_watching, list_first_pictures
@@ -138,7 +139,7 @@ def make_videos(
     """
     with running(config.out, "generate", config) as run:
         clear(config.out)
-        guard = Guard(config.out, config, deadline or find_deadline(config, read_local_time()))
+        guard = Guard(config.out, config, deadline or find_end(config))
         jobs = read(run, config, guard, only)
         for caution in caution_about(config, jobs):
             log.warning("%s", caution)
@@ -156,10 +157,15 @@ def make_videos(
         return summarise(outputs, page, guard.reason)
 
 
+def find_end(config: GenerateConfig) -> datetime | None:
+    """Return when the night ends, if it does."""
+    return find_deadline(config, read_local_time(), find_scheduled_time())
+
+
 def watch(config: GenerateConfig) -> GenerateOutcome:
     """Make the pictures that come into a folder, round after round; return the last round's outcome."""
     each = config.model_copy(update={"watch": False})
-    guard = Guard(config.out, config, find_deadline(config, read_local_time()))
+    guard = Guard(config.out, config, find_end(config))
     make = partial(told_flow(name="generate-round")(make_videos), each)
     return keep_watching(config.images or config.jobs, config.out, config.poll_s, guard, make)
 

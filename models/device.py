@@ -63,6 +63,12 @@ def find_device(name: str) -> torch.device:
     return torch.device(asked.type, asked.index or 0)
 
 
+def find_gpu(name: str) -> int | None:
+    """Return the number of the CUDA GPU that a device's name means here; None where it means none."""
+    device = find_device(name)
+    return device.index or 0 if device.type == "cuda" else None
+
+
 def choose_precision(device: torch.device, asked: AskedPrecision = "auto", on_gpu: Precision = "float16") -> Precision:
     """Return the precision on a device: `on_gpu` on a CUDA GPU, unless another one than auto is asked for."""
     if asked != "auto":

@@ -48,6 +48,21 @@ class FlowConfig(LayeredConfig):
     )
     limits: Limits = Field(default_factory=Limits, description="What reading a film or a picture may take.")
 
+    @property
+    def gpu(self) -> int | None:
+        """Return the number of the GPU that the run works on; None where it works on none."""
+        name = self.works_on
+        if name is None:
+            return None
+        from models.device import find_gpu
+
+        return find_gpu(name)
+
+    @property
+    def works_on(self) -> str | None:
+        """Return the name of the device that the run's networks work on; None where it has none."""
+        return getattr(self, "device", None)
+
 
 class Tally(BaseModel):
     """How many items a run was asked for, and how many of them are done and wait; `said`: why those that are not done

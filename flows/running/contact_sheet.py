@@ -6,10 +6,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
-from models.errors import ReelmillError
 from models.pictures import Frames
+from tasks.attempts import caught
 from tasks.ledger import resolve_inside
 from tasks.manifest import read_column_names, read_manifest_ref, read_rows
 from tasks.media.frame_store import load_frames, read_frame_times
@@ -31,10 +32,9 @@ QUALITY = 70
 def draw_contact_sheet(folder: Path) -> str | None:
     """Return the sheet of a dataset's kept clips, or of a folder of generated clips, as a data URI; None without any
     picture."""
-    try:
-        pictures = list(_list_pictures(folder))
-    except (ReelmillError, OSError, ValueError, LookupError) as error:
-        log.debug("No contact sheet: %s", error)
+    pictures = caught(lambda: list(_list_pictures(folder)), f"{folder}: its contact sheet")
+    if isinstance(pictures, Exception):
+        log.warning("The summary has no pictures. %s", pictures)
         return None
     return make_data_uri(join_pictures(pictures), "image/jpeg") if pictures else None
 
@@ -72,7 +72,7 @@ def _list_kept(folder: Path) -> Iterator[NDArray[np.uint8]]:
     """Yield the middle stored frame of kept clips."""
     dataset = read_dataset(read_manifest_ref(folder / "clips.parquet"))
     kept = np.flatnonzero(dataset.keep).tolist()
-    for clip in dataset.clips.take(sample_rows(kept, COLUMNS * ROWS)).to_pylist():
+    for clip in dataset.clips.take(pa.array(sample_rows(kept, COLUMNS * ROWS), pa.int64())).to_pylist():
         store = dataset.root / dataset.stores[clip["video_id"]]
         times = [pts for pts, _ in read_frame_times(store) if clip["start_pts"] <= pts < clip["end_pts"]]
         if times:

@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from datetime import time as Clock
 from pathlib import Path
 from typing import Annotated, Any
+from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -39,7 +40,7 @@ def parse_budget(value: Any) -> Any:
 
 
 def check_local_clock(value: Clock | None) -> Clock | None:
-    """Return a time of day by this machine's clock unchanged; raises ValueError for one of another zone."""
+    """Return a time of day without a zone unchanged; raises ValueError for one with a zone."""
     if value is not None and value.tzinfo is not None:
         raise ValueError("must be a time of this machine's clock; remove its time zone")
     return value
@@ -51,7 +52,9 @@ class NightConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     until: Annotated[Clock | None, AfterValidator(check_local_clock)] = Field(
-        default=None, description="Time of day to stop at, as 06:00; work that has begun is finished"
+        default=None,
+        description="Time of day to stop at, as 06:00, in the schedule's zone where one starts the run; work that has "
+        "begun is finished",
     )
     budget: Annotated[timedelta, BeforeValidator(parse_budget)] | None = Field(
         default=None,
@@ -72,13 +75,23 @@ def read_local_time() -> datetime:
     return datetime.now().astimezone()
 
 
-def find_deadline(config: NightConfig, now: datetime) -> datetime | None:
-    """Return the earlier of the end of `budget` and the next time the clock shows `until`; None without either."""
+def find_deadline(config: NightConfig, now: datetime, scheduled: datetime | None = None) -> datetime | None:
+    """Return the earlier of the end of `budget`, from now, and the first time after `scheduled` (or now) that the clock
+    of its zone shows `until`; None without either."""
     ends = [now + config.budget] if config.budget is not None else []
     if config.until is not None:
-        days = (datetime.combine(now + timedelta(days=n), config.until.replace(tzinfo=None)) for n in (0, 1))
-        ends.append(next(end for day in days if (end := day.astimezone(now.tzinfo)) > now))
-    return min(ends, default=None)
+        start = scheduled or now
+        days = (datetime.combine(start + timedelta(days=n), config.until) for n in (0, 1, 2))
+        ends.append(next(end for day in days if (end := _place(day, start)).timestamp() > start.timestamp()))
+    return min(ends, key=datetime.timestamp, default=None)
+
+
+def _place(clock: datetime, start: datetime) -> datetime:
+    """Return the time at which the clock shows this: of `start`'s zone, or of this machine where that has but an
+    offset. The two may differ by an hour in a night that changes to or from daylight saving time."""
+    if isinstance(start.tzinfo, ZoneInfo):
+        return clock.replace(tzinfo=start.tzinfo)
+    return clock.astimezone(start.tzinfo)
 
 
 def measure_free_disk(folder: Path) -> int:

@@ -5,7 +5,6 @@ own cost stays under two percent of the work. A run never uses a folder that ano
 """
 
 import logging
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import wait
@@ -21,7 +20,6 @@ from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectConcurrentFuture, PrefectFuture
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.states import Completed
-from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from pydantic import BaseModel
 from rich.progress import Progress
 
@@ -31,9 +29,9 @@ from flows.running.given import keep_given
 from flows.running.interrupt import stoppable
 from flows.running.lock import exclusive
 from flows.running.progress import progress
+from flows.running.runners import count_cores, make_runner, make_thread_pool
 from flows.running.story import Story, begin_story
 from flows.running.told import read_outcome
-from models.errors import BadInput
 from tasks.limits import get_limits, set_limits
 from tasks.manifest import ManifestRef, publish_text, remove_asides
 from tasks.stopping import ask_to_stop, check_stopped
@@ -48,16 +46,6 @@ CHUNK_S = 30.0
 MAX_CHUNKS = 36
 """The most chunks of one step: eight steps of chunks, as curation has where it cuts, stay below the 300 task runs that
 Prefect's SQLite supports in one flow."""
-
-
-def count_cores() -> int:
-    """Return the number of processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def make_thread_pool(workers: int | None = None) -> TaskRunner[Any]:
-    """Return a bounded pool of threads for chunks; the steps' heavy work is outside the interpreter or in children."""
-    return ThreadPoolTaskRunner(max_workers=workers or count_cores())
 
 
 def run_flow(flow: Flow[..., T], config: BaseModel) -> T:
@@ -232,24 +220,6 @@ def _halve_longest(chunks: list[list[int]], seconds: Sequence[float]) -> list[li
     chunk = chunks[longest]
     middle = len(chunk) // 2
     return [*chunks[:longest], chunk[:middle], chunk[middle:], *chunks[longest + 1 :]]
-
-
-def make_runner(config: FlowConfig) -> TaskRunner[Any]:
-    """Return the runner that a config names; raises BadInput when its package is not installed."""
-    if config.runner == "threads":
-        return make_thread_pool(config.workers)
-    try:
-        if config.runner == "dask":
-            from prefect_dask import DaskTaskRunner  # pyright: ignore[reportMissingImports]
-
-            return DaskTaskRunner()
-        from prefect_ray import RayTaskRunner  # pyright: ignore[reportMissingImports]
-
-        return RayTaskRunner()
-    except ImportError as error:
-        raise BadInput(
-            f"--runner {config.runner} needs a package that is not installed: uv pip install '.[{config.runner}]'."
-        ) from error
 
 
 def _list_manifests(made: Any) -> list[ManifestRef]:

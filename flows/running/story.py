@@ -133,10 +133,15 @@ class Story:
             update_progress_artifact(self._artifact, percent, said)
 
 
+def is_seen() -> bool:
+    """Say whether a person can look at the run that this code runs in."""
+    return UNSEEN not in os.environ
+
+
 def begin_story(flow: str, folder: Path) -> Story:
     """Return the story of the run of a flow that this code runs in, named by its folder until its items are known."""
     context = FlowRunContext.get()
-    run = context.flow_run if context and UNSEEN not in os.environ else None
+    run = context.flow_run if context and is_seen() else None
     story = Story(flow, folder, run.id if run else None)
     story.call()
     return story

@@ -16,7 +16,7 @@ from flows.running.config import Outcome
 from flows.running.contact_sheet import draw_contact_sheet
 from flows.running.failures import Failure, list_failures, list_tables
 from flows.running.markdown import escape_markdown, make_table
-from flows.running.story import UNSEEN, tell
+from flows.running.story import is_seen, tell
 from tasks.keep_verdicts import Funnel
 from tasks.ledger import read_marker
 
@@ -33,7 +33,7 @@ def tell_summary(config: BaseModel | None, outcome: Outcome) -> None:
     """Write the summary of the run of a flow that this code runs in, if it is one with an output folder."""
     folder = find_folder(config)
     context = FlowRunContext.get()
-    if folder is None or context is None or UNSEEN in os.environ:
+    if folder is None or context is None or not is_seen():
         return
     flow = context.flow.name if context.flow else "run"
     text = make_summary(folder, outcome)

@@ -15,14 +15,18 @@ from prefect.states import Completed, Failed, State
 from pydantic import BaseModel
 
 from flows.running.config import Outcome
+from flows.running.gpu_limit import hold_gpu
 from flows.running.messages import make_line
+from flows.running.run_log import SaidInASentence, settle_run_log
+from flows.running.runners import on_its_runner
+from flows.running.scheduled import find_later_firing
 from flows.running.summary import tell_summary
 
 P = ParamSpec("P")
 R = TypeVar("R", bound=Outcome)
 
 
-class NothingMade(Exception):
+class NothingMade(SaidInASentence):
     """Every item of a run failed; what Prefect asks of a Failed state."""
 
     def __init__(self, outcome: Outcome, said: str) -> None:
@@ -46,11 +50,14 @@ def read_outcome(state: State[Any]) -> Any:
     return made.outcome if isinstance(made, NothingMade) else state.result()
 
 
-def told_flow(name: str, **options: Any) -> Callable[[Callable[P, R]], Flow[P, R]]:
-    """Return the decorator that makes a flow of a function that returns an Outcome; `options` are Prefect's."""
+def told_flow(
+    name: str, before: Callable[[Any], None] | None = None, **options: Any
+) -> Callable[[Callable[P, R]], Flow[P, R]]:
+    """Return the decorator that makes a flow of a function that returns an Outcome; `options` are Prefect's. `before`
+    is called with the settings first, while the run holds no GPU."""
 
     def decorate(function: Callable[P, R]) -> Flow[P, R]:
-        return ToldFlow(cast(Callable[P, R], _tell(function)), name=name, **options)
+        return ToldFlow(cast(Callable[P, R], _tell(function, before)), name=name, **options)
 
     return decorate
 
@@ -68,13 +75,20 @@ def make_state(outcome: Outcome) -> State[Any] | None:
     return Completed(name=name, message=said, data=outcome)
 
 
-def _tell(function: Callable[P, R]) -> Callable[P, R | State[Any]]:
+def _tell(function: Callable[P, R], before: Callable[[Any], None] | None) -> Callable[P, R | State[Any]]:
     """Return the function with a state instead of an outcome, in a run of a flow, where there is something to tell."""
 
     @wraps(function)
     def call(*args: P.args, **named: P.kwargs) -> R | State[Any]:
-        outcome = function(*args, **named)
-        tell_summary(next((each for each in (*args, *named.values()) if isinstance(each, BaseModel)), None), outcome)
+        settle_run_log()
+        if later := find_later_firing():
+            return Completed(name="Missed", message=f"The firing of {later:%Y-%m-%d %H:%M} stands for this one.")
+        config = next((each for each in (*args, *named.values()) if isinstance(each, BaseModel)), None)
+        if before:
+            before(config)
+        with on_its_runner(config), hold_gpu(getattr(config, "gpu", None)):
+            outcome = function(*args, **named)
+        tell_summary(config, outcome)
         return (FlowRunContext.get() and make_state(outcome)) or outcome
 
     return call

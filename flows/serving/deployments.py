@@ -1,4 +1,4 @@
-"""What the server is told before the worker starts: the work pool, and the deployments of prefect.yaml.
+"""The deployments of prefect.yaml, for the runs of an installed Reelmill in any folder.
 
 What a person changed in the UI stays: of a deployment that is there, its schedules, its default parameters and whether
 it is paused are not touched.
@@ -10,23 +10,22 @@ from typing import Any
 
 import yaml
 from prefect.client.orchestration import PrefectClient
-from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentUpdate, WorkPoolCreate
+from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentUpdate
 from prefect.client.schemas.objects import ConcurrencyLimitConfig
 from prefect.client.schemas.schedules import construct_schedule
-from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+from prefect.exceptions import ObjectNotFound
 from prefect.flows import load_flow_from_entrypoint
 from prefect.utilities.callables import parameter_schema
 
-ROOT = Path(__file__).parents[2]
+from flows.serving.set_up import POOL
 
-POOL = "reelmill"
+ROOT = Path(__file__).parents[2]
 
 WORKDIR = "prefect.deployments.steps.set_working_directory"
 
 
-async def set_up(client: PrefectClient, folder: Path) -> None:
-    """Make or renew all that a worker needs; relative paths of runs start from `folder`."""
-    await ensure_pool(client)
+async def deploy_all(client: PrefectClient, folder: Path) -> None:
+    """Make or renew every deployment; relative paths of runs start from `folder`."""
     for told in read_deployments():
         await deploy(client, told, folder)
 
@@ -34,14 +33,6 @@ async def set_up(client: PrefectClient, folder: Path) -> None:
 def read_deployments(path: Path = ROOT / "prefect.yaml") -> list[dict[str, Any]]:
     """Return the deployments of a file for Prefect."""
     return yaml.safe_load(path.read_text(encoding="utf-8"))["deployments"]
-
-
-async def ensure_pool(client: PrefectClient) -> None:
-    """Make the work pool, unless it is there."""
-    try:
-        await client.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
-    except ObjectAlreadyExists:
-        return
 
 
 async def deploy(client: PrefectClient, told: Mapping[str, Any], folder: Path) -> None:

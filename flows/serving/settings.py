@@ -33,7 +33,8 @@ SERVER: Mapping[str, str] = {
 RUNS: Mapping[str, str] = {
     **SILENT,
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S),
-    # Our lines are in the logs of a run; of Prefect's own and of the libraries' only what went wrong is.
+    # Our lines are in the logs of a run; of Prefect's own only what went wrong is.
+    "PREFECT_LOGGING_LEVEL": "WARNING",
     "PREFECT_LOGGING_EXTRA_LOGGERS": "reelmill",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     # A server or its database may be away for four minutes: 2 + 4 + ... + 128 seconds.

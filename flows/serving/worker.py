@@ -30,10 +30,12 @@ async def work(home: Home, address: str, folder: Path) -> None:
     from prefect.settings import PREFECT_WORKER_HEARTBEAT_SECONDS
     from prefect.workers.process import ProcessWorker
 
-    from flows.serving.deployments import POOL, set_up
+    from flows.serving.deployments import deploy_all
+    from flows.serving.set_up import POOL, set_up_limits
 
+    await asyncio.to_thread(set_up_limits)
     async with get_client() as client:
-        await set_up(client, folder)
+        await deploy_all(client, folder)
         heartbeat = int(PREFECT_WORKER_HEARTBEAT_SECONDS.value())
         worker = ProcessWorker(POOL, name=NAME, heartbeat_interval_seconds=heartbeat)
         working = asyncio.ensure_future(worker.start())

@@ -252,9 +252,9 @@ def test_the_form_of_the_flow_shows_the_config():
     schema = parameter_schema(curate)
     config = schema.definitions["CurateConfig"]
     assert schema.required == ["config"]
-    assert list(config["properties"]) == list(CurateConfig.model_fields)
+    assert set(config["properties"]) == set(CurateConfig.model_fields)
     assert config["properties"]["out"]["description"] == "Folder of the dataset."
-    assert schema.definitions["SelectConfig"]["properties"]["max_text_area"]["default"] == 0.07
+    assert config["properties"]["select"]["properties"]["max_text_area"]["default"] == 0.07
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -321,6 +321,7 @@ def test_the_settings_have_these_defaults_and_bounds():
         "": "frozen=True, extra='forbid'",
         "sources": "required, min_length=1",
         "out": "required",
+        "preset": "'offline'",
         "weights": "~/.cache/reelmill/weights",
         "ingest": "IngestConfig()",
         "scan": "ScanConfig()",

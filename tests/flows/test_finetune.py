@@ -189,6 +189,7 @@ def test_the_settings_have_these_defaults_and_bounds():
         "": "frozen=True, extra='forbid'",
         "dataset": "required",
         "out": "required",
+        "recipe": "'motion-lora'",
         "base": "'tiny'",
         "sources": "None",
         "encode": "LatentsConfig()",

@@ -79,7 +79,8 @@ def test_the_settings_have_these_defaults_and_bounds():
         "base": "'tiny'",
         "split": "SplitConfig()",
         "select": "SelectConfig()",
-        "train": "TrainConfig(parameters='lora')",
+        "recipe": "'motion-lora'",
+        "train": "TrainConfig()",
         "generate": "JobsConfig()",
     }
 

@@ -109,7 +109,11 @@ def test_a_dataset_that_is_not_there_is_named_and_not_made(tmp_path: Path):
 
 
 def test_the_settings_have_these_defaults_and_bounds():
-    assert declared(ReselectConfig) == {"": "frozen=True, extra='forbid', allow_inf_nan=False", "dataset": "required"}
+    assert declared(ReselectConfig) == {
+        "": "frozen=True, extra='forbid', allow_inf_nan=False",
+        "dataset": "required",
+        "preset": "None",
+    }
 
 
 def test_the_flow_goes_by_its_name():

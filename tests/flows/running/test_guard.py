@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from datetime import time as Clock
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pyarrow as pa
 import pytest
@@ -139,3 +140,29 @@ def test_the_settings_have_these_defaults_and_bounds():
         "same_fault": "10, ge=0",
         "keep_free_mb": "500, ge=0",
     }
+
+
+@pytest.mark.parametrize(
+    ("start", "until", "hours"),
+    [
+        ("2026-10-22 22:00", "06:00", 8),
+        ("2026-10-24 22:00", "06:00", 9),
+        ("2027-03-27 22:00", "06:00", 7),
+        ("2026-10-25 02:30", "02:15", 24.75),
+        ("2026-10-24 22:00", "22:00", 25),
+    ],
+)
+def test_a_night_of_a_schedule_ends_at_the_wall_clocks_hour_in_its_zone(start: str, until: str, hours: float):
+    berlin = ZoneInfo("Europe/Berlin")
+    scheduled = datetime.fromisoformat(start).replace(tzinfo=berlin)
+    late = scheduled.astimezone(UTC) + timedelta(hours=3)
+    end = find_deadline(NightConfig.model_validate({"until": until}), late, scheduled)
+    assert end
+    assert end.astimezone(berlin).strftime("%H:%M") == until
+    assert (end.timestamp() - scheduled.timestamp()) / 3600 == hours
+
+
+def test_a_budget_is_counted_from_when_work_begins():
+    scheduled = datetime(2026, 11, 1, 22, tzinfo=ZoneInfo("Europe/Berlin"))
+    late = scheduled + timedelta(hours=3)
+    assert find_deadline(NightConfig.model_validate({"budget": "1h"}), late, scheduled) == late + timedelta(hours=1)
