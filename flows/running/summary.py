@@ -16,12 +16,13 @@ from flows.running.config import Outcome
 from flows.running.contact_sheet import draw_contact_sheet
 from flows.running.failures import Failure, list_failures, list_tables
 from flows.running.markdown import escape_markdown, make_table
+from flows.running.metrics import UP, write_metrics
 from flows.running.story import is_seen, tell
 from tasks.keep_verdicts import Funnel
 from tasks.ledger import read_marker
 
-UP, URL = "REELMILL_UP", "REELMILL_URL"
-"""What `reelmill up` tells its runs by the environment: its home, and the address that it serves."""
+URL = "REELMILL_URL"
+"""The environment variable by which `reelmill up` tells its runs the address that it serves."""
 
 SHOWN_FAILURES = 50
 
@@ -29,13 +30,15 @@ PAGES = ("index.html", "report/index.html")
 """The pages of an output folder, by the path in it."""
 
 
-def tell_summary(config: BaseModel | None, outcome: Outcome) -> None:
-    """Write the summary of the run of a flow that this code runs in, if it is one with an output folder."""
+def tell_summary(config: BaseModel | None, outcome: Outcome, seconds: float) -> None:
+    """Write the summary and the figures of the run of a flow that this code runs in, if it is one with an output
+    folder; it took so many seconds."""
     folder = find_folder(config)
     context = FlowRunContext.get()
     if folder is None or context is None or not is_seen():
         return
     flow = context.flow.name if context.flow else "run"
+    tell(lambda: write_metrics(flow, folder, outcome, seconds))
     text = make_summary(folder, outcome)
     tell(lambda: create_markdown_artifact(text, key=make_key(flow, folder), description=str(folder)))
 

@@ -4,6 +4,7 @@ Prefect calls a run Completed when its function returns. A night of which every 
 failures; so a state is made of the outcome. `curate(config)` still returns the outcome, whatever the state.
 """
 
+import time
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar, cast
@@ -86,9 +87,10 @@ def _tell(function: Callable[P, R], before: Callable[[Any], None] | None) -> Cal
         config = next((each for each in (*args, *named.values()) if isinstance(each, BaseModel)), None)
         if before:
             before(config)
+        started = time.monotonic()
         with on_its_runner(config), hold_gpu(getattr(config, "gpu", None)):
             outcome = function(*args, **named)
-        tell_summary(config, outcome)
+        tell_summary(config, outcome, time.monotonic() - started)
         return (FlowRunContext.get() and make_state(outcome)) or outcome
 
     return call

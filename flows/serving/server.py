@@ -4,8 +4,10 @@ import json
 import os
 import socket
 import sys
+from functools import partial
 from pathlib import Path
 
+from flows.running.metrics import read_metrics
 from flows.serving.gate import Gate
 from flows.serving.home import Home
 from tasks.services import end_with_parent
@@ -16,7 +18,13 @@ def serve(home: Home, hosts: frozenset[str], descriptor: int) -> None:
     import uvicorn
     from prefect.server.api.server import create_app
 
-    gate = Gate(create_app(final=True), home.pages, lambda: "", hosts, os.environ.get("PREFECT_SERVER_API_AUTH_STRING"))
+    gate = Gate(
+        create_app(final=True),
+        home.pages,
+        partial(read_metrics, home.folder),
+        hosts,
+        os.environ.get("PREFECT_SERVER_API_AUTH_STRING"),
+    )
     # A person who looks at the UI holds connections open; they do not keep the server from ending.
     config = uvicorn.Config(gate, log_level="warning", timeout_graceful_shutdown=5, lifespan="on")
     uvicorn.Server(config).run(sockets=[socket.socket(fileno=descriptor)])

@@ -12,7 +12,8 @@ from flows.curate import CurateOutcome
 from flows.generate import GenerateOutcome
 from flows.running.config import Tally
 from flows.running.contact_sheet import CELL, COLUMNS, draw_contact_sheet, fit, join_pictures
-from flows.running.summary import UP, URL, find_folder, make_key, make_summary, register_pages
+from flows.running.metrics import UP
+from flows.running.summary import URL, find_folder, make_key, make_summary, register_pages
 from flows.serving.gate import find_page
 from tasks.caching import Step, make_lineage
 from tasks.keep_verdicts import Funnel, ReasonCount
