@@ -12,6 +12,7 @@ from flows.running.layers import Preset, find_preset, list_preset_leaves
 from flows.running.markdown import make_table
 from flows.running.run import Run, running
 from flows.running.runners import count_cores
+from flows.running.story import begin_story
 from flows.running.told import told_flow
 from models.errors import BadInput
 from models.weights.names import MODEL_HELP, find_model_folder
@@ -102,6 +103,7 @@ def approve(config: FinetuneConfig) -> None:
     """Ask a person, where that is wanted, before anything is done. Raises BadInput where the answer is no."""
     if config.approve:
         check(config)
+        begin_story("finetune", config.out)
         ask_approval(describe_training(config))
 
 

@@ -184,6 +184,15 @@ COMMANDS = (
         watched=False,
     ),
     Command(
+        name="lineage",
+        module="flows.command.lineage",
+        flow="lineage",
+        config="LineageConfig",
+        help="where a file comes from and what was made of it, digests compared",
+        positional="file",
+        watched=False,
+    ),
+    Command(
         name="up",
         module="flows.serving.up",
         flow="up",

@@ -193,6 +193,7 @@ NOWHERE = (
     ("check", "{}/none"),
     ("retry", "{}/none"),
     ("report", "{}/none"),
+    ("lineage", "{}/none"),
     ("up", "--folder", "{}/none"),
     ("down", "--home", "{}/file"),
     ("doctor", "--home", "{}/file"),
