@@ -8,8 +8,8 @@ PIP_COMPILE := pip compile pyproject.toml --extra dev --universal --generate-has
 
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 # What a test may need is a mark of pyproject.toml; each tier is part of the next.
-FAST := not (server or browser or training or slow or waiting or database or cluster or store)
-HERE := not (waiting or database or cluster or store)
+FAST := not (server or browser or training or slow or waiting or database or cluster or store or ops)
+HERE := not (waiting or database or cluster or store or ops)
 
 .PHONY: install demo test-fast test test-ops check format pin help-table licences tiny-model tiny-eval bench-curate bench-generate bench-train bench-trust gpu-check \
 	lock clean

@@ -48,7 +48,7 @@ def bare(workers: int) -> Any:
     with_threads = ThreadPoolExecutor(workers)
 
     class BareRun(Run):
-        def submit(self, step: Any, *arguments: Any) -> Any:
+        def submit(self, step: Any, *arguments: Any, named: str | None = None) -> Any:
             return with_threads.submit(step.fn, self.folder, *arguments)
 
     @contextmanager

@@ -191,6 +191,7 @@ def curate(config: CurateConfig) -> CurateOutcome:
     with running(config.out, "curate", asked) as run:
         files = run.whole(ingest_videos, config.ingest, list(config.sources))
         videos = list_videos(config.out, files)
+        run.story.call(len(videos), "film", sum(sum(estimate_work(videos, cost)) for cost in list_costs(config)))
         scans = run.chunks(scan_videos, config.scan, videos, estimate_work(videos, SCAN))
         splits = run.chunks(split_videos, config.split, scans, estimate_work(videos, SPLIT))
         scanned = list(map(VideoManifests, scans, splits))
@@ -255,6 +256,12 @@ def locate_models(config: CurateConfig) -> CurateConfig:
 def find_cost(config: CaptionConfig | SimilarityConfig, plain: float) -> float:
     """Return the cost of a step: `plain`, or that of the networks that its settings ask for."""
     return plain if config in (CaptionConfig(), SimilarityConfig()) else NETWORK
+
+
+def list_costs(config: CurateConfig) -> list[float]:
+    """Return the cost of every step of chunks."""
+    asked = find_cost(config.caption, CAPTION), find_cost(config.similarity, SIMILARITY)
+    return [SCAN, SPLIT, LOOK, MOTION, TEXT, *asked]
 
 
 def estimate_work(videos: Sequence[SourceVideo], cost: float) -> list[float]:

@@ -6,9 +6,13 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from flows.running.approval import ask_approval
 from flows.running.config import FlowConfig, Outcome, Tally
 from flows.running.layers import Preset, find_preset, list_preset_leaves
+from flows.running.markdown import make_table
 from flows.running.run import Run, running
+from flows.running.runners import count_cores
+from flows.running.story import begin_story
 from flows.running.told import told_flow
 from models.errors import BadInput
 from models.weights.names import MODEL_HELP, find_model_folder
@@ -29,6 +33,7 @@ from tasks.finetune.train import HardwareConfig, TrainConfig, train_model
 from tasks.finetune.train_examples import ExampleChoice, make_too_few_error
 from tasks.ledger import check_whole, drop_damaged, resolve_inside
 from tasks.manifest import ManifestRef, publish_json, publish_link, read_column_names, read_manifest_ref, read_rows
+from tasks.pages.page import format_duration
 from tasks.source_files import find_source
 from tasks.table_files import TABLE_SUFFIXES
 
@@ -56,6 +61,9 @@ Recipe = Literal["motion-lora", "image-to-video"]
 RECIPE_HELP = f"Named settings to start from: {', '.join(RECIPES)}"
 
 
+APPROVE_HELP = "Pause in Prefect's UI before the training, until a person who sees its data and its cost approves"
+
+
 class FinetuneConfig(FlowConfig):
     """Everything a finetuning depends on."""
 
@@ -70,6 +78,7 @@ class FinetuneConfig(FlowConfig):
     listed: ListedConfig = Field(default=ListedConfig(), description="How a table of clips is read")
     train: TrainConfig = Field(default=TrainConfig(), description="What trains, and how long")
     hardware: HardwareConfig = Field(default=HardwareConfig(), description="What the training runs on")
+    approve: bool = Field(default=False, description=APPROVE_HELP)
 
     @property
     def works_on(self) -> str | None:
@@ -94,7 +103,31 @@ class FinetuneOutcome(Outcome):
     log: Path
 
 
-@told_flow(name="finetune")
+def approve(config: FinetuneConfig) -> None:
+    """Ask a person, where that is wanted, before anything is done. Raises BadInput where the answer is no."""
+    if config.approve:
+        check(config)
+        begin_story("finetune", config.out)
+        ask_approval(describe_training(config))
+
+
+def describe_training(config: FinetuneConfig) -> str:
+    """Return the data that would be trained on, and what that costs, as Markdown."""
+    if is_table(config.dataset):
+        data, clips = [("clips of a table", len(read_clip_rows(config.dataset)))], len(read_clip_rows(config.dataset))
+    else:
+        sources = read_kept_clips(config, config.dataset)
+        spans = [clip for source in sources for clip in source.clips]
+        seconds, clips = sum(float(clip.end_s - clip.start_s) for clip in spans), len(spans)
+        data = [("films", len(sources)), ("clips", clips), ("length", format_duration(seconds))]
+    asked = [("motions", ", ".join(config.train.motions or ("all",))), ("base", config.base), ("recipe", config.recipe)]
+    encoding = format_duration(ENCODE_SHARE * clips / (config.workers or count_cores()))
+    cost = [("steps", config.train.steps), ("encoding, embedded model", f"about {encoding}")]
+    rows = [("dataset", config.dataset), *data, *asked, *cost, ("output", config.out)]
+    return f"### Train on this?\n\n{make_table(('what', 'how much'), rows)}"
+
+
+@told_flow(name="finetune", before=approve)
 def finetune(config: FinetuneConfig) -> FinetuneOutcome:
     """Encode a dataset's kept clips once, and train on them."""
     check(config)

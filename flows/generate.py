@@ -196,6 +196,8 @@ def make(
     rows = {row["item_key"]: row for row in read_ready_rows(jobs)}
     batches = plan_all_batches(jobs, settings, wanted)
     work = check_disk(config, rows, [keys for _, keys in batches], run.workers)
+    if wanted is None:
+        run.story.call(sum(map(len, work)), "clip" if config.batch == 1 else "group")
     stages = [
         Stage(sample_jobs, settings),
         Stage(decode_jobs, DecodeConfig(device=config.device), partial(pair_samples, jobs), DECODE_SHARE),

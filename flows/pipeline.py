@@ -8,7 +8,7 @@ from pydantic import Field
 
 from flows.curate import CurateConfig, CurateOutcome, Source, curate, follow_split
 from flows.curate import check as check_curation
-from flows.finetune import RECIPE_HELP, RECIPES, FinetuneConfig, FinetuneOutcome, Recipe, finetune
+from flows.finetune import APPROVE_HELP, RECIPE_HELP, RECIPES, FinetuneConfig, FinetuneOutcome, Recipe, finetune
 from flows.generate import GenerateConfig, GenerateOutcome, generate
 from flows.running.config import FlowConfig, Outcome, Tally
 from flows.running.layers import find_preset, list_preset_leaves
@@ -31,6 +31,7 @@ class PipelineConfig(FlowConfig):
     select: SelectConfig = Field(default_factory=SelectConfig, description="Which clips are kept")
     recipe: Recipe = Field(default="motion-lora", description=RECIPE_HELP)
     train: TrainConfig = Field(default=TrainConfig(), description="What trains, and how long")
+    approve: bool = Field(default=False, description=APPROVE_HELP)
     generate: JobsConfig = Field(default_factory=JobsConfig, description="What clips are made with")
 
     @property
@@ -106,6 +107,7 @@ def make_finetune_config(config: PipelineConfig) -> FinetuneConfig:
         base=config.base,
         recipe=config.recipe,
         train=config.train,
+        approve=config.approve,
         workers=config.workers,
         runner=config.runner,
     )

@@ -1,6 +1,6 @@
 """Child processes: functions that run in one with limits of time, memory and processor time, so that a file that
-crashes or hangs the decoder, or makes it take too much, fails alone; programs; and servers that end with their parent.
-No other module starts a process or asks about one.
+crashes or hangs the decoder, or makes it take too much, fails alone; and programs. Beside tasks/services.py, no other
+module starts a process or asks about one.
 
 A child is made by a fork server with the heavy libraries loaded, in about 20 ms, however many threads the caller has;
 or started afresh, where one child serves many calls that need few libraries.
@@ -12,7 +12,6 @@ import multiprocessing
 import os
 import resource
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -41,12 +40,6 @@ ORPHAN_GRACE_S = 10.0
 """How long past its limit a child lives when its parent is gone."""
 
 T = TypeVar("T")
-
-Server = subprocess.Popen[bytes]
-"""A server's process; the server ends when this is no longer referred to, since its standard input closes then."""
-
-Speaker = subprocess.Popen[str]
-"""A program that says something while it runs."""
 
 log = logging.getLogger("reelmill")
 
@@ -301,61 +294,6 @@ def _limit_program(pid: int, limit_s: float | None, limits: Limits) -> None:
     for kind, most in ((resource.RLIMIT_CPU, spend), (resource.RLIMIT_DATA, limits.memory_mb * 1_000_000)):
         with suppress(ProcessLookupError):
             resource.prlimit(pid, kind, (most, most))
-
-
-def start_server(module: str, port: socket.socket, environment: Mapping[str, str]) -> Server:
-    """Start `python -m module DESCRIPTOR`, which inherits an open port; it calls `end_with_parent`."""
-    return subprocess.Popen(
-        [sys.executable, "-m", module, str(port.fileno())],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        pass_fds=[port.fileno()],
-        env={**os.environ, **environment},
-        start_new_session=True,
-    )
-
-
-def end_with_parent(at_once: bool = False) -> None:
-    """End this process, which `start_server` or `start_speaker` started, when its standard input closes: at the latest
-    with its parent. It may end in its own way, unless `at_once`."""
-
-    def wait() -> None:
-        while os.read(0, 1024):
-            pass
-        os.kill(os.getpid(), signal.SIGKILL if at_once else signal.SIGTERM)
-
-    threading.Thread(target=wait, daemon=True).start()
-
-
-def start_speaker(command: Sequence[str], environment: Mapping[str, str]) -> Speaker:
-    """Start a program whose output is read as text while it runs, in a group of its own, which Ctrl-C does not reach;
-    `environment` is added to this process's."""
-    pipe, added = subprocess.PIPE, {**os.environ, **environment}
-    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=added, start_new_session=True)
-
-
-def wait_for_end(program: Speaker, limit_s: float) -> int | None:
-    """Return a program's exit code; None where it has not ended after `limit_s`."""
-    try:
-        return program.wait(limit_s)
-    except subprocess.TimeoutExpired:
-        return None
-
-
-def ask_to_end(pid: int) -> None:
-    """Send SIGTERM to a process, if there is one of this number."""
-    with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGTERM)
-
-
-def end_at_once(program: Speaker) -> None:
-    """Kill a program that `start_speaker` started, and what it started itself."""
-    with suppress(ProcessLookupError):
-        os.killpg(program.pid, signal.SIGKILL)
-    program.wait()
-    if program.stdin:
-        program.stdin.close()
 
 
 def is_alive(pid: int) -> bool:

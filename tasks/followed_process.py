@@ -13,7 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any
 
 from models.errors import ProcessDied
-from tasks.child_process import ask_to_end, describe_end, end_at_once, start_speaker, wait_for_end
+from tasks.child_process import describe_end
+from tasks.services import ask_to_end, end_at_once, start_speaker, wait_for_end
 from tasks.stopping import is_asked_to_stop
 
 POLL_S = 0.2

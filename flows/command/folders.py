@@ -1,7 +1,6 @@
 """The commands on an output folder: its state and failures, another attempt at what failed, and its page."""
 
 import importlib
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import chdir, contextmanager
 from pathlib import Path
@@ -15,27 +14,18 @@ from flows.command.flags import validate_layers
 from flows.command.foreign_settings import take_as_data
 from flows.command.main import COMMANDS, Command, make_interface
 from flows.running.config import Outcome, read_calling_folder, read_settings
+from flows.running.failures import DUPLICATE, PUT_OFF, count_states, list_failures, list_tables
 from flows.running.lock import find_holder
 from models.errors import BadInput
 from tasks.caching import set_aside
 from tasks.ledger import move
 from tasks.manifest import ManifestRef, read_column_names, read_manifest, read_manifest_ref, read_rows
-from tasks.media.video import name_clip
-
-REASONS = ("error_message", "error")
-"""The columns that say why an item failed."""
-
-PUT_OFF, DUPLICATE = "waiting", "duplicate"
-"""The states of items that are not done and did not fail."""
 
 COPIES = (PUT_OFF, "drawn")
 """The steps whose rows repeat what others say of their items."""
 
 IDENTITIES = ("job", "source", "clip_id", "item_key", "video_id", "drawing")
 """The columns that tell items of a step apart; the first that a manifest has is used."""
-
-NAMES = ("job", "source", "clip_id", "name", "picture")
-"""The columns that name an item; the first that a table has is used. Jobs have numbers: many may share a picture."""
 
 
 class ResultsConfig(BaseModel):
@@ -88,11 +78,9 @@ def status(config: ResultsConfig) -> StatusOutcome:
     """Describe what is done in a folder, what failed and why."""
     path = config.path
     flows = find_commands(path)
-    tables = {table.name: _describe_table(table) for table in sorted(path.glob("[!.]*.parquet"))}
-    failures = tuple(
-        dict.fromkeys(line for table in sorted(path.glob("[!.]*.parquet")) for line in list_failures(table))
-    )
-    waiting = sum(count_states(table)[PUT_OFF] for table in path.glob("[!.]*.parquet"))
+    tables = {table.name: _describe_table(table) for table in list_tables(path)}
+    failures = tuple(dict.fromkeys(str(each) for table in list_tables(path) for each in list_failures(table)))
+    waiting = sum(count_states(table)[PUT_OFF] for table in list_tables(path))
     return StatusOutcome(
         failed=len(failures) + waiting,
         waiting=waiting,
@@ -222,40 +210,6 @@ def count_items_to_retry(path: Path, manifests: Iterable[Path]) -> int:
         states = count_states(outputs)
         return states["failed"] + states[PUT_OFF]
     return sum(len(_read_error_codes(manifest)) for manifest in manifests)
-
-
-def count_states(table: Path) -> Counter[str]:
-    """Count the rows of a table by state; an empty counter where it has no states."""
-    if "status" not in read_column_names(table):
-        return Counter()
-    return Counter(row["status"] for row in read_rows(table, ("status",)))
-
-
-def list_failures(table: Path) -> list[str]:
-    """Return a line for each failed row of a table: the item and the reason; not for waiting and duplicate items."""
-    columns = read_column_names(table)
-    reason = next((name for name in REASONS if name in columns), None)
-    item = next((name for name in NAMES if name in columns), None)
-    if reason is None:
-        return []
-    wanted = ("status", "take", *(("start_s", "end_s") if item == "source" else ()))
-    beside = [name for name in wanted if name in columns]
-    rows = read_rows(table, (reason, *([item] if item else []), *beside))
-    return [
-        _format_failure(row, item, reason)
-        for row in rows
-        if row[reason] and row.get("status") not in (PUT_OFF, DUPLICATE)
-    ]
-
-
-def _format_failure(row: dict[str, Any], item: str | None, reason: str) -> str:
-    if item == "job":
-        take = "" if row.get("take") is None else f" take {row['take']}"
-        return f"job {row[item]}{take}: {row[reason]}"
-    named = str(row[item]) if item and row[item] else ""
-    if row.get("end_s") is not None:
-        named = name_clip(named, row["start_s"], row["end_s"])
-    return row[reason] if named in row[reason] else f"{named}: {row[reason]}"
 
 
 def _read_error_codes(manifest: Path) -> list[str]:

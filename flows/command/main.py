@@ -183,6 +183,40 @@ COMMANDS = (
         positional="path",
         watched=False,
     ),
+    Command(
+        name="lineage",
+        module="flows.command.lineage",
+        flow="lineage",
+        config="LineageConfig",
+        help="where a file comes from and what was made of it, digests compared",
+        positional="file",
+        watched=False,
+    ),
+    Command(
+        name="up",
+        module="flows.serving.up",
+        flow="up",
+        config="UpConfig",
+        help="Prefect's server with its UI, the deployments and a worker",
+        watched=False,
+    ),
+    Command(
+        name="down",
+        module="flows.serving.up",
+        flow="down",
+        config="DownConfig",
+        check="check_down",
+        help="end what `reelmill up` started",
+        watched=False,
+    ),
+    Command(
+        name="doctor",
+        module="flows.serving.doctor",
+        flow="doctor",
+        config="DoctorConfig",
+        help="what this machine and the server lack, and what mends it",
+        watched=False,
+    ),
 )
 
 

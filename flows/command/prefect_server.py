@@ -8,12 +8,11 @@ the port's queue until the server is up. Where the user names a server, by PREFE
 import os
 import socket
 import sys
-import tomllib
 from collections.abc import Mapping
-from pathlib import Path
 
+from flows.serving.chosen_api import find_configured_api
 from flows.serving.settings import SILENT
-from tasks.child_process import Server, end_with_parent, start_server
+from tasks.services import Server, end_with_parent, start_server
 
 QUIET: Mapping[str, str] = {
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
@@ -29,6 +28,9 @@ QUIET: Mapping[str, str] = {
 """Defaults that the user may override: no log lines of Prefect on the terminal (its server keeps them),
 our log lines in its UI, and silent model loaders. OpenMP's threads sleep while they wait: with spinning threads, two
 busy processes slow each other down fivefold."""
+
+UNSEEN = "REELMILL_UNSEEN"
+"""Set where the server is one command's own and has no UI; runs then tell nobody (flows/running/story.py)."""
 
 SERVER: Mapping[str, str] = {
     **SILENT,
@@ -48,19 +50,6 @@ def settle_environment() -> None:
         os.environ.setdefault(name, value)
 
 
-def find_configured_api() -> str | None:
-    """Return the address of the Prefect server that the user chose, by environment variable or profile, else None."""
-    if url := os.environ.get("PREFECT_API_URL"):
-        return url
-    home = Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser()
-    path = Path(os.environ.get("PREFECT_PROFILES_PATH", home / "profiles.toml"))
-    if not path.is_file():
-        return None
-    profiles = tomllib.loads(path.read_text(encoding="utf-8"))
-    active = os.environ.get("PREFECT_PROFILE", profiles.get("active", ""))
-    return profiles.get("profiles", {}).get(active, {}).get("PREFECT_API_URL")
-
-
 def ensure_server() -> None:
     """Start a Prefect server that ends with this process, unless the user has chosen one.
 
@@ -70,6 +59,7 @@ def ensure_server() -> None:
         return
     with socket.create_server(("127.0.0.1", 0)) as port:
         os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port.getsockname()[1]}/api"
+        os.environ[UNSEEN] = "1"
         start(port)
 
 

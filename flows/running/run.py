@@ -30,6 +30,7 @@ from flows.running.interrupt import stoppable
 from flows.running.lock import exclusive
 from flows.running.progress import progress
 from flows.running.runners import count_cores, make_runner, make_thread_pool
+from flows.running.story import Story, begin_story
 from flows.running.told import read_outcome
 from tasks.limits import get_limits, set_limits
 from tasks.live import listening
@@ -91,9 +92,11 @@ def running(folder: Path, flow: str, config: FlowConfig) -> Iterator["Run"]:
         remove_asides(folder)
         publish_text(folder / f"{flow}.yaml", dump_kept(config))
         keep_given(folder, flow, config)
-        run = Run(folder, config.workers or count_cores(), bars, here=config.runner == "threads")
+        story = begin_story(flow, folder)
+        run = Run(folder, config.workers or count_cores(), bars, here=config.runner == "threads", story=story)
         try:
             yield run
+            story.end()
         except BaseException as error:
             if not isinstance(error, Exception):
                 ask_to_stop()
@@ -114,14 +117,16 @@ class Run:
         bars: Progress,
         begun: list[PrefectFuture[Any]] | None = None,
         here: bool = True,
+        story: Story | None = None,
     ) -> None:
         self.folder, self.workers, self.bars, self.here = folder, workers, bars, here
+        self.story = story or Story("", folder, None)
         self._begun: list[PrefectFuture[Any]] = [] if begun is None else begun
 
     def at(self, folder: Path) -> "Run":
         """Return the same run in another folder, after removing the unfinished files that killed runs left there."""
         remove_asides(folder)
-        return Run(folder, self.workers, self.bars, self._begun, self.here)
+        return Run(folder, self.workers, self.bars, self._begun, self.here, self.story)
 
     def whole(self, step: Task[..., T], *arguments: Any) -> T:
         """Run a step that takes everything at once, on this run's folder and `arguments`."""
@@ -141,20 +146,28 @@ class Run:
     ) -> list[ManifestRef]:
         """Run a step over `items`, which take `seconds` each on one core; return a manifest for each, in order."""
         started, bar = time.monotonic(), self.bars.add_task(step.name, total=len(items))
+        self.story.begin(step.name, len(items), sum(seconds))
         chunks = make_chunks(items, seconds, self.workers)
-        submit = partial(self.submit, step, config)
+        names = [self.story.name_chunk(step.name, n, len(chunks), len(chunk)) for n, chunk in enumerate(chunks, 1)]
+        submit = partial(self._submit_named, step, config)
         made: dict[int, list[ManifestRef]] = {}
-        for number, manifests in _submit_windowed(submit, chunks, self.workers):
+        for number, manifests in _submit_windowed(submit, list(zip(names, chunks, strict=True)), self.workers):
             made[number] = manifests
             self.bars.advance(bar, len(chunks[number]))
+            self.story.advance(step.name, len(chunks[number]), all(manifest.cached for manifest in manifests))
         manifests = [manifest for number in range(len(chunks)) for manifest in made[number]]
         say(step.name, manifests, started)
         return manifests
 
-    def submit(self, step: Task[..., T], *arguments: Any) -> PrefectFuture[T]:
+    def _submit_named(
+        self, step: Task[..., list[ManifestRef]], config: BaseModel, chunk: tuple[str, list[Any]]
+    ) -> PrefectFuture[list[ManifestRef]]:
+        return self.submit(step, config, chunk[1], named=chunk[0])
+
+    def submit(self, step: Task[..., T], *arguments: Any, named: str | None = None) -> PrefectFuture[T]:
         """Start a step on this run's folder and `arguments`, as a task of the flow, unless Ctrl-C was pressed."""
         check_stopped()
-        future = report_cached(step).submit(self.folder, *arguments)
+        future = report_cached(step, named or step.name).submit(self.folder, *arguments)
         self._begun.append(future)
         return future
 
@@ -167,9 +180,9 @@ class Run:
                 future.wait()
 
 
-def report_cached(step: Task[..., T]) -> Task[..., T]:
-    """Return the step with its state named "Cached" when every manifest was found; tasks.caching does the caching. It
-    has this process' limits wherever it runs."""
+def report_cached(step: Task[..., T], named: str) -> Task[..., T]:
+    """Return the step, as a task of this name, with its state named "Cached" when every manifest was found;
+    tasks.caching does the caching. It has this process' limits wherever it runs."""
     compute, limits = step.fn, get_limits()
 
     @wraps(compute)
@@ -180,7 +193,7 @@ def report_cached(step: Task[..., T]) -> Task[..., T]:
         found = bool(manifests) and all(manifest.cached for manifest in manifests)
         return Completed(name="Cached", message="Every manifest was found.", data=made) if found else made
 
-    copy = step.with_options(cache_policy=NO_CACHE, persist_result=False)
+    copy = step.with_options(cache_policy=NO_CACHE, persist_result=False, task_run_name=named)
     copy.fn = call
     return copy
 

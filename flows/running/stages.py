@@ -95,10 +95,12 @@ class _Queue:
         pieces = [[pair] for pair in pairs] if run.here else make_groups(pairs, max(PIECE_S, sum(seconds) / MAX_CHUNKS))
         works = [Work(n, [i for i, _ in piece], [s for _, s in piece]) for n, piece in enumerate(pieces)]
         self.waiting: list[list[Work]] = [works, *([] for _ in stages[1:])]
-        shares = accumulate((stage.share for stage in stages[1:]), lambda a, b: a * b, initial=1.0)
+        shares = list(accumulate((stage.share for stage in stages[1:]), lambda a, b: a * b, initial=1.0))
         self.lanes = [measure_chunk(seconds, run.workers) * share for share in shares]
         self.made: list[dict[int, list[ManifestRef]]] = [{} for _ in stages]
         self.bars = [run.bars.add_task(stage.step.name, total=len(items)) for stage in stages]
+        for stage, share in zip(stages, shares, strict=True):
+            run.story.begin(stage.step.name, len(items), sum(seconds) * share)
 
     def next_lane(self) -> tuple[int, Work] | None:
         """Return the stage of the lane to start now, with its first work; None where none may start."""
@@ -128,7 +130,8 @@ class _Queue:
         if not self.run.here:
             step = guard_step(own.step, self.guard, begun=stage > 0)
             items = list(zip(first.items, first.seconds, strict=True))
-        future = self.run.submit(step, own.config, items)
+        named = f"{own.step.name}: from {self.run.story.noun} {first.number + 1} on"
+        future = self.run.submit(step, own.config, items, named=named)
         future.add_done_callback(lambda done: ended.put((stage, first, done)))
 
     def _make_lane(self, stage: int, first: Work) -> Task[..., list[ManifestRef]]:
@@ -162,6 +165,7 @@ class _Queue:
         """Keep the manifests of a work, and let its items wait for the next stage."""
         self.made[stage][work.number] = made
         self.run.bars.advance(self.bars[stage], len(work.items))
+        self.run.story.advance(self.stages[stage].step.name, len(work.items), all(manifest.cached for manifest in made))
         following = self.stages[stage + 1] if stage + 1 < len(self.stages) else None
         before = [manifests[work.number] for manifests in self.made[: stage + 1]]
         items = following.take(*before) if following and following.take else []

@@ -4,6 +4,7 @@ Prefect calls a run Completed when its function returns. A night of which every 
 failures; so a state is made of the outcome. `curate(config)` still returns the outcome, whatever the state.
 """
 
+import time
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar, cast
@@ -20,6 +21,7 @@ from flows.running.messages import make_line
 from flows.running.run_log import SaidInASentence, settle_run_log
 from flows.running.runners import on_its_runner
 from flows.running.scheduled import find_later_firing
+from flows.running.summary import tell_summary
 
 P = ParamSpec("P")
 R = TypeVar("R", bound=Outcome)
@@ -49,11 +51,14 @@ def read_outcome(state: State[Any]) -> Any:
     return made.outcome if isinstance(made, NothingMade) else state.result()
 
 
-def told_flow(name: str, **options: Any) -> Callable[[Callable[P, R]], Flow[P, R]]:
-    """Return the decorator that makes a flow of a function that returns an Outcome; `options` are Prefect's."""
+def told_flow(
+    name: str, before: Callable[[Any], None] | None = None, **options: Any
+) -> Callable[[Callable[P, R]], Flow[P, R]]:
+    """Return the decorator that makes a flow of a function that returns an Outcome; `options` are Prefect's. `before`
+    is called with the settings first, while the run holds no GPU."""
 
     def decorate(function: Callable[P, R]) -> Flow[P, R]:
-        return ToldFlow(cast(Callable[P, R], _tell(function)), name=name, **options)
+        return ToldFlow(cast(Callable[P, R], _tell(function, before)), name=name, **options)
 
     return decorate
 
@@ -71,7 +76,7 @@ def make_state(outcome: Outcome) -> State[Any] | None:
     return Completed(name=name, message=said, data=outcome)
 
 
-def _tell(function: Callable[P, R]) -> Callable[P, R | State[Any]]:
+def _tell(function: Callable[P, R], before: Callable[[Any], None] | None) -> Callable[P, R | State[Any]]:
     """Return the function with a state instead of an outcome, in a run of a flow, where there is something to tell."""
 
     @wraps(function)
@@ -80,8 +85,12 @@ def _tell(function: Callable[P, R]) -> Callable[P, R | State[Any]]:
         if later := find_later_firing():
             return Completed(name="Missed", message=f"The firing of {later:%Y-%m-%d %H:%M} stands for this one.")
         config = next((each for each in (*args, *named.values()) if isinstance(each, BaseModel)), None)
+        if before:
+            before(config)
+        started = time.monotonic()
         with on_its_runner(config), hold_gpu(getattr(config, "gpu", None)):
             outcome = function(*args, **named)
+        tell_summary(config, outcome, time.monotonic() - started)
         return (FlowRunContext.get() and make_state(outcome)) or outcome
 
     return call

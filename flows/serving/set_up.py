@@ -37,14 +37,20 @@ DEPLOY_LIMIT_S = 1800.0
 def set_up(checkout: Path) -> None:
     """Set up the server that Prefect's settings name, for the flows of a checkout. Raises BadInput where a deployment
     is refused."""
+    set_up_limits()
     with get_client(sync_client=True) as client:
-        make_pool(client)
-        make_limits(client, list_limits())
-        make_automations(client, [make_lost_machine()])
         wanted = yaml.safe_load((checkout / "prefect.yaml").read_text(encoding="utf-8"))
         for each in wanted["deployments"]:
             each["schedules"] = keep_switched(each.get("schedules", []), read_schedules(client, _name(each)))
     deploy(checkout, wanted)
+
+
+def set_up_limits() -> None:
+    """Make the work pool, the limits of this machine's GPUs and the automations, where they are not there."""
+    with get_client(sync_client=True) as client:
+        make_pool(client)
+        make_limits(client, list_limits())
+        make_automations(client, [make_lost_machine()])
 
 
 def make_pool(client: SyncPrefectClient) -> None:

@@ -22,7 +22,6 @@ from models.errors import BadModel, ReelmillError, is_out_of_memory
 from models.svd.model import load_model, read_setting
 from models.weights.names import format_name, pin_name
 from models.weights.network import extract_first_sentence
-from tasks.child_process import end_with_parent
 from tasks.finetune.train_checkpoints import TrainingLog, forget_others
 from tasks.finetune.train_config import HardwareConfig, TrainConfig
 from tasks.finetune.train_events import Events
@@ -31,6 +30,7 @@ from tasks.finetune.trained_parts import save_trained
 from tasks.finetune.training_run import Places, Training
 from tasks.followed_process import tell_parent
 from tasks.manifest import ManifestRef
+from tasks.services import end_with_parent
 from tasks.stopping import ask_to_stop
 
 BEAT_S = 5.0

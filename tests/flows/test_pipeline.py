@@ -8,6 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
+from flows.command.lineage import LineageConfig
+from flows.command.lineage import lineage as walk
 from flows.pipeline import PipelineConfig, make_curate_config, make_finetune_config, make_generate_config, pipeline
 from flows.running.run import run_flow
 from models.svd.lora import load_lora
@@ -46,6 +48,25 @@ def test_footage_and_pictures_become_videos_that_know_where_they_come_from(tmp_p
     (video,) = read_rows(outcome.made.outputs)
     assert video["lora_sha256"] == digest_file(outcome.tuned.weights)
     assert (tmp_path / "out/videos" / video["video"]).is_file()
+    walk_both_ways(tmp_path / "out", tmp_path / "films/pan.mp4", video["video"])
+
+
+def walk_both_ways(out: Path, film: Path, video: str):
+    """From the clip to the film, and from the film to the clip; a byte of the film that is changed since is told."""
+    clip = out / "videos" / video
+    down = walk(LineageConfig(file=clip))
+    kinds = [link.kind for link in down.links]
+    assert kinds == ["clip", "job", "picture", "model", "LoRA", "run", "dataset", "clips", "film"]
+    checked = {link.kind: link.whole for link in down.links}
+    assert {kind for kind, whole in checked.items() if whole} == {"clip", "picture", "LoRA", "run", "dataset", "film"}
+    back = walk(LineageConfig(file=film, among=(out,)))
+    assert [link.kind for link in back.links] == ["film", "dataset", "made: run", "made: clips"]
+    assert video in back.links[-1].said
+    with film.open("ab") as file:
+        file.write(b"one more")
+    changed = walk(LineageConfig(file=clip))
+    assert [link.kind for link in changed.links if link.whole is False] == ["film"]
+    assert changed.failed == 1
 
 
 def test_each_flow_is_told_what_concerns_it(tmp_path: Path):

@@ -16,7 +16,7 @@ from tasks.stopping import ask_to_stop, forget_to_stop
 PRELUDE = """
 import os, signal, sys, time
 from tasks.followed_process import tell_parent
-from tasks.child_process import end_with_parent
+from tasks.services import end_with_parent
 """
 
 

@@ -193,6 +193,10 @@ NOWHERE = (
     ("check", "{}/none"),
     ("retry", "{}/none"),
     ("report", "{}/none"),
+    ("lineage", "{}/none"),
+    ("up", "--folder", "{}/none"),
+    ("down", "--home", "{}/file"),
+    ("doctor", "--home", "{}/file"),
 )
 """Command lines that are refused, at least one of each command."""
 

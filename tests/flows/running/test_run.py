@@ -249,7 +249,7 @@ def test_a_ctrl_c_that_a_library_lets_go_by_stops_the_run_at_its_next_step(tmp_p
 class Here(Run):
     """A run whose chunks are done at once, in this thread, without Prefect."""
 
-    def submit(self, step: Task[..., Any], *arguments: Any) -> Any:
+    def submit(self, step: Task[..., Any], *arguments: Any, named: str | None = None) -> Any:
         done: Future[Any] = Future()
         done.set_result(step.fn(self.folder, *arguments))
         return done

@@ -37,7 +37,7 @@ class OnThreads(Run):
         super().__init__(Path(), workers, Progress(disable=True), here=here)
         self.pool, self.lanes = ThreadPoolExecutor(workers), list[str]()
 
-    def submit(self, step: Task[..., Any], *arguments: Any) -> Any:
+    def submit(self, step: Task[..., Any], *arguments: Any, named: str | None = None) -> Any:
         self.lanes.append(step.name)
         future: Future[Any] = self.pool.submit(step.fn, self.folder, *arguments)
         return future
