@@ -274,7 +274,7 @@ def training(model: VideoModel, size: Size, device: torch.device, half: torch.dt
         first.extend([] if first else made)
         return f"gradients within {train_memory.apart(made, first):.0e} of the first's"
 
-    for way in (*reversed(LADDER), PLAIN):
+    for way in (*reversed(list(LADDER)), PLAIN):
         yield measure(way if way == PLAIN else f"ours: {way}", device, lambda way=way: train(way))
     move((unet,), CPU)
 

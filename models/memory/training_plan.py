@@ -54,7 +54,7 @@ class TrainingNeeds:
     def step(self, chunks: Chunks | None) -> int:
         """Estimate the bytes of one step."""
         at_hand = IN_FLIGHT * self.widths[0] * self.cells * self.itemsize + OF_TRAINED * self.trained
-        return at_hand + self.kept(chunks) + (WITH_CHUNKS * chunks.mib * MIB if chunks else 0)
+        return at_hand + self.kept(chunks) + int(WITH_CHUNKS * chunks.mib * MIB if chunks else 0)
 
     def kept(self, chunks: Chunks | None) -> int:
         """Estimate the bytes that the forward pass leaves for the backward pass."""

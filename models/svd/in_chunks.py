@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -63,13 +64,9 @@ def recompute_inputs(forward: Callable[..., Tensor], *arguments: Tensor, **named
     There it is computed again, up to what its last part sees: the result itself is known to nobody by then, and that
     part leaves it empty.
     """
-    return cast(
-        Tensor,
-        checkpoint(
-            forward, *arguments, **named, use_reentrant=False, preserve_rng_state=False,
-            context_fn=lambda: (nullcontext(), _computing_again()),
-        ),
-    )  # fmt: skip
+    call = partial(forward, **named)
+    twice = {"context_fn": lambda: (nullcontext(), _computing_again())}
+    return cast(Any, checkpoint)(call, *arguments, use_reentrant=False, preserve_rng_state=False, **twice)
 
 
 @contextmanager
@@ -92,7 +89,7 @@ class _InChunks(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         work, inputs, (gradient,) = ctx.work, ctx.saved_tensors, gradients
         needed = ctx.needs_input_grad[3:]
         sums = [_Sum(x, axis) for x, axis in zip(inputs, work.axes, strict=True)]
@@ -177,7 +174,7 @@ class _Moments(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         clip, mean = ctx.saved_tensors
         groups = mean.shape[1]
         entries = clip[0].numel() // groups * ctx.frames

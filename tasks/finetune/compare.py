@@ -98,14 +98,16 @@ def list_clips(folder: Path, base: Row, result: Row) -> list[Shown]:
     places = ("true", base["samples"], result["samples"])
     found = [[folder / place / name for place in places] for name in names]
     return [
-        Shown(*(embed_file(path, "video/mp4") for path in each)) for each in found if all(p.is_file() for p in each)
+        Shown._make(embed_file(path, "video/mp4") for path in each) for each in found if all(p.is_file() for p in each)
     ]
 
 
 def draw_charts(rows: Sequence[Row]) -> list[tuple[str, Markup]]:
     """Draw the loss by step, and the error on held-out clips where it was measured, with what they show."""
     losses = np.array([(row["step"], row["loss"]) for row in rows if row["loss"] is not None], float).reshape(-1, 2)
-    made = [("Loss as logged, and its mean over a tenth", draw_smoothed("loss", *losses.T, "step", "loss"))]
+    made = [
+        ("Loss as logged, and its mean over a tenth", draw_smoothed("loss", losses[:, 0], losses[:, 1], "step", "loss"))
+    ]
     held = np.array([(row["step"], row["held_out"]) for row in rows if row["held_out"] is not None], float)
     if len(held) > 1:
         drawn = draw_curves("held", {"held out": tuple(held.T)}, "step", "error")  # pyright: ignore[reportArgumentType]

@@ -193,7 +193,7 @@ def _answer(job: Job, watcher: Watching | None) -> dict[str, Any]:
             watcher.close()
 
 
-def _explain_memory(job: Job, error: BaseException) -> BadModel:
+def _explain_memory(job: Job, error: Exception) -> BadModel:
     device = find_device(job.hardware.device)
     more = max(2, 2 * job.hardware.accumulation)
     return BadModel(

@@ -61,7 +61,7 @@ def farthest(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
 @pytest.fixture(scope="module")
 def networks(make_unet: UNetMaker) -> dict[str, UNetSpatioTemporalConditionModel]:
     """One network to train whole and one with a LoRA, in float64, in which rounding hides nothing."""
-    whole, lora = (nn.Module.to(make_unet(), torch.float64) for _ in range(2))
+    whole, lora = (make_unet().double() for _ in range(2))
     attend_to_one_token(whole)
     return {"whole": whole, "lora": put_lora(lora)}
 

@@ -3,7 +3,7 @@
 import struct
 from pathlib import Path
 
-from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
 
 from tasks.finetune.train_events import Events
 

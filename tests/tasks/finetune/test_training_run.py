@@ -44,12 +44,12 @@ class Killed(Exception):
     """The process ended, and nothing was saved on the way."""
 
 
-def run_until(training: Training, folder: Path, step: int) -> None:
+def run_until(training: Training, folder: Path, last: int) -> None:
     """Train, and be killed after a step; what was saved before stays."""
 
     class Killer:
-        def stepped(self, at: int, loss: float, learning_rate: float) -> None:
-            if at == step:
+        def stepped(self, step: int, loss: float, learning_rate: float) -> None:
+            if step == last:
                 raise Killed
 
         def judged(self, row) -> None:
