@@ -39,6 +39,16 @@ from tasks.media.video import write_video
 
 FPS, SIZE = 12.0, (256, 144)
 
+CLIPS = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("video_id", pa.string()),
+        ("camera_motion", pa.string()),
+        ("motion_score", pa.float64()),
+        ("keep", pa.bool_()),
+    ]
+)
+
 MOTIONS: tuple[Motion, ...] = ("pan_right", "pan_left", "static", "zoom_in")
 
 FILMS, FILM_S = 8, 4.0
