@@ -39,6 +39,16 @@ from tasks.media.video import write_video
 
 FPS, SIZE = 12.0, (256, 144)
 
+CLIPS = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("video_id", pa.string()),
+        ("camera_motion", pa.string()),
+        ("motion_score", pa.float64()),
+        ("keep", pa.bool_()),
+    ]
+)
+
 MOTIONS: tuple[Motion, ...] = ("pan_right", "pan_left", "static", "zoom_in")
 
 FILMS, FILM_S = 8, 4.0
@@ -109,7 +119,7 @@ def compare_steps(data: Data) -> Iterator[str]:
     faster, share = inside["seconds"] / cached["seconds"], own / other
     yield "## A step on cached latents, beside one that encodes its clips itself\n"
     yield "The embedded model, a LoRA of rank 16, 8 clips of 8 frames; the median of 5 steps, on one thread.\n"
-    yield "| step | seconds | peak memory, MB, above the loaded libraries |\n|---|---|---|"
+    yield "| step | seconds of a core | peak memory, MB, above the loaded libraries |\n|---|---|---|"
     yield f"| cached | {cached['seconds']:.2f} | {own:.0f} |"
     yield f"| with decoding and encoding inside | {inside['seconds']:.2f} | {other:.0f} |"
     yield f"\n{faster:.1f} times faster (bar: {FASTER:g}), {share:.2f} of the memory (bar: {LESS:g}).\n"

@@ -71,13 +71,13 @@ def set_up(way: str, told: dict[str, Any]) -> Training:
 
 
 def measure(work: Callable[[], Any]) -> float:
-    """The median of some calls' seconds, after one that is not counted."""
+    """The median of some calls' seconds of one core, after one that is not counted: other work does not slow them."""
     work()
     spent = []
     for _ in range(STEPS):
-        started = time.perf_counter()
+        started = time.process_time()
         work()
-        spent.append(time.perf_counter() - started)
+        spent.append(time.process_time() - started)
     return median(spent)
 
 

@@ -104,10 +104,11 @@ def list_clips(folder: Path, base: Row, result: Row) -> list[Shown]:
 
 def draw_charts(rows: Sequence[Row]) -> list[tuple[str, Markup]]:
     """Draw the loss by step, and the error on held-out clips where it was measured, with what they show."""
-    losses = np.array([(row["step"], row["loss"]) for row in rows if row["loss"] is not None], float).reshape(-1, 2)
-    made = [
-        ("Loss as logged, and its mean over a tenth", draw_smoothed("loss", losses[:, 0], losses[:, 1], "step", "loss"))
-    ]
+    made = list[tuple[str, Markup]]()
+    losses = np.array([(row["step"], row["loss"]) for row in rows if row["loss"] is not None], float)
+    if len(losses) > 1:
+        drawn = draw_smoothed("loss", losses[:, 0], losses[:, 1], "step", "loss")
+        made.append(("Loss as logged, and its mean over a tenth", drawn))
     held = np.array([(row["step"], row["held_out"]) for row in rows if row["held_out"] is not None], float)
     if len(held) > 1:
         drawn = draw_curves("held", {"held out": tuple(held.T)}, "step", "error")  # pyright: ignore[reportArgumentType]
@@ -135,7 +136,10 @@ def render_page(run: Path, log: ManifestRef) -> str:
 
 def list_figures(rows: Sequence[Row], result: Row, settings: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Return the headline figures: names, values, and notes beside them."""
-    figures = [("steps", str(rows[-1]["step"]), f"of {settings.get('batch')} clips"), ("kept", str(result["step"]), "")]
+    figures = [
+        ("steps", str(rows[-1]["step"]), f"{settings.get('batch')} clips each"),
+        ("step whose weights were kept", str(result["step"]), ""),
+    ]
     if result["held_out"] is not None and rows[0]["held_out"]:
         change = 100 * (result["held_out"] / rows[0]["held_out"] - 1)
         figures.append(("error on held-out clips", f"{change:+.1f} %", "against the base"))

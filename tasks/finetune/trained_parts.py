@@ -23,7 +23,7 @@ def make_network(model: VideoModel, config: TrainConfig, motions: Iterable[str])
     """
     unet = model.unet
     if config.parameters == "lora":
-        unet.to(get_dtype(config.precision))  # pyright: ignore[reportArgumentType]
+        nn.Module.to(unet, get_dtype(config.precision))
         add_lora(unet, config.rank, config.alpha)
         _seed_lora(unet, config.seed)
         # A LoRA is used without a word, so it learns without one.

@@ -94,6 +94,7 @@ def test_a_dataset_becomes_a_lora_that_generates_and_a_run_that_names_the_datase
     assert {path: path.stat().st_mtime_ns for path in root.rglob("latents/*")} == encoded
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning:diffusers")
 def test_image_to_video_trains_all_of_a_model_that_generate_and_diffusers_load(
     tmp_path: Path, model: str, prefect_server: str
 ):

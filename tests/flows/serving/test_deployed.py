@@ -11,7 +11,7 @@ SMALL: dict[str, Any] = {
     "steps": 1, "frames": 2, "width": 32, "height": 32, "guidance": [1, 1], "workers": 1, "until": None,
 }  # fmt: skip
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.waiting]
 
 
 def test_the_log_of_a_deployed_run_has_our_lines_and_none_of_prefects(served: Served, pictures: Path, tmp_path: Path):
