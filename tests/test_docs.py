@@ -330,7 +330,6 @@ FIGURE_WORDS = {
     "last_frame_psnr_db": "last frame of a moving camera",
     "still_psnr_db": "last frame of a still one",
     "obeyed": "motion asked = motion measured",
-    "speed_share": "speed, of that asked",
 }
 
 
@@ -340,7 +339,9 @@ def figure_row(found: Mapping[str, Any], name: str, words: str) -> str:
     def say(figure: float | None) -> str:
         if figure is None:
             return ""
-        return f"{figure:.1f} dB" if name.endswith("_db") else f"{100 * figure:.0f} %"
+        if name.endswith("_db"):
+            return "exact" if figure > 100 else f"{figure:.1f} dB"
+        return f"{100 * figure:.0f} %"
 
     told = [found[name], found["copy"][name], found["oracle"][name], found["with_movers"][name], BARS[name]]
     return f"| {words} | {' | '.join(say(figure) for figure in told)} |"

@@ -118,7 +118,7 @@ def format_figures(found: Mapping[str, Any]) -> str:
     head = [
         f"{found['clips']} clips from {found['pictures']} pictures never trained on",
         f"frames through the autoencoder and back {found['autoencoder_psnr_db']:.1f} dB",
-        f"{'without movers, in view':<24}{'model':>8}{'copy':>8}{'oracle':>8}{'bar':>8}{'with movers':>13}",
+        f"{'without movers, in view':<24}{'model':>10}{'copy':>10}{'oracle':>10}{'bar':>10}{'with movers':>13}",
     ]
     missed = ", ".join(found["missed"]) or "none"
     return "\n".join([*head, *_format_bars(found), f"bars missed: {missed}", *_format_motions(found["by_motion"])])
@@ -128,8 +128,8 @@ def _format_bars(found: Mapping[str, Any]) -> list[str]:
     shown = {name: bar for name, bar in BARS.items() if name != "pictures"}
     return [
         f"  {name.removesuffix('_psnr_db').replace('_', ' '):<22}"
-        + "".join(f"{_say(part[name], name):>8}" for part in (found, found["copy"], found["oracle"]))
-        + f"{_say(bar, name):>8}{_say(found['with_movers'][name], name):>13}"
+        + "".join(f"{_say(part[name], name):>10}" for part in (found, found["copy"], found["oracle"]))
+        + f"{_say(bar, name):>10}{_say(found['with_movers'][name], name):>13}"
         for name, bar in shown.items()
     ]
 

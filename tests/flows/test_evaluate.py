@@ -18,9 +18,9 @@ def test_a_model_is_measured_told_about_and_written_down(tmp_path: Path, model: 
     command += ["--pictures", "1", "--motions", '["static", "pan_left"]', "--steps", "1", "--batch", "2"]
     assert main(command) == 0
     first = capsys.readouterr()
-    assert first.out.startswith("2 clips from 1 pictures never trained on\n")
+    assert first.out.startswith("4 clips from 1 pictures never trained on\n")
     found = json.loads((tmp_path / "figures.json").read_text())
-    assert (found["clips"], list(found["by_motion"])) == (2, ["static", "pan_left"])
+    assert (found["clips"], list(found["by_motion"])) == (4, ["static", "pan_left"])
     assert main(command) == 0
     again = capsys.readouterr()
     assert "evaluate: 0 ran, 1 found" in again.err
