@@ -296,6 +296,12 @@ def _limit_program(pid: int, limit_s: float | None, limits: Limits) -> None:
             resource.prlimit(pid, kind, (most, most))
 
 
+def name_descriptor(descriptor: int) -> Path | None:
+    """Return the name by which this process and its children open an open file again; None where a platform has none."""
+    name = Path(f"/proc/{os.getpid()}/fd/{descriptor}")
+    return name if name.exists() else None
+
+
 def is_alive(pid: int) -> bool:
     """Return whether there is a process of this number, whoever owns it."""
     try:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from models.errors import BadMedia, ReelmillError, SourceChanged
 from models.file_identity import Identity, identify
+from tasks.child_process import name_descriptor
 from tasks.ledger import read_marker, resolve_inside
 from tasks.user_state import locate_state
 
@@ -117,8 +118,8 @@ def _say_changed(path: Path) -> SourceChanged:
 def _hold(path: Path, checked: Identity) -> Iterator[Path]:
     """Open a file that was checked and yield the name by which this process and its children open it again."""
     with path.open("rb") as file:
-        held = Path(f"/proc/{os.getpid()}/fd/{file.fileno()}")
-        if not held.exists():  # A platform without /proc.
+        held = name_descriptor(file.fileno())
+        if held is None:
             yield path
         elif _identify(held) != checked:
             raise _say_changed(path)

@@ -125,7 +125,7 @@ def test_every_command_of_the_makefile_is_understood():
     lines = re.findall(r"^\t\$\(BIN\)/(reelmill .*)$", read("Makefile"), re.MULTILINE)
     assert lines
     for line in lines:
-        understood(line)
+        understood(line.replace("$(STEPS)", "100"))
 
 
 def test_the_readme_has_a_row_for_every_command_and_for_nothing_else():

@@ -271,6 +271,7 @@ def test_the_settings_have_these_defaults_and_bounds():
         "listed": "ListedConfig()",
         "train": "TrainConfig()",
         "hardware": "HardwareConfig()",
+        "approve": "False",
     }
 
 

@@ -103,6 +103,7 @@ def test_the_settings_have_these_defaults_and_bounds():
         "recipe": "'motion-lora'",
         "train": "TrainConfig()",
         "generate": "JobsConfig()",
+        "approve": "False",
     }
 
 
