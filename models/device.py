@@ -57,9 +57,14 @@ def has_half_arithmetic() -> bool:
     return bool(can.get("avx512_bf16") or can.get("amx_bf16"))
 
 
+def count_gpus() -> int:
+    """Return how many CUDA GPUs this machine has."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
 def find_device(name: str) -> torch.device:
     """Return the device of a name, with its number; raises BadInput when this machine or its torch lacks it."""
-    there = {"cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0, "mps": torch.mps.device_count()}
+    there = {"cuda": count_gpus(), "mps": torch.mps.device_count()}
     first = next((kind for kind, count in there.items() if count), "cpu")
     asked = torch.device(first if name == "auto" else name)
     if asked.type == "cpu":

@@ -297,7 +297,7 @@ def _limit_program(pid: int, limit_s: float | None, limits: Limits) -> None:
 
 
 def name_descriptor(descriptor: int) -> Path | None:
-    """Return the name by which this process and its children open an open file again; None where a platform has none."""
+    """Return the name by which this process and its children open an open file again; None where there is none."""
     name = Path(f"/proc/{os.getpid()}/fd/{descriptor}")
     return name if name.exists() else None
 

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-import torch
 from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 from prefect.concurrency.sync import concurrency
 from prefect.context import FlowRunContext
 
+from models.device import count_gpus
 from models.errors import BadInput
 
 log = logging.getLogger("reelmill")
@@ -32,7 +32,7 @@ def name_limit(index: int) -> str:
 
 def list_limits() -> list[str]:
     """Return the names of the limits of this machine's GPUs."""
-    return [name_limit(index) for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0)]
+    return [name_limit(index) for index in range(count_gpus())]
 
 
 @contextmanager

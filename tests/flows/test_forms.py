@@ -43,7 +43,7 @@ CHOICES: Mapping[str, list[dict[str, Any]]] = {
     "generate": [{}, {"takes": 2}, {"gate": {"extra_takes": 1}}, {"until": "06:00"}],
     "calibrate": [{}],
     "evaluate": [{}],
-    "tiny": [{}, {"encode": {"condition_draws": 3}}],
+    "tiny": [{}, {"train": {"batch": 4}}],
     "pipeline": [{}, {"recipe": "image-to-video"}, {"train": {"steps": 40}}, {"split": {"min_clip_s": 2.5}}],
     "demo": [{}, {"train": {"steps": 40}}],
 }

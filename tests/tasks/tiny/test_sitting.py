@@ -137,7 +137,7 @@ def test_a_state_of_another_autoencoder_is_refused(tmp_path: Path, model: str):
     config = CONFIG.model_copy(update={"steps": 1})
     hold(tmp_path, model, config)
     other = load_model(model)
-    stranger = VideoModel(**{**vars(other), "vae": new_autoencoder((32, 32, 32))})
+    stranger = VideoModel(**{**vars(other), "vae": new_autoencoder((32, 32, 32)), "revision": "another"})
     with pytest.raises(BadInput, match="of another autoencoder"):
         Sitting(stranger, FILES, config, Curve()).run(tmp_path, lambda _: {})
     assert (tmp_path / STATE).is_file()
