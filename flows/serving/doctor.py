@@ -177,8 +177,8 @@ def look_at_disk(folder: Path, least_gb: float) -> Finding:
     there = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(there).free / 1e9
     if free < least_gb:
-        said, mend = f"{there}: {free:.1f} GB are free, {least_gb:g} should be", f"reelmill gc {folder}"
-        return Finding(name="disk", state="wrong", said=said, mend=mend)
+        said = f"{there}: {free:.1f} GB are free, {least_gb:g} should be"
+        return Finding(name="disk", state="wrong", said=said, mend=f"du -h --max-depth 2 {folder} | sort -h")
     if not os.access(there, os.W_OK | os.X_OK):
         return Finding(name="disk", state="wrong", said=f"{there}: cannot be written to", mend=f"ls -ld {there}")
     return Finding(name="disk", state="ok", said=f"{free:.0f} GB free in {there}")
