@@ -27,7 +27,7 @@ EXCEPTION = re.compile(r"(\[\w+\]: ?)?[\w.]+(Error|Exception|Died): ")
 END_LIMIT_S = 30.0
 """The longest time that it may take to end after its last line."""
 
-_telling = threading.Lock()
+_telling = threading.RLock()  # A signal handler may speak while this thread does.
 
 
 def tell_parent(**facts: Any) -> None:
