@@ -28,7 +28,7 @@ from tasks.pages.dataset import read_dataset
 
 EVALUATION = {
     "pictures": 42, "clips": 84, "autoencoder_psnr_db": 26.51, "first_frame_psnr_db": 24.2, "last_frame_psnr_db": 14.7,
-    "copy_last_frame_psnr_db": 13.1, "frame_psnr_db": [24.2, 18.0, 14.7], "copy_frame_psnr_db": [99.0, 16.0, 13.1],
+    "copy": {"last_frame_psnr_db": 13.1}, "frame_psnr_db": [24.2, 18.0, 14.7], "copy_frame_psnr_db": [99.0, 16.0, 13.1],
     "by_motion": {
         "static": {"asked": 42, "right": 42, "measured": {"static": 42}, "speed_asked": 0.0, "speed_measured": 0.02},
         "pan_left": {"asked": 42, "right": 21, "measured": {"complex": 14, "pan_left": 21, "static": 7},
