@@ -19,7 +19,6 @@ import argparse
 import gc
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -110,7 +109,7 @@ PLANS = {
 def random_model(size: Size, device: torch.device, half: torch.dtype) -> VideoModel:
     """A model of random weights, made on the device and then taken to host memory."""
     torch.manual_seed(0)
-    with device, _default(half):
+    with device, train_memory.made_in(half):
         unet = UNetSpatioTemporalConditionModel(**size.unet)
         encoder = CLIPVisionModelWithProjection(CLIPVisionConfig(**size.image_encoder))  # pyright: ignore[reportArgumentType]
     with device:
@@ -130,17 +129,6 @@ def random_model(size: Size, device: torch.device, half: torch.dtype) -> VideoMo
     )  # fmt: skip
     facts = ModelFacts(frames=size.frames, width=size.width, height=size.height)
     return VideoModel(unet, vae, encoder, CLIPImageProcessor(), scheduler, {}, facts, revision="random")
-
-
-@contextmanager
-def _default(dtype: torch.dtype) -> Iterator[None]:
-    """What is made in the block is made in that precision, so that a small GPU need not hold it in a larger one."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from diffusers import UNetSpatioTemporalConditionModel
 from diffusers.training_utils import cast_training_params
 from torch import Tensor
 
-from models.device import CPU
+from models.device import CPU, has_half_arithmetic
 from models.memory.training_plan import LADDER
 from models.svd.chunked_training import Chunks, train_in_chunks
 from models.svd.edm import broadcast, loss_weight
@@ -82,13 +82,12 @@ class Step:
 
 def find_dtype() -> torch.dtype:
     """bfloat16 where this processor computes in it, else float32."""
-    flags = Path("/proc/cpuinfo").read_text(encoding="utf-8") if sys.platform == "linux" else ""
-    return torch.bfloat16 if "avx512_bf16" in flags or "amx_bf16" in flags else torch.float32
+    return torch.bfloat16 if has_half_arithmetic() else torch.float32
 
 
 @contextmanager
 def made_in(dtype: torch.dtype) -> Iterator[None]:
-    """What is made in the block is made in that precision."""
+    """What is made in the block is made in that precision, so that small memory need not hold it in a larger one."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:

@@ -21,6 +21,22 @@ CHECKOUT = Path(__file__).parents[1]
 PATIENCE_S = 1800.0
 """How long a test waits before it fails; none passes or fails by how fast the machine is."""
 
+SET_UP = """
+import asyncio, os
+from pathlib import Path
+from prefect.client.orchestration import get_client
+from flows.serving.deployments import deploy_all
+from flows.serving.set_up import set_up_limits
+
+async def deploy():
+    async with get_client() as client:
+        await deploy_all(client, Path(os.environ["REELMILL_HOME"]))
+
+set_up_limits()
+asyncio.run(deploy())
+"""
+"""What a worker of `reelmill up` does before it works."""
+
 
 def wait_for(found: Callable[[], Any], what: str, seconds: float = PATIENCE_S) -> Any:
     """Return the first true value of `found`."""
@@ -85,9 +101,9 @@ class Served:
 
     def set_up(self) -> None:
         """Set the server up in a process of its own, as its settings are read once."""
-        code = "from pathlib import Path; from flows.serving.set_up import set_up; import os;"
-        code += "set_up(Path(os.environ['REELMILL_HOME']))"
-        subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, env=self.environment, check=True, timeout=PATIENCE_S)
+        subprocess.run(
+            [sys.executable, "-c", SET_UP], cwd=CHECKOUT, env=self.environment, check=True, timeout=PATIENCE_S
+        )
 
     def stop(self, which: str, number: int = signal.SIGTERM) -> None:
         process = self.server if which == "server" else self.worker

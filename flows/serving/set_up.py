@@ -1,48 +1,26 @@
-"""What a server is told once, and again after a change: the work pool, the deployments, a limit per GPU, automations.
+"""What a server is told once beside its deployments: the work pool, a limit per GPU, automations.
 
-Each part may be repeated: what is there stays, and what a person switched on stays on.
+Each part may be repeated: what is there stays, and what a person switched off stays off.
 """
 
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from datetime import timedelta
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
 
-import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, WorkPoolCreate
-from prefect.client.schemas.objects import DeploymentSchedule, StateType
-from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule, RRuleSchedule
+from prefect.client.schemas.objects import StateType
 from prefect.events import AutomationCore, EventTrigger
 from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import Posture
-from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+from prefect.exceptions import ObjectAlreadyExists
 from prefect.workers.process import ProcessWorker
 
 from flows.running.gpu_limit import list_limits
 from flows.serving.settings import LOST_AFTER_S
-from models.errors import BadInput
-from tasks.child_process import run_program
 
 POOL = "reelmill"
 
 LOST = "Reelmill: a machine is lost"
-
-DEPLOY_LIMIT_S = 1800.0
-"""Seconds after which a deploy that hangs is given up."""
-
-
-def set_up(checkout: Path) -> None:
-    """Set up the server that Prefect's settings name, for the flows of a checkout. Raises BadInput where a deployment
-    is refused."""
-    set_up_limits()
-    with get_client(sync_client=True) as client:
-        wanted = yaml.safe_load((checkout / "prefect.yaml").read_text(encoding="utf-8"))
-        for each in wanted["deployments"]:
-            each["schedules"] = keep_switched(each.get("schedules", []), read_schedules(client, _name(each)))
-    deploy(checkout, wanted)
 
 
 def set_up_limits() -> None:
@@ -106,54 +84,3 @@ def make_lost_machine() -> AutomationCore:
             )
         ],  # pyright: ignore[reportArgumentType]
     )
-
-
-def read_schedules(client: SyncPrefectClient, deployment: str) -> list[DeploymentSchedule]:
-    """Return the schedules that a deployment has on the server; none where it is not there."""
-    try:
-        return client.read_deployment_by_name(deployment).schedules
-    except ObjectNotFound:
-        return []
-
-
-def keep_switched(wanted: Sequence[Mapping[str, Any]], there: Sequence[DeploymentSchedule]) -> list[dict[str, Any]]:
-    """Return the wanted schedules, each on or off as the one of its slug that is there, and those that were added."""
-    by_slug = {each.slug: each for each in there if each.slug}
-    kept = [dict(each) | ({"active": by_slug[s].active} if (s := each["slug"]) in by_slug else {}) for each in wanted]
-    slugs = {each["slug"] for each in wanted}
-    added = [each for each in there if each.slug not in slugs]
-    return [*kept, *(_describe(each, f"added-{number}") for number, each in enumerate(added, start=1))]
-
-
-def _describe(there: DeploymentSchedule, slug: str) -> dict[str, Any]:
-    """Return a schedule of the server as prefect.yaml writes it."""
-    timing: dict[str, Any] = {}
-    match there.schedule:
-        case CronSchedule() as cron:
-            timing = {"cron": cron.cron, "day_or": cron.day_or}
-        case IntervalSchedule() as interval:
-            timing = {"interval": interval.interval.total_seconds(), "anchor_date": interval.anchor_date.isoformat()}
-        case RRuleSchedule() as rule:
-            timing = {"rrule": rule.rrule}
-        case _:
-            return {}
-    facts = {"slug": there.slug or slug, "timezone": there.schedule.timezone, "active": there.active}
-    return timing | facts | ({"parameters": there.parameters} if there.parameters else {})
-
-
-def deploy(checkout: Path, wanted: Mapping[str, Any]) -> None:
-    """Deploy what `wanted` says, in the words of prefect.yaml; raises BadInput where Prefect refuses it."""
-    with TemporaryDirectory() as folder:
-        file = Path(folder) / "prefect.yaml"
-        file.write_text(yaml.safe_dump(dict(wanted), sort_keys=False), encoding="utf-8")
-        command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file)]
-        environment = {"REELMILL_HOME": str(checkout), "PREFECT_LOGGING_LEVEL": "ERROR"}
-        ended = run_program(["env", f"--chdir={checkout}", *command], limit_s=DEPLOY_LIMIT_S, environment=environment)
-    if ended.code:
-        said = (ended.messages or ended.output).decode(errors="replace").strip()
-        raise BadInput(f"{checkout / 'prefect.yaml'}: was not deployed: {said[-1000:]}")
-
-
-def _name(deployment: Mapping[str, Any]) -> str:
-    """Return the name under which the server knows a deployment: its flow's and its own."""
-    return f"{deployment['entrypoint'].rpartition(':')[2]}/{deployment['name']}"

@@ -72,6 +72,14 @@ def runs_of(served: Served, *names: str) -> list[dict[str, Any]]:
     return [run for run in served.list_runs("generate/generate") if run["state_name"] in names]
 
 
+def begin(served: Served, pictures: Path, tmp_path: Path, **more: int) -> tuple[str, Path]:
+    """Start a night, and wait until it works; return the run and its folder."""
+    out = tmp_path / "out"
+    run = served.run("generate/generate", LONG | {"jobs": str(pictures), "out": str(out)} | more)
+    wait_for(lambda: len(list(out.glob("latents/*.safetensors"))) > 2, "work")
+    return run, out
+
+
 @pytest.mark.waiting
 def test_schedules_fire_and_of_missed_firings_one_runs(either: Served, pictures: Path, tmp_path: Path):
     out = tmp_path / "out"
@@ -137,9 +145,7 @@ def test_a_database_that_is_away_for_a_minute_ends_no_run(
 ):
     served, database = on_database
     served.start_worker()
-    out = tmp_path / "out"
-    run = served.run("generate/generate", LONG | {"jobs": str(pictures), "out": str(out)})
-    wait_for(lambda: len(list(out.glob("latents/*.safetensors"))) > 2, "work")
+    run, out = begin(served, pictures, tmp_path)
     database.stop()
     time.sleep(60)
     database.start()
@@ -150,9 +156,7 @@ def test_a_database_that_is_away_for_a_minute_ends_no_run(
 @pytest.mark.waiting
 def test_a_locked_sqlite_ends_no_run(own: Served, pictures: Path, tmp_path: Path):
     own.start_worker()
-    out = tmp_path / "out"
-    run = own.run("generate/generate", LONG | {"jobs": str(pictures), "out": str(out), "takes": 30})
-    wait_for(lambda: len(list(out.glob("latents/*.safetensors"))) > 2, "work")
+    run, out = begin(own, pictures, tmp_path, takes=30)
     with sqlite3.connect(own.home / "prefect.db", timeout=60) as database:
         database.execute("BEGIN EXCLUSIVE")
         time.sleep(60)
@@ -163,9 +167,7 @@ def test_a_locked_sqlite_ends_no_run(own: Served, pictures: Path, tmp_path: Path
 @pytest.mark.waiting
 def test_a_server_whose_disk_is_full_ends_no_run_once_there_is_room(own: Served, pictures: Path, tmp_path: Path):
     own.start_worker()
-    out = tmp_path / "out"
-    run = own.run("generate/generate", LONG | {"jobs": str(pictures), "out": str(out), "takes": 30})
-    wait_for(lambda: len(list(out.glob("latents/*.safetensors"))) > 2, "work")
+    run, out = begin(own, pictures, tmp_path, takes=30)
     assert own.server
     servers = [psutil.Process(own.server.pid), *psutil.Process(own.server.pid).children(recursive=True)]
     for each in servers:

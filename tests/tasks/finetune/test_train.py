@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from models.errors import BadInput, TrainingDiverged
 from models.svd.lora import load_lora, lora_applied
-from models.svd.model import ModelFacts, load_model, save_model
+from models.svd.model import load_model, save_model
 from models.weights.names import compute_weights_digest
 from tasks.finetune import training_run
 from tasks.finetune.encode import LatentsConfig, encode_source
@@ -26,7 +26,6 @@ from tasks.finetune.train_process import train as train_here
 from tasks.finetune.training_run import Places, Training, has_grown
 from tasks.manifest import Lineage, ManifestRef, make_table, read_manifest, read_rows, write_manifest
 from tasks.stopping import ask_to_stop, forget_to_stop
-from tests.declared import declared
 from tests.hub_cache import COMMIT, cached
 from tests.small_svd import CLIPS
 
@@ -316,15 +315,6 @@ def test_a_crop_larger_than_the_latents_is_a_sentence(tmp_path, train):
         train(tmp_path, CONFIG.model_copy(update={"crop": 9}))
 
 
-def test_what_is_left_to_the_model_is_as_models_of_its_size_need():
-    small, large = ModelFacts(width=64, height=64), ModelFacts()
-    lora, whole = TrainConfig(), TrainConfig(parameters="all", learning_rate=7e-6)
-    assert settle(lora, small).learning_rate == 4e-3
-    assert settle(lora, large).learning_rate == 1e-4
-    assert (settle(whole, large).learning_rate, settle(whole, large).log_sigma_mean) == (7e-6, 0.7)
-    assert settle(settle(lora, large), small) == settle(lora, large)
-
-
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -371,36 +361,6 @@ def test_motions_that_no_clip_shows_are_named_in_one_sentence(tmp_path, train, c
         train(tmp_path, CONFIG.model_copy(update=changes))
     assert f"no clip of {changes['motions'][0]} is long enough to train on" in str(caught.value)
     assert not (tmp_path / "weights").exists()
-
-
-def test_the_settings_have_these_defaults_and_bounds():
-    assert declared(TrainConfig) == {
-        "": "frozen=True, extra='forbid'",
-        "parameters": "'lora'",
-        "motions": "None",
-        "min_speed": "0.0, ge=0",
-        "steps": "200, ge=1",
-        "batch": "8, ge=1",
-        "learning_rate": "None, gt=0",
-        "schedule": "'cosine'",
-        "warm_up": "30, ge=0",
-        "optimiser": "'adamw'",
-        "clip_norm": "1.0, gt=0",
-        "precision": "'auto'",
-        "log_sigma_mean": "None",
-        "log_sigma_deviation": "None, ge=0",
-        "drop_picture": "0.1, ge=0, le=1",
-        "drop_word": "0.25, ge=0, le=1",
-        "words": "False",
-        "crop": "None, ge=4",
-        "rank": "16, ge=1",
-        "alpha": "16.0, gt=0",
-        "ema": "0.99, ge=0, lt=1",
-        "checkpoint_every": "200, ge=1",
-        "judge_every": "100, ge=1",
-        "samples": "2, ge=0",
-        "seed": "0, ge=0",
-    }
 
 
 def test_the_step_goes_by_its_name_and_answers_for_the_files_it_writes():
